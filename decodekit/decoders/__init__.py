@@ -1,0 +1,1 @@
+"""Algorithms that turn scores into text; one file each."""

@@ -1,0 +1,123 @@
+"""The contract of decoders."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+import torch
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor
+
+from decodekit.history import History
+from decodekit.output import Decoded
+
+
+class Selection(NamedTuple):
+    """What a step decided.
+
+    Attributes:
+        tokens: The token that each new row says next.
+        source_rows: The old row that each new row continues; None where every row continues itself.
+            Processor memory and the model's cache are reordered by it. Stays inside the prompt.
+    """
+
+    tokens: Int64[Tensor, " rows"]
+    source_rows: Int64[Tensor, " rows"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Where a run's hypotheses end.
+
+    Attributes:
+        end_ids: Ids that end a hypothesis; may be none.
+        pad_id: What a row says once it has ended.
+        prompt_length: Columns of the prompts, padding included.
+        max_new_tokens: New tokens at most, at least 1.
+        vocab: Tokens to choose from.
+    """
+
+    end_ids: tuple[int, ...]
+    pad_id: int
+    prompt_length: int
+    max_new_tokens: int
+    vocab: int
+
+    def is_end(self, tokens: Int64[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
+        """Which tokens are end ids."""
+        # One comparison an id: a tensor of ids would have to be copied to the device.
+        ends = torch.zeros_like(tokens, dtype=torch.bool)
+        for end_id in self.end_ids:
+            ends = ends | (tokens == end_id)
+        return ends
+
+
+class DecoderState(Protocol):
+    """What evolves during a run: a NamedTuple with at least these two."""
+
+    @property
+    def history(self) -> History:
+        """What every row has said, for the processors."""
+
+    @property
+    def done(self) -> Bool[Tensor, ""]:
+        """True once further steps cannot change the result."""
+
+
+State = TypeVar("State", bound=DecoderState)
+
+
+class Decoder(ABC, Generic[State]):
+    """An algorithm that turns scores into text. Holds its configuration; what evolves is in State.
+
+    Contract: `step` is pure, keeps every shape, and does not read the device; once `done`, further
+    steps do not change what `finalize` returns; rows of one prompt never look at another prompt.
+
+    Example:
+        A complete decoder that says the second-likeliest token at every step:
+
+        >>> class SecondBest(dk.Decoder):
+        ...     rows_per_prompt = 1
+        ...     def init(self, history, limits): return RowState.start(history, limits)
+        ...     def observe(self, scores, state): return state._replace(observed=scores)
+        ...     def step(self, scores, state): return state.say(scores.topk(2).indices[:, 1], scores)
+        ...     def finalize(self, state): return state.decoded(hypotheses=1)
+    """
+
+    @property
+    @abstractmethod
+    def rows_per_prompt(self) -> int:
+        """Rows that each prompt is widened to: beams or samples. A class attribute will do."""
+
+    def prepare(self, logits: Float32[Tensor, "rows vocab"]) -> Float32[Tensor, "rows vocab"]:
+        """What the processors see. Beam search normalises here, sampling does not."""
+        return logits
+
+    def observe(self, scores: Float32[Tensor, "rows vocab"], state: State) -> State:  # noqa: ARG002
+        """Keeps from the prepared scores, before any processor, what is reported later.
+
+        Here a decoder that reports the model's own log-probabilities takes them down.
+        """
+        return state
+
+    @abstractmethod
+    def init(self, history: History, limits: Limits) -> State:
+        """The state before the first step, rows prompt-major."""
+
+    @abstractmethod
+    def step(self, scores: Float32[Tensor, "rows vocab"], state: State) -> tuple[State, Selection]:
+        """One token for every row."""
+
+    @abstractmethod
+    def finalize(self, state: State) -> Decoded:
+        """The result. The only method that may read the device."""
+
+
+def write_column(
+    buffer: Tensor, column: Int64[Tensor, ""], values: Tensor, where: Tensor | None = None
+) -> Tensor:
+    """`buffer` with `values` in one column of its last axis, where `where` holds."""
+    here = torch.arange(buffer.shape[-1], device=buffer.device) == column
+    if where is not None:
+        here = here & where[..., None]
+    return torch.where(here, values[..., None], buffer)

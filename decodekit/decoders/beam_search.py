@@ -1,0 +1,320 @@
+"""Beam search."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import NamedTuple, final
+
+import torch
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor
+
+from decodekit.decoders.base import Decoder, Limits, Selection, write_column
+from decodekit.decoders.rows import finish_reasons, raise_if_stuck
+from decodekit.decoders.stop_rule import Heuristic, Standing, StopRule
+from decodekit.errors import DecodekitError
+from decodekit.history import History
+from decodekit.output import Decoded
+from decodekit.scorers.base import Scorer
+from decodekit.scorers.length_penalty import LengthPenalty
+
+
+class Records(NamedTuple):
+    """What is written down about every new token of some hypotheses."""
+
+    tokens: Int64[Tensor, "batch hyps new"]
+    log_probs: Float32[Tensor, "batch hyps new"]  # the model's own
+    parents: Int64[Tensor, "batch hyps new"]  # the row each token was chosen on
+
+    def take(self, hyps: Int64[Tensor, "batch chosen"]) -> "Records":
+        """The records of the chosen hypotheses."""
+        index = hyps[..., None].expand(-1, -1, self.tokens.shape[-1])
+        return Records(*(buffer.gather(1, index) for buffer in self))
+
+    def write(self, step: Int64[Tensor, ""], entry: "Entry", where: Tensor | None = None) -> "Records":
+        """The records with one more token."""
+        return Records(*(write_column(old, step, new, where) for old, new in zip(self, entry, strict=True)))
+
+    def beside(self, others: "Records") -> "Records":
+        """These hypotheses, then the others."""
+        return Records(*(torch.cat(pair, 1) for pair in zip(self, others, strict=True)))
+
+
+class Entry(NamedTuple):
+    """One new token of some hypotheses, as `Records` keep it."""
+
+    token: Int64[Tensor, "batch hyps"]
+    log_prob: Float32[Tensor, "batch hyps"]
+    parent: Int64[Tensor, "batch hyps"]
+
+    def take(self, hyps: Int64[Tensor, "batch chosen"]) -> "Entry":
+        """The entries of the chosen hypotheses."""
+        return Entry(*(field.gather(1, hyps) for field in self))
+
+
+class Finished(NamedTuple):
+    """Each prompt's finished hypotheses, best first; slots that are not used score minus infinity."""
+
+    records: Records
+    lengths: Int64[Tensor, "batch slots"]
+    scores: Float32[Tensor, "batch slots"]
+    ended: Bool[Tensor, "batch slots"]  # by an end id, not by the length limit
+    used: Bool[Tensor, "batch slots"]
+
+
+class BeamState(NamedTuple):
+    """The state of a beam search.
+
+    Attributes:
+        history: What the live hypotheses have said, prompt included.
+        limits: Where hypotheses end.
+        observed: The model's log-probabilities of the current step; None between steps.
+        log_probs: The live hypotheses' sums of processed scores; minus infinity for beams that do
+            not exist.
+        live: What is written down about the live hypotheses.
+        finished: The best hypotheses that have ended.
+        open: Prompts whose search goes on.
+        done: No prompt is open, or one is stuck.
+    """
+
+    history: History
+    limits: Limits
+    observed: Float32[Tensor, "rows vocab"] | None
+    log_probs: Float32[Tensor, "batch beams"]
+    live: Records
+    finished: Finished
+    open: Bool[Tensor, " batch"]
+    done: Bool[Tensor, ""]
+
+
+class Candidates(NamedTuple):
+    """The best one-token continuations of a prompt's live hypotheses, best first."""
+
+    log_probs: Float32[Tensor, "batch candidates"]
+    source_beams: Int64[Tensor, "batch candidates"]
+    entry: Entry
+    ends: Bool[Tensor, "batch candidates"]
+    ended: Bool[Tensor, "batch candidates"]
+
+
+@final
+@dataclass(frozen=True)
+class BeamSearch(Decoder[BeamState]):
+    """Keeps the `beams` best unfinished hypotheses at every step, and the best finished ones.
+
+    A step extends all live hypotheses by all tokens and looks at the best continuations. Those that
+    end, and are among the best `beams`, compete by their score for a place in the finished set; the
+    best `beams` that do not end go on. Scores are the model's log-probabilities after the processors.
+
+    Args:
+        beams: Live hypotheses, at least 1. Usual values: 2-10.
+        scorer: What a finished hypothesis is worth.
+        stop_rule: When to stop looking: `WhenFull`, `Heuristic`, `Proved` or `Patience`.
+        num_return: Hypotheses to return, best first; at most as many as may finish. Where fewer
+            exist, `valid` says so.
+
+    Raises:
+        ValueError: If `beams` or `num_return` is out of range.
+        DecodekitError: In a run, if there are more beams than continuations.
+        DecodingError: In a run, if for some prompt every token of every beam was banned.
+
+    Example:
+        >>> dk.decode(dk.load(), "Once upon a", dk.BeamSearch(4), max_new_tokens=1).texts
+        [[' time']]
+
+    Source:
+        Lowerre, 1976, *The HARPY speech recognition system*; in the form of Wu et al., 2016,
+        https://arxiv.org/abs/1609.08144, section 7.
+
+    Hugging Face:
+        `generate(num_beams=beams, do_sample=False)`, the same hypotheses for every length penalty and
+        stop rule. Where fewer hypotheses exist than beams, theirs repeats or goes on past the end;
+        ours returns fewer.
+    """
+
+    beams: int
+    _: KW_ONLY
+    scorer: Scorer = LengthPenalty(1.0)
+    stop_rule: StopRule = Heuristic()
+    num_return: int = 1
+
+    def __post_init__(self) -> None:
+        if type(self.beams) is not int or self.beams < 1:
+            raise ValueError(f"BeamSearch: beams must be an integer of at least 1, got {self.beams!r}.")
+        if not isinstance(self.scorer, Scorer):
+            raise TypeError(f"BeamSearch: scorer must be a Scorer, got {self.scorer!r:.80}.")
+        if not isinstance(self.stop_rule, StopRule):
+            raise TypeError(
+                f"BeamSearch: stop_rule must be WhenFull(), Heuristic(), Proved() or Patience(...), "
+                f"got {self.stop_rule!r:.80}."
+            )
+        # Only `beams` hypotheses can finish in one step, so more than that is not promised.
+        most = min(self.beams, self.stop_rule.capacity(self.beams))
+        if type(self.num_return) is not int or not 1 <= self.num_return <= most:
+            raise ValueError(
+                f"BeamSearch: num_return must be an integer from 1 to {most}, the hypotheses that "
+                f"{self.beams} beams under {self.stop_rule} finish, got {self.num_return!r}."
+            )
+
+    @property
+    def rows_per_prompt(self) -> int:
+        """A row a beam."""
+        return self.beams
+
+    def prepare(self, logits: Float32[Tensor, "rows vocab"]) -> Float32[Tensor, "rows vocab"]:
+        """Log-probabilities: sums over different texts must be comparable."""
+        return logits.log_softmax(-1)
+
+    def observe(self, scores: Float32[Tensor, "rows vocab"], state: BeamState) -> BeamState:
+        """Keeps the model's log-probabilities, to report the chosen tokens'."""
+        return state._replace(observed=scores)
+
+    def init(self, history: History, limits: Limits) -> BeamState:
+        """One live hypothesis, the prompt; the other beams do not exist yet."""
+        continuations = limits.vocab**limits.max_new_tokens
+        if self.beams > continuations:
+            raise DecodekitError(
+                f"BeamSearch: there must be at least as many continuations as beams, got "
+                f"{self.beams} beams for {limits.vocab} tokens ** {limits.max_new_tokens} steps = "
+                f"{continuations}. Use fewer beams."
+            )
+        device, batch = history.tokens.device, len(history.tokens) // self.beams
+        exists = torch.arange(self.beams, device=device) == 0
+        slots, new = self.stop_rule.capacity(self.beams), limits.max_new_tokens
+        nothing = torch.zeros(batch, slots, dtype=torch.long, device=device)
+        return BeamState(
+            history=history,
+            limits=limits,
+            observed=None,
+            log_probs=_worthless(batch, self.beams, device).masked_fill(exists, 0.0),
+            live=_no_records(batch, self.beams, new, device),
+            finished=Finished(
+                records=_no_records(batch, slots, new, device),
+                lengths=nothing,
+                scores=_worthless(batch, slots, device),
+                ended=nothing.bool(),
+                used=nothing.bool(),
+            ),
+            open=torch.ones(batch, dtype=torch.bool, device=device),
+            done=torch.zeros((), dtype=torch.bool, device=device),
+        )
+
+    def step(self, scores: Float32[Tensor, "rows vocab"], state: BeamState) -> tuple[BeamState, Selection]:
+        """Extend, retire what ended, go on with the rest, see whether it is worth it."""
+        step = state.history.position - state.limits.prompt_length
+        candidates = self._extend(scores, state, step)
+        finished = self._retire(candidates, state, step)
+        # Go on: the best that did not end.
+        log_probs, chosen = candidates.log_probs.masked_fill(candidates.ends, -torch.inf).topk(self.beams)
+        source_beams = candidates.source_beams.gather(1, chosen)
+        entry = candidates.entry.take(chosen)
+        source_rows, tokens = entry.parent.flatten(), entry.token.flatten()
+        goes_on = state.open & self._goes_on(log_probs, finished, state, step)
+        stuck = (log_probs[:, 0] == -torch.inf) & ~finished.used.any(-1)
+        after = state._replace(
+            history=state.history.take(source_rows).append(tokens),
+            observed=None,
+            log_probs=log_probs,
+            live=state.live.take(source_beams).write(step, entry),
+            finished=finished,
+            open=goes_on,
+            done=~goes_on.any() | stuck.any(),
+        )
+        return after, Selection(tokens, source_rows)
+
+    def _extend(
+        self, scores: Float32[Tensor, "rows vocab"], state: BeamState, step: Int64[Tensor, ""]
+    ) -> Candidates:
+        """The best continuations: enough that `beams` of them do not end, whatever the others do."""
+        limits, vocab = state.limits, scores.shape[-1]
+        batch, beams = state.log_probs.shape
+        number = min(max(2, 1 + len(limits.end_ids)) * beams, beams * vocab)
+        # [rows vocab] -> [batch beams*vocab]
+        total = scores.view(batch, beams, vocab) + state.log_probs[..., None]
+        log_probs, flat = total.view(batch, -1).topk(number)
+        source_beams, tokens = flat // vocab, flat % vocab
+        first_rows = torch.arange(batch, device=scores.device)[:, None] * beams
+        own = torch.zeros_like(log_probs)
+        if state.observed is not None:
+            own = state.observed.reshape(batch, -1).gather(1, flat)
+        ended = limits.is_end(tokens)
+        return Candidates(
+            log_probs=log_probs,
+            source_beams=source_beams,
+            entry=Entry(tokens, own, first_rows + source_beams),
+            ends=ended | (step + 1 >= limits.max_new_tokens),
+            ended=ended,
+        )
+
+    def _retire(self, candidates: Candidates, state: BeamState, step: Int64[Tensor, ""]) -> Finished:
+        """The finished set after the step: the best of what it had and of what just ended."""
+        old, slots = state.finished, state.finished.scores.shape[1]
+        # The candidates after the first `beams` only stand by, in case those before them end.
+        rank = torch.arange(candidates.log_probs.shape[1], device=step.device)
+        enters = candidates.ends & (rank < self.beams) & state.open[:, None]
+        enters = enters & (candidates.log_probs > -torch.inf)
+        lengths = (step + 1).expand_as(candidates.source_beams)
+        new_scores = self.scorer(candidates.log_probs, lengths).masked_fill(~enters, -torch.inf)
+        scores, chosen = torch.cat([old.scores, new_scores], 1).topk(slots)
+        is_new = chosen >= slots
+        candidate = (chosen - slots).clamp(min=0)
+        # A hypothesis that just ended is a live one and one token more: [batch slots+beams]
+        origin = torch.where(is_new, slots + candidates.source_beams.gather(1, candidate), chosen)
+        records = old.records.beside(state.live).take(origin)
+        return Finished(
+            records=records.write(step, candidates.entry.take(candidate), is_new),
+            lengths=torch.cat([old.lengths, lengths], 1).gather(1, chosen),
+            scores=scores,
+            ended=torch.cat([old.ended, candidates.ended], 1).gather(1, chosen),
+            used=torch.cat([old.used, enters], 1).gather(1, chosen),
+        )
+
+    def _goes_on(
+        self,
+        log_probs: Float32[Tensor, "batch beams"],
+        finished: Finished,
+        state: BeamState,
+        step: Int64[Tensor, ""],
+    ) -> Bool[Tensor, " batch"]:
+        """Whether a live hypothesis is left, and the stop rule wants it continued."""
+        best_live = log_probs[:, 0]
+        standing = Standing(
+            best_live=best_live,
+            lengths=(step + 1).expand_as(best_live),
+            worst_finished=finished.scores[:, -1],
+            full=finished.used.all(-1),
+            max_length=state.limits.max_new_tokens,
+            scorer=self.scorer,
+        )
+        return (best_live > -torch.inf) & self.stop_rule.goes_on(standing)
+
+    def finalize(self, state: BeamState) -> Decoded:
+        """The best finished hypotheses, best first."""
+        finished, limits = state.finished, state.limits
+        raise_if_stuck(~finished.used.any(-1))
+        kept = self.num_return
+        lengths = finished.lengths[:, :kept].masked_fill(~finished.used[:, :kept], 0)
+        new = int(lengths.max())
+        said = torch.arange(new, device=lengths.device) < lengths[..., None]
+        tokens, log_probs, parents = (buffer[:, :kept, :new] for buffer in finished.records)
+        valid = finished.used[:, :kept]
+        return Decoded(
+            tokens=tokens.masked_fill(~said, limits.pad_id),
+            lengths=lengths,
+            finish_reason=[
+                [reason if is_valid else "missing" for reason, is_valid in zip(*row, strict=True)]
+                for row in zip(finish_reasons(finished.ended[:, :kept]), valid.tolist(), strict=True)
+            ],
+            valid=valid,
+            token_log_probs=log_probs.masked_fill(~said, 0.0),
+            score=finished.scores[:, :kept],
+            parents=parents.masked_fill(~said, -1),
+            pad_id=limits.pad_id,
+        )
+
+
+def _no_records(batch: int, hyps: int, new: int, device: torch.device) -> Records:
+    tokens = torch.zeros(batch, hyps, new, dtype=torch.long, device=device)
+    return Records(tokens, torch.zeros_like(tokens, dtype=torch.float32), tokens.clone())
+
+
+def _worthless(batch: int, hyps: int, device: torch.device) -> Float32[Tensor, "batch hyps"]:
+    return torch.full((batch, hyps), -torch.inf, dtype=torch.float32, device=device)

@@ -1,0 +1,49 @@
+"""Greedy search."""
+
+from dataclasses import dataclass
+from typing import final
+
+from jaxtyping import Float32
+from torch import Tensor
+
+from decodekit.decoders.base import Decoder, Limits, Selection
+from decodekit.decoders.rows import RowState
+from decodekit.history import History
+from decodekit.output import Decoded
+
+
+@final
+@dataclass(frozen=True)
+class Greedy(Decoder[RowState]):
+    r"""Says the likeliest token at every step.
+
+    $y_t = \arg\max_v P(v \mid y_{<t}, x)$; of tied tokens the one with the lowest id.
+
+    Example:
+        >>> dk.decode(dk.load(), "Once upon a", dk.Greedy(), max_new_tokens=1).texts
+        [[' time']]
+
+    Hugging Face:
+        `generate(do_sample=False, num_beams=1)`, the same tokens.
+    """
+
+    @property
+    def rows_per_prompt(self) -> int:
+        """One row a prompt."""
+        return 1
+
+    def init(self, history: History, limits: Limits) -> RowState:
+        """Nothing said yet."""
+        return RowState.start(history, limits)
+
+    def observe(self, scores: Float32[Tensor, "rows vocab"], state: RowState) -> RowState:
+        """Keeps the logits, to report the chosen tokens' log-probabilities."""
+        return state._replace(observed=scores)
+
+    def step(self, scores: Float32[Tensor, "rows vocab"], state: RowState) -> tuple[RowState, Selection]:
+        """The argmax of every row."""
+        return state.say(scores.argmax(-1), scores)
+
+    def finalize(self, state: RowState) -> Decoded:
+        """One hypothesis a prompt."""
+        return state.decoded(hypotheses=1)

@@ -1,0 +1,126 @@
+"""What greedy search and sampling share: a hypothesis is a row, from its first token to its last."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor
+
+from decodekit.decoders.base import Limits, Selection, write_column
+from decodekit.errors import DecodingError
+from decodekit.history import History
+from decodekit.output import Decoded
+
+
+class RowState(NamedTuple):
+    """The state of a decoder whose rows never change places.
+
+    Attributes:
+        history: What every row has said.
+        limits: Where hypotheses end.
+        observed: The model's scores of the current step; None between steps.
+        token_log_probs: The model's log-probability of every new token; 0 past the end.
+        lengths: New tokens, the end id included.
+        ended: Rows that said an end id.
+        stuck: Rows on which every token was banned.
+        done: Every row is finished, or one is stuck.
+    """
+
+    history: History
+    limits: Limits
+    observed: Float32[Tensor, "rows vocab"] | None
+    token_log_probs: Float32[Tensor, "rows new"]
+    lengths: Int64[Tensor, " rows"]
+    ended: Bool[Tensor, " rows"]
+    stuck: Bool[Tensor, " rows"]
+    done: Bool[Tensor, ""]
+
+    @classmethod
+    def start(cls, history: History, limits: Limits) -> "RowState":
+        """The state before the first token."""
+        rows, device = history.tokens.shape[0], history.tokens.device
+        return cls(
+            history=history,
+            limits=limits,
+            observed=None,
+            token_log_probs=torch.zeros(rows, limits.max_new_tokens, dtype=torch.float32, device=device),
+            lengths=torch.zeros(rows, dtype=torch.long, device=device),
+            ended=torch.zeros(rows, dtype=torch.bool, device=device),
+            stuck=torch.zeros(rows, dtype=torch.bool, device=device),
+            done=torch.zeros((), dtype=torch.bool, device=device),
+        )
+
+    @property
+    def step(self) -> Int64[Tensor, ""]:
+        """How many new tokens every unfinished row has."""
+        return self.history.position - self.limits.prompt_length
+
+    def say(
+        self, tokens: Int64[Tensor, " rows"], scores: Float32[Tensor, "rows vocab"]
+    ) -> tuple["RowState", Selection]:
+        """Every unfinished row says its token; finished rows say the pad id.
+
+        Args:
+            tokens: The chosen tokens.
+            scores: What they were chosen by; a row of only minus infinity is stuck.
+        """
+        finished = self.ended | self.stuck | (self.lengths >= self.limits.max_new_tokens)
+        stuck = self.stuck | (~finished & (scores.amax(-1) == -torch.inf))
+        speaks = ~finished & ~stuck
+        tokens = torch.where(speaks, tokens, self.limits.pad_id)
+        ended = self.ended | (speaks & self.limits.is_end(tokens))
+        lengths = self.lengths + speaks
+        token_log_probs = self.token_log_probs
+        if self.observed is not None:
+            chosen = self.observed.gather(1, tokens[:, None])[:, 0] - self.observed.logsumexp(-1)
+            token_log_probs = write_column(token_log_probs, self.step, chosen, speaks)
+        state = self._replace(
+            history=self.history.append(tokens),
+            observed=None,
+            token_log_probs=token_log_probs,
+            lengths=lengths,
+            ended=ended,
+            stuck=stuck,
+            done=(ended | (lengths >= self.limits.max_new_tokens)).all() | stuck.any(),
+        )
+        return state, Selection(tokens)
+
+    def decoded(self, hypotheses: int) -> Decoded:
+        """The rows as hypotheses, `hypotheses` of them a prompt.
+
+        Raises:
+            DecodingError: If a row is stuck.
+        """
+        raise_if_stuck(self.stuck.view(-1, hypotheses).any(-1))
+        new = max(int(self.lengths.max()), 1)
+        first, shape = self.limits.prompt_length, (-1, hypotheses)
+        said = torch.arange(new, device=self.lengths.device) < self.lengths[:, None]
+        rows = torch.arange(len(self.lengths), device=self.lengths.device)
+        token_log_probs = self.token_log_probs[:, :new]
+        return Decoded(
+            tokens=torch.where(said, self.history.tokens[:, first : first + new], self.limits.pad_id).view(
+                *shape, new
+            ),
+            lengths=self.lengths.view(shape),
+            finish_reason=finish_reasons(self.ended.view(shape)),
+            valid=torch.ones_like(self.ended).view(shape),
+            token_log_probs=token_log_probs.view(*shape, new),
+            score=token_log_probs.double().sum(-1).float().view(shape),
+            parents=torch.where(said, rows[:, None], -1).view(*shape, new),
+            pad_id=self.limits.pad_id,
+        )
+
+
+def raise_if_stuck(stuck: Bool[Tensor, " batch"]) -> None:
+    """Raises a `DecodingError` that names the first stuck prompt, if there is one."""
+    if stuck.any():
+        raise DecodingError(
+            f"decode: at every step some token must be allowed, and for prompt "
+            f"{int(stuck.int().argmax())} the processors (or the model) banned every one. "
+            "Loosen the processors, or allow an end id."
+        )
+
+
+def finish_reasons(ended: Bool[Tensor, "batch hyps"]) -> list[list[str]]:
+    """`"end"` for hypotheses that said an end id, `"length"` for the others."""
+    return [["end" if end else "length" for end in row] for row in ended.tolist()]

@@ -1,0 +1,125 @@
+"""When a beam search stops looking for better hypotheses."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple, final
+
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor
+
+from decodekit.scorers.base import Scorer
+
+
+class Standing(NamedTuple):
+    """How a beam search stands after a step.
+
+    Attributes:
+        best_live: The log-probability of each prompt's best unfinished hypothesis.
+        lengths: Its length in new tokens.
+        worst_finished: The lowest score in each prompt's set of finished hypotheses.
+        full: Whether that set has as many as it may hold.
+        max_length: New tokens at most.
+        scorer: What hypotheses are worth.
+    """
+
+    best_live: Float32[Tensor, " batch"]
+    lengths: Int64[Tensor, " batch"]
+    worst_finished: Float32[Tensor, " batch"]
+    full: Bool[Tensor, " batch"]
+    max_length: int
+    scorer: Scorer
+
+
+class StopRule(ABC):
+    """Decides for each prompt whether the search goes on. Once it stops, it stays stopped."""
+
+    def capacity(self, beams: int) -> int:
+        """How many finished hypotheses a prompt may have."""
+        return beams
+
+    @abstractmethod
+    def goes_on(self, standing: Standing) -> Bool[Tensor, " batch"]:
+        """True for the prompts that are still worth a step."""
+
+
+@final
+@dataclass(frozen=True)
+class WhenFull(StopRule):
+    """Stops as soon as there are as many finished hypotheses as beams.
+
+    Hugging Face:
+        `early_stopping=True`.
+    """
+
+    def goes_on(self, standing: Standing) -> Bool[Tensor, " batch"]:
+        """Until the set is full."""
+        return ~standing.full
+
+
+@final
+@dataclass(frozen=True)
+class Heuristic(StopRule):
+    """Stops when the best unfinished hypothesis, ended now, would not enter the full finished set.
+
+    Not exact: a hypothesis that looks worse now may, under a length penalty above 0, score better
+    once it is longer. `Proved` waits for that.
+
+    Hugging Face:
+        `early_stopping=False`, the default.
+    """
+
+    def goes_on(self, standing: Standing) -> Bool[Tensor, " batch"]:
+        """Until the set is full and the best live hypothesis, as it is, would not enter it."""
+        now = standing.scorer(standing.best_live, standing.lengths)
+        return ~standing.full | (now > standing.worst_finished)
+
+
+@final
+@dataclass(frozen=True)
+class Proved(StopRule):
+    """Stops when the scorer's bound proves that no live hypothesis can enter the full finished set.
+
+    Hugging Face:
+        `early_stopping="never"`.
+    """
+
+    def goes_on(self, standing: Standing) -> Bool[Tensor, " batch"]:
+        """Until the set is full and nothing can become good enough for it."""
+        bound = standing.scorer.bound(standing.best_live, standing.lengths, standing.max_length)
+        return ~standing.full | (bound > standing.worst_finished)
+
+
+@final
+@dataclass(frozen=True)
+class Patience(StopRule):
+    """Stops when `round(factor * beams)` hypotheses have finished.
+
+    With factor 1 the same as `WhenFull`; above 1 it looks longer and keeps more to choose from.
+
+    Args:
+        factor: Above 0. Usual values: 1-2.
+
+    Raises:
+        ValueError: If `factor` is not a finite number above 0.
+
+    Source:
+        Kasai et al., 2022, https://arxiv.org/abs/2204.05424, section 2.
+
+    Hugging Face:
+        None. CTranslate2 calls it `patience`.
+    """
+
+    factor: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.factor < float("inf"):
+            raise ValueError(f"Patience: factor must be a finite number above 0, got {self.factor}.")
+
+    def capacity(self, beams: int) -> int:
+        """`factor * beams`, rounded half up, at least 1."""
+        return max(1, math.floor(self.factor * beams + 0.5))
+
+    def goes_on(self, standing: Standing) -> Bool[Tensor, " batch"]:
+        """Until the set is full."""
+        return ~standing.full

@@ -1,0 +1,186 @@
+"""The one loop: every decoder over every model, with every processor."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float32
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from decodekit import trace as tracing
+from decodekit.decoders.base import Decoder, Limits, Selection, State
+from decodekit.errors import DecodekitError, DecodingError
+from decodekit.models.base import DescribedModel, Model
+from decodekit.models.hf import HFModel
+from decodekit.output import Decoded
+from decodekit.processors.base import LogitsProcessor, Memory
+from decodekit.processors.chain import Chain
+from decodekit.prompt import Prompt
+from decodekit.vocabulary import Vocabulary
+
+IDENTITY = Chain()
+
+
+@torch.no_grad()
+def decode(  # noqa: PLR0913 - the library's front door; its options are keyword-only
+    model: Model | nn.Module,
+    prompts: Any,  # noqa: ANN401 - whatever Prompt.of reads
+    decoder: Decoder[State],
+    processor: LogitsProcessor | Sequence[LogitsProcessor] = IDENTITY,
+    *,
+    max_new_tokens: int,
+    end_ids: int | Sequence[int] | None = None,
+    pad_id: int | None = None,
+    trace: int | None = None,
+    check_every: int = 1,
+    on_step: Callable[[int], None] | None = None,
+) -> Decoded:
+    """Continues every prompt as the decoder decides.
+
+    Args:
+        model: A `Model`, or a decoder-only transformers model, which is wrapped in `HFModel`.
+        prompts: A string or strings, ids or lists of ids of any lengths, a tensor with its mask: see
+            `Prompt.of`. A batch gives what each prompt alone gives.
+        decoder: The algorithm.
+        processor: What changes the scores before it; one, or a sequence to be applied in order.
+        max_new_tokens: New tokens at most, at least 1.
+        end_ids: The ids that end a text; None: the model's own. `()` for none.
+        pad_id: What fills `Decoded.tokens` past the end; None: the model's own, or an end id.
+        trace: How many of the likeliest tokens to keep of every row and step, in `Decoded.trace`.
+        check_every: Asks the device every so many steps whether all is done. More than 1 waits less
+            and may compute steps too many, which do not change the result.
+        on_step: Called with the number of steps taken, after every step.
+
+    Returns:
+        The continuations and what they are worth.
+
+    Raises:
+        DecodekitError: If the prompts, the limits or the model do not allow a right answer; the
+            message says which. `PromptError`, `ModelError` and `DecodingError` are its kinds.
+
+    Example:
+        >>> dk.decode(dk.load(), ["Once upon a", "There was once"], dk.Greedy(), max_new_tokens=1).texts
+        [[' time'], [' a']]
+
+    Hugging Face:
+        `model.generate(...)`; the equivalence page says what equals what.
+    """
+    _check_options(max_new_tokens=max_new_tokens, check_every=check_every, trace=trace)
+    model = as_model(model)
+    chain = processor if isinstance(processor, LogitsProcessor) else Chain(*processor)
+    vocabulary = model.vocabulary if isinstance(model, DescribedModel) else Vocabulary()
+    prompt = Prompt.of(prompts, vocabulary)
+    length, rows = prompt.tokens.shape[1], decoder.rows_per_prompt
+    session, logits = model.start(prompt, rows_per_prompt=rows, capacity=length + max_new_tokens)
+    limits = _limits(vocabulary, end_ids, pad_id, length, max_new_tokens, logits.shape[-1])
+    history = prompt.to(logits.device).history(length + max_new_tokens, rows)
+    state, memory = decoder.init(history, limits), chain.init(history)
+    broken = torch.zeros(logits.shape[0], dtype=torch.bool, device=logits.device)
+    steps: list[tracing.Step] = []
+
+    for number in range(1, max_new_tokens + 1):
+        state, selection, memory, scores, broken = step(decoder, chain, logits, state, memory, broken)
+        if trace is not None:
+            steps.append(tracing.record(logits, scores, *selection, trace))
+        if on_step is not None:
+            on_step(number)
+        if number == max_new_tokens or (number % check_every == 0 and bool(state.done | broken.any())):
+            break
+        logits = session.advance(selection.tokens, selection.source_rows)
+
+    _raise_if_broken(broken, rows)
+    traced = None if trace is None else tracing.Trace(prompt, rows, vocabulary, steps)
+    return decoder.finalize(state).with_context(prompt, vocabulary, traced)
+
+
+def step(
+    decoder: Decoder[State],
+    chain: LogitsProcessor,
+    logits: Float32[Tensor, "rows vocab"],
+    state: State,
+    memory: Memory,
+    broken: Bool[Tensor, " rows"],
+) -> tuple[State, Selection, Memory, Float32[Tensor, "rows vocab"], Bool[Tensor, " rows"]]:
+    """One step, from logits to the next tokens; nothing in it reads the device.
+
+    Returns:
+        The state, the selection, every row's memory in its new place, the processed scores, and the
+        rows on which some score so far was not a number (or infinite).
+    """
+    prepared = decoder.prepare(logits)
+    state = decoder.observe(prepared, state)
+    scores, memory = chain.apply(state.history, prepared, memory)
+    broken = broken | ~(scores.amax(-1) < torch.inf)
+    state, selection = decoder.step(scores, state)
+    source_rows = selection.source_rows
+    if source_rows is not None:  # every tensor with a rows axis follows its row
+        memory = tree_map(
+            lambda leaf: (
+                leaf.index_select(0, source_rows) if isinstance(leaf, Tensor) and leaf.ndim else leaf
+            ),
+            memory,
+        )
+    return state, selection, memory, scores, broken
+
+
+def as_model(model: Model | nn.Module) -> Model:
+    """The model itself, or a transformers model wrapped in `HFModel`."""
+    if isinstance(model, Model):
+        return model
+    if isinstance(model, nn.Module):
+        return HFModel(model)
+    raise DecodekitError(
+        f"decode: model must be a Model or a transformers model, got {type(model).__name__}. "
+        "Use dk.load(name) or dk.HFModel(model, tokenizer)."
+    )
+
+
+def _check_options(*, max_new_tokens: int, check_every: int, trace: int | None) -> None:
+    for name, value in (
+        ("max_new_tokens", max_new_tokens),
+        ("check_every", check_every),
+        ("trace", 1 if trace is None else trace),
+    ):
+        if type(value) is not int or value < 1:
+            raise DecodekitError(f"decode: {name} must be an integer of at least 1, got {value!r}.")
+
+
+def _limits(
+    vocabulary: Vocabulary,
+    end_ids: int | Sequence[int] | None,
+    pad_id: int | None,
+    length: int,
+    max_new_tokens: int,
+    vocab: int,
+) -> Limits:
+    """The run's limits; what the caller gives outranks the model's own."""
+    if end_ids is None:
+        # A configuration may carry another model's default ids, which this one cannot say.
+        ends = tuple(end for end in vocabulary.end_ids if end < vocab)
+    else:
+        ends = (end_ids,) if isinstance(end_ids, int) else tuple(end_ids)
+    pad = vocabulary.pad_id if pad_id is None else pad_id
+    if pad is None or (pad_id is None and not 0 <= pad < vocab):
+        pad = ends[0] if ends else 0
+    for name, token in (("pad_id", pad), *(("end_ids", end) for end in ends)):
+        if type(token) is not int or not 0 <= token < vocab:
+            raise DecodekitError(
+                f"decode: {name} must be below the {vocab} tokens the model can say, got {token!r}."
+            )
+    return Limits(
+        end_ids=tuple(dict.fromkeys(ends)),
+        pad_id=pad,
+        prompt_length=length,
+        max_new_tokens=max_new_tokens,
+        vocab=vocab,
+    )
+
+
+def _raise_if_broken(broken: Bool[Tensor, " rows"], rows_per_prompt: int) -> None:
+    if broken.any():
+        raise DecodingError(
+            f"decode: scores must be numbers below infinity, and for prompt "
+            f"{int(broken.int().argmax()) // rows_per_prompt} some were NaN or infinite. Either the "
+            "model's logits (half precision overflows; try float32) or a processor gave them."
+        )

@@ -1,0 +1,68 @@
+"""Numerical tests of a transformers model at hand.
+
+Some families keep state outside their cache, or read padding as text, and say nothing about it. So a
+model is asked: two short texts are run both ways, and the logits are compared.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from decodekit.models.base import Session
+from decodekit.prompt import Prompt
+
+# Rounding, even in bfloat16, stays well below a tenth of what another text changes; a wrong cache
+# row makes the whole difference.
+_TOLERANCE = 0.1
+
+
+class ReorderableSession(Session, Protocol):
+    """A session whose rows can be widened and reordered."""
+
+    def reorder(self, rows: Int64[Tensor, " rows"]) -> None:
+        """Makes row `i` what row `rows[i]` was."""
+
+
+# Runs the model over prompts, with room for so many columns.
+Open = Callable[[Prompt, int], tuple[ReorderableSession, Float32[Tensor, "rows vocab"]]]
+
+
+def follows_rows(run: Open, vocab: int) -> bool:
+    """Whether the cache can be widened and reordered: then each row goes on from its own text."""
+    first, second, last = _texts(vocab)
+    try:
+        session, logits = run(Prompt.from_ids([first, second]), 4)
+        session.reorder(torch.tensor([0, 0, 1, 1], device=logits.device))  # widened
+        tokens = torch.full((4,), last, device=logits.device)
+        got = session.advance(tokens, torch.tensor([3, 0, 2, 1], device=logits.device))
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        return False  # what transformers raises where a cache has no rows to reorder
+    one, other = (run(Prompt.from_ids([[*text, last]]), 3)[1][0] for text in (first, second))
+    return _same(got, torch.stack([other, one, other, one]), signal=one - other)
+
+
+def ignores_padding(run: Open, vocab: int) -> bool:
+    """Whether a text gives the same logits with padding to its left, now and one token later."""
+    first, second, last = _texts(vocab)
+    session, logits = run(Prompt.from_ids([first, [*second, last, last]]), 5)
+    got = session.advance(torch.full((2,), last, device=logits.device), None)[:1]
+    one, other = (run(Prompt.from_ids([[*text, last]]), 3)[1][0] for text in (first, second))
+    return _same(got, one[None], signal=one - other)
+
+
+def _texts(vocab: int) -> tuple[list[int], list[int], int]:
+    """Two texts of two tokens that differ in both, and a token to go on with."""
+    return [1 % vocab, 2 % vocab], [3 % vocab, 4 % vocab], 5 % vocab
+
+
+def _same(
+    got: Float32[Tensor, "rows vocab"],
+    expected: Float32[Tensor, "rows vocab"],
+    *,
+    signal: Float32[Tensor, " vocab"],
+) -> bool:
+    """Whether the logits agree far better than those of two different texts do."""
+    return bool((got - expected).abs().max() <= _TOLERANCE * signal.abs().max())

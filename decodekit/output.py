@@ -1,0 +1,111 @@
+"""What a run gives back."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor
+
+from decodekit.errors import DecodekitError
+from decodekit.prompt import Prompt
+from decodekit.trace import Trace
+from decodekit.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """The continuations of every prompt, and what they are worth.
+
+    Log-probabilities are the model's own, before any processor, whatever the decoder chose by.
+
+    Attributes:
+        tokens: New tokens, the end id included; filled with `pad_id` after it.
+        lengths: New tokens of each hypothesis, the end id included.
+        finish_reason: For every hypothesis `"end"` (it said an end id) or `"length"`.
+        valid: False where a prompt has fewer hypotheses than were asked for.
+        token_log_probs: The model's log-probability of each new token, in nats; 0 past the end.
+        score: What the decoder ranked by: the scorer's value under beam search, else `log_prob`.
+        parents: The row that each token was chosen on (Hugging Face's `beam_indices`), -1 past the
+            end. Row `prompt * rows_per_prompt + beam`.
+        pad_id: What fills `tokens` past the end.
+        prompt: The prompts.
+        texts: For every prompt its valid hypotheses as text, special tokens left out; None without
+            a tokenizer.
+        trace: Every step's candidates, if they were asked for.
+
+    Example:
+        >>> out = dk.decode(dk.load(), "Once upon a time", dk.BeamSearch(3, num_return=2),
+        ...                 max_new_tokens=8)
+        >>> out.tokens.shape, out.log_prob.shape
+        (torch.Size([1, 2, 8]), torch.Size([1, 2]))
+    """
+
+    tokens: Int64[Tensor, "batch hyps new"]
+    lengths: Int64[Tensor, "batch hyps"]
+    finish_reason: list[list[str]]
+    valid: Bool[Tensor, "batch hyps"]
+    token_log_probs: Float32[Tensor, "batch hyps new"]
+    score: Float32[Tensor, "batch hyps"]
+    parents: Int64[Tensor, "batch hyps new"]
+    pad_id: int
+    prompt: Prompt | None = None
+    texts: list[list[str]] | None = None
+    trace: Trace | None = None
+
+    @property
+    def log_prob(self) -> Float32[Tensor, "batch hyps"]:
+        """The model's log-probability of each whole continuation, in nats."""
+        return sum_log_probs(self.token_log_probs)
+
+    @property
+    def sequences(self) -> Int64[Tensor, "sequences length"]:
+        """Prompts and continuations in Hugging Face's layout, `batch * hyps` rows."""
+        if self.prompt is None:
+            raise DecodekitError(
+                "Decoded: sequences need the prompts, and finalize() has not been given them. Use decode()."
+            )
+        prompts = self.prompt.tokens.to(self.tokens.device)
+        return torch.cat([prompts.repeat_interleave(self.tokens.shape[1], 0), self.tokens.flatten(0, 1)], 1)
+
+    def hypotheses(self) -> list[list[list[int]]]:
+        """The token ids of every prompt's valid hypotheses, without padding."""
+        return [
+            [row[:length] for row, length, valid in zip(rows, lengths, valids, strict=True) if valid]
+            for rows, lengths, valids in zip(
+                self.tokens.tolist(), self.lengths.tolist(), self.valid.tolist(), strict=True
+            )
+        ]
+
+    def with_context(self, prompt: Prompt, vocabulary: Vocabulary, trace: Trace | None) -> "Decoded":
+        """The same result with its prompts, its texts if they can be read, and its trace."""
+        texts = None
+        if vocabulary.tokenizer is not None:
+            texts = [
+                [vocabulary.text(ids, tokens) or "" for tokens in hypotheses]
+                for ids, hypotheses in zip(prompt.ids(), self.hypotheses(), strict=True)
+            ]
+        return replace(self, prompt=prompt, texts=texts, trace=trace)
+
+    def __repr__(self) -> str:
+        batch, hyps, new = self.tokens.shape
+        ids = self.hypotheses()
+        log_probs, lengths = self.log_prob.tolist(), self.lengths.tolist()
+        lines = [f"Decoded(prompts={batch}, hypotheses={hyps}, new tokens≤{new})"]
+        for prompt, row in enumerate(ids):
+            for rank, tokens in enumerate(row):  # those that are not valid stand last
+                text = tokens if self.texts is None else self.texts[prompt][rank]
+                lines.append(
+                    f"  [{prompt}][{rank}] log-prob {log_probs[prompt][rank]:9.2f}  "
+                    f"{lengths[prompt][rank]:4d} tokens  {self.finish_reason[prompt][rank]:6}  "
+                    f"{_shorten(repr(text))}"
+                )
+        return "\n".join(lines)
+
+
+def sum_log_probs(log_probs: Float32[Tensor, "*shape new"]) -> Float32[Tensor, "*shape"]:
+    """Sums in double precision: a thousand single-precision terms drift in the third decimal."""
+    return log_probs.sum(-1, dtype=torch.float64).to(log_probs.dtype)
+
+
+def _shorten(text: str, width: int = 100) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"

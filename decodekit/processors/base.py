@@ -1,0 +1,134 @@
+"""The contract of logits processors."""
+
+from abc import ABC, abstractmethod
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar, final
+
+import torch
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor
+
+from decodekit.history import History
+
+if TYPE_CHECKING:
+    from decodekit.processors.chain import Chain
+
+Memory = Any  # any nest of tuples, lists and dicts; its tensors lead with `rows`, or are 0-d
+
+
+class LogitsProcessor(ABC):
+    """Changes the scores of the next token, from what was said and what it remembers.
+
+    A pair of pure functions: nothing is stored on the object, so that one processor can serve many
+    runs, and the loop can make each row's memory follow its row when beams are reordered.
+
+    Contract: does not write to its arguments; treats every row by itself; ignores columns where
+    `history.valid` is False; never turns minus infinity into something else.
+
+    Example:
+        >>> class AtMostOnce(dk.LogitsProcessor):
+        ...     def init(self, history): return torch.zeros(len(history.tokens), 50, dtype=torch.bool)
+        ...     def apply(self, history, scores, said):
+        ...         last = history.tokens.index_select(1, (history.position - 1).view(1))
+        ...         said = said.scatter(1, last, True)
+        ...         return scores.masked_fill(said, -torch.inf), said
+    """
+
+    capturable: ClassVar[bool] = True
+    """False only for code that must run on the host, such as a grammar matcher."""
+
+    argmax_invariant: ClassVar[bool] = False
+    """True where the likeliest token always stays the likeliest, so greedy may skip it."""
+
+    @abstractmethod
+    def init(self, history: History) -> Memory:
+        """What to remember before the first step; `()` for nothing."""
+
+    @abstractmethod
+    def apply(
+        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: Memory
+    ) -> tuple[Float32[Tensor, "rows vocab"], Memory]:
+        """The new scores, and what to remember for the next step."""
+
+    @final
+    def __or__(self, other: "LogitsProcessor") -> "Chain":
+        """`a | b` is `Chain(a, b)`: first `a`, then `b`."""
+        from decodekit.processors.chain import Chain  # noqa: PLC0415 - Chain is a processor itself
+
+        return Chain(self, other)
+
+
+class StatelessProcessor(LogitsProcessor):
+    """A processor that remembers nothing: one method, and it also runs inside Hugging Face.
+
+    Example:
+        >>> class Ban(dk.StatelessProcessor):
+        ...     def process(self, history, scores):
+        ...         return scores.index_fill(1, torch.tensor([0]), -torch.inf)
+        >>> Ban()(torch.tensor([[5]]), torch.zeros(1, 3))
+        tensor([[-inf, 0., 0.]])
+
+    Hugging Face:
+        `model.generate(logits_processor=[TopP(0.9)])` works as it is. Hugging Face hands over no mask,
+        so there left padding counts as text.
+    """
+
+    @abstractmethod
+    def process(
+        self, history: History, scores: Float32[Tensor, "rows vocab"]
+    ) -> Float32[Tensor, "rows vocab"]:
+        """The new scores."""
+
+    @final
+    def init(self, history: History) -> Memory:  # noqa: ARG002 - the base class's signature
+        """Nothing."""
+        return ()
+
+    @final
+    def apply(
+        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: Memory
+    ) -> tuple[Float32[Tensor, "rows vocab"], Memory]:
+        """`process`, and still nothing to remember."""
+        return self.process(history, scores), memory
+
+    @final
+    def __call__(
+        self, input_ids: Int64[Tensor, "rows length"], scores: Float32[Tensor, "rows vocab"]
+    ) -> Float32[Tensor, "rows vocab"]:
+        """Hugging Face's calling convention: every column of `input_ids` counts as text."""
+        length = torch.full((), input_ids.shape[1], device=input_ids.device)
+        valid = torch.ones_like(input_ids, dtype=torch.bool)
+        return self.process(History(input_ids, valid, length), scores)
+
+
+def seen_tokens(
+    tokens: Int64[Tensor, "rows columns"], where: Bool[Tensor, "rows columns"], vocab: int
+) -> Bool[Tensor, "rows vocab"]:
+    """Which ids stand in `tokens` at the columns picked out by `where`."""
+    # A spare last id takes what does not count, so that the shape does not depend on the data.
+    ids = torch.where(where & (tokens < vocab), tokens, vocab)
+    seen = torch.zeros((len(tokens), vocab + 1), dtype=torch.bool, device=tokens.device)
+    return seen.scatter(1, ids, torch.ones_like(ids, dtype=torch.bool))[:, :vocab]
+
+
+def check_ids(who: str, ids: tuple[int, ...]) -> None:
+    """Raises unless every id is an integer of at least 0."""
+    for token in ids:
+        if type(token) is not int or token < 0:
+            raise ValueError(f"{who}: token ids must be integers of at least 0, got {token!r}.")
+
+
+def ban(
+    who: str, scores: Float32[Tensor, "rows vocab"], ids: tuple[int, ...]
+) -> Float32[Tensor, "rows vocab"]:
+    """The scores with minus infinity at `ids`."""
+    vocab = scores.shape[-1]
+    if ids and max(ids) >= vocab:
+        raise ValueError(f"{who}: token ids must be below the vocabulary size {vocab}, got {max(ids)}.")
+    return scores.index_fill(-1, device_ids(ids, scores.device), -torch.inf)
+
+
+@lru_cache(maxsize=256)
+def device_ids(ids: tuple[int, ...], device: torch.device) -> Int64[Tensor, " ids"]:
+    """A device's copy of constant ids, made once: a copy a step would stall the device's stream."""
+    return torch.tensor(ids, dtype=torch.long, device=device)

@@ -1,0 +1,57 @@
+"""Processors one after the other."""
+
+from typing import final
+
+from jaxtyping import Float32
+from torch import Tensor
+
+from decodekit.history import History
+from decodekit.processors.base import LogitsProcessor, Memory
+
+
+@final
+class Chain(LogitsProcessor):
+    """Applies processors from left to right; itself a processor, so chains nest.
+
+    `Chain()` changes nothing, and how a chain is nested does not matter.
+
+    Args:
+        processors: In the order in which they see the scores.
+
+    Raises:
+        TypeError: If one of them is not a `LogitsProcessor`.
+
+    Example:
+        >>> Chain(dk.Temperature(0.7), dk.TopP(0.9))
+        Chain(Temperature(temperature=0.7), TopP(p=0.9, min_tokens_to_keep=1))
+        >>> dk.Temperature(0.7) | dk.TopP(0.9)
+        Chain(Temperature(temperature=0.7), TopP(p=0.9, min_tokens_to_keep=1))
+
+    Hugging Face:
+        `LogitsProcessorList`, which carries no memory along with reordered beams.
+    """
+
+    def __init__(self, *processors: LogitsProcessor) -> None:
+        for processor in processors:
+            if not isinstance(processor, LogitsProcessor):
+                raise TypeError(
+                    f"Chain: every processor must be a decodekit.LogitsProcessor, got {processor!r:.80}."
+                )
+        self.processors = processors
+
+    def init(self, history: History) -> Memory:
+        """Every processor's memory, in order."""
+        return tuple(processor.init(history) for processor in self.processors)
+
+    def apply(
+        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: Memory
+    ) -> tuple[Float32[Tensor, "rows vocab"], Memory]:
+        """Every processor in order, each with its own memory."""
+        after = []
+        for processor, own in zip(self.processors, memory, strict=True):
+            scores, own_after = processor.apply(history, scores, own)
+            after.append(own_after)
+        return scores, tuple(after)
+
+    def __repr__(self) -> str:
+        return f"Chain({', '.join(map(repr, self.processors))})"

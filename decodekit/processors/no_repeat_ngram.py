@@ -1,0 +1,60 @@
+"""Blocking of repeated n-grams."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from decodekit.history import History
+from decodekit.processors.base import StatelessProcessor, seen_tokens
+
+
+@final
+@dataclass(frozen=True)
+class NoRepeatNGram(StatelessProcessor):
+    """Bans every token that would complete an n-gram already in the text, prompt included.
+
+    Args:
+        n: Length of the n-grams in tokens, at least 1; 1 bans every token that was said. Usual
+            values: 2-4.
+
+    Raises:
+        ValueError: If `n` is not an integer of at least 1.
+
+    Example:
+        >>> NoRepeatNGram(2)(torch.tensor([[1, 2, 1]]), torch.zeros(1, 4))
+        tensor([[0., 0., -inf, 0.]])
+
+    Source:
+        Paulus, Xiong & Socher, 2018, https://arxiv.org/abs/1705.04304, section 2.5.
+
+    Hugging Face:
+        `NoRepeatNGramLogitsProcessor(n)`, bit for bit without padding. Theirs takes left padding for
+        text, so that in a batch a prompt can be denied its own pad-like tokens; ours does not.
+    """
+
+    n: int
+
+    def __post_init__(self) -> None:
+        if type(self.n) is not int or self.n < 1:
+            raise ValueError(f"NoRepeatNGram: n must be an integer of at least 1, got {self.n!r}.")
+
+    def process(
+        self, history: History, scores: Float32[Tensor, "rows vocab"]
+    ) -> Float32[Tensor, "rows vocab"]:
+        """The scores, with minus infinity where an n-gram would come again."""
+        if self.n > history.tokens.shape[1]:
+            return scores
+        # The last n - 1 tokens; where fewer columns are written, `complete` is False.
+        suffix = history.position + torch.arange(1 - self.n, 0, device=scores.device)
+        complete = history.position >= self.n - 1
+        suffix = suffix.clamp(min=0)
+        complete = complete & history.valid.index_select(1, suffix).all(-1, keepdim=True)
+        # [rows windows n]: every n-gram of the buffer
+        windows = history.tokens.unfold(1, self.n, 1)
+        real = history.valid.unfold(1, self.n, 1).all(-1)
+        same = windows[..., :-1] == history.tokens.index_select(1, suffix)[:, None]
+        repeats = same.all(-1) & real & complete
+        return scores.masked_fill(seen_tokens(windows[..., -1], repeats, scores.shape[-1]), -torch.inf)

@@ -1,0 +1,45 @@
+"""Tokens that are never said."""
+
+from collections.abc import Iterable
+from typing import final
+
+from jaxtyping import Float32
+from torch import Tensor
+
+from decodekit.history import History
+from decodekit.processors.base import StatelessProcessor, ban, check_ids
+
+
+@final
+class SuppressTokens(StatelessProcessor):
+    """Bans a fixed set of tokens at every step.
+
+    Args:
+        tokens: Their ids, below the vocabulary size.
+
+    Raises:
+        ValueError: If an id is not an integer of at least 0; when applied, if one is outside the
+            vocabulary.
+
+    Example:
+        >>> SuppressTokens([0, 2])(torch.tensor([[0]]), torch.zeros(1, 3))
+        tensor([[-inf, 0., -inf]])
+
+    Hugging Face:
+        `SuppressTokensLogitsProcessor(tokens)`, bit for bit; it ignores ids outside the vocabulary.
+    """
+
+    def __init__(self, tokens: Iterable[int]) -> None:
+        self.tokens = tuple(tokens)
+        check_ids("SuppressTokens", self.tokens)
+
+    def process(
+        self,
+        history: History,  # noqa: ARG002 - the contract's signature
+        scores: Float32[Tensor, "rows vocab"],
+    ) -> Float32[Tensor, "rows vocab"]:
+        """The scores, with minus infinity at the suppressed tokens."""
+        return ban("SuppressTokens", scores, self.tokens)
+
+    def __repr__(self) -> str:
+        return f"SuppressTokens({list(self.tokens)})"

@@ -1,0 +1,66 @@
+"""Top-p (nucleus) truncation."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from decodekit.history import History
+from decodekit.processors.base import StatelessProcessor
+
+
+@final
+@dataclass(frozen=True)
+class TopP(StatelessProcessor):
+    """Bans the tail: keeps the fewest likeliest tokens that together have probability p.
+
+    The token that crosses p is kept, so at least one survives. Does not change the argmax.
+
+    Args:
+        p: Probability of the kept set, in [0, 1]; 0 keeps the likeliest token, 1 every token that
+            is not negligible. Usual values: 0.8-0.95.
+        min_tokens_to_keep: Keeps this many of the likeliest whatever `p` says.
+
+    Raises:
+        ValueError: If `p` is outside [0, 1], or `min_tokens_to_keep` is not an integer of at least 1.
+
+    Example:
+        >>> scores = torch.tensor([[0.5, 0.3, 0.2]]).log()
+        >>> TopP(0.7)(torch.tensor([[0]]), scores).isfinite()
+        tensor([[ True,  True, False]])
+
+    Source:
+        Holtzman et al., 2020, https://arxiv.org/abs/1904.09751, eq. 2.
+
+    Hugging Face:
+        `TopPLogitsWarper(p, min_tokens_to_keep=...)`, bit for bit, ties included.
+    """
+
+    p: float
+    min_tokens_to_keep: int = 1
+
+    argmax_invariant = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.p <= 1:
+            raise ValueError(f"TopP: p must be in [0, 1], got {self.p}.")
+        if type(self.min_tokens_to_keep) is not int or self.min_tokens_to_keep < 1:
+            raise ValueError(
+                f"TopP: min_tokens_to_keep must be an integer of at least 1, got {self.min_tokens_to_keep!r}."
+            )
+
+    def process(
+        self,
+        history: History,  # noqa: ARG002 - the contract's signature
+        scores: Float32[Tensor, "rows vocab"],
+    ) -> Float32[Tensor, "rows vocab"]:
+        """The scores of the nucleus, minus infinity elsewhere."""
+        # From the least likely up, as Hugging Face sums: the same rounding, the same tokens.
+        ascending, order = scores.sort(dim=-1)
+        tail = ascending.softmax(-1).cumsum(-1) <= 1 - self.p
+        vocab = scores.shape[-1]
+        protected = torch.arange(vocab, device=scores.device) >= vocab - self.min_tokens_to_keep
+        banned = (tail & ~protected).scatter(1, order, tail & ~protected)
+        return scores.masked_fill(banned, -torch.inf)

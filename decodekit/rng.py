@@ -1,0 +1,86 @@
+"""Random draws that neither wait for the device nor depend on the rest of the batch."""
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # 2**64 / golden ratio, as a signed 64-bit integer
+_MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
+_MIX_2 = 0x94D049BB133111EB - 2**64
+
+
+def draw(
+    probs: Float[Tensor, "rows vocab"], generator: torch.Generator | None = None
+) -> Int64[Tensor, " rows"]:
+    """Draws one token a row from `probs`.
+
+    With E_v independent and exponential of rate 1, argmax_v p_v / E_v is distributed as p. From the
+    same generator these are the tokens of `torch.multinomial(probs, 1)`, which waits for the device.
+
+    Args:
+        probs: Probabilities; rows need not sum to 1.
+        generator: The stream to draw from; None is torch's global one.
+
+    Example:
+        >>> draw(torch.tensor([[0.0, 1.0, 0.0]]))
+        tensor([1])
+
+    Source:
+        The exponential race; Luce, 1959, *Individual Choice Behavior*.
+    """
+    return (probs / torch.empty_like(probs).exponential_(1, generator=generator)).argmax(-1)
+
+
+def draw_seeded(
+    probs: Float[Tensor, "rows vocab"],
+    seeds: Int64[Tensor, " rows"],
+    streams: Int64[Tensor, " rows"],
+    step: Int64[Tensor, ""],
+) -> Int64[Tensor, " rows"]:
+    """Draws one token a row; a row's draw depends on its own numbers and on nothing else.
+
+    One uniform number a row, a hash of `(seed, stream, step)`, is looked up in the row's cumulative
+    distribution. There is no state: the same arguments give the same token in any batch.
+
+    Args:
+        probs: Probabilities; rows need not sum to 1.
+        seeds: The seed of each row's prompt.
+        streams: Which of the prompt's samples each row is.
+        step: How many tokens have been drawn before.
+
+    Example:
+        >>> zero = torch.tensor([0])
+        >>> draw_seeded(torch.tensor([[0.0, 1.0, 0.0]]), zero, zero, torch.tensor(0))
+        tensor([1])
+    """
+    cumulative = probs.double().cumsum(-1)
+    # `uniform` is at most 1 - 2**-52, so the target stays below the total and never lands on a token
+    # of probability 0: the first entry above it is one where the cumulative sum rose.
+    target = uniform(seeds, streams, step)[:, None] * cumulative[:, -1:]
+    return (cumulative <= target).sum(-1).clamp(max=probs.shape[-1] - 1)
+
+
+def uniform(
+    seeds: Int64[Tensor, " rows"], streams: Int64[Tensor, " rows"], step: Int64[Tensor, ""]
+) -> Float64[Tensor, " rows"]:
+    """Numbers in [0, 1), one a row, that depend on the row's own arguments only.
+
+    Source:
+        SplitMix64; Steele, Lea & Flood, 2014, https://doi.org/10.1145/2660193.2660195, fig. 16.
+    """
+    bits = mix(mix(mix(seeds) + streams) + step)
+    return _shift_right(bits, 12).double() * 2.0**-52
+
+
+def mix(value: Int64[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
+    """A bijective hash of 64-bit integers in which every input bit moves every output bit."""
+    value = value + _GOLDEN
+    value = (value ^ _shift_right(value, 30)) * _MIX_1
+    value = (value ^ _shift_right(value, 27)) * _MIX_2
+    return value ^ _shift_right(value, 31)
+
+
+def _shift_right(value: Int64[Tensor, "*shape"], bits: int) -> Int64[Tensor, "*shape"]:
+    # torch's shift of a signed integer copies the sign; the mask makes it a logical one.
+    shifted: Tensor = (value >> bits) & (2 ** (64 - bits) - 1)
+    return shifted

@@ -1,0 +1,1 @@
+"""What a hypothesis is worth inside the search; one file each."""

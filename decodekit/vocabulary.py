@@ -1,0 +1,79 @@
+"""What a model's token ids mean."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from decodekit.errors import PromptError
+
+
+class Tokenizer(Protocol):
+    """The two methods of a Hugging Face tokenizer that decodekit calls."""
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """The ids of `text`, by default with whatever the model wants at its start."""
+
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
+        """The text of the ids."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """Which ids exist, which end a text, which start one, and how they read.
+
+    Every field may be unknown: a model over bare ids needs none of them.
+
+    Attributes:
+        size: Number of ids that a prompt may hold.
+        end_ids: Ids that end a hypothesis.
+        pad_id: Fills columns that hold no token.
+        bos_id: Starts a text; an empty prompt becomes this one token.
+        tokenizer: Turns strings into ids and back.
+
+    Example:
+        >>> Vocabulary(size=4, end_ids=(0,)).end_ids
+        (0,)
+    """
+
+    size: int | None = None
+    end_ids: tuple[int, ...] = ()
+    pad_id: int | None = None
+    bos_id: int | None = None
+    tokenizer: Tokenizer | None = None
+
+    def ids(self, text: str) -> list[int]:
+        """The ids of a prompt.
+
+        Raises:
+            PromptError: If there is no tokenizer.
+        """
+        if self.tokenizer is None:
+            raise PromptError(
+                "Prompt: a string needs a tokenizer, and the model has none. Pass token ids, or "
+                "HFModel(model, tokenizer)."
+            )
+        return self.tokenizer.encode(text)
+
+    def continuation_ids(self, prompt_text: str | None, prompt: list[int], continuation: str) -> list[int]:
+        """The ids of `continuation` after a prompt, whose text is None if it was given as ids.
+
+        As they are in the whole text, if that begins with the prompt's ids; else read by itself.
+        """
+        if prompt_text is not None:
+            whole = self.ids(prompt_text + continuation)
+            if whole[: len(prompt)] == prompt:
+                return whole[len(prompt) :]
+        self.ids("")  # says so if there is no tokenizer
+        assert self.tokenizer is not None  # noqa: S101 - for the type checker
+        return self.tokenizer.encode(continuation, add_special_tokens=False)
+
+    def text(self, prompt: list[int], continuation: list[int]) -> str | None:
+        """How `continuation` reads after `prompt`, special tokens left out; None without tokenizer."""
+        if self.tokenizer is None:
+            return None
+        # Some tokenizers drop the space in front of the first word they are given, so the
+        # continuation is read as what it adds to the prompt.
+        before = self.tokenizer.decode(prompt, skip_special_tokens=True)
+        whole = self.tokenizer.decode(prompt + continuation, skip_special_tokens=True)
+        if whole.startswith(before):
+            return whole[len(before) :]
+        return self.tokenizer.decode(continuation, skip_special_tokens=True)
