@@ -44,7 +44,7 @@ class HFModel:
     """
 
     def __init__(self, model: nn.Module, tokenizer: Tokenizer | None = None) -> None:
-        self.model: Any = model
+        self.model = cast("Any", model)
         self.tokenizer = tokenizer
         name = type(model).__name__
         config: Any = getattr(model, "config", None)
