@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
@@ -113,15 +113,18 @@ def step(
     scores, memory = chain.apply(state.history, prepared, memory)
     broken = broken | ~(scores.amax(-1) < torch.inf)
     state, selection = decoder.step(scores, state)
-    source_rows = selection.source_rows
-    if source_rows is not None:  # every tensor with a rows axis follows its row
-        memory = tree_map(
-            lambda leaf: (
-                leaf.index_select(0, source_rows) if isinstance(leaf, Tensor) and leaf.ndim else leaf
-            ),
-            memory,
-        )
+    if selection.source_rows is not None:
+        memory = reorder_memory(memory, selection.source_rows)
     return state, selection, memory, scores, broken
+
+
+def reorder_memory(memory: Memory, source_rows: Int64[Tensor, " rows"]) -> Memory:
+    """The memory in which every tensor with a rows axis has followed its row."""
+
+    def follow(leaf: object) -> object:
+        return leaf.index_select(0, source_rows) if isinstance(leaf, Tensor) and leaf.ndim else leaf
+
+    return tree_map(follow, memory)
 
 
 def as_model(model: Model | nn.Module) -> Model:

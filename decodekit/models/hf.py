@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from decodekit.errors import ModelError
 from decodekit.models.base import Session
-from decodekit.models.probe import follows_rows, ignores_padding
+from decodekit.models.probe import continues, follows_rows, ignores_padding
 from decodekit.prompt import Prompt
 from decodekit.vocabulary import Tokenizer, Vocabulary
 
@@ -165,7 +165,9 @@ class HFModel:
         keep: int = 1,
     ) -> Any:  # noqa: ANN401 - transformers' ModelOutput
         """The model's own forward pass, with what this family of models accepts."""
-        given: dict[str, Any] = {"use_cache": cache is not None}
+        given: dict[str, Any] = {}
+        if "use_cache" in self._accepts:
+            given["use_cache"] = cache is not None
         if mask is not None:
             given["attention_mask"] = mask.long()
         if "position_ids" in self._accepts:
@@ -177,30 +179,39 @@ class HFModel:
         with evaluating(self.model):
             output = self.model(input_ids=tokens, return_dict=True, **given)
         if cache is not None and self._cache_name is not None:
-            cache.content = output[self._cache_name]
+            # A model that keeps its state elsewhere returns none; the probe finds out what that means.
+            cache.content = output.get(self._cache_name, cache.content)
         return output
 
     def new_cache(self) -> "Cache":
         """An empty cache, as this model wants it."""
-        if self._cache_name is None:
-            raise ModelError(f"HFModel: {type(self.model).__name__} has no cache decodekit knows.")
-        if self._cache_name == "state":  # RWKV makes its own
-            return Cache(None)
+        if not self.model._supports_default_dynamic_cache():  # noqa: SLF001 - as generate asks it
+            return Cache(None)  # the model makes its own
         from transformers import DynamicCache  # noqa: PLC0415 - slow to import, needed only here
 
         return Cache(DynamicCache(config=self._config))
 
-    def _open(self, prompt: Prompt, capacity: int) -> tuple["HFSession", Float32[Tensor, "rows vocab"]]:
+    def _open(
+        self, prompt: Prompt, capacity: int
+    ) -> tuple["CachedSession | RecomputingSession", Float32[Tensor, "rows vocab"]]:
         """A session with one row a prompt, and the logits after the prompts."""
         prompt = prompt.to(self.model.device)
-        session = HFSession(self, prompt.mask, capacity)
+        kind = RecomputingSession if self._cache_name is None else CachedSession
+        session = kind(self, prompt.mask, capacity)
         # What stands under the padding is never looked at, but must be an id the model has.
         return session, session.prefill(prompt.tokens.masked_fill(~prompt.mask, 0))
 
+    def _read(self, text: list[int]) -> Float32[Tensor, "length vocab"]:
+        """The logits after every token of a text."""
+        tokens = torch.tensor([text], device=self.model.device)
+        mask = torch.ones_like(tokens, dtype=torch.bool)
+        output = self.forward(tokens, None, positions(mask), cache=None, keep=len(text))
+        return cast("Tensor", output.logits[0].float())
+
     def _check_positions(self, prompt: Prompt, new_tokens: int) -> None:
-        most = getattr(self._config, "max_position_embeddings", None)
+        most = getattr(self._config, "max_position_embeddings", None) or 0  # 0 and -1: no limit
         longest = int(prompt.mask.sum(-1).max())
-        if most is not None and longest + new_tokens > most:
+        if 0 < most < longest + new_tokens:
             raise ModelError(
                 f"HFModel: prompt and continuation must fit the {most} positions of "
                 f"{type(self.model).__name__}, got a prompt of {longest} tokens and "
@@ -209,6 +220,11 @@ class HFModel:
 
     def _check_probe(self, prompt: Prompt, rows_per_prompt: int) -> None:
         name = type(self.model).__name__
+        if not self._continues:
+            raise ModelError(
+                f"HFModel: {name} must continue a text token by token, and its logits depend on what comes "
+                "later, or change when it uses its cache. Is it a causal language model (is_decoder=True)?"
+            )
         if rows_per_prompt > 1 and not self._follows_rows:
             raise ModelError(
                 f"HFModel: {name}'s cache cannot be reordered; use a decoder with rows_per_prompt == 1."
@@ -220,6 +236,10 @@ class HFModel:
             )
 
     @cached_property
+    def _continues(self) -> bool:
+        return continues(self._open, self._read, self.vocabulary.size or 1)
+
+    @cached_property
     def _follows_rows(self) -> bool:
         return follows_rows(self._open, self.vocabulary.size or 1)
 
@@ -229,10 +249,11 @@ class HFModel:
 
     def __repr__(self) -> str:
         where = f"{str(self.model.dtype).removeprefix('torch.')} on {self.model.device}"
-        return f"HFModel({type(self.model).__name__}, {where}, cache=rows)"
+        cache = "none" if self._cache_name is None else "rows"
+        return f"HFModel({type(self.model).__name__}, {where}, cache={cache})"
 
 
-class HFSession:
+class CachedSession:
     """A run of a transformers model with one cache entry a row (the rows cache)."""
 
     def __init__(self, model: HFModel, prompt_mask: Bool[Tensor, "batch length"], capacity: int) -> None:
@@ -268,6 +289,40 @@ class HFSession:
     def _logits(self, tokens: Int64[Tensor, "rows columns"], columns: slice) -> Float32[Tensor, "rows vocab"]:
         mask = None if self._mask is None else self._mask[:, : columns.stop]
         output = self._model.forward(tokens, mask, self._positions[:, columns], cache=self._cache)
+        return cast("Tensor", output.logits[:, -1].float().contiguous())
+
+
+class RecomputingSession:
+    """A run of a model that has no cache: every step reads the whole text again."""
+
+    def __init__(self, model: HFModel, prompt_mask: Bool[Tensor, "batch length"], capacity: int) -> None:
+        del capacity  # nothing is allocated ahead
+        self._model = model
+        self._mask = prompt_mask
+        self._tokens = torch.empty_like(prompt_mask, dtype=torch.long)
+
+    def prefill(self, tokens: Int64[Tensor, "rows length"]) -> Float32[Tensor, "rows vocab"]:
+        """The logits after the prompts."""
+        self._tokens = tokens
+        return self._logits()
+
+    def advance(
+        self, tokens: Int64[Tensor, " rows"], source_rows: Int64[Tensor, " rows"] | None
+    ) -> Float32[Tensor, "rows vocab"]:
+        """The logits after one more token on every row."""
+        if source_rows is not None:
+            self.reorder(source_rows)
+        self._tokens = torch.cat([self._tokens, tokens[:, None]], 1)
+        self._mask = torch.cat([self._mask, torch.ones_like(self._mask[:, :1])], 1)
+        return self._logits()
+
+    def reorder(self, rows: Int64[Tensor, " rows"]) -> None:
+        """Makes row `i` what row `rows[i]` was; `rows` may be longer than there are rows."""
+        self._tokens = self._tokens.index_select(0, rows)
+        self._mask = self._mask.index_select(0, rows)
+
+    def _logits(self) -> Float32[Tensor, "rows vocab"]:
+        output = self._model.forward(self._tokens, self._mask, positions(self._mask), cache=None)
         return cast("Tensor", output.logits[:, -1].float().contiguous())
 
 

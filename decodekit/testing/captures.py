@@ -1,0 +1,76 @@
+"""Whether a step could be captured as a graph, asked without a GPU."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
+
+from decodekit.decoders.base import Decoder, Limits
+from decodekit.decoders.greedy import Greedy
+from decodekit.history import History
+from decodekit.loop import step
+from decodekit.processors.base import LogitsProcessor
+from decodekit.processors.chain import Chain
+
+
+def check_captures(
+    decoder: Decoder[Any] | None = None,
+    processor: LogitsProcessor | Sequence[LogitsProcessor] = (),
+    *,
+    vocab: int = 61,
+    batch: int = 3,
+) -> None:
+    """Raises unless a step can be captured: no read of the device, no shape that depends on data.
+
+    Runs two steps on tensors that have shapes and no contents (`device="meta"`), where every read
+    raises, and compares the shapes of state and memory before and after.
+
+    Args:
+        decoder: The decoder; None is greedy search.
+        processor: The processors, in order.
+        vocab: Size of the vocabulary.
+        batch: Number of prompts.
+
+    Raises:
+        AssertionError: If a step reads the device, or a shape or dtype changes.
+
+    Example:
+        >>> check_captures(dk.BeamSearch(4), [dk.NoRepeatNGram(2), dk.TopP(0.9)])
+    """
+    decoder = Greedy() if decoder is None else decoder
+    chain = processor if isinstance(processor, LogitsProcessor) else Chain(*processor)
+    rows, prompt_length, new = batch * decoder.rows_per_prompt, 7, 20
+    limits = Limits(end_ids=(2, 7), pad_id=0, prompt_length=prompt_length, max_new_tokens=new, vocab=vocab)
+    with torch.device("meta"):
+        tokens = torch.zeros(rows, prompt_length + new, dtype=torch.long)
+        history = History(
+            tokens, torch.zeros_like(tokens, dtype=torch.bool), torch.zeros((), dtype=torch.long)
+        )
+        logits, broken = torch.empty(rows, vocab), torch.zeros(rows, dtype=torch.bool)
+        state, memory = decoder.init(history, limits), chain.init(history)
+        before = shapes((state, memory))
+        for _ in range(2):
+            try:
+                state, _, memory, _, broken = step(decoder, chain, logits, state, memory, broken)
+            except (RuntimeError, NotImplementedError) as error:
+                raise AssertionError(
+                    f"check_captures: a step must not read the device, and {decoder!r} with {chain!r} does: "
+                    f"{error}"
+                ) from error
+            after = shapes((state, memory))
+            assert before == after, (  # noqa: S101 - this is a test's helper
+                f"check_captures: shapes must not change in a step, and they went from {before} to {after}."
+            )
+
+
+def shapes(tree: object) -> list[tuple[Any, ...]]:
+    """Shape and dtype of every tensor in a state or memory, in order."""
+    found: list[tuple[Any, ...]] = []
+    for leaf in tree_flatten(tree)[0]:
+        if isinstance(leaf, History):
+            found += shapes((leaf.tokens, leaf.valid, leaf.position))
+        elif isinstance(leaf, Tensor):
+            found.append((*leaf.shape, leaf.dtype))
+    return found

@@ -1,0 +1,123 @@
+"""Slow, readable references: one prompt at a time, lists and loops, no cache, no batch."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+
+from decodekit.models.base import Model
+from decodekit.prompt import Prompt
+from decodekit.scorers.base import Scorer
+
+# The log-probabilities of the next token after a text.
+NextLogProbs = Callable[[list[int]], list[float]]
+
+
+class Hypothesis(NamedTuple):
+    """A continuation, the sum of its log-probabilities, and what the scorer makes of it."""
+
+    tokens: list[int]
+    log_prob: float
+    score: float
+
+
+def next_log_probs(model: Model) -> NextLogProbs:
+    """The model as a function of the text: computed anew each time, so no cache can be wrong."""
+
+    def function(text: list[int]) -> list[float]:
+        _, logits = model.start(Prompt.from_ids([text]), rows_per_prompt=1, capacity=len(text) + 1)
+        log_probs: list[float] = logits[0].log_softmax(-1).tolist()
+        return log_probs
+
+    return function
+
+
+def score_of(scorer: Scorer, log_prob: float, length: int) -> float:
+    """The scorer's value for one hypothesis."""
+    return float(scorer(torch.tensor([log_prob]), torch.tensor([length]))[0])
+
+
+def enumerate_hypotheses(
+    log_probs: NextLogProbs, prompt: list[int], scorer: Scorer, end_ids: set[int], max_new_tokens: int
+) -> list[Hypothesis]:
+    """Every continuation there is, best score first. For a few tokens and a few steps only.
+
+    Example:
+        >>> model = dk.testing.MarkovModel([[0.1, 0.9], [0.5, 0.5]])
+        >>> best = enumerate_hypotheses(next_log_probs(model), [0], dk.LogProb(), set(), 2)[0]
+        >>> best.tokens
+        [1, 0]
+    """
+
+    def walk(tokens: list[int], log_prob: float) -> Iterator[Hypothesis]:
+        if tokens and (tokens[-1] in end_ids or len(tokens) == max_new_tokens):
+            yield Hypothesis(tokens, log_prob, score_of(scorer, log_prob, len(tokens)))
+            return
+        for token, added in enumerate(log_probs(prompt + tokens)):
+            if added > -torch.inf:
+                yield from walk([*tokens, token], log_prob + added)
+
+    return sorted(walk([], 0.0), key=lambda hypothesis: -hypothesis.score)
+
+
+def greedy(log_probs: NextLogProbs, prompt: list[int], end_ids: set[int], max_new_tokens: int) -> Hypothesis:
+    """The likeliest token at every step."""
+    tokens: list[int] = []
+    total = 0.0
+    while len(tokens) < max_new_tokens and not (tokens and tokens[-1] in end_ids):
+        distribution = log_probs(prompt + tokens)
+        token = max(range(len(distribution)), key=distribution.__getitem__)
+        tokens, total = [*tokens, token], total + distribution[token]
+    return Hypothesis(tokens, total, total)
+
+
+def beam_search(  # noqa: PLR0913, PLR0917 - what defines the search, nothing else
+    log_probs: NextLogProbs,
+    prompt: list[int],
+    beams: int,
+    scorer: Scorer,
+    goes_on: Callable[[list[float], int, float, int], bool],
+    end_ids: set[int],
+    max_new_tokens: int,
+) -> list[Hypothesis]:
+    """Beam search as it is told: extend all, retire what ended, keep the best, ask whether to go on.
+
+    Args:
+        log_probs: The model.
+        prompt: One prompt.
+        beams: Live hypotheses, and finished ones to keep.
+        scorer: What a finished hypothesis is worth.
+        goes_on: Whether to go on once `beams` hypotheses have finished, from their scores (best
+            first), the present length, the best live log-probability and the greatest length.
+        end_ids: Ids that end a hypothesis.
+        max_new_tokens: New tokens at most.
+
+    Returns:
+        The finished hypotheses, best first.
+    """
+    live: list[tuple[list[int], float]] = [([], 0.0)]
+    finished: list[Hypothesis] = []
+    for length in range(1, max_new_tokens + 1):
+        candidates = [
+            ([*tokens, token], total + added)
+            for tokens, total in live
+            for token, added in enumerate(log_probs(prompt + tokens))
+            if added > -torch.inf
+        ]
+        candidates.sort(key=lambda candidate: -candidate[1])
+        candidates = candidates[: max(2, 1 + len(end_ids)) * beams]
+        for rank, (tokens, total) in enumerate(candidates):
+            if (tokens[-1] in end_ids or length == max_new_tokens) and rank < beams:
+                finished.append(Hypothesis(tokens, total, score_of(scorer, total, length)))
+        finished = sorted(finished, key=lambda hypothesis: -hypothesis.score)[:beams]
+        live = [
+            (tokens, total)
+            for tokens, total in candidates
+            if tokens[-1] not in end_ids and length < max_new_tokens
+        ][:beams]
+        if not live:
+            break
+        scores = [hypothesis.score for hypothesis in finished]
+        if len(finished) == beams and not goes_on(scores, length, live[0][1], max_new_tokens):
+            break
+    return finished
