@@ -72,6 +72,7 @@ class BeamState(NamedTuple):
         live: What is written down about the live hypotheses.
         finished: The best hypotheses that have ended.
         open: Prompts whose search goes on.
+        stuck: Prompts on which every token of every beam was banned before a hypothesis had ended.
         done: No prompt is open, or one is stuck.
     """
 
@@ -82,6 +83,7 @@ class BeamState(NamedTuple):
     live: Records
     finished: Finished
     open: Bool[Tensor, " batch"]
+    stuck: Bool[Tensor, " batch"]
     done: Bool[Tensor, ""]
 
 
@@ -194,6 +196,7 @@ class BeamSearch(Decoder[BeamState]):
                 used=nothing.bool(),
             ),
             open=torch.ones(batch, dtype=torch.bool, device=device),
+            stuck=torch.zeros(batch, dtype=torch.bool, device=device),
             done=torch.zeros((), dtype=torch.bool, device=device),
         )
 
@@ -208,7 +211,7 @@ class BeamSearch(Decoder[BeamState]):
         entry = candidates.entry.take(chosen)
         source_rows, tokens = entry.parent.flatten(), entry.token.flatten()
         goes_on = state.open & self._goes_on(log_probs, finished, state, step)
-        stuck = (log_probs[:, 0] == -torch.inf) & ~finished.used.any(-1)
+        stuck = state.stuck | ((log_probs[:, 0] == -torch.inf) & ~finished.used.any(-1))
         after = state._replace(
             history=state.history.take(source_rows).append(tokens),
             observed=None,
@@ -216,6 +219,7 @@ class BeamSearch(Decoder[BeamState]):
             live=state.live.take(source_beams).write(step, entry),
             finished=finished,
             open=goes_on,
+            stuck=stuck,
             done=~goes_on.any() | stuck.any(),
         )
         return after, Selection(tokens, source_rows)
@@ -289,7 +293,7 @@ class BeamSearch(Decoder[BeamState]):
     def finalize(self, state: BeamState) -> Decoded:
         """The best finished hypotheses, best first."""
         finished, limits = state.finished, state.limits
-        raise_if_stuck(~finished.used.any(-1))
+        raise_if_stuck(state.stuck)
         kept = self.num_return
         lengths = finished.lengths[:, :kept].masked_fill(~finished.used[:, :kept], 0)
         new = int(lengths.max())
