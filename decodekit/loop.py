@@ -60,8 +60,9 @@ def decode(  # noqa: PLR0913 - the library's front door; its options are keyword
             message says which. `PromptError`, `ModelError` and `DecodingError` are its kinds.
 
     Example:
-        >>> dk.decode(dk.load(), ["Once upon a", "There was once"], dk.Greedy(), max_new_tokens=1).texts
-        [[' time'], [' a']]
+        >>> prompts = ["Once upon a time there was", "she was as beautiful as the"]
+        >>> dk.decode(dk.load(), prompts, dk.Greedy(), max_new_tokens=1).texts
+        [[' a'], [' sun']]
 
     Hugging Face:
         `model.generate(...)`; the equivalence page says what equals what.
@@ -90,7 +91,7 @@ def decode(  # noqa: PLR0913 - the library's front door; its options are keyword
         logits = session.advance(selection.tokens, selection.source_rows)
 
     _raise_if_broken(broken, rows)
-    traced = None if trace is None else tracing.Trace(prompt, rows, vocabulary, steps)
+    traced = None if trace is None else tracing.Trace(prompt, rows, vocabulary, limits.end_ids, steps)
     return decoder.finalize(state).with_context(prompt, vocabulary, traced)
 
 

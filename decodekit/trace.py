@@ -71,17 +71,19 @@ class Trace:
         prompt: The prompts.
         rows_per_prompt: Rows (beams or samples) of each prompt.
         vocabulary: Reads the tokens.
+        end_ids: Ids that end a row; what it says after one is left out.
         steps: One entry a step.
 
     Example:
-        >>> out = dk.decode(dk.load(), "Once upon a", dk.Greedy(), max_new_tokens=2, trace=3)
+        >>> out = dk.decode(dk.load(), "Once upon a time there was", dk.Greedy(), max_new_tokens=2, trace=3)
         >>> [choice.candidates[0].text for choice in out.trace]
-        [' time', ' there']
+        [' a', ' man']
     """
 
     prompt: Prompt
     rows_per_prompt: int
     vocabulary: Vocabulary
+    end_ids: tuple[int, ...]
     steps: list[Step] = field(repr=False)
 
     def __len__(self) -> int:
@@ -93,6 +95,8 @@ class Trace:
         for number, step in enumerate(self.steps):
             candidates, log_probs, scores = (t.tolist() for t in step[:3])
             for row, tokens in enumerate(said):
+                if not set(self.end_ids).isdisjoint(tokens):
+                    continue
                 prompt = row // self.rows_per_prompt
                 yield Choice(
                     step=number,

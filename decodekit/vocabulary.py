@@ -44,14 +44,26 @@ class Vocabulary:
         """The ids of a prompt.
 
         Raises:
-            PromptError: If there is no tokenizer.
+            PromptError: If there is no tokenizer, or it cannot read the text.
         """
         if self.tokenizer is None:
             raise PromptError(
                 "Prompt: a string needs a tokenizer, and the model has none. Pass token ids, or "
                 "HFModel(model, tokenizer)."
             )
-        return self.tokenizer.encode(text)
+        try:
+            ids = self.tokenizer.encode(text)
+        except (TypeError, UnicodeError) as error:
+            raise PromptError(
+                f"Prompt: a string must be text that can be encoded, got {text!r:.80}. Lone surrogates "
+                "cannot."
+            ) from error
+        if text and not ids:
+            raise PromptError(
+                f"Prompt: the tokenizer must know some of the text, and gives no ids for {text!r:.80}. "
+                "Is this the model's own tokenizer?"
+            )
+        return ids
 
     def continuation_ids(self, prompt_text: str | None, prompt: list[int], continuation: str) -> list[int]:
         """The ids of `continuation` after a prompt, whose text is None if it was given as ids.
@@ -62,8 +74,8 @@ class Vocabulary:
             whole = self.ids(prompt_text + continuation)
             if whole[: len(prompt)] == prompt:
                 return whole[len(prompt) :]
-        self.ids("")  # says so if there is no tokenizer
-        assert self.tokenizer is not None  # noqa: S101 - for the type checker
+        if self.tokenizer is None:
+            return self.ids(continuation)  # says why it cannot
         return self.tokenizer.encode(continuation, add_special_tokens=False)
 
     def text(self, prompt: list[int], continuation: list[int]) -> str | None:

@@ -119,8 +119,8 @@ class BeamSearch(Decoder[BeamState]):
         DecodingError: In a run, if for some prompt every token of every beam was banned.
 
     Example:
-        >>> dk.decode(dk.load(), "Once upon a", dk.BeamSearch(4), max_new_tokens=1).texts
-        [[' time']]
+        >>> dk.decode(dk.load(), "Once upon a time there was", dk.BeamSearch(4), max_new_tokens=1).texts
+        [[' a']]
 
     Source:
         Lowerre, 1976, *The HARPY speech recognition system*; in the form of Wu et al., 2016,

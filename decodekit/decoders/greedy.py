@@ -20,8 +20,8 @@ class Greedy(Decoder[RowState]):
     $y_t = \arg\max_v P(v \mid y_{<t}, x)$; of tied tokens the one with the lowest id.
 
     Example:
-        >>> dk.decode(dk.load(), "Once upon a", dk.Greedy(), max_new_tokens=1).texts
-        [[' time']]
+        >>> dk.decode(dk.load(), "she was as beautiful as the", dk.Greedy(), max_new_tokens=1).texts
+        [[' sun']]
 
     Hugging Face:
         `generate(do_sample=False, num_beams=1)`, the same tokens.

@@ -62,17 +62,18 @@ class RowState(NamedTuple):
 
         Args:
             tokens: The chosen tokens.
-            scores: What they were chosen by; a row of only minus infinity is stuck.
+            scores: What they were chosen by; a row whose token is banned is stuck.
         """
         finished = self.ended | self.stuck | (self.lengths >= self.limits.max_new_tokens)
-        stuck = self.stuck | (~finished & (scores.amax(-1) == -torch.inf))
+        # A decoder takes a banned token only where there is no other.
+        stuck = self.stuck | (~finished & (scores.gather(1, tokens[:, None])[:, 0] == -torch.inf))
         speaks = ~finished & ~stuck
         tokens = torch.where(speaks, tokens, self.limits.pad_id)
         ended = self.ended | (speaks & self.limits.is_end(tokens))
         lengths = self.lengths + speaks
         token_log_probs = self.token_log_probs
         if self.observed is not None:
-            chosen = self.observed.gather(1, tokens[:, None])[:, 0] - self.observed.logsumexp(-1)
+            chosen = self.observed.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
             token_log_probs = write_column(token_log_probs, self.step, chosen, speaks)
         state = self._replace(
             history=self.history.append(tokens),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from decodekit.errors import ModelError
 from decodekit.models.base import Session
+from decodekit.models.cache import Cache
 from decodekit.models.probe import continues, follows_rows, ignores_padding
 from decodekit.prompt import Prompt
 from decodekit.vocabulary import Tokenizer, Vocabulary
@@ -73,14 +74,21 @@ class HFModel:
         dtype: torch.dtype | None = None,
     ) -> "HFModel":
         """What `load` does: see there."""
+        from safetensors import SafetensorError  # noqa: PLC0415 - needed only here
         from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 - slow
 
+        try:
+            torch.empty(0, device=device)
+        except (AssertionError, RuntimeError) as error:
+            raise ModelError(
+                f"load: device must be one that this machine has, got {str(device)!r}. Try device='cpu'."
+            ) from error
         options = {"trust_remote_code": False}
         try:
             model = AutoModelForCausalLM.from_pretrained(
                 name, use_safetensors=True, dtype="auto" if dtype is None else dtype, **options
             )
-        except (OSError, ValueError) as error:
+        except (ImportError, OSError, RuntimeError, SafetensorError, ValueError) as error:
             raise ModelError(
                 f"load: {str(name)!r} must be a decoder-only model in a folder, in the local cache "
                 f"or on the hub, and transformers says: {str(error).splitlines()[0]} "
@@ -122,12 +130,8 @@ class HFModel:
         self._check_positions(prompt, capacity - prompt.tokens.shape[1])
         self._check_probe(prompt, rows_per_prompt)
         session, logits = self._open(prompt, capacity)
-        if rows_per_prompt > 1:
-            first_rows = torch.arange(len(prompt.tokens), device=logits.device)
-            widened = first_rows.repeat_interleave(rows_per_prompt)
-            session.reorder(widened)
-            logits = logits.index_select(0, widened)
-        return session, logits
+        rows = session.widen(rows_per_prompt)
+        return session, logits.index_select(0, rows)
 
     @torch.no_grad()
     def score_tokens(
@@ -183,7 +187,7 @@ class HFModel:
             cache.content = output.get(self._cache_name, cache.content)
         return output
 
-    def new_cache(self) -> "Cache":
+    def new_cache(self) -> Cache:
         """An empty cache, as this model wants it."""
         if not self.model._supports_default_dynamic_cache():  # noqa: SLF001 - as generate asks it
             return Cache(None)  # the model makes its own
@@ -241,11 +245,11 @@ class HFModel:
 
     @cached_property
     def _follows_rows(self) -> bool:
-        return follows_rows(self._open, self.vocabulary.size or 1)
+        return follows_rows(self._open, self._read, self.vocabulary.size or 1)
 
     @cached_property
     def _ignores_padding(self) -> bool:
-        return ignores_padding(self._open, self.vocabulary.size or 1)
+        return ignores_padding(self._open, self._read, self.vocabulary.size or 1)
 
     def __repr__(self) -> str:
         where = f"{str(self.model.dtype).removeprefix('torch.')} on {self.model.device}"
@@ -274,17 +278,20 @@ class CachedSession:
         self, tokens: Int64[Tensor, " rows"], source_rows: Int64[Tensor, " rows"] | None
     ) -> Float32[Tensor, "rows vocab"]:
         """The logits after one more token on every row."""
-        if source_rows is not None:
-            self.reorder(source_rows)
+        if source_rows is not None:  # all rows of a prompt have the same mask and positions
+            self._cache.reorder(source_rows)
         self._column += 1
         return self._logits(tokens[:, None], slice(self._column - 1, self._column))
 
-    def reorder(self, rows: Int64[Tensor, " rows"]) -> None:
-        """Makes row `i` what row `rows[i]` was; `rows` may be longer than there are rows."""
-        self._cache.reorder(rows)
-        if len(rows) != len(self._positions):  # within a prompt all rows have one mask
+    def widen(self, rows_per_prompt: int) -> Int64[Tensor, " rows"]:
+        """Makes `rows_per_prompt` rows of every prompt; returns the prompt of each row."""
+        batch, capacity = self._positions.shape
+        rows = torch.arange(batch, device=self._positions.device).repeat_interleave(rows_per_prompt)
+        if rows_per_prompt > 1:
             self._positions = self._positions.index_select(0, rows)
             self._mask = None if self._mask is None else self._mask.index_select(0, rows)
+        self._cache.widen(rows if rows_per_prompt > 1 else None, capacity)
+        return rows
 
     def _logits(self, tokens: Int64[Tensor, "rows columns"], columns: slice) -> Float32[Tensor, "rows vocab"]:
         mask = None if self._mask is None else self._mask[:, : columns.stop]
@@ -311,30 +318,24 @@ class RecomputingSession:
     ) -> Float32[Tensor, "rows vocab"]:
         """The logits after one more token on every row."""
         if source_rows is not None:
-            self.reorder(source_rows)
+            self._take(source_rows)
         self._tokens = torch.cat([self._tokens, tokens[:, None]], 1)
         self._mask = torch.cat([self._mask, torch.ones_like(self._mask[:, :1])], 1)
         return self._logits()
 
-    def reorder(self, rows: Int64[Tensor, " rows"]) -> None:
-        """Makes row `i` what row `rows[i]` was; `rows` may be longer than there are rows."""
+    def widen(self, rows_per_prompt: int) -> Int64[Tensor, " rows"]:
+        """Makes `rows_per_prompt` rows of every prompt; returns the prompt of each row."""
+        rows = torch.arange(len(self._mask), device=self._mask.device).repeat_interleave(rows_per_prompt)
+        self._take(rows)
+        return rows
+
+    def _take(self, rows: Int64[Tensor, " rows"]) -> None:
         self._tokens = self._tokens.index_select(0, rows)
         self._mask = self._mask.index_select(0, rows)
 
     def _logits(self) -> Float32[Tensor, "rows vocab"]:
         output = self._model.forward(self._tokens, self._mask, positions(self._mask), cache=None)
         return cast("Tensor", output.logits[:, -1].float().contiguous())
-
-
-class Cache:
-    """What a model keeps between two forward passes, whatever the model calls it."""
-
-    def __init__(self, content: Any) -> None:  # noqa: ANN401 - transformers' Cache, or a family's own
-        self.content = content
-
-    def reorder(self, rows: Int64[Tensor, " rows"]) -> None:
-        """Makes row `i` what row `rows[i]` was."""
-        self.content.reorder_cache(rows)
 
 
 def positions(mask: Bool[Tensor, "rows length"]) -> Int64[Tensor, "rows length"]:

@@ -19,15 +19,15 @@ from decodekit.prompt import Prompt
 _TOLERANCE = 0.1
 
 
-class ReorderableSession(Session, Protocol):
-    """A session whose rows can be widened and reordered."""
+class WideningSession(Session, Protocol):
+    """A session that starts with one row a prompt."""
 
-    def reorder(self, rows: Int64[Tensor, " rows"]) -> None:
-        """Makes row `i` what row `rows[i]` was."""
+    def widen(self, rows_per_prompt: int) -> Int64[Tensor, " rows"]:
+        """Makes `rows_per_prompt` rows of every prompt; returns the prompt of each row."""
 
 
 # Runs the model over prompts, with room for so many columns.
-Open = Callable[[Prompt, int], tuple[ReorderableSession, Float32[Tensor, "rows vocab"]]]
+Open = Callable[[Prompt, int], tuple[WideningSession, Float32[Tensor, "rows vocab"]]]
 
 
 # The logits after every token of a text, in one pass without a cache.
@@ -49,26 +49,33 @@ def continues(run: Open, read: Read, vocab: int) -> bool:
     )
 
 
-def follows_rows(run: Open, vocab: int) -> bool:
+def follows_rows(run: Open, read: Read, vocab: int) -> bool:
     """Whether the cache can be widened and reordered: then each row goes on from its own text."""
     first, second, last = _texts(vocab)
+    said, sources = [first[0], second[0], first[0], second[0]], [1, 0, 3, 3]
     try:
         session, logits = run(Prompt.from_ids([first, second]), 4)
-        session.reorder(torch.tensor([0, 0, 1, 1], device=logits.device))  # widened
-        tokens = torch.full((4,), last, device=logits.device)
-        got = session.advance(tokens, torch.tensor([3, 0, 2, 1], device=logits.device))
+        session.widen(2)
+        session.advance(torch.tensor(said, device=logits.device), None)
+        got = session.advance(
+            torch.full((4,), last, device=logits.device), torch.tensor(sources, device=logits.device)
+        )
     except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
         return False  # what transformers raises where a cache has no rows to reorder
-    one, other = (run(Prompt.from_ids([[*text, last]]), 3)[1][0] for text in (first, second))
-    return _same(got, torch.stack([other, one, other, one]), signal=one - other)
+    expected = [
+        read([*(first, second)[row // 2], said[source], last])[-1] for row, source in enumerate(sources)
+    ]
+    # Rows 0 and 1 differ by what they said, rows 0 and 2 by their prompts.
+    signal = torch.minimum(*((expected[0] - expected[row]).abs().max() for row in (1, 2)))
+    return _same(got, torch.stack(expected), signal=signal)
 
 
-def ignores_padding(run: Open, vocab: int) -> bool:
+def ignores_padding(run: Open, read: Read, vocab: int) -> bool:
     """Whether a text gives the same logits with padding to its left, now and one token later."""
     first, second, last = _texts(vocab)
     session, logits = run(Prompt.from_ids([first, [*second, last, last]]), 5)
     got = session.advance(torch.full((2,), last, device=logits.device), None)[:1]
-    one, other = (run(Prompt.from_ids([[*text, last]]), 3)[1][0] for text in (first, second))
+    one, other = (read([*text, last])[-1] for text in (first, second))
     return _same(got, one[None], signal=one - other)
 
 
@@ -84,7 +91,7 @@ def _same(
     got: Float32[Tensor, "rows vocab"],
     expected: Float32[Tensor, "rows vocab"],
     *,
-    signal: Float32[Tensor, " vocab"],
+    signal: Float32[Tensor, "*vocab"],
 ) -> bool:
     """Whether the logits agree far better than those of two different texts do."""
     if not (got.isfinite().all() and expected.isfinite().all()):

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
+from decodekit.errors import DecodekitError
 from decodekit.history import History
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def ban(
     """The scores with minus infinity at `ids`."""
     vocab = scores.shape[-1]
     if ids and max(ids) >= vocab:
-        raise ValueError(f"{who}: token ids must be below the vocabulary size {vocab}, got {max(ids)}.")
+        raise DecodekitError(f"{who}: token ids must be below the vocabulary size {vocab}, got {max(ids)}.")
     return scores.index_fill(-1, device_ids(ids, scores.device), -torch.inf)
 
 

@@ -1,0 +1,40 @@
+"""The command line: `decodekit generate`, `decodekit compare` and `decodekit score`."""
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from decodekit.cli.compare import compare
+from decodekit.cli.generate import generate
+from decodekit.cli.mistakes import PlainMistakes
+from decodekit.cli.score import score
+
+app = typer.Typer(
+    cls=PlainMistakes, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
+)
+app.command()(generate)
+app.command()(compare)
+app.command()(score)
+
+
+def _print_version(asked: bool) -> None:  # noqa: FBT001 - typer's callback for a flag
+    if asked:
+        typer.echo(f"decodekit {version('decodekit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Decoding algorithms for language models.
+
+    The default model is a tiny one that comes with the package; --model takes any other.
+
+    Results go to standard output, everything else to standard error. Exit codes: 0 for a result, 1 when
+    a run cannot give a right one, 2 for a mistake on the command line, 130 after Ctrl-C.
+    """

@@ -1,0 +1,114 @@
+"""`decodekit compare`: strategies side by side."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+import decodekit as dk
+from decodekit.cli import options, show
+from decodekit.cli.mistakes import constructing
+from decodekit.cli.strategy import Outcome, Strategy
+from decodekit.cli.workplace import name_of, workplace
+
+
+def compare(  # noqa: PLR0913 - one parameter per command-line option
+    prompt: options.Prompt,
+    *,
+    max_new_tokens: options.MaxNewTokens = 128,
+    top_p: Annotated[
+        float,
+        typer.Option(
+            metavar="P",
+            rich_help_panel=options.DECODING,
+            help="Samples from the fewest likeliest tokens that together have probability P, 0 to 1.",
+        ),
+    ] = 0.9,
+    seed: Annotated[
+        int,
+        typer.Option(
+            metavar="N", rich_help_panel=options.DECODING, help="Seed of the sample: any 64-bit integer."
+        ),
+    ] = 0,
+    beams: Annotated[
+        int,
+        typer.Option(
+            metavar="N", rich_help_panel=options.DECODING, help="Beams of the beam searches, at least 1."
+        ),
+    ] = 5,
+    no_repeat_ngram: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            rich_help_panel=options.DECODING,
+            help="In the second beam search no N tokens in a row come twice. At least 1.",
+        ),
+    ] = 2,
+    model: options.Model = None,
+    device: options.Device = "cpu",
+    as_json: options.AsJson = False,
+) -> None:
+    """Continue PROMPT by greedy search, by sampling and by two beam searches, side by side.
+
+    For each strategy: the model's log-probability of its text (natural logarithm), its length in tokens,
+    the time in seconds without loading the model, and the text.
+
+    With --json, standard output is one JSON object:
+
+    - prompt, model, device, max_new_tokens and seed
+    - strategies, each with a name, and with decoder, processors, hypotheses (one) and seconds, as
+      `decodekit generate --json` has them
+    """
+    with constructing():
+        search = dk.BeamSearch(beams)
+        strategies = [
+            Strategy("greedy search", dk.Greedy(), []),
+            Strategy(f"sampling, top-p {top_p:g}, seed {seed}", dk.Sample(seeds=[seed]), [dk.TopP(top_p)]),
+            Strategy(f"beam search, {_count(beams, 'beam')}", search, []),
+            Strategy(
+                f"beam search, {_count(beams, 'beam')}, no repeated {_ngrams(no_repeat_ngram)}",
+                search,
+                [dk.NoRepeatNGram(no_repeat_ngram)],
+            ),
+        ]
+    with workplace(model, device, silent=as_json) as (loaded, progress):
+        # The first run of all pays for what is done once: it should not be counted against greedy.
+        Strategy("warming up", dk.BeamSearch(2), []).run(loaded, prompt, 1, progress)
+        outcomes = [strategy.run(loaded, prompt, max_new_tokens, progress) for strategy in strategies]
+    if as_json:
+        show.print_json(
+            {
+                "prompt": prompt,
+                "model": name_of(model),
+                "device": device,
+                "max_new_tokens": max_new_tokens,
+                "seed": seed,
+                "strategies": [{"name": outcome.strategy.name} | outcome.document() for outcome in outcomes],
+            }
+        )
+    else:
+        _print_outcomes(show.stdout(), prompt, outcomes)
+
+
+def _print_outcomes(console: Console, prompt: str, outcomes: list[Outcome]) -> None:
+    """The numbers in a table, then the texts."""
+    table = show.table("Strategy", "Log-prob", "Tokens", "Seconds")
+    for outcome in outcomes:
+        best = outcome.hypotheses[0]
+        table.add_row(
+            outcome.strategy.name, f"{best.log_prob:.2f}", str(best.length), f"{outcome.seconds:.2f}"
+        )
+    console.print(table)
+    for outcome in outcomes:
+        console.print()
+        console.print(Text(outcome.strategy.name, "bold"))
+        console.print(show.continued(prompt, outcome.hypotheses[0].text))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _ngrams(n: int) -> str:
+    return {1: "tokens", 2: "bigrams", 3: "trigrams"}.get(n, f"{n}-grams")

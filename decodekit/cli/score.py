@@ -1,0 +1,108 @@
+"""`decodekit score`: what given continuations are worth."""
+
+import math
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+import decodekit as dk
+from decodekit.cli import options, show
+from decodekit.cli.letters import visible
+from decodekit.cli.mistakes import UsageError
+from decodekit.cli.workplace import name_of, workplace
+
+BATCH = 16  # continuations a forward pass, so that many do not need the memory of all at once
+
+
+def score(
+    prompt: options.Prompt,
+    continuations: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CONTINUATION",
+            show_default=False,
+            callback=options.read_texts,
+            help="What may come after it, with the space in front where there is one.",
+        ),
+    ],
+    *,
+    model: options.Model = None,
+    device: options.Device = "cpu",
+    as_json: options.AsJson = False,
+) -> None:
+    """Print the model's log-probability of each CONTINUATION of PROMPT, in all and token by token.
+
+    Log-probabilities are natural logarithms. The mean is over a continuation's tokens.
+
+    With --json, standard output is one JSON object:
+
+    - prompt, model, device and seconds (without loading the model)
+    - continuations, in the order given: text, log_prob, length (in tokens), mean, and tokens, each with
+      token (its id), text and log_prob
+    """
+    if "" in continuations:
+        raise UsageError("every CONTINUATION must have at least one token, and one is empty.")
+    with workplace(model, device, silent=as_json) as (loaded, progress):
+        progress.add_task("scoring", total=None)
+        start = time.perf_counter()
+        scored = dk.score(loaded, prompt, [continuations], batch_size=BATCH)
+        seconds = time.perf_counter() - start
+    results = _results(loaded.vocabulary, prompt, continuations, scored)
+    if as_json:
+        show.print_json(
+            {
+                "prompt": prompt,
+                "model": name_of(model),
+                "device": device,
+                "continuations": results,
+                "seconds": seconds,
+            }
+        )
+    else:
+        _print_results(show.stdout(), results)
+
+
+def _results(
+    vocabulary: dk.Vocabulary, prompt: str, continuations: list[str], scored: dk.Scored
+) -> list[dict[str, Any]]:
+    """Every continuation with its numbers, for JSON."""
+    prompt_ids = dk.Prompt.of(prompt, vocabulary).ids()[0]
+    lengths, log_probs = scored.lengths[0].tolist(), scored.log_prob[0].tolist()
+    tokens, token_log_probs = scored.tokens[0].tolist(), scored.token_log_probs[0].tolist()
+    return [
+        {
+            "text": text,
+            "log_prob": log_probs[number],
+            "length": lengths[number],
+            "mean": log_probs[number] / max(lengths[number], 1),
+            "tokens": [
+                {
+                    "token": token,
+                    "text": vocabulary.text(prompt_ids + tokens[number][:position], [token]),
+                    "log_prob": token_log_probs[number][position],
+                }
+                for position, token in enumerate(tokens[number][: lengths[number]])
+            ],
+        }
+        for number, text in enumerate(continuations)
+    ]
+
+
+def _print_results(console: Console, results: list[dict[str, Any]]) -> None:
+    """The continuations in a table, then the tokens of each."""
+    table = show.table("Continuation", "Log-prob", "Tokens", "Mean")
+    for result in results:
+        numbers = f"{result['log_prob']:.2f}", str(result["length"]), f"{result['mean']:.3f}"
+        table.add_row(Text(visible(result["text"])), *numbers)
+    console.print(table)
+    for result in results:
+        tokens = show.table("Token", "Log-prob", "Probability")
+        for token in result["tokens"]:
+            text = visible(token["text"] or f"<{token['token']}>")
+            tokens.add_row(Text(text), f"{token['log_prob']:.2f}", f"{math.exp(token['log_prob']):.2%}")
+        console.print()
+        console.print(Text(visible(result["text"]), "bold"))
+        console.print(tokens)

@@ -1,0 +1,117 @@
+"""The rows cache: what a transformers model keeps between two forward passes, one entry a row.
+
+transformers' own cache copies all keys and values twice a step under beam search: once to reorder them,
+once to append to them. Here a layer's keys and values stand in a buffer with room to spare, and only what
+was generated is reordered, since the rows of one prompt share what is before it.
+"""
+
+from functools import cache
+from typing import Any, cast
+
+from jaxtyping import Int64, Shaped
+from torch import Tensor
+
+# Columns of room made with the prompt; a buffer that is full is doubled.
+_ROOM = 128
+
+
+class Cache:
+    """A model's cache, whatever the model calls it, and how its rows are moved.
+
+    Args:
+        content: transformers' Cache, the state some families have instead, or None where the model makes
+            its own.
+    """
+
+    def __init__(self, content: Any) -> None:  # noqa: ANN401
+        self.content = content
+
+    def widen(self, rows: Int64[Tensor, " rows"] | None, capacity: int) -> None:
+        """Makes row `i` what prompt `rows[i]` is, once the prompts are in; None: one row a prompt.
+
+        Layers of plain attention get buffers, with room up to `capacity` columns; windows, convolutions
+        and recurrences stay as transformers made them.
+        """
+        for number, layer in enumerate(layers := self._layers):
+            if type(layer).__name__ == "DynamicLayer" and layer.is_initialized:
+                layers[number] = _buffered_layer(cast("Any", type(layer)))(layer, rows, capacity)
+            elif rows is not None:
+                layer.reorder_cache(rows)
+        if rows is not None and not layers:
+            self.reorder(rows)
+
+    def reorder(self, rows: Int64[Tensor, " rows"]) -> None:
+        """Makes row `i` what row `rows[i]` was, of the same prompt."""
+        if not self._layers:
+            self.content.reorder_cache(rows)  # a family's own; the probe finds out whether it can
+        for layer in self._layers:
+            layer.reorder_cache(rows)
+
+    @property
+    def _layers(self) -> list[Any]:
+        layers: list[Any] = getattr(self.content, "layers", [])
+        return layers
+
+
+@cache
+def _buffered_layer(base: Any) -> Any:  # noqa: ANN401 - a class of transformers, and one derived from it
+    """A cache layer of transformers that appends in place and reorders only what was generated.
+
+    Made from its base class at run time, because transformers is imported only where it is needed.
+    """
+
+    class BufferedLayer(base):  # type: ignore[misc]
+        """Keys and values `[rows, heads, columns, width]`, in buffers with room to spare."""
+
+        def __init__(self, prompts: Any, rows: Int64[Tensor, " rows"] | None, capacity: int) -> None:  # noqa: ANN401
+            base.__init__(self)
+            self.dtype, self.device = prompts.keys.dtype, prompts.keys.device
+            self.is_initialized = True
+            self.prompt_length = prompts.keys.shape[-2]
+            self._capacity = capacity
+            self._length = self.prompt_length
+            columns = min(capacity, self.prompt_length + _ROOM)
+            self._buffers = [_with_room(tensor, rows, columns) for tensor in (prompts.keys, prompts.values)]
+            self._show()
+
+        def update(
+            self,
+            key_states: Tensor,
+            value_states: Tensor,
+            *_: Any,  # noqa: ANN401 - the base class's signature
+            **__: Any,  # noqa: ANN401
+        ) -> tuple[Tensor, Tensor]:
+            """Appends new keys and values; returns all of them."""
+            after = self._length + key_states.shape[-2]
+            if after > self._buffers[0].shape[-2]:
+                columns = max(after, min(self._capacity, 2 * after))
+                self._buffers = [_with_room(buffer, None, columns) for buffer in self._buffers]
+            for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
+                buffer[:, :, self._length : after] = new
+            self._length = after
+            return self._show()
+
+        def reorder_cache(self, beam_idx: Int64[Tensor, " rows"]) -> None:
+            """Moves what was generated; what came before is the same on all rows of a prompt."""
+            for buffer in self._buffers:
+                generated = buffer[:, :, self.prompt_length : self._length]
+                generated.copy_(generated.index_select(0, beam_idx))
+
+        def _show(self) -> tuple[Tensor, Tensor]:
+            # What the base class reads lengths from, and others keys and values.
+            self.keys, self.values = (buffer[:, :, : self._length] for buffer in self._buffers)
+            return self.keys, self.values
+
+    return BufferedLayer
+
+
+def _with_room(
+    tensor: Shaped[Tensor, "rows heads columns width"],
+    rows: Int64[Tensor, " new_rows"] | None,
+    columns: int,
+) -> Shaped[Tensor, "new_rows heads more width"]:
+    """The tensor's rows (all, or those picked), with space up to `columns`."""
+    heads, length, width = tensor.shape[1:]
+    buffer = tensor.new_empty((len(tensor) if rows is None else len(rows), heads, columns, width))
+    buffer[:, :, :length] = tensor if rows is None else tensor.index_select(0, rows)
+    return buffer
