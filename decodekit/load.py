@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from decodekit.models.hf import HFModel
+from decodekit.models.hf import HFModel, without_progress_bar
 
 BUNDLED = "fairytales"
 
@@ -44,4 +44,7 @@ def load(
     Hugging Face:
         `AutoModelForCausalLM.from_pretrained(name)` and `AutoTokenizer.from_pretrained(name)`.
     """
-    return HFModel.from_pretrained(bundled_path() if name is None else name, device=device, dtype=dtype)
+    if name is not None:
+        return HFModel.from_pretrained(name, device=device, dtype=dtype)
+    with without_progress_bar():  # it takes a blink
+        return HFModel.from_pretrained(bundled_path(), device=device, dtype=dtype)

@@ -185,6 +185,7 @@ def _raise_if_broken(broken: Bool[Tensor, " rows"], rows_per_prompt: int) -> Non
     if broken.any():
         raise DecodingError(
             f"decode: scores must be numbers below infinity, and for prompt "
-            f"{int(broken.int().argmax()) // rows_per_prompt} some were NaN or infinite. Either the "
-            "model's logits (half precision overflows; try float32) or a processor gave them."
+            f"{int(broken.int().argmax()) // rows_per_prompt} some were NaN or infinite. A processor "
+            "made them, or the model: half precision overflows, and eager attention cannot mask padding in "
+            "float64; try float32."
         )

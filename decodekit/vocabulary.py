@@ -1,11 +1,12 @@
 """What a model's token ids mean."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from decodekit.errors import PromptError
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """The two methods of a Hugging Face tokenizer that decodekit calls."""
 

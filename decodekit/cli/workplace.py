@@ -9,10 +9,10 @@ from contextlib import contextmanager
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from safetensors import SafetensorError
 
 import decodekit as dk
 from decodekit.cli.mistakes import UsageError
+from decodekit.models.hf import without_progress_bar
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def workplace(model: str | None, device: str, *, silent: bool) -> Iterator[tuple
     with _quiet(), _progress(shown=not silent and sys.stderr.isatty()) as progress:
         loading = progress.add_task(f"loading {model or 'the bundled model'}", total=None)
         _check_device(device)
-        loaded = _load(model, device)
+        loaded = dk.load(model, device=device)
         progress.remove_task(loading)
         yield loaded, progress
 
@@ -29,13 +29,6 @@ def workplace(model: str | None, device: str, *, silent: bool) -> Iterator[tuple
 def name_of(model: str | None) -> str:
     """What `--model` would have to be to get the same model."""
     return str(dk.bundled_path()) if model is None else model
-
-
-def _load(model: str | None, device: str) -> dk.HFModel:
-    try:
-        return dk.load(model, device=device)
-    except (ImportError, RuntimeError, SafetensorError) as error:  # a package missing, a file cut short
-        raise dk.ModelError(f"load: {name_of(model)!r} cannot be loaded: {_first_line(error)}.") from error
 
 
 def _progress(*, shown: bool) -> Progress:
@@ -67,16 +60,11 @@ def _first_line(error: Exception) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Inside, libraries neither warn nor draw progress bars; after, all is as it was."""
-    from transformers.utils import logging as transformers_logging  # noqa: PLC0415 - slow
-
-    disabled, bars = logging.root.manager.disable, transformers_logging.is_progress_bar_enabled()
-    with warnings.catch_warnings():
+    disabled = logging.root.manager.disable
+    with warnings.catch_warnings(), without_progress_bar():
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
-        transformers_logging.disable_progress_bar()
         try:
             yield
         finally:
             logging.disable(disabled)
-            if bars:
-                transformers_logging.enable_progress_bar()

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float32, Int64
@@ -52,6 +52,7 @@ class Limits:
         return ends
 
 
+@runtime_checkable
 class DecoderState(Protocol):
     """What evolves during a run: a NamedTuple with at least these two."""
 

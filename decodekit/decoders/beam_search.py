@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from decodekit.decoders.base import Decoder, Limits, Selection, write_column
+from decodekit.decoders.base import Decoder, Limits, Selection
+from decodekit.decoders.records import Entry, Records
 from decodekit.decoders.rows import finish_reasons, raise_if_stuck
 from decodekit.decoders.stop_rule import Heuristic, Standing, StopRule
 from decodekit.errors import DecodekitError
@@ -15,39 +16,6 @@ from decodekit.history import History
 from decodekit.output import Decoded
 from decodekit.scorers.base import Scorer
 from decodekit.scorers.length_penalty import LengthPenalty
-
-
-class Records(NamedTuple):
-    """What is written down about every new token of some hypotheses."""
-
-    tokens: Int64[Tensor, "batch hyps new"]
-    log_probs: Float32[Tensor, "batch hyps new"]  # the model's own
-    parents: Int64[Tensor, "batch hyps new"]  # the row each token was chosen on
-
-    def take(self, hyps: Int64[Tensor, "batch chosen"]) -> "Records":
-        """The records of the chosen hypotheses."""
-        index = hyps[..., None].expand(-1, -1, self.tokens.shape[-1])
-        return Records(*(buffer.gather(1, index) for buffer in self))
-
-    def write(self, step: Int64[Tensor, ""], entry: "Entry", where: Tensor | None = None) -> "Records":
-        """The records with one more token."""
-        return Records(*(write_column(old, step, new, where) for old, new in zip(self, entry, strict=True)))
-
-    def beside(self, others: "Records") -> "Records":
-        """These hypotheses, then the others."""
-        return Records(*(torch.cat(pair, 1) for pair in zip(self, others, strict=True)))
-
-
-class Entry(NamedTuple):
-    """One new token of some hypotheses, as `Records` keep it."""
-
-    token: Int64[Tensor, "batch hyps"]
-    log_prob: Float32[Tensor, "batch hyps"]
-    parent: Int64[Tensor, "batch hyps"]
-
-    def take(self, hyps: Int64[Tensor, "batch chosen"]) -> "Entry":
-        """The entries of the chosen hypotheses."""
-        return Entry(*(field.gather(1, hyps) for field in self))
 
 
 class Finished(NamedTuple):
@@ -187,9 +155,9 @@ class BeamSearch(Decoder[BeamState]):
             limits=limits,
             observed=None,
             log_probs=_worthless(batch, self.beams, device).masked_fill(exists, 0.0),
-            live=_no_records(batch, self.beams, new, device),
+            live=Records.empty(batch, self.beams, new, device),
             finished=Finished(
-                records=_no_records(batch, slots, new, device),
+                records=Records.empty(batch, slots, new, device),
                 lengths=nothing,
                 scores=_worthless(batch, slots, device),
                 ended=nothing.bool(),
@@ -313,11 +281,6 @@ class BeamSearch(Decoder[BeamState]):
             parents=parents.masked_fill(~said, -1),
             pad_id=limits.pad_id,
         )
-
-
-def _no_records(batch: int, hyps: int, new: int, device: torch.device) -> Records:
-    tokens = torch.zeros(batch, hyps, new, dtype=torch.long, device=device)
-    return Records(tokens, torch.zeros_like(tokens, dtype=torch.float32), tokens.clone())
 
 
 def _worthless(batch: int, hyps: int, device: torch.device) -> Float32[Tensor, "batch hyps"]:

@@ -48,6 +48,10 @@ class StopRule(ABC):
 class WhenFull(StopRule):
     """Stops as soon as there are as many finished hypotheses as beams.
 
+    Example:
+        >>> dk.BeamSearch(4, stop_rule=WhenFull()).stop_rule
+        WhenFull()
+
     Hugging Face:
         `early_stopping=True`.
     """
@@ -65,6 +69,10 @@ class Heuristic(StopRule):
     Not exact: a hypothesis that looks worse now may, under a length penalty above 0, score better
     once it is longer. `Proved` waits for that.
 
+    Example:
+        >>> dk.BeamSearch(4, stop_rule=Heuristic()).stop_rule
+        Heuristic()
+
     Hugging Face:
         `early_stopping=False`, the default.
     """
@@ -79,6 +87,10 @@ class Heuristic(StopRule):
 @dataclass(frozen=True)
 class Proved(StopRule):
     """Stops when the scorer's bound proves that no live hypothesis can enter the full finished set.
+
+    Example:
+        >>> dk.BeamSearch(4, stop_rule=Proved()).stop_rule
+        Proved()
 
     Hugging Face:
         `early_stopping="never"`.
@@ -102,6 +114,10 @@ class Patience(StopRule):
 
     Raises:
         ValueError: If `factor` is not a finite number above 0.
+
+    Example:
+        >>> Patience(1.5).capacity(beams=4)
+        6
 
     Source:
         Kasai et al., 2022, https://arxiv.org/abs/2204.05424, section 2.

@@ -9,6 +9,7 @@ from decodekit.prompt import Prompt
 from decodekit.vocabulary import Vocabulary
 
 
+@runtime_checkable
 class Session(Protocol):
     """One run of a model over one batch. Owns the cache: the one mutable thing in the library."""
 

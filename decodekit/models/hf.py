@@ -15,6 +15,7 @@ from decodekit.errors import ModelError
 from decodekit.models.base import Session
 from decodekit.models.cache import Cache
 from decodekit.models.probe import continues, follows_rows, ignores_padding
+from decodekit.models.sessions import CachedSession, RecomputingSession, positions
 from decodekit.prompt import Prompt
 from decodekit.vocabulary import Tokenizer, Vocabulary
 
@@ -165,7 +166,7 @@ class HFModel:
         mask: Bool[Tensor, "rows length"] | None,
         position_ids: Int64[Tensor, "rows columns"],
         *,
-        cache: Any,  # noqa: ANN401 - transformers' Cache, or a family's own
+        cache: Cache | None,
         keep: int = 1,
     ) -> Any:  # noqa: ANN401 - transformers' ModelOutput
         """The model's own forward pass, with what this family of models accepts."""
@@ -187,6 +188,11 @@ class HFModel:
             cache.content = output.get(self._cache_name, cache.content)
         return output
 
+    @property
+    def wants_mask(self) -> bool:
+        """Rows that have ended say the pad id, for which some models warn where there is no mask."""
+        return self._config.pad_token_id is not None
+
     def new_cache(self) -> Cache:
         """An empty cache, as this model wants it."""
         if not self.model._supports_default_dynamic_cache():  # noqa: SLF001 - as generate asks it
@@ -197,7 +203,7 @@ class HFModel:
 
     def _open(
         self, prompt: Prompt, capacity: int
-    ) -> tuple["CachedSession | RecomputingSession", Float32[Tensor, "rows vocab"]]:
+    ) -> tuple[CachedSession | RecomputingSession, Float32[Tensor, "rows vocab"]]:
         """A session with one row a prompt, and the logits after the prompts."""
         prompt = prompt.to(self.model.device)
         kind = RecomputingSession if self._cache_name is None else CachedSession
@@ -209,7 +215,7 @@ class HFModel:
         """The logits after every token of a text."""
         tokens = torch.tensor([text], device=self.model.device)
         mask = torch.ones_like(tokens, dtype=torch.bool)
-        output = self.forward(tokens, None, positions(mask), cache=None, keep=len(text))
+        output = self.forward(tokens, mask, positions(mask), cache=None, keep=len(text))
         return cast("Tensor", output.logits[0].float())
 
     def _check_positions(self, prompt: Prompt, new_tokens: int) -> None:
@@ -257,92 +263,6 @@ class HFModel:
         return f"HFModel({type(self.model).__name__}, {where}, cache={cache})"
 
 
-class CachedSession:
-    """A run of a transformers model with one cache entry a row (the rows cache)."""
-
-    def __init__(self, model: HFModel, prompt_mask: Bool[Tensor, "batch length"], capacity: int) -> None:
-        self._model = model
-        self._cache = model.new_cache()
-        batch, self._column = prompt_mask.shape
-        # The mask of the whole run: after the prompt every column will hold a token.
-        mask = torch.ones((batch, capacity), dtype=torch.bool, device=prompt_mask.device)
-        mask[:, : self._column] = prompt_mask
-        self._mask = None if bool(prompt_mask.all()) else mask
-        self._positions = positions(mask)
-
-    def prefill(self, tokens: Int64[Tensor, "rows length"]) -> Float32[Tensor, "rows vocab"]:
-        """The logits after the prompts."""
-        return self._logits(tokens, slice(0, self._column))
-
-    def advance(
-        self, tokens: Int64[Tensor, " rows"], source_rows: Int64[Tensor, " rows"] | None
-    ) -> Float32[Tensor, "rows vocab"]:
-        """The logits after one more token on every row."""
-        if source_rows is not None:  # all rows of a prompt have the same mask and positions
-            self._cache.reorder(source_rows)
-        self._column += 1
-        return self._logits(tokens[:, None], slice(self._column - 1, self._column))
-
-    def widen(self, rows_per_prompt: int) -> Int64[Tensor, " rows"]:
-        """Makes `rows_per_prompt` rows of every prompt; returns the prompt of each row."""
-        batch, capacity = self._positions.shape
-        rows = torch.arange(batch, device=self._positions.device).repeat_interleave(rows_per_prompt)
-        if rows_per_prompt > 1:
-            self._positions = self._positions.index_select(0, rows)
-            self._mask = None if self._mask is None else self._mask.index_select(0, rows)
-        self._cache.widen(rows if rows_per_prompt > 1 else None, capacity)
-        return rows
-
-    def _logits(self, tokens: Int64[Tensor, "rows columns"], columns: slice) -> Float32[Tensor, "rows vocab"]:
-        mask = None if self._mask is None else self._mask[:, : columns.stop]
-        output = self._model.forward(tokens, mask, self._positions[:, columns], cache=self._cache)
-        return cast("Tensor", output.logits[:, -1].float().contiguous())
-
-
-class RecomputingSession:
-    """A run of a model that has no cache: every step reads the whole text again."""
-
-    def __init__(self, model: HFModel, prompt_mask: Bool[Tensor, "batch length"], capacity: int) -> None:
-        del capacity  # nothing is allocated ahead
-        self._model = model
-        self._mask = prompt_mask
-        self._tokens = torch.empty_like(prompt_mask, dtype=torch.long)
-
-    def prefill(self, tokens: Int64[Tensor, "rows length"]) -> Float32[Tensor, "rows vocab"]:
-        """The logits after the prompts."""
-        self._tokens = tokens
-        return self._logits()
-
-    def advance(
-        self, tokens: Int64[Tensor, " rows"], source_rows: Int64[Tensor, " rows"] | None
-    ) -> Float32[Tensor, "rows vocab"]:
-        """The logits after one more token on every row."""
-        if source_rows is not None:
-            self._take(source_rows)
-        self._tokens = torch.cat([self._tokens, tokens[:, None]], 1)
-        self._mask = torch.cat([self._mask, torch.ones_like(self._mask[:, :1])], 1)
-        return self._logits()
-
-    def widen(self, rows_per_prompt: int) -> Int64[Tensor, " rows"]:
-        """Makes `rows_per_prompt` rows of every prompt; returns the prompt of each row."""
-        rows = torch.arange(len(self._mask), device=self._mask.device).repeat_interleave(rows_per_prompt)
-        self._take(rows)
-        return rows
-
-    def _take(self, rows: Int64[Tensor, " rows"]) -> None:
-        self._tokens = self._tokens.index_select(0, rows)
-        self._mask = self._mask.index_select(0, rows)
-
-    def _logits(self) -> Float32[Tensor, "rows vocab"]:
-        output = self._model.forward(self._tokens, self._mask, positions(self._mask), cache=None)
-        return cast("Tensor", output.logits[:, -1].float().contiguous())
-
-
-def positions(mask: Bool[Tensor, "rows length"]) -> Int64[Tensor, "rows length"]:
-    """Each column's position in its text, counted without padding."""
-    return (mask.long().cumsum(-1) - 1).clamp(min=0)
-
-
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Dropout off inside, every module's mode as it was after."""
@@ -356,3 +276,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def without_progress_bar() -> Iterator[None]:
+    """Inside, transformers loads weights without drawing a bar; after, it is as it was."""
+    from transformers.utils import logging  # noqa: PLC0415 - slow, needed only here
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -5,7 +5,7 @@ model is asked: two short texts are run both ways, and the logits are compared.
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float32, Int64
@@ -19,6 +19,7 @@ from decodekit.prompt import Prompt
 _TOLERANCE = 0.1
 
 
+@runtime_checkable
 class WideningSession(Session, Protocol):
     """A session that starts with one row a prompt."""
 

@@ -47,14 +47,11 @@ class NoRepeatNGram(StatelessProcessor):
         """The scores, with minus infinity where an n-gram would come again."""
         if self.n > history.tokens.shape[1]:
             return scores
-        # The last n - 1 tokens; where fewer columns are written, `complete` is False.
-        suffix = history.position + torch.arange(1 - self.n, 0, device=scores.device)
-        complete = history.position >= self.n - 1
-        suffix = suffix.clamp(min=0)
-        complete = complete & history.valid.index_select(1, suffix).all(-1, keepdim=True)
+        # The last n - 1 tokens. Where a row has fewer, it has no whole n-gram that they could equal.
+        suffix = (history.position + torch.arange(1 - self.n, 0, device=scores.device)).clamp(min=0)
         # [rows windows n]: every n-gram of the buffer
         windows = history.tokens.unfold(1, self.n, 1)
         real = history.valid.unfold(1, self.n, 1).all(-1)
         same = windows[..., :-1] == history.tokens.index_select(1, suffix)[:, None]
-        repeats = same.all(-1) & real & complete
+        repeats = same.all(-1) & real
         return scores.masked_fill(seen_tokens(windows[..., -1], repeats, scores.shape[-1]), -torch.inf)

@@ -22,7 +22,13 @@ class Hypothesis(NamedTuple):
 
 
 def next_log_probs(model: Model) -> NextLogProbs:
-    """The model as a function of the text: computed anew each time, so no cache can be wrong."""
+    """The model as a function of the text: computed anew each time, so no cache can be wrong.
+
+    Example:
+        >>> model = dk.testing.MarkovModel([[0.25, 0.75], [0.5, 0.5]])
+        >>> [round(log_prob, 2) for log_prob in next_log_probs(model)([0])]
+        [-1.39, -0.29]
+    """
 
     def function(text: list[int]) -> list[float]:
         _, logits = model.start(Prompt.from_ids([text]), rows_per_prompt=1, capacity=len(text) + 1)
@@ -61,7 +67,13 @@ def enumerate_hypotheses(
 
 
 def greedy(log_probs: NextLogProbs, prompt: list[int], end_ids: set[int], max_new_tokens: int) -> Hypothesis:
-    """The likeliest token at every step."""
+    """The likeliest token at every step.
+
+    Example:
+        >>> model = dk.testing.MarkovModel([[0.25, 0.75], [0.5, 0.5]])
+        >>> greedy(next_log_probs(model), [0], end_ids=set(), max_new_tokens=2).tokens
+        [1, 0]
+    """
     tokens: list[int] = []
     total = 0.0
     while len(tokens) < max_new_tokens and not (tokens and tokens[-1] in end_ids):
@@ -94,6 +106,12 @@ def beam_search(  # noqa: PLR0913, PLR0917 - what defines the search, nothing el
 
     Returns:
         The finished hypotheses, best first.
+
+    Example:
+        >>> model = dk.testing.MarkovModel([[0.1, 0.9], [0.5, 0.5]])
+        >>> stop = lambda scores, length, best_live, max_length: False
+        >>> beam_search(next_log_probs(model), [0], 2, dk.LogProb(), stop, set(), 2)[0].tokens
+        [1, 0]
     """
     live: list[tuple[list[int], float]] = [([], 0.0)]
     finished: list[Hypothesis] = []

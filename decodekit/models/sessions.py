@@ -1,0 +1,118 @@
+"""Runs of a transformers model: with a cache, and for models that have none."""
+
+from typing import Any, Protocol, cast, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor
+
+from decodekit.models.cache import Cache
+
+
+@runtime_checkable
+class Forward(Protocol):
+    """What a session asks of a model: its forward pass, and an empty cache."""
+
+    def forward(
+        self,
+        tokens: Int64[Tensor, "rows columns"],
+        mask: Bool[Tensor, "rows length"] | None,
+        position_ids: Int64[Tensor, "rows columns"],
+        *,
+        cache: Cache | None,
+        keep: int = 1,
+    ) -> Any:  # noqa: ANN401 - transformers' ModelOutput
+        """The model's output, with the logits of the last `keep` columns; the cache has grown after."""
+
+    def new_cache(self) -> Cache:
+        """An empty cache, as this model wants it."""
+
+    @property
+    def wants_mask(self) -> bool:
+        """Whether to pass a mask even where there is no padding."""
+
+
+class CachedSession:
+    """A run of a transformers model with one cache entry a row (the rows cache)."""
+
+    def __init__(self, model: Forward, prompt_mask: Bool[Tensor, "batch length"], capacity: int) -> None:
+        self._model = model
+        self._cache = model.new_cache()
+        batch, self._column = prompt_mask.shape
+        # The mask of the whole run: after the prompt every column will hold a token.
+        mask = torch.ones((batch, capacity), dtype=torch.bool, device=prompt_mask.device)
+        mask[:, : self._column] = prompt_mask
+        self._mask = None if bool(prompt_mask.all()) and not model.wants_mask else mask
+        self._positions = positions(mask)
+
+    def prefill(self, tokens: Int64[Tensor, "rows length"]) -> Float32[Tensor, "rows vocab"]:
+        """The logits after the prompts."""
+        return self._logits(tokens, slice(0, self._column))
+
+    def advance(
+        self, tokens: Int64[Tensor, " rows"], source_rows: Int64[Tensor, " rows"] | None
+    ) -> Float32[Tensor, "rows vocab"]:
+        """The logits after one more token on every row."""
+        if source_rows is not None:  # all rows of a prompt have the same mask and positions
+            self._cache.reorder(source_rows)
+        self._column += 1
+        return self._logits(tokens[:, None], slice(self._column - 1, self._column))
+
+    def widen(self, rows_per_prompt: int) -> Int64[Tensor, " rows"]:
+        """Makes `rows_per_prompt` rows of every prompt; returns the prompt of each row."""
+        batch, capacity = self._positions.shape
+        rows = torch.arange(batch, device=self._positions.device).repeat_interleave(rows_per_prompt)
+        if rows_per_prompt > 1:
+            self._positions = self._positions.index_select(0, rows)
+            self._mask = None if self._mask is None else self._mask.index_select(0, rows)
+        self._cache.widen(rows if rows_per_prompt > 1 else None, capacity)
+        return rows
+
+    def _logits(self, tokens: Int64[Tensor, "rows columns"], columns: slice) -> Float32[Tensor, "rows vocab"]:
+        mask = None if self._mask is None else self._mask[:, : columns.stop]
+        output = self._model.forward(tokens, mask, self._positions[:, columns], cache=self._cache)
+        return cast("Tensor", output.logits[:, -1].float().contiguous())
+
+
+class RecomputingSession:
+    """A run of a model that has no cache: every step reads the whole text again."""
+
+    def __init__(self, model: Forward, prompt_mask: Bool[Tensor, "batch length"], capacity: int) -> None:
+        del capacity  # nothing is allocated ahead
+        self._model = model
+        self._mask = prompt_mask
+        self._tokens = torch.empty_like(prompt_mask, dtype=torch.long)
+
+    def prefill(self, tokens: Int64[Tensor, "rows length"]) -> Float32[Tensor, "rows vocab"]:
+        """The logits after the prompts."""
+        self._tokens = tokens
+        return self._logits()
+
+    def advance(
+        self, tokens: Int64[Tensor, " rows"], source_rows: Int64[Tensor, " rows"] | None
+    ) -> Float32[Tensor, "rows vocab"]:
+        """The logits after one more token on every row."""
+        if source_rows is not None:
+            self._take(source_rows)
+        self._tokens = torch.cat([self._tokens, tokens[:, None]], 1)
+        self._mask = torch.cat([self._mask, torch.ones_like(self._mask[:, :1])], 1)
+        return self._logits()
+
+    def widen(self, rows_per_prompt: int) -> Int64[Tensor, " rows"]:
+        """Makes `rows_per_prompt` rows of every prompt; returns the prompt of each row."""
+        rows = torch.arange(len(self._mask), device=self._mask.device).repeat_interleave(rows_per_prompt)
+        self._take(rows)
+        return rows
+
+    def _take(self, rows: Int64[Tensor, " rows"]) -> None:
+        self._tokens = self._tokens.index_select(0, rows)
+        self._mask = self._mask.index_select(0, rows)
+
+    def _logits(self) -> Float32[Tensor, "rows vocab"]:
+        output = self._model.forward(self._tokens, self._mask, positions(self._mask), cache=None)
+        return cast("Tensor", output.logits[:, -1].float().contiguous())
+
+
+def positions(mask: Bool[Tensor, "rows length"]) -> Int64[Tensor, "rows length"]:
+    """Each column's position in its text, counted without padding."""
+    return (mask.long().cumsum(-1) - 1).clamp(min=0)

@@ -1,0 +1,126 @@
+"""What must hold for every decoder."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from decodekit.decoders.base import Decoder, Limits
+from decodekit.loop import decode, step
+from decodekit.output import Decoded
+from decodekit.processors.chain import Chain
+from decodekit.prompt import Prompt
+from decodekit.score import score
+from decodekit.testing.captures import check_captures, shapes
+from decodekit.testing.checking import check, repeatable
+from decodekit.testing.strategies import prompts
+from decodekit.testing.toys import HashModel
+
+END_ID = 2  # of the toy models that laws are tried on
+
+
+def check_decoder(
+    decoder: Decoder[Any] | Callable[[list[int]], Decoder[Any]],
+    *,
+    batch_gives_alone: bool = True,
+    captures: bool = True,
+    max_examples: int = 30,
+) -> None:
+    """Raises unless a decoder keeps its contract, on toy models and random prompts.
+
+    Shapes must not change in a step; source rows stay inside their prompt; steps after `done` change
+    nothing; a batch gives what each prompt alone gives; reported log-probabilities are the model's;
+    a step can be captured.
+
+    Args:
+        decoder: What to check, or a function from the numbers of the prompts in a batch to a fresh
+            decoder for them, where it depends on them (seeds) or has a state of its own (generator).
+        batch_gives_alone: False where all rows share one random stream.
+        captures: False where the step cannot be captured, or draws from a generator, which tensors
+            without contents cannot.
+        max_examples: Random cases.
+
+    Raises:
+        AssertionError: If a law does not hold; hypothesis says for which case.
+
+    Example:
+        >>> check_decoder(dk.BeamSearch(3), max_examples=3)
+    """
+
+    def make(numbers: Sequence[int]) -> Decoder[Any]:
+        return decoder if isinstance(decoder, Decoder) else decoder(list(numbers))
+
+    @repeatable(max_examples)
+    @given(prompts(vocab=7), st.integers(0, 2**31), st.integers(1, 6))
+    def laws(batch: list[list[int]], seed: int, new: int) -> None:
+        model = HashModel(7, seed, end_ids=(END_ID,))
+        numbers = range(len(batch))
+        _check_steps(make(numbers), model, batch, new)
+        out = decode(model, batch, make(numbers), max_new_tokens=new)
+        rescored = score(model, batch, out).token_log_probs
+        # Sums of single-precision logarithms, in another order.
+        torch.testing.assert_close(
+            out.token_log_probs[..., : rescored.shape[-1]], rescored, atol=1e-5, rtol=1e-5
+        )
+        late = decode(model, batch, make(numbers), max_new_tokens=new, check_every=3)
+        _check_same(out, late, "asked late whether it is done")
+        for number, prompt in enumerate(batch if batch_gives_alone else []):
+            alone = decode(model, [prompt], make([number]), max_new_tokens=new)
+            _check_same(_only(out, number), alone, f"with prompt {number} alone")
+
+    laws()
+    if captures:
+        check_captures(make(range(3)))
+
+
+def _check_steps(decoder: Decoder[Any], model: HashModel, batch: list[list[int]], new: int) -> None:
+    """Runs past the end and looks at every step."""
+    prompt = Prompt.from_ids(batch)
+    rows, length = decoder.rows_per_prompt, prompt.tokens.shape[1]
+    session, logits = model.start(prompt, rows_per_prompt=rows, capacity=length + new)
+    limits = Limits(
+        end_ids=(END_ID,), pad_id=0, prompt_length=length, max_new_tokens=new, vocab=logits.shape[-1]
+    )
+    state = decoder.init(prompt.history(length + new, rows), limits)
+    broken = torch.zeros(len(logits), dtype=torch.bool)
+    shape, result, memory = shapes(state), None, ()
+    for _ in range(new + 3):
+        state, selection, memory, _, broken = step(decoder, Chain(), logits, state, memory, broken)
+        check(shapes(state) == shape, f"{decoder!r} must keep the shapes of its state")
+        sources = selection.source_rows
+        if sources is not None:
+            same_prompt = sources // rows == torch.arange(len(sources)) // rows
+            check(same_prompt.all(), f"{decoder!r} must keep source rows inside their prompt")
+        if state.done:
+            final = decoder.finalize(state)
+            if result is not None:
+                _check_same(result, final, "after further steps")
+            result = final
+        logits = session.advance(selection.tokens, sources)
+    check(result is not None, f"{decoder!r} must be done after max_new_tokens steps")
+
+
+def _only(out: Decoded, prompt: int) -> Decoded:
+    """One prompt's part of a result, cut to its own length."""
+    part = slice(prompt, prompt + 1)
+    new = max(int(out.lengths[part].max()), 1)
+    return replace(
+        out,
+        tokens=out.tokens[part, :, :new],
+        lengths=out.lengths[part],
+        finish_reason=out.finish_reason[part],
+        valid=out.valid[part],
+        token_log_probs=out.token_log_probs[part, :, :new],
+        score=out.score[part],
+    )
+
+
+def _check_same(expected: Decoded, got: Decoded, when: str) -> None:
+    for name in ("tokens", "lengths", "finish_reason", "valid", "token_log_probs", "score"):
+        ours, theirs = getattr(expected, name), getattr(got, name)
+        same = torch.equal(ours, theirs) if isinstance(ours, Tensor) else ours == theirs
+        check(same, f"{name} must be the same {when}, got {theirs} for {ours}")

@@ -1,0 +1,61 @@
+"""What must hold for every model."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from decodekit.models.base import Model
+from decodekit.prompt import Prompt
+from decodekit.testing.checking import check, repeatable
+from decodekit.testing.strategies import prompts
+
+
+def check_model(model: Model, *, vocab: int, tolerance: float = 1e-4, max_examples: int = 10) -> None:
+    """Raises unless `advance` gives what a fresh `start` on the grown text gives, whatever the rows.
+
+    Args:
+        model: What to check.
+        vocab: Number of ids that prompts may hold.
+        tolerance: Largest difference between logits, absolute.
+        max_examples: Random cases.
+
+    Raises:
+        AssertionError: If the logits differ, are not float32, or are not contiguous.
+
+    Example:
+        >>> check_model(dk.testing.HashModel(7), vocab=7, max_examples=2)
+    """
+
+    @repeatable(max_examples)
+    @given(prompts(vocab), st.integers(1, 3), st.integers(0, 2**31))
+    def laws(batch: list[list[int]], rows: int, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        prompt = Prompt.from_ids(batch)
+        capacity = prompt.tokens.shape[1] + 4
+        session, logits = model.start(prompt, rows_per_prompt=rows, capacity=capacity)
+        texts = [list(text) for text in batch for _ in range(rows)]
+        for number in range(4):
+            check(logits.dtype == torch.float32 and logits.is_contiguous(), "logits must be float32")
+            _check_fresh(model, texts, logits, tolerance)
+            if number < 3:  # noqa: PLR2004 - the last logits are looked at, not continued
+                first = torch.arange(len(texts)) // rows * rows
+                sources = first + torch.randint(0, rows, (len(texts),), generator=generator)
+                tokens = torch.randint(0, vocab, (len(texts),), generator=generator)
+                texts = [[*texts[source], token] for source, token in _pairs(sources, tokens)]
+                logits = session.advance(tokens.to(logits.device), sources.to(logits.device))
+
+    laws()
+
+
+def _check_fresh(
+    model: Model, texts: list[list[int]], logits: Float32[Tensor, "rows vocab"], tolerance: float
+) -> None:
+    for row, text in enumerate(texts):
+        _, fresh = model.start(Prompt.from_ids([text]), rows_per_prompt=1, capacity=len(text) + 1)
+        torch.testing.assert_close(logits[row], fresh[0], atol=tolerance, rtol=0)
+
+
+def _pairs(sources: Int64[Tensor, " rows"], tokens: Int64[Tensor, " rows"]) -> list[tuple[int, int]]:
+    return list(zip(sources.tolist(), tokens.tolist(), strict=True))

@@ -1,0 +1,256 @@
+"""One row a public name: the laws it must keep, or the test module that covers it.
+
+A new public name needs a row here; `test_public_names.py` says so, and runs the laws.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor
+
+import decodekit as dk
+
+Laws = Callable[[], None]
+
+EXAMPLES = 10  # random cases a law; the classes' own test modules try more
+BUNDLED_VOCAB = 50  # ids that prompts to the bundled model may hold: any will do
+
+
+def processors(*instances: dk.LogitsProcessor) -> Laws:
+    """A processor's laws, over some configurations of it."""
+
+    def laws() -> None:
+        for processor in instances:
+            dk.testing.check_processor(processor, max_examples=EXAMPLES)
+
+    return laws
+
+
+def decoders(*instances: dk.Decoder[Any] | Callable[[list[int]], dk.Decoder[Any]], **options: bool) -> Laws:
+    """A decoder's laws, over some configurations of it."""
+
+    def laws() -> None:
+        for decoder in instances:
+            dk.testing.check_decoder(decoder, max_examples=EXAMPLES, **options)
+
+    return laws
+
+
+def scorers(*instances: dk.Scorer) -> Laws:
+    """A scorer's laws, and those of a beam search that ranks by it and trusts its bound."""
+
+    def laws() -> None:
+        for scorer in instances:
+            dk.testing.check_scorer(scorer, max_examples=10 * EXAMPLES)
+            decoders(dk.BeamSearch(2, scorer=scorer, stop_rule=dk.Proved()))()
+
+    return laws
+
+
+def stop_rules(*instances: dk.StopRule) -> Laws:
+    """The laws of a beam search that stops by some configurations of a rule."""
+    return decoders(*(dk.BeamSearch(3, stop_rule=rule, num_return=2) for rule in instances))
+
+
+def models(make: Callable[[], dk.Model], *, vocab: int, max_examples: int) -> Laws:
+    """A model's laws, those of its session among them."""
+    return lambda: dk.testing.check_model(make(), vocab=vocab, max_examples=max_examples)
+
+
+def all_of(*several: Laws) -> Laws:
+    """Laws one after the other."""
+
+    def laws() -> None:
+        for some in several:
+            some()
+
+    return laws
+
+
+def score_is_the_sum_of_what_the_model_says_token_by_token() -> None:
+    """In one pass (the bundled model) and step by step (a toy), next to the slow reference."""
+    prompts = [[8], [8, 9, 10]]
+    continuations = [[[11], [12, 13, 11]], [[11, 11], []]]
+    for model in (dk.load(), dk.testing.HashModel(20)):
+        scored = dk.score(model, prompts, continuations)
+        log_probs = dk.testing.next_log_probs(model)
+        for row, prompt in enumerate(prompts):
+            for number, tokens in enumerate(continuations[row]):
+                steps = [log_probs(prompt + tokens[:step])[token] for step, token in enumerate(tokens)]
+                # float32 logarithms, from other sums
+                assert scored.log_prob[row, number].item() == pytest.approx(sum(steps), rel=1e-5, abs=1e-6)
+                assert len(tokens) == scored.lengths[row, number]
+        assert scored.valid.all()
+
+
+def the_bundled_model_is_an_ordinary_one() -> None:
+    """Plain transformers loads the folder and says the same."""
+    path = dk.bundled_path()
+    plain = transformers.AutoModelForCausalLM.from_pretrained(path)
+    inputs = transformers.AutoTokenizer.from_pretrained(path)("The king", return_tensors="pt")
+    expected = plain.generate(**inputs, do_sample=False, max_new_tokens=8)
+    for model in (dk.load(), dk.load(path), dk.HFModel(plain)):
+        out = dk.decode(model, inputs, dk.Greedy(), max_new_tokens=8)
+        assert expected.tolist() == out.sequences.tolist()
+
+
+def seeded(seeds: list[int]) -> dk.Sample:
+    return dk.Sample(2, seeds=seeds)
+
+
+def from_a_generator(seeds: list[int]) -> dk.Sample:
+    return dk.Sample(2, generator=torch.Generator().manual_seed(len(seeds)))
+
+
+# One small class for each abstract one: what its contract asks for is enough to keep its laws.
+
+
+class CountdownBan(dk.LogitsProcessor):
+    """Bans a token that a row has said twice: its memory counts, and must follow its row."""
+
+    def init(self, history: dk.History) -> Int64[Tensor, "rows vocab"]:
+        return torch.zeros(len(history.tokens), 64, dtype=torch.long, device=history.tokens.device)
+
+    def apply(
+        self,
+        history: dk.History,
+        scores: Float32[Tensor, "rows vocab"],
+        memory: Int64[Tensor, "rows vocab"],
+    ) -> tuple[Float32[Tensor, "rows vocab"], Int64[Tensor, "rows vocab"]]:
+        last = history.tokens.index_select(1, (history.position - 1).view(1))
+        memory = memory.scatter_add(1, last, torch.ones_like(last))
+        return scores.masked_fill(memory[:, : scores.shape[-1]] >= 2, -torch.inf), memory
+
+
+class BanFirst(dk.StatelessProcessor):
+    """Bans the token with id 0."""
+
+    def process(
+        self,
+        history: dk.History,  # noqa: ARG002 - the contract's signature
+        scores: Float32[Tensor, "rows vocab"],
+    ) -> Float32[Tensor, "rows vocab"]:
+        return scores.masked_fill(torch.arange(scores.shape[-1], device=scores.device) == 0, -torch.inf)
+
+
+class SecondBest(dk.Decoder[dk.RowState]):
+    """Says the second-likeliest token at every step."""
+
+    rows_per_prompt = 1
+
+    def init(self, history: dk.History, limits: dk.Limits) -> dk.RowState:
+        return dk.RowState.start(history, limits)
+
+    def observe(self, scores: Float32[Tensor, "rows vocab"], state: dk.RowState) -> dk.RowState:
+        return state._replace(observed=scores)
+
+    def step(
+        self, scores: Float32[Tensor, "rows vocab"], state: dk.RowState
+    ) -> tuple[dk.RowState, dk.Selection]:
+        return state.say(scores.topk(2).indices[:, 1], scores)
+
+    def finalize(self, state: dk.RowState) -> dk.Decoded:
+        return state.decoded(hypotheses=1)
+
+
+@dataclass(frozen=True)
+class WordReward(dk.Scorer):
+    """Adds a reward a token."""
+
+    reward: float
+
+    def __call__(
+        self, log_probs: Float32[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"]
+    ) -> Float32[Tensor, "*shape"]:
+        return log_probs + self.reward * lengths
+
+    def bound(
+        self, log_probs: Float32[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"], max_length: int
+    ) -> Float32[Tensor, "*shape"]:
+        return log_probs + self.reward * torch.full_like(lengths, max_length)
+
+
+@dataclass(frozen=True)
+class Until(dk.StopRule):
+    """Stops at some length, once there are enough finished hypotheses."""
+
+    length: int
+
+    def goes_on(self, standing: dk.Standing) -> Bool[Tensor, " batch"]:
+        return ~standing.full | (standing.lengths < self.length)
+
+
+CONFORMANCE: dict[str, Laws | str] = {
+    # Processors
+    "Chain": processors(
+        dk.Chain(),
+        dk.Chain(dk.NoRepeatNGram(2), dk.Temperature(0.7), dk.TopP(0.9)),
+        dk.Chain(CountdownBan(), dk.Chain(dk.MinNewTokens(2, end_ids=2))),
+        dk.TopK(3) | dk.RepetitionPenalty(1.3),
+    ),
+    "LogitsProcessor": processors(CountdownBan()),
+    "MinNewTokens": processors(
+        dk.MinNewTokens(0, end_ids=2), dk.MinNewTokens(2, end_ids=2), dk.MinNewTokens(9, end_ids=(0, 2))
+    ),
+    "MinP": processors(dk.MinP(0.1), dk.MinP(1.0), dk.MinP(0.5, min_tokens_to_keep=3)),
+    "NoRepeatNGram": processors(*(dk.NoRepeatNGram(n) for n in (1, 2, 3, 20))),
+    "RepetitionPenalty": processors(dk.RepetitionPenalty(1.3), dk.RepetitionPenalty(0.5)),
+    "StatelessProcessor": processors(BanFirst()),
+    "SuppressTokens": processors(dk.SuppressTokens([]), dk.SuppressTokens([0, 5])),
+    "Temperature": processors(dk.Temperature(0.3), dk.Temperature(2)),
+    "TopK": processors(dk.TopK(1), dk.TopK(4), dk.TopK(100), dk.TopK(1, min_tokens_to_keep=2)),
+    "TopP": processors(*(dk.TopP(p) for p in (0.0, 0.5, 0.9, 1.0)), dk.TopP(0.1, min_tokens_to_keep=2)),
+    # Decoders
+    "BeamSearch": decoders(
+        dk.BeamSearch(1),
+        dk.BeamSearch(2, num_return=2),
+        dk.BeamSearch(4, scorer=dk.LogProb(), num_return=3),
+        dk.BeamSearch(3, scorer=dk.LengthPenalty(-1.0)),
+    ),
+    "Decoder": decoders(SecondBest()),
+    "Greedy": decoders(dk.Greedy()),
+    "Sample": all_of(decoders(seeded), decoders(from_a_generator, captures=False, batch_gives_alone=False)),
+    # Stop rules
+    "Heuristic": stop_rules(dk.Heuristic()),
+    "Patience": stop_rules(dk.Patience(1.0), dk.Patience(2.0)),
+    "Proved": stop_rules(dk.Proved()),
+    "Standing": stop_rules(Until(1)),
+    "StopRule": stop_rules(Until(4), Until(100)),
+    "WhenFull": stop_rules(dk.WhenFull()),
+    # Scorers
+    "LengthPenalty": scorers(*(dk.LengthPenalty(alpha) for alpha in (-1.0, 0.0, 0.7, 2.0))),
+    "LogProb": scorers(dk.LogProb()),
+    "Scorer": scorers(WordReward(0.5)),
+    # Models
+    "HFModel": models(dk.load, vocab=BUNDLED_VOCAB, max_examples=2),
+    "Model": models(lambda: dk.testing.HashModel(7), vocab=7, max_examples=EXAMPLES),
+    "Session": models(
+        lambda: dk.testing.MarkovModel([[0.1, 0.6, 0.3], [0.5, 0.2, 0.3], [0.3, 0.3, 0.4]]),
+        vocab=3,
+        max_examples=EXAMPLES,
+    ),
+    "bundled_path": the_bundled_model_is_an_ordinary_one,
+    "load": the_bundled_model_is_an_ordinary_one,
+    # Scoring
+    "Scored": score_is_the_sum_of_what_the_model_says_token_by_token,
+    "score": score_is_the_sum_of_what_the_model_says_token_by_token,
+    # What has no laws of its own: the tests beside it.
+    "Decoded": "tests/test_output.py",
+    "DecodekitError": "tests/test_loop.py",
+    "DecodingError": "tests/test_loop.py",
+    "History": "tests/test_history.py",
+    "Limits": "tests/test_loop.py",
+    "ModelError": "tests/models/test_hf.py",
+    "Prompt": "tests/test_prompt.py",
+    "PromptError": "tests/test_prompt.py",
+    "RowState": "tests/test_loop.py",
+    "Selection": "tests/test_loop.py",
+    "Trace": "tests/test_trace.py",
+    "Vocabulary": "tests/test_vocabulary.py",
+    "decode": "tests/test_loop.py",
+}

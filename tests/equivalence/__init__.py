@@ -1,0 +1,1 @@
+"""decodekit against `model.generate()`, on tiny random models of many families, offline."""

@@ -1,0 +1,52 @@
+"""Every decoder, processor and scorer once, with each shape in each signature checked as it runs.
+
+Run in a process of its own by test_shapes: the checks are woven in when the modules are imported.
+"""
+
+import torch
+from jaxtyping import install_import_hook
+
+import tests.typechecker
+
+# All but `testing`, whose hypothesis strategies have hints that cannot be checked.
+CHECKED = [
+    f"decodekit.{name}"
+    for name in (
+        *("decoders", "history", "loop", "models", "output", "processors", "prompt", "rng", "score"),
+        *("scorers", "trace", "vocabulary"),
+    )
+]
+
+
+def main() -> None:
+    with install_import_hook(CHECKED, f"{tests.typechecker.__name__}.check"):
+        import decodekit as dk  # noqa: PLC0415 - after the hook
+    model = dk.load()
+    processors = [
+        dk.RepetitionPenalty(1.2),
+        dk.NoRepeatNGram(2),
+        dk.MinNewTokens(2, end_ids=0),
+        dk.SuppressTokens([5]),
+        dk.Temperature(0.8),
+        dk.TopK(50),
+        dk.TopP(0.9),
+        dk.MinP(0.01),
+    ]
+    rules = (dk.WhenFull(), dk.Heuristic(), dk.Proved(), dk.Patience(2))
+    for decoder in (
+        dk.Greedy(),
+        dk.Sample(3),
+        dk.Sample(2, seeds=[1, 2]),
+        *(dk.BeamSearch(3, stop_rule=rule, scorer=dk.LengthPenalty(1)) for rule in rules),
+        dk.BeamSearch(2, scorer=dk.LogProb(), num_return=2),
+    ):
+        out = dk.decode(model, ["Once upon", "A"], decoder, processors, max_new_tokens=5, trace=2)
+        dk.score(model, ["Once upon", "A"], out)
+    try:
+        dk.rng.draw(torch.rand(4))
+    except Exception as error:  # noqa: BLE001 - jaxtyping's own kind
+        print(type(error).__name__)  # noqa: T201 - read by the test
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Who may import whom."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import decodekit
+
+PACKAGE = Path(decodekit.__file__).parent
+ANYTHING = None
+# A file's layer is its folder in the package, or its name where it stands at the top.
+MAY_IMPORT: dict[str, set[str] | None] = {
+    "errors": set(),
+    "rng": set(),
+    "history": set(),
+    "vocabulary": {"errors"},
+    "prompt": {"errors", "history", "vocabulary"},
+    "trace": {"prompt", "vocabulary"},
+    "output": {"errors", "prompt", "trace", "vocabulary"},
+    "processors": {"errors", "history"},
+    "scorers": {"errors"},
+    "decoders": {"errors", "rng", "history", "output", "scorers"},
+    "models": {"errors", "history", "prompt", "vocabulary"},
+    "loop": {"errors", "prompt", "vocabulary", "trace", "output", "processors", "decoders", "models"},
+    "score": {"errors", "prompt", "vocabulary", "output", "models", "loop"},
+    "load": {"models"},
+    "testing": ANYTHING,
+    "cli": ANYTHING,
+    "__init__": ANYTHING,
+    "__main__": {"cli"},
+}
+TOP = {"testing", "cli"}  # nothing below imports them
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def layer(parts: tuple[str, ...]) -> str:
+    return parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that the file imports, anywhere in it."""
+    modules: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            module = node.module or ""
+            # `from decodekit import rng` imports a module of the package.
+            names = {f"{module}.{alias.name}" for alias in node.names}
+            modules |= names if module == "decodekit" else {module}
+    return modules
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_file_imports_only_from_the_layers_below_it(path: Path) -> None:
+    own = layer(path.relative_to(PACKAGE).parts)
+    allowed = MAY_IMPORT[own]
+    used = {layer(tuple(name.split("."))[1:]) for name in imported(path) if name.startswith("decodekit.")}
+    if allowed is not ANYTHING:
+        assert used <= allowed | {own}
+    if own not in TOP | {"__init__", "__main__"}:
+        assert not used & TOP
+
+
+def test_every_layer_is_in_the_table() -> None:
+    assert {layer(path.relative_to(PACKAGE).parts) for path in FILES} == MAY_IMPORT.keys()
+
+
+def test_only_one_file_imports_transformers_and_only_inside_functions() -> None:
+    users = {
+        str(p.relative_to(PACKAGE))
+        for p in FILES
+        if any(m.split(".")[0] == "transformers" for m in imported(p))
+    }
+    assert users == {"models/hf.py"}
+    top_level = ast.parse((PACKAGE / "models/hf.py").read_text()).body
+    statements = [node for node in top_level if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert not any("transformers" in ast.dump(node) for node in statements)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_file_is_one_concept_of_at_most_300_lines(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 300
+
+
+def test_importing_decodekit_is_quick_and_brings_neither_transformers_nor_hypothesis() -> None:
+    code = (
+        "import sys, time, torch; start = time.process_time(); import decodekit; "
+        "print(time.process_time() - start, *{'transformers', 'hypothesis', 'pandas', 'typer'} & set(sys.modules))"
+    )
+    # The least of five: other processes on the machine can only add to it.
+    command = [sys.executable, "-c", code]
+    runs = [subprocess.check_output(command, text=True).split() for _ in range(5)]  # noqa: S603
+    assert [run[1:] for run in runs] == [[]] * 5
+    assert min(float(run[0]) for run in runs) <= 0.1
