@@ -178,7 +178,7 @@ def _several(given: Any) -> list[Any]:  # noqa: ANN401
     """One prompt's continuations as a list: a string or a list of ids is one."""
     if isinstance(given, Tensor):
         given = given.tolist()
-    if isinstance(given, str) or all(type(item) is int for item in given):
+    if isinstance(given, str) or not isinstance(given, Sequence) or all(type(item) is int for item in given):
         return [given]
     return list(given)
 
@@ -191,10 +191,10 @@ def _ids(
 ) -> list[int]:
     if isinstance(continuation, str):
         continuation = vocabulary.continuation_ids(prompt_text, prompt_ids, continuation)
-    ids = continuation.tolist() if isinstance(continuation, Tensor) else list(continuation)
-    for token in ids:
+    ids = continuation.tolist() if isinstance(continuation, Tensor) else continuation
+    for token in ids if isinstance(ids, Sequence) else [ids]:
         if type(token) is not int or token < 0 or token >= (vocabulary.size or token + 1):
             raise DecodekitError(
                 f"score: continuations must be strings or ids in [0, {vocabulary.size}), got {token!r}."
             )
-    return ids
+    return list(ids)

@@ -162,8 +162,11 @@ class RelativeToTheBest(AlwaysTheLongest):
         return scores - scores.amax()
 
 
-# The law tries the greatest length almost never, and then with less log-probability than now.
-MISSED = pytest.mark.xfail(reason="check_scorer does not look at the continuation of greatest length")
+# Whether the law comes upon the greatest length with no less log-probability than now is luck, and
+# changes with every change of the law; it should always look there. Then remove the mark.
+LUCK = pytest.mark.xfail(
+    strict=False, reason="check_scorer finds the continuation of greatest length by luck"
+)
 
 
 @pytest.mark.parametrize(
@@ -171,8 +174,8 @@ MISSED = pytest.mark.xfail(reason="check_scorer does not look at the continuatio
     [
         AlwaysTheLongest(-1.0),
         AlwaysThePresent(1.0),
-        pytest.param(OneShort(1.0), marks=MISSED),
-        pytest.param(CountsOneMore(1.0), marks=MISSED),
+        pytest.param(OneShort(1.0), marks=LUCK),
+        pytest.param(CountsOneMore(1.0), marks=LUCK),
     ],
 )
 def test_check_scorer_catches_a_bound_that_is_too_low(broken: dk.Scorer) -> None:
