@@ -12,7 +12,7 @@ from decodekit.trace import Trace
 from decodekit.vocabulary import Vocabulary
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Decoded:
     """The continuations of every prompt, and what they are worth.
 
@@ -21,7 +21,8 @@ class Decoded:
     Attributes:
         tokens: New tokens, the end id included; filled with `pad_id` after it.
         lengths: New tokens of each hypothesis, the end id included.
-        finish_reason: For every hypothesis `"end"` (it said an end id) or `"length"`.
+        finish_reason: For every hypothesis `"end"` (it said an end id), `"length"`, or `"missing"` (it is
+            not valid).
         valid: False where a prompt has fewer hypotheses than were asked for.
         token_log_probs: The model's log-probability of each new token, in nats; 0 past the end.
         score: What the decoder ranked by: the scorer's value under beam search, else `log_prob`.
@@ -54,8 +55,8 @@ class Decoded:
 
     @property
     def log_prob(self) -> Float32[Tensor, "batch hyps"]:
-        """The model's log-probability of each whole continuation, in nats."""
-        return sum_log_probs(self.token_log_probs)
+        """The model's log-probability of each whole continuation, in nats; minus infinity if not valid."""
+        return sum_log_probs(self.token_log_probs).masked_fill(~self.valid, -torch.inf)
 
     @property
     def sequences(self) -> Int64[Tensor, "sequences length"]:

@@ -2,18 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int64, Shaped
 from torch import Tensor
 
 from decodekit.errors import PromptError
 from decodekit.history import History
 from decodekit.vocabulary import Vocabulary
 
+_INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Prompt:
     """A batch of prompts, padded on the left.
 
@@ -21,10 +24,12 @@ class Prompt:
 
     Attributes:
         tokens: Token ids; where `mask` is False, anything.
-        mask: True where there is a token. Every row is some False followed by at least one True.
+        mask: True where there is a token. Every row is some False followed by at least one True. Zeros
+            and ones will do.
 
     Raises:
-        PromptError: If a row is empty, or has a False after a True (right padding, or a hole).
+        PromptError: If the two are not of one shape `[batch, length]`, hold other things than ids and
+            zeros and ones, a row is empty, or has a False after a True (right padding, or a hole).
 
     Example:
         >>> Prompt.from_ids([[7], [5, 6, 7]]).mask
@@ -46,6 +51,12 @@ class Prompt:
                 f"Prompt: there must be at least one prompt of one token, got shape "
                 f"{tuple(self.tokens.shape)}. Start an empty prompt from the model's BOS."
             )
+        if self.tokens.dtype not in _INTEGERS:
+            raise PromptError(f"Prompt: token ids must be integers, got a tensor of {self.tokens.dtype}.")
+        if not ((self.mask == 0) | (self.mask == 1)).all():
+            raise PromptError("Prompt: a mask must hold zeros and ones only, and this one holds others.")
+        object.__setattr__(self, "tokens", self.tokens.long())  # the way to set a frozen field
+        object.__setattr__(self, "mask", self.mask.bool())
         rising = (self.mask[:, 1:] | ~self.mask[:, :-1]).all(-1) & self.mask[:, -1]
         if not rising.all():
             row = int((~rising).int().argmax())
@@ -82,37 +93,38 @@ class Prompt:
                 and there is no BOS, are strings and there is no tokenizer, or are padded on the right.
         """
         prompt = prompts if isinstance(prompts, Prompt) else cls._read(prompts, vocabulary)
-        if vocabulary.size is not None:
-            outside = prompt.mask & ((prompt.tokens < 0) | (prompt.tokens >= vocabulary.size))
-            if outside.any():
-                row, column = divmod(int(outside.int().argmax()), outside.shape[1])
-                raise PromptError(
-                    f"Prompt: ids must be in [0, {vocabulary.size}), and prompt {row} has "
-                    f"{int(prompt.tokens[row, column])}. Is this the model's own tokenizer?"
-                )
+        most = vocabulary.size or 2**63 - 1
+        outside = prompt.mask & ((prompt.tokens < 0) | (prompt.tokens >= most))
+        if outside.any():
+            row, column = divmod(int(outside.int().argmax()), outside.shape[1])
+            raise PromptError(
+                f"Prompt: ids must be in [0, {most}), and prompt {row} has "
+                f"{int(prompt.tokens[row, column])}. Is this the model's own tokenizer?"
+            )
         return prompt
 
     @classmethod
     def _read(cls, prompts: Any, vocabulary: Vocabulary) -> "Prompt":  # noqa: ANN401
         if isinstance(prompts, Mapping):
-            prompts = (prompts["input_ids"], prompts.get("attention_mask"))
+            prompts = _from_mapping(prompts)
+        if isinstance(prompts, np.ndarray):
+            prompts = torch.as_tensor(prompts) if prompts.dtype.kind in "iuf" else prompts.tolist()
         if isinstance(prompts, tuple) and len(prompts) == 2 and isinstance(prompts[0], Tensor):  # noqa: PLR2004
             tokens, mask = prompts
-            if mask is not None:
-                mask = torch.as_tensor(mask, device=tokens.device)
-                return cls(_ids_tensor(tokens), mask.reshape(_ids_tensor(tokens).shape).bool())
-            prompts = tokens
+            if mask is None:
+                return cls._from_tensor(_matrix(tokens), vocabulary)
+            return cls(_matrix(tokens), _matrix(torch.as_tensor(mask, device=tokens.device)))
         if isinstance(prompts, Tensor):
-            return cls._from_tensor(_ids_tensor(prompts), vocabulary)
+            return cls._from_tensor(_matrix(prompts), vocabulary)
         ids = [_read_ids(row, vocabulary) for row in _rows(prompts)]
         if not ids:
             raise PromptError("Prompt: there must be at least one prompt, got none.")
         return cls.from_ids(ids, vocabulary.pad_id)
 
     @classmethod
-    def _from_tensor(cls, tokens: Int64[Tensor, "batch length"], vocabulary: Vocabulary) -> "Prompt":
-        if tokens.shape[-1] == 0 and vocabulary.bos_id is not None:
-            tokens = tokens.new_full((tokens.shape[0], 1), vocabulary.bos_id)
+    def _from_tensor(cls, tokens: Shaped[Tensor, "batch length"], vocabulary: Vocabulary) -> "Prompt":
+        if tokens.shape[1] == 0:
+            return cls.from_ids([_read_ids([], vocabulary)] * len(tokens))
         pad = vocabulary.pad_id
         if pad is not None and pad != vocabulary.bos_id and pad not in vocabulary.end_ids:
             padded = (tokens[:, :1] == pad) | (tokens[:, -1:] == pad)
@@ -146,11 +158,30 @@ class Prompt:
         )
 
 
+def _from_mapping(prompts: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    """What a tokenizer returned, as a tensor, a pair of tensors, or lists of ids without padding."""
+    if "input_ids" not in prompts:
+        raise PromptError(f"Prompt: a mapping must have input_ids, got {sorted(prompts)}.")
+    ids, mask = prompts["input_ids"], prompts.get("attention_mask")
+    if mask is None:
+        return ids
+    if isinstance(ids, Tensor):
+        return ids, mask
+    rows, masks = _rows(ids), _rows(mask)
+    if [len(row) for row in rows] != [len(row) for row in masks]:
+        raise PromptError("Prompt: input_ids and attention_mask must have the same lengths.")
+    if len({len(row) for row in rows}) == 1:
+        return torch.as_tensor(rows), torch.as_tensor(masks)
+    if not all(all(row) for row in masks):
+        raise PromptError("Prompt: padded prompts must all have one length. Pad on the left, or not at all.")
+    return rows
+
+
 def _rows(prompts: Any) -> list[Any]:  # noqa: ANN401
     """`prompts` as a list with one item a prompt."""
     if isinstance(prompts, str):
         return [prompts]
-    if isinstance(prompts, Sequence):
+    if isinstance(prompts, Sequence) and not isinstance(prompts, bytes | bytearray):
         # A flat list of ids is one prompt; the empty list is no prompt at all.
         return [prompts] if prompts and all(type(item) is int for item in prompts) else list(prompts)
     raise PromptError(
@@ -162,9 +193,16 @@ def _read_ids(row: Any, vocabulary: Vocabulary) -> list[int]:  # noqa: ANN401
     """One prompt's ids, never empty."""
     if isinstance(row, str):
         row = vocabulary.ids(row)
-    ids = row.tolist() if isinstance(row, Tensor) else row
-    if not (isinstance(ids, Sequence) and all(type(item) is int for item in ids)):
+    ids = row.tolist() if isinstance(row, Tensor | np.ndarray) else row
+    if isinstance(ids, bytes | bytearray | str) or not isinstance(ids, Sequence):
         raise PromptError(f"Prompt: a prompt must be a string or a list of integers, got {row!r:.80}.")
+    for token in ids:
+        if type(token) is not int:
+            raise PromptError(
+                f"Prompt: a prompt must be a string or a list of integers, got {token!r:.80} in one."
+            )
+        if not -(2**63) <= token < 2**63:
+            raise PromptError(f"Prompt: ids must be in the model's vocabulary, and {token} fits no tensor.")
     if len(ids) == 0:
         if vocabulary.bos_id is None:
             raise PromptError(
@@ -172,14 +210,13 @@ def _read_ids(row: Any, vocabulary: Vocabulary) -> list[int]:  # noqa: ANN401
                 "Give at least one token."
             )
         ids = [vocabulary.bos_id]
-    return list(cast("Sequence[int]", ids))
+    return list(ids)
 
 
-def _ids_tensor(tokens: Tensor) -> Int64[Tensor, "batch length"]:
-    if tokens.is_floating_point() or tokens.dtype == torch.bool:
-        raise PromptError(f"Prompt: token ids must be integers, got a tensor of {tokens.dtype}.")
-    if tokens.ndim not in {1, 2}:
+def _matrix(tensor: Tensor) -> Shaped[Tensor, "batch length"]:
+    """A row as a batch of one."""
+    if tensor.ndim not in {1, 2}:
         raise PromptError(
-            f"Prompt: a tensor of ids must be [length] or [batch, length], got {tuple(tokens.shape)}."
+            f"Prompt: a tensor of ids must be [length] or [batch, length], got {tuple(tensor.shape)}."
         )
-    return tokens.long().reshape(-1, tokens.shape[-1])
+    return tensor[None] if tensor.ndim == 1 else tensor

@@ -16,7 +16,7 @@ from decodekit.prompt import Prompt
 from decodekit.vocabulary import Vocabulary
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Scored:
     """What given continuations are worth under the model.
 
@@ -34,8 +34,8 @@ class Scored:
 
     @property
     def log_prob(self) -> Float32[Tensor, "batch hyps"]:
-        """The log-probability of each whole continuation, in nats."""
-        return sum_log_probs(self.token_log_probs)
+        """The log-probability of each whole continuation, in nats; minus infinity if not valid."""
+        return sum_log_probs(self.token_log_probs).masked_fill(~self.valid, -torch.inf)
 
     def __repr__(self) -> str:
         return f"Scored(log_prob={self.log_prob.tolist()}, lengths={self.lengths.tolist()})"

@@ -61,7 +61,7 @@ class Step(NamedTuple):
     source_rows: Int64[Tensor, " rows"] | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trace:
     """Every step's likeliest tokens on every row, and which row went on from which.
 
@@ -116,12 +116,13 @@ class Trace:
 
     def records(self) -> list[dict[str, Any]]:
         """The notebook's table: a dictionary a step and row, candidates as `' time (88.73%)'`."""
+        prompts = self.prompt.ids()
         return [
             {
                 "Step": choice.step,
                 "Prompt": choice.prompt,
                 "Row": choice.row,
-                "Input": choice.tokens if choice.text is None else choice.text,
+                "Input": prompts[choice.prompt] + choice.tokens if choice.text is None else choice.text,
             }
             | {
                 f"Choice {rank}": f"{_read(candidate)} ({_percent(candidate.log_prob)})"

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -44,13 +45,13 @@ def in_context(vocabulary: dk.Vocabulary = LETTERS) -> dk.Decoded:
 
 
 def test_log_prob_is_the_sum_over_the_tokens() -> None:
-    assert decoded().log_prob.tolist() == [[-1.75, -2.5], [-3.0, 0.0]]
+    assert decoded().log_prob.tolist() == [[-1.75, -2.5], [-3.0, -math.inf]]
 
 
 def test_log_prob_is_summed_in_double_precision() -> None:
     # Added to -2**24 one by one, in single precision each -1 is rounded away.
     terms = torch.tensor([[[-(2.0**24), *[-1.0] * 4]]])
-    out = dataclasses.replace(decoded(), token_log_probs=terms)
+    out = dataclasses.replace(decoded(), token_log_probs=terms, valid=torch.tensor([[True]]))
     assert out.log_prob.tolist() == [[-(2.0**24) - 4]]
     assert out.log_prob.dtype == torch.float32
     assert terms.sum(-1).tolist() != [[-(2.0**24) - 4]]

@@ -2,7 +2,6 @@ import dataclasses
 from collections import UserDict
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -103,29 +102,21 @@ def test_what_a_tokenizer_returns_as_tensors_is_read_as_it_is() -> None:
     assert expected == ids(texts, vocabulary)
 
 
-# xfail_strict: remove the mark with the fix.
-MISREAD = pytest.mark.xfail(reason="_read makes a pair of the mapping, and a pair of lists is two prompts")
-
-
-@MISREAD
 def test_what_a_tokenizer_returns_as_a_list_is_one_prompt() -> None:
     encoding = BatchEncoding({"input_ids": [5, 6, 7], "attention_mask": [1, 1, 1]})
     assert ids(encoding) == [[5, 6, 7]]
 
 
-@MISREAD
 def test_what_a_tokenizer_returns_as_lists_is_one_prompt_each() -> None:
     encoding = {"input_ids": [[5, 6], [8]], "attention_mask": [[1, 1], [1]]}
     assert ids(encoding) == [[5, 6], [8]]
 
 
-@MISREAD
 def test_what_a_tokenizer_returns_as_padded_lists_has_its_mask() -> None:
     encoding = {"input_ids": [[5, 6], [PAD, 8]], "attention_mask": [[1, 1], [0, 1]]}
     assert ids(encoding) == [[5, 6], [8]]
 
 
-@MISREAD
 def test_a_mapping_of_lists_needs_no_mask() -> None:
     assert ids({"input_ids": [[5, 6], [8]]}) == [[5, 6], [8]]
 
@@ -162,19 +153,11 @@ def test_an_empty_prompt_without_bos_is_refused(empty: Any) -> None:  # noqa: AN
         ids(empty, vocabulary)
 
 
-# xfail_strict: remove the mark with the fix.
-EMPTY_TENSOR = pytest.mark.xfail(
-    raises=RuntimeError, reason="_ids_tensor cannot reshape a tensor without columns"
-)
-
-
-@EMPTY_TENSOR
 @pytest.mark.parametrize(("empty", "batch"), [(tensor([]), 1), (tensor([[], []]), 2)])
 def test_an_empty_tensor_is_the_bos(empty: torch.Tensor, batch: int) -> None:
     assert [[BOS]] * batch == ids(empty)
 
 
-@EMPTY_TENSOR
 @pytest.mark.parametrize("empty", [tensor([]), tensor([[], []])])
 def test_an_empty_tensor_without_bos_is_refused(empty: torch.Tensor) -> None:
     with pytest.raises(dk.PromptError, match="BOS"):
@@ -298,7 +281,7 @@ def test_a_list_of_anything_else_is_refused(wrong: Any) -> None:  # noqa: ANN401
         ids(wrong)
 
 
-@pytest.mark.parametrize("wrong", [None, 5, 5.0, True, {5, 6}, object(), np.array([[5, 6]])])
+@pytest.mark.parametrize("wrong", [None, 5, 5.0, True, {5, 6}, object(), b"ab"])
 def test_anything_else_is_refused(wrong: Any) -> None:  # noqa: ANN401
     name = type(wrong).__name__
     with pytest.raises(dk.PromptError, match=rf"^Prompt: prompts must be a string, ids, .* got {name}\."):
@@ -335,43 +318,34 @@ def test_strings_without_tokenizer_are_refused() -> None:
         ids(["a"], KNOWS_SIZE)
 
 
-# What is not yet refused as it should be; xfail_strict: remove the mark with the fix.
-
-
-@pytest.mark.xfail(raises=KeyError, reason="a mapping without input_ids is a KeyError")
 def test_a_mapping_without_ids_is_refused() -> None:
     with pytest.raises(dk.PromptError, match="input_ids"):
         ids({"ids": tensor([[5]])})
 
 
-@pytest.mark.xfail(reason="the mask is reshaped to the tokens, whatever its shape")
 @pytest.mark.parametrize("mask", [[[1, 1]], [[1], [1], [1]], [[1, 1, 1, 1]]])
 def test_a_mask_of_another_shape_is_refused(mask: list[list[int]]) -> None:
     with pytest.raises(dk.PromptError, match="mask"):
         ids((tensor([[5, 6, 7]]), tensor(mask)))
 
 
-@pytest.mark.xfail(reason="the mask is reshaped to the tokens, whatever its shape")
 def test_a_mask_on_its_side_is_refused() -> None:
     with pytest.raises(dk.PromptError, match="mask"):
         ids((tensor([[5, 6, 7], [8, 9, 4]]), tensor([[0, 1], [1, 1], [1, 1]])))
 
 
-@pytest.mark.xfail(reason="a pair of tensors is tokens and mask, whatever the mask holds")
 def test_two_prompts_as_a_pair_of_tensors_are_not_tokens_and_mask() -> None:
     with pytest.raises(dk.PromptError, match="mask"):
         ids((tensor([5, 6]), tensor([7, 8])))
 
 
-@pytest.mark.xfail(reason="the mask of a Prompt is not asked for its type, and ~1 is not 0")
 def test_a_hole_in_a_mask_of_integers_is_refused() -> None:
     with pytest.raises(dk.PromptError, match="mask"):
         dk.Prompt(tensor([[5, 6, 7]]), tensor([[1, 0, 1]]))
 
 
-@pytest.mark.xfail(reason="an id beyond 64 bits is torch's ValueError")
 def test_an_id_that_fits_no_tensor_is_refused() -> None:
-    with pytest.raises(dk.PromptError, match="ids must be in"):
+    with pytest.raises(dk.PromptError, match="ids must be in the model"):
         ids([[2**64]])
 
 

@@ -45,7 +45,7 @@ def test_a_prompt_may_have_several_continuations_of_different_lengths() -> None:
     scored = dk.score(MODEL, [[0], [2, 1]], [[[1], [2, 2]], [[0, 1, 1]]])
     assert scored.lengths.tolist() == [[1, 2], [3, 0]]
     assert scored.valid.tolist() == [[True, True], [True, False]]
-    expected = torch.tensor([[0.7, 0.2 * 0.25], [0.3 * 0.7 * 0.1, 1.0]])
+    expected = torch.tensor([[0.7, 0.2 * 0.25], [0.3 * 0.7 * 0.1, 0.0]])
     torch.testing.assert_close(scored.log_prob.exp(), expected)
 
 

@@ -133,8 +133,8 @@ def test_records_are_the_notebooks_table() -> None:
 def test_records_without_a_tokenizer_show_ids() -> None:
     trace = dk.decode(MODEL, [[0]], dk.Greedy(), max_new_tokens=2, trace=1).trace
     assert trace.records() == [
-        {"Step": 0, "Prompt": 0, "Row": 0, "Input": [], "Choice 1": "1 (60.00%)"},
-        {"Step": 1, "Prompt": 0, "Row": 0, "Input": [1], "Choice 1": "0 (50.00%)"},
+        {"Step": 0, "Prompt": 0, "Row": 0, "Input": [0], "Choice 1": "1 (60.00%)"},
+        {"Step": 1, "Prompt": 0, "Row": 0, "Input": [0, 1], "Choice 1": "0 (50.00%)"},
     ]
 
 

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from numbers import Real
 from typing import NamedTuple, final
 
 from jaxtyping import Bool, Float32, Int64
@@ -129,8 +130,8 @@ class Patience(StopRule):
     factor: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.factor < float("inf"):
-            raise ValueError(f"Patience: factor must be a finite number above 0, got {self.factor}.")
+        if not (isinstance(self.factor, Real) and 0 < self.factor < float("inf")):
+            raise ValueError(f"Patience: factor must be a finite number above 0, got {self.factor!r}.")
 
     def capacity(self, beams: int) -> int:
         """`factor * beams`, rounded half up, at least 1."""

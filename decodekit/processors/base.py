@@ -1,8 +1,10 @@
 """The contract of logits processors."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, final
+from numbers import Real
+from typing import TYPE_CHECKING, Any, TypeGuard, final
 
 import torch
 from jaxtyping import Bool, Float32, Int64
@@ -35,10 +37,10 @@ class LogitsProcessor(ABC):
         ...         return scores.masked_fill(said, -torch.inf), said
     """
 
-    capturable: ClassVar[bool] = True
+    capturable: bool = True
     """False only for code that must run on the host, such as a grammar matcher."""
 
-    argmax_invariant: ClassVar[bool] = False
+    argmax_invariant: bool = False
     """True where the likeliest token always stays the likeliest, so greedy may skip it."""
 
     @abstractmethod
@@ -112,11 +114,23 @@ def seen_tokens(
     return seen.scatter(1, ids, torch.ones_like(ids, dtype=torch.bool))[:, :vocab]
 
 
-def check_ids(who: str, ids: tuple[int, ...]) -> None:
-    """Raises unless every id is an integer of at least 0."""
-    for token in ids:
-        if type(token) is not int or token < 0:
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether an argument is a real number; True and False are not."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def is_count(value: object, least: int) -> TypeGuard[int]:
+    """Whether an argument is an integer of at least `least`; True and False are not."""
+    return type(value) is int and value >= least
+
+
+def read_ids(who: str, ids: int | Iterable[int]) -> tuple[int, ...]:
+    """One id or several, as a tuple. Raises unless every one is an integer of at least 0."""
+    several = tuple(ids) if isinstance(ids, Iterable) else (ids,)
+    for token in several:
+        if not is_count(token, 0):
             raise ValueError(f"{who}: token ids must be integers of at least 0, got {token!r}.")
+    return several
 
 
 def ban(

@@ -1,5 +1,6 @@
 """Processors one after the other."""
 
+from dataclasses import dataclass
 from typing import final
 
 from jaxtyping import Float32
@@ -10,6 +11,7 @@ from decodekit.processors.base import LogitsProcessor, Memory
 
 
 @final
+@dataclass(frozen=True, init=False, repr=False)
 class Chain(LogitsProcessor):
     """Applies processors from left to right; itself a processor, so chains nest.
 
@@ -31,13 +33,17 @@ class Chain(LogitsProcessor):
         `LogitsProcessorList`, which carries no memory along with reordered beams.
     """
 
+    processors: tuple[LogitsProcessor, ...]
+
     def __init__(self, *processors: LogitsProcessor) -> None:
         for processor in processors:
             if not isinstance(processor, LogitsProcessor):
                 raise TypeError(
                     f"Chain: every processor must be a decodekit.LogitsProcessor, got {processor!r:.80}."
                 )
-        self.processors = processors
+        object.__setattr__(self, "processors", processors)  # a frozen field
+        object.__setattr__(self, "capturable", all(p.capturable for p in processors))
+        object.__setattr__(self, "argmax_invariant", all(p.argmax_invariant for p in processors))
 
     def init(self, history: History) -> Memory:
         """Every processor's memory, in order."""

@@ -1,6 +1,7 @@
 """A least number of new tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -8,10 +9,11 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from decodekit.history import History
-from decodekit.processors.base import LogitsProcessor, ban, check_ids
+from decodekit.processors.base import LogitsProcessor, ban, is_count, read_ids
 
 
 @final
+@dataclass(frozen=True)
 class MinNewTokens(LogitsProcessor):
     """Bans the end ids until enough new tokens are there.
 
@@ -24,21 +26,22 @@ class MinNewTokens(LogitsProcessor):
 
     Example:
         >>> MinNewTokens(5, end_ids=0)
-        MinNewTokens(5, end_ids=(0,))
+        MinNewTokens(min_new_tokens=5, end_ids=(0,))
 
     Hugging Face:
         `MinNewTokensLengthLogitsProcessor(prompt_length, min_new_tokens, end_ids)`; ours remembers
         where the prompt ends by itself.
     """
 
-    def __init__(self, min_new_tokens: int, end_ids: int | Sequence[int]) -> None:
-        if type(min_new_tokens) is not int or min_new_tokens < 0:
+    min_new_tokens: int
+    end_ids: int | Iterable[int]
+
+    def __post_init__(self) -> None:
+        if not is_count(self.min_new_tokens, 0):
             raise ValueError(
-                f"MinNewTokens: min_new_tokens must be an integer of at least 0, got {min_new_tokens!r}."
+                f"MinNewTokens: min_new_tokens must be an integer of at least 0, got {self.min_new_tokens!r}."
             )
-        self.min_new_tokens = min_new_tokens
-        self.end_ids = (end_ids,) if isinstance(end_ids, int) else tuple(end_ids)
-        check_ids("MinNewTokens", self.end_ids)
+        object.__setattr__(self, "end_ids", read_ids("MinNewTokens", self.end_ids))  # a frozen field
 
     def init(self, history: History) -> Int64[Tensor, ""]:
         """The prompt's length in columns."""
@@ -52,7 +55,6 @@ class MinNewTokens(LogitsProcessor):
     ) -> tuple[Float32[Tensor, "rows vocab"], Int64[Tensor, ""]]:
         """The scores, without end ids while the text is too short."""
         too_short = history.position - memory < self.min_new_tokens
-        return torch.where(too_short, ban("MinNewTokens", scores, self.end_ids), scores), memory
-
-    def __repr__(self) -> str:
-        return f"MinNewTokens({self.min_new_tokens}, end_ids={self.end_ids})"
+        return torch.where(
+            too_short, ban("MinNewTokens", scores, read_ids("MinNewTokens", self.end_ids)), scores
+        ), memory

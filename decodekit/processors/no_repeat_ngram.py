@@ -8,7 +8,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from decodekit.history import History
-from decodekit.processors.base import StatelessProcessor, seen_tokens
+from decodekit.processors.base import StatelessProcessor, is_count, seen_tokens
 
 
 @final
@@ -38,7 +38,7 @@ class NoRepeatNGram(StatelessProcessor):
     n: int
 
     def __post_init__(self) -> None:
-        if type(self.n) is not int or self.n < 1:
+        if not is_count(self.n, 1):
             raise ValueError(f"NoRepeatNGram: n must be an integer of at least 1, got {self.n!r}.")
 
     def process(

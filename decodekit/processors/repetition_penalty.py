@@ -8,7 +8,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from decodekit.history import History
-from decodekit.processors.base import StatelessProcessor, seen_tokens
+from decodekit.processors.base import StatelessProcessor, is_number, seen_tokens
 
 
 @final
@@ -41,9 +41,9 @@ class RepetitionPenalty(StatelessProcessor):
     penalty: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.penalty < float("inf"):
+        if not (is_number(self.penalty) and 0 < self.penalty < float("inf")):
             raise ValueError(
-                f"RepetitionPenalty: penalty must be a finite number above 0, got {self.penalty}."
+                f"RepetitionPenalty: penalty must be a finite number above 0, got {self.penalty!r}."
             )
 
     def process(

@@ -1,21 +1,23 @@
 """Tokens that are never said."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import final
 
 from jaxtyping import Float32
 from torch import Tensor
 
 from decodekit.history import History
-from decodekit.processors.base import StatelessProcessor, ban, check_ids
+from decodekit.processors.base import StatelessProcessor, ban, read_ids
 
 
 @final
+@dataclass(frozen=True)
 class SuppressTokens(StatelessProcessor):
     """Bans a fixed set of tokens at every step.
 
     Args:
-        tokens: Their ids, below the vocabulary size.
+        tokens: Their ids, one or several, below the vocabulary size.
 
     Raises:
         ValueError: If an id is not an integer of at least 0; when applied, if one is outside the
@@ -29,9 +31,10 @@ class SuppressTokens(StatelessProcessor):
         `SuppressTokensLogitsProcessor(tokens)`, bit for bit; it ignores ids outside the vocabulary.
     """
 
-    def __init__(self, tokens: Iterable[int]) -> None:
-        self.tokens = tuple(tokens)
-        check_ids("SuppressTokens", self.tokens)
+    tokens: int | Iterable[int]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tokens", read_ids("SuppressTokens", self.tokens))  # a frozen field
 
     def process(
         self,
@@ -39,7 +42,4 @@ class SuppressTokens(StatelessProcessor):
         scores: Float32[Tensor, "rows vocab"],
     ) -> Float32[Tensor, "rows vocab"]:
         """The scores, with minus infinity at the suppressed tokens."""
-        return ban("SuppressTokens", scores, self.tokens)
-
-    def __repr__(self) -> str:
-        return f"SuppressTokens({list(self.tokens)})"
+        return ban("SuppressTokens", scores, read_ids("SuppressTokens", self.tokens))

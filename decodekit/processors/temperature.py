@@ -7,7 +7,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from decodekit.history import History
-from decodekit.processors.base import StatelessProcessor
+from decodekit.processors.base import StatelessProcessor, is_number
 
 
 @final
@@ -40,9 +40,9 @@ class Temperature(StatelessProcessor):
     argmax_invariant = True
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < float("inf"):
+        if not (is_number(self.temperature) and 0 < self.temperature < float("inf")):
             raise ValueError(
-                f"Temperature: temperature must be a finite number above 0, got {self.temperature}. "
+                f"Temperature: temperature must be a finite number above 0, got {self.temperature!r}. "
                 "For the likeliest token at every step use Greedy()."
             )
 

@@ -8,7 +8,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from decodekit.history import History
-from decodekit.processors.base import StatelessProcessor
+from decodekit.processors.base import StatelessProcessor, is_count
 
 
 @final
@@ -42,9 +42,9 @@ class TopK(StatelessProcessor):
     argmax_invariant = True
 
     def __post_init__(self) -> None:
-        if type(self.k) is not int or self.k < 1:
+        if not is_count(self.k, 1):
             raise ValueError(f"TopK: k must be an integer of at least 1, got {self.k!r}.")
-        if type(self.min_tokens_to_keep) is not int or self.min_tokens_to_keep < 1:
+        if not is_count(self.min_tokens_to_keep, 1):
             raise ValueError(
                 f"TopK: min_tokens_to_keep must be an integer of at least 1, got {self.min_tokens_to_keep!r}."
             )

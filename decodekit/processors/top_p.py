@@ -8,7 +8,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from decodekit.history import History
-from decodekit.processors.base import StatelessProcessor
+from decodekit.processors.base import StatelessProcessor, is_count, is_number
 
 
 @final
@@ -44,9 +44,9 @@ class TopP(StatelessProcessor):
     argmax_invariant = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.p <= 1:
-            raise ValueError(f"TopP: p must be in [0, 1], got {self.p}.")
-        if type(self.min_tokens_to_keep) is not int or self.min_tokens_to_keep < 1:
+        if not (is_number(self.p) and 0 <= self.p <= 1):
+            raise ValueError(f"TopP: p must be in [0, 1], got {self.p!r}.")
+        if not is_count(self.min_tokens_to_keep, 1):
             raise ValueError(
                 f"TopP: min_tokens_to_keep must be an integer of at least 1, got {self.min_tokens_to_keep!r}."
             )

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import final
 
 import torch
@@ -39,8 +40,8 @@ class LengthPenalty(Scorer):
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.alpha):
-            raise ValueError(f"LengthPenalty: alpha must be a finite number, got {self.alpha}.")
+        if not (isinstance(self.alpha, Real) and math.isfinite(self.alpha)):
+            raise ValueError(f"LengthPenalty: alpha must be a finite number, got {self.alpha!r}.")
 
     def __call__(
         self, log_probs: Float[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"]

@@ -42,7 +42,7 @@ def check_captures(
     decoder = Greedy() if decoder is None else decoder
     chain = processor if isinstance(processor, LogitsProcessor) else Chain(*processor)
     rows, prompt_length, new = batch * decoder.rows_per_prompt, 7, 20
-    limits = Limits(end_ids=(2, 7), pad_id=0, prompt_length=prompt_length, max_new_tokens=new, vocab=vocab)
+    limits = Limits(end_ids=(0, 1), pad_id=0, prompt_length=prompt_length, max_new_tokens=new, vocab=vocab)
     with torch.device("meta"):
         tokens = torch.zeros(rows, prompt_length + new, dtype=torch.long)
         history = History(
@@ -67,10 +67,15 @@ def check_captures(
 
 def shapes(tree: object) -> list[tuple[Any, ...]]:
     """Shape and dtype of every tensor in a state or memory, in order."""
-    found: list[tuple[Any, ...]] = []
+    return [(*tensor.shape, tensor.dtype) for tensor in tensors(tree)]
+
+
+def tensors(tree: object) -> list[Tensor]:
+    """Every tensor in a state or memory, in order."""
+    found: list[Tensor] = []
     for leaf in tree_flatten(tree)[0]:
         if isinstance(leaf, History):
-            found += shapes((leaf.tokens, leaf.valid, leaf.position))
+            found += [leaf.tokens, leaf.valid, leaf.position]
         elif isinstance(leaf, Tensor):
-            found.append((*leaf.shape, leaf.dtype))
+            found.append(leaf)
     return found

@@ -15,7 +15,7 @@ from decodekit.output import Decoded
 from decodekit.processors.chain import Chain
 from decodekit.prompt import Prompt
 from decodekit.score import score
-from decodekit.testing.captures import check_captures, shapes
+from decodekit.testing.captures import check_captures, shapes, tensors
 from decodekit.testing.checking import check, repeatable
 from decodekit.testing.strategies import prompts
 from decodekit.testing.toys import HashModel
@@ -89,7 +89,9 @@ def _check_steps(decoder: Decoder[Any], model: HashModel, batch: list[list[int]]
     broken = torch.zeros(len(logits), dtype=torch.bool)
     shape, result, memory = shapes(state), None, ()
     for _ in range(new + 3):
+        old, before = tensors(state), [tensor.clone() for tensor in tensors(state)]
         state, selection, memory, _, broken = step(decoder, Chain(), logits, state, memory, broken)
+        check(all(map(torch.equal, before, old)), f"{decoder!r} must not write to its old state")
         check(shapes(state) == shape, f"{decoder!r} must keep the shapes of its state")
         sources = selection.source_rows
         if sources is not None:

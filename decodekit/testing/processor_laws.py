@@ -12,7 +12,7 @@ from decodekit.history import History
 from decodekit.loop import reorder_memory
 from decodekit.processors.base import LogitsProcessor
 from decodekit.prompt import Prompt
-from decodekit.testing.captures import check_captures
+from decodekit.testing.captures import check_captures, tensors
 from decodekit.testing.checking import check, repeatable
 from decodekit.testing.strategies import cases, prompts
 from decodekit.testing.toys import HashModel
@@ -45,7 +45,12 @@ def check_processor(
     def one_step(case: tuple[History, Float32[Tensor, "rows vocab"]]) -> None:
         history, scores = case
         before = (history.tokens.clone(), history.valid.clone(), scores.clone())
-        out, _ = processor.apply(history, scores, processor.init(history))
+        memory = processor.init(history)
+        remembered = [tensor.clone() for tensor in tensors(memory)]
+        out, _ = processor.apply(history, scores, memory)
+        check(
+            all(map(torch.equal, remembered, tensors(memory))), f"{processor!r} must not write to its memory"
+        )
         for name, old, new in zip(
             ("tokens", "valid", "scores"), before, (history.tokens, history.valid, scores), strict=True
         ):
@@ -80,7 +85,7 @@ def check_processor(
     one_step()
     many_steps()
     if processor.capturable:
-        check_captures(processor=processor, vocab=max(vocab, 8))
+        check_captures(processor=processor, vocab=vocab)
 
 
 def _same_text(history: History, vocab: int) -> dict[str, History]:
@@ -116,6 +121,10 @@ def _run_reordered(
     scores = logits
     for number in range(steps):
         scores, memory = processor.apply(history, logits, memory)
+        check(
+            all(tensor.ndim == 0 or len(tensor) == rows for tensor in tensors(memory)),
+            f"{processor!r} must remember tensors that lead with rows, or are 0-d",
+        )
         if number + 1 < steps:
             first = torch.arange(rows) // 2 * 2
             sources = first + torch.randint(0, 2, (rows,), generator=generator)

@@ -33,11 +33,19 @@ def check_scorer(scorer: Scorer, *, max_examples: int = 200) -> None:
         check(torch.equal(scores, torch.cat(one_by_one)), f"{scorer!r} must be elementwise")
         for most in (60, 80):
             bound = scorer.bound(log_probs, lengths, most)
-            continued = scorer(log_probs + added, (lengths + longer).clamp(max=most))
-            slack = 1e-5 * continued.abs()  # rounding of the power and of the sum
-            check(
-                (continued <= bound + slack).all(),
-                f"{scorer!r}: bound {bound} must not be below the score {continued} of a continuation",
-            )
+            apart = [
+                scorer.bound(*pair, most) for pair in zip(log_probs[:, None], lengths[:, None], strict=True)
+            ]
+            check(torch.equal(bound, torch.cat(apart)), f"{scorer!r} must be elementwise in its bound")
+            for continued in (
+                scorer(log_probs + added, (lengths + longer).clamp(max=most)),
+                scorer(log_probs, lengths),
+                scorer(log_probs, torch.full_like(lengths, most)),
+            ):
+                slack = 1e-5 * continued.abs()  # rounding of the power and of the sum
+                check(
+                    (continued <= bound + slack).all(),
+                    f"{scorer!r}: bound {bound} must not be below the score {continued} of a continuation",
+                )
 
     laws()

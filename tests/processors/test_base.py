@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LogitsProcessorList
 
 import decodekit as dk
-from decodekit.processors.base import ban, check_ids, device_ids, seen_tokens
+from decodekit.processors.base import ban, device_ids, read_ids, seen_tokens
 from decodekit.testing.strategies import cases
 from tests.processors.parity import LAWS, Call, calls
 
@@ -98,9 +98,9 @@ def test_ban_names_who_has_an_id_outside_the_vocabulary() -> None:
 
 
 @pytest.mark.parametrize("token", [-1, 0.0, True, "0", None, torch.tensor(1)])
-def test_check_ids_names_who_has_what_is_no_id(token: Any) -> None:  # noqa: ANN401
+def test_read_ids_names_who_has_what_is_no_id(token: Any) -> None:  # noqa: ANN401
     with pytest.raises(ValueError, match=r"^Test: token ids must be integers of at least 0, got"):
-        check_ids("Test", (0, token))
+        read_ids("Test", (0, token))
 
 
 def test_device_ids_are_copied_to_the_device_once() -> None:

@@ -183,7 +183,6 @@ def test_chain_of_capturable_processors_captures() -> None:
     check_captures(dk.BeamSearch(2), dk.Chain(*POOL), vocab=VOCAB)
 
 
-@pytest.mark.xfail(reason="a chain says that it is capturable whatever is in it")
 def test_chain_of_code_for_the_host_says_so() -> None:
     assert not dk.Chain(dk.TopK(3), OnTheHost()).capturable
     check_processor(dk.Chain(dk.TopK(3), OnTheHost()), max_examples=5)

@@ -162,20 +162,13 @@ class RelativeToTheBest(AlwaysTheLongest):
         return scores - scores.amax()
 
 
-# Whether the law comes upon the greatest length with no less log-probability than now is luck, and
-# changes with every change of the law; it should always look there. Then remove the mark.
-LUCK = pytest.mark.xfail(
-    strict=False, reason="check_scorer finds the continuation of greatest length by luck"
-)
-
-
 @pytest.mark.parametrize(
     "broken",
     [
         AlwaysTheLongest(-1.0),
         AlwaysThePresent(1.0),
-        pytest.param(OneShort(1.0), marks=LUCK),
-        pytest.param(CountsOneMore(1.0), marks=LUCK),
+        OneShort(1.0),
+        CountsOneMore(1.0),
     ],
 )
 def test_check_scorer_catches_a_bound_that_is_too_low(broken: dk.Scorer) -> None:

@@ -157,7 +157,6 @@ def test_a_decoder_that_changes_after_it_is_done_is_caught() -> None:
         check_decoder(GoesOnAfterTheEnd())
 
 
-@pytest.mark.xfail(reason="check_decoder does not look whether the old state is written to")
 def test_a_decoder_that_writes_to_its_state_is_caught() -> None:
     with pytest.raises(AssertionError, match=r"WritesToItsState.* must not write to"):
         check_decoder(WritesToItsState(), max_examples=5)

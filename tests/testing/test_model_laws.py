@@ -124,10 +124,7 @@ def test_a_model_that_keeps_the_contract_passes() -> None:
         ForgetsTheReorder,
         OneTokenLate,
         ReordersAfterwards,
-        pytest.param(
-            ForgetsTheTokensOfRowsThatStay,
-            marks=pytest.mark.xfail(reason="check_model never advances without source rows"),
-        ),
+        ForgetsTheTokensOfRowsThatStay,
     ],
 )
 def test_a_model_whose_cache_goes_wrong_is_caught(session: Any) -> None:  # noqa: ANN401

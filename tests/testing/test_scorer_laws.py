@@ -51,7 +51,6 @@ def test_a_scorer_with_a_bound_that_is_too_low_is_caught() -> None:
         check_scorer(BoundTooLow())
 
 
-@pytest.mark.xfail(reason="check_scorer looks only at the scores one by one, not at the bounds")
 def test_a_scorer_with_a_bound_that_is_not_elementwise_is_caught() -> None:
     with pytest.raises(AssertionError, match=r"BoundListensToOthers.* must be elementwise"):
         check_scorer(BoundListensToOthers())
