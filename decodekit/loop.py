@@ -68,8 +68,12 @@ def decode(  # noqa: PLR0913 - the library's front door; its options are keyword
         `model.generate(...)`; the equivalence page says what equals what.
     """
     _check_options(max_new_tokens=max_new_tokens, check_every=check_every, trace=trace)
+    if not isinstance(decoder, Decoder):
+        raise TypeError(
+            f"decode: decoder must be a Decoder such as dk.Greedy() or dk.BeamSearch(5), got {decoder!r:.80}."
+        )
     model = as_model(model)
-    chain = processor if isinstance(processor, LogitsProcessor) else Chain(*processor)
+    chain = as_processor(processor)
     vocabulary = model.vocabulary if isinstance(model, DescribedModel) else Vocabulary()
     prompt = Prompt.of(prompts, vocabulary)
     length, rows = prompt.tokens.shape[1], decoder.rows_per_prompt
@@ -138,6 +142,17 @@ def as_model(model: Model | nn.Module) -> Model:
         f"decode: model must be a Model or a transformers model, got {type(model).__name__}. "
         "Use dk.load(name) or dk.HFModel(model, tokenizer)."
     )
+
+
+def as_processor(processor: LogitsProcessor | Sequence[LogitsProcessor]) -> LogitsProcessor:
+    """The processor itself, or a sequence of them as a chain."""
+    if isinstance(processor, LogitsProcessor):
+        return processor
+    if not isinstance(processor, Sequence):
+        raise TypeError(
+            f"decode: processor must be a LogitsProcessor or a sequence of them, got {processor!r:.80}."
+        )
+    return Chain(*processor)
 
 
 def _check_options(*, max_new_tokens: int, check_every: int, trace: int | None) -> None:

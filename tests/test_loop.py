@@ -167,6 +167,18 @@ def test_what_is_not_a_model_is_refused() -> None:
         dk.decode(torch.nn.Linear(2, 2), [[1]], dk.Greedy(), max_new_tokens=2)
 
 
+@pytest.mark.parametrize("wrong", ["greedy", None, dk.Greedy, 5])
+def test_what_is_not_a_decoder_is_refused(wrong: Any) -> None:  # noqa: ANN401
+    with pytest.raises(TypeError, match="decode: decoder must be a Decoder such as"):
+        dk.decode(HashModel(5), [[1]], wrong, max_new_tokens=2)
+
+
+@pytest.mark.parametrize("wrong", [None, 5, dk.TopK, [None], ["top-k"]])
+def test_what_is_not_a_processor_is_refused(wrong: Any) -> None:  # noqa: ANN401
+    with pytest.raises(TypeError, match=r"(decode|Chain): (every )?processor must be a"):
+        dk.decode(HashModel(5), [[1]], dk.Greedy(), wrong, max_new_tokens=2)
+
+
 class Nan(dk.StatelessProcessor):
     def process(self, history: dk.History, scores: Tensor) -> Tensor:
         return scores.masked_fill((history.tokens[:, :1] == 2) & (history.position > 2), torch.nan)

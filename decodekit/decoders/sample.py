@@ -50,7 +50,8 @@ class Sample(Decoder[SampleState]):
     Raises:
         ValueError: If `num_samples` is not an integer of at least 1, if both `generator` and `seeds`
             are given, or if a seed does not fit 64 bits.
-        DecodekitError: In a run, if there are not as many seeds as prompts.
+        DecodekitError: In a run, if there are not as many seeds as prompts, or the generator is on another
+            device than the model.
 
     Example:
         >>> out = dk.decode(dk.load(), "Once upon a", dk.Sample(2, seeds=[7]), dk.TopP(0.9),
@@ -92,9 +93,14 @@ class Sample(Decoder[SampleState]):
     def init(self, history: History, limits: Limits) -> SampleState:
         """Nothing said yet."""
         rows = RowState.start(history, limits)
+        device, batch = history.tokens.device, len(history.tokens) // self.num_samples
+        if self.generator is not None and self.generator.device.type != device.type:
+            raise DecodekitError(
+                f"Sample: the generator must be on the model's device, got one on {self.generator.device} "
+                f"for {device}. Make it with torch.Generator({device.type!r})."
+            )
         if self.seeds is None:
             return SampleState(rows, None, None)
-        device, batch = history.tokens.device, len(history.tokens) // self.num_samples
         if len(self.seeds) != batch:
             raise DecodekitError(
                 f"Sample: there must be one seed a prompt, got {len(self.seeds)} seeds for {batch} prompts."

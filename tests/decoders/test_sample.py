@@ -95,6 +95,14 @@ def test_it_keeps_the_laws_of_decoders() -> None:
     )
 
 
+def test_a_generator_must_be_on_the_models_device() -> None:
+    sample = dk.Sample(generator=torch.Generator())
+    history = dk.History(*(torch.zeros(shape, device="meta") for shape in ((1, 2), (1, 2), ())))
+    limits = dk.Limits(end_ids=(), pad_id=0, prompt_length=1, max_new_tokens=1, vocab=5)
+    with pytest.raises(dk.DecodekitError, match="got one on cpu for meta"):
+        sample.init(history, limits)
+
+
 @pytest.mark.parametrize("number", [0, -1, 1.0])
 def test_num_samples_must_be_an_integer_of_at_least_one(number: int) -> None:
     with pytest.raises(ValueError, match="Sample: num_samples must be"):
