@@ -10,7 +10,6 @@ process grew by in a run of its own.
 import json
 import multiprocessing
 import platform
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -120,9 +119,16 @@ def peak_memory(contender: str, work: Work, device: str, threads: int) -> float:
         before = torch.cuda.memory_allocated()
         make_run(contender, work, model, device)()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten: man 5 proc
+    before = from_status("VmRSS")
     make_run(contender, work, model, device)()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3
+    return from_status("VmHWM") - before
+
+
+def from_status(entry: str) -> float:
+    """MB that Linux says this process has (`VmRSS`) or had at most (`VmHWM`)."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(entry))
+    return int(line.split()[1]) / 1e3
 
 
 def in_own_process(contender: str, work: Work, device: str, threads: int) -> float:

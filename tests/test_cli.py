@@ -234,7 +234,9 @@ def test_a_folder_that_is_no_model_exits_1(command: tuple[str, ...], tmp_path: P
 def test_a_model_file_that_is_cut_short_exits_1(tmp_path: Path) -> None:
     for path in dk.bundled_path().iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes()[:100_000])
-    assert_mistake(run("generate", PROMPT, "--model", str(tmp_path)), 1, "cannot be loaded")
+    assert_mistake(
+        run("generate", PROMPT, "--model", str(tmp_path)), 1, "must be a decoder-only model in a folder"
+    )
 
 
 def test_min_new_tokens_needs_an_end_id(tmp_path: Path) -> None:
@@ -441,6 +443,7 @@ def fabricated_trace() -> Trace:
         dk.Prompt.from_ids([[3] * 30]),
         2,
         dk.Vocabulary(size=4, end_ids=(0,), tokenizer=Letters()),
+        (0,),
         [step, step],
     )
 

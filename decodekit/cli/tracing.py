@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from decodekit.cli.letters import visible
-from decodekit.trace import Candidate, Choice, Trace
+from decodekit.trace import Candidate, Trace
 
 CHOICES = 5
 _INPUT_WIDTH = 10  # of the input's end, at least
@@ -28,7 +28,7 @@ def trace_document(trace: Trace) -> list[dict[str, Any]]:
                 for candidate in choice.candidates
             ],
         }
-        for choice in _choices(trace)
+        for choice in trace
     ]
 
 
@@ -45,22 +45,17 @@ def trace_table(trace: Trace, width: int) -> Table:
     table.add_column("Input", width=input_width, no_wrap=True)
     for rank in range(1, CHOICES + 1):
         table.add_column(f"Choice {rank}", width=choice_width, no_wrap=True)
-    for choice in _choices(trace):
+    for choice in trace:
         numbers = [str(choice.step), str(choice.row)] if rows else [str(choice.step)]
         cells = [_cell(candidate, trace, choice_width) for candidate in choice.candidates]
         table.add_row(*numbers, Text(_tail(visible(choice.text or ""), input_width)), *cells)
     return table
 
 
-def _choices(trace: Trace) -> list[Choice]:
-    """Every row of every step, but for rows that have ended: those say nothing any more."""
-    return [choice for choice in trace if not set(choice.tokens) & set(trace.vocabulary.end_ids)]
-
-
 def _cell(candidate: Candidate, trace: Trace, width: int) -> Text:
     """A token, cut if it must be, and its probability at the right edge of the width."""
     percent = f"{math.exp(candidate.log_prob):.1%}"
-    end = "<end>" if candidate.token in trace.vocabulary.end_ids else f"<{candidate.token}>"
+    end = "<end>" if candidate.token in trace.end_ids else f"<{candidate.token}>"
     token = Text(visible(candidate.text) if candidate.text else end)
     token.truncate(width - len(percent) - 1, overflow="ellipsis", pad=True)
     return token.append(f" {percent}")

@@ -173,7 +173,8 @@ class HFModel:
         given: dict[str, Any] = {}
         if "use_cache" in self._accepts:
             given["use_cache"] = cache is not None
-        if mask is not None:
+        # A recurrent model has read its padding once the prompt is in, and wants a mask no more.
+        if mask is not None and (self._cache_name != "cache_params" or mask.shape == tokens.shape):
             given["attention_mask"] = mask.long()
         if "position_ids" in self._accepts:
             given["position_ids"] = position_ids

@@ -176,12 +176,22 @@ def test_a_cache_that_cannot_be_reordered_is_refused_by_name() -> None:
 
 
 def test_a_model_that_reads_padding_as_text_is_refused_where_there_is_some() -> None:
+    with pytest.raises(dk.ModelError, match="RwkvForCausalLM does not ignore left padding"):
+        dk.decode(rwkv(), [[5, 6, 7], [8]], dk.Greedy(), max_new_tokens=3)
+    with pytest.raises(dk.ModelError, match="RwkvForCausalLM does not ignore left padding"):
+        dk.score(rwkv(), [[5, 6, 7], [8]], [[9], [9]])
+    assert dk.decode(rwkv(), [[5, 6], [7, 8]], dk.Greedy(), max_new_tokens=3).valid.all()
+
+
+def test_a_recurrent_model_takes_batches_and_beams_like_any_other() -> None:
     torch.manual_seed(0)
     config = MambaConfig(vocab_size=61, hidden_size=32, num_hidden_layers=2, state_size=8, **IDS)
     model = MambaForCausalLM(config).eval()
-    with pytest.raises(dk.ModelError, match="MambaForCausalLM does not ignore left padding"):
-        dk.decode(model, [[5, 6, 7], [8]], dk.Greedy(), max_new_tokens=3)
-    assert dk.decode(model, [[5, 6], [7, 8]], dk.BeamSearch(3), max_new_tokens=3).valid.all()
+    check_model(dk.HFModel(model), vocab=61, max_examples=3)
+    tokens, mask = torch.tensor([[5, 6, 7], [3, 3, 8]]), torch.tensor([[1, 1, 1], [0, 0, 1]])
+    theirs = model.generate(tokens, attention_mask=mask, max_new_tokens=5, num_beams=3, do_sample=False)
+    ours = dk.decode(model, (tokens, mask), dk.BeamSearch(3), max_new_tokens=5)
+    assert theirs.tolist() == ours.sequences.tolist()
 
 
 def test_a_model_without_a_cache_reads_the_text_again() -> None:
