@@ -4,7 +4,7 @@
 
 Both decode the same prompts with the same random model in one run, in turns. A table shows the medians
 and their ratio; the JSON has every measurement, the device and the versions. Peak memory is what the
-process grew by in a run of its own.
+process grew by in a run of its own: on Linux, or on CUDA.
 """
 
 import json

@@ -1,6 +1,7 @@
 """The one loop: every decoder over every model, with every processor."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -116,6 +117,11 @@ def step(
     prepared = decoder.prepare(logits)
     state = decoder.observe(prepared, state)
     scores, memory = chain.apply(state.history, prepared, memory)
+    if not isinstance(scores, Tensor) or scores.shape != prepared.shape:
+        raise DecodekitError(
+            f"decode: processors must return scores of the shape they were given, {tuple(prepared.shape)}, "
+            f"and {chain!r:.200} returned {tuple(scores.shape) if isinstance(scores, Tensor) else scores!r}."
+        )
     broken = broken | ~(scores.amax(-1) < torch.inf)
     state, selection = decoder.step(scores, state)
     if selection.source_rows is not None:
@@ -134,12 +140,12 @@ def reorder_memory(memory: Memory, source_rows: Int64[Tensor, " rows"]) -> Memor
 
 def as_model(model: Model | nn.Module) -> Model:
     """The model itself, or a transformers model wrapped in `HFModel`."""
-    if isinstance(model, Model):
+    if isinstance(model, Model) and not isinstance(model, type):
         return model
     if isinstance(model, nn.Module):
         return HFModel(model)
     raise DecodekitError(
-        f"decode: model must be a Model or a transformers model, got {type(model).__name__}. "
+        f"decode: model must be a Model or a transformers model, got {model!r:.80}. "
         "Use dk.load(name) or dk.HFModel(model, tokenizer)."
     )
 
@@ -174,16 +180,14 @@ def _limits(
     vocab: int,
 ) -> Limits:
     """The run's limits; what the caller gives outranks the model's own."""
-    if end_ids is None:
-        # A configuration may carry another model's default ids, which this one cannot say.
-        ends = tuple(end for end in vocabulary.end_ids if end < vocab)
-    else:
-        ends = (end_ids,) if isinstance(end_ids, int) else tuple(end_ids)
-    pad = vocabulary.pad_id if pad_id is None else pad_id
+    # A configuration may carry another model's default ids, which this one cannot say.
+    own = tuple(end for end in vocabulary.end_ids if end < vocab)
+    ends = own if end_ids is None else _ids(end_ids)
+    pad = vocabulary.pad_id if pad_id is None else next(iter(_ids(pad_id)), None)
     if pad is None or (pad_id is None and not 0 <= pad < vocab):
         pad = ends[0] if ends else 0
     for name, token in (("pad_id", pad), *(("end_ids", end) for end in ends)):
-        if type(token) is not int or not 0 <= token < vocab:
+        if not 0 <= token < vocab:
             raise DecodekitError(
                 f"decode: {name} must be below the {vocab} tokens the model can say, got {token!r}."
             )
@@ -194,6 +198,21 @@ def _limits(
         max_new_tokens=max_new_tokens,
         vocab=vocab,
     )
+
+
+def _ids(given: Any) -> tuple[int, ...]:  # noqa: ANN401 - an integer or several, of whatever kind
+    """Ids as plain integers: from an integer, a sequence, a tensor or an array."""
+    if isinstance(given, Tensor):
+        given = given.tolist()
+    several = (given,) if isinstance(given, Integral) else given
+    if isinstance(several, str | Mapping) or not isinstance(several, Iterable):
+        raise DecodekitError(f"decode: end_ids and pad_id must be integers, got {given!r:.80}.")
+    ids = []
+    for token in several:
+        if not isinstance(token, Integral) or isinstance(token, bool):
+            raise DecodekitError(f"decode: end_ids and pad_id must be integers, got {token!r:.80}.")
+        ids.append(int(token))
+    return tuple(ids)
 
 
 def _raise_if_broken(broken: Bool[Tensor, " rows"], rows_per_prompt: int) -> None:

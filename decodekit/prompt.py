@@ -111,9 +111,13 @@ class Prompt:
             prompts = torch.as_tensor(prompts) if prompts.dtype.kind in "iuf" else prompts.tolist()
         if isinstance(prompts, tuple) and len(prompts) == 2 and isinstance(prompts[0], Tensor):  # noqa: PLR2004
             tokens, mask = prompts
-            if mask is None:
+            if mask is None or 0 in tokens.shape:
                 return cls._from_tensor(_matrix(tokens), vocabulary)
-            return cls(_matrix(tokens), _matrix(torch.as_tensor(mask, device=tokens.device)))
+            try:
+                mask = torch.as_tensor(mask, device=tokens.device)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise PromptError(f"Prompt: a mask must hold zeros and ones, got {mask!r:.80}.") from error
+            return cls(_matrix(tokens), _matrix(mask))
         if isinstance(prompts, Tensor):
             return cls._from_tensor(_matrix(prompts), vocabulary)
         ids = [_read_ids(row, vocabulary) for row in _rows(prompts)]

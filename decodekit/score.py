@@ -128,6 +128,11 @@ def _score_step_by_step(
     new = tokens.shape[1]
     session, logits = model.start(prompt, rows_per_prompt=1, capacity=prompt.tokens.shape[1] + new)
     tokens, lengths = tokens.to(logits.device), lengths.to(logits.device)
+    if new and int(tokens.max()) >= logits.shape[-1]:
+        raise DecodekitError(
+            f"score: ids must be below the {logits.shape[-1]} tokens the model can say, got "
+            f"{int(tokens.max())}."
+        )
     columns = []
     for column in range(new):
         spoken = tokens[:, column]
@@ -150,20 +155,20 @@ def _read(
     vocabulary: Vocabulary,
 ) -> list[list[list[int]]]:
     """Ids by prompt and continuation."""
+    ids, batch = prompt.ids(), len(prompt.tokens)
     if isinstance(continuations, Decoded):
-        return continuations.hypotheses()
-    if isinstance(continuations, Tensor):
+        continuations = continuations.hypotheses()
+    elif isinstance(continuations, Tensor):
         continuations = continuations.tolist()
     elif isinstance(continuations, str):
         continuations = [continuations]
-    ids, batch = prompt.ids(), len(prompt.tokens)
-    if batch == 1 and continuations and all(type(item) is int for item in continuations):
+    several = isinstance(continuations, Sequence)
+    if several and batch == 1 and continuations and all(type(item) is int for item in continuations):
         continuations = [continuations]
-    if not isinstance(continuations, Sequence) or len(continuations) != batch:
+    if not several or len(continuations) != batch:
         raise DecodekitError(
             f"score: there must be one continuation, or one list of them, a prompt, got "
-            f"{len(continuations) if isinstance(continuations, Sequence) else continuations!r} for "
-            f"{batch} prompts."
+            f"{len(continuations) if several else continuations!r} for {batch} prompts."
         )
     texts = [prompts] if isinstance(prompts, str) else prompts
     read = []
@@ -192,9 +197,11 @@ def _ids(
     if isinstance(continuation, str):
         continuation = vocabulary.continuation_ids(prompt_text, prompt_ids, continuation)
     ids = continuation.tolist() if isinstance(continuation, Tensor) else continuation
-    for token in ids if isinstance(ids, Sequence) else [ids]:
+    tokens = list(ids) if isinstance(ids, Sequence) else [None]
+    for token in tokens:
         if type(token) is not int or token < 0 or token >= (vocabulary.size or token + 1):
             raise DecodekitError(
-                f"score: continuations must be strings or ids in [0, {vocabulary.size}), got {token!r}."
+                f"score: continuations must be strings or ids in [0, {vocabulary.size or 'vocabulary'}), got "
+                f"{ids!r:.80}."
             )
-    return list(ids)
+    return tokens

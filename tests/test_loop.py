@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -147,7 +148,32 @@ def test_numbers_must_be_integers_of_at_least_one(option: str, number: int) -> N
         dk.decode(HashModel(5), [[1]], dk.Greedy(), **options)
 
 
-@pytest.mark.parametrize("options", [{"end_ids": 5}, {"end_ids": [1, -1]}, {"pad_id": 9}, {"end_ids": [1.0]}])
+@pytest.mark.parametrize(
+    "given", [2, [2], (2,), torch.tensor(2), torch.tensor([2]), np.int64(2), np.array([2])]
+)
+def test_ids_may_be_integers_of_any_kind(given: Any) -> None:  # noqa: ANN401
+    model = MarkovModel([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
+    assert dk.decode(model, [[0]], dk.Greedy(), max_new_tokens=6, end_ids=given).hypotheses() == [[[1, 2]]]
+
+
+@pytest.mark.parametrize("given", [1.0, [1.0], "", "1", {1: 2}, [True], [None]])
+@pytest.mark.parametrize("option", ["end_ids", "pad_id"])
+def test_ids_that_are_no_integers_are_refused(option: str, given: Any) -> None:  # noqa: ANN401
+    with pytest.raises(dk.DecodekitError, match="end_ids and pad_id must be integers"):
+        dk.decode(HashModel(5), [[1]], dk.Greedy(), max_new_tokens=2, **{option: given})
+
+
+@pytest.mark.parametrize("wrong", [lambda scores: None, lambda scores: scores[:, 1:]])  # noqa: ARG005
+def test_a_processor_that_returns_something_else_is_refused(wrong: Callable[[Tensor], Any]) -> None:
+    class Other(dk.StatelessProcessor):
+        def process(self, history: dk.History, scores: Tensor) -> Tensor:  # noqa: ARG002
+            return wrong(scores)
+
+    with pytest.raises(dk.DecodekitError, match="processors must return scores of the shape"):
+        dk.decode(HashModel(5), [[1]], dk.Greedy(), Other(), max_new_tokens=2)
+
+
+@pytest.mark.parametrize("options", [{"end_ids": 5}, {"end_ids": [1, -1]}, {"pad_id": 9}])
 def test_ids_must_be_in_the_vocabulary(options: dict[str, Any]) -> None:
     with pytest.raises(dk.DecodekitError, match=r"decode: (end|pad)_ids? must be below the 5 tokens"):
         dk.decode(HashModel(5), [[1]], dk.Greedy(), max_new_tokens=2, **options)
@@ -163,6 +189,8 @@ def test_end_ids_given_outrank_the_models_and_none_can_be_given() -> None:
 def test_what_is_not_a_model_is_refused() -> None:
     with pytest.raises(dk.DecodekitError, match="decode: model must be a Model or a transformers model"):
         dk.decode("gpt2", [[1]], dk.Greedy(), max_new_tokens=2)  # type: ignore[arg-type]
+    with pytest.raises(dk.DecodekitError, match="decode: model must be a Model or a transformers model"):
+        dk.decode(dk.HFModel, [[1]], dk.Greedy(), max_new_tokens=2)  # type: ignore[arg-type]
     with pytest.raises(dk.ModelError, match="HFModel: model must be a transformers model, got Linear"):
         dk.decode(torch.nn.Linear(2, 2), [[1]], dk.Greedy(), max_new_tokens=2)
 

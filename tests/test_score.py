@@ -159,15 +159,29 @@ def test_what_decode_reports_is_what_score_finds(decoder: dk.Decoder[Any]) -> No
     [
         ([[1]], "got 1 for 2 prompts"),
         ([[1], [2], [0]], "got 3 for 2 prompts"),
-        ([[1], [3]], r"ids in \[0, 3\), got 3"),
-        ([[1], [-1]], "got -1"),
-        ([[1], [1.5]], "got 1.5"),
+        ([[1], [3]], r"ids in \[0, 3\), got \[3\]"),
+        ([[1], [-1]], r"got \[-1\]"),
+        ([[1], [1.5]], r"got 1.5"),
         ([[1], ["text"]], "a string needs a tokenizer"),
     ],
 )
 def test_wrong_continuations_are_refused(continuations: Any, message: str) -> None:  # noqa: ANN401
     with pytest.raises(dk.DecodekitError, match=message):
         dk.score(MODEL, [[0], [1]], continuations)
+
+
+@pytest.mark.parametrize("continuations", [5, [["a", 5]], [[[1], 5]], None])
+def test_what_is_no_continuation_is_refused(continuations: Any) -> None:  # noqa: ANN401
+    with pytest.raises(dk.DecodekitError, match="score: "):
+        dk.score(dk.load(), "a", continuations)
+
+
+def test_a_result_of_other_prompts_is_refused() -> None:
+    one, two = (dk.decode(MODEL, batch, dk.Greedy(), max_new_tokens=2) for batch in ([[0]], [[0], [1]]))
+    with pytest.raises(dk.DecodekitError, match="got 1 for 2 prompts"):
+        dk.score(MODEL, [[0], [1]], one)
+    with pytest.raises(dk.DecodekitError, match="got 2 for 1 prompts"):
+        dk.score(MODEL, [[0]], two)
 
 
 @pytest.mark.parametrize("size", [0, -1, 1.5])

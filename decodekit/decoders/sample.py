@@ -73,13 +73,19 @@ class Sample(Decoder[SampleState]):
             raise ValueError(
                 f"Sample: num_samples must be an integer of at least 1, got {self.num_samples!r}."
             )
+        if not isinstance(self.generator, torch.Generator | None):
+            raise ValueError(  # noqa: TRY004 - as every argument out of range
+                f"Sample: generator must be a torch.Generator, got {self.generator!r:.80}."
+            )
         if self.generator is not None and self.seeds is not None:
             raise ValueError(
                 "Sample: randomness must come from one source, got both generator and seeds. "
                 "Pass seeds for draws that do not depend on the batch, a generator otherwise."
             )
         if self.seeds is not None:
-            seeds = self.seeds.tolist() if isinstance(self.seeds, Tensor) else list(self.seeds)
+            seeds = self.seeds.tolist() if isinstance(self.seeds, Tensor) else self.seeds
+            if isinstance(seeds, str) or not isinstance(seeds, Sequence):
+                raise ValueError(f"Sample: seeds must be one integer a prompt, got {self.seeds!r:.80}.")
             for seed in seeds:
                 if type(seed) is not int or not -(2**63) <= seed < 2**63:
                     raise ValueError(f"Sample: seeds must be 64-bit integers, got {seed!r}.")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from decodekit.errors import ModelError
 from decodekit.models.base import Session
 from decodekit.models.cache import Cache
-from decodekit.models.probe import continues, follows_rows, ignores_padding
+from decodekit.models.probe import LONGEST, continues, follows_rows, ignores_padding
 from decodekit.models.sessions import CachedSession, RecomputingSession, positions
 from decodekit.prompt import Prompt
 from decodekit.vocabulary import Tokenizer, Vocabulary
@@ -101,7 +101,7 @@ class HFModel:
             tokenizer = None  # a string as a prompt is then refused, with the reason
         return cls(model.to(device).eval(), tokenizer)
 
-    @cached_property
+    @property
     def vocabulary(self) -> Vocabulary:
         """End, pad and BOS ids as the generation config has them, else the model's config."""
         settings = getattr(self.model, "generation_config", None) or self._config
@@ -144,7 +144,7 @@ class HFModel:
         said = torch.arange(new, device=device) < lengths[:, None]
         if new == 0:
             return torch.zeros(tokens.shape, dtype=torch.float32, device=device)
-        self._check_positions(prompt, new - 1)
+        self._check_positions(prompt, new)
         self._check_probe(prompt, rows_per_prompt=1)
         # The last token predicts nothing. Junk after a row's end is to the right of all that counts.
         tokens = tokens.masked_fill(~said, 0)
@@ -222,7 +222,7 @@ class HFModel:
     def _check_positions(self, prompt: Prompt, new_tokens: int) -> None:
         most = getattr(self._config, "max_position_embeddings", None) or 0  # 0 and -1: no limit
         longest = int(prompt.mask.sum(-1).max())
-        if 0 < most < longest + new_tokens:
+        if 0 < most < longest + new_tokens - 1:  # the last token is said, and never read
             raise ModelError(
                 f"HFModel: prompt and continuation must fit the {most} positions of "
                 f"{type(self.model).__name__}, got a prompt of {longest} tokens and "
@@ -231,6 +231,8 @@ class HFModel:
 
     def _check_probe(self, prompt: Prompt, rows_per_prompt: int) -> None:
         name = type(self.model).__name__
+        if 0 < (getattr(self._config, "max_position_embeddings", None) or 0) < LONGEST:
+            return  # too short to ask
         if not self._continues:
             raise ModelError(
                 f"HFModel: {name} must continue a text token by token, and its logits depend on what comes "
@@ -248,7 +250,13 @@ class HFModel:
 
     @cached_property
     def _continues(self) -> bool:
-        return continues(self._open, self._read, self.vocabulary.size or 1)
+        try:
+            return continues(self._open, self._read, self.vocabulary.size or 1)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"HFModel: {type(self.model).__name__} must read a text of four tokens with its cache, and "
+                f"raises {type(error).__name__}: {error}"
+            ) from error
 
     @cached_property
     def _follows_rows(self) -> bool:

@@ -126,7 +126,8 @@ def is_count(value: object, least: int) -> TypeGuard[int]:
 
 def read_ids(who: str, ids: int | Iterable[int]) -> tuple[int, ...]:
     """One id or several, as a tuple. Raises unless every one is an integer of at least 0."""
-    several = tuple(ids) if isinstance(ids, Iterable) else (ids,)
+    plain = ids.tolist() if isinstance(ids, Tensor) else ids
+    several = tuple(plain) if isinstance(plain, Iterable) else (plain,)
     for token in several:
         if not is_count(token, 0):
             raise ValueError(f"{who}: token ids must be integers of at least 0, got {token!r}.")

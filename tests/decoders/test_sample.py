@@ -114,9 +114,9 @@ def test_only_one_source_of_randomness_is_accepted() -> None:
         dk.Sample(generator=torch.Generator(), seeds=[1])
 
 
-@pytest.mark.parametrize("seeds", [[2**63], [1.5], ["a"]])
+@pytest.mark.parametrize("seeds", [[2**63], [1.5], ["a"], 0, 1.5, ""])
 def test_seeds_must_be_64_bit_integers(seeds: list[int]) -> None:
-    with pytest.raises(ValueError, match="Sample: seeds must be 64-bit integers"):
+    with pytest.raises(ValueError, match="Sample: seeds must be"):
         dk.Sample(seeds=seeds)
 
 

@@ -145,9 +145,10 @@ def test_what_does_not_fit_the_models_positions_is_refused() -> None:
         dk.ModelError, match="must fit the 40 positions of GPT2LMHeadModel, got a prompt of 41"
     ):
         dk.decode(gpt2(), [[5] * 41], dk.Greedy(), max_new_tokens=1)
-    with pytest.raises(dk.ModelError, match="got a prompt of 30 tokens and 11 new ones"):
-        dk.decode(gpt2(), [[5] * 30, [6]], dk.Greedy(), max_new_tokens=11)
-    assert dk.decode(gpt2(), [[5] * 30, [6]], dk.Greedy(), max_new_tokens=10).lengths.shape == (2, 1)
+    with pytest.raises(dk.ModelError, match="got a prompt of 30 tokens and 12 new ones"):
+        dk.decode(gpt2(), [[5] * 30, [6]], dk.Greedy(), max_new_tokens=12)
+    # The last token is said and never read.
+    assert dk.decode(gpt2(), [[5] * 30, [6]], dk.Greedy(), max_new_tokens=11).lengths.shape == (2, 1)
 
 
 def test_a_nan_in_the_logits_is_an_error_that_names_the_prompt() -> None:
@@ -192,6 +193,20 @@ def test_a_recurrent_model_takes_batches_and_beams_like_any_other() -> None:
     theirs = model.generate(tokens, attention_mask=mask, max_new_tokens=5, num_beams=3, do_sample=False)
     ours = dk.decode(model, (tokens, mask), dk.BeamSearch(3), max_new_tokens=5)
     assert theirs.tolist() == ours.sequences.tolist()
+
+
+def test_a_vocabulary_of_two_tokens_is_probed_like_any_other() -> None:
+    for seed in range(5):
+        torch.manual_seed(seed)
+        config = GPT2Config(vocab_size=2, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=1)
+        hf = dk.HFModel(GPT2LMHeadModel(config).eval())
+        assert dk.decode(hf, [[0, 1], [0]], dk.BeamSearch(2), max_new_tokens=2).valid.all()
+
+
+def test_a_model_of_very_few_positions_is_decoded_to_the_last() -> None:
+    model = gpt2(n_positions=2)
+    theirs = model.generate(torch.tensor([[5]]), max_new_tokens=2, num_beams=2, do_sample=False)
+    assert theirs.tolist() == dk.decode(model, [[5]], dk.BeamSearch(2), max_new_tokens=2).sequences.tolist()
 
 
 def test_a_model_without_a_cache_reads_the_text_again() -> None:
