@@ -197,11 +197,12 @@ def _ids(
     if isinstance(continuation, str):
         continuation = vocabulary.continuation_ids(prompt_text, prompt_ids, continuation)
     ids = continuation.tolist() if isinstance(continuation, Tensor) else continuation
-    tokens = list(ids) if isinstance(ids, Sequence) else [None]
-    for token in tokens:
+    if not isinstance(ids, Sequence):
+        ids = (None,)  # refused below, like any id that is none
+    for token in ids:
         if type(token) is not int or token < 0 or token >= (vocabulary.size or token + 1):
             raise DecodekitError(
                 f"score: continuations must be strings or ids in [0, {vocabulary.size or 'vocabulary'}), got "
-                f"{ids!r:.80}."
+                f"{continuation!r:.80}."
             )
-    return tokens
+    return list(ids)

@@ -8,6 +8,7 @@ was generated is reordered, since the rows of one prompt share what is before it
 from functools import cache
 from typing import Any, cast
 
+import torch
 from jaxtyping import Int64, Shaped
 from torch import Tensor
 
@@ -26,6 +27,7 @@ class Cache:
     def __init__(self, content: Any) -> None:  # noqa: ANN401
         self.content = content
 
+    @torch.inference_mode()  # as the forward passes that the buffers come from and go to
     def widen(self, rows: Int64[Tensor, " rows"] | None, capacity: int) -> None:
         """Makes row `i` what prompt `rows[i]` is, once the prompts are in; None: one row a prompt.
 
@@ -40,6 +42,7 @@ class Cache:
         if rows is not None and not layers:
             self.reorder(rows)
 
+    @torch.inference_mode()
     def reorder(self, rows: Int64[Tensor, " rows"]) -> None:
         """Makes row `i` what row `rows[i]` was, of the same prompt."""
         if not self._layers:

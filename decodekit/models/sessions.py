@@ -1,6 +1,6 @@
 """Runs of a transformers model: with a cache, and for models that have none."""
 
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float32, Int64
@@ -71,7 +71,7 @@ class CachedSession:
     def _logits(self, tokens: Int64[Tensor, "rows columns"], columns: slice) -> Float32[Tensor, "rows vocab"]:
         mask = None if self._mask is None else self._mask[:, : columns.stop]
         output = self._model.forward(tokens, mask, self._positions[:, columns], cache=self._cache)
-        return cast("Tensor", output.logits[:, -1].float().contiguous())
+        return last_logits(output)
 
 
 class RecomputingSession:
@@ -110,9 +110,15 @@ class RecomputingSession:
 
     def _logits(self) -> Float32[Tensor, "rows vocab"]:
         output = self._model.forward(self._tokens, self._mask, positions(self._mask), cache=None)
-        return cast("Tensor", output.logits[:, -1].float().contiguous())
+        return last_logits(output)
 
 
 def positions(mask: Bool[Tensor, "rows length"]) -> Int64[Tensor, "rows length"]:
     """Each column's position in its text, counted without padding."""
     return (mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def last_logits(output: Any) -> Float32[Tensor, "rows vocab"]:  # noqa: ANN401 - transformers' ModelOutput
+    """The last column's logits, as a tensor of their own: made outside inference mode, free to be used."""
+    logits: Tensor = output.logits[:, -1].to(torch.float32, copy=True).contiguous()
+    return logits

@@ -119,6 +119,27 @@ def test_the_bare_model_is_wrapped_and_left_as_it_was() -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_comes_out_can_be_trained_on_and_the_model_too(family: str) -> None:
+    model = build(family, 0)
+    out = dk.decode(model, [[8, 9, 10], [11]], dk.BeamSearch(2), max_new_tokens=3)
+    kept = [*model.parameters(), *model.buffers(), out.tokens, out.token_log_probs, out.score]
+    assert not any(tensor.is_inference() for tensor in kept)
+    with torch.enable_grad():
+        model(out.sequences[1:, 2:]).logits.sum().backward()
+    model.zero_grad()
+
+
+def test_a_processor_may_write_to_the_scores_it_is_given() -> None:
+    class InPlace(dk.StatelessProcessor):
+        def process(self, history: dk.History, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+            scores[:, 7] = -torch.inf
+            return scores
+
+    out = dk.decode(gpt2(), [[5], [6]], dk.BeamSearch(2), InPlace(), max_new_tokens=6)
+    assert not (out.tokens == 7).any()
+
+
 def test_end_pad_and_bos_ids_are_the_generation_configs() -> None:
     model = gpt2()
     model.generation_config.eos_token_id = [4, 5]
