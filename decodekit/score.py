@@ -170,13 +170,13 @@ def _read(
             f"score: there must be one continuation, or one list of them, a prompt, got "
             f"{len(continuations) if several else continuations!r} for {batch} prompts."
         )
-    texts = [prompts] if isinstance(prompts, str) else prompts
-    read = []
-    for number, several in enumerate(continuations):
-        text = texts[number] if isinstance(texts, Sequence) else None
-        before = (text if isinstance(text, str) else None, ids[number])
-        read.append([_ids(one, *before, vocabulary) for one in _several(several)])
-    return read
+    rows = [prompts] if isinstance(prompts, str) else prompts
+    is_rows = isinstance(rows, Sequence) and len(rows) == batch  # not one flat list of ids, nor a pair
+    texts = [row if isinstance(row, str) else None for row in rows] if is_rows else [None] * batch
+    return [
+        [_ids(one, text, prompt_ids, vocabulary) for one in _several(given)]
+        for given, text, prompt_ids in zip(continuations, texts, ids, strict=True)
+    ]
 
 
 def _several(given: Any) -> list[Any]:  # noqa: ANN401

@@ -64,6 +64,23 @@ def test_continuations_come_in_many_forms(batch: Any, continuations: Any) -> Non
     torch.testing.assert_close(dk.score(MODEL, batch, continuations).log_prob.exp(), expected)
 
 
+@pytest.mark.parametrize(
+    "batch",
+    [
+        [[0], [2, 0], [1, 0]],
+        (torch.tensor([[1, 0], [2, 0], [1, 0]]), torch.tensor([[0, 1], [1, 1], [1, 1]])),
+        {"input_ids": torch.tensor([[2, 0]] * 3), "attention_mask": torch.ones(3, 2)},
+        torch.tensor([[0]] * 3),
+        dk.Prompt.from_ids([[0], [2, 0], [1, 0]]),
+    ],
+)
+def test_prompts_come_in_every_form_that_decode_takes(batch: Any) -> None:  # noqa: ANN401
+    scored = dk.score(MODEL, batch, [[1], [1], [1]])
+    torch.testing.assert_close(scored.log_prob.exp(), torch.full((3, 1), 0.7))
+    out = dk.decode(MODEL, batch, dk.BeamSearch(2), max_new_tokens=3)
+    torch.testing.assert_close(dk.score(MODEL, batch, out).token_log_probs, out.token_log_probs)
+
+
 def test_a_single_prompt_takes_a_bare_continuation() -> None:
     torch.testing.assert_close(dk.score(MODEL, [0], [1, 2]).log_prob.exp(), torch.tensor([[0.7 * 0.6]]))
 
