@@ -21,8 +21,8 @@ from decodekit.history import History as History
 from decodekit.load import bundled_path as bundled_path
 from decodekit.load import load as load
 from decodekit.loop import decode as decode
-from decodekit.models.base import Model as Model
-from decodekit.models.base import Session as Session
+from decodekit.model import Model as Model
+from decodekit.model import Session as Session
 from decodekit.models.hf import HFModel as HFModel
 from decodekit.output import Decoded as Decoded
 from decodekit.processors.base import LogitsProcessor as LogitsProcessor

@@ -1,10 +1,23 @@
 """What has been said so far, in a buffer of fixed shape."""
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int64, Shaped
 from torch import Tensor
+
+
+class Source(NamedTuple):
+    """What an encoder has read for every prompt.
+
+    Attributes:
+        tokens: Token ids.
+        valid: False for padding.
+    """
+
+    tokens: Int64[Tensor, "batch source"]
+    valid: Bool[Tensor, "batch source"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,6 +31,9 @@ class History:
         tokens: Token ids; columns from `position` on hold junk.
         valid: False for left padding and for what is not yet written.
         position: The column the next token goes to.
+        prompts: Which prompt each row continues; None: as many rows for each, in order.
+        rows_per_prompt: Beams or samples of each prompt.
+        source: What the encoder has read, for every prompt; None for decoder-only models.
 
     Example:
         >>> history = History(torch.tensor([[5, 7, 0]]), torch.tensor([[True, True, False]]),
@@ -29,11 +45,15 @@ class History:
     tokens: Int64[Tensor, "rows capacity"]
     valid: Bool[Tensor, "rows capacity"]
     position: Int64[Tensor, ""]
+    prompts: Int64[Tensor, " rows"] | None = None
+    rows_per_prompt: int = 1
+    source: Source | None = None
 
     def append(self, tokens: Int64[Tensor, " rows"]) -> "History":
         """The history with one more token on every row."""
         here = torch.arange(self.tokens.shape[1], device=tokens.device) == self.position
-        return History(
+        return replace(
+            self,
             tokens=torch.where(here, tokens[:, None], self.tokens),
             valid=self.valid | here,
             position=self.position + 1,
@@ -45,4 +65,15 @@ class History:
             self,
             tokens=self.tokens.index_select(0, rows),
             valid=self.valid.index_select(0, rows),
+            prompts=None if self.prompts is None else self.prompts.index_select(0, rows),
         )
+
+    def last(self) -> Int64[Tensor, " rows"]:
+        """The newest token of every row."""
+        return self.tokens.index_select(1, (self.position - 1).view(1))[:, 0]
+
+    def spread(self, values: Shaped[Tensor, "batch *rest"]) -> Shaped[Tensor, "rows *rest"]:
+        """What was given for each prompt, for each row of it."""
+        if self.prompts is not None:
+            return values.index_select(0, self.prompts)
+        return values.repeat_interleave(len(self.tokens) // len(values), 0)

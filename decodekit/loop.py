@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 from decodekit import trace as tracing
 from decodekit.decoders.base import Decoder, Limits, Selection, State
 from decodekit.errors import DecodekitError, DecodingError
-from decodekit.models.base import DescribedModel, Model
+from decodekit.model import DescribedModel, Model
 from decodekit.models.hf import HFModel
 from decodekit.output import Decoded
 from decodekit.processors.base import LogitsProcessor, Memory

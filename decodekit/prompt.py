@@ -1,16 +1,16 @@
 """Prompts: strings, lists of ids or tensors, as one left-padded batch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Int64, Shaped
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from decodekit.errors import PromptError
-from decodekit.history import History
+from decodekit.history import History, Source
+from decodekit.reading import Read, read_prompts
 from decodekit.vocabulary import Vocabulary
 
 _INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
@@ -26,6 +26,8 @@ class Prompt:
         tokens: Token ids; where `mask` is False, anything.
         mask: True where there is a token. Every row is some False followed by at least one True. Zeros
             and ones will do.
+        source: For an encoder-decoder what the encoder reads; `tokens` are then what the decoder begins
+            with. None for decoder-only models.
 
     Raises:
         PromptError: If the two are not of one shape `[batch, length]`, hold other things than ids and
@@ -39,6 +41,7 @@ class Prompt:
 
     tokens: Int64[Tensor, "batch length"]
     mask: Bool[Tensor, "batch length"]
+    source: Source | None = None
 
     def __post_init__(self) -> None:
         if self.tokens.ndim != 2 or self.tokens.shape != self.mask.shape:  # noqa: PLR2004
@@ -63,6 +66,11 @@ class Prompt:
             raise PromptError(
                 f"Prompt: padding must be on the left, and row {row} of the mask has a 0 after a 1 "
                 "or no 1 at all. Pad on the left (padding_side='left'), or pass lists of ids."
+            )
+        if self.source is not None and len(self.source.tokens) != len(self.tokens):
+            raise PromptError(
+                f"Prompt: there must be one source a prompt, got {len(self.source.tokens)} sources for "
+                f"{len(self.tokens)} prompts."
             )
 
     @classmethod
@@ -93,56 +101,44 @@ class Prompt:
                 and there is no BOS, are strings and there is no tokenizer, or are padded on the right.
         """
         prompt = prompts if isinstance(prompts, Prompt) else cls._read(prompts, vocabulary)
-        most = vocabulary.size or 2**63 - 1
-        outside = prompt.mask & ((prompt.tokens < 0) | (prompt.tokens >= most))
-        if outside.any():
-            row, column = divmod(int(outside.int().argmax()), outside.shape[1])
+        if (prompt.source is None) != (vocabulary.decoder_start_id is None):
             raise PromptError(
-                f"Prompt: ids must be in [0, {most}), and prompt {row} has "
-                f"{int(prompt.tokens[row, column])}. Is this the model's own tokenizer?"
+                "Prompt: an encoder-decoder, and nothing else, reads a source, and this model "
+                f"{'reads none' if prompt.source else 'needs one'}. "
+                f"{'Put the source in front of the prompt.' if prompt.source else 'Pass the text itself.'}"
             )
+        _check_ids(prompt.tokens, prompt.mask, vocabulary)
+        if prompt.source is not None:
+            _check_ids(*prompt.source, vocabulary)
         return prompt
 
     @classmethod
     def _read(cls, prompts: Any, vocabulary: Vocabulary) -> "Prompt":  # noqa: ANN401
-        if isinstance(prompts, Mapping):
-            prompts = _from_mapping(prompts)
-        if isinstance(prompts, np.ndarray):
-            prompts = torch.as_tensor(prompts) if prompts.dtype.kind in "iuf" else prompts.tolist()
-        if isinstance(prompts, tuple) and len(prompts) == 2 and isinstance(prompts[0], Tensor):  # noqa: PLR2004
-            tokens, mask = prompts
-            if mask is None or 0 in tokens.shape:
-                return cls._from_tensor(_matrix(tokens), vocabulary)
-            try:
-                mask = torch.as_tensor(mask, device=tokens.device)
-            except (TypeError, ValueError, RuntimeError) as error:
-                raise PromptError(f"Prompt: a mask must hold zeros and ones, got {mask!r:.80}.") from error
-            return cls(_matrix(tokens), _matrix(mask))
-        if isinstance(prompts, Tensor):
-            return cls._from_tensor(_matrix(prompts), vocabulary)
-        ids = [_read_ids(row, vocabulary) for row in _rows(prompts)]
-        if not ids:
-            raise PromptError("Prompt: there must be at least one prompt, got none.")
-        return cls.from_ids(ids, vocabulary.pad_id)
+        read = read_prompts(prompts, vocabulary)
+        if vocabulary.decoder_start_id is not None:
+            source = _source(read)
+            return cls.from_ids([[vocabulary.decoder_start_id]] * len(source.tokens)).with_source(source)
+        if isinstance(read, list):
+            return cls.from_ids(read, vocabulary.pad_id)
+        tokens, mask = read
+        return cls(tokens, torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask)
 
-    @classmethod
-    def _from_tensor(cls, tokens: Shaped[Tensor, "batch length"], vocabulary: Vocabulary) -> "Prompt":
-        if tokens.shape[1] == 0:
-            return cls.from_ids([_read_ids([], vocabulary)] * len(tokens))
-        pad = vocabulary.pad_id
-        if pad is not None and pad != vocabulary.bos_id and pad not in vocabulary.end_ids:
-            padded = (tokens[:, :1] == pad) | (tokens[:, -1:] == pad)
-            if padded.any():
-                raise PromptError(
-                    f"Prompt: a tensor without a mask must hold tokens only, and row "
-                    f"{int(padded.int().argmax())} starts or ends with the pad id {pad}. "
-                    "Pass (tokens, mask), or lists of ids."
-                )
-        return cls(tokens, torch.ones_like(tokens, dtype=torch.bool))
+    def with_source(self, source: Source) -> "Prompt":
+        """The same beginnings of the decoder's text, for an encoder that reads `source`."""
+        return Prompt(self.tokens, self.mask, source)
 
     def to(self, device: torch.device) -> "Prompt":
         """The same prompts on another device."""
-        return Prompt(self.tokens.to(device), self.mask.to(device))
+        source = None if self.source is None else Source(*(part.to(device) for part in self.source))
+        return Prompt(self.tokens.to(device), self.mask.to(device), source)
+
+    def take(self, rows: Int64[Tensor, " new"]) -> "Prompt":
+        """The batch whose prompt `i` is this one's prompt `rows[i]`."""
+        rows = rows.to(self.tokens.device)
+        source = (
+            None if self.source is None else Source(*(part.index_select(0, rows) for part in self.source))
+        )
+        return Prompt(self.tokens.index_select(0, rows), self.mask.index_select(0, rows), source)
 
     def ids(self) -> list[list[int]]:
         """The token ids of every prompt, without padding."""
@@ -159,68 +155,40 @@ class Prompt:
             tokens=tokens.repeat_interleave(rows_per_prompt, 0),
             valid=valid.repeat_interleave(rows_per_prompt, 0),
             position=torch.full((), length, device=tokens.device),
+            prompts=torch.arange(batch, device=tokens.device).repeat_interleave(rows_per_prompt),
+            rows_per_prompt=rows_per_prompt,
+            source=self.source,
         )
 
 
-def _from_mapping(prompts: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    """What a tokenizer returned, as a tensor, a pair of tensors, or lists of ids without padding."""
-    if "input_ids" not in prompts:
-        raise PromptError(f"Prompt: a mapping must have input_ids, got {sorted(prompts)}.")
-    ids, mask = prompts["input_ids"], prompts.get("attention_mask")
+def _source(read: Read) -> Source:
+    """What an encoder reads: padded on the right, since encoders count positions from the left."""
+    if isinstance(read, list):
+        length = max(len(row) for row in read)
+        tokens = torch.tensor([[*row, *[0] * (length - len(row))] for row in read])
+        lengths = torch.tensor([len(row) for row in read])
+        return Source(tokens, torch.arange(length) < lengths[:, None])
+    tokens, mask = read
+    if tokens.dtype not in _INTEGERS:
+        raise PromptError(f"Prompt: token ids must be integers, got a tensor of {tokens.dtype}.")
     if mask is None:
-        return ids
-    if isinstance(ids, Tensor):
-        return ids, mask
-    rows, masks = _rows(ids), _rows(mask)
-    if [len(row) for row in rows] != [len(row) for row in masks]:
-        raise PromptError("Prompt: input_ids and attention_mask must have the same lengths.")
-    if len({len(row) for row in rows}) == 1:
-        return torch.as_tensor(rows), torch.as_tensor(masks)
-    if not all(all(row) for row in masks):
-        raise PromptError("Prompt: padded prompts must all have one length. Pad on the left, or not at all.")
-    return rows
-
-
-def _rows(prompts: Any) -> list[Any]:  # noqa: ANN401
-    """`prompts` as a list with one item a prompt."""
-    if isinstance(prompts, str):
-        return [prompts]
-    if isinstance(prompts, Sequence) and not isinstance(prompts, bytes | bytearray):
-        # A flat list of ids is one prompt; the empty list is no prompt at all.
-        return [prompts] if prompts and all(type(item) is int for item in prompts) else list(prompts)
-    raise PromptError(
-        f"Prompt: prompts must be a string, ids, a list of either, or a tensor, got {type(prompts).__name__}."
-    )
-
-
-def _read_ids(row: Any, vocabulary: Vocabulary) -> list[int]:  # noqa: ANN401
-    """One prompt's ids, never empty."""
-    if isinstance(row, str):
-        row = vocabulary.ids(row)
-    ids = row.tolist() if isinstance(row, Tensor | np.ndarray) else row
-    if isinstance(ids, bytes | bytearray | str) or not isinstance(ids, Sequence):
-        raise PromptError(f"Prompt: a prompt must be a string or a list of integers, got {row!r:.80}.")
-    for token in ids:
-        if type(token) is not int:
-            raise PromptError(
-                f"Prompt: a prompt must be a string or a list of integers, got {token!r:.80} in one."
-            )
-        if not -(2**63) <= token < 2**63:
-            raise PromptError(f"Prompt: ids must be in the model's vocabulary, and {token} fits no tensor.")
-    if len(ids) == 0:
-        if vocabulary.bos_id is None:
-            raise PromptError(
-                "Prompt: an empty prompt starts from the model's BOS, and the model has none. "
-                "Give at least one token."
-            )
-        ids = [vocabulary.bos_id]
-    return list(ids)
-
-
-def _matrix(tensor: Tensor) -> Shaped[Tensor, "batch length"]:
-    """A row as a batch of one."""
-    if tensor.ndim not in {1, 2}:
+        return Source(tokens.long(), torch.ones_like(tokens, dtype=torch.bool))
+    if mask.shape != tokens.shape or not ((mask == 0) | (mask == 1)).all() or not mask.bool().any(-1).all():
         raise PromptError(
-            f"Prompt: a tensor of ids must be [length] or [batch, length], got {tuple(tensor.shape)}."
+            f"Prompt: an encoder's mask must be zeros and ones of the shape of its tokens, "
+            f"{tuple(tokens.shape)}, with a 1 in every row, got {mask!r:.80}."
         )
-    return tensor[None] if tensor.ndim == 1 else tensor
+    return Source(tokens.long(), mask.bool())
+
+
+def _check_ids(
+    tokens: Int64[Tensor, "batch length"], mask: Bool[Tensor, "batch length"], vocabulary: Vocabulary
+) -> None:
+    most = vocabulary.size or 2**63 - 1
+    outside = mask & ((tokens < 0) | (tokens >= most))
+    if outside.any():
+        row, column = divmod(int(outside.int().argmax()), outside.shape[1])
+        raise PromptError(
+            f"Prompt: ids must be in [0, {most}), and prompt {row} has "
+            f"{int(tokens[row, column])}. Is this the model's own tokenizer?"
+        )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from decodekit.errors import DecodekitError, DecodingError
 from decodekit.loop import as_model
-from decodekit.models.base import DescribedModel, Model, ScoringModel
+from decodekit.model import DescribedModel, Model, ScoringModel
 from decodekit.output import Decoded, sum_log_probs
 from decodekit.prompt import Prompt
 from decodekit.vocabulary import Vocabulary
@@ -93,8 +93,7 @@ def score(
     size = batch_size or len(rows)
     parts = [slice(first, first + size) for first in range(0, len(rows), size)]
     log_probs = [
-        _score_rows(model, _rows_of(prompt, prompt_of_row[part]), tokens[part], lengths[part])
-        for part in parts
+        _score_rows(model, prompt.take(prompt_of_row[part]), tokens[part], lengths[part]) for part in parts
     ]
     shape = (len(given), hyps)
     valid = [[number < len(several) for number in range(hyps)] for several in given]
@@ -143,11 +142,6 @@ def _score_step_by_step(
     return torch.stack(columns, 1) if columns else tokens.float()
 
 
-def _rows_of(prompt: Prompt, rows: Int64[Tensor, " rows"]) -> Prompt:
-    rows = rows.to(prompt.tokens.device)
-    return Prompt(prompt.tokens.index_select(0, rows), prompt.mask.index_select(0, rows))
-
-
 def _read(
     continuations: Any,  # noqa: ANN401
     prompt: Prompt,
@@ -171,7 +165,8 @@ def _read(
             f"{len(continuations) if several else continuations!r} for {batch} prompts."
         )
     rows = [prompts] if isinstance(prompts, str) else prompts
-    is_rows = isinstance(rows, Sequence) and len(rows) == batch  # not one flat list of ids, nor a pair
+    # Not one flat list of ids, nor a pair; and a decoder's text does not go on from what the encoder reads.
+    is_rows = isinstance(rows, Sequence) and len(rows) == batch and prompt.source is None
     texts = [row if isinstance(row, str) else None for row in rows] if is_rows else [None] * batch
     return [
         [_ids(one, text, prompt_ids, vocabulary) for one in _several(given)]

@@ -28,6 +28,8 @@ class Vocabulary:
         end_ids: Ids that end a hypothesis.
         pad_id: Fills columns that hold no token.
         bos_id: Starts a text; an empty prompt becomes this one token.
+        decoder_start_id: Of an encoder-decoder, what its decoder begins with; None for decoder-only
+            models.
         tokenizer: Turns strings into ids and back.
 
     Example:
@@ -39,6 +41,7 @@ class Vocabulary:
     end_ids: tuple[int, ...] = ()
     pad_id: int | None = None
     bos_id: int | None = None
+    decoder_start_id: int | None = None
     tokenizer: Tokenizer | None = None
 
     def ids(self, text: str) -> list[int]:

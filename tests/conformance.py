@@ -21,7 +21,7 @@ EXAMPLES = 10  # random cases a law; the classes' own test modules try more
 BUNDLED_VOCAB = 50  # ids that prompts to the bundled model may hold: any will do
 
 
-def processors(*instances: dk.LogitsProcessor) -> Laws:
+def processors(*instances: dk.LogitsProcessor | Callable[[list[int]], dk.LogitsProcessor]) -> Laws:
     """A processor's laws, over some configurations of it."""
 
     def laws() -> None:
@@ -202,7 +202,11 @@ CONFORMANCE: dict[str, Laws | str] = {
     "RepetitionPenalty": processors(dk.RepetitionPenalty(1.3), dk.RepetitionPenalty(0.5)),
     "StatelessProcessor": processors(BanFirst()),
     "SuppressTokens": processors(dk.SuppressTokens([]), dk.SuppressTokens([0, 5])),
-    "Temperature": processors(dk.Temperature(0.3), dk.Temperature(2)),
+    "Temperature": processors(
+        dk.Temperature(0.3),
+        dk.Temperature(2),
+        lambda prompts: dk.Temperature([0.5 + number for number in prompts]),
+    ),
     "TopK": processors(dk.TopK(1), dk.TopK(4), dk.TopK(100), dk.TopK(1, min_tokens_to_keep=2)),
     "TopP": processors(*(dk.TopP(p) for p in (0.0, 0.5, 0.9, 1.0)), dk.TopP(0.1, min_tokens_to_keep=2)),
     # Decoders

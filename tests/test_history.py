@@ -70,9 +70,11 @@ def test_a_history_works_without_contents_so_a_step_can_be_captured() -> None:
             torch.zeros(2, 5, dtype=torch.long),
             torch.zeros(2, 5, dtype=torch.bool),
             torch.zeros((), dtype=torch.long),
+            prompts=torch.zeros(2, dtype=torch.long),
         )
         after = history.take(torch.zeros(2, dtype=torch.long)).append(torch.zeros(2, dtype=torch.long))
-    for before, now in zip(dataclasses.astuple(history), dataclasses.astuple(after), strict=True):
+    for name in ("tokens", "valid", "position", "prompts"):
+        before, now = getattr(history, name), getattr(after, name)
         assert before.shape == now.shape
         assert before.dtype == now.dtype
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import decodekit as dk
 from decodekit import loop
-from decodekit.models.base import Session
+from decodekit.model import Session
 from decodekit.testing import HashModel, MarkovModel, check_captures, check_model
 from decodekit.testing.strategies import prompts
 

@@ -46,7 +46,7 @@ class Bytes:
 
 def test_nothing_need_be_known() -> None:
     vocabulary = dk.Vocabulary()
-    assert dataclasses.astuple(vocabulary) == (None, (), None, None, None)
+    assert dataclasses.astuple(vocabulary) == (None, (), None, None, None, None)
 
 
 def test_a_vocabulary_cannot_be_changed() -> None:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor, nn
 
 from decodekit.errors import ModelError
-from decodekit.models.base import Session
+from decodekit.model import Session
 from decodekit.models.cache import Cache
 from decodekit.models.evaluating import evaluating
 from decodekit.models.probe import LONGEST, continues, follows_rows, ignores_padding

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from decodekit.models.base import Session
+from decodekit.model import Session
 from decodekit.prompt import Prompt
 
 # Rounding, even in bfloat16, stays well below a tenth of what another text changes; a wrong cache

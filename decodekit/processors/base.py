@@ -12,6 +12,7 @@ from torch import Tensor
 
 from decodekit.errors import DecodekitError
 from decodekit.history import History
+from decodekit.processors.parameters import EachPrompt, check_one_a_prompt
 
 if TYPE_CHECKING:
     from decodekit.processors.chain import Chain
@@ -83,8 +84,9 @@ class StatelessProcessor(LogitsProcessor):
         """The new scores."""
 
     @final
-    def init(self, history: History) -> Memory:  # noqa: ARG002 - the base class's signature
-        """Nothing."""
+    def init(self, history: History) -> Memory:
+        """Nothing; parameters given for each prompt must be as many as there are prompts."""
+        check_one_a_prompt(self, history)
         return ()
 
     @final
@@ -101,7 +103,11 @@ class StatelessProcessor(LogitsProcessor):
         """Hugging Face's calling convention: every column of `input_ids` counts as text."""
         length = torch.full((), input_ids.shape[1], device=input_ids.device)
         valid = torch.ones_like(input_ids, dtype=torch.bool)
-        return self.process(History(input_ids, valid, length), scores)
+        # Parameters for each prompt tell how many rows each has.
+        prompts = max((len(v) for v in vars(self).values() if isinstance(v, EachPrompt)), default=len(scores))
+        history = History(input_ids, valid, length, rows_per_prompt=max(len(scores) // prompts, 1))
+        check_one_a_prompt(self, history)
+        return self.process(history, scores)
 
 
 def seen_tokens(

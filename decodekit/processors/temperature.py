@@ -8,6 +8,7 @@ from torch import Tensor
 
 from decodekit.history import History
 from decodekit.processors.base import StatelessProcessor, is_number
+from decodekit.processors.parameters import PerPrompt, for_rows, per_prompt
 
 
 @final
@@ -19,7 +20,8 @@ class Temperature(StatelessProcessor):
     equal. Does not change the argmax.
 
     Args:
-        temperature: T, above 0. Usual values: 0.3-1.5. For 0 use `Greedy`.
+        temperature: T, above 0; one number, or one for each prompt. Usual values: 0.3-1.5. For 0 use
+            `Greedy`.
 
     Raises:
         ValueError: If `temperature` is not a finite number above 0.
@@ -32,24 +34,29 @@ class Temperature(StatelessProcessor):
         Ackley, Hinton & Sejnowski, 1985, https://doi.org/10.1207/s15516709cog0901_7, eq. 5.
 
     Hugging Face:
-        `TemperatureLogitsWarper(temperature)`, bit for bit; integers are welcome here.
+        `TemperatureLogitsWarper(temperature)`, bit for bit; integers are welcome here, and one for
+        each prompt.
     """
 
-    temperature: float
+    temperature: PerPrompt
 
     argmax_invariant = True
 
     def __post_init__(self) -> None:
-        if not (is_number(self.temperature) and 0 < self.temperature < float("inf")):
-            raise ValueError(
-                f"Temperature: temperature must be a finite number above 0, got {self.temperature!r}. "
-                "For the likeliest token at every step use Greedy()."
-            )
+        kept = per_prompt(
+            "Temperature",
+            "temperature",
+            self.temperature,
+            lambda value: is_number(value) and 0 < value < float("inf"),
+            "a finite number above 0",
+            "For the likeliest token at every step use Greedy().",
+        )
+        object.__setattr__(self, "temperature", kept)  # a frozen field
 
     def process(
         self,
-        history: History,  # noqa: ARG002 - the contract's signature
+        history: History,
         scores: Float32[Tensor, "rows vocab"],
     ) -> Float32[Tensor, "rows vocab"]:
         """The scores over the temperature."""
-        return scores / self.temperature
+        return scores / for_rows(self.temperature, history, scores)

@@ -46,7 +46,11 @@ def check_captures(
     with torch.device("meta"):
         tokens = torch.zeros(rows, prompt_length + new, dtype=torch.long)
         history = History(
-            tokens, torch.zeros_like(tokens, dtype=torch.bool), torch.zeros((), dtype=torch.long)
+            tokens,
+            torch.zeros_like(tokens, dtype=torch.bool),
+            torch.zeros((), dtype=torch.long),
+            prompts=torch.arange(batch).repeat_interleave(decoder.rows_per_prompt),
+            rows_per_prompt=decoder.rows_per_prompt,
         )
         logits, broken = torch.empty(rows, vocab), torch.zeros(rows, dtype=torch.bool)
         state, memory = decoder.init(history, limits), chain.init(history)
@@ -76,6 +80,7 @@ def tensors(tree: object) -> list[Tensor]:
     for leaf in tree_flatten(tree)[0]:
         if isinstance(leaf, History):
             found += [leaf.tokens, leaf.valid, leaf.position]
+            found += [] if leaf.prompts is None else [leaf.prompts]
         elif isinstance(leaf, Tensor):
             found.append(leaf)
     return found

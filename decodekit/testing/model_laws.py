@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from decodekit.models.base import Model
+from decodekit.model import Model
 from decodekit.prompt import Prompt
 from decodekit.testing.checking import check, repeatable
 from decodekit.testing.strategies import prompts

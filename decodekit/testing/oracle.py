@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from decodekit.models.base import Model
+from decodekit.model import Model
 from decodekit.prompt import Prompt
 from decodekit.scorers.base import Scorer
 

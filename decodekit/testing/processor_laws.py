@@ -1,5 +1,6 @@
 """What must hold for every processor."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -19,7 +20,11 @@ from decodekit.testing.toys import HashModel
 
 
 def check_processor(
-    processor: LogitsProcessor, *, vocab: int = 9, unbans: bool = False, max_examples: int = 60
+    processor: LogitsProcessor | Callable[[list[int]], LogitsProcessor],
+    *,
+    vocab: int = 9,
+    unbans: bool = False,
+    max_examples: int = 60,
 ) -> None:
     """Raises unless a processor keeps its contract, on random histories and scores.
 
@@ -28,7 +33,8 @@ def check_processor(
     else, and not make NaN; keep the argmax if it says so; be capturable if it says so.
 
     Args:
-        processor: What to check.
+        processor: What to check, or a function from the numbers of the prompts in a batch to a processor
+            for them, where it has parameters for each prompt.
         vocab: Number of tokens, above every id that the processor holds.
         unbans: True for processors that are meant to bring banned tokens back.
         max_examples: Random cases a law.
@@ -40,42 +46,21 @@ def check_processor(
         >>> check_processor(dk.TopP(0.9), max_examples=5)
     """
 
+    def make(numbers: Sequence[int]) -> LogitsProcessor:
+        return processor if isinstance(processor, LogitsProcessor) else processor(list(numbers))
+
     @repeatable(max_examples)
     @given(cases(vocab))
     def one_step(case: tuple[History, Float32[Tensor, "rows vocab"]]) -> None:
         history, scores = case
-        before = (history.tokens.clone(), history.valid.clone(), scores.clone())
-        memory = processor.init(history)
-        remembered = [tensor.clone() for tensor in tensors(memory)]
-        out, _ = processor.apply(history, scores, memory)
-        check(
-            all(map(torch.equal, remembered, tensors(memory))), f"{processor!r} must not write to its memory"
-        )
-        for name, old, new in zip(
-            ("tokens", "valid", "scores"), before, (history.tokens, history.valid, scores), strict=True
-        ):
-            check(torch.equal(old, new), f"{processor!r} must not write to {name}")
-        check(out.shape == scores.shape, f"{processor!r} must keep the shape of the scores")
-        check(not out.isnan().any(), f"{processor!r} must not make NaN")
-        check(
-            unbans or not ((scores == -torch.inf) & (out != -torch.inf)).any(),
-            f"{processor!r} must not allow what was banned",
-        )
-        if processor.argmax_invariant:
-            top = scores == scores.amax(-1, keepdim=True)
-            check(
-                top.gather(1, out.argmax(-1, keepdim=True)).all(),
-                f"{processor!r} says it keeps the argmax",
-            )
-        for what, same in _same_text(history, vocab).items():
-            again, _ = processor.apply(same, scores, processor.init(same))
-            check(torch.equal(out, again), f"{processor!r} must ignore {what}")
+        _check_step(make(range(len(scores))), history, scores, vocab, unbans=unbans)
 
     @repeatable(max_examples)
     @given(prompts(vocab), st.integers(0, 2**31))
     def many_steps(batch: list[list[int]], seed: int) -> None:
-        run = _run_reordered(processor, batch, vocab, seed)
-        for text, prompt_length, got in run:
+        run = _run_reordered(make(range(len(batch))), batch, vocab, seed)
+        for row, (text, prompt_length, got) in enumerate(run):
+            processor = make([row // 2])
             expected = _run_alone(processor, text, prompt_length, vocab, seed)
             check(
                 torch.equal(expected, got),
@@ -84,8 +69,43 @@ def check_processor(
 
     one_step()
     many_steps()
-    if processor.capturable:
-        check_captures(processor=processor, vocab=vocab)
+    whole = make(range(3))
+    if whole.capturable:
+        check_captures(processor=whole, vocab=vocab, batch=3)
+
+
+def _check_step(
+    processor: LogitsProcessor,
+    history: History,
+    scores: Float32[Tensor, "rows vocab"],
+    vocab: int,
+    *,
+    unbans: bool,
+) -> None:
+    before = (history.tokens.clone(), history.valid.clone(), scores.clone())
+    memory = processor.init(history)
+    remembered = [tensor.clone() for tensor in tensors(memory)]
+    out, _ = processor.apply(history, scores, memory)
+    check(all(map(torch.equal, remembered, tensors(memory))), f"{processor!r} must not write to its memory")
+    for name, old, new in zip(
+        ("tokens", "valid", "scores"), before, (history.tokens, history.valid, scores), strict=True
+    ):
+        check(torch.equal(old, new), f"{processor!r} must not write to {name}")
+    check(out.shape == scores.shape, f"{processor!r} must keep the shape of the scores")
+    check(not out.isnan().any(), f"{processor!r} must not make NaN")
+    check(
+        unbans or not ((scores == -torch.inf) & (out != -torch.inf)).any(),
+        f"{processor!r} must not allow what was banned",
+    )
+    if processor.argmax_invariant:
+        top = scores == scores.amax(-1, keepdim=True)
+        check(
+            top.gather(1, out.argmax(-1, keepdim=True)).all(),
+            f"{processor!r} says it keeps the argmax",
+        )
+    for what, same in _same_text(history, vocab).items():
+        again, _ = processor.apply(same, scores, processor.init(same))
+        check(torch.equal(out, again), f"{processor!r} must ignore {what}")
 
 
 def _same_text(history: History, vocab: int) -> dict[str, History]:
