@@ -1,7 +1,7 @@
 """Composable, batched decoding algorithms for language models."""
 
 from decodekit.decoders.base import Decoder as Decoder
-from decodekit.decoders.base import Limits as Limits
+from decodekit.limits import Limits as Limits
 from decodekit.decoders.base import Selection as Selection
 from decodekit.decoders.beam_search import BeamSearch as BeamSearch
 from decodekit.decoders.greedy import Greedy as Greedy
@@ -42,6 +42,17 @@ from decodekit.score import score as score
 from decodekit.scorers.base import Scorer as Scorer
 from decodekit.scorers.length_penalty import LengthPenalty as LengthPenalty
 from decodekit.scorers.log_prob import LogProb as LogProb
+from decodekit.stopping.all_of import AllOf as AllOf
+from decodekit.stopping.any_of import AnyOf as AnyOf
+from decodekit.stopping.base import Run as Run
+from decodekit.stopping.base import StoppingCriterion as StoppingCriterion
+from decodekit.stopping.confidence import Confidence as Confidence
+from decodekit.stopping.end_ids import EndIds as EndIds
+from decodekit.stopping.max_new_tokens import MaxNewTokens as MaxNewTokens
+from decodekit.stopping.max_time import MaxTime as MaxTime
+from decodekit.stopping.repetition_loop import RepetitionLoop as RepetitionLoop
+from decodekit.stopping.stop_strings import StopStrings as StopStrings
+from decodekit.stopping.stop_when import StopWhen as StopWhen
 from decodekit.trace import Trace as Trace
 from decodekit.vocabulary import Vocabulary as Vocabulary
 

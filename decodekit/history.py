@@ -70,7 +70,9 @@ class History:
 
     def last(self) -> Int64[Tensor, " rows"]:
         """The newest token of every row."""
-        return self.tokens.index_select(1, (self.position - 1).view(1))[:, 0]
+        # A finished run may go on past the last column; what it says there does not count.
+        newest = (self.position - 1).clamp(max=self.tokens.shape[1] - 1)
+        return self.tokens.index_select(1, newest.view(1))[:, 0]
 
     def spread(self, values: Shaped[Tensor, "batch *rest"]) -> Shaped[Tensor, "rows *rest"]:
         """What was given for each prompt, for each row of it."""

@@ -1,21 +1,23 @@
 """The one loop: every decoder over every model, with every processor."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from numbers import Integral
-from typing import Any
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Generic, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten
 
 from decodekit import trace as tracing
-from decodekit.decoders.base import Decoder, Limits, Selection, State
+from decodekit.decoders.base import Decoder, Selection, State
 from decodekit.errors import DecodekitError, DecodingError
+from decodekit.limits import Limits, Stopping
+from decodekit.memory import Memory, reorder_memory
 from decodekit.model import DescribedModel, Model
 from decodekit.models.hf import HFModel
+from decodekit.options import Options, Stop
 from decodekit.output import Decoded
-from decodekit.processors.base import LogitsProcessor, Memory
+from decodekit.processors.base import LogitsProcessor
 from decodekit.processors.chain import Chain
 from decodekit.prompt import Prompt
 from decodekit.vocabulary import Vocabulary
@@ -23,7 +25,75 @@ from decodekit.vocabulary import Vocabulary
 IDENTITY = Chain()
 
 
+class Progress(NamedTuple, Generic[State]):
+    """A run after a step, for those who look on.
+
+    Attributes:
+        number: Steps taken.
+        state: The decoder's, after the step.
+        logits: The model's, before the step.
+        scores: After the processors.
+        selection: What the step decided.
+        limits: Where hypotheses end.
+        prompt: The prompts.
+        vocabulary: What the model's ids mean.
+    """
+
+    number: int
+    state: State
+    logits: Float32[Tensor, "rows vocab"]
+    scores: Float32[Tensor, "rows vocab"]
+    selection: Selection
+    limits: Limits
+    prompt: Prompt
+    vocabulary: Vocabulary
+
+
 @torch.no_grad()
+def run(
+    model: Model | nn.Module,
+    prompts: Any,  # noqa: ANN401 - whatever Prompt.of reads
+    decoder: Decoder[State],
+    processor: LogitsProcessor | Sequence[LogitsProcessor],
+    options: Options,
+) -> Generator[Progress[State], None, Decoded]:
+    """The loop itself: a `Progress` after every step, and at the end the result."""
+    if not isinstance(decoder, Decoder):
+        raise TypeError(
+            f"decode: decoder must be a Decoder such as dk.Greedy() or dk.BeamSearch(5), got {decoder!r:.80}."
+        )
+    model = as_model(model)
+    chain = as_processor(processor)
+    vocabulary = model.vocabulary if isinstance(model, DescribedModel) else Vocabulary()
+    prompt = Prompt.of(prompts, vocabulary)
+    length, rows = prompt.tokens.shape[1], decoder.rows_per_prompt
+    capacity = length + options.max_new_tokens
+    session, logits = model.start(prompt, rows_per_prompt=rows, capacity=capacity)
+    limits = options.limits(vocabulary, length, logits.shape[-1])
+    history = prompt.to(logits.device).history(capacity, rows)
+    state, memory = decoder.init(history, limits), chain.init(history)
+    _check_asks(decoder, state, limits)
+    broken = torch.zeros(logits.shape[0], dtype=torch.bool, device=logits.device)
+    steps: list[tracing.Step] = []
+
+    for number in range(1, options.max_new_tokens + 1):
+        state, selection, memory, scores, broken = step(decoder, chain, logits, state, memory, broken)
+        if options.trace is not None:
+            steps.append(tracing.record(logits, scores, *selection, options.trace))
+        yield Progress(number, state, logits, scores, selection, limits, prompt, vocabulary)
+        is_asked = number % options.check_every == 0
+        if number == options.max_new_tokens or (is_asked and bool(state.done | broken.any())):
+            break
+        logits = session.advance(selection.tokens, selection.source_rows)
+
+    _raise_if_broken(broken, rows)
+    result = decoder.finalize(state)
+    traced = None
+    if options.trace is not None:
+        traced = tracing.Trace(prompt, rows, vocabulary, limits.end_ids, steps, result.lengths)
+    return result.with_context(prompt, vocabulary, traced, limits.criteria)
+
+
 def decode(  # noqa: PLR0913 - the library's front door; its options are keyword-only
     model: Model | nn.Module,
     prompts: Any,  # noqa: ANN401 - whatever Prompt.of reads
@@ -33,6 +103,7 @@ def decode(  # noqa: PLR0913 - the library's front door; its options are keyword
     max_new_tokens: int,
     end_ids: int | Sequence[int] | None = None,
     pad_id: int | None = None,
+    stop: Stop = (),
     trace: int | None = None,
     check_every: int = 1,
     on_step: Callable[[int], None] | None = None,
@@ -40,7 +111,7 @@ def decode(  # noqa: PLR0913 - the library's front door; its options are keyword
     """Continues every prompt as the decoder decides.
 
     Args:
-        model: A `Model`, or a decoder-only transformers model, which is wrapped in `HFModel`.
+        model: A `Model`, or a transformers model, which is wrapped in `HFModel`.
         prompts: A string or strings, ids or lists of ids of any lengths, a tensor with its mask: see
             `Prompt.of`. A batch gives what each prompt alone gives.
         decoder: The algorithm.
@@ -48,6 +119,8 @@ def decode(  # noqa: PLR0913 - the library's front door; its options are keyword
         max_new_tokens: New tokens at most, at least 1.
         end_ids: The ids that end a text; None: the model's own. `()` for none.
         pad_id: What fills `Decoded.tokens` past the end; None: the model's own, or an end id.
+        stop: What else finishes a hypothesis: a `StoppingCriterion`, a string, or several of either, of
+            which any will do. `finish_reason` says which it was.
         trace: How many of the likeliest tokens to keep of every row and step, in `Decoded.trace`.
         check_every: Asks the device every so many steps whether all is done. More than 1 waits less
             and may compute steps too many, which do not change the result.
@@ -68,36 +141,23 @@ def decode(  # noqa: PLR0913 - the library's front door; its options are keyword
     Hugging Face:
         `model.generate(...)`; the equivalence page says what equals what.
     """
-    _check_options(max_new_tokens=max_new_tokens, check_every=check_every, trace=trace)
-    if not isinstance(decoder, Decoder):
-        raise TypeError(
-            f"decode: decoder must be a Decoder such as dk.Greedy() or dk.BeamSearch(5), got {decoder!r:.80}."
-        )
-    model = as_model(model)
-    chain = as_processor(processor)
-    vocabulary = model.vocabulary if isinstance(model, DescribedModel) else Vocabulary()
-    prompt = Prompt.of(prompts, vocabulary)
-    length, rows = prompt.tokens.shape[1], decoder.rows_per_prompt
-    session, logits = model.start(prompt, rows_per_prompt=rows, capacity=length + max_new_tokens)
-    limits = _limits(vocabulary, end_ids, pad_id, length, max_new_tokens, logits.shape[-1])
-    history = prompt.to(logits.device).history(length + max_new_tokens, rows)
-    state, memory = decoder.init(history, limits), chain.init(history)
-    broken = torch.zeros(logits.shape[0], dtype=torch.bool, device=logits.device)
-    steps: list[tracing.Step] = []
-
-    for number in range(1, max_new_tokens + 1):
-        state, selection, memory, scores, broken = step(decoder, chain, logits, state, memory, broken)
-        if trace is not None:
-            steps.append(tracing.record(logits, scores, *selection, trace))
+    options = Options(
+        max_new_tokens=max_new_tokens,
+        end_ids=end_ids,
+        pad_id=pad_id,
+        stop=stop,
+        trace=trace,
+        check_every=check_every,
+    )
+    steps = run(model, prompts, decoder, processor, options)
+    while True:
+        try:
+            progress = next(steps)
+        except StopIteration as finished:
+            result: Decoded = finished.value
+            return result
         if on_step is not None:
-            on_step(number)
-        if number == max_new_tokens or (number % check_every == 0 and bool(state.done | broken.any())):
-            break
-        logits = session.advance(selection.tokens, selection.source_rows)
-
-    _raise_if_broken(broken, rows)
-    traced = None if trace is None else tracing.Trace(prompt, rows, vocabulary, limits.end_ids, steps)
-    return decoder.finalize(state).with_context(prompt, vocabulary, traced)
+            on_step(progress.number)
 
 
 def step(
@@ -129,15 +189,6 @@ def step(
     return state, selection, memory, scores, broken
 
 
-def reorder_memory(memory: Memory, source_rows: Int64[Tensor, " rows"]) -> Memory:
-    """The memory in which every tensor with a rows axis has followed its row."""
-
-    def follow(leaf: object) -> object:
-        return leaf.index_select(0, source_rows) if isinstance(leaf, Tensor) and leaf.ndim else leaf
-
-    return tree_map(follow, memory)
-
-
 def as_model(model: Model | nn.Module) -> Model:
     """The model itself, or a transformers model wrapped in `HFModel`."""
     if isinstance(model, Model) and not isinstance(model, type):
@@ -161,58 +212,15 @@ def as_processor(processor: LogitsProcessor | Sequence[LogitsProcessor]) -> Logi
     return Chain(*processor)
 
 
-def _check_options(*, max_new_tokens: int, check_every: int, trace: int | None) -> None:
-    for name, value in (
-        ("max_new_tokens", max_new_tokens),
-        ("check_every", check_every),
-        ("trace", 1 if trace is None else trace),
-    ):
-        if type(value) is not int or value < 1:
-            raise DecodekitError(f"decode: {name} must be an integer of at least 1, got {value!r}.")
-
-
-def _limits(
-    vocabulary: Vocabulary,
-    end_ids: int | Sequence[int] | None,
-    pad_id: int | None,
-    length: int,
-    max_new_tokens: int,
-    vocab: int,
-) -> Limits:
-    """The run's limits; what the caller gives outranks the model's own."""
-    # A configuration may carry another model's default ids, which this one cannot say.
-    own = tuple(end for end in vocabulary.end_ids if end < vocab)
-    ends = own if end_ids is None else _ids(end_ids)
-    pad = vocabulary.pad_id if pad_id is None else next(iter(_ids(pad_id)), None)
-    if pad is None or (pad_id is None and not 0 <= pad < vocab):
-        pad = ends[0] if ends else 0
-    for name, token in (("pad_id", pad), *(("end_ids", end) for end in ends)):
-        if not 0 <= token < vocab:
-            raise DecodekitError(
-                f"decode: {name} must be below the {vocab} tokens the model can say, got {token!r}."
-            )
-    return Limits(
-        end_ids=tuple(dict.fromkeys(ends)),
-        pad_id=pad,
-        prompt_length=length,
-        max_new_tokens=max_new_tokens,
-        vocab=vocab,
-    )
-
-
-def _ids(given: Any) -> tuple[int, ...]:  # noqa: ANN401 - an integer or several, of whatever kind
-    """Ids as plain integers: from an integer, a sequence, a tensor or an array."""
-    if isinstance(given, Tensor):
-        given = given.tolist()
-    several = (given,) if isinstance(given, Integral) else given
-    if isinstance(several, str | Mapping) or not isinstance(several, Iterable):
-        raise DecodekitError(f"decode: end_ids and pad_id must be integers, got {given!r:.80}.")
-    ids = []
-    for token in several:
-        if not isinstance(token, Integral) or isinstance(token, bool):
-            raise DecodekitError(f"decode: end_ids and pad_id must be integers, got {token!r:.80}.")
-        ids.append(int(token))
-    return tuple(ids)
+def _check_asks(decoder: Decoder[State], state: State, limits: Limits) -> None:
+    """Raises if there are stopping criteria and the decoder does not ask them."""
+    leaves = tree_flatten(state, is_leaf=lambda part: isinstance(part, Stopping))[0]
+    if limits.criteria and not any(isinstance(leaf, Stopping) for leaf in leaves):
+        raise DecodekitError(
+            f"decode: {type(decoder).__name__} must ask the stopping criteria, and its state holds nothing "
+            "of theirs, so stop= would be ignored. Keep limits.start(history) in the state and call "
+            "limits.finish at every step, or use RowState."
+        )
 
 
 def _raise_if_broken(broken: Bool[Tensor, " rows"], rows_per_prompt: int) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from decodekit.errors import DecodekitError
 from decodekit.prompt import Prompt
+from decodekit.stopping.base import StoppingCriterion
 from decodekit.trace import Trace
 from decodekit.vocabulary import Vocabulary
 
@@ -22,7 +23,7 @@ class Decoded:
         tokens: New tokens, the end id included; filled with `pad_id` after it.
         lengths: New tokens of each hypothesis, the end id included.
         finish_reason: For every hypothesis `"end"` (it said an end id), `"length"`, or `"missing"` (it is
-            not valid).
+            not valid), or the reason of the stopping criterion that finished it.
         valid: False where a prompt has fewer hypotheses than were asked for.
         token_log_probs: The model's log-probability of each new token, in nats; 0 past the end.
         score: What the decoder ranked by: the scorer's value under beam search, else `log_prob`.
@@ -30,8 +31,8 @@ class Decoded:
             end. Row `prompt * rows_per_prompt + beam`.
         pad_id: What fills `tokens` past the end.
         prompt: The prompts.
-        texts: For every prompt its valid hypotheses as text, special tokens left out; None without
-            a tokenizer.
+        texts: For every prompt its valid hypotheses as text, special tokens and stop strings left out;
+            None without a tokenizer.
         trace: Every step's candidates, if they were asked for.
 
     Example:
@@ -77,13 +78,31 @@ class Decoded:
             )
         ]
 
-    def with_context(self, prompt: Prompt, vocabulary: Vocabulary, trace: Trace | None) -> "Decoded":
-        """The same result with its prompts, its texts if they can be read, and its trace."""
+    def with_context(
+        self,
+        prompt: Prompt,
+        vocabulary: Vocabulary,
+        trace: Trace | None,
+        criteria: tuple[StoppingCriterion, ...] = (),
+    ) -> "Decoded":
+        """The same result with its prompts, its texts if they can be read, and its trace.
+
+        Args:
+            prompt: The prompts.
+            vocabulary: Reads the texts.
+            trace: Every step, if it was asked for.
+            criteria: What may have finished a hypothesis, and may cut its text.
+        """
         texts = None
         if vocabulary.tokenizer is not None:
             texts = [
-                [vocabulary.text(ids, tokens) or "" for tokens in hypotheses]
-                for ids, hypotheses in zip(prompt.ids(), self.hypotheses(), strict=True)
+                [
+                    read_text(vocabulary, ids, tokens, reason, criteria)
+                    for tokens, reason in zip(hypotheses, reasons, strict=False)  # those not valid are last
+                ]
+                for ids, hypotheses, reasons in zip(
+                    prompt.ids(), self.hypotheses(), self.finish_reason, strict=True
+                )
             ]
         return replace(self, prompt=prompt, texts=texts, trace=trace)
 
@@ -101,6 +120,22 @@ class Decoded:
                     f"{_shorten(repr(text))}"
                 )
         return "\n".join(lines)
+
+
+def read_text(
+    vocabulary: Vocabulary,
+    prompt: list[int],
+    tokens: list[int],
+    reason: str,
+    criteria: tuple[StoppingCriterion, ...],
+) -> str:
+    """A hypothesis's text, cut as the criterion that finished it asks."""
+    text = vocabulary.text(prompt, tokens) or ""
+    if criteria and tokens:
+        before = vocabulary.text(prompt, tokens[:-1]) or ""
+        for criterion in criteria:
+            text = criterion.trim(text, before, fired=criterion.reason == reason)
+    return text
 
 
 def sum_log_probs(log_probs: Float32[Tensor, "*shape new"]) -> Float32[Tensor, "*shape"]:

@@ -73,6 +73,7 @@ class Trace:
         vocabulary: Reads the tokens.
         end_ids: Ids that end a row; what it says after one is left out.
         steps: One entry a step.
+        lengths: How many tokens each row said, where rows never change places.
 
     Example:
         >>> out = dk.decode(dk.load(), "Once upon a time there was", dk.Greedy(), max_new_tokens=2, trace=3)
@@ -85,6 +86,7 @@ class Trace:
     vocabulary: Vocabulary
     end_ids: tuple[int, ...]
     steps: list[Step] = field(repr=False)
+    lengths: Int64[Tensor, "batch hyps"] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -92,10 +94,13 @@ class Trace:
     def __iter__(self) -> Iterator[Choice]:
         prompts = self.prompt.ids()
         said: list[list[int]] = [[] for _ in range(len(prompts) * self.rows_per_prompt)]
+        lengths = [len(self.steps)] * len(said)
+        if self.lengths is not None and all(step.source_rows is None for step in self.steps):
+            lengths = self.lengths.flatten().tolist()
         for number, step in enumerate(self.steps):
             candidates, log_probs, scores = (t.tolist() for t in step[:3])
             for row, tokens in enumerate(said):
-                if not set(self.end_ids).isdisjoint(tokens):
+                if number >= lengths[row] or not set(self.end_ids).isdisjoint(tokens):
                     continue
                 prompt = row // self.rows_per_prompt
                 yield Choice(

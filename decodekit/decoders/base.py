@@ -1,7 +1,6 @@
 """The contract of decoders."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -9,6 +8,7 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from decodekit.history import History
+from decodekit.limits import Limits
 from decodekit.output import Decoded
 
 
@@ -23,33 +23,6 @@ class Selection(NamedTuple):
 
     tokens: Int64[Tensor, " rows"]
     source_rows: Int64[Tensor, " rows"] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """Where a run's hypotheses end.
-
-    Attributes:
-        end_ids: Ids that end a hypothesis; may be none.
-        pad_id: What a row says once it has ended.
-        prompt_length: Columns of the prompts, padding included.
-        max_new_tokens: New tokens at most, at least 1.
-        vocab: Tokens to choose from.
-    """
-
-    end_ids: tuple[int, ...]
-    pad_id: int
-    prompt_length: int
-    max_new_tokens: int
-    vocab: int
-
-    def is_end(self, tokens: Int64[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
-        """Which tokens are end ids."""
-        # One comparison an id: a tensor of ids would have to be copied to the device.
-        ends = torch.zeros_like(tokens, dtype=torch.bool)
-        for end_id in self.end_ids:
-            ends = ends | (tokens == end_id)
-        return ends
 
 
 @runtime_checkable

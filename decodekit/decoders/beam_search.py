@@ -1,68 +1,24 @@
 """Beam search."""
 
 from dataclasses import KW_ONLY, dataclass
-from typing import NamedTuple, final
+from typing import final
 
 import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from decodekit.decoders.base import Decoder, Limits, Selection
+from decodekit.decoders.base import Decoder, Selection
+from decodekit.decoders.beam_state import BeamState, Candidates, Finished
 from decodekit.decoders.records import Entry, Records
-from decodekit.decoders.rows import finish_reasons, raise_if_stuck
+from decodekit.decoders.rows import raise_if_stuck
 from decodekit.decoders.stop_rule import Heuristic, Standing, StopRule
 from decodekit.errors import DecodekitError
 from decodekit.history import History
+from decodekit.limits import Limits, Stopping
+from decodekit.memory import pick_memory, reorder_memory
 from decodekit.output import Decoded
 from decodekit.scorers.base import Scorer
 from decodekit.scorers.length_penalty import LengthPenalty
-
-
-class Finished(NamedTuple):
-    """Each prompt's finished hypotheses, best first; slots that are not used score minus infinity."""
-
-    records: Records
-    lengths: Int64[Tensor, "batch slots"]
-    scores: Float32[Tensor, "batch slots"]
-    ended: Bool[Tensor, "batch slots"]  # by an end id, not by the length limit
-    used: Bool[Tensor, "batch slots"]
-
-
-class BeamState(NamedTuple):
-    """The state of a beam search.
-
-    Attributes:
-        history: What the live hypotheses have said, prompt included.
-        limits: Where hypotheses end.
-        observed: The model's log-probabilities of the current step; None between steps.
-        log_probs: The live hypotheses' sums of processed scores; minus infinity for beams that do
-            not exist.
-        live: What is written down about the live hypotheses.
-        finished: The best hypotheses that have ended.
-        open: Prompts whose search goes on.
-        stuck: Prompts on which every token of every beam was banned before a hypothesis had ended.
-        done: No prompt is open, or one is stuck.
-    """
-
-    history: History
-    limits: Limits
-    observed: Float32[Tensor, "rows vocab"] | None
-    log_probs: Float32[Tensor, "batch beams"]
-    live: Records
-    finished: Finished
-    open: Bool[Tensor, " batch"]
-    stuck: Bool[Tensor, " batch"]
-    done: Bool[Tensor, ""]
-
-
-class Candidates(NamedTuple):
-    """The best one-token continuations of a prompt's live hypotheses, best first."""
-
-    log_probs: Float32[Tensor, "batch candidates"]
-    source_beams: Int64[Tensor, "batch candidates"]
-    entry: Entry
-    ends: Bool[Tensor, "batch candidates"]
-    ended: Bool[Tensor, "batch candidates"]
 
 
 @final
@@ -156,11 +112,12 @@ class BeamSearch(Decoder[BeamState]):
             observed=None,
             log_probs=_worthless(batch, self.beams, device).masked_fill(exists, 0.0),
             live=Records.empty(batch, self.beams, new, device),
+            stopping=limits.start(history),
             finished=Finished(
                 records=Records.empty(batch, slots, new, device),
                 lengths=nothing,
                 scores=_worthless(batch, slots, device),
-                ended=nothing.bool(),
+                why=nothing.clone(),
                 used=nothing.bool(),
             ),
             open=torch.ones(batch, dtype=torch.bool, device=device),
@@ -171,10 +128,10 @@ class BeamSearch(Decoder[BeamState]):
     def step(self, scores: Float32[Tensor, "rows vocab"], state: BeamState) -> tuple[BeamState, Selection]:
         """Extend, retire what ended, go on with the rest, see whether it is worth it."""
         step = state.history.position - state.limits.prompt_length
-        candidates = self._extend(scores, state, step)
+        candidates = self._extend(scores, state)
         finished = self._retire(candidates, state, step)
         # Go on: the best that did not end.
-        log_probs, chosen = candidates.log_probs.masked_fill(candidates.ends, -torch.inf).topk(self.beams)
+        log_probs, chosen = candidates.log_probs.masked_fill(candidates.why > 0, -torch.inf).topk(self.beams)
         source_beams = candidates.source_beams.gather(1, chosen)
         entry = candidates.entry.take(chosen)
         source_rows, tokens = entry.parent.flatten(), entry.token.flatten()
@@ -185,6 +142,7 @@ class BeamSearch(Decoder[BeamState]):
             observed=None,
             log_probs=log_probs,
             live=state.live.take(source_beams).write(step, entry),
+            stopping=pick_memory(candidates.stopping, chosen),
             finished=finished,
             open=goes_on,
             stuck=stuck,
@@ -192,9 +150,7 @@ class BeamSearch(Decoder[BeamState]):
         )
         return after, Selection(tokens, source_rows)
 
-    def _extend(
-        self, scores: Float32[Tensor, "rows vocab"], state: BeamState, step: Int64[Tensor, ""]
-    ) -> Candidates:
+    def _extend(self, scores: Float32[Tensor, "rows vocab"], state: BeamState) -> Candidates:
         """The best continuations: enough that `beams` of them do not end, whatever the others do."""
         limits, vocab = state.limits, scores.shape[-1]
         batch, beams = state.log_probs.shape
@@ -207,21 +163,34 @@ class BeamSearch(Decoder[BeamState]):
         own = torch.zeros_like(log_probs)
         if state.observed is not None:
             own = state.observed.reshape(batch, -1).gather(1, flat)
-        ended = limits.is_end(tokens)
-        return Candidates(
-            log_probs=log_probs,
-            source_beams=source_beams,
-            entry=Entry(tokens, own, first_rows + source_beams),
-            ends=ended | (step + 1 >= limits.max_new_tokens),
-            ended=ended,
-        )
+        entry = Entry(tokens, own, first_rows + source_beams)
+        why, stopping = self._finish(entry, state)
+        return Candidates(log_probs, source_beams, entry, why, stopping)
+
+    def _finish(
+        self, entry: Entry, state: BeamState
+    ) -> tuple[Int64[Tensor, "batch candidates"], list[Stopping]]:
+        """What finishes each candidate, asked as hypotheses are: as many at a time as there are beams."""
+        limits = state.limits
+        if not limits.criteria:
+            return limits.finish_token(entry.token, state.history.position + 1), [state.stopping]
+        why, stopping = [], []
+        for first in range(0, entry.token.shape[1], self.beams):
+            tokens, log_probs, source_rows = (
+                field[:, first : first + self.beams].flatten() for field in entry
+            )
+            history = state.history.take(source_rows).append(tokens)
+            fired, after = limits.finish(history, log_probs, reorder_memory(state.stopping, source_rows))
+            why.append(fired.view(-1, self.beams))
+            stopping.append(after)
+        return torch.cat(why, 1), stopping
 
     def _retire(self, candidates: Candidates, state: BeamState, step: Int64[Tensor, ""]) -> Finished:
         """The finished set after the step: the best of what it had and of what just ended."""
         old, slots = state.finished, state.finished.scores.shape[1]
         # The candidates after the first `beams` only stand by, in case those before them end.
         rank = torch.arange(candidates.log_probs.shape[1], device=step.device)
-        enters = candidates.ends & (rank < self.beams) & state.open[:, None]
+        enters = (candidates.why > 0) & (rank < self.beams) & state.open[:, None]
         enters = enters & (candidates.log_probs > -torch.inf)
         lengths = (step + 1).expand_as(candidates.source_beams)
         new_scores = self.scorer(candidates.log_probs, lengths).masked_fill(~enters, -torch.inf)
@@ -235,7 +204,7 @@ class BeamSearch(Decoder[BeamState]):
             records=records.write(step, candidates.entry.take(candidate), is_new),
             lengths=torch.cat([old.lengths, lengths], 1).gather(1, chosen),
             scores=scores,
-            ended=torch.cat([old.ended, candidates.ended], 1).gather(1, chosen),
+            why=torch.cat([old.why, candidates.why], 1).gather(1, chosen),
             used=torch.cat([old.used, enters], 1).gather(1, chosen),
         )
 
@@ -273,7 +242,7 @@ class BeamSearch(Decoder[BeamState]):
             lengths=lengths,
             finish_reason=[
                 [reason if is_valid else "missing" for reason, is_valid in zip(*row, strict=True)]
-                for row in zip(finish_reasons(finished.ended[:, :kept]), valid.tolist(), strict=True)
+                for row in zip(limits.reasons(finished.why[:, :kept]), valid.tolist(), strict=True)
             ],
             valid=valid,
             token_log_probs=log_probs.masked_fill(~said, 0.0),

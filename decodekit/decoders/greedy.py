@@ -6,9 +6,10 @@ from typing import final
 from jaxtyping import Float32
 from torch import Tensor
 
-from decodekit.decoders.base import Decoder, Limits, Selection
+from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.rows import RowState
 from decodekit.history import History
+from decodekit.limits import Limits
 from decodekit.output import Decoded
 
 

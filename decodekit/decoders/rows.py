@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from decodekit.decoders.base import Limits, Selection, write_column
+from decodekit.decoders.base import Selection, write_column
 from decodekit.errors import DecodingError
 from decodekit.history import History
+from decodekit.limits import Limits, Stopping
 from decodekit.output import Decoded
 
 
@@ -21,7 +22,8 @@ class RowState(NamedTuple):
         observed: The model's scores of the current step; None between steps.
         token_log_probs: The model's log-probability of every new token; 0 past the end.
         lengths: New tokens, the end id included.
-        ended: Rows that said an end id.
+        why: What has finished each row; 0 while it goes on.
+        stopping: What the stopping criteria remember.
         stuck: Rows on which every token was banned.
         done: Every row is finished, or one is stuck.
     """
@@ -31,7 +33,8 @@ class RowState(NamedTuple):
     observed: Float32[Tensor, "rows vocab"] | None
     token_log_probs: Float32[Tensor, "rows new"]
     lengths: Int64[Tensor, " rows"]
-    ended: Bool[Tensor, " rows"]
+    why: Int64[Tensor, " rows"]
+    stopping: Stopping
     stuck: Bool[Tensor, " rows"]
     done: Bool[Tensor, ""]
 
@@ -45,7 +48,8 @@ class RowState(NamedTuple):
             observed=None,
             token_log_probs=torch.zeros(rows, limits.max_new_tokens, dtype=torch.float32, device=device),
             lengths=torch.zeros(rows, dtype=torch.long, device=device),
-            ended=torch.zeros(rows, dtype=torch.bool, device=device),
+            why=torch.zeros(rows, dtype=torch.long, device=device),
+            stopping=limits.start(history),
             stuck=torch.zeros(rows, dtype=torch.bool, device=device),
             done=torch.zeros((), dtype=torch.bool, device=device),
         )
@@ -64,25 +68,28 @@ class RowState(NamedTuple):
             tokens: The chosen tokens.
             scores: What they were chosen by; a row whose token is banned is stuck.
         """
-        finished = self.ended | self.stuck | (self.lengths >= self.limits.max_new_tokens)
+        finished = (self.why > 0) | self.stuck
         # A decoder takes a banned token only where there is no other.
         stuck = self.stuck | (~finished & (scores.gather(1, tokens[:, None])[:, 0] == -torch.inf))
         speaks = ~finished & ~stuck
         tokens = torch.where(speaks, tokens, self.limits.pad_id)
-        ended = self.ended | (speaks & self.limits.is_end(tokens))
-        lengths = self.lengths + speaks
         token_log_probs = self.token_log_probs
+        chosen = token_log_probs.new_zeros(len(tokens))
         if self.observed is not None:
             chosen = self.observed.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
             token_log_probs = write_column(token_log_probs, self.step, chosen, speaks)
+        history = self.history.append(tokens)
+        fired, stopping = self.limits.finish(history, chosen, self.stopping)
+        why = torch.where(speaks, fired, self.why)
         state = self._replace(
-            history=self.history.append(tokens),
+            history=history,
             observed=None,
             token_log_probs=token_log_probs,
-            lengths=lengths,
-            ended=ended,
+            lengths=self.lengths + speaks,
+            why=why,
+            stopping=stopping,
             stuck=stuck,
-            done=(ended | (lengths >= self.limits.max_new_tokens)).all() | stuck.any(),
+            done=(why > 0).all() | stuck.any(),
         )
         return state, Selection(tokens)
 
@@ -103,8 +110,8 @@ class RowState(NamedTuple):
                 *shape, new
             ),
             lengths=self.lengths.view(shape),
-            finish_reason=finish_reasons(self.ended.view(shape)),
-            valid=torch.ones_like(self.ended).view(shape),
+            finish_reason=self.limits.reasons(self.why.view(shape)),
+            valid=torch.ones_like(self.stuck).view(shape),
             token_log_probs=token_log_probs.view(*shape, new),
             score=token_log_probs.double().sum(-1).float().view(shape),
             parents=torch.where(said, rows[:, None], -1).view(*shape, new),
@@ -120,8 +127,3 @@ def raise_if_stuck(stuck: Bool[Tensor, " batch"]) -> None:
             f"{int(stuck.int().argmax())} the processors (or the model) banned every one. "
             "Loosen the processors, or allow an end id."
         )
-
-
-def finish_reasons(ended: Bool[Tensor, "batch hyps"]) -> list[list[str]]:
-    """`"end"` for hypotheses that said an end id, `"length"` for the others."""
-    return [["end" if end else "length" for end in row] for row in ended.tolist()]

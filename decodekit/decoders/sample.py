@@ -9,10 +9,11 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from decodekit import rng
-from decodekit.decoders.base import Decoder, Limits, Selection
+from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.rows import RowState
 from decodekit.errors import DecodekitError
 from decodekit.history import History
+from decodekit.limits import Limits
 from decodekit.output import Decoded
 
 

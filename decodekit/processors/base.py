@@ -1,23 +1,23 @@
 """The contract of logits processors."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from functools import lru_cache
-from numbers import Real
-from typing import TYPE_CHECKING, Any, TypeGuard, final
+from typing import TYPE_CHECKING, final
 
 import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
+from decodekit.arguments import is_count as is_count  # noqa: PLC0414
+from decodekit.arguments import is_number as is_number  # noqa: PLC0414
+from decodekit.arguments import read_ids as read_ids  # noqa: PLC0414
 from decodekit.errors import DecodekitError
 from decodekit.history import History
+from decodekit.memory import Memory as Memory  # noqa: PLC0414
 from decodekit.processors.parameters import EachPrompt, check_one_a_prompt
 
 if TYPE_CHECKING:
     from decodekit.processors.chain import Chain
-
-Memory = Any  # any nest of tuples, lists and dicts; its tensors lead with `rows`, or are 0-d
 
 
 class LogitsProcessor(ABC):
@@ -118,26 +118,6 @@ def seen_tokens(
     ids = torch.where(where & (tokens < vocab), tokens, vocab)
     seen = torch.zeros((len(tokens), vocab + 1), dtype=torch.bool, device=tokens.device)
     return seen.scatter(1, ids, torch.ones_like(ids, dtype=torch.bool))[:, :vocab]
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    """Whether an argument is a real number; True and False are not."""
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def is_count(value: object, least: int) -> TypeGuard[int]:
-    """Whether an argument is an integer of at least `least`; True and False are not."""
-    return type(value) is int and value >= least
-
-
-def read_ids(who: str, ids: int | Iterable[int]) -> tuple[int, ...]:
-    """One id or several, as a tuple. Raises unless every one is an integer of at least 0."""
-    plain = ids.tolist() if isinstance(ids, Tensor) else ids
-    several = tuple(plain) if isinstance(plain, Iterable) else (plain,)
-    for token in several:
-        if not is_count(token, 0):
-            raise ValueError(f"{who}: token ids must be integers of at least 0, got {token!r}.")
-    return several
 
 
 def ban(

@@ -7,7 +7,8 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from decodekit.history import History
-from decodekit.processors.base import LogitsProcessor, Memory
+from decodekit.memory import Memory
+from decodekit.processors.base import LogitsProcessor
 
 
 @final

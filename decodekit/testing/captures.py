@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from decodekit.decoders.base import Decoder, Limits
+from decodekit.decoders.base import Decoder
 from decodekit.decoders.greedy import Greedy
 from decodekit.history import History
+from decodekit.limits import Limits
 from decodekit.loop import step
 from decodekit.processors.base import LogitsProcessor
 from decodekit.processors.chain import Chain

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from decodekit.decoders.base import Decoder, Limits
+from decodekit.decoders.base import Decoder
+from decodekit.limits import Limits
 from decodekit.loop import decode, step
 from decodekit.output import Decoded
 from decodekit.processors.chain import Chain

@@ -10,7 +10,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from decodekit.history import History
-from decodekit.loop import reorder_memory
+from decodekit.memory import reorder_memory
 from decodekit.processors.base import LogitsProcessor
 from decodekit.prompt import Prompt
 from decodekit.testing.captures import check_captures, tensors

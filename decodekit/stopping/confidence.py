@@ -1,0 +1,60 @@
+"""Tokens that the model is not sure of."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from jaxtyping import Bool, Float32
+from torch import Tensor
+
+from decodekit.arguments import is_number
+from decodekit.history import History
+from decodekit.memory import Memory
+from decodekit.stopping.base import Run, StoppingCriterion
+
+
+@final
+@dataclass(frozen=True)
+class Confidence(StoppingCriterion):
+    r"""Finishes a hypothesis once it says a token that is less likely than a threshold.
+
+    Holds if $P(y_t \mid y_{<t}, x) < p$ under the model, before any processor; the token itself is kept.
+
+    Args:
+        threshold: p, a probability in (0, 1). Usual values: 0.1-0.5.
+
+    Raises:
+        ValueError: If `threshold` is outside (0, 1).
+
+    Example:
+        >>> dk.decode(dk.load(), "she was as beautiful as the", dk.Greedy(), stop=Confidence(0.5),
+        ...           max_new_tokens=9).finish_reason
+        [['confidence']]
+
+    Source:
+        The stop of drafts in assisted generation, https://github.com/huggingface/transformers/pull/33258.
+
+    Hugging Face:
+        `ConfidenceCriteria`, which looks at the first row only.
+    """
+
+    threshold: float
+
+    reason: ClassVar[str] = "confidence"
+
+    def __post_init__(self) -> None:
+        if not (is_number(self.threshold) and 0 < self.threshold < 1):
+            raise ValueError(f"Confidence: threshold must be in (0, 1), got {self.threshold!r}.")
+
+    def init(self, history: History, run: Run) -> Memory:  # noqa: ARG002 - the contract's signature
+        """Nothing."""
+        return ()
+
+    def apply(
+        self,
+        history: History,  # noqa: ARG002 - the contract's signature
+        log_probs: Float32[Tensor, " rows"],
+        memory: Memory,
+    ) -> tuple[Bool[Tensor, " rows"], Memory]:
+        """Rows whose newest token was unlikely."""
+        return log_probs < math.log(self.threshold), memory

@@ -1,0 +1,60 @@
+"""Wall-clock time."""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from jaxtyping import Bool, Float32
+from torch import Tensor
+
+from decodekit.arguments import is_number
+from decodekit.history import History
+from decodekit.stopping.base import Run, StoppingCriterion
+
+
+@final
+@dataclass(frozen=True)
+class MaxTime(StoppingCriterion):
+    """Finishes every hypothesis once the run has taken so many seconds, after at least one token.
+
+    The clock starts when `decode` is called, so that the prompt counts. Asked after every token, so the
+    run takes at most a step longer. Runs on the host: a captured step has no clock.
+
+    Args:
+        seconds: Above 0.
+
+    Raises:
+        ValueError: If `seconds` is not a finite number above 0.
+
+    Example:
+        >>> dk.decode(dk.load(), "Once", dk.Greedy(), stop=MaxTime(1e-9), max_new_tokens=9).finish_reason
+        [['time']]
+
+    Hugging Face:
+        `MaxTimeCriteria(seconds)`, whose clock starts when it is made.
+    """
+
+    seconds: float
+
+    capturable = False
+    reason: ClassVar[str] = "time"
+
+    def __post_init__(self) -> None:
+        if not (is_number(self.seconds) and 0 < self.seconds < math.inf):
+            raise ValueError(f"MaxTime: seconds must be a finite number above 0, got {self.seconds!r}.")
+
+    def init(self, history: History, run: Run) -> float:  # noqa: ARG002 - the contract's signature
+        """The time at which it is over."""
+        return run.started + self.seconds
+
+    def apply(
+        self,
+        history: History,
+        log_probs: Float32[Tensor, " rows"],
+        memory: float,
+    ) -> tuple[Bool[Tensor, " rows"], float]:
+        """All rows or none."""
+        over = time.monotonic() >= memory
+        return torch.full((len(history.tokens),), over, device=log_probs.device), memory
