@@ -1,0 +1,119 @@
+# ruff: noqa: INP001 - loaded by its path, not imported
+"""Pictures of what a processor does to a distribution, computed by the processor itself.
+
+A line `<!-- picture: EXPRESSION -->` after a class's `:::` entry becomes a drawing under its first
+sentence. The expression makes a processor from `dk`, `torch` and two toy models of 12 tokens, `toy` and
+`other`. With ` | prompt` at its end the drawing is of the first new token, else of the third.
+"""
+
+import html
+import re
+from dataclasses import replace
+from typing import Any
+
+import torch
+from mkdocs.exceptions import PluginError
+
+import decodekit as dk
+from decodekit.history import Source
+from decodekit.testing import HashModel
+
+BEFORE = (0.28, 0.20, 0.14, 0.10, 0.08, 0.06, 0.05, 0.04, 0.025, 0.015, 0.007, 0.003)
+PROMPT, SAID = [0, 2, 5], (2, 0)
+SOURCE = [0, 3, 1, 4]  # what an encoder has read, for processors that look at it
+
+LINE = re.compile(r"<!-- picture: (?P<expression>.+?)(?P<at_prompt> \| prompt)? -->")
+_CLASS = '<div class="doc doc-object doc-class">'
+_SENTENCE = re.compile(r"<p>.*?</p>", re.DOTALL)
+
+# In units of the drawing, which are pixels where there is room.
+_SLOT, _BAR, _FOOT, _HEIGHT = 35, 13, 108, 100
+
+
+def on_page_content(content: str, page: Any, **_: Any) -> str:  # noqa: ANN401 - the signature of mkdocs
+    """Replaces every line by its picture, under the first sentence of the class before it."""
+    while line := LINE.search(content):
+        figure = picture(line["expression"], page.file.src_uri, at_prompt=line["at_prompt"] is not None)
+        above, below = content[: line.start()], content[line.end() :]
+        begin = max(above.rfind(_CLASS), 0)
+        sentence = _SENTENCE.search(above, begin)
+        place = sentence.end() if sentence else len(above)
+        content = above[:place] + figure + above[place:] + below
+    return content
+
+
+def picture(expression: str, page: str, *, at_prompt: bool = False) -> str:
+    """The drawing of one processor with its expression as a caption.
+
+    Args:
+        expression: Python that makes a processor.
+        page: Where it stands, for the message.
+        at_prompt: Draw the first new token.
+
+    Raises:
+        PluginError: If it cannot be evaluated, makes something else, or makes no distribution.
+    """
+    try:
+        after = probabilities(expression, at_prompt=at_prompt)
+    except Exception as error:
+        raise PluginError(f"{page}: the picture of {expression} fails: {error}") from error
+    when = ", the first new token" if at_prompt else ""
+    return (
+        f'<figure class="picture" data-search-exclude>{draw(after)}'
+        f"<figcaption><code>{html.escape(expression)}</code>{when}</figcaption></figure>"
+    )
+
+
+def probabilities(expression: str, *, at_prompt: bool = False) -> list[float]:
+    """Of every token after the processor; minus one marks a banned token."""
+    names = {"dk": dk, "torch": torch, "toy": HashModel(len(BEFORE)), "other": HashModel(len(BEFORE), seed=1)}
+    processor = eval(expression, names)  # noqa: S307 - the page's author wrote it
+    if not isinstance(processor, dk.LogitsProcessor):
+        raise TypeError(f"it must be a processor, got {processor!r:.80}.")
+    scores = torch.tensor([BEFORE]).log()
+    history = _history()
+    memory = processor.init(history)
+    after, memory = processor.apply(history, scores, memory)
+    for token in () if at_prompt else SAID:
+        history = history.append(torch.tensor([token]))
+        after, memory = processor.apply(history, scores, memory)
+    probs = after.softmax(-1)
+    if probs.isnan().any():
+        raise ValueError(f"no distribution is left, the scores are {after[0].tolist()}.")
+    return torch.where(after == -torch.inf, -1.0, probs)[0].tolist()
+
+
+def _history() -> dk.History:
+    """One row at the end of its prompt, with room for what will be said and a little more."""
+    prompt = dk.Prompt.from_ids([PROMPT])
+    source = Source(torch.tensor([SOURCE]), torch.ones(1, len(SOURCE), dtype=torch.bool))
+    return replace(prompt.history(len(PROMPT) + 5, 1), source=source)
+
+
+def draw(after: list[float]) -> str:
+    """Pale bars for the distribution before, strong ones for the one after, a cross for what is banned."""
+    scale = _HEIGHT / max(*BEFORE, *after)
+    bars = []
+    for token, (old, new) in enumerate(zip(BEFORE, after, strict=True)):
+        left = _SLOT * token + 4
+        then = "banned" if new < 0 else f"{new:.1%}"
+        mark = (
+            f'<text x="{left + 1.5 * _BAR}" y="{_FOOT - 2}" class="banned">&times;</text>'
+            if new < 0
+            else _bar("after", left + _BAR, scale * new)
+        )
+        bars.append(
+            f"<g><title>token {token}: {old:.1%} → {then}</title>{_bar('before', left, scale * old)}{mark}"
+            f'<text x="{left + _BAR}" y="{_FOOT + 15}">{token}</text></g>'
+        )
+    banned = ", ".join(str(token) for token, new in enumerate(after) if new < 0) or "none"
+    width = _SLOT * len(BEFORE)
+    return (
+        f'<svg viewBox="0 0 {width} {_FOOT + 20}" width="{width}" role="img" '
+        f'aria-label="Probabilities of {len(BEFORE)} tokens before and after; banned: {banned}">'
+        f'<path d="M0 {_FOOT}.5H{width}"/>{"".join(bars)}</svg>'
+    )
+
+
+def _bar(kind: str, left: float, height: float) -> str:
+    return f'<rect class="{kind}" x="{left}" y="{_FOOT - height:.1f}" width="{_BAR}" height="{height:.1f}"/>'
