@@ -1,0 +1,102 @@
+"""Green lists: which tokens a watermark favours after a context."""
+
+from functools import lru_cache
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from decodekit.rng import mix
+
+SeedingScheme = Literal["lefthash", "selfhash"]
+Lists = Literal["permutation", "hash"]
+
+SCHEMES = get_args(SeedingScheme)
+LISTS = get_args(Lists)
+
+_TABLE = 1_000_003  # Hugging Face's table of random numbers has this many
+_ON_HOST = torch.device("cpu")  # named, so that a surrounding `with torch.device(...)` does not count
+
+
+def permuted(
+    context: Int64[Tensor, "rows reach"],
+    tokens: Int64[Tensor, "rows tokens"],
+    vocab: int,
+    size: int,
+    key: int,
+    scheme: SeedingScheme,
+) -> Bool[Tensor, "rows tokens"]:
+    """Which tokens are green: among the first `size` of a random permutation of the vocabulary.
+
+    The permutations are Hugging Face's, which are drawn one at a time on the host.
+
+    Args:
+        context: The tokens before: `lefthash` takes the last, `selfhash` all of them and the token.
+        tokens: What may come next.
+        vocab: Number of tokens.
+        size: Number of green ones.
+        key: Whoever knows it knows the lists.
+        scheme: What seeds the permutation.
+    """
+    if scheme == "lefthash":
+        lists = [_green_list(key * last, vocab, size) for last in context[:, -1].tolist()]
+        return torch.stack(lists).to(tokens.device).gather(1, tokens)
+    numbers = _table(key)
+    host = tokens.to(_ON_HOST)
+    own = numbers[host % _TABLE] + 1  # [rows tokens]
+    seeds = key * own * own  # wraps around, as in Hugging Face
+    for column in context.to(_ON_HOST).T:
+        seeds = seeds.minimum(key * (numbers[column % _TABLE] + 1)[:, None] * own)
+    green = [
+        [bool(_green_list(seed, vocab, size)[token]) for seed, token in zip(*pair, strict=True)]
+        for pair in zip(seeds.tolist(), host.tolist(), strict=True)
+    ]
+    return torch.tensor(green, dtype=torch.bool, device=_ON_HOST).view(host.shape).to(tokens.device)
+
+
+def hashed(
+    context: Int64[Tensor, "rows reach"],
+    tokens: Int64[Tensor, "rows tokens"],
+    ratio: float,
+    key: int,
+    scheme: SeedingScheme,
+) -> Bool[Tensor, "rows tokens"]:
+    """Which tokens are green: each by itself, with probability `ratio`, by a hash of token and context.
+
+    Args:
+        context: The tokens before: `lefthash` takes the last, `selfhash` all of them and the token.
+        tokens: What may come next.
+        ratio: Probability of being green.
+        key: Whoever knows it knows the lists.
+        scheme: What the hash depends on.
+    """
+    secret = _secret(key)
+    if scheme == "lefthash":
+        bits = mix(mix(context[:, -1:] + secret) + tokens)
+    else:
+        own = mix(tokens + secret)
+        least = mix(own + tokens)
+        for column in context.T:  # of a constant number of columns
+            least = torch.minimum(least, mix(own + column[:, None]))
+        bits = mix(least)
+    # A signed integer of 64 random bits is below this with probability `ratio`.
+    return bits < int(ratio * 2**64) - 2**63
+
+
+@lru_cache(maxsize=128)
+def _green_list(seed: int, vocab: int, size: int) -> Bool[Tensor, " vocab"]:
+    generator = torch.Generator(_ON_HOST).manual_seed(seed % (2**64 - 1))
+    chosen = torch.randperm(vocab, generator=generator, device=_ON_HOST)[:size]
+    return torch.zeros(vocab, dtype=torch.bool, device=_ON_HOST).index_fill(0, chosen, True)
+
+
+@lru_cache(maxsize=4)
+def _table(key: int) -> Int64[Tensor, " table"]:
+    generator = torch.Generator(_ON_HOST).manual_seed(key)
+    return torch.randperm(_TABLE, generator=generator, device=_ON_HOST)
+
+
+@lru_cache(maxsize=256)
+def _secret(key: int) -> int:
+    return int(mix(torch.tensor(key, device=_ON_HOST)))
