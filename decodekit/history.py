@@ -19,6 +19,14 @@ class Source(NamedTuple):
     tokens: Int64[Tensor, "batch source"]
     valid: Bool[Tensor, "batch source"]
 
+    def take(self, prompts: Int64[Tensor, " new"]) -> "Source":
+        """What was read for prompts `prompts`."""
+        return Source(self.tokens.index_select(0, prompts), self.valid.index_select(0, prompts))
+
+    def to(self, device: torch.device) -> "Source":
+        """The same on another device."""
+        return Source(self.tokens.to(device), self.valid.to(device))
+
 
 @dataclass(frozen=True, eq=False)
 class History:

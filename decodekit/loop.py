@@ -13,7 +13,7 @@ from decodekit.decoders.base import Decoder, Selection, State
 from decodekit.errors import DecodekitError, DecodingError
 from decodekit.limits import Limits, Stopping
 from decodekit.memory import Memory, reorder_memory
-from decodekit.model import DescribedModel, Model
+from decodekit.model import DescribedModel, Model, Session
 from decodekit.models.hf import HFModel
 from decodekit.options import Options, Stop
 from decodekit.output import Decoded
@@ -37,6 +37,7 @@ class Progress(NamedTuple, Generic[State]):
         limits: Where hypotheses end.
         prompt: The prompts.
         vocabulary: What the model's ids mean.
+        session: The model's run.
     """
 
     number: int
@@ -47,6 +48,7 @@ class Progress(NamedTuple, Generic[State]):
     limits: Limits
     prompt: Prompt
     vocabulary: Vocabulary
+    session: Session
 
 
 @torch.no_grad()
@@ -80,7 +82,7 @@ def run(
         state, selection, memory, scores, broken = step(decoder, chain, logits, state, memory, broken)
         if options.trace is not None:
             steps.append(tracing.record(logits, scores, *selection, options.trace))
-        yield Progress(number, state, logits, scores, selection, limits, prompt, vocabulary)
+        yield Progress(number, state, logits, scores, selection, limits, prompt, vocabulary, session)
         is_asked = number % options.check_every == 0
         if number == options.max_new_tokens or (is_asked and bool(state.done | broken.any())):
             break

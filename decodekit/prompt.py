@@ -109,7 +109,7 @@ class Prompt:
             )
         _check_ids(prompt.tokens, prompt.mask, vocabulary)
         if prompt.source is not None:
-            _check_ids(*prompt.source, vocabulary)
+            _check_ids(prompt.source.tokens, prompt.source.valid, vocabulary)
         return prompt
 
     @classmethod
@@ -129,15 +129,13 @@ class Prompt:
 
     def to(self, device: torch.device) -> "Prompt":
         """The same prompts on another device."""
-        source = None if self.source is None else Source(*(part.to(device) for part in self.source))
+        source = None if self.source is None else self.source.to(device)
         return Prompt(self.tokens.to(device), self.mask.to(device), source)
 
     def take(self, rows: Int64[Tensor, " new"]) -> "Prompt":
         """The batch whose prompt `i` is this one's prompt `rows[i]`."""
         rows = rows.to(self.tokens.device)
-        source = (
-            None if self.source is None else Source(*(part.index_select(0, rows) for part in self.source))
-        )
+        source = None if self.source is None else self.source.take(rows)
         return Prompt(self.tokens.index_select(0, rows), self.mask.index_select(0, rows), source)
 
     def ids(self) -> list[list[int]]:

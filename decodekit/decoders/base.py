@@ -82,9 +82,17 @@ class Decoder(ABC, Generic[State]):
     def step(self, scores: Float32[Tensor, "rows vocab"], state: State) -> tuple[State, Selection]:
         """One token for every row."""
 
+    def settled(self, state: State) -> list[list[list[int]]]:  # noqa: ARG002
+        """The new tokens that no further step can change, of every hypothesis that will be returned.
+
+        For streaming: prompts, hypotheses, ids. May read the device. By default nothing is settled
+        before the end.
+        """
+        return []
+
     @abstractmethod
     def finalize(self, state: State) -> Decoded:
-        """The result. The only method that may read the device."""
+        """The result. Beside `settled` the only method that may read the device."""
 
 
 def write_column(

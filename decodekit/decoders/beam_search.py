@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
+from decodekit import rng
 from decodekit.decoders.base import Decoder, Selection
-from decodekit.decoders.beam_state import BeamState, Candidates, Finished
+from decodekit.decoders.beam_state import BeamState, Candidates, Finished, settled
 from decodekit.decoders.records import Entry, Records
 from decodekit.decoders.rows import raise_if_stuck
 from decodekit.decoders.stop_rule import Heuristic, Standing, StopRule
@@ -36,6 +37,9 @@ class BeamSearch(Decoder[BeamState]):
         stop_rule: When to stop looking: `WhenFull`, `Heuristic`, `Proved` or `Patience`.
         num_return: Hypotheses to return, best first; at most as many as may finish. Where fewer
             exist, `valid` says so.
+        sample: Draws the continuations to look at, without replacement, by their probability among all
+            continuations of the prompt's beams, where search takes the best ones (beam sampling).
+        generator: The stream of the draws; None is torch's global one.
 
     Raises:
         ValueError: If `beams` or `num_return` is out of range.
@@ -51,9 +55,9 @@ class BeamSearch(Decoder[BeamState]):
         https://arxiv.org/abs/1609.08144, section 7.
 
     Hugging Face:
-        `generate(num_beams=beams, do_sample=False)`, the same hypotheses for every length penalty and
-        stop rule. Where fewer hypotheses exist than beams, theirs repeats or goes on past the end;
-        ours returns fewer.
+        `generate(num_beams=beams, do_sample=sample)`, the same hypotheses for every length penalty and
+        stop rule, and after the same seed the same draws. Where fewer hypotheses exist than beams,
+        theirs repeats or goes on past the end; ours returns fewer.
     """
 
     beams: int
@@ -61,6 +65,8 @@ class BeamSearch(Decoder[BeamState]):
     scorer: Scorer = LengthPenalty(1.0)
     stop_rule: StopRule = Heuristic()
     num_return: int = 1
+    sample: bool = False
+    generator: torch.Generator | None = None
 
     def __post_init__(self) -> None:
         if type(self.beams) is not int or self.beams < 1:
@@ -72,6 +78,8 @@ class BeamSearch(Decoder[BeamState]):
                 f"BeamSearch: stop_rule must be WhenFull(), Heuristic(), Proved() or Patience(...), "
                 f"got {self.stop_rule!r:.80}."
             )
+        if self.generator is not None and not self.sample:
+            raise ValueError("BeamSearch: a generator draws, and without sample=True nothing is drawn.")
         # Only `beams` hypotheses can finish in one step, so more than that is not promised.
         most = min(self.beams, self.stop_rule.capacity(self.beams))
         if type(self.num_return) is not int or not 1 <= self.num_return <= most:
@@ -157,7 +165,7 @@ class BeamSearch(Decoder[BeamState]):
         number = min(max(2, 1 + len(limits.end_ids)) * beams, beams * vocab)
         # [rows vocab] -> [batch beams*vocab]
         total = scores.view(batch, beams, vocab) + state.log_probs[..., None]
-        log_probs, flat = total.view(batch, -1).topk(number)
+        log_probs, flat = self._pick(total.view(batch, -1), number)
         source_beams, tokens = flat // vocab, flat % vocab
         first_rows = torch.arange(batch, device=scores.device)[:, None] * beams
         own = torch.zeros_like(log_probs)
@@ -166,6 +174,16 @@ class BeamSearch(Decoder[BeamState]):
         entry = Entry(tokens, own, first_rows + source_beams)
         why, stopping = self._finish(entry, state)
         return Candidates(log_probs, source_beams, entry, why, stopping)
+
+    def _pick(
+        self, log_probs: Float32[Tensor, "batch continuations"], number: int
+    ) -> tuple[Float32[Tensor, "batch candidates"], Int64[Tensor, "batch candidates"]]:
+        """The continuations to look at: the best, or drawn, in the order of the draws."""
+        if not self.sample:
+            best = log_probs.topk(number)
+            return best.values, best.indices
+        drawn = rng.draw_several(log_probs.softmax(-1), number, self.generator)
+        return log_probs.gather(1, drawn), drawn
 
     def _finish(
         self, entry: Entry, state: BeamState
@@ -226,6 +244,10 @@ class BeamSearch(Decoder[BeamState]):
             scorer=self.scorer,
         )
         return (best_live > -torch.inf) & self.stop_rule.goes_on(standing)
+
+    def settled(self, state: BeamState) -> list[list[list[int]]]:
+        """What all live and finished hypotheses of a prompt begin with: any result will too."""
+        return settled(state, self.num_return)
 
     def finalize(self, state: BeamState) -> Decoded:
         """The best finished hypotheses, best first."""

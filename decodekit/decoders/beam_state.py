@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
@@ -65,3 +66,34 @@ class Candidates(NamedTuple):
     entry: Entry
     why: Int64[Tensor, "batch candidates"]
     stopping: list[Stopping]
+
+
+def settled(state: BeamState, num_return: int) -> list[list[list[int]]]:
+    """The tokens that no further step can change, of the `num_return` best hypotheses of every prompt."""
+    step = int(state.history.position) - state.limits.prompt_length
+    live, exists = state.live.tokens[..., :step].tolist(), (state.log_probs > -torch.inf).tolist()
+    finished, used = state.finished.records.tokens.tolist(), state.finished.used.tolist()
+    lengths, is_open = state.finished.lengths.tolist(), state.open.tolist()
+    prompts = []
+    for prompt, goes_on in enumerate(is_open):
+        ended = [
+            tokens[:length]
+            for tokens, length, is_used in zip(finished[prompt], lengths[prompt], used[prompt], strict=True)
+            if is_used
+        ]
+        if goes_on:
+            beams = zip(live[prompt], exists[prompt], strict=True)
+            running = [tokens for tokens, is_live in beams if is_live]
+            ended = [_common_start(running + ended)] * num_return
+        prompts.append(ended[:num_return])
+    return prompts
+
+
+def _common_start(texts: list[list[int]]) -> list[int]:
+    """What all of them begin with."""
+    start = []
+    for tokens in zip(*texts, strict=False):
+        if len(set(tokens)) > 1:
+            break
+        start.append(tokens[0])
+    return start

@@ -45,6 +45,10 @@ class Greedy(Decoder[RowState]):
         """The argmax of every row."""
         return state.say(scores.argmax(-1), scores)
 
+    def settled(self, state: RowState) -> list[list[list[int]]]:
+        """All that was said."""
+        return state.settled(hypotheses=1)
+
     def finalize(self, state: RowState) -> Decoded:
         """One hypothesis a prompt."""
         return state.decoded(hypotheses=1)

@@ -93,6 +93,12 @@ class RowState(NamedTuple):
         )
         return state, Selection(tokens)
 
+    def settled(self, hypotheses: int) -> list[list[list[int]]]:
+        """What every row has said, `hypotheses` of them a prompt."""
+        new = self.history.tokens[:, self.limits.prompt_length :].tolist()
+        rows = [tokens[:length] for tokens, length in zip(new, self.lengths.tolist(), strict=True)]
+        return [rows[first : first + hypotheses] for first in range(0, len(rows), hypotheses)]
+
     def decoded(self, hypotheses: int) -> Decoded:
         """The rows as hypotheses, `hypotheses` of them a prompt.
 

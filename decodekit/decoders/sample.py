@@ -135,6 +135,10 @@ class Sample(Decoder[SampleState]):
         rows, selection = state.rows.say(tokens, scores)
         return state._replace(rows=rows), selection
 
+    def settled(self, state: SampleState) -> list[list[list[int]]]:
+        """All that was said."""
+        return state.rows.settled(hypotheses=self.num_samples)
+
     def finalize(self, state: SampleState) -> Decoded:
         """`num_samples` hypotheses a prompt, in the order of their rows."""
         return state.rows.decoded(hypotheses=self.num_samples)

@@ -1,0 +1,3 @@
+"""Other libraries' ways of saying the same."""
+
+from decodekit.compat import hf as hf

@@ -1,0 +1,148 @@
+"""decodekit's loop inside `model.generate`."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from decodekit.compat.from_hf import FromHF
+from decodekit.compat.generate import perform, wrap
+from decodekit.compat.inputs import Inputs, read_end_ids
+from decodekit.compat.processors import Setting, last
+from decodekit.compat.recipe import Recipe, decoder_of, take_limits
+from decodekit.compat.refusals import refuse_arguments, refuse_options
+from decodekit.decoders.base import Decoder
+from decodekit.history import Source
+from decodekit.models.hf import HFModel
+from decodekit.processors.base import LogitsProcessor
+from decodekit.processors.chain import Chain
+from decodekit.processors.classifier_free_guidance import ClassifierFreeGuidance
+from decodekit.processors.prefix_constraint import PrefixConstraint
+from decodekit.processors.renormalize import Renormalize
+from decodekit.processors.repetition_penalty import RepetitionPenalty
+from decodekit.prompt import Prompt
+
+# What generate prepares for the model and decodekit's sessions make themselves.
+_PREPARED = {
+    *("attention_mask", "decoder_attention_mask", "encoder_outputs", "logits_to_keep", "past_key_values"),
+    *("position_ids", "use_cache"),
+}
+
+
+def custom_generate(  # noqa: PLR0913, PLR0917 - the contract of generate's callables
+    model: Any,  # noqa: ANN401 - a transformers model
+    input_ids: Int64[Tensor, "rows length"],
+    logits_processor: Any,  # noqa: ANN401 - transformers' LogitsProcessorList
+    stopping_criteria: Any,  # noqa: ANN401 - transformers' StoppingCriteriaList
+    generation_config: Any,  # noqa: ANN401 - transformers' GenerationConfig
+    decoder: Decoder[Any] | None = None,
+    dk_streamer: Any = None,  # noqa: ANN401 - transformers' BaseStreamer
+    **model_kwargs: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401 - ids, or one of transformers' output classes
+    """Decodes with decodekit inside `model.generate(..., custom_generate=dk.compat.hf.custom_generate)`.
+
+    `generate` reads its arguments and makes its processors and criteria; the loop is decodekit's: greedy
+    search, sampling, beam search or beam sampling as they say, or any decoder. The prompts, which `generate`
+    repeats for every beam, are computed once. Processors of decodekit among `logits_processor` follow their
+    beams, and so does guidance.
+
+    Args:
+        model: Given by `generate`, as all that follows but the next two.
+        input_ids: See `model`.
+        logits_processor: See `model`.
+        stopping_criteria: See `model`.
+        generation_config: See `model`.
+        decoder: A decoder of one's own, `generate(..., decoder=dk.BeamSearch(4))`; leave `num_beams` and
+            `num_return_sequences` at 1 then.
+        dk_streamer: A streamer: `generate` does not hand on its own.
+        **model_kwargs: See `model`.
+
+    Raises:
+        DecodekitError: For what is not supported, by its name.
+
+    Example:
+        >>> bundled = dk.load()
+        >>> ids = bundled.tokenizer("Once upon a", return_tensors="pt").input_ids
+        >>> options = {"num_beams": 3, "max_new_tokens": 5}
+        >>> ours = bundled.model.generate(ids, custom_generate=dk.compat.hf.custom_generate, **options)
+        >>> torch.equal(ours, bundled.model.generate(ids, **options))
+        True
+    """
+    refuse_options(generation_config)
+    refuse_arguments(
+        {name: value for name, value in model_kwargs.items() if name not in _PREPARED},
+        "decodekit makes the model's other inputs itself.",
+    )
+    wrapped = wrap(model)
+    config, length = generation_config, input_ids.shape[1]
+    repeats = max(config.num_beams or 1, config.num_return_sequences or 1)
+    end_ids = read_end_ids(config.eos_token_id) or ()
+    limit, ends, criteria = take_limits(stopping_criteria, config.max_length - length, end_ids, length)
+    read = Inputs(
+        prompt=_prompt(input_ids[::repeats], model_kwargs, repeats),
+        end_ids=ends or (),
+        pad_id=next((int(pad) for pad in (config.pad_token_id, *end_ids) if pad is not None), None),
+        past=_past(model_kwargs.get("past_key_values")),
+    )
+    recipe = Recipe(
+        decoder=decoder_of(config) if decoder is None else decoder,
+        processor=Chain(*_processors(logits_processor, config, wrapped, own=decoder is not None)),
+        stop=tuple(FromHF(criterion) for criterion in criteria),
+        max_new_tokens=limit,
+    )
+    return perform(wrapped, read, recipe, config, dk_streamer)
+
+
+def _prompt(ids: Int64[Tensor, "batch length"], prepared: dict[str, Any], repeats: int) -> Prompt:
+    """The prompts once each, from what generate has prepared for every row."""
+    mask = prepared.get("attention_mask")
+    mask = None if mask is None else mask[::repeats].bool()
+    encoded = prepared.get("encoder_outputs")
+    if encoded is None:
+        return Prompt(ids, torch.ones_like(ids, dtype=torch.bool) if mask is None else mask)
+    states = encoded.last_hidden_state[::repeats]
+    valid = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device) if mask is None else mask
+    prefix = prepared.get("decoder_attention_mask")
+    prefix = torch.ones_like(ids, dtype=torch.bool) if prefix is None else prefix[::repeats].bool()
+    # The ids that were read are not known here, and not needed: their states are.
+    return Prompt(ids, prefix, Source(torch.zeros_like(valid, dtype=torch.long), valid, states))
+
+
+def _past(cache: Any) -> Any:  # noqa: ANN401 - transformers' Cache
+    """The cache, if it holds something."""
+    return cache if cache is not None and int(cache.get_seq_length()) > 0 else None
+
+
+def _processors(
+    given: Any,  # noqa: ANN401 - transformers' LogitsProcessorList
+    config: Any,  # noqa: ANN401 - transformers' GenerationConfig
+    wrapped: HFModel,
+    *,
+    own: bool,
+) -> Iterator[LogitsProcessor]:
+    """The processors of generate; those that hold something a row as decodekit's own, which follows its row.
+
+    Args:
+        given: What generate has made of its arguments.
+        config: What it has made them from.
+        wrapped: For guidance.
+        own: Whether the decoder is the caller's, with another number of rows.
+    """
+    for processor in given:
+        name = type(processor).__name__
+        if name == "UnbatchedClassifierFreeGuidanceLogitsProcessor":
+            ids, mask = (processor.unconditional_context[key] for key in ("input_ids", "attention_mask"))
+            prompts = None if ids is None else (ids, torch.ones_like(ids) if mask is None else mask)
+            yield ClassifierFreeGuidance(wrapped, processor.guidance_scale, prompts)
+        elif name == "SynthIDTextWatermarkLogitsProcessor" and config.watermarking_config is not None:
+            yield from (
+                marked for _, marked in last(Setting(config=config, end_ids=())) if marked != Renormalize()
+            )
+        elif own and name == "RepetitionPenaltyLogitsProcessor":
+            yield RepetitionPenalty(processor.penalty)
+        elif own and name == "PrefixConstrainedLogitsProcessor":
+            yield PrefixConstraint(processor._prefix_allowed_tokens_fn)  # noqa: SLF001 - it keeps it there
+        else:
+            yield FromHF(processor)

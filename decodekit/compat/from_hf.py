@@ -1,0 +1,170 @@
+"""Hugging Face's processors and criteria, in decodekit's loop."""
+
+import inspect
+from dataclasses import dataclass
+from typing import Any, NamedTuple, final, overload
+
+import torch
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor
+
+from decodekit.errors import DecodekitError
+from decodekit.history import History
+from decodekit.processors.base import LogitsProcessor
+from decodekit.processors.chain import Chain
+from decodekit.stopping.any_of import AnyOf
+from decodekit.stopping.base import Run, StoppingCriterion
+
+# These keep something about every row on themselves, where no beam search can reorder it.
+_HOLDS_ROWS = {
+    "UnbatchedClassifierFreeGuidanceLogitsProcessor": "ClassifierFreeGuidance",
+    "SynthIDTextWatermarkLogitsProcessor": "SynthID",
+}
+
+
+class Follows(NamedTuple):
+    """What the wrapper remembers.
+
+    Attributes:
+        columns: How many columns are written; counted here so that the device is not asked.
+        rows: Which row of the step before each row continues.
+    """
+
+    columns: int
+    rows: Int64[Tensor, " rows"]
+
+
+@final
+@dataclass(frozen=True)
+class HFProcessor(LogitsProcessor):
+    """A Hugging Face processor in decodekit's loop: made by `FromHF`.
+
+    It is given what `generate` gives it: every column of the text, left padding included.
+    """
+
+    processor: Any
+
+    capturable = False  # it is given a text that grows, and may do on the host what it likes
+
+    def init(self, history: History) -> Follows:
+        """How long the prompts are."""
+        return Follows(int(history.position), _own_rows(history))
+
+    def apply(
+        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: Follows
+    ) -> tuple[Float32[Tensor, "rows vocab"], Follows]:
+        """What it makes of the scores."""
+        name = type(self.processor).__name__
+        own = _own_rows(history)
+        if name in _HOLDS_ROWS and not torch.equal(memory.rows, own):
+            raise DecodekitError(
+                f"FromHF: {name} keeps a state of every row on itself, which does not follow beams when they "
+                f"are reordered, so its scores would be wrong. Use {_HOLDS_ROWS[name]}."
+            )
+        # Many processors write to the scores they are given.
+        processed = self.processor(history.tokens[:, : memory.columns], scores.clone())
+        return processed, Follows(memory.columns + 1, own)
+
+    def __repr__(self) -> str:
+        return f"FromHF({_name(self.processor)})"
+
+
+@final
+@dataclass(frozen=True)
+class HFCriterion(StoppingCriterion):
+    """A Hugging Face criterion in decodekit's loop: made by `FromHF`.
+
+    It is given every column of the text, left padding included, and None for the scores.
+    """
+
+    criterion: Any
+
+    capturable = False  # as HFProcessor
+
+    @property
+    def reason(self) -> str:
+        """The class's name."""
+        return type(self.criterion).__name__
+
+    def init(self, history: History, run: Run) -> int:  # noqa: ARG002 - the contract's signature
+        """How long the prompts are."""
+        return int(history.position)
+
+    def apply(
+        self,
+        history: History,
+        log_probs: Float32[Tensor, " rows"],
+        memory: int,
+    ) -> tuple[Bool[Tensor, " rows"], int]:
+        """Which rows it stops."""
+        said = self.criterion(history.tokens[:, : memory + 1], None)
+        stops = torch.as_tensor(said, dtype=torch.bool, device=log_probs.device)
+        return stops.expand(len(log_probs)), memory + 1
+
+    def __repr__(self) -> str:
+        return f"FromHF({_name(self.criterion)})"
+
+
+@overload
+def FromHF(part: LogitsProcessor) -> LogitsProcessor: ...
+@overload
+def FromHF(part: StoppingCriterion) -> StoppingCriterion: ...
+@overload
+def FromHF(part: Any) -> Any: ...  # noqa: ANN401 - a class of transformers
+def FromHF(part: Any) -> Any:  # noqa: N802 - named as the two classes that it makes
+    """A Hugging Face processor or stopping criterion, or a list of them, for decodekit's loop.
+
+    Stateless ones are right under every decoder. One that keeps a state of every row on itself
+    (guidance, SynthID) is right while rows stay in their places, and refused when beams move them.
+
+    Args:
+        part: A `transformers.LogitsProcessor` or `StoppingCriteria`, or any callable of the same kind as
+            theirs, or a list of one of the two. A decodekit part is returned as it is.
+
+    Raises:
+        TypeError: If it is neither, or asks for more than ids and scores.
+
+    Example:
+        >>> theirs = transformers.TopKLogitsWarper(2)
+        >>> dk.decode(dk.load(), "The", dk.Greedy(), dk.compat.hf.FromHF(theirs), max_new_tokens=1).lengths
+        tensor([[1]])
+    """
+    if isinstance(part, LogitsProcessor | StoppingCriterion):
+        return part
+    if isinstance(part, list):
+        parts: list[Any] = [FromHF(one) for one in part]
+        criteria = [one for one in parts if isinstance(one, StoppingCriterion)]
+        return AnyOf(*criteria) if criteria else Chain(*parts)
+    from transformers import StoppingCriteria  # noqa: PLC0415 - slow, needed only here
+
+    if not callable(part) or isinstance(part, type):
+        raise TypeError(f"FromHF: part must be a processor or a criterion of transformers, got {part!r:.80}.")
+    asked = [
+        parameter.name
+        for parameter in inspect.signature(part).parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}
+    ]
+    if len(asked) > 2:  # noqa: PLR2004 - ids and scores
+        raise TypeError(
+            f"FromHF: {_name(part)} must ask for input_ids and scores only, and asks for {asked}."
+        )
+    if isinstance(part, StoppingCriteria):
+        if type(part).__name__ == "ConfidenceCriteria":
+            raise TypeError("FromHF: ConfidenceCriteria looks at the first row only. Use dk.Confidence.")
+        return HFCriterion(part)
+    return HFProcessor(part)
+
+
+def _own_rows(history: History) -> Int64[Tensor, " rows"]:
+    return torch.arange(len(history.tokens), device=history.tokens.device)
+
+
+def _name(part: object) -> str:
+    """As a person would write it down: its class, and the numbers in it."""
+    values = {
+        name: value
+        for name, value in getattr(part, "__dict__", {}).items()
+        if isinstance(value, int | float | str)
+    }
+    return f"{type(part).__name__}({', '.join(f'{name}={value!r}' for name, value in values.items())})"

@@ -1,0 +1,145 @@
+"""`generate`, run by decodekit."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor, nn
+
+from decodekit.compat.inputs import Inputs, merge_config, read_inputs
+from decodekit.compat.outputs import Recorder
+from decodekit.compat.processors import Setting
+from decodekit.compat.recipe import Recipe, build
+from decodekit.compat.refusals import refuse_arguments
+from decodekit.compat.streamers import Feed
+from decodekit.errors import DecodekitError
+from decodekit.loop import run
+from decodekit.models.hf import HFModel
+from decodekit.options import Options
+
+
+def generate(  # noqa: PLR0913, PLR0917 - the signature of model.generate
+    model: Any,  # noqa: ANN401 - a transformers model, or one wrapped in HFModel
+    inputs: Int64[Tensor, "batch length"] | None = None,
+    generation_config: Any = None,  # noqa: ANN401 - transformers' GenerationConfig
+    logits_processor: Any = None,  # noqa: ANN401 - a list of processors of either library
+    stopping_criteria: Any = None,  # noqa: ANN401 - a list of criteria of either library
+    prefix_allowed_tokens_fn: Callable[[int, Tensor], list[int]] | None = None,
+    synced_gpus: bool | None = None,  # noqa: FBT001
+    assistant_model: Any = None,  # noqa: ANN401
+    streamer: Any = None,  # noqa: ANN401 - transformers' BaseStreamer
+    negative_prompt_ids: Int64[Tensor, "batch negative"] | None = None,
+    negative_prompt_attention_mask: Tensor | None = None,
+    custom_generate: Any = None,  # noqa: ANN401
+    **kwargs: Any,  # noqa: ANN401 - fields of GenerationConfig, and the model's inputs
+) -> Any:  # noqa: ANN401 - ids, or one of transformers' output classes
+    """What `model.generate(...)` returns for the same arguments, decoded by decodekit.
+
+    Greedy search, sampling, beam search and beam sampling, with everything a `GenerationConfig` says about
+    scores and stopping. The prompt is computed once for all beams or samples. An option that is not
+    supported is refused by name.
+
+    Args:
+        model: A transformers model, decoder-only or encoder-decoder. As a `dk.HFModel` it is asked only
+            once, not in every call, what its cache can do.
+        inputs: As `generate` takes them, as all that follows; also as `input_ids=`.
+        generation_config: As there.
+        logits_processor: As there; processors of decodekit may stand among them, and follow their beams.
+        stopping_criteria: As there; criteria of decodekit may stand among them.
+        prefix_allowed_tokens_fn: As there; it is given a row's ids without padding.
+        synced_gpus: Refused if True.
+        assistant_model: Refused.
+        streamer: As there, and under beam search too.
+        negative_prompt_ids: As there, one for each prompt, under beam search too.
+        negative_prompt_attention_mask: As there.
+        custom_generate: Refused.
+        **kwargs: As there: fields of the configuration, `attention_mask`, `decoder_input_ids`,
+            `past_key_values`, `tokenizer`.
+
+    Returns:
+        As there: ids `[batch * sequences, length]`, or with `return_dict_in_generate` the same output class.
+
+    Raises:
+        DecodekitError: For an option that is not supported, by its name; and as `decode`.
+
+    Example:
+        >>> bundled = dk.load()
+        >>> ids = bundled.tokenizer("Once upon a", return_tensors="pt").input_ids
+        >>> ours = dk.compat.hf.generate(bundled.model, ids, num_beams=3, max_new_tokens=5)
+        >>> torch.equal(ours, bundled.model.generate(ids, num_beams=3, max_new_tokens=5))
+        True
+
+    Hugging Face:
+        `GenerationMixin.generate`; the equivalence page says what equals what.
+    """
+    refuse_arguments(
+        {"synced_gpus": synced_gpus, "assistant_model": assistant_model, "custom_generate": custom_generate}
+        | {name: kwargs.pop(name, None) for name in ("assistant_tokenizer", "trust_remote_code")},
+        "Use model.generate.",
+    )
+    wrapped = wrap(model)
+    tokenizer = kwargs.pop("tokenizer", None)
+    config, given = merge_config(wrapped.model, generation_config, kwargs)
+    read = read_inputs(wrapped, config, inputs, given)
+    recipe = build(
+        Setting(
+            config=config,
+            end_ids=read.end_ids,
+            prompt_length=read.prompt.tokens.shape[1],
+            model=wrapped,
+            negative_prompts=_negative(negative_prompt_ids, negative_prompt_attention_mask),
+            prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
+        ),
+        read.end_ids,
+        tokenizer,
+        logits_processor or (),
+        stopping_criteria or (),
+    )
+    return perform(wrapped, read, recipe, config, streamer)
+
+
+def perform(
+    wrapped: HFModel,
+    read: Inputs,
+    recipe: Recipe,
+    config: Any,  # noqa: ANN401 - transformers' GenerationConfig
+    streamer: Any = None,  # noqa: ANN401 - transformers' BaseStreamer
+) -> Any:  # noqa: ANN401 - ids, or one of transformers' output classes
+    """Runs a recipe, and returns what `generate` would."""
+    decoder, recorder = recipe.decoder, Recorder(config)
+    options = Options(
+        max_new_tokens=recipe.max_new_tokens,
+        end_ids=read.end_ids if recipe.end_ids is None else recipe.end_ids,
+        pad_id=read.pad_id,
+        stop=recipe.stop,
+    )
+    feed = None if streamer is None else Feed(streamer, decoder, read.prompt)
+    steps = run(read.model(wrapped), read.prompt, decoder, recipe.processor, options)
+    while True:
+        try:
+            progress = next(steps)
+        except StopIteration as finished:
+            result = finished.value
+            break
+        recorder.see(progress)
+        if feed is not None:
+            feed.step(progress)
+    if feed is not None:
+        feed.end(result)
+    return recorder.output(decoder, result, encoder_decoder=wrapped.model.config.is_encoder_decoder)
+
+
+def wrap(model: Any) -> HFModel:  # noqa: ANN401
+    """The model as decodekit has it."""
+    if isinstance(model, HFModel):
+        return model
+    if not isinstance(model, nn.Module):
+        raise DecodekitError(f"generate: model must be a transformers model, got {model!r:.80}.")
+    return HFModel(model)
+
+
+def _negative(ids: Tensor | None, mask: Tensor | None) -> Any:  # noqa: ANN401 - what Prompt.of reads
+    if ids is None:
+        return None
+    return ids, torch.ones_like(ids) if mask is None else mask

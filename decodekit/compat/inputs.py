@@ -1,0 +1,144 @@
+"""What `generate` is given, as a prompt and the ids that matter."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from decodekit.compat.continuing import Continuing
+from decodekit.compat.refusals import refuse_arguments
+from decodekit.errors import DecodekitError
+from decodekit.history import Source
+from decodekit.model import Model
+from decodekit.models.hf import HFModel
+from decodekit.prompt import Prompt
+
+_NEW_TOKENS = 20  # generate's default
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Inputs:
+    """The prompts of a call of `generate`.
+
+    Attributes:
+        prompt: The prompts; for an encoder-decoder with what the encoder reads.
+        end_ids: Ids that end a hypothesis.
+        pad_id: What fills the end; None where there is neither a pad nor an end id.
+        past: A cache that holds the beginnings of the prompts.
+    """
+
+    prompt: Prompt
+    end_ids: tuple[int, ...]
+    pad_id: int | None
+    past: Any = None
+
+    def model(self, wrapped: HFModel) -> Model:
+        """The model that goes on from the past, if there is one."""
+        return wrapped if self.past is None else Continuing(wrapped, self.past)
+
+
+def merge_config(model: Any, config: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:  # noqa: ANN401
+    """The configuration of a call, and the keyword arguments that are no part of it.
+
+    The call's own outranks the model's, and that outranks the defaults.
+    """
+    by_default = all(
+        length is None
+        for length in (
+            kwargs.get("max_length"),
+            getattr(config, "max_length", None),
+            model.generation_config.max_length,
+        )
+    )
+    merged, given = model._prepare_generation_config(config, **kwargs)  # noqa: SLF001 - transformers' own merging
+    if by_default and merged.max_new_tokens is None:
+        merged.max_length = None  # so that the default of new tokens is known as one
+    for name in ("output_attentions", "output_hidden_states"):
+        given.pop(name, None)  # fields of the configuration too, and refused as such
+    return merged, given
+
+
+def read_inputs(wrapped: HFModel, config: Any, inputs: Tensor | None, given: dict[str, Any]) -> Inputs:  # noqa: ANN401
+    """The prompts of a call; an argument that is no prompt is refused by name.
+
+    Writes to `config.max_new_tokens` what the call amounts to.
+    """
+    named = given.pop("input_ids", None)
+    if inputs is not None and named is not None:
+        raise DecodekitError("generate: inputs and input_ids are the same thing, got both. Give one of them.")
+    ids = inputs if named is None else named
+    end_ids = read_end_ids(config.eos_token_id) or ()
+    pad = config.pad_token_id
+    pad_id = int(pad) if pad is not None else next(iter(end_ids), None)
+    if ids is None:
+        ids = _from_bos(config)
+    mask = given.pop("attention_mask", None)
+    past = given.pop("past_key_values", None)
+    if wrapped.model.config.is_encoder_decoder:
+        mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+        prompt = _decoder_prompt(config, len(ids), given).with_source(Source(ids, mask))
+    else:
+        prompt = Prompt(ids, _mask(ids, pad_id, end_ids) if mask is None else mask)
+    refuse_arguments(given, "decodekit makes the model's other inputs itself.")
+    _resolve_length(wrapped, config, prompt.tokens.shape[1])
+    return Inputs(prompt=prompt, end_ids=end_ids, pad_id=pad_id, past=past)
+
+
+def read_end_ids(ids: Any) -> tuple[int, ...] | None:  # noqa: ANN401 - an id, a list or a tensor of them
+    """What a configuration calls `eos_token_id`; None where it has none."""
+    if ids is None:
+        return None
+    plain = ids.tolist() if isinstance(ids, Tensor) else ids
+    return tuple(plain) if isinstance(plain, list | tuple) else (int(plain),)
+
+
+def _from_bos(config: Any) -> Int64[Tensor, "1 1"]:  # noqa: ANN401 - transformers' GenerationConfig
+    if config.bos_token_id is None:
+        raise DecodekitError(
+            "generate: without inputs a text begins with bos_token_id, and there is none. Pass inputs."
+        )
+    return torch.full((1, 1), int(config.bos_token_id))
+
+
+def _mask(
+    ids: Int64[Tensor, "batch length"], pad_id: int | None, end_ids: tuple[int, ...]
+) -> Bool[Tensor, "batch length"]:
+    """As `generate` guesses it: pad ids are padding, unless they end a text too."""
+    if pad_id is None or pad_id in end_ids:
+        return torch.ones_like(ids, dtype=torch.bool)
+    return ids != pad_id
+
+
+def _decoder_prompt(config: Any, batch: int, given: dict[str, Any]) -> Prompt:  # noqa: ANN401
+    """What an encoder-decoder's decoder begins with."""
+    start = config.decoder_start_token_id
+    start = config.bos_token_id if start is None else start
+    if start is None:
+        raise DecodekitError(
+            "generate: a decoder begins with decoder_start_token_id or bos_token_id, and there is neither."
+        )
+    first = torch.as_tensor(start).reshape(-1, 1).expand(batch, 1)
+    ids, mask = given.pop("decoder_input_ids", None), given.pop("decoder_attention_mask", None)
+    if ids is None:
+        return Prompt(first, torch.ones_like(first, dtype=torch.bool))
+    mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+    if bool((ids[:, :1] != first.to(ids.device)).all()):
+        ids = torch.cat([first.to(ids.device), ids], 1)
+        mask = torch.cat([torch.ones_like(mask[:, :1]), mask], 1)
+    return Prompt(ids, mask)
+
+
+def _resolve_length(wrapped: HFModel, config: Any, length: int) -> None:  # noqa: ANN401
+    if config.max_new_tokens is None:
+        most = getattr(wrapped.model.config, "max_position_embeddings", None)
+        if config.max_length is not None:
+            config.max_new_tokens = config.max_length - length
+        else:
+            config.max_new_tokens = _NEW_TOKENS if most is None else min(_NEW_TOKENS, most - length)
+    if config.max_new_tokens < 1:
+        raise DecodekitError(
+            f"generate: there must be room for a new token, and the prompt's {length} columns leave none "
+            f"under max_length={config.max_length}. Use max_new_tokens."
+        )

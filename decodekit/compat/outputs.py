@@ -1,0 +1,71 @@
+"""A run of decodekit, as transformers' `generate` returns one."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxtyping import Float32
+from torch import Tensor
+
+from decodekit.decoders.base import Decoder
+from decodekit.decoders.beam_search import BeamSearch
+from decodekit.loop import Progress
+from decodekit.models.sessions import CachedSession
+from decodekit.output import Decoded
+
+
+@dataclass
+class Recorder:
+    """Keeps from every step what `return_dict_in_generate` returns.
+
+    Attributes:
+        config: transformers' GenerationConfig: which outputs are wanted.
+        scores: After the processors, before the beams' sums are added.
+        logits: The model's own.
+        last: The last step, with the model's run.
+    """
+
+    config: Any
+    scores: list[Float32[Tensor, "rows vocab"]] = field(default_factory=list)
+    logits: list[Float32[Tensor, "rows vocab"]] = field(default_factory=list)
+    last: Progress[Any] | None = None
+
+    def see(self, progress: Progress[Any]) -> None:
+        """Takes down a step."""
+        self.last = progress
+        if not self.config.return_dict_in_generate:
+            return
+        if self.config.output_scores:
+            self.scores.append(progress.scores)
+        if self.config.output_logits:
+            self.logits.append(progress.logits)
+
+    def output(self, decoder: Decoder[Any], result: Decoded, *, encoder_decoder: bool) -> Any:  # noqa: ANN401
+        """`sequences`, or the object with every field that was asked for."""
+        sequences = result.sequences
+        if not self.config.return_dict_in_generate:
+            return sequences
+        scores = tuple(self.scores) if self.config.output_scores else None
+        common: dict[str, Any] = {
+            "sequences": sequences,
+            "scores": scores,
+            "logits": tuple(self.logits) if self.config.output_logits else None,
+            "past_key_values": self._cache(),
+        }
+        if isinstance(decoder, BeamSearch):
+            common["sequences_scores"] = result.score.flatten() if self.config.output_scores else None
+            common["beam_indices"] = result.parents.flatten(0, 1)
+        return _kind(beams=isinstance(decoder, BeamSearch), encoder_decoder=encoder_decoder)(**common)
+
+    def _cache(self) -> Any:  # noqa: ANN401 - transformers' Cache
+        """The cache after the last token but one, its rows where the last step has put them."""
+        if self.last is None or not isinstance(self.last.session, CachedSession):
+            return None
+        return self.last.session.cache_of(self.last.selection.source_rows)
+
+
+def _kind(*, beams: bool, encoder_decoder: bool) -> Any:  # noqa: ANN401 - a class of transformers
+    from transformers.generation import utils  # noqa: PLC0415 - slow, needed only here
+
+    if encoder_decoder:
+        return utils.GenerateBeamEncoderDecoderOutput if beams else utils.GenerateEncoderDecoderOutput
+    return utils.GenerateBeamDecoderOnlyOutput if beams else utils.GenerateDecoderOnlyOutput

@@ -1,0 +1,232 @@
+"""A GenerationConfig as a decoder, its processors and its stopping criteria."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from decodekit.compat.from_hf import FromHF
+from decodekit.compat.inputs import read_end_ids
+from decodekit.compat.processors import Named, Setting, last, penalties_and_constraints, warpers
+from decodekit.compat.refusals import refuse_options
+from decodekit.decoders.base import Decoder
+from decodekit.decoders.beam_search import BeamSearch
+from decodekit.decoders.greedy import Greedy
+from decodekit.decoders.sample import Sample
+from decodekit.decoders.stop_rule import Heuristic, Proved, StopRule, WhenFull
+from decodekit.errors import DecodekitError
+from decodekit.model import Model
+from decodekit.processors.chain import Chain
+from decodekit.scorers.length_penalty import LengthPenalty
+from decodekit.stopping.base import StoppingCriterion
+from decodekit.stopping.max_time import MaxTime
+
+_STOP_RULES: dict[bool | str, StopRule] = {True: WhenFull(), False: Heuristic(), "never": Proved()}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a `GenerationConfig` asks for, in decodekit's terms; prints as a list in order.
+
+    Attributes:
+        decoder: The algorithm.
+        processor: Everything that changes the scores, in the order `generate` applies it.
+        stop: What finishes a hypothesis besides end ids and the limit.
+        max_new_tokens: New tokens at most.
+        end_ids: Ids that end a hypothesis; None: the model's own.
+        pad_id: What fills the end; None: the model's own.
+
+    Example:
+        >>> config = transformers.GenerationConfig(num_beams=4, repetition_penalty=1.2, max_new_tokens=9)
+        >>> recipe = dk.compat.hf.from_generation_config(config)
+        >>> recipe.processor
+        Chain(RepetitionPenalty(penalty=1.2))
+        >>> dk.decode(dk.load(), "Once", **recipe.arguments()).lengths
+        tensor([[9]])
+    """
+
+    decoder: Decoder[Any]
+    processor: Chain
+    stop: tuple[StoppingCriterion, ...]
+    max_new_tokens: int
+    end_ids: tuple[int, ...] | None = None
+    pad_id: int | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """What `decode` takes besides the model and the prompts."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    def __str__(self) -> str:
+        processors = self.processor.processors
+        lines = [f"decoder         {self.decoder!r}"]
+        lines += [f"processor {number:<5} {processor!r}" for number, processor in enumerate(processors, 1)]
+        lines += [f"stop            {criterion!r}" for criterion in self.stop]
+        lines += [
+            f"max_new_tokens  {self.max_new_tokens}",
+            f"end_ids         {_or_the_models(self.end_ids)}",
+            f"pad_id          {_or_the_models(self.pad_id)}",
+        ]
+        return "\n".join(lines)
+
+
+def from_generation_config(  # noqa: PLR0913 - what generate takes, by the names it has there
+    config: Any,  # noqa: ANN401 - transformers' GenerationConfig
+    *,
+    prompt_length: int | None = None,
+    model: Model | None = None,
+    tokenizer: Any = None,  # noqa: ANN401 - transformers' own
+    logits_processor: Sequence[Any] = (),
+    stopping_criteria: Sequence[Any] = (),
+    prefix_allowed_tokens_fn: Callable[[int, Tensor], list[int]] | None = None,
+    negative_prompts: Any = None,  # noqa: ANN401 - whatever Prompt.of reads
+) -> Recipe:
+    """What a `GenerationConfig` asks for, as a decoder, a chain and stopping criteria.
+
+    The processors stand in the order in which `generate` applies them, the caller's before the
+    truncations; one of the caller's of the same class as one of the configuration's takes its place. What is
+    not set has `generate`'s defaults: 20 new tokens, and with `do_sample` the 50 likeliest tokens.
+
+    Args:
+        config: A `transformers.GenerationConfig`.
+        prompt_length: Columns of the prompts, padding included: needed for `max_length` and
+            `min_length`, which count them.
+        model: Needed for `guidance_scale`, and for end ids that the configuration does not have.
+        tokenizer: Needed for `stop_strings`.
+        logits_processor: Processors of the caller, of either library.
+        stopping_criteria: Stopping criteria of the caller, of either library.
+        prefix_allowed_tokens_fn: The tokens allowed after a text.
+        negative_prompts: For guidance, one for each prompt; None: each prompt's last token.
+
+    Raises:
+        DecodekitError: If it asks for what decodekit does not do, by the option's name, or needs what is
+            not given.
+
+    Example:
+        >>> config = transformers.GenerationConfig(do_sample=True, temperature=0.7, top_k=0, max_new_tokens=9)
+        >>> print(dk.compat.hf.from_generation_config(config))
+        decoder         Sample(num_samples=1, generator=None, seeds=None)
+        processor 1     Temperature(temperature=0.7)
+        max_new_tokens  9
+        end_ids         the model's
+        pad_id          the model's
+
+    Hugging Face:
+        What `generate` does between its arguments and its loop.
+    """
+    own = getattr(getattr(model, "vocabulary", None), "end_ids", None)
+    end_ids = read_end_ids(config.eos_token_id)
+    setting = Setting(
+        config=config,
+        end_ids=own if end_ids is None else end_ids,
+        prompt_length=prompt_length,
+        model=model,
+        negative_prompts=negative_prompts,
+        prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
+    )
+    return build(setting, end_ids, tokenizer, logits_processor, stopping_criteria)
+
+
+def build(
+    setting: Setting,
+    end_ids: tuple[int, ...] | None,
+    tokenizer: Any,  # noqa: ANN401 - transformers' own
+    processors: Sequence[Any],
+    criteria: Sequence[Any],
+) -> Recipe:
+    """The recipe, once it is known what the configuration is read with.
+
+    Args:
+        setting: The configuration and what goes with it.
+        end_ids: Ids that end a hypothesis; None: the model's own.
+        tokenizer: For stop strings.
+        processors: The caller's.
+        criteria: The caller's.
+    """
+    config = setting.config
+    refuse_options(config)
+    merged = merge(penalties_and_constraints(setting), processors)
+    ours = [
+        FromHF(one) for one in [*merged, *(processor for _, processor in (*warpers(setting), *last(setting)))]
+    ]
+    stop: list[Any] = []
+    if config.max_time is not None:
+        stop.append(("MaxTimeCriteria", MaxTime(config.max_time)))
+    if config.stop_strings is not None:
+        stop.append(("StopStringCriteria", _stop_strings(config.stop_strings, tokenizer)))
+    limit, end_ids, mine = take_limits(criteria, setting.max_new_tokens, end_ids, setting.prompt_length or 0)
+    if limit < 1:
+        raise DecodekitError(
+            f"from_generation_config: max_length must be above the prompt's {setting.prompt_length} columns, "
+            f"got {config.max_length}. Use max_new_tokens."
+        )
+    pad = config.pad_token_id
+    return Recipe(
+        decoder=decoder_of(config),
+        processor=Chain(*ours),
+        stop=tuple(FromHF(criterion) for criterion in merge(stop, mine)),
+        max_new_tokens=limit,
+        end_ids=end_ids,
+        pad_id=None if pad is None else int(pad),
+    )
+
+
+def take_limits(
+    criteria: Sequence[Any], max_new_tokens: int, end_ids: tuple[int, ...] | None, prompt_length: int
+) -> tuple[int, tuple[int, ...] | None, list[Any]]:
+    """The limits of a run, as criteria of transformers change them, and the other criteria."""
+    rest = []
+    for criterion in criteria:
+        name = type(criterion).__name__
+        if name == "MaxLengthCriteria":
+            max_new_tokens = criterion.max_length - prompt_length
+        elif name == "EosTokenCriteria":
+            end_ids = tuple(criterion.eos_token_id.tolist())
+        else:
+            rest.append(criterion)
+    return max_new_tokens, end_ids, rest
+
+
+def merge(named: Sequence[Named], own: Sequence[Any]) -> list[Any]:
+    """`generate`'s parts, each replaced by the caller's of its class if there is one, then the rest."""
+    merged = []
+    for name, part in named:
+        same = [one for one in own if type(one).__name__ == name]
+        merged.append(same[0] if same else part)
+    return merged + [one for one in own if not any(one is other for other in merged)]
+
+
+def _stop_strings(strings: Any, tokenizer: Any) -> StoppingCriterion:  # noqa: ANN401 - transformers' own
+    from transformers import StopStringCriteria  # noqa: PLC0415 - slow, needed only here
+
+    if tokenizer is None:
+        raise DecodekitError(
+            "from_generation_config: stop_strings need the model's tokenizer. Pass tokenizer=, or stop with "
+            "dk.StopStrings, which needs no embedding of the vocabulary."
+        )
+    return FromHF(StopStringCriteria(stop_strings=strings, tokenizer=tokenizer))  # type: ignore[no-any-return]
+
+
+def decoder_of(config: Any) -> Decoder[Any]:  # noqa: ANN401 - transformers' GenerationConfig
+    """The algorithm that a configuration asks for."""
+    beams, returned = config.num_beams or 1, config.num_return_sequences or 1
+    if beams > 1:
+        return BeamSearch(
+            beams,
+            scorer=LengthPenalty(1.0 if config.length_penalty is None else config.length_penalty),
+            stop_rule=_STOP_RULES[config.early_stopping or False],
+            num_return=returned,
+            sample=bool(config.do_sample),
+        )
+    if config.do_sample:
+        return Sample(returned)
+    if returned > 1:
+        raise DecodekitError(
+            f"from_generation_config: greedy search must return one sequence, got "
+            f"num_return_sequences={returned}. Use do_sample=True or num_beams."
+        )
+    return Greedy()
+
+
+def _or_the_models(value: object) -> str:
+    return "the model's" if value is None else str(value)
