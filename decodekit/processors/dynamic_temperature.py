@@ -1,0 +1,81 @@
+"""Temperature that follows the entropy."""
+
+from dataclasses import dataclass
+from itertools import cycle, islice
+from typing import Any, final
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from decodekit.history import History
+from decodekit.processors.base import StatelessProcessor, is_number
+from decodekit.processors.parameters import EachPrompt, PerPrompt, for_rows, per_prompt
+
+
+@final
+@dataclass(frozen=True)
+class DynamicTemperature(StatelessProcessor):
+    r"""Divides the scores by a temperature that is low where the model is sure and high where it is not.
+
+    $$T = \text{low} + (\text{high} - \text{low}) \left(\frac{H}{H_{\max}}\right)^{\text{exponent}}$$
+
+    $H = -\sum_v P(v) \ln P(v)$ is the entropy, $H_{\max}$ the logarithm of the number of tokens that are
+    not banned, so that truncation before it counts. With one token left T is `low`. Does not change the
+    argmax.
+
+    Args:
+        low: Temperature at no entropy, above 0; one number, or one for each prompt. Usual values: 0.3-1.
+        high: Temperature at the greatest entropy, at least `low`; one number, or one for each prompt.
+            Usual values: 1-2.
+        exponent: Above 0; one number, or one for each prompt. Above 1 keeps T near `low` until the model
+            is quite unsure.
+
+    Raises:
+        ValueError: If one of them is not a finite number above 0, or `low` is above `high`.
+
+    Example:
+        >>> DynamicTemperature(0.5, 2.0)(torch.tensor([[0]]), torch.tensor([[3.0, 3.0, -torch.inf]]))
+        tensor([[1.5000, 1.5000,   -inf]])
+
+    Source:
+        kalomaze, 2024, https://github.com/LostRuins/koboldcpp/pull/600.
+
+    Hugging Face:
+        None. The formula is llama.cpp's and text-generation-webui's.
+    """
+
+    low: PerPrompt
+    high: PerPrompt
+    exponent: PerPrompt = 1.0
+
+    argmax_invariant = True
+
+    def __post_init__(self) -> None:
+        for name in ("low", "high", "exponent"):
+            kept = per_prompt(
+                "DynamicTemperature",
+                name,
+                getattr(self, name),
+                lambda value: is_number(value) and 0 < value < float("inf"),
+                "a finite number above 0",
+            )
+            object.__setattr__(self, name, kept)  # a frozen field
+        lows, highs = (
+            list[Any](value if isinstance(value, EachPrompt) else [value]) for value in (self.low, self.high)
+        )
+        for low, high in islice(zip(cycle(lows), cycle(highs), strict=False), max(len(lows), len(highs))):
+            if low > high:
+                raise ValueError(f"DynamicTemperature: low must be at most high, got {low!r} and {high!r}.")
+
+    def process(
+        self, history: History, scores: Float32[Tensor, "rows vocab"]
+    ) -> Float32[Tensor, "rows vocab"]:
+        """The scores over the temperature of their row."""
+        low, high, exponent = (for_rows(v, history, scores) for v in (self.low, self.high, self.exponent))
+        entropy = torch.special.entr(scores.softmax(-1)).sum(-1, keepdim=True)
+        greatest = (scores > -torch.inf).sum(-1, keepdim=True).log()
+        # One token left, or none, is 0 / 0: no entropy. Sums round to a little more than the greatest.
+        share = (entropy / greatest).nan_to_num(0.0).clamp(max=1)
+        temperature: Tensor = low + (high - low) * share**exponent
+        return scores / temperature

@@ -1,0 +1,110 @@
+"""Mirostat, version 1."""
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor
+
+from decodekit.history import History
+from decodekit.processors import mirostat
+from decodekit.processors.base import LogitsProcessor, is_count
+from decodekit.processors.mirostat import MirostatMemory
+from decodekit.processors.parameters import PerPrompt, check_one_a_prompt, for_rows, largest, per_prompt
+
+
+@final
+@dataclass(frozen=True)
+class MirostatV1(LogitsProcessor):
+    r"""Keeps the k likeliest tokens, with k such that what is said has `tau` bits of surprise.
+
+    Takes the distribution for Zipf's, $p_i \propto i^{-s}$, and estimates s from its `m` likeliest tokens:
+    with $t_i = \ln\frac{i+1}{i}$ and $b_i = \ln\frac{p_i}{p_{i+1}}$,
+
+    $$\hat s = \frac{\sum_{i=1}^{m-1} t_i b_i}{\sum_{i=1}^{m-1} t_i^2}, \qquad
+    k = \left(\frac{\hat\epsilon\, 2^\mu}{1 - N^{-\hat\epsilon}}\right)^{1/\hat s}, \qquad
+    \hat\epsilon = \hat s - 1,$$
+
+    where N is the size of the vocabulary, and keeps the best round(k) + 1 (and those tied with the last).
+    After a token x was said, $\mu \leftarrow \mu - \eta\,(-\log_2 P(x) - \tau)$, from $\mu = 2\tau$. P is
+    the distribution that mirostat is given, before it bans anything. Every row has its own $\mu$. Does
+    not change the argmax.
+
+    Not capturable: the memory holds a number for every token of the vocabulary, whose size is known only
+    at the first step.
+
+    Args:
+        tau: The surprise to aim at, in bits, above 0; one number, or one for each prompt. Usual values:
+            3-5.
+        eta: Learning rate, above 0; one number, or one for each prompt. Usual values: 0.1-1.
+        m: Tokens that s is estimated from, at least 2; one number, or one for each prompt. Banned ones do
+            not count.
+
+    Raises:
+        ValueError: If `tau` or `eta` is not a finite number above 0, or `m` not an integer of at least 2.
+
+    Example:
+        >>> sample, mirostat = dk.Sample(seeds=[0]), dk.MirostatV1(3.0)
+        >>> dk.decode(dk.load(), "Once upon a time", sample, mirostat, max_new_tokens=5).lengths
+        tensor([[5]])
+
+    Source:
+        Basu et al., 2021, https://arxiv.org/abs/2007.14966, algorithm 1. Rounding, and the
+        one token more, are those of the authors' program, https://github.com/basusourya/mirostat, which
+        estimates s from 101 tokens.
+
+    Hugging Face:
+        None. llama.cpp rounds k down, and measures the surprise of what was said after the truncation.
+    """
+
+    tau: PerPrompt
+    eta: PerPrompt = 0.1
+    m: PerPrompt = 100
+
+    capturable = False
+    argmax_invariant = True
+
+    def __post_init__(self) -> None:
+        tau, eta = mirostat.read_rates("MirostatV1", self.tau, self.eta)
+        m = per_prompt(
+            "MirostatV1", "m", self.m, lambda value: is_count(value, 2), "an integer of at least 2"
+        )
+        for name, kept in (("tau", tau), ("eta", eta), ("m", m)):
+            object.__setattr__(self, name, kept)  # frozen fields
+
+    def init(self, history: History) -> MirostatMemory:
+        """Twice the target for every row."""
+        check_one_a_prompt(self, history)
+        return mirostat.start(self.tau, history)
+
+    def apply(
+        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: MirostatMemory
+    ) -> tuple[Float32[Tensor, "rows vocab"], MirostatMemory]:
+        """The scores of the k best tokens, minus infinity elsewhere."""
+        mu = mirostat.learn(memory, history, self.tau, self.eta)
+        descending = scores.sort(dim=-1, descending=True).values
+        kth = descending.gather(1, self._kept(history, descending, mu) - 1)
+        return scores.masked_fill(scores < kth, -torch.inf), MirostatMemory(mu, mirostat.surprises(scores))
+
+    def _kept(
+        self, history: History, descending: Float[Tensor, "rows vocab"], mu: Float32[Tensor, "rows 1"]
+    ) -> Int64[Tensor, "rows 1"]:
+        """How many tokens every row keeps."""
+        # In float64: k is exponential in s, and is rounded.
+        top = descending[:, : int(largest(self.m))].double()
+        ranks = torch.arange(1, top.shape[1], device=top.device)
+        steps = ((ranks + 1) / ranks.double()).log()
+        drops = top[:, :-1] - top[:, 1:]
+        counted = drops.isfinite() & (ranks < for_rows(self.m, history, top))
+        numerator = torch.where(counted, steps * drops, 0.0).sum(-1, keepdim=True)
+        exponent = numerator / torch.where(counted, steps.square(), 0.0).sum(-1, keepdim=True)
+        vocab = descending.shape[-1]
+        log_vocab = math.log(max(vocab, 2))
+        # epsilon / (1 - N**-epsilon), which at s = 1 has the limit 1 / ln N
+        power = (exponent - 1) * log_vocab
+        ratio = torch.where(power == 0, 1.0, power / -torch.expm1(-power)) / log_vocab
+        k = ((ratio.log() + mu.double() * math.log(2)) / exponent).exp()
+        # No number where fewer than two tokens are allowed: there is nothing to cut.
+        return (k.round() + 1).nan_to_num(vocab).clamp(max=vocab).long()

@@ -1,0 +1,74 @@
+"""Mirostat, version 2."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from decodekit.history import History
+from decodekit.processors import mirostat
+from decodekit.processors.base import LogitsProcessor
+from decodekit.processors.mirostat import MirostatMemory
+from decodekit.processors.parameters import PerPrompt, check_one_a_prompt
+
+
+@final
+@dataclass(frozen=True)
+class MirostatV2(LogitsProcessor):
+    r"""Bans tokens of more than $\mu$ bits of surprise, and learns $\mu$ so that what is said has `tau`.
+
+    Keeps $\{v : -\log_2 P(v) \le \mu\}$, at least the likeliest. After a token x was said,
+    $\mu \leftarrow \mu - \eta\,(-\log_2 P(x) - \tau)$, from $\mu = 2\tau$. P is the distribution that
+    mirostat is given, before it bans anything. Every row has its own $\mu$. Does not change the argmax.
+
+    Not capturable: the memory holds a number for every token of the vocabulary, whose size is known only
+    at the first step.
+
+    Args:
+        tau: The surprise to aim at, in bits, above 0; one number, or one for each prompt. Usual values:
+            3-5.
+        eta: Learning rate, above 0; one number, or one for each prompt. Usual value: 0.1.
+
+    Raises:
+        ValueError: If one of them is not a finite number above 0.
+
+    Example:
+        >>> sample, mirostat = dk.Sample(seeds=[0]), dk.MirostatV2(3.0)
+        >>> dk.decode(dk.load(), "Once upon a time", sample, mirostat, max_new_tokens=5).lengths
+        tensor([[5]])
+
+    Source:
+        Basu et al., 2021, https://arxiv.org/abs/2007.14966, with the truncation by surprise of
+        https://github.com/ggml-org/llama.cpp, where it is called mirostat 2.0.
+
+    Hugging Face:
+        None. llama.cpp and text-generation-webui measure the surprise of what was said after the
+        truncation; ours is before it, as in the authors' program of version 1.
+    """
+
+    tau: PerPrompt
+    eta: PerPrompt = 0.1
+
+    capturable = False
+    argmax_invariant = True
+
+    def __post_init__(self) -> None:
+        tau, eta = mirostat.read_rates("MirostatV2", self.tau, self.eta)
+        object.__setattr__(self, "tau", tau)  # frozen fields
+        object.__setattr__(self, "eta", eta)
+
+    def init(self, history: History) -> MirostatMemory:
+        """Twice the target for every row."""
+        check_one_a_prompt(self, history)
+        return mirostat.start(self.tau, history)
+
+    def apply(
+        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: MirostatMemory
+    ) -> tuple[Float32[Tensor, "rows vocab"], MirostatMemory]:
+        """The scores that are not too surprising, minus infinity elsewhere."""
+        mu = mirostat.learn(memory, history, self.tau, self.eta)
+        surprise = mirostat.surprises(scores)
+        banned = (surprise > mu) & (scores < scores.amax(-1, keepdim=True))
+        return scores.masked_fill(banned, -torch.inf), MirostatMemory(mu, surprise)

@@ -1,0 +1,82 @@
+"""Quadratic smoothing."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from decodekit.history import History
+from decodekit.processors.base import StatelessProcessor, is_number
+from decodekit.processors.parameters import PerPrompt, for_rows, per_prompt
+
+
+@final
+@dataclass(frozen=True)
+class QuadraticSmoothing(StatelessProcessor):
+    r"""Brings the best tokens closer together and pushes the others further away.
+
+    With the distance from the best score, $d(v) = s(v) - \max_u s(u) \le 0$, and the curve c,
+
+    $$s'(v) = \max_u s(u) + \text{factor} \cdot \left(\tfrac{c - 1}{2}\, d(v)^3 - \tfrac{3 - c}{2}\,
+    d(v)^2\right).$$
+
+    A curve of 1 is a parabola, one of 3 a cubic. The order of the tokens stays as it is for curves up to
+    3; above, tokens close to the best one overtake it.
+
+    Args:
+        factor: Steepness, above 0; one number, or one for each prompt. Tokens nearer to the best one than
+            1 / factor come closer (with a curve of 1). Usual values: 0.1-0.5.
+        curve: At least 1; one number, or one for each prompt. Usual values: 1-3.
+
+    Raises:
+        ValueError: If `factor` is not a finite number above 0, or `curve` not one of at least 1.
+
+    Example:
+        >>> QuadraticSmoothing(0.5)(torch.tensor([[0]]), torch.tensor([[9.0, 8.0, 7.0, 5.0]]))
+        tensor([[9.0000, 8.5000, 7.0000, 1.0000]])
+
+    Source:
+        kalomaze, 2024, https://github.com/ggml-org/llama.cpp/pull/6445; the curve is that of
+        https://github.com/oobabooga/text-generation-webui/pull/5551.
+
+    Hugging Face:
+        None. The formula is text-generation-webui's.
+    """
+
+    factor: PerPrompt
+    curve: PerPrompt = 1.0
+
+    # Not even for curves up to 3: close to the top the parabola is so flat that different scores round
+    # to the same number.
+    argmax_invariant = False
+
+    def __post_init__(self) -> None:
+        factor = per_prompt(
+            "QuadraticSmoothing",
+            "factor",
+            self.factor,
+            lambda value: is_number(value) and 0 < value < float("inf"),
+            "a finite number above 0",
+        )
+        curve = per_prompt(
+            "QuadraticSmoothing",
+            "curve",
+            self.curve,
+            lambda value: is_number(value) and 1 <= value < float("inf"),
+            "a finite number of at least 1",
+        )
+        object.__setattr__(self, "factor", factor)  # frozen fields
+        object.__setattr__(self, "curve", curve)
+
+    def process(
+        self, history: History, scores: Float32[Tensor, "rows vocab"]
+    ) -> Float32[Tensor, "rows vocab"]:
+        """The smoothed scores."""
+        factor, curve = (for_rows(value, history, scores) for value in (self.factor, self.curve))
+        top = scores.amax(-1, keepdim=True)
+        below = scores - top
+        # The square stands outside: where it overflows, the sum of both terms could be no number.
+        smoothed = top + factor * below.square() * ((curve - 1) / 2 * below - (3 - curve) / 2)
+        return torch.where(scores.isfinite() & top.isfinite(), smoothed, scores)
