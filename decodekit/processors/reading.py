@@ -6,7 +6,7 @@ that column, as it moves all memory, and the next step hands it to the session: 
 cache follows its beams.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float32, Int64
@@ -14,8 +14,24 @@ from torch import Tensor
 
 from decodekit.errors import DecodekitError
 from decodekit.history import History
-from decodekit.model import Model, Session
+from decodekit.model import DescribedModel, Model, Session
 from decodekit.prompt import Prompt
+from decodekit.vocabulary import Vocabulary
+
+
+class CountedSession:
+    """A session that knows how many tokens it has read after the prompt."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.read = 0
+
+    def advance(
+        self, tokens: Int64[Tensor, " rows"], source_rows: Int64[Tensor, " rows"] | None
+    ) -> Float32[Tensor, "rows vocab"]:
+        """The logits after one more token on every row."""
+        self.read += 1
+        return self._session.advance(tokens, source_rows)
 
 
 class Reading(NamedTuple):
@@ -23,13 +39,45 @@ class Reading(NamedTuple):
 
     Attributes:
         session: Its run; shared by all memories of this run of the processor.
-        rows: The session's row that each row continues.
+        read: How many tokens it had read after the prompt when this was remembered.
+        rows: The session's row that each row continues; on the device of the history.
         logits: After the prompt, before anything was said; None from then on.
     """
 
-    session: Session
+    session: CountedSession
+    read: int
     rows: Int64[Tensor, " rows"]
     logits: Float32[Tensor, "rows vocab"] | None
+
+
+def check_model(who: str, name: str, model: object) -> None:
+    """Raises a TypeError unless a parameter is a model."""
+    if isinstance(model, type) or not isinstance(model, Model):
+        raise TypeError(
+            f"{who}: {name} must be a decodekit.Model, got {type(model).__name__}. "
+            "Wrap a transformers model: use dk.HFModel(model, tokenizer)."
+        )
+
+
+def read_second_prompts(who: str, model: Model, prompts: Any) -> Prompt:  # noqa: ANN401 - see Prompt.of
+    """What the second model reads instead of the run's prompts, as a batch."""
+    check_model(who, "model", model)
+    return Prompt.of(prompts, _vocabulary(model))
+
+
+def check_has_prompts(who: str, model: Model, prompts: Prompt | None) -> None:
+    """Raises where an encoder-decoder would have to read the last token of a prompt."""
+    if prompts is None and _vocabulary(model).decoder_start_id is not None:
+        raise ValueError(
+            f"{who}: an encoder-decoder must be told what it reads, got no prompts. "
+            "Pass prompts=, one for each prompt or one for all: what its encoder reads instead."
+        )
+
+
+def last_tokens(history: History) -> Prompt:
+    """Each prompt's last token: the least that a decoder-only model can begin with."""
+    last = history.last()[:: history.rows_per_prompt, None]
+    return Prompt(last, torch.ones_like(last, dtype=torch.bool))
 
 
 def start_reading(who: str, model: Model, history: History, prompt: Prompt | None = None) -> Reading:
@@ -39,25 +87,24 @@ def start_reading(who: str, model: Model, history: History, prompt: Prompt | Non
         who: The processor, for the error.
         model: The second model.
         history: The run's, before the first step.
-        prompt: What the model reads instead of the run's prompts, one for each.
+        prompt: What the model reads instead of the run's prompts: one for each, or one for all.
     """
     rows, capacity = history.tokens.shape
     batch, length = rows // history.rows_per_prompt, int(history.position)
-    if prompt is None:
-        # The rows of a prompt are alike before the first step.
-        own = slice(None, None, history.rows_per_prompt)
-        prompt = Prompt(history.tokens[own, :length], history.valid[own, :length], history.source)
+    prompt = _own(who, model, history, length) if prompt is None else prompt.to(history.tokens.device)
+    if len(prompt.tokens) == 1:
+        prompt = prompt.take(torch.zeros(batch, dtype=torch.long))
     if len(prompt.tokens) != batch:
         raise DecodekitError(
             f"{who}: there must be one prompt for the second model for each prompt of the run, got "
-            f"{len(prompt.tokens)} for {batch}."
+            f"{len(prompt.tokens)} for {batch}. Pass as many, or one for all."
         )
     session, logits = model.start(
         prompt,
         rows_per_prompt=history.rows_per_prompt,
         capacity=prompt.tokens.shape[1] + capacity - length,
     )
-    return Reading(session, torch.arange(rows, device=logits.device), logits)
+    return Reading(CountedSession(session), 0, _rows(history), logits)
 
 
 def read_on(
@@ -71,15 +118,44 @@ def read_on(
         history: What was said.
         like: The run's own scores, whose vocabulary and device the logits must have.
     """
-    logits = reading.logits
+    session, logits = reading.session, reading.logits
+    if reading.read != session.read:
+        raise DecodekitError(
+            f"{who}: a second model can only read on, and had read {session.read} tokens when asked to go "
+            f"on after {reading.read}. Use each memory once, or begin again with init."
+        )
     if logits is None:
         moved = reading.rows if history.rows_per_prompt > 1 else None  # a single row continues itself
-        tokens = history.last().to(reading.rows.device)
-        logits = reading.session.advance(tokens, moved)
+        logits = session.advance(history.last(), moved)
     if logits.shape != like.shape:
         raise DecodekitError(
             f"{who}: both models must have the same vocabulary, got {logits.shape[-1]} tokens for "
-            f"{like.shape[-1]}."
+            f"{like.shape[-1]}. Use a model with the same tokenizer."
         )
-    rows = torch.arange(len(logits), device=logits.device)
-    return logits.to(like.device), Reading(reading.session, rows, None)
+    return logits.to(like.device), Reading(session, session.read, _rows(history), None)
+
+
+def _own(who: str, model: Model, history: History, length: int) -> Prompt:
+    """The run's own prompts; of the source only what the model can read."""
+    own = slice(None, None, history.rows_per_prompt)  # the rows of a prompt are alike before the first step
+    vocabulary, source = _vocabulary(model), history.source
+    if isinstance(model, DescribedModel):
+        if vocabulary.decoder_start_id is None:
+            source = None  # a language model reads what the decoder says, and no source
+        elif source is None:
+            raise DecodekitError(
+                f"{who}: an encoder-decoder as second model must read the source of the run, and there "
+                "is none. Use a decoder-only model."
+            )
+        return Prompt.of(
+            Prompt(history.tokens[own, :length], history.valid[own, :length], source), vocabulary
+        )
+    return Prompt(history.tokens[own, :length], history.valid[own, :length], source)
+
+
+def _vocabulary(model: Model) -> Vocabulary:
+    return model.vocabulary if isinstance(model, DescribedModel) else Vocabulary()
+
+
+def _rows(history: History) -> Int64[Tensor, " rows"]:
+    return torch.arange(len(history.tokens), device=history.tokens.device)

@@ -1,0 +1,106 @@
+"""Contrastive decoding."""
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from decodekit.history import History
+from decodekit.model import Model
+from decodekit.processors.base import LogitsProcessor, is_number
+from decodekit.processors.log_probs import keep_banned, weighted
+from decodekit.processors.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
+from decodekit.processors.reading import Reading, check_model, read_on, start_reading
+
+
+@final
+@dataclass(frozen=True)
+class ContrastiveGuidance(LogitsProcessor):
+    r"""Prefers what the model finds likelier than a weaker one does, among what is plausible.
+
+    $s(v) = \log P(v) - w \log P_A(v)$ on $\{v : P(v) \ge \alpha \max_u P(u)\}$, minus infinity
+    elsewhere. The scores are not normalized: a beam's is the sum of them. The amateur's cache follows
+    its beams. Not capturable: the host runs the amateur's session.
+
+    Args:
+        amateur: The weaker model, $P_A$, with the same vocabulary; it reads the same prompts.
+        alpha: $\alpha$, the least fraction of the largest probability, in [0, 1]; one number, or one
+            for each prompt, as all that follow. 0 keeps all, 1 is greedy search. Usual value: 0.1.
+        weight: $w$, at least 0. 1 is the first paper's. $\beta / (1 + \beta)$ followed by a
+            `Temperature` of $1 / (1 + \beta)$ is the second's $(1 + \beta) \log P - \beta \log P_A$.
+        temperature: That the amateur's logits are divided by, above 0. Usual values: 0.5-1.5.
+
+    Raises:
+        ValueError: If a number is outside its range.
+        TypeError: If `amateur` is not a `Model`.
+        DecodekitError: In a run, if the models have different vocabularies.
+
+    Example:
+        >>> amateur = dk.testing.MarkovModel([[0.5, 0.4, 0.1]] * 3)
+        >>> expert = dk.testing.MarkovModel([[0.5, 0.45, 0.05]] * 3)
+        >>> dk.decode(expert, [[0]], dk.Greedy(), ContrastiveGuidance(amateur), max_new_tokens=2).tokens
+        tensor([[[1, 1]]])
+
+    Source:
+        Li et al., 2023, https://arxiv.org/abs/2210.15097, section 3; O'Brien & Lewis, 2023,
+        https://arxiv.org/abs/2309.09117.
+
+    Hugging Face:
+        None.
+    """
+
+    amateur: Model
+    alpha: PerPrompt = 0.1
+    weight: PerPrompt = 1.0
+    temperature: PerPrompt = 1.0
+
+    # A session of another model is run by the host.
+    capturable = False
+
+    def __post_init__(self) -> None:
+        check_model("ContrastiveGuidance", "amateur", self.amateur)
+        alpha = per_prompt(
+            "ContrastiveGuidance",
+            "alpha",
+            self.alpha,
+            lambda value: is_number(value) and 0 <= value <= 1,
+            "in [0, 1]",
+        )
+        weight = per_prompt(
+            "ContrastiveGuidance",
+            "weight",
+            self.weight,
+            lambda value: is_number(value) and 0 <= value < math.inf,
+            "a finite number of at least 0",
+        )
+        temperature = per_prompt(
+            "ContrastiveGuidance",
+            "temperature",
+            self.temperature,
+            lambda value: is_number(value) and 0 < value < math.inf,
+            "a finite number above 0",
+        )
+        object.__setattr__(self, "alpha", alpha)  # frozen fields
+        object.__setattr__(self, "weight", weight)
+        object.__setattr__(self, "temperature", temperature)
+
+    def init(self, history: History) -> Reading:
+        """The amateur, after the prompts."""
+        check_one_a_prompt(self, history)
+        return start_reading("ContrastiveGuidance", self.amateur, history)
+
+    def apply(
+        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: Reading
+    ) -> tuple[Float32[Tensor, "rows vocab"], Reading]:
+        """The contrast, where the model finds a token plausible."""
+        logits, memory = read_on("ContrastiveGuidance", memory, history, scores)
+        alpha, weight, temperature = (
+            for_rows(value, history, scores) for value in (self.alpha, self.weight, self.temperature)
+        )
+        probs = scores.softmax(-1)
+        implausible = probs < alpha * probs.amax(-1, keepdim=True)
+        contrast = scores.log_softmax(-1) + weighted(-weight, (logits / temperature).log_softmax(-1))
+        return keep_banned(contrast, scores).masked_fill(implausible, -torch.inf), memory

@@ -1,0 +1,88 @@
+"""Experts and anti-experts."""
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+from jaxtyping import Float32
+from torch import Tensor
+
+from decodekit.history import History
+from decodekit.model import Model
+from decodekit.processors.base import LogitsProcessor, is_number
+from decodekit.processors.log_probs import keep_banned, normalized, weighted
+from decodekit.processors.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
+from decodekit.processors.reading import Reading, check_model, read_on, start_reading
+
+
+@final
+@dataclass(frozen=True)
+class DExperts(LogitsProcessor):
+    r"""Steers towards what an expert says and an anti-expert does not.
+
+    $P'(v) \propto P(v)\,(P_+(v) / P_-(v))^{\alpha}$. The scores are log-probabilities. What was banned
+    stays banned, so that `Chain(TopP(0.9), DExperts(...))` is the paper's truncation by the base model.
+    Both caches follow their beams. Not capturable: the host runs the other models' sessions.
+
+    Args:
+        expert: $P_+$, a model of the wanted kind of text, with the same vocabulary; it reads the same
+            prompts. With the run's own model the anti-expert works alone.
+        antiexpert: $P_-$, a model of the unwanted kind of text.
+        alpha: $\alpha$, at least 0; one number, or one for each prompt. Usual values: 1-3.
+
+    Raises:
+        ValueError: If `alpha` is not a finite number of at least 0.
+        TypeError: If `expert` or `antiexpert` is not a `Model`.
+        DecodekitError: In a run, if the models have different vocabularies.
+
+    Example:
+        >>> base, kind, rude = (dk.testing.MarkovModel([[p, 1 - p]] * 2) for p in (0.6, 0.5, 0.8))
+        >>> dk.decode(base, [[0]], dk.Greedy(), DExperts(kind, rude, 1.0), max_new_tokens=2).tokens
+        tensor([[[1, 1]]])
+
+    Source:
+        Liu et al., 2021, https://arxiv.org/abs/2105.03023, section 2.
+
+    Hugging Face:
+        None.
+    """
+
+    expert: Model
+    antiexpert: Model
+    alpha: PerPrompt
+
+    # A session of another model is run by the host.
+    capturable = False
+
+    def __post_init__(self) -> None:
+        check_model("DExperts", "expert", self.expert)
+        check_model("DExperts", "antiexpert", self.antiexpert)
+        alpha = per_prompt(
+            "DExperts",
+            "alpha",
+            self.alpha,
+            lambda value: is_number(value) and 0 <= value < math.inf,
+            "a finite number of at least 0",
+            "To steer the other way exchange the models.",
+        )
+        object.__setattr__(self, "alpha", alpha)  # a frozen field
+
+    def init(self, history: History) -> tuple[Reading, Reading]:
+        """Expert and anti-expert, after the prompts."""
+        check_one_a_prompt(self, history)
+        expert = start_reading("DExperts", self.expert, history)
+        return expert, start_reading("DExperts", self.antiexpert, history)
+
+    def apply(
+        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: tuple[Reading, Reading]
+    ) -> tuple[Float32[Tensor, "rows vocab"], tuple[Reading, Reading]]:
+        """The log-probabilities of the product of experts."""
+        wanted, expert = read_on("DExperts", memory[0], history, scores)
+        unwanted, antiexpert = read_on("DExperts", memory[1], history, scores)
+        alpha = for_rows(self.alpha, history, scores)
+        steered = (
+            scores.log_softmax(-1)
+            + weighted(alpha, wanted.log_softmax(-1))
+            + weighted(-alpha, unwanted.log_softmax(-1))
+        )
+        return normalized(keep_banned(steered, scores)), (expert, antiexpert)

@@ -1,0 +1,148 @@
+"""Ensembles of models."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from decodekit.errors import DecodekitError
+from decodekit.history import History
+from decodekit.model import Model
+from decodekit.processors.base import LogitsProcessor, is_number
+from decodekit.processors.log_probs import keep_banned, weighted
+from decodekit.processors.parameters import EachPrompt, PerPrompt, each, for_rows, largest, per_prompt
+from decodekit.processors.reading import Reading, check_model, read_on, start_reading
+
+
+@final
+@dataclass(frozen=True)
+class Ensemble(LogitsProcessor):
+    r"""Decodes with the average of several models: the run's own, and others.
+
+    $\log \sum_i w_i P_i(v)$, or with `average="log_prob"` $\sum_i w_i \log P_i(v)$, the logarithm of
+    the weighted geometric mean, in which every model has a veto. Where nothing was banned before, the
+    first are log-probabilities; the second are not normalized. What was banned, or is impossible for
+    the run's own model, stays so. All caches follow their beams.
+    Not capturable: the host runs the other models' sessions.
+
+    Args:
+        models: The others, one or several, with the same vocabulary; they read the same prompts.
+        weights: $w_i$, of the run's own model first and then of each other, at least 0 and not all
+            0; divided by their sum. Each may be one number, or one for each prompt. None: all alike.
+        average: Of probabilities or of log-probabilities.
+
+    Raises:
+        ValueError: If there are no models, not as many weights as models and one more, a weight is not
+            a finite number of at least 0, all of a prompt's are 0, or `average` is neither.
+        TypeError: If one of the `models` is not a `Model`.
+        DecodekitError: In a run, if the models have different vocabularies, or a weight has not as
+            many numbers as there are prompts.
+
+    Example:
+        >>> first, second = (dk.testing.MarkovModel([row] * 2) for row in ([0.6, 0.4], [0.1, 0.9]))
+        >>> dk.decode(first, [[0]], dk.Greedy(), Ensemble(second), max_new_tokens=2).tokens
+        tensor([[[1, 1]]])
+
+    Source:
+        Hinton, 1999, https://doi.org/10.1049/cp:19991075, compares mixtures and products of experts.
+
+    Hugging Face:
+        None.
+    """
+
+    models: Model | Sequence[Model]
+    weights: Sequence[PerPrompt] | None = None
+    average: Literal["prob", "log_prob"] = "prob"
+
+    # A session of another model is run by the host.
+    capturable = False
+
+    def __post_init__(self) -> None:
+        models = tuple(self.models) if isinstance(self.models, Sequence) else (self.models,)
+        for model in models:
+            check_model("Ensemble", "every model", model)
+        if not models:
+            raise ValueError("Ensemble: there must be at least one other model, got none.")
+        if self.average not in {"prob", "log_prob"}:
+            raise ValueError(f"Ensemble: average must be 'prob' or 'log_prob', got {self.average!r}.")
+        weights = [1] * (len(models) + 1) if self.weights is None else list(self.weights)
+        if len(weights) != len(models) + 1:
+            raise ValueError(
+                f"Ensemble: there must be a weight for the run's own model and one for each other, "
+                f"{len(models) + 1} together, got {len(weights)}."
+            )
+        object.__setattr__(self, "models", models)  # a frozen field
+        object.__setattr__(self, "weights", _shares(weights))
+
+    def init(self, history: History) -> tuple[Reading, ...]:
+        """Every other model, after the prompts."""
+        batch = len(history.tokens) // history.rows_per_prompt
+        for weight in self._weights:
+            if isinstance(weight, EachPrompt) and len(weight) != batch:
+                raise DecodekitError(
+                    f"Ensemble: a weight must be one number, or one for each prompt, got {len(weight)} for "
+                    f"{batch} prompts."
+                )
+        return tuple(start_reading("Ensemble", model, history) for model in self._models)
+
+    def apply(
+        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: tuple[Reading, ...]
+    ) -> tuple[Float32[Tensor, "rows vocab"], tuple[Reading, ...]]:
+        """The averaged log-probabilities."""
+        read = [read_on("Ensemble", reading, history, scores) for reading in memory]
+        log_probs = [scores.log_softmax(-1), *(logits.log_softmax(-1) for logits, _ in read)]
+        if self.average == "prob":
+            shares = [for_rows(each(_log, weight), history, scores) for weight in self._weights]
+            terms = [own + share for own, share in zip(log_probs, shares, strict=True)]
+            mean = torch.stack(terms).logsumexp(0)
+        else:
+            shares = [for_rows(weight, history, scores) for weight in self._weights]
+            terms = [weighted(share, own) for own, share in zip(log_probs, shares, strict=True)]
+            mean = torch.stack(terms).sum(0)
+        return keep_banned(mean, scores), tuple(reading for _, reading in read)
+
+    @property
+    def _models(self) -> tuple[Model, ...]:
+        return self.models  # type: ignore[return-value]  # as __post_init__ left it
+
+    @property
+    def _weights(self) -> tuple[PerPrompt, ...]:
+        return self.weights  # type: ignore[return-value]  # as __post_init__ left it
+
+
+def _shares(weights: Sequence[PerPrompt]) -> tuple[PerPrompt, ...]:
+    """Every weight over the sum of all, prompt by prompt."""
+    kept = [
+        per_prompt(
+            "Ensemble",
+            "weights",
+            weight,
+            lambda value: is_number(value) and 0 <= value < math.inf,
+            "finite numbers of at least 0",
+        )
+        for weight in weights
+    ]
+    batches = {len(weight) for weight in kept if isinstance(weight, EachPrompt)}
+    if len(batches) > 1:
+        raise ValueError(f"Ensemble: weights must be for equally many prompts, got {sorted(batches)}.")
+    prompts = max(batches, default=1)
+    # [prompts models]
+    columns = [
+        weight if isinstance(weight, EachPrompt) else EachPrompt([largest(weight)] * prompts)
+        for weight in kept
+    ]
+    totals = [sum(row) for row in zip(*columns, strict=True)]
+    if min(totals) == 0:
+        raise ValueError("Ensemble: some weight must be above 0, got only zeros.")
+    shares = [
+        EachPrompt(weight / total for weight, total in zip(column, totals, strict=True)) for column in columns
+    ]
+    return tuple(shares) if batches else tuple(share[0] for share in shares)
+
+
+def _log(share: float) -> float:
+    return math.log(share) if share else -math.inf

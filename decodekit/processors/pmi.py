@@ -1,0 +1,101 @@
+"""Decoding by pointwise mutual information where the model is unsure."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from decodekit.history import History
+from decodekit.model import Model
+from decodekit.processors.base import LogitsProcessor, is_number
+from decodekit.processors.log_probs import weighted
+from decodekit.processors.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
+from decodekit.processors.reading import (
+    Reading,
+    check_has_prompts,
+    check_model,
+    last_tokens,
+    read_on,
+    read_second_prompts,
+    start_reading,
+)
+
+
+@final
+@dataclass(frozen=True)
+class PMI(LogitsProcessor):
+    r"""Where the model is unsure, takes off what is likely whatever the source.
+
+    $s'(v) = s(v) - \lambda \log P_{LM}(v \mid y_{<t})$ where the entropy of $P(\cdot \mid x, y_{<t})$
+    is at least $\tau$; elsewhere nothing changes. $\lambda = 1$ ranks tokens by the pointwise mutual
+    information of token and source. The scores are not normalized. What was banned stays banned. The
+    second model's cache follows its beams. Not capturable: the host runs the second model's session.
+
+    Args:
+        model: $P_{LM}$, a language model of the target, with the same vocabulary, or the run's own.
+        weight: $\lambda$, at least 0; one number, or one for each prompt. Usual values: 0.05-1.
+        threshold: $\tau$, nats, at least 0; one number, or one for each prompt. 0 is always. Usual
+            value for vocabularies of 50,000: 3.5.
+        prompts: What the second model begins with: one for each prompt or one for all, anything that
+            `decode` takes for prompts. None: each prompt's last token.
+
+    Raises:
+        ValueError: If `weight` or `threshold` is not a finite number of at least 0, or the second model
+            is an encoder-decoder and there are no `prompts`.
+        TypeError: If `model` is not a `Model`.
+        DecodekitError: In a run, if there are not as many `prompts` as prompts, or the models have
+            different vocabularies.
+
+    Example:
+        >>> model, lm = dk.testing.MarkovModel([[0.6, 0.4]] * 2), dk.testing.MarkovModel([[0.8, 0.2]] * 2)
+        >>> dk.decode(model, [[0]], dk.Greedy(), PMI(lm, 1.0, threshold=0.5), max_new_tokens=2).tokens
+        tensor([[[1, 1]]])
+
+    Source:
+        van der Poel, Cotterell & Meister, 2022, https://arxiv.org/abs/2210.13210, section 3.
+
+    Hugging Face:
+        None.
+    """
+
+    model: Model
+    weight: PerPrompt
+    threshold: PerPrompt
+    prompts: Any = field(default=None, repr=False)
+
+    # A session of another model is run by the host.
+    capturable = False
+
+    def __post_init__(self) -> None:
+        check_model("PMI", "model", self.model)
+        for name in ("weight", "threshold"):
+            kept = per_prompt(
+                "PMI",
+                name,
+                getattr(self, name),
+                lambda value: is_number(value) and 0 <= value < math.inf,
+                "a finite number of at least 0",
+            )
+            object.__setattr__(self, name, kept)  # a frozen field
+        if self.prompts is not None:
+            object.__setattr__(self, "prompts", read_second_prompts("PMI", self.model, self.prompts))
+        check_has_prompts("PMI", self.model, self.prompts)
+
+    def init(self, history: History) -> Reading:
+        """The second model, after its prompts."""
+        check_one_a_prompt(self, history)
+        prompts = last_tokens(history) if self.prompts is None else self.prompts
+        return start_reading("PMI", self.model, history, prompts)
+
+    def apply(
+        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: Reading
+    ) -> tuple[Float32[Tensor, "rows vocab"], Reading]:
+        """The scores, less the language model's where the model is unsure."""
+        logits, memory = read_on("PMI", memory, history, scores)
+        weight, threshold = (for_rows(value, history, scores) for value in (self.weight, self.threshold))
+        entropy = torch.special.entr(scores.softmax(-1)).sum(-1, keepdim=True)
+        informative = scores + weighted(-weight, logits.log_softmax(-1))
+        return torch.where(entropy >= threshold, informative, scores), memory
