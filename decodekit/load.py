@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from decodekit.models.hf import HFModel, without_progress_bar
+from decodekit.models.hf import HFModel
+from decodekit.models.pretrained import without_progress_bar
 
 BUNDLED = "fairytales"
 
@@ -35,7 +36,7 @@ def load(
         dtype: Its precision; None: as the checkpoint's configuration says.
 
     Raises:
-        ModelError: If there is no such model, or it is not a decoder-only language model.
+        ModelError: If there is no such model, or it is not a language model.
 
     Example:
         >>> dk.load()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from decodekit.errors import PromptError
@@ -28,6 +28,7 @@ class Prompt:
             and ones will do.
         source: For an encoder-decoder what the encoder reads; `tokens` are then what the decoder begins
             with. None for decoder-only models.
+        states: What the encoder has made of its source, where that is known already.
 
     Raises:
         PromptError: If the two are not of one shape `[batch, length]`, hold other things than ids and
@@ -42,6 +43,7 @@ class Prompt:
     tokens: Int64[Tensor, "batch length"]
     mask: Bool[Tensor, "batch length"]
     source: Source | None = None
+    states: Float[Tensor, "batch source width"] | None = None
 
     def __post_init__(self) -> None:
         if self.tokens.ndim != 2 or self.tokens.shape != self.mask.shape:  # noqa: PLR2004
@@ -130,13 +132,15 @@ class Prompt:
     def to(self, device: torch.device) -> "Prompt":
         """The same prompts on another device."""
         source = None if self.source is None else self.source.to(device)
-        return Prompt(self.tokens.to(device), self.mask.to(device), source)
+        states = None if self.states is None else self.states.to(device)
+        return Prompt(self.tokens.to(device), self.mask.to(device), source, states)
 
     def take(self, rows: Int64[Tensor, " new"]) -> "Prompt":
         """The batch whose prompt `i` is this one's prompt `rows[i]`."""
         rows = rows.to(self.tokens.device)
         source = None if self.source is None else self.source.take(rows)
-        return Prompt(self.tokens.index_select(0, rows), self.mask.index_select(0, rows), source)
+        states = None if self.states is None else self.states.index_select(0, rows)
+        return Prompt(self.tokens.index_select(0, rows), self.mask.index_select(0, rows), source, states)
 
     def ids(self) -> list[list[int]]:
         """The token ids of every prompt, without padding."""

@@ -13,7 +13,6 @@ from decodekit.model import Model
 from decodekit.options import Options, Stop
 from decodekit.output import Decoded
 from decodekit.processors.base import LogitsProcessor
-from decodekit.prompt import Prompt
 from decodekit.vocabulary import Vocabulary
 
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer makes of a part of a character
@@ -98,6 +97,8 @@ class Stream(Iterator[Piece]):
 
 def settled_text(vocabulary: Vocabulary, limits: Limits, prompt: list[int], tokens: list[int]) -> str:
     """How settled tokens read, without what the next token or a stopping criterion may still change."""
+    if limits.criteria:  # the newest token may have finished the text, and part of it be cut away
+        tokens = tokens[:-1]
     text = vocabulary.text(prompt, tokens) or ""
     while text.endswith(_UNFINISHED):
         text = text[:-1]

@@ -21,12 +21,14 @@ EXAMPLES = 10  # random cases a law; the classes' own test modules try more
 BUNDLED_VOCAB = 50  # ids that prompts to the bundled model may hold: any will do
 
 
-def processors(*instances: dk.LogitsProcessor | Callable[[list[int]], dk.LogitsProcessor]) -> Laws:
+def processors(
+    *instances: dk.LogitsProcessor | Callable[[list[int]], dk.LogitsProcessor], unbans: bool = False
+) -> Laws:
     """A processor's laws, over some configurations of it."""
 
     def laws() -> None:
         for processor in instances:
-            dk.testing.check_processor(processor, max_examples=EXAMPLES)
+            dk.testing.check_processor(processor, unbans=unbans, max_examples=EXAMPLES)
 
     return laws
 
@@ -106,6 +108,9 @@ def seeded(seeds: list[int]) -> dk.Sample:
 def from_a_generator(seeds: list[int]) -> dk.Sample:
     return dk.Sample(2, generator=torch.Generator().manual_seed(len(seeds)))
 
+
+# What processors that hold further models are given, with the vocabulary of the laws.
+SECOND, THIRD = dk.testing.HashModel(9, 5), dk.testing.HashModel(9, 6)
 
 # One small class for each abstract one: what its contract asks for is enough to keep its laws.
 
@@ -187,28 +192,214 @@ class Until(dk.StopRule):
 
 CONFORMANCE: dict[str, Laws | str] = {
     # Processors
+    "BadWords": processors(
+        dk.BadWords([]), dk.BadWords([[2], [3, 4], [0, 0, 1]]), dk.BadWords([[2], [3]], end_ids=2)
+    ),
     "Chain": processors(
         dk.Chain(),
         dk.Chain(dk.NoRepeatNGram(2), dk.Temperature(0.7), dk.TopP(0.9)),
         dk.Chain(CountdownBan(), dk.Chain(dk.MinNewTokens(2, end_ids=2))),
         dk.TopK(3) | dk.RepetitionPenalty(1.3),
     ),
-    "LogitsProcessor": processors(CountdownBan()),
-    "MinNewTokens": processors(
-        dk.MinNewTokens(0, end_ids=2), dk.MinNewTokens(2, end_ids=2), dk.MinNewTokens(9, end_ids=(0, 2))
+    "ClassifierFreeGuidance": processors(
+        dk.ClassifierFreeGuidance(SECOND, 1.5),
+        dk.ClassifierFreeGuidance(SECOND, 1),
+        lambda prompts: dk.ClassifierFreeGuidance(
+            SECOND, [0.5 * number for number in prompts], [[number] * (1 + number) for number in prompts]
+        ),
     ),
-    "MinP": processors(dk.MinP(0.1), dk.MinP(1.0), dk.MinP(0.5, min_tokens_to_keep=3)),
+    "ContextAware": processors(
+        dk.ContextAware(SECOND, 0.5, [[3, 4]]),
+        lambda prompts: dk.ContextAware(
+            SECOND, [0.5 * number for number in prompts], [[number] * (1 + number) for number in prompts]
+        ),
+    ),
+    "ContrastiveGuidance": processors(
+        dk.ContrastiveGuidance(SECOND),
+        lambda prompts: dk.ContrastiveGuidance(
+            SECOND, [0.1 * number for number in prompts], 0.5, [1.0 + number for number in prompts]
+        ),
+    ),
+    "DExperts": processors(
+        dk.DExperts(SECOND, THIRD, 2.0),
+        lambda prompts: dk.DExperts(SECOND, THIRD, [0.5 * number for number in prompts]),
+    ),
+    "DRY": processors(
+        dk.DRY(0.8),
+        dk.DRY(1.5, 2, 1, breakers=(0, 3), window=5, max_match=3),
+        dk.DRY(1.0, 1.5, 1, prompt=False),
+        lambda prompts: dk.DRY([1.0 + number for number in prompts], allowed_length=1),
+    ),
+    "DynamicTemperature": processors(
+        dk.DynamicTemperature(0.5, 2, 1.5),
+        lambda prompts: dk.DynamicTemperature([0.5 + number for number in prompts], 9.0),
+    ),
+    "EncoderNoRepeatNGram": processors(
+        *(dk.EncoderNoRepeatNGram(n) for n in (1, 2, 20)),
+        dk.EncoderNoRepeatNGram(2, source=range(9)),
+        lambda prompts: dk.EncoderNoRepeatNGram(2, source=[range(number, 9) for number in prompts]),
+    ),
+    "EncoderRepetitionPenalty": processors(
+        dk.EncoderRepetitionPenalty(1.3),
+        dk.EncoderRepetitionPenalty(0.5, source=[0, 5]),
+        lambda prompts: dk.EncoderRepetitionPenalty(
+            [1.5 + number for number in prompts], source=[[number] for number in prompts]
+        ),
+    ),
+    "Ensemble": processors(
+        dk.Ensemble([SECOND, THIRD], [2, 1, 1]),
+        dk.Ensemble(SECOND, average="log_prob"),
+        lambda prompts: dk.Ensemble(SECOND, [1, [0.5 * number for number in prompts]], "log_prob"),
+    ),
+    "EpsilonCutoff": processors(
+        dk.EpsilonCutoff(0.1),
+        dk.EpsilonCutoff(0.9, min_tokens_to_keep=3),
+        lambda prompts: dk.EpsilonCutoff([0.1 + 0.2 * number for number in prompts]),
+    ),
+    "EtaCutoff": processors(
+        dk.EtaCutoff(0.1),
+        dk.EtaCutoff(0.9, min_tokens_to_keep=3),
+        lambda prompts: dk.EtaCutoff([0.1 + 0.2 * number for number in prompts]),
+    ),
+    "ExponentialLengthDecay": processors(
+        dk.ExponentialLengthDecay(0, 1.5, end_ids=(0, 2)),
+        dk.ExponentialLengthDecay(1, 0.5, end_ids=2),
+        lambda prompts: dk.ExponentialLengthDecay(prompts, [1.1 + number for number in prompts], end_ids=2),
+    ),
+    "ForcedBOS": processors(dk.ForcedBOS(0), dk.ForcedBOS(8), unbans=True),
+    "ForcedEOS": processors(
+        dk.ForcedEOS(1, end_ids=0),
+        dk.ForcedEOS(3, end_ids=(2, 5)),
+        lambda prompts: dk.ForcedEOS([1 + number for number in prompts], end_ids=0),
+        unbans=True,
+    ),
+    "FrequencyPenalty": processors(
+        dk.FrequencyPenalty(0.7),
+        dk.FrequencyPenalty(-1, prompt=True),
+        lambda prompts: dk.FrequencyPenalty([number - 0.5 for number in prompts]),
+    ),
+    "LogitsProcessor": processors(CountdownBan()),
+    "MinLength": processors(
+        dk.MinLength(0, end_ids=2),
+        dk.MinLength(5, end_ids=(0, 2)),
+        lambda prompts: dk.MinLength([3 + number for number in prompts], end_ids=2),
+    ),
+    "MinNewTokens": processors(
+        dk.MinNewTokens(0, end_ids=2),
+        dk.MinNewTokens(2, end_ids=2),
+        dk.MinNewTokens(9, end_ids=(0, 2)),
+        lambda prompts: dk.MinNewTokens(prompts, end_ids=2),
+    ),
+    "MinP": processors(
+        dk.MinP(0.1),
+        dk.MinP(1.0),
+        dk.MinP(0.5, min_tokens_to_keep=3),
+        lambda prompts: dk.MinP([0.1 + 0.2 * number for number in prompts]),
+    ),
+    "MirostatV1": processors(
+        dk.MirostatV1(3.0),
+        dk.MirostatV1(0.5, 1.0, 3),
+        lambda prompts: dk.MirostatV1([1.0 + number for number in prompts], 0.5, 5),
+    ),
+    "MirostatV2": processors(
+        dk.MirostatV2(3.0),
+        dk.MirostatV2(0.5, 1.0),
+        lambda prompts: dk.MirostatV2([1.0 + number for number in prompts], 0.5),
+    ),
     "NoRepeatNGram": processors(*(dk.NoRepeatNGram(n) for n in (1, 2, 3, 20))),
-    "RepetitionPenalty": processors(dk.RepetitionPenalty(1.3), dk.RepetitionPenalty(0.5)),
+    "PMI": processors(
+        dk.PMI(SECOND, 1.0, 1.0),
+        lambda prompts: dk.PMI(
+            SECOND, [0.5 * number for number in prompts], 0.5, [[number] * (1 + number) for number in prompts]
+        ),
+    ),
+    "PresencePenalty": processors(
+        dk.PresencePenalty(0.7),
+        dk.PresencePenalty(-1, prompt=True),
+        lambda prompts: dk.PresencePenalty([number - 0.5 for number in prompts]),
+    ),
+    "QuadraticSmoothing": processors(
+        dk.QuadraticSmoothing(0.3),
+        dk.QuadraticSmoothing(0.2, 4.0),
+        lambda prompts: dk.QuadraticSmoothing([0.1 + number for number in prompts], 2.0),
+    ),
+    "Renormalize": processors(dk.Renormalize()),
+    "RepetitionPenalty": processors(
+        dk.RepetitionPenalty(1.3),
+        dk.RepetitionPenalty(0.5, prompt_ignore_length=2),
+        lambda prompts: dk.RepetitionPenalty(
+            [0.5 + number for number in prompts], prompt_ignore_length=prompts
+        ),
+    ),
+    "SanitizeScores": all_of(
+        processors(dk.SanitizeScores()), processors(dk.SanitizeScores(unban=True), unbans=True)
+    ),
+    "SequenceBias": processors(
+        dk.SequenceBias({(2,): 1.0, (3, 4): -1.5, (0, 3, 4): 2.0}), dk.SequenceBias({(1, 2): -torch.inf})
+    ),
+    "ShallowFusion": processors(
+        dk.ShallowFusion(SECOND, 0.3),
+        lambda prompts: dk.ShallowFusion(
+            SECOND, [0.5 - number for number in prompts], [[number] for number in prompts]
+        ),
+    ),
     "StatelessProcessor": processors(BanFirst()),
     "SuppressTokens": processors(dk.SuppressTokens([]), dk.SuppressTokens([0, 5])),
+    "SuppressTokensAtBegin": processors(
+        dk.SuppressTokensAtBegin([]), dk.SuppressTokensAtBegin([0, 5]), dk.SuppressTokensAtBegin(0, begin=1)
+    ),
+    "SynthID": processors(
+        dk.SynthID([654, 400, 836], 2),
+        dk.SynthID([7], 3, context_history_size=1, skip_first_ngram_calls=True),
+    ),
+    "TailFree": processors(
+        dk.TailFree(0.0), dk.TailFree(0.9), lambda prompts: dk.TailFree([0.9**number for number in prompts])
+    ),
     "Temperature": processors(
         dk.Temperature(0.3),
         dk.Temperature(2),
         lambda prompts: dk.Temperature([0.5 + number for number in prompts]),
     ),
-    "TopK": processors(dk.TopK(1), dk.TopK(4), dk.TopK(100), dk.TopK(1, min_tokens_to_keep=2)),
-    "TopP": processors(*(dk.TopP(p) for p in (0.0, 0.5, 0.9, 1.0)), dk.TopP(0.1, min_tokens_to_keep=2)),
+    "TopA": processors(
+        dk.TopA(0.2), dk.TopA(1), lambda prompts: dk.TopA([1 / (1 + number) for number in prompts])
+    ),
+    "TopH": processors(
+        dk.TopH(0.4), dk.TopH(1), lambda prompts: dk.TopH([0.1 + 0.2 * number for number in prompts])
+    ),
+    "TopK": processors(
+        dk.TopK(1),
+        dk.TopK(4),
+        dk.TopK(100),
+        dk.TopK(1, min_tokens_to_keep=2),
+        lambda prompts: dk.TopK([1 + 3 * number for number in prompts]),
+    ),
+    "TopNSigma": processors(
+        dk.TopNSigma(0.5), dk.TopNSigma(2), lambda prompts: dk.TopNSigma([0.5 + number for number in prompts])
+    ),
+    "TopP": processors(
+        *(dk.TopP(p) for p in (0.0, 0.5, 0.9, 1.0)),
+        dk.TopP(0.1, min_tokens_to_keep=2),
+        lambda prompts: dk.TopP([0.3 * number for number in prompts]),
+    ),
+    "Typical": processors(
+        dk.Typical(0.2),
+        dk.Typical(0.9),
+        dk.Typical(0.1, min_tokens_to_keep=3),
+        lambda prompts: dk.Typical([0.1 + 0.2 * number for number in prompts]),
+    ),
+    "Watermark": processors(
+        dk.Watermark(0.5),
+        dk.Watermark(0.5, lists="hash"),
+        dk.Watermark(0.5, seeding_scheme="selfhash", context_width=2),
+        lambda prompts: dk.Watermark(
+            0.5, [0.5 + number for number in prompts], seeding_scheme="selfhash", lists="hash"
+        ),
+    ),
+    "XTC": processors(
+        dk.XTC(0.1, 0, seeds=1),
+        dk.XTC(0.1, 1, seeds=1),
+        lambda prompts: dk.XTC([0.1 + 0.1 * number for number in prompts], 1, seeds=prompts),
+    ),
     # Decoders
     "BeamSearch": decoders(
         dk.BeamSearch(1),
@@ -254,7 +445,9 @@ CONFORMANCE: dict[str, Laws | str] = {
     "PromptError": "tests/test_prompt.py",
     "RowState": "tests/test_loop.py",
     "Selection": "tests/test_loop.py",
+    "SynthIDDetector": "tests/processors/test_synthid_detector.py",
     "Trace": "tests/test_trace.py",
     "Vocabulary": "tests/test_vocabulary.py",
+    "WatermarkDetector": "tests/processors/test_watermark_detector.py",
     "decode": "tests/test_loop.py",
 }

@@ -235,7 +235,7 @@ def test_a_model_file_that_is_cut_short_exits_1(tmp_path: Path) -> None:
     for path in dk.bundled_path().iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes()[:100_000])
     assert_mistake(
-        run("generate", PROMPT, "--model", str(tmp_path)), 1, "must be a decoder-only model in a folder"
+        run("generate", PROMPT, "--model", str(tmp_path)), 1, "must be a language model in a folder"
     )
 
 

@@ -82,7 +82,7 @@ def test_a_folder_is_loaded_in_the_precision_asked_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["no/such-model", "/no/such/folder"])
 def test_a_model_that_is_not_there_is_an_error_that_says_so(name: str) -> None:
-    with pytest.raises(dk.ModelError, match=f"load: '{name}' must be a decoder-only model"):
+    with pytest.raises(dk.ModelError, match=f"load: '{name}' must be a language model"):
         dk.load(name)
 
 

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import decodekit as dk
 from decodekit.cli.mistakes import UsageError
-from decodekit.models.hf import without_progress_bar
+from decodekit.models.pretrained import without_progress_bar
 
 
 @contextmanager

@@ -85,6 +85,7 @@ def custom_generate(  # noqa: PLR0913, PLR0917 - the contract of generate's call
         end_ids=ends or (),
         pad_id=next((int(pad) for pad in (config.pad_token_id, *end_ids) if pad is not None), None),
         past=_past(model_kwargs.get("past_key_values")),
+        cached=config.use_cache is not False,
     )
     recipe = Recipe(
         decoder=decoder_of(config) if decoder is None else decoder,
@@ -107,7 +108,7 @@ def _prompt(ids: Int64[Tensor, "batch length"], prepared: dict[str, Any], repeat
     prefix = prepared.get("decoder_attention_mask")
     prefix = torch.ones_like(ids, dtype=torch.bool) if prefix is None else prefix[::repeats].bool()
     # The ids that were read are not known here, and not needed: their states are.
-    return Prompt(ids, prefix, Source(torch.zeros_like(valid, dtype=torch.long), valid, states))
+    return Prompt(ids, prefix, Source(torch.zeros_like(valid, dtype=torch.long), valid), states)
 
 
 def _past(cache: Any) -> Any:  # noqa: ANN401 - transformers' Cache

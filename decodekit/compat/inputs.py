@@ -27,15 +27,19 @@ class Inputs:
         end_ids: Ids that end a hypothesis.
         pad_id: What fills the end; None where there is neither a pad nor an end id.
         past: A cache that holds the beginnings of the prompts.
+        cached: Whether to keep a cache at all.
     """
 
     prompt: Prompt
     end_ids: tuple[int, ...]
     pad_id: int | None
     past: Any = None
+    cached: bool = True
 
     def model(self, wrapped: HFModel) -> Model:
-        """The model that goes on from the past, if there is one."""
+        """The model that goes on from the past, if there is one, or reads everything anew."""
+        if not self.cached:
+            return HFModel(wrapped.model, wrapped.tokenizer, cache="none")
         return wrapped if self.past is None else Continuing(wrapped, self.past)
 
 
@@ -83,7 +87,9 @@ def read_inputs(wrapped: HFModel, config: Any, inputs: Tensor | None, given: dic
         prompt = Prompt(ids, _mask(ids, pad_id, end_ids) if mask is None else mask)
     refuse_arguments(given, "decodekit makes the model's other inputs itself.")
     _resolve_length(wrapped, config, prompt.tokens.shape[1])
-    return Inputs(prompt=prompt, end_ids=end_ids, pad_id=pad_id, past=past)
+    return Inputs(
+        prompt=prompt, end_ids=end_ids, pad_id=pad_id, past=past, cached=config.use_cache is not False
+    )
 
 
 def read_end_ids(ids: Any) -> tuple[int, ...] | None:  # noqa: ANN401 - an id, a list or a tensor of them

@@ -180,7 +180,7 @@ def _likeliest(config: Any, keep: int) -> Iterator[Named]:  # noqa: ANN401 - tra
         yield "TopKLogitsWarper", TopK(top_k, min_tokens_to_keep=keep)
     if config.top_p is not None and config.top_p < 1:
         yield "TopPLogitsWarper", TopP(config.top_p, min_tokens_to_keep=keep)
-    if config.min_p is not None:
+    if config.min_p:
         yield "MinPLogitsWarper", MinP(config.min_p, min_tokens_to_keep=keep)
 
 

@@ -52,7 +52,9 @@ class Cache:
 
     @property
     def _layers(self) -> list[Any]:
-        layers: list[Any] = getattr(self.content, "layers", [])
+        # What a decoder has read of its source is the same on all rows of a prompt, and stays.
+        growing = getattr(self.content, "self_attention_cache", self.content)
+        layers: list[Any] = getattr(growing, "layers", [])
         return layers
 
 

@@ -1,22 +1,28 @@
 """Transformers models."""
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor, nn
 
 from decodekit.errors import ModelError
+from decodekit.history import Source
 from decodekit.model import Session
+from decodekit.models.abilities import Abilities, most_positions
 from decodekit.models.cache import Cache
+from decodekit.models.encoder_decoder import (
+    ConditionedDecoder,
+    check_encoder_decoder,
+    decoder_start_id,
+    source_positions,
+)
 from decodekit.models.evaluating import evaluating
-from decodekit.models.probe import LONGEST, continues, follows_rows, ignores_padding
-from decodekit.models.sessions import CachedSession, RecomputingSession, positions
+from decodekit.models.pretrained import load_pretrained
+from decodekit.models.probe import Texts
+from decodekit.models.sessions import CachedSession, Forward, RecomputingSession, positions
 from decodekit.prompt import Prompt
 from decodekit.vocabulary import Tokenizer, Vocabulary
 
@@ -25,17 +31,25 @@ _CACHE_NAMES = ("past_key_values", "cache_params", "state")
 
 
 class HFModel:
-    """A decoder-only transformers model, as the loop wants it.
+    """A transformers model, decoder-only or encoder-decoder, as the loop wants it.
 
     A prompt is computed once and only then widened to beams or samples; only the last position's
     logits are asked for; they come as float32. The model itself is left as it was.
 
+    To an encoder-decoder (T5, BART, Marian and the like) a prompt is what its encoder reads, once; the
+    decoder begins with the model's start id, or with what a `Prompt` with a `source` says. Where the
+    family's attention allows it, which a small numerical test finds out, all rows of a prompt look at
+    one copy of the source's keys and values, which is never widened or reordered.
+
     Args:
-        model: Any decoder-only model with a language-modelling head, on any device.
+        model: Any model with a language-modelling head that reads text, on any device.
         tokenizer: Its tokenizer; without one, prompts are ids and there are no texts.
+        cache: `"rows"` keeps one entry a row, where the model has a cache; `"none"` reads the whole text
+            again at every step.
 
     Raises:
-        ModelError: If the model is an encoder-decoder, or not a transformers model with a head.
+        ModelError: If it is not a transformers model with a head, or an encoder-decoder that reads
+            something else than text, or whose decoder has no id to start with.
 
     Example:
         >>> bundled = transformers.AutoModelForCausalLM.from_pretrained(dk.bundled_path())
@@ -46,7 +60,13 @@ class HFModel:
         What `generate` does with a model between two tokens.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Tokenizer | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer | None = None,
+        *,
+        cache: Literal["rows", "none"] = "rows",
+    ) -> None:
         self.model = cast("Any", model)
         self.tokenizer = tokenizer
         name = type(model).__name__
@@ -57,15 +77,27 @@ class HFModel:
                 "object with a start() method: see decodekit.Model."
             )
         if config.is_encoder_decoder:
-            raise ModelError(f"HFModel: model must be decoder-only, and {name} is an encoder-decoder.")
+            check_encoder_decoder(self.model)
         if self.model.get_output_embeddings() is None:
             raise ModelError(
                 f"HFModel: model must have a language-modelling head, and {name} has none. "
-                "Load it with AutoModelForCausalLM."
+                "Load it with AutoModelForCausalLM or AutoModelForSeq2SeqLM."
             )
         self._config = config.get_text_config(decoder=True)
         self._accepts = frozenset(inspect.signature(self.model.forward).parameters)
-        self._cache_name = next((name for name in _CACHE_NAMES if name in self._accepts), None)
+        if cache not in {"rows", "none"}:
+            raise ModelError(f"HFModel: cache must be 'rows' or 'none', got {cache!r:.80}.")
+        names = _CACHE_NAMES if cache == "rows" else ()
+        self._cache_name = next((name for name in names if name in self._accepts), None)
+        self._abilities = Abilities(
+            name=name,
+            texts=Texts.of(self.vocabulary.size or 1, self._config.pad_token_id, self.model.dtype),
+            positions=most_positions(self._config),
+            source_positions=source_positions(config) if config.is_encoder_decoder else 0,
+            reads_source=config.is_encoder_decoder,
+            run=self._open,
+            read=self._read,
+        )
 
     @classmethod
     def from_pretrained(
@@ -76,45 +108,26 @@ class HFModel:
         dtype: torch.dtype | None = None,
     ) -> "HFModel":
         """What `load` does: see there."""
-        from safetensors import SafetensorError  # noqa: PLC0415 - needed only here
-        from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 - slow
-
-        try:
-            torch.empty(0, device=device)
-        except (AssertionError, RuntimeError) as error:
-            raise ModelError(
-                f"load: device must be one that this machine has, got {str(device)!r}. Try device='cpu'."
-            ) from error
-        options = {"trust_remote_code": False}
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                name, use_safetensors=True, dtype="auto" if dtype is None else dtype, **options
-            )
-        except (ImportError, OSError, RuntimeError, SafetensorError, ValueError) as error:
-            raise ModelError(
-                f"load: {str(name)!r} must be a decoder-only model in a folder, in the local cache "
-                f"or on the hub, and transformers says: {str(error).splitlines()[0]} "
-                "dk.load() without a name is the bundled model."
-            ) from error
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(name, **options)
-        except (OSError, ValueError):
-            tokenizer = None  # a string as a prompt is then refused, with the reason
-        return cls(model.to(device).eval(), tokenizer)
+        return cls(*load_pretrained(name, device=device, dtype=dtype))
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """End, pad and BOS ids as the generation config has them, else the model's config."""
+        """End, pad, BOS and start ids as the generation config has them, else the model's config."""
         settings = getattr(self.model, "generation_config", None) or self._config
         end = settings.eos_token_id
         pad = settings.pad_token_id
         if pad is None and self.tokenizer is not None:
             pad = getattr(self.tokenizer, "pad_token_id", None)
+        start = decoder_start_id(self.model) if self.model.config.is_encoder_decoder else None
+        size = self.model.get_input_embeddings().weight.shape[0]
+        if start is not None:  # both halves' ids, where they differ
+            size = max(size, self.model.get_output_embeddings().weight.shape[0])
         return Vocabulary(
-            size=self.model.get_input_embeddings().weight.shape[0],
+            size=size,
             end_ids=() if end is None else tuple(end) if isinstance(end, list | tuple) else (end,),
             pad_id=pad,
             bos_id=settings.bos_token_id,
+            decoder_start_id=start,
             tokenizer=self.tokenizer,
         )
 
@@ -129,9 +142,10 @@ class HFModel:
                 cache cannot be reordered and there is more than one row a prompt, or if the model
                 cannot ignore left padding and there is some.
         """
-        self._check_positions(prompt, capacity - prompt.tokens.shape[1])
-        self._check_probe(prompt, rows_per_prompt)
-        session, logits = self._open(prompt, capacity)
+        self._abilities.check_positions(prompt, capacity - prompt.tokens.shape[1])
+        self._abilities.check(prompt, rows_per_prompt)
+        share = rows_per_prompt > 1 and self._abilities.shares_source
+        session, logits = self._open(prompt, capacity, share=share)
         rows = session.widen(rows_per_prompt)
         return session, logits.index_select(0, rows)
 
@@ -145,13 +159,14 @@ class HFModel:
         said = torch.arange(new, device=device) < lengths[:, None]
         if new == 0:
             return torch.zeros(tokens.shape, dtype=torch.float32, device=device)
-        self._check_positions(prompt, new)
-        self._check_probe(prompt, rows_per_prompt=1)
+        self._abilities.check_positions(prompt, new)
+        self._abilities.check(prompt, rows_per_prompt=1)
         # The last token predicts nothing. Junk after a row's end is to the right of all that counts.
         tokens = tokens.masked_fill(~said, 0)
         mask = torch.cat([prompt.mask, torch.ones_like(said[:, 1:])], 1)
         text = torch.cat([prompt.tokens.masked_fill(~prompt.mask, 0), tokens[:, :-1]], 1)
-        logits = self.forward(text, mask, positions(mask), cache=None, keep=new).logits[:, -new:]
+        forward = self._forward_after(prompt.source, share=False).forward
+        logits = forward(text, mask, positions(mask), cache=None, keep=new).logits[:, -new:]
         # Row by row: a float32 copy of all rows' distributions at once could be the largest tensor.
         log_probs = torch.stack(
             [
@@ -205,84 +220,40 @@ class HFModel:
         return Cache(DynamicCache(config=self._config))
 
     def _open(
-        self, prompt: Prompt, capacity: int
+        self, prompt: Prompt, capacity: int, *, share: bool
     ) -> tuple[CachedSession | RecomputingSession, Float32[Tensor, "rows vocab"]]:
         """A session with one row a prompt, and the logits after the prompts."""
         prompt = prompt.to(self.model.device)
         kind = RecomputingSession if self._cache_name is None else CachedSession
-        session = kind(self, prompt.mask, capacity)
+        session = kind(self._forward_after(prompt.source, prompt.states, share=share), prompt.mask, capacity)
         # What stands under the padding is never looked at, but must be an id the model has.
         return session, session.prefill(prompt.tokens.masked_fill(~prompt.mask, 0))
 
-    def _read(self, text: list[int]) -> Float32[Tensor, "length vocab"]:
+    def _forward_after(
+        self,
+        source: Source | None,
+        states: Float[Tensor, "batch source width"] | None = None,
+        *,
+        share: bool,
+    ) -> Forward:
+        """The model itself, or an encoder-decoder's decoder once the encoder has read the source."""
+        if source is None:
+            return self
+        return ConditionedDecoder(self.model, self._config, source, states, share=share)
+
+    def _read(self, text: list[int], source: list[int]) -> Float32[Tensor, "length vocab"]:
         """The logits after every token of a text."""
         tokens = torch.tensor([text], device=self.model.device)
         mask = torch.ones_like(tokens, dtype=torch.bool)
-        output = self.forward(tokens, mask, positions(mask), cache=None, keep=len(text))
+        forward: Forward = self
+        if self._abilities.reads_source:
+            before = torch.tensor([source], device=self.model.device)
+            whole = Source(before, torch.ones_like(before, dtype=torch.bool))
+            forward = self._forward_after(whole, share=False)
+        output = forward.forward(tokens, mask, positions(mask), cache=None, keep=len(text))
         return cast("Tensor", output.logits[0].float())
-
-    def _check_positions(self, prompt: Prompt, new_tokens: int) -> None:
-        most = getattr(self._config, "max_position_embeddings", None) or 0  # 0 and -1: no limit
-        longest = int(prompt.mask.sum(-1).max())
-        if 0 < most < longest + new_tokens - 1:  # the last token is said, and never read
-            raise ModelError(
-                f"HFModel: prompt and continuation must fit the {most} positions of "
-                f"{type(self.model).__name__}, got a prompt of {longest} tokens and "
-                f"{new_tokens} new ones. Shorten the prompt, or ask for fewer tokens."
-            )
-
-    def _check_probe(self, prompt: Prompt, rows_per_prompt: int) -> None:
-        name = type(self.model).__name__
-        if 0 < (getattr(self._config, "max_position_embeddings", None) or 0) < LONGEST:
-            return  # too short to ask
-        if not self._continues:
-            raise ModelError(
-                f"HFModel: {name} must continue a text token by token, and its logits depend on what comes "
-                "later, or change when it uses its cache. Is it a causal language model (is_decoder=True)?"
-            )
-        if rows_per_prompt > 1 and not self._follows_rows:
-            raise ModelError(
-                f"HFModel: {name}'s cache cannot be reordered; use a decoder with rows_per_prompt == 1."
-            )
-        if not bool(prompt.mask.all()) and not self._ignores_padding:
-            raise ModelError(
-                f"HFModel: {name} does not ignore left padding, so a batch would not give what each "
-                "prompt alone gives. Decode prompts of different lengths one by one."
-            )
-
-    @cached_property
-    def _continues(self) -> bool:
-        try:
-            return continues(self._open, self._read, self.vocabulary.size or 1)
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise ModelError(
-                f"HFModel: {type(self.model).__name__} must read a text of four tokens with its cache, and "
-                f"raises {type(error).__name__}: {error}"
-            ) from error
-
-    @cached_property
-    def _follows_rows(self) -> bool:
-        return follows_rows(self._open, self._read, self.vocabulary.size or 1)
-
-    @cached_property
-    def _ignores_padding(self) -> bool:
-        return ignores_padding(self._open, self._read, self.vocabulary.size or 1)
 
     def __repr__(self) -> str:
         where = f"{str(self.model.dtype).removeprefix('torch.')} on {self.model.device}"
         cache = "none" if self._cache_name is None else "rows"
         return f"HFModel({type(self.model).__name__}, {where}, cache={cache})"
-
-
-@contextmanager
-def without_progress_bar() -> Iterator[None]:
-    """Inside, transformers loads weights without drawing a bar; after, it is as it was."""
-    from transformers.utils import logging  # noqa: PLC0415 - slow, needed only here
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

@@ -5,18 +5,20 @@ model is asked: two short texts are run both ways, and the logits are compared.
 """
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from decodekit.history import Source
 from decodekit.model import Session
 from decodekit.prompt import Prompt
 
-# Rounding, even in bfloat16, stays well below a tenth of what another text changes; a wrong cache
-# row makes the whole difference.
-_TOLERANCE = 0.1
+# Rounding stays well below this share of what another text changes; a wrong cache row makes the whole
+# difference, and a wrong position a good part of it.
+_TOLERANCE = 0.01
+_HALF_PRECISION_TOLERANCE = 0.1
 
 # The positions that the probes need.
 LONGEST = 5
@@ -38,27 +40,68 @@ Open = Callable[[Prompt, int], tuple[WideningSession, Float32[Tensor, "rows voca
 Read = Callable[[list[int]], Float32[Tensor, "length vocab"]]
 
 
-def continues(run: Open, read: Read, vocab: int) -> bool:
+# The same for an encoder-decoder that has read a source.
+ReadAfter = Callable[[list[int], list[int]], Float32[Tensor, "length vocab"]]
+
+
+class Texts(NamedTuple):
+    """What the probes make a model read.
+
+    Attributes:
+        first: A text.
+        second: One that differs from it in its first token only: what their logits differ by is what
+            context makes, and nothing else.
+        last: A token to go on with.
+        tolerance: The share of that difference that rounding may make.
+    """
+
+    first: list[int]
+    second: list[int]
+    last: int
+    tolerance: float
+
+    @classmethod
+    def of(cls, vocab: int, pad_id: int | None, dtype: torch.dtype) -> "Texts":
+        """Of the first ids that are not the pad id, by which some families count positions."""
+        ids = ([token for token in range(min(vocab, 5)) if token != pad_id] or [0]) * 4
+        half = torch.finfo(dtype).bits < torch.finfo(torch.float32).bits
+        tolerance = _HALF_PRECISION_TOLERANCE if half else _TOLERANCE
+        return cls([ids[1], ids[2]], [ids[0], ids[2]], ids[3], tolerance)
+
+    def agree(
+        self,
+        got: Float32[Tensor, "rows vocab"],
+        expected: Float32[Tensor, "rows vocab"],
+        *,
+        signal: Float32[Tensor, "*vocab"],
+    ) -> bool:
+        """Whether the logits agree far better than those of two different texts do."""
+        if not (got.isfinite().all() and expected.isfinite().all() and signal.any()):
+            return True  # nothing to compare; the run itself says what is wrong with the logits
+        return bool((got - expected).abs().max() <= self.tolerance * signal.abs().max())
+
+
+def continues(run: Open, read: Read, texts: Texts) -> bool:
     """Whether a text can be continued token by token.
 
     The logits after a token must not depend on what comes later (an encoder's do), and must be the
     same when the tokens before it are in the cache.
     """
-    first, second, last = _texts(vocab)
+    first, second, last, _ = texts
     whole, other = read([*first, last, last]), read([*second, last, last])
     session, logits = run(Prompt.from_ids([first]), LONGEST)
-    same = _same(logits, whole[1:2], signal=whole[1] - other[1])
+    same = texts.agree(logits, whole[1:2], signal=whole[1] - other[1])
     for position in (2, 3):
         logits = session.advance(torch.full((1,), last, device=logits.device), None)
-        same = same and _same(
+        same = same and texts.agree(
             logits, whole[position : position + 1], signal=whole[position] - other[position]
         )
     return same
 
 
-def follows_rows(run: Open, read: Read, vocab: int) -> bool:
+def follows_rows(run: Open, read: Read, texts: Texts) -> bool:
     """Whether the cache can be widened and reordered: then each row goes on from its own text."""
-    first, second, last = _texts(vocab)
+    first, second, last, _ = texts
     said, sources = [first[0], second[0], first[0], second[0]], [1, 0, 3, 3]
     try:
         session, logits = run(Prompt.from_ids([first, second]), 4)
@@ -74,33 +117,45 @@ def follows_rows(run: Open, read: Read, vocab: int) -> bool:
     ]
     # Rows 0 and 1 differ by what they said, rows 0 and 2 by their prompts.
     signal = torch.minimum(*((expected[0] - expected[row]).abs().max() for row in (1, 2)))
-    return _same(got, torch.stack(expected), signal=signal)
+    return texts.agree(got, torch.stack(expected), signal=signal)
 
 
-def ignores_padding(run: Open, read: Read, vocab: int) -> bool:
+def ignores_padding(run: Open, read: Read, texts: Texts) -> bool:
     """Whether a text gives the same logits with padding to its left, now and one token later."""
-    first, second, last = _texts(vocab)
+    first, second, last, _ = texts
     session, logits = run(Prompt.from_ids([first, [*second, last, last]]), 5)
     got = session.advance(torch.full((2,), last, device=logits.device), None)[:1]
     one, other = (read([*text, last])[-1] for text in (first, second))
-    return _same(got, one[None], signal=one - other)
+    return texts.agree(got, one[None], signal=one - other)
 
 
-def _texts(vocab: int) -> tuple[list[int], list[int], int]:
-    """Two texts that differ in their first token only, and a token to go on with.
+def shares_source(run: Open, read: ReadAfter, texts: Texts) -> bool:
+    """Whether rows can look at what was read once a prompt: then each still reads its own source."""
+    first, second, last, _ = texts
+    sources, said = [first, [*second, last]], [first[0], second[0], first[0], second[0]]
+    try:
+        session, logits = run(after(sources, Prompt.from_ids([first, first])), LONGEST)
+        session.widen(2)
+        got = session.advance(torch.tensor(said, device=logits.device), None)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+        return False  # what a family raises whose attention is built otherwise
+    expected = [read([*first, token], sources[row // 2])[-1] for row, token in enumerate(said)]
+    signal = torch.minimum(*((expected[0] - expected[row]).abs().max() for row in (1, 2)))
+    return texts.agree(got, torch.stack(expected), signal=signal)
 
-    What their logits differ by is what context makes, and nothing else.
-    """
-    return [1 % vocab, 2 % vocab], [0, 2 % vocab], 3 % vocab
+
+def ignores_source_padding(run: Open, read: ReadAfter, texts: Texts) -> bool:
+    """Whether a source gives the same logits with padding to its right."""
+    first, second, last, _ = texts
+    sources = [first, [*second, last, last]]
+    _, got = run(after(sources, Prompt.from_ids([first, first])), LONGEST)
+    one, other = (read(first, source)[-1] for source in sources)
+    return texts.agree(got[:1], one[None], signal=one - other)
 
 
-def _same(
-    got: Float32[Tensor, "rows vocab"],
-    expected: Float32[Tensor, "rows vocab"],
-    *,
-    signal: Float32[Tensor, "*vocab"],
-) -> bool:
-    """Whether the logits agree far better than those of two different texts do."""
-    if not (got.isfinite().all() and expected.isfinite().all() and signal.any()):
-        return True  # nothing to compare; the run itself says what is wrong with the logits
-    return bool((got - expected).abs().max() <= _TOLERANCE * signal.abs().max())
+def after(sources: list[list[int]], prompt: Prompt) -> Prompt:
+    """The prompts of a decoder whose encoder reads the sources."""
+    length = max(len(source) for source in sources)
+    tokens = torch.tensor([[*source, *[0] * (length - len(source))] for source in sources])
+    lengths = torch.tensor([len(source) for source in sources])
+    return prompt.with_source(Source(tokens, torch.arange(length) < lengths[:, None]))

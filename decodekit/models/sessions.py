@@ -33,11 +33,27 @@ class Forward(Protocol):
 
 
 class CachedSession:
-    """A run of a transformers model with one cache entry a row (the rows cache)."""
+    """A run of a transformers model with one cache entry a row (the rows cache).
 
-    def __init__(self, model: Forward, prompt_mask: Bool[Tensor, "batch length"], capacity: int) -> None:
+    Args:
+        model: The model's forward pass.
+        prompt_mask: Which columns of the prompts hold tokens.
+        capacity: Columns that prompts and continuations take at most.
+        cache: A cache that holds the first columns of the prompts; None: an empty one.
+        known: How many columns it holds.
+    """
+
+    def __init__(
+        self,
+        model: Forward,
+        prompt_mask: Bool[Tensor, "batch length"],
+        capacity: int,
+        cache: Cache | None = None,
+        known: int = 0,
+    ) -> None:
         self._model = model
-        self._cache = model.new_cache()
+        self._cache = model.new_cache() if cache is None else cache
+        self._known = known
         batch, self._column = prompt_mask.shape
         # The mask of the whole run: after the prompt every column will hold a token.
         mask = torch.ones((batch, capacity), dtype=torch.bool, device=prompt_mask.device)
@@ -47,7 +63,7 @@ class CachedSession:
 
     def prefill(self, tokens: Int64[Tensor, "rows length"]) -> Float32[Tensor, "rows vocab"]:
         """The logits after the prompts."""
-        return self._logits(tokens, slice(0, self._column))
+        return self._logits(tokens[:, self._known :], slice(self._known, self._column))
 
     def advance(
         self, tokens: Int64[Tensor, " rows"], source_rows: Int64[Tensor, " rows"] | None
@@ -57,6 +73,12 @@ class CachedSession:
             self._cache.reorder(source_rows)
         self._column += 1
         return self._logits(tokens[:, None], slice(self._column - 1, self._column))
+
+    def cache_of(self, source_rows: Int64[Tensor, " rows"] | None) -> Any:  # noqa: ANN401 - transformers' Cache
+        """Transformers' own cache, its rows put where the next token would find them."""
+        if source_rows is not None:
+            self._cache.reorder(source_rows)
+        return self._cache.content
 
     def widen(self, rows_per_prompt: int) -> Int64[Tensor, " rows"]:
         """Makes `rows_per_prompt` rows of every prompt; returns the prompt of each row."""

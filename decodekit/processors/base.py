@@ -120,14 +120,26 @@ def seen_tokens(
     return seen.scatter(1, ids, torch.ones_like(ids, dtype=torch.bool))[:, :vocab]
 
 
+def in_vocab(who: str, scores: Float32[Tensor, "rows vocab"], ids: tuple[int, ...]) -> Int64[Tensor, " ids"]:
+    """Constant ids, where the scores are. Raises unless all are below the vocabulary size."""
+    vocab = scores.shape[-1]
+    if ids and max(ids) >= vocab:
+        raise DecodekitError(f"{who}: token ids must be below the vocabulary size {vocab}, got {max(ids)}.")
+    return device_ids(ids, scores.device)
+
+
 def ban(
     who: str, scores: Float32[Tensor, "rows vocab"], ids: tuple[int, ...]
 ) -> Float32[Tensor, "rows vocab"]:
     """The scores with minus infinity at `ids`."""
-    vocab = scores.shape[-1]
-    if ids and max(ids) >= vocab:
-        raise DecodekitError(f"{who}: token ids must be below the vocabulary size {vocab}, got {max(ids)}.")
-    return scores.index_fill(-1, device_ids(ids, scores.device), -torch.inf)
+    return scores.index_fill(-1, in_vocab(who, scores, ids), -torch.inf)
+
+
+def force(
+    who: str, scores: Float32[Tensor, "rows vocab"], ids: tuple[int, ...]
+) -> Float32[Tensor, "rows vocab"]:
+    """Scores that allow only `ids`: 0 for them, whatever it was, and minus infinity elsewhere."""
+    return torch.full_like(scores, -torch.inf).index_fill(-1, in_vocab(who, scores, ids), 0.0)
 
 
 @lru_cache(maxsize=256)

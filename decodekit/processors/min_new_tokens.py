@@ -10,6 +10,7 @@ from torch import Tensor
 
 from decodekit.history import History
 from decodekit.processors.base import LogitsProcessor, ban, is_count, read_ids
+from decodekit.processors.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
 
 
 @final
@@ -18,7 +19,8 @@ class MinNewTokens(LogitsProcessor):
     """Bans the end ids until enough new tokens are there.
 
     Args:
-        min_new_tokens: New tokens before an end id may come, at least 0.
+        min_new_tokens: New tokens before an end id may come, at least 0; one number, or one for each
+            prompt.
         end_ids: The ids to ban, one or several; `model.vocabulary.end_ids` are the model's own.
 
     Raises:
@@ -33,18 +35,23 @@ class MinNewTokens(LogitsProcessor):
         where the prompt ends by itself.
     """
 
-    min_new_tokens: int
+    min_new_tokens: PerPrompt
     end_ids: int | Iterable[int]
 
     def __post_init__(self) -> None:
-        if not is_count(self.min_new_tokens, 0):
-            raise ValueError(
-                f"MinNewTokens: min_new_tokens must be an integer of at least 0, got {self.min_new_tokens!r}."
-            )
+        kept = per_prompt(
+            "MinNewTokens",
+            "min_new_tokens",
+            self.min_new_tokens,
+            lambda count: is_count(count, 0),
+            "an integer of at least 0",
+        )
+        object.__setattr__(self, "min_new_tokens", kept)  # a frozen field
         object.__setattr__(self, "end_ids", read_ids("MinNewTokens", self.end_ids))  # a frozen field
 
     def init(self, history: History) -> Int64[Tensor, ""]:
         """The prompt's length in columns."""
+        check_one_a_prompt(self, history)
         return history.position.clone()
 
     def apply(
@@ -54,7 +61,8 @@ class MinNewTokens(LogitsProcessor):
         memory: Int64[Tensor, ""],
     ) -> tuple[Float32[Tensor, "rows vocab"], Int64[Tensor, ""]]:
         """The scores, without end ids while the text is too short."""
-        too_short = history.position - memory < self.min_new_tokens
+        least = for_rows(self.min_new_tokens, history, history.tokens)
+        too_short = history.position - memory < least
         return torch.where(
             too_short, ban("MinNewTokens", scores, read_ids("MinNewTokens", self.end_ids)), scores
         ), memory

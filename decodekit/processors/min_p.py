@@ -9,6 +9,7 @@ from torch import Tensor
 
 from decodekit.history import History
 from decodekit.processors.base import StatelessProcessor, is_count, is_number
+from decodekit.processors.parameters import PerPrompt, for_rows, per_prompt
 
 
 @final
@@ -20,7 +21,8 @@ class MinP(StatelessProcessor):
     At least one token always survives. Does not change the argmax.
 
     Args:
-        p: Fraction of the largest probability, in (0, 1]. Usual values: 0.01-0.2.
+        p: Fraction of the largest probability, in (0, 1]; one number, or one for each prompt. Usual
+            values: 0.01-0.2.
         min_tokens_to_keep: Keeps this many of the likeliest whatever `p` says.
 
     Raises:
@@ -38,28 +40,26 @@ class MinP(StatelessProcessor):
         `MinPLogitsWarper(p, min_tokens_to_keep=...)`, bit for bit.
     """
 
-    p: float
+    p: PerPrompt
     min_tokens_to_keep: int = 1
 
     argmax_invariant = True
 
     def __post_init__(self) -> None:
-        if not (is_number(self.p) and 0 < self.p <= 1):
-            raise ValueError(f"MinP: p must be in (0, 1], got {self.p!r}.")
+        kept = per_prompt("MinP", "p", self.p, lambda p: is_number(p) and 0 < p <= 1, "in (0, 1]")
         if not is_count(self.min_tokens_to_keep, 1):
             raise ValueError(
                 f"MinP: min_tokens_to_keep must be an integer of at least 1, got {self.min_tokens_to_keep!r}."
             )
+        object.__setattr__(self, "p", kept)  # a frozen field
 
     def process(
-        self,
-        history: History,  # noqa: ARG002 - the contract's signature
-        scores: Float32[Tensor, "rows vocab"],
+        self, history: History, scores: Float32[Tensor, "rows vocab"]
     ) -> Float32[Tensor, "rows vocab"]:
         """The scores of the tokens that are likely enough, minus infinity elsewhere."""
         # Compared as probabilities, not as scores against log(p): ties round as in Hugging Face.
         probs = scores.softmax(-1)
-        banned = probs < self.p * probs.amax(-1, keepdim=True)
+        banned = probs < for_rows(self.p, history, scores) * probs.amax(-1, keepdim=True)
         if self.min_tokens_to_keep > 1:
             kept = min(self.min_tokens_to_keep, scores.shape[-1])
             banned = banned.scatter(1, probs.topk(kept).indices, torch.zeros_like(banned))

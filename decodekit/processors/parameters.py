@@ -23,7 +23,7 @@ class EachPrompt(tuple[float, ...]):
     __slots__ = ()
 
 
-def per_prompt(  # noqa: PLR0913 - what an error says
+def per_prompt(
     who: str,
     name: str,
     given: Any,  # noqa: ANN401 - it may be anything

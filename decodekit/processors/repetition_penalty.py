@@ -1,6 +1,6 @@
 """The repetition penalty."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import final
 
 import torch
@@ -8,7 +8,8 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from decodekit.history import History
-from decodekit.processors.base import StatelessProcessor, is_number, seen_tokens
+from decodekit.processors.base import StatelessProcessor, is_count, is_number, seen_tokens
+from decodekit.processors.parameters import PerPrompt, for_rows, per_prompt
 
 
 @final
@@ -20,11 +21,14 @@ class RepetitionPenalty(StatelessProcessor):
     the token occurs. Under beam search scores are log-probabilities, so it always multiplies.
 
     Args:
-        penalty: Above 0; 1 changes nothing, above 1 discourages repetition, below 1 encourages it.
-            Usual values: 1.05-1.3.
+        penalty: Above 0; 1 changes nothing, above 1 discourages repetition, below 1 encourages it;
+            one number, or one for each prompt. Usual values: 1.05-1.3.
+        prompt_ignore_length: How many tokens at the beginning do not count, at least 0; one number, or
+            one for each prompt. The prompts' own lengths leave the prompts out.
 
     Raises:
-        ValueError: If `penalty` is not a finite number above 0.
+        ValueError: If `penalty` is not a finite number above 0, or `prompt_ignore_length` is not an
+            integer of at least 0.
 
     Example:
         >>> RepetitionPenalty(2.0)(torch.tensor([[0, 1]]), torch.tensor([[3.0, -3.0, 3.0]]))
@@ -34,22 +38,42 @@ class RepetitionPenalty(StatelessProcessor):
         Keskar et al., 2019, https://arxiv.org/abs/1909.05858, section 4.1.
 
     Hugging Face:
-        `RepetitionPenaltyLogitsProcessor(penalty)`, bit for bit. Left padding does not count, as in
-        `generate` of transformers 5; the class alone counts it, and so did `generate` in 4.
+        `RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=...)`, bit for bit. Left
+        padding does not count, as in `generate` of transformers 5; the class alone counts it, and so
+        did `generate` in 4. So `prompt_ignore_length` counts tokens here, and columns there.
     """
 
-    penalty: float
+    penalty: PerPrompt
+    _: KW_ONLY
+    prompt_ignore_length: PerPrompt = 0
 
     def __post_init__(self) -> None:
-        if not (is_number(self.penalty) and 0 < self.penalty < float("inf")):
-            raise ValueError(
-                f"RepetitionPenalty: penalty must be a finite number above 0, got {self.penalty!r}."
-            )
+        kept = per_prompt(
+            "RepetitionPenalty",
+            "penalty",
+            self.penalty,
+            lambda penalty: is_number(penalty) and 0 < penalty < float("inf"),
+            "a finite number above 0",
+        )
+        ignored = per_prompt(
+            "RepetitionPenalty",
+            "prompt_ignore_length",
+            self.prompt_ignore_length,
+            lambda length: is_count(length, 0),
+            "an integer of at least 0",
+        )
+        for name, value in (("penalty", kept), ("prompt_ignore_length", ignored)):
+            object.__setattr__(self, name, value)  # a frozen field
 
     def process(
         self, history: History, scores: Float32[Tensor, "rows vocab"]
     ) -> Float32[Tensor, "rows vocab"]:
         """The scores, with those of tokens that were said pushed down."""
-        seen = seen_tokens(history.tokens, history.valid, scores.shape[-1])
-        pushed = torch.where(scores < 0, scores * self.penalty, scores / self.penalty)
+        counted = history.valid
+        if self.prompt_ignore_length != 0:
+            ignored = for_rows(self.prompt_ignore_length, history, history.tokens)
+            counted = counted & (counted.cumsum(-1) > ignored)
+        seen = seen_tokens(history.tokens, counted, scores.shape[-1])
+        penalty = for_rows(self.penalty, history, scores)
+        pushed = torch.where(scores < 0, scores * penalty, scores / penalty)
         return torch.where(seen, pushed, scores)

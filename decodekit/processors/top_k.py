@@ -9,6 +9,7 @@ from torch import Tensor
 
 from decodekit.history import History
 from decodekit.processors.base import StatelessProcessor, is_count
+from decodekit.processors.parameters import PerPrompt, each, for_rows, largest, per_prompt
 
 
 @final
@@ -19,7 +20,8 @@ class TopK(StatelessProcessor):
     Tokens tied with the k-th all survive, so more than k can. Does not change the argmax.
 
     Args:
-        k: Tokens to keep, at least 1; more than the vocabulary keeps all. Usual values: 10-100.
+        k: Tokens to keep, at least 1; more than the vocabulary keeps all; one number, or one for each
+            prompt. Usual values: 10-100.
         min_tokens_to_keep: Keeps this many even if `k` is smaller.
 
     Raises:
@@ -36,25 +38,26 @@ class TopK(StatelessProcessor):
         `TopKLogitsWarper(k, min_tokens_to_keep=...)`, bit for bit.
     """
 
-    k: int
+    k: PerPrompt
     min_tokens_to_keep: int = 1
 
     argmax_invariant = True
 
     def __post_init__(self) -> None:
-        if not is_count(self.k, 1):
-            raise ValueError(f"TopK: k must be an integer of at least 1, got {self.k!r}.")
+        kept = per_prompt("TopK", "k", self.k, lambda k: is_count(k, 1), "an integer of at least 1")
         if not is_count(self.min_tokens_to_keep, 1):
             raise ValueError(
                 f"TopK: min_tokens_to_keep must be an integer of at least 1, got {self.min_tokens_to_keep!r}."
             )
+        object.__setattr__(self, "k", kept)  # a frozen field
 
     def process(
-        self,
-        history: History,  # noqa: ARG002 - the contract's signature
-        scores: Float32[Tensor, "rows vocab"],
+        self, history: History, scores: Float32[Tensor, "rows vocab"]
     ) -> Float32[Tensor, "rows vocab"]:
         """The scores of the k best tokens, minus infinity elsewhere."""
-        kept = min(max(self.k, self.min_tokens_to_keep), scores.shape[-1])
-        kth = scores.topk(kept).values[:, -1:]
+        least, vocab = self.min_tokens_to_keep, scores.shape[-1]
+        kept = each(lambda k: min(max(k, least), vocab), self.k)
+        likeliest = scores.topk(int(largest(kept))).values
+        last = for_rows(kept, history, history.tokens)
+        kth = likeliest.gather(1, last - 1) if isinstance(last, Tensor) else likeliest[:, -1:]
         return scores.masked_fill(scores < kth, -torch.inf)

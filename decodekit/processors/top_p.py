@@ -9,6 +9,7 @@ from torch import Tensor
 
 from decodekit.history import History
 from decodekit.processors.base import StatelessProcessor, is_count, is_number
+from decodekit.processors.parameters import PerPrompt, each, for_rows, per_prompt
 
 
 @final
@@ -20,7 +21,7 @@ class TopP(StatelessProcessor):
 
     Args:
         p: Probability of the kept set, in [0, 1]; 0 keeps the likeliest token, 1 every token that
-            is not negligible. Usual values: 0.8-0.95.
+            is not negligible; one number, or one for each prompt. Usual values: 0.8-0.95.
         min_tokens_to_keep: Keeps this many of the likeliest whatever `p` says.
 
     Raises:
@@ -38,28 +39,27 @@ class TopP(StatelessProcessor):
         `TopPLogitsWarper(p, min_tokens_to_keep=...)`, bit for bit, ties included.
     """
 
-    p: float
+    p: PerPrompt
     min_tokens_to_keep: int = 1
 
     argmax_invariant = True
 
     def __post_init__(self) -> None:
-        if not (is_number(self.p) and 0 <= self.p <= 1):
-            raise ValueError(f"TopP: p must be in [0, 1], got {self.p!r}.")
+        kept = per_prompt("TopP", "p", self.p, lambda p: is_number(p) and 0 <= p <= 1, "in [0, 1]")
         if not is_count(self.min_tokens_to_keep, 1):
             raise ValueError(
                 f"TopP: min_tokens_to_keep must be an integer of at least 1, got {self.min_tokens_to_keep!r}."
             )
+        object.__setattr__(self, "p", kept)  # a frozen field
 
     def process(
-        self,
-        history: History,  # noqa: ARG002 - the contract's signature
-        scores: Float32[Tensor, "rows vocab"],
+        self, history: History, scores: Float32[Tensor, "rows vocab"]
     ) -> Float32[Tensor, "rows vocab"]:
         """The scores of the nucleus, minus infinity elsewhere."""
         # From the least likely up, as Hugging Face sums: the same rounding, the same tokens.
         ascending, order = scores.sort(dim=-1)
-        tail = ascending.softmax(-1).cumsum(-1) <= 1 - self.p
+        rest = for_rows(each(lambda p: 1 - p, self.p), history, scores)
+        tail = ascending.softmax(-1).cumsum(-1) <= rest
         vocab = scores.shape[-1]
         protected = torch.arange(vocab, device=scores.device) >= vocab - self.min_tokens_to_keep
         banned = (tail & ~protected).scatter(1, order, tail & ~protected)

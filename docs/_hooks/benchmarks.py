@@ -6,23 +6,26 @@ from pathlib import Path
 from typing import Any
 
 _RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
-_AGAINST_GENERATE = "<!-- against_generate -->"
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:  # noqa: ANN401 - the signature of mkdocs
-    """Replaces the marker by the table of the recorded run, if there is one."""
-    if _AGAINST_GENERATE not in markdown:
-        return markdown
-    return markdown.replace(_AGAINST_GENERATE, _against_generate(_RESULTS / "against_generate.json"))
+    """Replaces each marker by the table of the recorded run, if there is one."""
+    for name, table in (("against_generate", _against_generate), ("processors", _processors)):
+        marker, path = f"<!-- {name} -->", _RESULTS / f"{name}.json"
+        if marker in markdown:
+            found = table(json.loads(path.read_text())) if path.exists() else "No run is recorded yet."
+            markdown = markdown.replace(marker, found)
+    return markdown
 
 
-def _against_generate(path: Path) -> str:
-    if not path.exists():
-        return "No run is recorded yet."
-    run = json.loads(path.read_text())
+def _machine(run: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    return f"{run['date']}, {run['device']}, {versions}"
+
+
+def _against_generate(run: dict[str, Any]) -> str:
     lines = [
-        f"{run['date']}, {run['device']}, {versions}; {run['model']}; medians of {run['repeats']} runs:",
+        f"{_machine(run)}; {run['model']}; medians of {run['repeats']} runs:",
         "",
         "| work | prompts of tokens + new | `generate()` | decodekit | ratio | at most | peak memory, MB |",
         "|---|---|---|---|---|---|---|",
@@ -36,3 +39,33 @@ def _against_generate(path: Path) -> str:
             f"| {memory['generate']:.0f} → {memory['decodekit']:.0f} |"
         )
     return "\n".join(lines)
+
+
+def _processors(record: dict[str, Any]) -> str:
+    return "\n\n".join(_processors_on(run) for run in record.values())
+
+
+def _processors_on(run: dict[str, Any]) -> str:
+    vocabularies = list(run["cases"][0]["vocabularies"])
+    head = " | ".join(f"{int(vocab):,} tokens | ratio" for vocab in vocabularies)
+    lines = [
+        f"{_machine(run)}; {run['rows']} rows of {run['length']} tokens; medians of {run['repeats']} steps:",
+        "",
+        f"| processor, milliseconds: transformers → decodekit | {head} |",
+        "|---|" + "---|---|" * len(vocabularies),
+    ]
+    for case in run["cases"]:
+        rows = "" if case["rows"] == run["rows"] else f", {case['rows']} rows"
+        cells = " | ".join(_cells(case["vocabularies"][vocab]) for vocab in vocabularies)
+        lines.append(f"| `{case['name']}`{rows} | {cells} |")
+    return "\n".join(lines)
+
+
+def _cells(found: dict[str, Any]) -> str:
+    medians = found["median_ms"]
+    ours = f"{medians['decodekit']:.2f}"
+    return (
+        f"{medians['transformers']:.2f} → {ours} | **{found['ratio']:.2f}**"
+        if "ratio" in found
+        else f"{ours} | -"
+    )

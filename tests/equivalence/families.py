@@ -17,6 +17,7 @@ import decodekit as dk
 
 VOCAB = 37
 BOS, END, PAD = 1, 2, 3  # the pad id is not 0: what generate does with that is in test_deviations
+START = 4  # an encoder-decoder's decoder begins with it
 ENDS = (END, 7)
 FIRST_TEXT_ID = 8  # prompts hold no special token
 POSITIONS = 64
@@ -49,6 +50,26 @@ _GEMMA: dict[str, Any] = {
     "sliding_window": WINDOW,
     "layer_types": ["sliding_attention", "full_attention"],
 }
+_BART: dict[str, Any] = {
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "max_position_embeddings": POSITIONS,
+    # Their defaults; in test_encoder_decoder the models say by themselves when they end.
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+}
+_LED: dict[str, Any] = {
+    **{name: value for name, value in _BART.items() if name != "max_position_embeddings"},
+    "max_encoder_position_embeddings": POSITIONS,
+    "max_decoder_position_embeddings": POSITIONS,
+    "attention_window": 4,
+}
+_T5: dict[str, Any] = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
 _GPT: dict[str, Any] = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": POSITIONS}
 
 
@@ -105,15 +126,31 @@ FAMILIES: dict[str, Family] = {
     "mixtral": Family("MixtralConfig", {**_LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2}),
 }
 
+# What reads the prompt, and what continues it, are two halves.
+ENCODER_DECODERS: dict[str, Family] = {
+    "t5": Family("T5Config", _T5),
+    "mt5": Family("MT5Config", _T5),
+    "umt5": Family("UMT5Config", _T5),
+    "bart": Family("BartConfig", _BART),
+    "mbart": Family("MBartConfig", _BART),
+    "marian": Family("MarianConfig", _BART),
+    "pegasus": Family("PegasusConfig", _BART),
+    "m2m100": Family("M2M100Config", _BART),
+    "led-window": Family("LEDConfig", _LED, attention="eager"),
+}
+ALL = {**FAMILIES, **ENCODER_DECODERS}
+
 
 @cache
 def build(family: str, seed: int = 0) -> PreTrainedModel:
     """A model of the family, whose weights depend on the seed and on nothing else."""
-    kind = FAMILIES[family]
-    config = getattr(transformers, kind.config)(**_SHARED, **kind.options)
+    kind = ALL[family]
+    start = {"decoder_start_token_id": START} if family in ENCODER_DECODERS else {}
+    config = getattr(transformers, kind.config)(**_SHARED, **start, **kind.options)
+    auto = transformers.AutoModelForSeq2SeqLM if start else transformers.AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = transformers.AutoModelForCausalLM.from_config(
+        model = auto.from_config(
             config,
             attn_implementation=kind.attention,
             experts_implementation="eager",  # the grouped matrix product of Mixtral has no float64

@@ -9,7 +9,7 @@ import torch
 
 import decodekit as dk
 from tests.equivalence.compare import batch, ours, theirs
-from tests.equivalence.families import END, ENDS, FAMILIES, PAD
+from tests.equivalence.families import ALL, END, ENDS, FAMILIES, PAD
 
 BEAMS = (2, 3, 5, 8)
 ALPHAS = (-1.0, 0.0, 1.0, 2.0)
@@ -118,7 +118,7 @@ def assert_same(family: str, expected: Any, out: dk.Decoded) -> None:  # noqa: A
     assert expected.sequences.tolist() == out.sequences.tolist()
     assert expected.beam_indices.tolist() == out.parents.flatten(0, 1).tolist()
     assert out.valid.all()
-    if FAMILIES[family].dtype == torch.float64:
+    if ALL[family].dtype == torch.float64:
         assert expected.sequences_scores.tolist() == out.score.flatten().tolist()
     else:
         # generate computes a prompt once a beam and we once, and in float32 the same product over another

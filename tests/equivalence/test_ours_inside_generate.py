@@ -32,6 +32,10 @@ WARPERS: dict[str, tuple[list[dk.StatelessProcessor], dict[str, Any]]] = {
     "top-k": ([dk.TopK(5)], {"top_k": 5}),
     "top-p": ([dk.TopP(0.7)], {"top_k": 0, "top_p": 0.7}),
     "min-p": ([dk.MinP(0.2)], {"top_k": 0, "min_p": 0.2}),
+    "top-h": ([dk.TopH(0.4)], {"top_k": 0, "top_h": 0.4}),
+    "typical": ([dk.Typical(0.4)], {"top_k": 0, "typical_p": 0.4}),
+    "epsilon": ([dk.EpsilonCutoff(0.02)], {"top_k": 0, "epsilon_cutoff": 0.02}),
+    "eta": ([dk.EtaCutoff(0.2)], {"top_k": 0, "eta_cutoff": 0.2}),
     "all": (
         [dk.Temperature(1.3), dk.TopK(12), dk.TopP(0.9), dk.MinP(0.05)],
         {"temperature": 1.3, "top_k": 12, "top_p": 0.9, "min_p": 0.05},

@@ -7,6 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import decodekit as dk
+
 LAWS = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 
 Call = tuple[Tensor, Tensor]  # input_ids[rows length] and scores[rows vocab]
@@ -41,3 +43,35 @@ def assert_same(expected: Callable[..., Tensor], actual: Callable[..., Tensor], 
     assert theirs.tolist() == ours.tolist()
     assert torch.equal(before[0], tokens)
     assert torch.equal(before[1], scores)
+
+
+def history_of(text: list[list[int]], room: int = 4, rows_per_prompt: int = 1) -> dk.History:
+    """Prompts of any lengths as they are at the beginning of a run, with room to go on."""
+    return dk.Prompt.from_ids(text).history(max(map(len, text)) + room, rows_per_prompt)
+
+
+def said_by(
+    processor: dk.LogitsProcessor, history: dk.History, scores: Tensor, tokens: list[list[int]]
+) -> list[list[list[float]]]:
+    """What a processor makes of the same scores before each of some steps, and after the last."""
+    memory, out = processor.init(history), []
+    for said in [*tokens, None]:
+        processed, memory = processor.apply(history, scores, memory)
+        out.append(processed.tolist())
+        history = history if said is None else history.append(torch.tensor(said))
+    return out
+
+
+def assert_same_at_every_step(
+    expected: Callable[..., Tensor], actual: dk.LogitsProcessor, call: Call, seed: int, steps: int = 7
+) -> None:
+    """Both give the same numbers, bit for bit, while a text goes on at random, and leave the scores alone."""
+    tokens, scores = call
+    rows, vocab = scores.shape
+    said = torch.randint(0, vocab, (steps, rows), generator=torch.Generator().manual_seed(seed))
+    before = scores.clone()
+    theirs = [
+        expected(torch.cat([tokens, said[:step].T], 1), scores.clone()).tolist() for step in range(steps + 1)
+    ]
+    assert theirs == said_by(actual, history_of(tokens.tolist(), steps), scores, said.tolist())
+    assert torch.equal(before, scores)

@@ -9,6 +9,7 @@ from transformers import MinPLogitsWarper
 
 import decodekit as dk
 from decodekit.testing import check_processor
+from tests.processors.alone import FEW, Values, assert_each_has_its_own, batches
 from tests.processors.parity import LAWS, Call, assert_same, calls
 
 COUNTS = st.just(1) | st.integers(1, 12)
@@ -75,3 +76,21 @@ def test_min_p_keeps_the_contract_of_processors(processor: dk.MinP) -> None:
 @given(calls(), st.sampled_from([0.25, 0.5, 1.0]) | st.floats(0.0, 1.0, exclude_min=True), COUNTS)
 def test_min_p_is_hugging_faces(call: Call, p: float, count: int) -> None:
     assert_same(MinPLogitsWarper(p, min_tokens_to_keep=count), dk.MinP(p, min_tokens_to_keep=count), call)
+
+
+def test_min_p_for_each_prompt_keeps_the_contract_of_processors() -> None:
+    check_processor(lambda numbers: dk.MinP([0.1 + 0.3 * number for number in numbers]), max_examples=20)
+
+
+@FEW
+@given(
+    batches(st.sampled_from([0.25, 0.5, 1.0]) | st.floats(0.0, 1.0, exclude_min=True)), st.integers(0, 2**31)
+)
+def test_min_p_of_every_prompt_is_what_it_is_alone(case: tuple[list[list[int]], Values], seed: int) -> None:
+    batch, values = case
+    assert_each_has_its_own(dk.MinP, batch, values, seed)
+
+
+def test_min_p_for_each_prompt_refuses_a_p_that_is_no_fraction_of_the_largest() -> None:
+    with pytest.raises(ValueError, match=r"^MinP: p must be in \(0, 1\], got 0"):
+        dk.MinP([0.5, 0])

@@ -8,6 +8,7 @@ from transformers import TopKLogitsWarper
 
 import decodekit as dk
 from decodekit.testing import check_processor
+from tests.processors.alone import FEW, Values, assert_each_has_its_own, batches
 from tests.processors.parity import LAWS, Call, assert_same, calls
 
 NO_TEXT = torch.tensor([[0]])
@@ -68,3 +69,26 @@ def test_top_k_keeps_the_contract_of_processors(processor: dk.TopK) -> None:
 def test_top_k_is_hugging_faces(call: Call, k: int, kept: int) -> None:
     theirs = TopKLogitsWarper(k, min_tokens_to_keep=kept)
     assert_same(theirs, dk.TopK(k, min_tokens_to_keep=kept), call)
+
+
+def test_top_k_for_each_prompt_keeps_the_contract_of_processors() -> None:
+    check_processor(lambda numbers: dk.TopK([1 + 3 * number for number in numbers]), max_examples=20)
+
+
+@FEW
+@given(batches(st.integers(1, 9)), st.integers(0, 2**31))
+def test_top_k_of_every_prompt_is_what_it_is_alone(case: tuple[list[list[int]], Values], seed: int) -> None:
+    batch, values = case
+    assert_each_has_its_own(lambda k: dk.TopK(k, min_tokens_to_keep=2), batch, values, seed)
+
+
+def test_top_k_for_each_prompt_refuses_a_k_that_is_not_an_integer_of_at_least_one() -> None:
+    with pytest.raises(ValueError, match=r"^TopK: k must be an integer of at least 1, got 0"):
+        dk.TopK([3, 0])
+
+
+def test_top_k_for_each_prompt_is_one_number_for_all_rows_of_a_prompt_inside_hugging_face() -> None:
+    scores = torch.tensor([[3.0, 2.0, 1.0]]).expand(4, 3)
+    out = dk.TopK(torch.tensor([1, 2]))(torch.zeros(4, 1, dtype=torch.long), scores)
+    one, two = [3.0, BANNED, BANNED], [3.0, 2.0, BANNED]
+    assert out.tolist() == [one, one, two, two]

@@ -1,0 +1,134 @@
+"""What a transformers model at hand can do: asked once, by numerical tests, and refused by name."""
+
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Float32
+from torch import Tensor
+
+from decodekit.errors import ModelError
+from decodekit.models import probe
+from decodekit.prompt import Prompt
+
+
+@runtime_checkable
+class Opening(Protocol):
+    """Runs a model over prompts with one row each; `share` as in `ConditionedDecoder`."""
+
+    def __call__(
+        self, prompt: Prompt, capacity: int, *, share: bool
+    ) -> tuple[probe.WideningSession, Float32[Tensor, "rows vocab"]]:
+        """The session, and the logits after the prompts."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Abilities:
+    """What a model can do, found out where it matters.
+
+    Attributes:
+        name: The model's class.
+        texts: What it is tested with.
+        positions: Of a text, at most; 0: no limit.
+        source_positions: Of what an encoder reads, at most; 0: no limit.
+        reads_source: Whether it is an encoder-decoder.
+        run: Runs it over prompts.
+        read: The logits after every token of a text, after a source if it has one.
+    """
+
+    name: str
+    texts: probe.Texts
+    positions: int
+    source_positions: int
+    reads_source: bool
+    run: Opening
+    read: probe.ReadAfter
+
+    def check_positions(self, prompt: Prompt, new_tokens: int) -> None:
+        """Refuses what the model has no positions for."""
+        longest = int(prompt.mask.sum(-1).max())
+        if 0 < self.positions < longest + new_tokens - 1:  # the last token is said, and never read
+            raise ModelError(
+                f"HFModel: prompt and continuation must fit the {self.positions} positions of "
+                f"{self.name}, got a prompt of {longest} tokens and {new_tokens} new ones. Shorten the "
+                "prompt, or ask for fewer tokens."
+            )
+        source = 0 if prompt.source is None else int(prompt.source.valid.sum(-1).max())
+        if 0 < self.source_positions < source:
+            raise ModelError(
+                f"HFModel: what the encoder reads must fit the {self.source_positions} positions of "
+                f"{self.name}, got {source} tokens. Shorten the text."
+            )
+
+    def check(self, prompt: Prompt, rows_per_prompt: int) -> None:
+        """Refuses what the model would do wrong, and say nothing about."""
+        if 0 < self.positions < probe.LONGEST:
+            return  # too short to ask
+        if not self.continues:
+            raise ModelError(
+                f"HFModel: {self.name} must continue a text token by token, and its logits depend on what "
+                "comes later, or change when it uses its cache. Is it a causal language model "
+                "(is_decoder=True)?"
+            )
+        if rows_per_prompt > 1 and not self.follows_rows:
+            raise ModelError(
+                f"HFModel: {self.name}'s cache cannot be reordered; use a decoder with rows_per_prompt == 1."
+            )
+        if not bool(prompt.mask.all()) and not self.ignores_padding:
+            raise ModelError(
+                f"HFModel: {self.name} does not ignore left padding, so a batch would not give what each "
+                "prompt alone gives. Decode prompts of different lengths one by one."
+            )
+        padded = prompt.source is not None and not bool(prompt.source.valid.all())
+        if padded and not self.ignores_source_padding:
+            raise ModelError(
+                f"HFModel: {self.name}'s encoder does not ignore padding, so a batch would not give what "
+                "each prompt alone gives. Decode prompts of different lengths one by one."
+            )
+
+    @cached_property
+    def continues(self) -> bool:
+        """Whether a text can be continued token by token."""
+        try:
+            return probe.continues(self._run_after_one_source, self._read_after_one_source, self.texts)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"HFModel: {self.name} must read a text of four tokens with its cache, and raises "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    @cached_property
+    def follows_rows(self) -> bool:
+        """Whether the cache can be widened and reordered."""
+        return probe.follows_rows(self._run_after_one_source, self._read_after_one_source, self.texts)
+
+    @cached_property
+    def ignores_padding(self) -> bool:
+        """Whether padding to the left of a text changes nothing."""
+        return probe.ignores_padding(self._run_after_one_source, self._read_after_one_source, self.texts)
+
+    @cached_property
+    def shares_source(self) -> bool:
+        """Whether the rows of a prompt can look at one copy of its source."""
+        return self.reads_source and probe.shares_source(partial(self.run, share=True), self.read, self.texts)
+
+    @cached_property
+    def ignores_source_padding(self) -> bool:
+        """Whether padding to the right of a source changes nothing."""
+        return probe.ignores_source_padding(partial(self.run, share=False), self.read, self.texts)
+
+    def _run_after_one_source(
+        self, prompt: Prompt, capacity: int
+    ) -> tuple[probe.WideningSession, Float32[Tensor, "rows vocab"]]:
+        if self.reads_source:
+            prompt = probe.after([self.texts.first] * len(prompt.tokens), prompt)
+        return self.run(prompt, capacity, share=self.shares_source)
+
+    def _read_after_one_source(self, text: list[int]) -> Float32[Tensor, "length vocab"]:
+        return self.read(text, self.texts.first)
+
+
+def most_positions(config: Any) -> int:  # noqa: ANN401 - a configuration of transformers
+    """How many positions a text may take; 0: no limit."""
+    names = ("max_decoder_position_embeddings", "max_position_embeddings")
+    return max(next((most for name in names if (most := getattr(config, name, None))), 0), 0)  # -1: none

@@ -1,0 +1,61 @@
+"""Sequences that are never said."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import final
+
+from jaxtyping import Float32
+from torch import Tensor
+
+from decodekit.history import History
+from decodekit.processors.base import StatelessProcessor, read_ids
+from decodekit.processors.sequences import Sequences
+
+
+@final
+@dataclass(frozen=True)
+class BadWords(StatelessProcessor):
+    """Bans every token that would complete one of some sequences.
+
+    A word may have several spellings in tokens, with and without a space before it for instance: give
+    all of them.
+
+    Args:
+        words: The sequences of ids, each one or more; none change nothing.
+        end_ids: Ids that stay allowed where they are a word by themselves, so that texts can end.
+
+    Raises:
+        ValueError: If a sequence is empty, or holds anything but integers of at least 0; when applied, if
+            an id is outside the vocabulary.
+
+    Example:
+        >>> BadWords([[2], [5, 7, 0], [7, 7, 1]])(torch.tensor([[5, 7]]), torch.zeros(1, 8))
+        tensor([[-inf, 0., -inf, 0., 0., 0., 0., 0.]])
+
+    Hugging Face:
+        `NoBadWordsLogitsProcessor(words, end_ids)`, bit for bit without padding, which theirs takes for
+        text. Where a score is plus infinity theirs makes NaN; ours bans.
+    """
+
+    words: Iterable[int | Iterable[int]]
+    end_ids: int | Iterable[int] = ()
+    _sequences: Sequences = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.words, Iterable) or isinstance(self.words, str):
+            raise ValueError(  # noqa: TRY004 - a bad argument, like the others
+                f"BadWords: words must be sequences of ids, got {self.words!r:.80}."
+            )
+        words = tuple(read_ids("BadWords", word) for word in self.words)
+        end_ids = read_ids("BadWords", self.end_ids)
+        object.__setattr__(self, "words", words)  # frozen fields
+        object.__setattr__(self, "end_ids", end_ids)
+        banned = ((word, -math.inf) for word in words if not (len(word) == 1 and word[0] in end_ids))
+        object.__setattr__(self, "_sequences", Sequences.of("BadWords", banned))
+
+    def process(
+        self, history: History, scores: Float32[Tensor, "rows vocab"]
+    ) -> Float32[Tensor, "rows vocab"]:
+        """The scores, with minus infinity where a word would be complete."""
+        return self._sequences.add("BadWords", history, scores)

@@ -1,0 +1,80 @@
+"""Blocking of the source's n-grams."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from decodekit.history import History
+from decodekit.processors.base import LogitsProcessor, is_count, seen_tokens
+from decodekit.processors.sources import SourceIds, check_source, read_source, source_of
+
+
+@final
+@dataclass(frozen=True)
+class EncoderNoRepeatNGram(LogitsProcessor):
+    """Bans every token that would complete an n-gram of the source.
+
+    So nothing of the source is copied that is n tokens long. Padding of the source does not count.
+
+    Args:
+        n: Length of the n-grams in tokens, at least 1; 1 bans every token of the source. Usual values:
+            2-4.
+        source: The ids not to copy, for all prompts, or a list of them, one for each prompt. None: what
+            the encoder has read, and for decoder-only models the prompt.
+
+    Raises:
+        ValueError: If `n` is not an integer of at least 1, or `source` holds anything but integers of at
+            least 0; in a run, if there are not as many sources as prompts.
+
+    Example:
+        >>> model = dk.testing.MarkovModel([[0.3, 0.4, 0.3]] * 3)
+        >>> new = EncoderNoRepeatNGram(2, source=[0, 1, 0, 2])
+        >>> dk.decode(model, [0], dk.Greedy(), new, max_new_tokens=3).hypotheses()
+        [[[0, 0, 0]]]
+
+    Source:
+        As `NoRepeatNGram`, with the n-grams of another text.
+
+    Hugging Face:
+        `EncoderNoRepeatNGramLogitsProcessor(n, encoder_input_ids)`, bit for bit without padding, which
+        theirs takes for text. `generate` passes the encoder's ids, or the prompt.
+    """
+
+    n: int
+    source: SourceIds = None
+
+    def __post_init__(self) -> None:
+        if not is_count(self.n, 1):
+            raise ValueError(f"EncoderNoRepeatNGram: n must be an integer of at least 1, got {self.n!r}.")
+        object.__setattr__(self, "source", read_source("EncoderNoRepeatNGram", self.source))  # a frozen field
+
+    def init(self, history: History) -> Int64[Tensor, ""]:
+        """The prompt's length in columns."""
+        check_source("EncoderNoRepeatNGram", self.source, history)  # type: ignore[arg-type]
+        return history.position.clone()
+
+    def apply(
+        self,
+        history: History,
+        scores: Float32[Tensor, "rows vocab"],
+        memory: Int64[Tensor, ""],
+    ) -> tuple[Float32[Tensor, "rows vocab"], Int64[Tensor, ""]]:
+        """The scores, with minus infinity where an n-gram of the source would come."""
+        tokens, valid = source_of(self.source, history, memory)  # type: ignore[arg-type]
+        capacity = history.tokens.shape[1]
+        if self.n > tokens.shape[1] or self.n > capacity + 1:
+            return scores, memory
+        # The last n - 1 tokens; a row may have fewer, and then completes nothing.
+        columns = history.position + torch.arange(1 - self.n, 0, device=scores.device)
+        suffix = columns.clamp(0, capacity - 1)
+        enough = (history.valid.index_select(1, suffix) & (columns >= 0)).all(-1)
+        # [rows windows n]: every n-gram of the source
+        windows = tokens.unfold(1, self.n, 1)
+        real = valid.unfold(1, self.n, 1).all(-1)
+        same = windows[..., :-1] == history.tokens.index_select(1, suffix)[:, None]
+        copied = same.all(-1) & real & enough[:, None]
+        banned = seen_tokens(windows[..., -1], copied, scores.shape[-1])
+        return scores.masked_fill(banned, -torch.inf), memory

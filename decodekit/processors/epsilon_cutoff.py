@@ -1,0 +1,71 @@
+"""Epsilon truncation."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from decodekit.history import History
+from decodekit.processors.base import StatelessProcessor, is_count, is_number
+from decodekit.processors.parameters import PerPrompt, for_rows, per_prompt
+
+
+@final
+@dataclass(frozen=True)
+class EpsilonCutoff(StatelessProcessor):
+    r"""Bans every token whose probability is below epsilon.
+
+    Keeps $\{v : P(v) \ge \epsilon\}$, and the likeliest token whatever its probability. Does not
+    change the argmax.
+
+    Args:
+        epsilon: Least probability, strictly between 0 and 1; one number, or one for each prompt.
+            Usual values: 3e-4 to 9e-4.
+        min_tokens_to_keep: Keeps this many of the likeliest whatever `epsilon` says, and what is tied
+            with them.
+
+    Raises:
+        ValueError: If `epsilon` is not strictly between 0 and 1, or `min_tokens_to_keep` is not an
+            integer of at least 1.
+
+    Example:
+        >>> scores = torch.tensor([[0.5, 0.3, 0.2]]).log()
+        >>> EpsilonCutoff(0.25)(torch.tensor([[0]]), scores).isfinite()
+        tensor([[ True,  True, False]])
+
+    Source:
+        Hewitt, Manning & Liang, 2022, https://arxiv.org/abs/2210.15191.
+
+    Hugging Face:
+        `EpsilonLogitsWarper(epsilon, min_tokens_to_keep=...)`, bit for bit.
+    """
+
+    epsilon: PerPrompt
+    min_tokens_to_keep: int = 1
+
+    argmax_invariant = True
+
+    def __post_init__(self) -> None:
+        kept = per_prompt(
+            "EpsilonCutoff",
+            "epsilon",
+            self.epsilon,
+            lambda epsilon: is_number(epsilon) and 0 < epsilon < 1,
+            "strictly between 0 and 1",
+        )
+        if not is_count(self.min_tokens_to_keep, 1):
+            raise ValueError(
+                "EpsilonCutoff: min_tokens_to_keep must be an integer of at least 1, got "
+                f"{self.min_tokens_to_keep!r}."
+            )
+        object.__setattr__(self, "epsilon", kept)  # a frozen field
+
+    def process(
+        self, history: History, scores: Float32[Tensor, "rows vocab"]
+    ) -> Float32[Tensor, "rows vocab"]:
+        """The scores of the tokens that are likely enough, minus infinity elsewhere."""
+        unlikely = scores.softmax(-1) < for_rows(self.epsilon, history, scores)
+        kept = scores.topk(min(self.min_tokens_to_keep, scores.shape[-1])).values[:, -1:]
+        return scores.masked_fill(unlikely & (scores < kept), -torch.inf)

@@ -1,0 +1,74 @@
+"""A last token that ends the text."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from decodekit.history import History
+from decodekit.processors.base import LogitsProcessor, force, is_count, read_ids
+from decodekit.processors.parameters import PerPrompt, check_one_a_prompt, each, for_rows, per_prompt
+
+
+@final
+@dataclass(frozen=True)
+class ForcedEOS(LogitsProcessor):
+    """Allows the end ids only, at the last new token.
+
+    So every text ends with an end id. They get the score 0 and so add nothing to a beam, even if they
+    were banned before.
+
+    Args:
+        max_new_tokens: Which new token it is, counted from 1: the `max_new_tokens` of the run, or fewer;
+            one number, or one for each prompt.
+        end_ids: The ids to allow, one or several; `model.vocabulary.end_ids` are the model's own.
+
+    Raises:
+        ValueError: If `max_new_tokens` is not an integer of at least 1, there is no end id, or one is
+            not an integer of at least 0; when applied, if one is outside the vocabulary.
+
+    Example:
+        >>> model = dk.testing.MarkovModel([[0.5, 0.5], [0.0, 1.0]], end_ids=(0,))
+        >>> dk.decode(model, [1], dk.Greedy(), ForcedEOS(3, end_ids=0), max_new_tokens=3).hypotheses()
+        [[[1, 1, 0]]]
+
+    Hugging Face:
+        `ForcedEOSTokenLogitsProcessor(max_length, end_ids)`, bit for bit, where `max_length` is the
+        prompt's length in columns plus `max_new_tokens`; ours remembers where the prompt ends by itself.
+    """
+
+    max_new_tokens: PerPrompt
+    end_ids: int | Iterable[int]
+
+    def __post_init__(self) -> None:
+        kept = per_prompt(
+            "ForcedEOS",
+            "max_new_tokens",
+            self.max_new_tokens,
+            lambda value: is_count(value, 1),
+            "an integer of at least 1",
+        )
+        object.__setattr__(self, "max_new_tokens", kept)  # frozen fields
+        object.__setattr__(self, "end_ids", read_ids("ForcedEOS", self.end_ids))
+        if not self.end_ids:
+            raise ValueError("ForcedEOS: end_ids must hold at least one id, got none.")
+
+    def init(self, history: History) -> Int64[Tensor, ""]:
+        """The prompt's length in columns."""
+        check_one_a_prompt(self, history)
+        return history.position.clone()
+
+    def apply(
+        self,
+        history: History,
+        scores: Float32[Tensor, "rows vocab"],
+        memory: Int64[Tensor, ""],
+    ) -> tuple[Float32[Tensor, "rows vocab"], Int64[Tensor, ""]]:
+        """The scores; at the last new token, 0 for end ids and minus infinity elsewhere."""
+        before = each(lambda new_tokens: new_tokens - 1, self.max_new_tokens)
+        is_last = history.position - memory == for_rows(before, history, history.tokens)
+        forced = force("ForcedEOS", scores, read_ids("ForcedEOS", self.end_ids))
+        return torch.where(is_last, forced, scores), memory

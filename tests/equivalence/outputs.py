@@ -1,0 +1,37 @@
+"""What `generate` returns, compared field for field."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def differences(expected: Any, actual: Any) -> list[str]:  # noqa: ANN401 - ids, or an output class of transformers
+    """The names of what differs; none where all is the same."""
+    if isinstance(expected, Tensor):
+        return [] if isinstance(actual, Tensor) and torch.equal(expected, actual) else ["sequences"]
+    if type(expected) is not type(actual):
+        return ["type"]
+    if list(expected.keys()) != list(actual.keys()):
+        return ["fields"]
+    return [name for name in expected if not _same(name, expected[name], actual[name])]
+
+
+def _same(name: str, expected: Any, actual: Any) -> bool:  # noqa: ANN401
+    if name == "past_key_values":
+        return type(actual) is type(expected) and actual.get_seq_length() == expected.get_seq_length()
+    if isinstance(expected, tuple):
+        return len(expected) == len(actual) and all(map(_close, expected, actual))
+    return _close(expected, actual)
+
+
+def _close(expected: Tensor | None, actual: Tensor | None) -> bool:
+    """Ids exactly; scores as float32 has them, where the model's float64 logits differ in their last bits."""
+    if expected is None or actual is None:
+        return expected is actual
+    if not expected.is_floating_point():
+        return torch.equal(expected, actual)
+    expected, actual = expected.float(), actual.float()  # theirs are the model's double after guidance
+    same_bans = torch.equal(expected == -torch.inf, actual == -torch.inf)
+    finite = expected > -torch.inf
+    return same_bans and torch.allclose(expected[finite], actual[finite], rtol=1e-4, atol=1e-4)
