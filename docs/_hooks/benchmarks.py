@@ -63,9 +63,11 @@ def _processors_on(run: dict[str, Any]) -> str:
 
 def _cells(found: dict[str, Any]) -> str:
     medians = found["median_ms"]
-    ours = f"{medians['decodekit']:.2f}"
-    return (
-        f"{medians['transformers']:.2f} → {ours} | **{found['ratio']:.2f}**"
-        if "ratio" in found
-        else f"{ours} | -"
-    )
+    ours = _milliseconds(medians["decodekit"])
+    if "ratio" not in found:
+        return f"{ours} | -"
+    return f"{_milliseconds(medians['transformers'])} → {ours} | **{found['ratio']:.2f}**"
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"  # noqa: PLR2004 - about three digits
