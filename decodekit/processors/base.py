@@ -120,6 +120,27 @@ def seen_tokens(
     return seen.scatter(1, ids, torch.ones_like(ids, dtype=torch.bool))[:, :vocab]
 
 
+def put(
+    scores: Float32[Tensor, "rows vocab"],
+    ids: Int64[Tensor, "rows columns"],
+    where: Bool[Tensor, "rows columns"],
+    values: Float32[Tensor, "rows columns"] | float,
+) -> Float32[Tensor, "rows vocab"]:
+    """The scores with other values at every row's `ids` in the columns picked out by `where`.
+
+    The vocabulary is passed over once, for the copy. Where an id comes twice its values must be equal.
+    """
+    rows, vocab = scores.shape
+    # [rows vocab] -> [rows*vocab + 1]: the spare last place takes what does not count, so that the shape
+    # does not depend on the data, and the rest is contiguous.
+    flat = scores.new_empty(rows * vocab + 1)
+    flat[:-1].view(rows, vocab).copy_(scores)
+    first = vocab * torch.arange(rows, device=scores.device)[:, None]
+    places = torch.where(where & (ids < vocab), first + ids, rows * vocab).flatten()
+    flat.scatter_(0, places, values.flatten() if isinstance(values, Tensor) else values)
+    return flat[:-1].view(rows, vocab)
+
+
 def in_vocab(who: str, scores: Float32[Tensor, "rows vocab"], ids: tuple[int, ...]) -> Int64[Tensor, " ids"]:
     """Constant ids, where the scores are. Raises unless all are below the vocabulary size."""
     vocab = scores.shape[-1]
@@ -129,10 +150,14 @@ def in_vocab(who: str, scores: Float32[Tensor, "rows vocab"], ids: tuple[int, ..
 
 
 def ban(
-    who: str, scores: Float32[Tensor, "rows vocab"], ids: tuple[int, ...]
+    who: str, scores: Float32[Tensor, "rows vocab"], ids: tuple[int, ...], when: Tensor | None = None
 ) -> Float32[Tensor, "rows vocab"]:
-    """The scores with minus infinity at `ids`."""
-    return scores.index_fill(-1, in_vocab(who, scores, ids), -torch.inf)
+    """The scores with minus infinity at `ids`; with `when`, 0-d or `[rows 1]`, only where it holds."""
+    columns = in_vocab(who, scores, ids)
+    if when is None:
+        return scores.index_fill(-1, columns, -torch.inf)
+    # Not `where` over the whole vocabulary, which would pass over it twice.
+    return scores.index_copy(-1, columns, scores.index_select(-1, columns).masked_fill(when, -torch.inf))
 
 
 def force(
