@@ -90,6 +90,15 @@ def score_is_the_sum_of_what_the_model_says_token_by_token() -> None:
         assert scored.valid.all()
 
 
+def grammars_keep_the_laws_of_processors() -> None:
+    """Over the bundled tokenizer, whose ids from 1 on are single characters."""
+    vocabulary = dk.load().vocabulary
+    processors(
+        dk.Grammar.regex(r"[!-%]{2}[!-(]*", vocabulary),
+        dk.Grammar.json_schema({"type": "string"}, vocabulary),
+    )()
+
+
 def the_bundled_model_is_an_ordinary_one() -> None:
     """Plain transformers loads the folder and says the same."""
     path = dk.bundled_path()
@@ -190,6 +199,8 @@ class Until(dk.StopRule):
         return ~standing.full | (standing.lengths < self.length)
 
 
+HEALING = [b"a", b"b", b"ab", b"", b"ba"]  # what ids say
+
 CONFORMANCE: dict[str, Laws | str] = {
     # Processors
     "BadWords": processors(
@@ -278,6 +289,7 @@ CONFORMANCE: dict[str, Laws | str] = {
         dk.FrequencyPenalty(-1, prompt=True),
         lambda prompts: dk.FrequencyPenalty([number - 0.5 for number in prompts]),
     ),
+    "Grammar": grammars_keep_the_laws_of_processors,
     "LogitsProcessor": processors(CountdownBan()),
     "MinLength": processors(
         dk.MinLength(0, end_ids=2),
@@ -312,6 +324,10 @@ CONFORMANCE: dict[str, Laws | str] = {
         lambda prompts: dk.PMI(
             SECOND, [0.5 * number for number in prompts], 0.5, [[number] * (1 + number) for number in prompts]
         ),
+    ),
+    "PrefixConstraint": processors(
+        dk.PrefixConstraint(lambda _, ids: [len(ids) % 9, int(ids.sum()) % 9]),
+        lambda prompts: dk.PrefixConstraint(lambda prompt, ids: [(prompts[prompt] + int(ids[-1])) % 9]),
     ),
     "PresencePenalty": processors(
         dk.PresencePenalty(0.7),
@@ -360,6 +376,10 @@ CONFORMANCE: dict[str, Laws | str] = {
         dk.Temperature(2),
         lambda prompts: dk.Temperature([0.5 + number for number in prompts]),
     ),
+    "TokenHealing": processors(
+        lambda prompts: dk.TokenHealing([[b"aba", b"", b"b"][number % 3] for number in prompts], HEALING),
+        lambda prompts: dk.TokenHealing([b"ab" for _ in prompts], [*HEALING, b"abb", b"", b"c", b"d"]),
+    ),
     "TopA": processors(
         dk.TopA(0.2), dk.TopA(1), lambda prompts: dk.TopA([1 / (1 + number) for number in prompts])
     ),
@@ -380,6 +400,12 @@ CONFORMANCE: dict[str, Laws | str] = {
         *(dk.TopP(p) for p in (0.0, 0.5, 0.9, 1.0)),
         dk.TopP(0.1, min_tokens_to_keep=2),
         lambda prompts: dk.TopP([0.3 * number for number in prompts]),
+    ),
+    "TrieConstraint": processors(
+        dk.TrieConstraint([[1, 2], [1], [3, 4, 5], []], end_ids=(0, 8)),
+        lambda prompts: dk.TrieConstraint(
+            [[[1, 2], [1 + number % 7]] for number in prompts], end_ids=0, each_prompt=True
+        ),
     ),
     "Typical": processors(
         dk.Typical(0.2),
@@ -450,4 +476,5 @@ CONFORMANCE: dict[str, Laws | str] = {
     "Vocabulary": "tests/test_vocabulary.py",
     "WatermarkDetector": "tests/processors/test_watermark_detector.py",
     "decode": "tests/test_loop.py",
+    "heal": "tests/processors/test_token_healing.py",
 }

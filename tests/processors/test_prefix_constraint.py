@@ -35,6 +35,12 @@ def test_prefix_constraint_hands_over_the_number_of_the_prompt_and_the_text_with
     assert seen == [(0, [3]), (0, [3]), (1, [1, 2]), (1, [1, 2])]
 
 
+def test_prefix_constraint_knows_a_prompt_by_its_number_wherever_its_rows_stand() -> None:
+    history = dk.Prompt.from_ids([[3], [2]]).history(5, 1).take(torch.tensor([1, 0, 1]))
+    out = apply(lambda prompt, ids: [prompt, int(ids[-1])], history, torch.zeros(3, 4))
+    assert [[token for token in range(4) if row[token] > BANNED] for row in out] == [[1, 2], [0, 3], [1, 2]]
+
+
 def test_prefix_constraint_takes_ids_as_a_tensor() -> None:
     history = dk.Prompt.from_ids([[0]]).history(2, 1)
     assert apply(lambda _, __: torch.tensor([1]), history, torch.zeros(1, 2)) == [[BANNED, 0.0]]
