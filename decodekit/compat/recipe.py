@@ -38,10 +38,10 @@ class Recipe:
         pad_id: What fills the end; None: the model's own.
 
     Example:
-        >>> config = transformers.GenerationConfig(num_beams=4, repetition_penalty=1.2, max_new_tokens=9)
+        >>> config = transformers.GenerationConfig(num_beams=4, no_repeat_ngram_size=2, max_new_tokens=9)
         >>> recipe = dk.compat.hf.from_generation_config(config)
         >>> recipe.processor
-        Chain(RepetitionPenalty(penalty=1.2))
+        Chain(NoRepeatNGram(n=2))
         >>> dk.decode(dk.load(), "Once", **recipe.arguments()).lengths
         tensor([[9]])
     """
