@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import final
 
-import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
@@ -63,6 +62,4 @@ class MinNewTokens(LogitsProcessor):
         """The scores, without end ids while the text is too short."""
         least = for_rows(self.min_new_tokens, history, history.tokens)
         too_short = history.position - memory < least
-        return torch.where(
-            too_short, ban("MinNewTokens", scores, read_ids("MinNewTokens", self.end_ids)), scores
-        ), memory
+        return ban("MinNewTokens", scores, read_ids("MinNewTokens", self.end_ids), too_short), memory

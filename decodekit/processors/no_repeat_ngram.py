@@ -8,7 +8,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from decodekit.history import History
-from decodekit.processors.base import StatelessProcessor, is_count, seen_tokens
+from decodekit.processors.base import StatelessProcessor, is_count, put
 
 
 @final
@@ -54,4 +54,4 @@ class NoRepeatNGram(StatelessProcessor):
         real = history.valid.unfold(1, self.n, 1).all(-1)
         same = windows[..., :-1] == history.tokens.index_select(1, suffix)[:, None]
         repeats = same.all(-1) & real
-        return scores.masked_fill(seen_tokens(windows[..., -1], repeats, scores.shape[-1]), -torch.inf)
+        return put(scores, windows[..., -1], repeats, -torch.inf)

@@ -8,7 +8,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from decodekit.history import History
-from decodekit.processors.base import StatelessProcessor, is_count, is_number, seen_tokens
+from decodekit.processors.base import StatelessProcessor, is_count, is_number, put
 from decodekit.processors.parameters import PerPrompt, for_rows, per_prompt
 
 
@@ -73,7 +73,7 @@ class RepetitionPenalty(StatelessProcessor):
         if self.prompt_ignore_length != 0:
             ignored = for_rows(self.prompt_ignore_length, history, history.tokens)
             counted = counted & (counted.cumsum(-1) > ignored)
-        seen = seen_tokens(history.tokens, counted, scores.shape[-1])
+        said = scores.gather(1, torch.where(counted, history.tokens, 0).clamp(max=scores.shape[-1] - 1))
         penalty = for_rows(self.penalty, history, scores)
-        pushed = torch.where(scores < 0, scores * penalty, scores / penalty)
-        return torch.where(seen, pushed, scores)
+        pushed = torch.where(said < 0, said * penalty, said / penalty)
+        return put(scores, history.tokens, counted, pushed)

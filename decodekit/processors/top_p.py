@@ -60,7 +60,7 @@ class TopP(StatelessProcessor):
         ascending, order = scores.sort(dim=-1)
         rest = for_rows(each(lambda p: 1 - p, self.p), history, scores)
         tail = ascending.softmax(-1).cumsum(-1) <= rest
-        vocab = scores.shape[-1]
-        protected = torch.arange(vocab, device=scores.device) >= vocab - self.min_tokens_to_keep
-        banned = (tail & ~protected).scatter(1, order, tail & ~protected)
+        tail[:, max(scores.shape[-1] - self.min_tokens_to_keep, 0) :] = False
+        # `order` names every token once, so all of it is written.
+        banned = torch.empty_like(tail).scatter_(1, order, tail)
         return scores.masked_fill(banned, -torch.inf)

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LogitsProcessorList
 
 import decodekit as dk
-from decodekit.processors.base import ban, device_ids, read_ids, seen_tokens
+from decodekit.processors.base import ban, device_ids, put, read_ids, seen_tokens
 from decodekit.testing.strategies import cases
 from tests.processors.parity import LAWS, Call, calls
 
@@ -43,6 +43,35 @@ def test_called_by_hand_every_column_counts_as_text() -> None:
     assert history.valid.tolist() == [[True, True, True], [True, True, True]]
     assert history.position.item() == 3
     assert history.position.ndim == 0
+
+
+def test_put_changes_the_ids_that_count_and_leaves_the_arguments() -> None:
+    scores, ids = torch.arange(8.0).view(2, 4), torch.tensor([[1, 3, 1, 9], [0, 0, 2, 4]])
+    where = torch.tensor([[True, False, True, True], [False, True, True, True]])
+    values = torch.tensor([[-1.0, -2.0, -1.0, -3.0], [-4.0, -5.0, -6.0, -7.0]])
+    # Ids 9 and 4 are outside the vocabulary; id 0 counts in one of its columns.
+    out = put(scores, ids, where, values)
+    assert out.tolist() == [[0, -1, 2, 3], [-5, 5, -6, 7]]
+    assert out.is_contiguous()
+    assert put(scores, ids, where, 9.0).tolist() == [[0, 9, 2, 3], [9, 5, 9, 7]]
+    assert scores.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+@pytest.mark.parametrize(
+    ("when", "expected"),
+    [
+        (None, [[-torch.inf, 1, -torch.inf], [-torch.inf, 4, -torch.inf]]),
+        (torch.tensor(True), [[-torch.inf, 1, -torch.inf], [-torch.inf, 4, -torch.inf]]),
+        (torch.tensor(False), [[0, 1, 2], [3, 4, 5]]),
+        (torch.tensor([[False], [True]]), [[0, 1, 2], [-torch.inf, 4, -torch.inf]]),
+    ],
+)
+def test_ban_bans_all_rows_or_those_where_it_is_time(
+    when: Tensor | None, expected: list[list[float]]
+) -> None:
+    scores = torch.arange(6.0).view(2, 3)
+    assert ban("Who", scores, (0, 2), when).tolist() == expected
+    assert scores.tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_a_stateless_processor_remembers_nothing_and_passes_on_what_it_is_given() -> None:
