@@ -137,6 +137,22 @@ def words(setting: Setting) -> list[list[int]]:
     return [word for length in (1, 2, 3) for word in setting.at(34, length)][:100]
 
 
+def names(setting: Setting) -> list[list[int]]:
+    """Sixteen strings a row: what it has said since the prompt, and one more token each."""
+    said = setting.tokens[:, setting.prompt :].tolist()
+    return [[*text, token] for text in said for token in range(1, 17)]
+
+
+def walk(setting: Setting) -> Callable[[int, Int64[Tensor, " length"]], list[int]]:
+    """For transformers, the function that looks up what goes on with the strings."""
+    following: dict[tuple[int, ...], set[int]] = {}
+    for text in names(setting):
+        for length, token in enumerate(text):
+            following.setdefault(tuple(text[:length]), set()).add(token)
+    allowed = {text: sorted(tokens) for text, tokens in following.items()}
+    return lambda _, ids: allowed[tuple(ids[setting.prompt :].tolist())]
+
+
 CASES = (
     # Truncation
     Case("TopK(50)", lambda _: dk.TopK(50), lambda _: hf.TopKLogitsWarper(50)),
@@ -245,6 +261,16 @@ CASES = (
         "SequenceBias(100 sequences)",
         lambda s: dk.SequenceBias([(word, 1.5) for word in words(s)]),
         lambda s: hf.SequenceBiasLogitsProcessor([[word, 1.5] for word in words(s)]),
+    ),
+    Case(
+        "PrefixConstraint(function)",
+        lambda _: dk.PrefixConstraint(lambda _, ids: [int(ids[-1]), *range(99)]),
+        lambda _: hf.PrefixConstrainedLogitsProcessor(lambda _, ids: [int(ids[-1]), *range(99)], 1),
+    ),
+    Case(
+        "TrieConstraint(1024 strings, end)",
+        lambda s: dk.TrieConstraint(names(s), END),
+        lambda s: hf.PrefixConstrainedLogitsProcessor(walk(s), 1),
     ),
     # Guidance by a second model, which costs nothing here
     Case(

@@ -3,7 +3,8 @@
 
 A line `<!-- picture: EXPRESSION -->` after a class's `:::` entry becomes a drawing under its first
 sentence. The expression makes a processor from `dk`, `torch` and two toy models of 12 tokens, `toy` and
-`other`. With ` | prompt` at its end the drawing is of the first new token, else of the third.
+`other`. It is drawn for the third new token; with ` | prompt` at its end for the first one, with ` | start`
+for the first one after a single token.
 """
 
 import html
@@ -22,7 +23,8 @@ BEFORE = (0.28, 0.20, 0.14, 0.10, 0.08, 0.06, 0.05, 0.04, 0.025, 0.015, 0.007, 0
 PROMPT, SAID = [0, 2, 5], (2, 0)
 SOURCE = [0, 3, 1, 4]  # what an encoder has read, for processors that look at it
 
-LINE = re.compile(r"<!-- picture: (?P<expression>.+?)(?P<at_prompt> \| prompt)? -->")
+LINE = re.compile(r"<!-- picture: (?P<expression>.+?)(?: \| (?P<at>prompt|start))? -->")
+_WHEN = {None: "", "prompt": ", the first new token", "start": ", the second token of all"}
 _CLASS = '<div class="doc doc-object doc-class">'
 _SENTENCE = re.compile(r"<p>.*?</p>", re.DOTALL)
 
@@ -33,7 +35,7 @@ _SLOT, _BAR, _FOOT, _HEIGHT = 35, 13, 108, 100
 def on_page_content(content: str, page: Any, **_: Any) -> str:  # noqa: ANN401 - the signature of mkdocs
     """Replaces every line by its picture, under the first sentence of the class before it."""
     while line := LINE.search(content):
-        figure = picture(line["expression"], page.file.src_uri, at_prompt=line["at_prompt"] is not None)
+        figure = picture(line["expression"], page.file.src_uri, line["at"])
         above, below = content[: line.start()], content[line.end() :]
         begin = max(above.rfind(_CLASS), 0)
         sentence = _SENTENCE.search(above, begin)
@@ -42,39 +44,38 @@ def on_page_content(content: str, page: Any, **_: Any) -> str:  # noqa: ANN401 -
     return content
 
 
-def picture(expression: str, page: str, *, at_prompt: bool = False) -> str:
+def picture(expression: str, page: str, at: str | None = None) -> str:
     """The drawing of one processor with its expression as a caption.
 
     Args:
         expression: Python that makes a processor.
         page: Where it stands, for the message.
-        at_prompt: Draw the first new token.
+        at: "prompt" or "start": draw the first new token, after the prompt or a single token.
 
     Raises:
         PluginError: If it cannot be evaluated, makes something else, or makes no distribution.
     """
     try:
-        after = probabilities(expression, at_prompt=at_prompt)
+        after = probabilities(expression, at)
     except Exception as error:
         raise PluginError(f"{page}: the picture of {expression} fails: {error}") from error
-    when = ", the first new token" if at_prompt else ""
     return (
         f'<figure class="picture" data-search-exclude>{draw(after)}'
-        f"<figcaption><code>{html.escape(expression)}</code>{when}</figcaption></figure>"
+        f"<figcaption><code>{html.escape(expression)}</code>{_WHEN[at]}</figcaption></figure>"
     )
 
 
-def probabilities(expression: str, *, at_prompt: bool = False) -> list[float]:
+def probabilities(expression: str, at: str | None = None) -> list[float]:
     """Of every token after the processor; minus one marks a banned token."""
     names = {"dk": dk, "torch": torch, "toy": HashModel(len(BEFORE)), "other": HashModel(len(BEFORE), seed=1)}
     processor = eval(expression, names)  # noqa: S307 - the page's author wrote it
     if not isinstance(processor, dk.LogitsProcessor):
         raise TypeError(f"it must be a processor, got {processor!r:.80}.")
     scores = torch.tensor([BEFORE]).log()
-    history = _history()
+    history = _history(PROMPT[:1] if at == "start" else PROMPT)
     memory = processor.init(history)
     after, memory = processor.apply(history, scores, memory)
-    for token in () if at_prompt else SAID:
+    for token in () if at else SAID:
         history = history.append(torch.tensor([token]))
         after, memory = processor.apply(history, scores, memory)
     probs = after.softmax(-1)
@@ -83,11 +84,10 @@ def probabilities(expression: str, *, at_prompt: bool = False) -> list[float]:
     return torch.where(after == -torch.inf, -1.0, probs)[0].tolist()
 
 
-def _history() -> dk.History:
+def _history(prompt: list[int]) -> dk.History:
     """One row at the end of its prompt, with room for what will be said and a little more."""
-    prompt = dk.Prompt.from_ids([PROMPT])
     source = Source(torch.tensor([SOURCE]), torch.ones(1, len(SOURCE), dtype=torch.bool))
-    return replace(prompt.history(len(PROMPT) + 5, 1), source=source)
+    return replace(dk.Prompt.from_ids([prompt]).history(len(prompt) + 5, 1), source=source)
 
 
 def draw(after: list[float]) -> str:
