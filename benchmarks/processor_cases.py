@@ -13,6 +13,8 @@ from torch import Tensor
 import decodekit as dk
 from decodekit.history import Source
 
+OTHERS = 16  # last tokens of each row
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -20,12 +22,14 @@ class Setting:
 
     Attributes:
         tokens: All the text, from 1,000 ids, so that n-grams come again.
+        others: The same with other last tokens, so that no step finds what the step before has worked out.
         scores: Random logits.
         prompt: Columns of the prompt.
         capacity: Columns of the history.
     """
 
     tokens: Int64[Tensor, "rows length"]
+    others: Int64[Tensor, "others rows length"]
     scores: Float32[Tensor, "rows vocab"]
     prompt: int
     capacity: int
@@ -38,8 +42,10 @@ class Setting:
         generator = torch.Generator().manual_seed(seed)
         ids = min(vocab, 1000)
         tokens = torch.randint(0, ids, (rows, prompt + said), generator=generator) * (vocab // ids)
+        others = tokens.expand(OTHERS, -1, -1).clone()
+        others[..., -1] = torch.randint(0, ids, (OTHERS, rows), generator=generator) * (vocab // ids)
         scores = 3 * torch.randn(rows, vocab, generator=generator)
-        return cls(tokens.to(device), scores.to(device), prompt, prompt + said + to_come)
+        return cls(tokens.to(device), others.to(device), scores.to(device), prompt, prompt + said + to_come)
 
     @property
     def rows(self) -> int:
@@ -150,7 +156,7 @@ def walk(setting: Setting) -> Callable[[int, Int64[Tensor, " length"]], list[int
         for length, token in enumerate(text):
             following.setdefault(tuple(text[:length]), set()).add(token)
     allowed = {text: sorted(tokens) for text, tokens in following.items()}
-    return lambda _, ids: allowed[tuple(ids[setting.prompt :].tolist())]
+    return lambda _, ids: allowed.get(tuple(ids[setting.prompt :].tolist()), [END])
 
 
 CASES = (

@@ -12,6 +12,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +20,7 @@ from typing import Annotated, Any
 import torch
 import transformers
 import typer
-from processor_cases import CASES, Case, Setting
+from processor_cases import CASES, OTHERS, Case, Setting
 
 SEED = 0
 RESULTS = Path(__file__).parent / "results"
@@ -28,7 +29,8 @@ ROWS, PROMPT, SAID, TO_COME = 64, 496, 16, 16
 
 LINE = "{:40} {:>18} {:>16} {:>13} {:>7}"
 
-Step = Callable[[], torch.Tensor]
+# None: with the text as it is, else with one of the other last tokens.
+Step = Callable[[int | None], torch.Tensor]
 
 
 def our_steps(case: Case, setting: Setting) -> Step:
@@ -39,10 +41,13 @@ def our_steps(case: Case, setting: Setting) -> Step:
         if memory != ():
             _, memory = processor.apply(history, setting.scores, memory)
         history = history.append(token)
+    columns = torch.arange(setting.capacity) == setting.length - 1
+    ends = torch.where(columns.to(history.tokens.device), setting.others[..., -1:], history.tokens)
+    histories = {None: history} | {n: replace(history, tokens=tokens) for n, tokens in enumerate(ends)}
 
-    def step() -> torch.Tensor:
+    def step(number: int | None) -> torch.Tensor:
         nonlocal memory
-        scores, memory = processor.apply(history, setting.scores, memory)
+        scores, memory = processor.apply(histories[number], setting.scores, memory)
         return scores
 
     return step
@@ -54,18 +59,19 @@ def their_steps(case: Case, setting: Setting) -> Step | None:
         return None
     processor = case.theirs(setting)
     if case.theirs_remembers:
-        for length in range(setting.prompt, setting.tokens.shape[1]):
+        for length in range(setting.prompt, setting.length):
             processor(setting.tokens[:, :length], setting.scores)
-    return lambda: processor(setting.tokens, setting.scores)
+    texts = {None: setting.tokens} | dict(enumerate(setting.others))
+    return lambda number: processor(texts[number], setting.scores)
 
 
 def contenders(case: Case, setting: Setting) -> dict[str, Step]:
     """Who is measured, after one step each: it warms up, and shows that both do the same."""
     ours, theirs = our_steps(case, setting), their_steps(case, setting)
-    first = ours()
+    first = ours(None)
     if theirs is None:
         return {"decodekit": ours}
-    if case.equal and not torch.equal(theirs(), first):
+    if case.equal and not torch.equal(theirs(None), first):
         raise SystemExit(f"{case.name}: the scores differ, so the times mean nothing.")
     return {"transformers": theirs, "decodekit": ours}
 
@@ -73,11 +79,11 @@ def contenders(case: Case, setting: Setting) -> dict[str, Step]:
 def measure(steps: dict[str, Step], device: str, repeats: int) -> dict[str, list[float]]:
     """Milliseconds of every step, the contenders in turns."""
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(repeats):
+    for number in range(repeats):
         for name, step in steps.items():
             wait(device)
             start = time.perf_counter()
-            step()
+            step(number % OTHERS)
             wait(device)
             times[name].append(1e3 * (time.perf_counter() - start))
     return times
