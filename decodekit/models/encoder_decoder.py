@@ -46,7 +46,7 @@ class ConditionedDecoder:
         *,
         share: bool,
     ) -> None:
-        self._model, self._config, self._share = model, config, share
+        self._model, self._share = model, share
         self._accepts = frozenset(inspect.signature(model.forward).parameters)
         self._attentions = attentions(model.get_decoder())
         if states is not None:
@@ -54,15 +54,14 @@ class ConditionedDecoder:
 
             self._valid, self._read = source.valid, BaseModelOutput(last_hidden_state=states.clone())
             return
-        source = left_aligned(source)
-        tokens, self._valid = source.tokens, source.valid
-        _check_source(tokens.masked_fill(~self._valid, 0), model)
+        source = right_padded(source)
+        self._valid = source.valid
+        # What stands under the padding is never looked at, but some families count positions by it.
+        tokens = source.tokens.masked_fill(~source.valid, config.pad_token_id or 0)
+        _check_source(tokens, model)
         with torch.inference_mode(), evaluating(model):
-            # What stands under the padding is never looked at; some families count positions by it.
             self._read = model.get_encoder()(
-                input_ids=tokens.masked_fill(~self._valid, config.pad_token_id or 0),
-                attention_mask=self._valid.long(),
-                return_dict=True,
+                input_ids=tokens, attention_mask=source.valid.long(), return_dict=True
             )
 
     def new_cache(self) -> Cache:
@@ -151,7 +150,7 @@ def _check_source(tokens: Int64[Tensor, "batch source"], model: Any) -> None:  #
         )
 
 
-def left_aligned(source: Source) -> Source:
+def right_padded(source: Source) -> Source:
     """The same texts with their padding on the right, since encoders count positions from the left."""
     order = (~source.valid).long().argsort(stable=True, dim=1)
     return Source(source.tokens.gather(1, order), source.valid.gather(1, order))

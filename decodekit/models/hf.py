@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor, nn
 
 from decodekit.errors import ModelError
-from decodekit.history import Source
 from decodekit.model import Session
 from decodekit.models.abilities import Abilities, most_positions
 from decodekit.models.cache import Cache
@@ -21,7 +20,7 @@ from decodekit.models.encoder_decoder import (
 )
 from decodekit.models.evaluating import evaluating
 from decodekit.models.pretrained import load_pretrained
-from decodekit.models.probe import Texts
+from decodekit.models.probe import Texts, after
 from decodekit.models.sessions import CachedSession, Forward, RecomputingSession, positions
 from decodekit.prompt import Prompt
 from decodekit.vocabulary import Tokenizer, Vocabulary
@@ -165,7 +164,7 @@ class HFModel:
         tokens = tokens.masked_fill(~said, 0)
         mask = torch.cat([prompt.mask, torch.ones_like(said[:, 1:])], 1)
         text = torch.cat([prompt.tokens.masked_fill(~prompt.mask, 0), tokens[:, :-1]], 1)
-        forward = self._forward_after(prompt.source, share=False).forward
+        forward = self._forward_after(prompt, share=False).forward
         logits = forward(text, mask, positions(mask), cache=None, keep=new).logits[:, -new:]
         # Row by row: a float32 copy of all rows' distributions at once could be the largest tensor.
         log_probs = torch.stack(
@@ -225,32 +224,24 @@ class HFModel:
         """A session with one row a prompt, and the logits after the prompts."""
         prompt = prompt.to(self.model.device)
         kind = RecomputingSession if self._cache_name is None else CachedSession
-        session = kind(self._forward_after(prompt.source, prompt.states, share=share), prompt.mask, capacity)
+        session = kind(self._forward_after(prompt, share=share), prompt.mask, capacity)
         # What stands under the padding is never looked at, but must be an id the model has.
         return session, session.prefill(prompt.tokens.masked_fill(~prompt.mask, 0))
 
-    def _forward_after(
-        self,
-        source: Source | None,
-        states: Float[Tensor, "batch source width"] | None = None,
-        *,
-        share: bool,
-    ) -> Forward:
+    def _forward_after(self, prompt: Prompt, *, share: bool) -> Forward:
         """The model itself, or an encoder-decoder's decoder once the encoder has read the source."""
-        if source is None:
+        if prompt.source is None:
             return self
-        return ConditionedDecoder(self.model, self._config, source, states, share=share)
+        return ConditionedDecoder(self.model, self._config, prompt.source, prompt.states, share=share)
 
     def _read(self, text: list[int], source: list[int]) -> Float32[Tensor, "length vocab"]:
         """The logits after every token of a text."""
-        tokens = torch.tensor([text], device=self.model.device)
-        mask = torch.ones_like(tokens, dtype=torch.bool)
-        forward: Forward = self
+        prompt = Prompt.from_ids([text])
         if self._abilities.reads_source:
-            before = torch.tensor([source], device=self.model.device)
-            whole = Source(before, torch.ones_like(before, dtype=torch.bool))
-            forward = self._forward_after(whole, share=False)
-        output = forward.forward(tokens, mask, positions(mask), cache=None, keep=len(text))
+            prompt = after([source], prompt)
+        prompt = prompt.to(self.model.device)
+        forward = self._forward_after(prompt, share=False).forward
+        output = forward(prompt.tokens, prompt.mask, positions(prompt.mask), cache=None, keep=len(text))
         return cast("Tensor", output.logits[0].float())
 
     def __repr__(self) -> str:

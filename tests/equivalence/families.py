@@ -84,12 +84,20 @@ class Family:
             dtype's lowest number and take the softmax in float32, where that of float64 is minus
             infinity: a row with left padding becomes NaN, in `generate` as well.
         dtype: float64, except where only such an eager implementation exists.
+        scale: What every trained matrix is multiplied by.
+        head_scale: What the output matrix is multiplied by once more.
+        end_scale: What the end ids' rows of it are multiplied by once more.
+        draw: Added to the seed: a draw of weights under which beams end and do not end.
     """
 
     config: str
     options: dict[str, Any]
     attention: str = "sdpa"
     dtype: torch.dtype = torch.float64
+    scale: float = SCALE
+    head_scale: float = 1
+    end_scale: float = END_SCALE
+    draw: int = 0
 
 
 FAMILIES: dict[str, Family] = {
@@ -126,17 +134,21 @@ FAMILIES: dict[str, Family] = {
     "mixtral": Family("MixtralConfig", {**_LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2}),
 }
 
-# What reads the prompt, and what continues it, are two halves.
+# What reads the prompt, and what continues it, are two halves. Each has its own start, so that for each
+# half of the hypotheses end, and another source makes another text.
+_SCALED: dict[str, Any] = {**_BART, "scale_embedding": True}
 ENCODER_DECODERS: dict[str, Family] = {
-    "t5": Family("T5Config", _T5),
-    "mt5": Family("MT5Config", _T5),
-    "umt5": Family("UMT5Config", _T5),
-    "bart": Family("BartConfig", _BART),
-    "mbart": Family("MBartConfig", _BART),
-    "marian": Family("MarianConfig", _BART),
-    "pegasus": Family("PegasusConfig", _BART),
-    "m2m100": Family("M2M100Config", _BART),
-    "led-window": Family("LEDConfig", _LED, attention="eager"),
+    "t5": Family("T5Config", _T5, scale=2, head_scale=0.3, draw=1),
+    "mt5": Family("MT5Config", _T5, scale=2, head_scale=0.3),
+    "umt5": Family("UMT5Config", _T5, scale=4, draw=1),
+    "bart": Family("BartConfig", _BART, scale=50, head_scale=0.5, end_scale=1.5, draw=1),
+    "mbart": Family("MBartConfig", _BART, scale=30, end_scale=1.5, draw=1),
+    "marian": Family("MarianConfig", _SCALED, scale=30),
+    "pegasus": Family("PegasusConfig", _SCALED, scale=50, head_scale=0.5, end_scale=1.5),
+    "m2m100": Family("M2M100Config", _BART, scale=50, head_scale=0.5, end_scale=1.5),
+    "led-window": Family(
+        "LEDConfig", _LED, attention="eager", scale=50, head_scale=0.5, end_scale=1.5, draw=2
+    ),
 }
 ALL = {**FAMILIES, **ENCODER_DECODERS}
 
@@ -149,16 +161,18 @@ def build(family: str, seed: int = 0) -> PreTrainedModel:
     config = getattr(transformers, kind.config)(**_SHARED, **start, **kind.options)
     auto = transformers.AutoModelForSeq2SeqLM if start else transformers.AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(seed + kind.draw)
         model = auto.from_config(
             config,
             attn_implementation=kind.attention,
             experts_implementation="eager",  # the grouped matrix product of Mixtral has no float64
         )
     for weights in model.parameters():
-        if weights.ndim > 1:
-            weights.data.mul_(SCALE)
-    model.get_output_embeddings().weight.data[list(ENDS)] *= END_SCALE
+        if weights.ndim > 1 and weights.requires_grad:  # not the sinusoids of positions
+            weights.data.mul_(kind.scale)
+    head = model.get_output_embeddings().weight.data
+    head *= kind.head_scale
+    head[list(ENDS)] *= kind.end_scale
     return model.to(kind.dtype).eval()
 
 
