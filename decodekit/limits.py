@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
+from decodekit.errors import DecodekitError
 from decodekit.history import History
 from decodekit.memory import Memory
 from decodekit.stopping.base import Run, StoppingCriterion
@@ -71,6 +72,12 @@ class Limits:
         memories = []
         for number, (criterion, memory) in enumerate(zip(self.criteria, stopping.memories, strict=True)):
             fired, after = criterion.apply(history, log_probs, memory)
+            if not isinstance(fired, Tensor) or fired.shape != why.shape or fired.dtype != torch.bool:
+                given = (fired.dtype, tuple(fired.shape)) if isinstance(fired, Tensor) else fired
+                raise DecodekitError(
+                    f"decode: stopping criteria must return one boolean for each of the {len(why)} rows, and "
+                    f"{criterion!r:.200} returned {given}."
+                )
             first = fired & ((why == 0) | (why == LENGTH))
             why = torch.where(first, FIRST_CRITERION + number, why)
             memories.append(after)

@@ -3,6 +3,8 @@
 Run in a process of its own by test_shapes: the checks are woven in when the modules are imported.
 """
 
+import os
+
 import torch
 from jaxtyping import install_import_hook
 
@@ -19,6 +21,7 @@ CHECKED = [
 
 
 def main() -> None:
+    os.environ["EAGER_IMPORT"] = "1"  # everything while the hook is there
     with install_import_hook(CHECKED, f"{tests.typechecker.__name__}.check"):
         import decodekit as dk  # noqa: PLC0415 - after the hook
     model = dk.load()

@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 
 import decodekit as dk
+import decodekit.compat.hf
 import decodekit.testing
 from tests.conformance import CONFORMANCE
 
@@ -20,21 +21,18 @@ LAWS = {name: row for name, row in CONFORMANCE.items() if callable(row)}
 COVERED = {name: row for name, row in CONFORMANCE.items() if isinstance(row, str)}
 
 # What a run makes and hands over, nobody builds by hand: the classes they belong to have the examples.
-HANDED_OVER = {"Hypothesis", "Limits", "RowState", "Scored", "Selection", "Standing"}
+HANDED_OVER = {"Hypothesis", "Limits", "Piece", "RowState", "Run", "Scored", "Selection", "Standing"}
 
 
 def public_names(module: ModuleType) -> dict[str, type | Callable[..., object]]:
     """What a module exports: everything but its submodules and what starts with an underscore."""
-    return {
-        name: value
-        for name, value in vars(module).items()
-        if not name.startswith("_") and not isinstance(value, ModuleType)
-    }
+    values = {name: getattr(module, name) for name in dir(module) if not name.startswith("_")}
+    return {name: value for name, value in values.items() if not isinstance(value, ModuleType)}
 
 
 PUBLIC = {
     f"{module.__name__}.{name}": value
-    for module in (dk, decodekit.testing)
+    for module in (dk, decodekit.testing, decodekit.compat.hf)
     for name, value in public_names(module).items()
 }
 

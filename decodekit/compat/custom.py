@@ -14,11 +14,14 @@ from decodekit.compat.processors import Setting, last
 from decodekit.compat.recipe import Recipe, decoder_of, take_limits
 from decodekit.compat.refusals import refuse_arguments, refuse_options
 from decodekit.decoders.base import Decoder
+from decodekit.errors import DecodekitError
 from decodekit.history import Source
 from decodekit.models.hf import HFModel
 from decodekit.processors.base import LogitsProcessor
 from decodekit.processors.chain import Chain
 from decodekit.processors.classifier_free_guidance import ClassifierFreeGuidance
+from decodekit.processors.encoder_no_repeat_ngram import EncoderNoRepeatNGram
+from decodekit.processors.encoder_repetition_penalty import EncoderRepetitionPenalty
 from decodekit.processors.prefix_constraint import PrefixConstraint
 from decodekit.processors.renormalize import Renormalize
 from decodekit.processors.repetition_penalty import RepetitionPenalty
@@ -87,6 +90,8 @@ def custom_generate(  # noqa: PLR0913, PLR0917 - the contract of generate's call
         past=_past(model_kwargs.get("past_key_values")),
         cached=config.use_cache is not False,
     )
+    if read.prompt.states is not None:
+        _refuse_unknown_source(logits_processor)
     recipe = Recipe(
         decoder=decoder_of(config) if decoder is None else decoder,
         processor=Chain(*_processors(logits_processor, config, wrapped, own=decoder is not None)),
@@ -94,6 +99,17 @@ def custom_generate(  # noqa: PLR0913, PLR0917 - the contract of generate's call
         max_new_tokens=limit,
     )
     return perform(wrapped, read, recipe, config, dk_streamer)
+
+
+def _refuse_unknown_source(processors: Any) -> None:  # noqa: ANN401 - transformers' LogitsProcessorList
+    """Raises for processors of the run's own source: generate hands over what the encoder made of it only."""
+    for processor in processors:
+        kinds = EncoderNoRepeatNGram | EncoderRepetitionPenalty
+        if isinstance(processor, kinds) and processor.source is None:
+            raise DecodekitError(
+                f"custom_generate: {processor!r} needs the ids that the encoder has read, and generate does not "
+                "hand them on. Pass source=."
+            )
 
 
 def _prompt(ids: Int64[Tensor, "batch length"], prepared: dict[str, Any], repeats: int) -> Prompt:

@@ -84,8 +84,9 @@ def settled(state: BeamState, num_return: int) -> list[list[list[int]]]:
         if goes_on:
             beams = zip(live[prompt], exists[prompt], strict=True)
             running = [tokens for tokens, is_live in beams if is_live]
-            ended = [_common_start(running + ended)] * num_return
-        prompts.append(ended[:num_return])
+            # Only the best is sure to exist: constraints may leave no way on for the others.
+            ended = [_common_start(running + ended)] * max(1, len(ended))
+        prompts.append(ended[:num_return] or [[]])  # a stuck prompt has none, and the run says so next
     return prompts
 
 

@@ -32,7 +32,9 @@ class StoppingCriterion(ABC):
 
     A pair of pure functions, as a processor is: what is remembered is passed in and handed back, and
     follows its hypothesis when beams are reordered. Under beam search a finished hypothesis competes by
-    its score with the others that are finished, exactly as if it had said an end id.
+    its score with the others that are finished, exactly as if it had said an end id. Only the end ids
+    widen what a beam search looks at, though: where more than half of its candidates are finished by
+    criteria, fewer hypotheses than beams go on to the next step.
 
     Example:
         >>> class Three(dk.StoppingCriterion):
@@ -65,6 +67,8 @@ class StoppingCriterion(ABC):
         self, history: History, log_probs: Float32[Tensor, " rows"], memory: Memory
     ) -> tuple[Bool[Tensor, " rows"], Memory]:
         """Which rows are finished now, and what to remember.
+
+        Rows that had finished before are asked too, as long as others go on; their answer does not count.
 
         Args:
             history: What every hypothesis has said, its newest token included.
@@ -99,6 +103,12 @@ class StoppingCriterion(ABC):
         from decodekit.stopping.all_of import AllOf  # noqa: PLC0415 - AllOf is a criterion itself
 
         return AllOf(self, other)
+
+
+def check_reason(who: str, reason: object) -> None:
+    """Raises a `ValueError` unless a reason is text of some length."""
+    if not isinstance(reason, str) or not reason:
+        raise ValueError(f"{who}: reason must be text of some length, got {reason!r:.80}.")
 
 
 def check_criteria(who: str, criteria: tuple[object, ...]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from decodekit.arguments import read_ids
 from decodekit.history import History
 from decodekit.memory import Memory
-from decodekit.stopping.base import Run, StoppingCriterion
+from decodekit.stopping.base import Run, StoppingCriterion, check_reason
 
 
 @final
@@ -26,7 +26,7 @@ class EndIds(StoppingCriterion):
         reason: What `finish_reason` says.
 
     Raises:
-        ValueError: If an id is not an integer of at least 0, or there are none.
+        ValueError: If an id is not an integer of at least 0, there are none, or `reason` is not text.
 
     Example:
         >>> EndIds([5, 6])
@@ -43,6 +43,7 @@ class EndIds(StoppingCriterion):
         ids = read_ids("EndIds", self.ids)
         if not ids:
             raise ValueError("EndIds: there must be at least one id, got none.")
+        check_reason("EndIds", self.reason)
         object.__setattr__(self, "ids", ids)  # a frozen field
 
     def init(self, history: History, run: Run) -> Memory:  # noqa: ARG002 - the contract's signature

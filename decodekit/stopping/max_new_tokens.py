@@ -8,7 +8,7 @@ from torch import Tensor
 
 from decodekit.arguments import is_count
 from decodekit.history import History
-from decodekit.stopping.base import Run, StoppingCriterion
+from decodekit.stopping.base import Run, StoppingCriterion, check_reason
 
 
 @final
@@ -24,7 +24,7 @@ class MaxNewTokens(StoppingCriterion):
         reason: What `finish_reason` says.
 
     Raises:
-        ValueError: If `max_new_tokens` is not an integer of at least 1.
+        ValueError: If `max_new_tokens` is not an integer of at least 1, or `reason` is not text.
 
     Example:
         >>> dk.decode(dk.load(), "Once", dk.Greedy(), stop=MaxNewTokens(3), max_new_tokens=9).lengths
@@ -42,6 +42,7 @@ class MaxNewTokens(StoppingCriterion):
             raise ValueError(
                 f"MaxNewTokens: max_new_tokens must be an integer of at least 1, got {self.max_new_tokens!r}."
             )
+        check_reason("MaxNewTokens", self.reason)
 
     def init(self, history: History, run: Run) -> Int64[Tensor, ""]:  # noqa: ARG002 - the contract's signature
         """The column at which it holds."""

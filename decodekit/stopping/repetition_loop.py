@@ -28,9 +28,10 @@ class RepetitionLoop(StoppingCriterion):
         ValueError: If either is not such an integer.
 
     Example:
-        >>> out = dk.decode(dk.load(), "the " * 9, dk.Greedy(), stop=RepetitionLoop(3), max_new_tokens=99)
-        >>> out.finish_reason, bool(out.lengths < 99)
-        ([['loop']], True)
+        >>> model = dk.testing.MarkovModel([[0.1, 0.9], [0.9, 0.1]])  # says 1, 0, 1, 0, ...
+        >>> out = dk.decode(model, [[0]], dk.Greedy(), stop=RepetitionLoop(3), max_new_tokens=99)
+        >>> out.hypotheses(), out.finish_reason
+        ([[[1, 0, 1, 0, 1, 0]]], [['loop']])
 
     Source:
         Holtzman et al., 2020, https://arxiv.org/abs/1904.09751, section 3, describe the loops.
@@ -70,8 +71,10 @@ class RepetitionLoop(StoppingCriterion):
         columns = history.position - 1 - back
         earlier = columns - periods[:, None]
         inside = earlier >= memory
-        recent = history.tokens.index_select(1, columns.clamp(min=0))
-        before = history.tokens.index_select(1, earlier.clamp(min=0).flatten())
+        # A finished run may go on past the last column; what it says there does not count.
+        last = history.tokens.shape[1] - 1
+        recent = history.tokens.index_select(1, columns.clamp(0, last))
+        before = history.tokens.index_select(1, earlier.clamp(0, last).flatten())
         before = before.view(-1, len(periods), len(back))
         counts = back < periods[:, None] * (self.times - 1)  # as many places as the block asks for
         loops = ((recent[:, None] == before) & inside) | ~counts

@@ -29,13 +29,14 @@ class StopStrings(StoppingCriterion):
         include: Whether the returned text has the string at its end.
 
     Raises:
+        TypeError: If `strings` is neither a string nor several.
         ValueError: If there are none, or one is empty or no string.
         DecodekitError: In a run, if the model has no tokenizer.
 
     Example:
-        >>> dk.decode(dk.load(), "Once upon a time", dk.Greedy(), stop=StopStrings(" man"),
+        >>> dk.decode(dk.load(), "Once upon a time there was", dk.Greedy(), stop=StopStrings("who had"),
         ...           max_new_tokens=9).texts
-        [[' there was a']]
+        [[' a man ']]
 
     Hugging Face:
         `generate(stop_strings=..., tokenizer=...)`, which embeds every token of the vocabulary before it
@@ -49,6 +50,8 @@ class StopStrings(StoppingCriterion):
     reason: ClassVar[str] = "string"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.strings, Iterable):
+            raise TypeError(f"StopStrings: strings must be a string or several, got {self.strings!r:.80}.")
         given = (self.strings,) if isinstance(self.strings, str) else tuple(self.strings)
         for string in given:
             if not isinstance(string, str) or not string:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from decodekit.errors import DecodekitError
 from decodekit.history import History
-from decodekit.stopping.base import Run, StoppingCriterion
+from decodekit.stopping.base import Run, StoppingCriterion, check_reason
 from decodekit.stopping.texts import NewText, start_reading_text
 
 
@@ -19,7 +19,8 @@ from decodekit.stopping.texts import NewText, start_reading_text
 class StopWhen(StoppingCriterion):
     """Finishes a hypothesis when a function of its new text, or its new ids, says so.
 
-    Runs on the host, row by row; for many rows derive from `StoppingCriterion` and use tensors.
+    Runs on the host, row by row; for many rows derive from `StoppingCriterion` and use tensors. Rows that
+    have finished are asked too, as long as others go on.
 
     Args:
         function: From the new text (or the new ids) of one hypothesis to whether it is finished. Pure.
@@ -28,12 +29,14 @@ class StopWhen(StoppingCriterion):
 
     Raises:
         TypeError: If `function` cannot be called.
+        ValueError: If `reason` is not text.
         DecodekitError: In a run, if it wants text and the model has no tokenizer.
 
     Example:
-        >>> stop = StopWhen(lambda text: text.count(" ") > 4, reason="five words")
-        >>> dk.decode(dk.load(), "Once upon a time", dk.Greedy(), stop=stop, max_new_tokens=20).texts
-        [[' there was a man who had']]
+        >>> stop = StopWhen(lambda text: text.count(" ") == 5, reason="five words")
+        >>> dk.decode(dk.load(), "Once upon a time there was", dk.Greedy(), stop=stop,
+        ...           max_new_tokens=20).texts
+        [[' a man who had a']]
 
     Hugging Face:
         A `StoppingCriteria` of one's own.
@@ -48,6 +51,7 @@ class StopWhen(StoppingCriterion):
     def __post_init__(self) -> None:
         if not callable(self.function):
             raise TypeError(f"StopWhen: function must be callable, got {self.function!r:.80}.")
+        check_reason("StopWhen", self.reason)
 
     def init(self, history: History, run: Run) -> NewText:
         """Where the new text begins, and what reads it."""

@@ -12,6 +12,7 @@ from decodekit.decoders.greedy import Greedy
 from decodekit.history import History
 from decodekit.limits import Limits
 from decodekit.loop import step
+from decodekit.options import Options, Stop
 from decodekit.processors.base import LogitsProcessor
 from decodekit.processors.chain import Chain
 
@@ -20,6 +21,7 @@ def check_captures(
     decoder: Decoder[Any] | None = None,
     processor: LogitsProcessor | Sequence[LogitsProcessor] = (),
     *,
+    stop: Stop = (),
     vocab: int = 61,
     batch: int = 3,
 ) -> None:
@@ -31,6 +33,7 @@ def check_captures(
     Args:
         decoder: The decoder; None is greedy search.
         processor: The processors, in order.
+        stop: Stopping criteria, as in `decode`.
         vocab: Size of the vocabulary.
         batch: Number of prompts.
 
@@ -43,7 +46,14 @@ def check_captures(
     decoder = Greedy() if decoder is None else decoder
     chain = processor if isinstance(processor, LogitsProcessor) else Chain(*processor)
     rows, prompt_length, new = batch * decoder.rows_per_prompt, 7, 20
-    limits = Limits(end_ids=(0, 1), pad_id=0, prompt_length=prompt_length, max_new_tokens=new, vocab=vocab)
+    limits = Limits(
+        end_ids=(0, 1),
+        pad_id=0,
+        prompt_length=prompt_length,
+        max_new_tokens=new,
+        vocab=vocab,
+        criteria=Options(max_new_tokens=new, stop=stop).criteria,
+    )
     with torch.device("meta"):
         tokens = torch.zeros(rows, prompt_length + new, dtype=torch.long)
         history = History(
@@ -61,8 +71,8 @@ def check_captures(
                 state, _, memory, _, broken = step(decoder, chain, logits, state, memory, broken)
             except (RuntimeError, NotImplementedError) as error:
                 raise AssertionError(
-                    f"check_captures: a step must not read the device, and {decoder!r} with {chain!r} does: "
-                    f"{error}"
+                    f"check_captures: a step must not read the device, and {decoder!r} with {chain!r} and "
+                    f"{limits.criteria!r} does: {error}"
                 ) from error
             after = shapes((state, memory))
             assert before == after, (  # noqa: S101 - this is a test's helper

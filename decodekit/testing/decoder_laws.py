@@ -12,10 +12,11 @@ from torch import Tensor
 from decodekit.decoders.base import Decoder
 from decodekit.limits import Limits
 from decodekit.loop import decode, step
+from decodekit.options import Options, Stop
 from decodekit.output import Decoded
 from decodekit.processors.chain import Chain
 from decodekit.prompt import Prompt
-from decodekit.score import score
+from decodekit.scoring import score
 from decodekit.testing.captures import check_captures, shapes, tensors
 from decodekit.testing.checking import check, repeatable
 from decodekit.testing.strategies import prompts
@@ -29,6 +30,7 @@ def check_decoder(
     *,
     batch_gives_alone: bool = True,
     captures: bool = True,
+    stop: Stop = (),
     max_examples: int = 30,
 ) -> None:
     """Raises unless a decoder keeps its contract, on toy models and random prompts.
@@ -43,6 +45,7 @@ def check_decoder(
         batch_gives_alone: False where all rows share one random stream.
         captures: False where the step cannot be captured, or draws from a generator, which tensors
             without contents cannot.
+        stop: Stopping criteria, as in `decode`: the laws hold for every one that keeps its contract.
         max_examples: Random cases.
 
     Raises:
@@ -60,31 +63,36 @@ def check_decoder(
     def laws(batch: list[list[int]], seed: int, new: int) -> None:
         model = HashModel(7, seed, end_ids=(END_ID,))
         numbers = range(len(batch))
-        _check_steps(make(numbers), model, batch, new)
-        out = decode(model, batch, make(numbers), max_new_tokens=new)
+        _check_steps(make(numbers), model, batch, Options(max_new_tokens=new, stop=stop))
+        out = decode(model, batch, make(numbers), max_new_tokens=new, stop=stop)
         rescored = score(model, batch, out).token_log_probs
         # Sums of single-precision logarithms, in another order.
         torch.testing.assert_close(
             out.token_log_probs[..., : rescored.shape[-1]], rescored, atol=1e-5, rtol=1e-5
         )
-        late = decode(model, batch, make(numbers), max_new_tokens=new, check_every=3)
+        late = decode(model, batch, make(numbers), max_new_tokens=new, stop=stop, check_every=3)
         _check_same(out, late, "asked late whether it is done")
         for number, prompt in enumerate(batch if batch_gives_alone else []):
-            alone = decode(model, [prompt], make([number]), max_new_tokens=new)
+            alone = decode(model, [prompt], make([number]), max_new_tokens=new, stop=stop)
             _check_same(_only(out, number), alone, f"with prompt {number} alone")
 
     laws()
     if captures:
-        check_captures(make(range(3)))
+        check_captures(make(range(3)), stop=stop)
 
 
-def _check_steps(decoder: Decoder[Any], model: HashModel, batch: list[list[int]], new: int) -> None:
+def _check_steps(decoder: Decoder[Any], model: HashModel, batch: list[list[int]], options: Options) -> None:
     """Runs past the end and looks at every step."""
     prompt = Prompt.from_ids(batch)
-    rows, length = decoder.rows_per_prompt, prompt.tokens.shape[1]
+    rows, length, new = decoder.rows_per_prompt, prompt.tokens.shape[1], options.max_new_tokens
     session, logits = model.start(prompt, rows_per_prompt=rows, capacity=length + new)
     limits = Limits(
-        end_ids=(END_ID,), pad_id=0, prompt_length=length, max_new_tokens=new, vocab=logits.shape[-1]
+        end_ids=(END_ID,),
+        pad_id=0,
+        prompt_length=length,
+        max_new_tokens=new,
+        vocab=logits.shape[-1],
+        criteria=options.criteria,
     )
     state = decoder.init(prompt.history(length + new, rows), limits)
     broken = torch.zeros(len(logits), dtype=torch.bool)

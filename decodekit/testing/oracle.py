@@ -91,6 +91,7 @@ def beam_search(  # noqa: PLR0913, PLR0917 - what defines the search, nothing el
     goes_on: Callable[[list[float], int, float, int], bool],
     end_ids: set[int],
     max_new_tokens: int,
+    finishes: Callable[[list[int]], bool] = lambda tokens: False,  # noqa: ARG005 - nothing else does
 ) -> list[Hypothesis]:
     """Beam search as it is told: extend all, retire what ended, keep the best, ask whether to go on.
 
@@ -103,6 +104,7 @@ def beam_search(  # noqa: PLR0913, PLR0917 - what defines the search, nothing el
             first), the present length, the best live log-probability and the greatest length.
         end_ids: Ids that end a hypothesis.
         max_new_tokens: New tokens at most.
+        finishes: What else finishes a hypothesis, from its new tokens: a stopping criterion.
 
     Returns:
         The finished hypotheses, best first.
@@ -113,6 +115,10 @@ def beam_search(  # noqa: PLR0913, PLR0917 - what defines the search, nothing el
         >>> beam_search(next_log_probs(model), [0], 2, dk.LogProb(), stop, set(), 2)[0].tokens
         [1, 0]
     """
+
+    def ends(tokens: list[int]) -> bool:
+        return tokens[-1] in end_ids or finishes(tokens)
+
     live: list[tuple[list[int], float]] = [([], 0.0)]
     finished: list[Hypothesis] = []
     for length in range(1, max_new_tokens + 1):
@@ -125,13 +131,11 @@ def beam_search(  # noqa: PLR0913, PLR0917 - what defines the search, nothing el
         candidates.sort(key=lambda candidate: -candidate[1])
         candidates = candidates[: max(2, 1 + len(end_ids)) * beams]
         for rank, (tokens, total) in enumerate(candidates):
-            if (tokens[-1] in end_ids or length == max_new_tokens) and rank < beams:
+            if (ends(tokens) or length == max_new_tokens) and rank < beams:
                 finished.append(Hypothesis(tokens, total, score_of(scorer, total, length)))
         finished = sorted(finished, key=lambda hypothesis: -hypothesis.score)[:beams]
         live = [
-            (tokens, total)
-            for tokens, total in candidates
-            if tokens[-1] not in end_ids and length < max_new_tokens
+            (tokens, total) for tokens, total in candidates if not ends(tokens) and length < max_new_tokens
         ][:beams]
         if not live:
             break

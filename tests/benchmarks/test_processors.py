@@ -42,7 +42,7 @@ def test_both_contenders_give_the_same_scores_before_they_are_timed(case: object
 def test_every_processor_is_measured() -> None:
     processors = {
         name
-        for name, value in vars(dk).items()
+        for name, value in ((name, getattr(dk, name)) for name in dir(dk))
         if isinstance(value, type) and issubclass(value, dk.LogitsProcessor) and not inspect.isabstract(value)
     }
     measured = {re.match(r"\w+", case.name).group() for case in SCRIPT.CASES}

@@ -244,3 +244,14 @@ def test_inputs_are_given_once_and_leave_room() -> None:
         generate(wrap("gpt2"), torch.tensor([[9]]), input_ids=torch.tensor([[9]]))
     with pytest.raises(dk.DecodekitError, match="there must be room for a new token"):
         generate(wrap("gpt2"), torch.tensor([[9, 9, 9]]), max_length=3)
+
+
+def test_inside_generate_a_processor_of_the_source_is_given_it() -> None:
+    tokens, options = batch((0,), seed=8).tokens, {"custom_generate": custom_generate, "max_new_tokens": 3}
+    with pytest.raises(
+        dk.DecodekitError, match="EncoderNoRepeatNGram.* needs the ids that the encoder has read"
+    ):
+        build("bart").generate(tokens, logits_processor=[dk.EncoderNoRepeatNGram(2)], **options, **IDS)
+    given = dk.EncoderNoRepeatNGram(1, source=tokens[0].tolist())
+    said = build("bart").generate(tokens, logits_processor=[given], **options, **IDS)
+    assert set(said[0, 1:].tolist()).isdisjoint(tokens[0].tolist())

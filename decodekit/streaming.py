@@ -37,6 +37,10 @@ class Stream(Iterator[Piece]):
 
     The pieces of a hypothesis, joined, are its text in `result.texts`.
 
+    Raises:
+        DecodekitError: From `result`, if the run ended with an error or was closed. After the last piece,
+            if the tokenizer took back what it had said, as one that cleans spaces up does.
+
     Example:
         >>> stream = dk.stream(dk.load(), "Once upon a time there was", dk.Greedy(), max_new_tokens=3)
         >>> [piece.text for piece in stream]
@@ -49,6 +53,7 @@ class Stream(Iterator[Piece]):
         self._pieces = self._read(steps, decoder)
         self._result: Decoded | None = None
         self._said: dict[tuple[int, int], str] = {}
+        self._took_back = False
 
     @property
     def result(self) -> Decoded:
@@ -62,7 +67,16 @@ class Stream(Iterator[Piece]):
         return self._result
 
     def __next__(self) -> Piece:
-        return next(self._pieces)
+        piece = next(self._pieces, None)
+        if piece is not None:
+            return piece
+        if self._took_back:
+            self._took_back = False
+            raise DecodekitError(
+                "stream: a text must only grow, and the tokenizer took back some of what it had said. "
+                "The whole texts are in Stream.result."
+            )
+        raise StopIteration
 
     def close(self) -> None:
         """Ends the run here."""
@@ -78,6 +92,11 @@ class Stream(Iterator[Piece]):
             except StopIteration as finished:
                 self._result = finished.value
                 break
+            if progress.vocabulary.tokenizer is None:
+                raise DecodekitError(
+                    "stream: text needs a tokenizer, and the model has none. Use decode, or "
+                    "HFModel(model, tokenizer)."
+                )
             prompts = progress.prompt.ids() if prompts is None else prompts
             for prompt, hypotheses in enumerate(decoder.settled(progress.state)):
                 for number, tokens in enumerate(hypotheses):
@@ -90,7 +109,9 @@ class Stream(Iterator[Piece]):
     def _new(self, prompt: int, hypothesis: int, text: str) -> Iterator[Piece]:
         """What of a text was not handed out yet."""
         said = self._said.get((prompt, hypothesis), "")
-        if len(text) > len(said) and text.startswith(said):
+        if not text.startswith(said):
+            self._took_back = self._took_back or self._result is not None
+        elif len(text) > len(said):
             self._said[prompt, hypothesis] = text
             yield Piece(prompt, hypothesis, text[len(said) :])
 
@@ -138,7 +159,7 @@ def stream(  # noqa: PLR0913 - decode's arguments
         An iterator of `Piece`, whose `result` is what `decode` returns.
 
     Raises:
-        DecodekitError: As `decode`, at the first piece.
+        DecodekitError: As `decode`, or if the model has no tokenizer; at the first piece.
 
     Example:
         >>> stream = dk.stream(dk.load(), "Once upon a time there was", dk.BeamSearch(4), max_new_tokens=8)
