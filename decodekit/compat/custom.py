@@ -107,8 +107,8 @@ def _refuse_unknown_source(processors: Any) -> None:  # noqa: ANN401 - transform
         kinds = EncoderNoRepeatNGram | EncoderRepetitionPenalty
         if isinstance(processor, kinds) and processor.source is None:
             raise DecodekitError(
-                f"custom_generate: {processor!r} needs the ids that the encoder has read, and generate does not "
-                "hand them on. Pass source=."
+                f"custom_generate: {processor!r} needs the ids that the encoder has read, and generate does "
+                "not hand them on. Pass source=."
             )
 
 

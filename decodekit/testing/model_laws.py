@@ -6,14 +6,19 @@ from hypothesis import strategies as st
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from decodekit.model import Model
+from decodekit.history import Source
+from decodekit.model import DescribedModel, Model
 from decodekit.prompt import Prompt
 from decodekit.testing.checking import check, repeatable
 from decodekit.testing.strategies import prompts
+from decodekit.vocabulary import Vocabulary
 
 
 def check_model(model: Model, *, vocab: int, tolerance: float = 1e-4, max_examples: int = 10) -> None:
     """Raises unless `advance` gives what a fresh `start` on the grown text gives, whatever the rows.
+
+    An encoder-decoder (its `vocabulary` has a `decoder_start_id`) reads the random prompts as sources, and
+    its decoder's texts begin with the start id.
 
     Args:
         model: What to check.
@@ -32,32 +37,45 @@ def check_model(model: Model, *, vocab: int, tolerance: float = 1e-4, max_exampl
     @given(prompts(vocab), st.integers(1, 3), st.integers(0, 2**31))
     def laws(batch: list[list[int]], rows: int, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
-        prompt = Prompt.from_ids(batch)
+        prompt = Prompt.of(batch, model.vocabulary if isinstance(model, DescribedModel) else Vocabulary())
         capacity = prompt.tokens.shape[1] + 4
         session, logits = model.start(prompt, rows_per_prompt=rows, capacity=capacity)
-        texts = [list(text) for text in batch for _ in range(rows)]
+        texts = [text for text in prompt.ids() for _ in range(rows)]
+        sources = [_source_of(prompt, row // rows) for row in range(len(texts))]
         for number in range(4):
             check(logits.dtype == torch.float32 and logits.is_contiguous(), "logits must be float32")
-            _check_fresh(model, texts, logits, tolerance)
+            _check_fresh(model, list(zip(texts, sources, strict=True)), logits, tolerance)
             if number < 3:  # noqa: PLR2004 - the last logits are looked at, not continued
                 first = torch.arange(len(texts)) // rows * rows
-                sources = first + torch.randint(0, rows, (len(texts),), generator=generator)
+                moves = first + torch.randint(0, rows, (len(texts),), generator=generator)
                 if number == 1:
-                    sources = torch.arange(len(texts))
+                    moves = torch.arange(len(texts))
                 tokens = torch.randint(0, vocab, (len(texts),), generator=generator)
-                texts = [[*texts[source], token] for source, token in _pairs(sources, tokens)]
-                moved = None if number == 1 else sources.to(logits.device)
+                texts = [[*texts[source], token] for source, token in _pairs(moves, tokens)]
+                moved = None if number == 1 else moves.to(logits.device)
                 logits = session.advance(tokens.to(logits.device), moved)
 
     laws()
 
 
 def _check_fresh(
-    model: Model, texts: list[list[int]], logits: Float32[Tensor, "rows vocab"], tolerance: float
+    model: Model,
+    texts: list[tuple[list[int], Source | None]],
+    logits: Float32[Tensor, "rows vocab"],
+    tolerance: float,
 ) -> None:
-    for row, text in enumerate(texts):
-        _, fresh = model.start(Prompt.from_ids([text]), rows_per_prompt=1, capacity=len(text) + 1)
+    for row, (text, source) in enumerate(texts):
+        prompt = Prompt.from_ids([text]) if source is None else Prompt.from_ids([text]).with_source(source)
+        _, fresh = model.start(prompt, rows_per_prompt=1, capacity=len(text) + 1)
         torch.testing.assert_close(logits[row], fresh[0], atol=tolerance, rtol=0)
+
+
+def _source_of(prompt: Prompt, number: int) -> Source | None:
+    """What one prompt's encoder reads, without padding."""
+    if prompt.source is None:
+        return None
+    tokens = prompt.source.tokens[number][prompt.source.valid[number]][None]
+    return Source(tokens, torch.ones_like(tokens, dtype=torch.bool))
 
 
 def _pairs(sources: Int64[Tensor, " rows"], tokens: Int64[Tensor, " rows"]) -> list[tuple[int, int]]:
