@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import decodekit as dk
+from decodekit.history import Source
 from decodekit.testing.strategies import cases
 
 LAWS = settings(max_examples=100, deadline=None, derandomize=True, database=None)
@@ -101,3 +102,56 @@ def test_taking_and_appending_commute_when_the_tokens_follow_their_rows(
     tokens = torch.arange(count)
     expected = history.append(tokens).take(rows)
     assert written(expected) == written(history.take(rows).append(tokens[rows]))
+
+
+def beams_of_two_prompts() -> dk.History:
+    """Two beams of each of two prompts."""
+    tokens = torch.tensor([[5, 1, 9], [5, 2, 9], [6, 3, 9], [6, 4, 9]])
+    return dk.History(
+        tokens,
+        torch.tensor([[True, True, False]] * 4),
+        torch.tensor(2),
+        prompts=torch.tensor([0, 0, 1, 1]),
+        rows_per_prompt=2,
+    )
+
+
+def test_last_is_the_newest_token_of_every_row() -> None:
+    history = beams_of_two_prompts()
+    assert history.last().tolist() == [1, 2, 3, 4]
+    assert history.append(torch.tensor([7, 7, 8, 8])).last().tolist() == [7, 7, 8, 8]
+
+
+def test_past_the_capacity_last_may_say_anything_and_does_not_fail() -> None:
+    history = beams_of_two_prompts()
+    for _ in range(4):
+        history = history.append(torch.tensor([7, 7, 8, 8]))
+    assert history.last().shape == (4,)
+
+
+def test_rows_know_their_prompts_and_take_them_along() -> None:
+    taken = beams_of_two_prompts().take(torch.tensor([3, 0, 2]))
+    assert taken.prompts is not None
+    assert taken.prompts.tolist() == [1, 0, 1]
+    assert taken.append(torch.tensor([1, 2, 3])).prompts is taken.prompts
+
+
+def test_what_was_given_for_each_prompt_is_spread_over_its_rows() -> None:
+    history = beams_of_two_prompts()
+    assert history.spread(torch.tensor([0.5, 0.7])).tolist() == pytest.approx([0.5, 0.5, 0.7, 0.7])
+    assert history.spread(torch.tensor([[1, 2], [3, 4]])).tolist() == [[1, 2], [1, 2], [3, 4], [3, 4]]
+    assert history.take(torch.tensor([2, 1])).spread(torch.tensor([8, 9])).tolist() == [9, 8]
+
+
+def test_without_prompts_rows_are_spread_in_order() -> None:
+    history = dataclasses.replace(beams_of_two_prompts(), prompts=None)
+    assert history.spread(torch.tensor([8, 9])).tolist() == [8, 8, 9, 9]
+    assert two_rows().spread(torch.tensor([8, 9])).tolist() == [8, 9]
+
+
+def test_a_source_is_taken_by_prompt() -> None:
+    source = Source(torch.tensor([[1, 2], [3, 4]]), torch.tensor([[True, True], [False, True]]))
+    taken = source.take(torch.tensor([1, 1, 0]))
+    assert taken.tokens.tolist() == [[3, 4], [3, 4], [1, 2]]
+    assert taken.valid.tolist() == [[False, True], [False, True], [True, True]]
+    assert taken.to(torch.device("cpu")).tokens.tolist() == taken.tokens.tolist()

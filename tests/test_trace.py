@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -162,3 +163,41 @@ def test_a_trace_ends_with_what_was_said(beams: int) -> None:
         parents = [c for c in last if c.prompt == prompt and c.tokens == hypothesis[:-1]]
         assert len(parents) == 1
         assert hypothesis[-1] in [candidate.token for candidate in parents[0].candidates]
+
+
+@pytest.mark.parametrize("end", [{"end_ids": 0}, {"stop": dk.EndIds(0)}, {"stop": "a"}])
+def test_a_finished_row_has_no_further_choices(end: dict[str, Any]) -> None:
+    # Greedy search from 0 says 1 0 1 0, from 2 says 2 2 2 2.
+    trace = dk.decode(with_text(), [[0], [2]], dk.Greedy(), max_new_tokens=4, trace=1, **end).trace
+    assert [(choice.prompt, choice.tokens) for choice in trace] == [
+        (0, []),
+        (1, []),
+        (0, [1]),
+        (1, [2]),
+        (1, [2, 2]),
+        (1, [2, 2, 2]),
+    ]
+
+
+@pytest.mark.parametrize("check_every", [1, 3])
+def test_every_sample_has_as_many_choices_as_tokens(check_every: int) -> None:
+    out = dk.decode(
+        *(HashModel(6, seed=5), [[1], [2, 3]], dk.Sample(3, seeds=[1, 2])),
+        stop=dk.StopWhen(lambda ids: sum(ids) > 5, ids=True),
+        max_new_tokens=6,
+        trace=2,
+        check_every=check_every,
+    )
+    choices = list(out.trace)
+    for prompt, row in enumerate(out.hypotheses()):
+        for sample, tokens in enumerate(row):
+            said = [choice.tokens for choice in choices if (choice.prompt, choice.row) == (prompt, sample)]
+            assert said == [tokens[:step] for step in range(len(tokens))]
+    assert len(set(out.lengths.flatten().tolist())) > 1
+
+
+def test_beams_go_on_without_the_hypotheses_that_a_criterion_finished() -> None:
+    stop = dk.EndIds(0)
+    trace = dk.decode(MODEL, [[0]], dk.BeamSearch(2), max_new_tokens=3, stop=stop, trace=1).trace
+    # 1: .6 and 2: .3; then 1 0: .30 is finished, 2 2: .27 and 1 1: .18 go on.
+    assert [choice.tokens for choice in trace if choice.step == 2] == [[2, 2], [1, 1]]

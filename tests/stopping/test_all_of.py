@@ -61,7 +61,7 @@ def test_it_keeps_the_laws() -> None:
 def test_it_is_capturable_if_all_are_and_reads_as_python() -> None:
     assert (A & LATE).capturable
     assert not (A & dk.MaxTime(1)).capturable
-    assert A & LATE == dk.AllOf(A, LATE)
+    assert dk.AllOf(A, LATE) == A & LATE
     assert hash(A & LATE) == hash(dk.AllOf(A, LATE))
     assert repr(A & LATE) == f"AllOf({A!r}, {LATE!r})"
 

@@ -80,7 +80,7 @@ def test_it_is_capturable_if_all_are() -> None:
 
 
 def test_equal_criteria_make_equal_ones_and_it_reads_as_python() -> None:
-    assert A | B == dk.AnyOf(A, B)
+    assert dk.AnyOf(A, B) == A | B
     assert A | B != B | A
     assert hash(A | B) == hash(dk.AnyOf(A, B))
     assert repr(A | B) == f"AnyOf({A!r}, {B!r})"

@@ -68,8 +68,8 @@ def test_every_hypothesis_of_a_beam_search_is_read_by_itself() -> None:
     model = dk.testing.MarkovModel([[0.6, 0.4], [0.55, 0.45]])
     search = dk.BeamSearch(2, num_return=2, scorer=dk.LogProb())
     out = dk.decode(model, [[1]], search, stop=dk.RepetitionLoop(2, 1), max_new_tokens=4)
-    # 0 0: .33, then 1 1: .2025, before 1 0 and 0 1 go on.
-    assert out.hypotheses() == [[[0, 0], [1, 1]]]
+    # 0 0: .33 is finished, 1 0: .2475 and 0 1: .22 go on, 1 1: .2025 is not among the best two.
+    assert out.hypotheses() == [[[0, 0], [1, 0, 0]]]
     assert out.finish_reason == [["loop", "loop"]]
 
 

@@ -33,7 +33,7 @@ def test_it_finishes_the_row_of_which_it_says_so_and_its_text_is_not_cut() -> No
 def test_it_may_read_ids() -> None:
     stop = dk.StopWhen(lambda ids: ids == [1, 2, 3], ids=True, reason="counted")
     model = Scripted([[1, 2, 3, 4], [2, 3, 4, 5]], 6)
-    out = dk.decode(model, [[9], [1, 1]], dk.Greedy(), stop=stop, max_new_tokens=4)
+    out = dk.decode(model, [[5], [1, 1]], dk.Greedy(), stop=stop, max_new_tokens=4)
     assert out.hypotheses() == [[[1, 2, 3]], [[2, 3, 4, 5]]]
     assert out.finish_reason == [["counted"], ["length"]]
 
