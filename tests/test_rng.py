@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import decodekit as dk
-from decodekit.rng import draw, draw_seeded, mix, uniform
+from decodekit.rng import draw, draw_seeded, draw_several, mix, uniform
 from decodekit.testing import HashModel
 
 LAWS = settings(max_examples=100, deadline=None, derandomize=True, database=None)
@@ -272,3 +272,28 @@ def test_tokens_of_neighbouring_steps_know_nothing_of_each_other() -> None:
     probs = torch.full((DRAWS, 3), 1 / 3)
     first, second = (draw_seeded(probs, *arguments) for arguments in (ORIGIN, NEIGHBOURS["steps"]))
     assert chi_square(torch.bincount(first * 3 + second, minlength=9), torch.full((9,), 1 / 9)) < CRITICAL[8]
+
+
+def test_several_draws_are_those_of_multinomial_from_the_same_generator() -> None:
+    probs = torch.rand(4, 50, generator=torch.Generator().manual_seed(1))
+    for number in (2, 7, 50):
+        expected = probs.multinomial(number, generator=torch.Generator().manual_seed(number))
+        drawn = draw_several(probs, number, torch.Generator().manual_seed(number))
+        assert expected.tolist() == drawn.tolist()
+
+
+def test_several_draws_are_without_replacement_each_by_its_share_of_what_is_left() -> None:
+    probs = torch.tensor([0.5, 0.3, 0.2]).expand(40_000, 3)
+    drawn = draw_several(probs, 2, torch.Generator().manual_seed(3))
+    for first, second, expected in (
+        (0, 1, 0.5 * 0.3 / 0.5),
+        (1, 2, 0.3 * 0.2 / 0.7),
+        (2, 0, 0.2 * 0.5 / 0.8),
+    ):
+        share = ((drawn[:, 0] == first) & (drawn[:, 1] == second)).double().mean().item()
+        assert share == pytest.approx(expected, abs=4 * (0.25 / 40_000) ** 0.5)  # four standard errors
+
+
+def test_what_has_no_probability_is_drawn_last() -> None:
+    drawn = draw_several(torch.tensor([[0.0, 0.9, 0.0, 0.1]]), 3, torch.Generator().manual_seed(0))
+    assert set(drawn[0, :2].tolist()) == {1, 3}

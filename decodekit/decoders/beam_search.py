@@ -78,6 +78,11 @@ class BeamSearch(Decoder[BeamState]):
                 f"BeamSearch: stop_rule must be WhenFull(), Heuristic(), Proved() or Patience(...), "
                 f"got {self.stop_rule!r:.80}."
             )
+        if not isinstance(self.sample, bool) or not isinstance(self.generator, torch.Generator | None):
+            raise ValueError(  # noqa: TRY004 - as every argument out of range
+                f"BeamSearch: sample must be True or False, and generator a torch.Generator, got "
+                f"{self.sample!r:.80} and {self.generator!r:.80}."
+            )
         if self.generator is not None and not self.sample:
             raise ValueError("BeamSearch: a generator draws, and without sample=True nothing is drawn.")
         # Only `beams` hypotheses can finish in one step, so more than that is not promised.

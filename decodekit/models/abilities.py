@@ -117,6 +117,11 @@ class Abilities:
         """Whether padding to the right of a source changes nothing."""
         return probe.ignores_source_padding(partial(self.run, share=False), self.read, self.texts)
 
+    @property
+    def source_path(self) -> str:
+        """Where rows find their source: in one copy a prompt, in one each, or not asked yet."""
+        return {True: "shared", False: "repeated", None: "untested"}[vars(self).get("shares_source")]
+
     def _run_after_one_source(
         self, prompt: Prompt, capacity: int
     ) -> tuple[probe.WideningSession, Float32[Tensor, "rows vocab"]]:

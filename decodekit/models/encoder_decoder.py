@@ -27,7 +27,6 @@ class ConditionedDecoder:
 
     Args:
         model: An encoder-decoder of transformers.
-        config: Its decoder's configuration.
         source: What the encoder reads, once, here.
         states: What it has made of the source, where that is known already.
         share: False for a model whose cross-attention cannot be fed so: then what was read is repeated
@@ -40,7 +39,6 @@ class ConditionedDecoder:
     def __init__(
         self,
         model: Any,  # noqa: ANN401
-        config: Any,  # noqa: ANN401
         source: Source,
         states: Float[Tensor, "batch source width"] | None = None,
         *,
@@ -56,8 +54,7 @@ class ConditionedDecoder:
             return
         source = right_padded(source)
         self._valid = source.valid
-        # What stands under the padding is never looked at, but some families count positions by it.
-        tokens = source.tokens.masked_fill(~source.valid, config.pad_token_id or 0)
+        tokens = source.tokens.masked_fill(~source.valid, 0)  # never looked at, but must be an id
         _check_source(tokens, model)
         with torch.inference_mode(), evaluating(model):
             self._read = model.get_encoder()(
@@ -179,7 +176,7 @@ def _rows_as_queries(modules: list[nn.Module], rows: int, batch: int) -> Iterato
         if all(named.get(name) is None for name in _OTHER_TEXT):
             return None
         states = args[0] if args else named["hidden_states"]
-        states = states.reshape(batch, -1, states.shape[-1])  # [rows 1 width] -> [batch beams width]
+        states = states.reshape(-1, batch, states.shape[-1]).transpose(0, 1)  # [rows 1 width] -> [batch beams width]
         # [batch 1 1 source] -> [batch 1 beams source], for families that insist
         masks = {
             name: value.expand(-1, -1, states.shape[1], -1)

@@ -232,7 +232,7 @@ class HFModel:
         """The model itself, or an encoder-decoder's decoder once the encoder has read the source."""
         if prompt.source is None:
             return self
-        return ConditionedDecoder(self.model, self._config, prompt.source, prompt.states, share=share)
+        return ConditionedDecoder(self.model, prompt.source, prompt.states, share=share)
 
     def _read(self, text: list[int], source: list[int]) -> Float32[Tensor, "length vocab"]:
         """The logits after every token of a text."""
@@ -247,4 +247,5 @@ class HFModel:
     def __repr__(self) -> str:
         where = f"{str(self.model.dtype).removeprefix('torch.')} on {self.model.device}"
         cache = "none" if self._cache_name is None else "rows"
-        return f"HFModel({type(self.model).__name__}, {where}, cache={cache})"
+        source = f", source={self._abilities.source_path}" if self._abilities.reads_source else ""
+        return f"HFModel({type(self.model).__name__}, {where}, cache={cache}{source})"

@@ -161,10 +161,12 @@ def ban(
 
 
 def force(
-    who: str, scores: Float32[Tensor, "rows vocab"], ids: tuple[int, ...]
+    who: str, scores: Float32[Tensor, "rows vocab"], ids: tuple[int, ...], when: Tensor
 ) -> Float32[Tensor, "rows vocab"]:
-    """Scores that allow only `ids`: 0 for them, whatever it was, and minus infinity elsewhere."""
-    return torch.full_like(scores, -torch.inf).index_fill(-1, in_vocab(who, scores, ids), 0.0)
+    """Scores that allow only `ids` where `when`, 0-d or `[rows 1]`, holds: 0, and minus infinity elsewhere."""
+    columns = in_vocab(who, scores, ids)
+    forced = scores.index_select(-1, columns).masked_fill(when, 0.0)
+    return torch.where(when, -torch.inf, scores).index_copy_(-1, columns, forced)
 
 
 @lru_cache(maxsize=256)

@@ -8,7 +8,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from decodekit.history import History
-from decodekit.processors.base import LogitsProcessor, is_count, seen_tokens
+from decodekit.processors.base import LogitsProcessor, is_count, put
 from decodekit.processors.sources import SourceIds, check_source, read_source, source_of
 
 
@@ -76,5 +76,4 @@ class EncoderNoRepeatNGram(LogitsProcessor):
         real = valid.unfold(1, self.n, 1).all(-1)
         same = windows[..., :-1] == history.tokens.index_select(1, suffix)[:, None]
         copied = same.all(-1) & real & enough[:, None]
-        banned = seen_tokens(windows[..., -1], copied, scores.shape[-1])
-        return scores.masked_fill(banned, -torch.inf), memory
+        return put(scores, windows[..., -1], copied, -torch.inf), memory

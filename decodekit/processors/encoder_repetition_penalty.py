@@ -8,7 +8,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from decodekit.history import History
-from decodekit.processors.base import LogitsProcessor, is_number, seen_tokens
+from decodekit.processors.base import LogitsProcessor, is_number, put
 from decodekit.processors.parameters import PerPrompt, check_one_a_prompt, each, for_rows, per_prompt
 from decodekit.processors.sources import SourceIds, check_source, read_source, source_of
 
@@ -70,9 +70,9 @@ class EncoderRepetitionPenalty(LogitsProcessor):
         memory: Int64[Tensor, ""],
     ) -> tuple[Float32[Tensor, "rows vocab"], Int64[Tensor, ""]]:
         """The scores, with those of the source's tokens pushed up."""
-        source = source_of(self.source, history, memory)  # type: ignore[arg-type]
-        in_source = seen_tokens(*source, scores.shape[-1])
+        tokens, valid = source_of(self.source, history, memory)  # type: ignore[arg-type]
+        said = scores.gather(1, torch.where(valid, tokens, 0).clamp(max=scores.shape[-1] - 1))
         # The inverse is rounded first, as in Hugging Face.
         inverse = for_rows(each(lambda penalty: 1 / penalty, self.penalty), history, scores)
-        pushed = torch.where(scores < 0, scores * inverse, scores / inverse)
-        return torch.where(in_source, pushed, scores), memory
+        pushed = torch.where(said < 0, said * inverse, said / inverse)
+        return put(scores, tokens, valid, pushed), memory

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import final
 
-import torch
 from jaxtyping import Float32
 from torch import Tensor
 
@@ -49,4 +48,4 @@ class ForcedBOS(StatelessProcessor):
     ) -> Float32[Tensor, "rows vocab"]:
         """The scores; at the first token, 0 for it and minus infinity elsewhere."""
         at_start = history.valid.sum(-1, keepdim=True) == 1
-        return torch.where(at_start, force("ForcedBOS", scores, (self.bos_id,)), scores)
+        return force("ForcedBOS", scores, (self.bos_id,), at_start)

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import final
 
-import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
@@ -70,5 +69,4 @@ class ForcedEOS(LogitsProcessor):
         """The scores; at the last new token, 0 for end ids and minus infinity elsewhere."""
         before = each(lambda new_tokens: new_tokens - 1, self.max_new_tokens)
         is_last = history.position - memory == for_rows(before, history, history.tokens)
-        forced = force("ForcedEOS", scores, read_ids("ForcedEOS", self.end_ids))
-        return torch.where(is_last, forced, scores), memory
+        return force("ForcedEOS", scores, read_ids("ForcedEOS", self.end_ids), is_last), memory

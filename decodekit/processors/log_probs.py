@@ -39,4 +39,6 @@ def keep_banned(
 
 def normalized(scores: Float32[Tensor, "rows vocab"]) -> Float32[Tensor, "rows vocab"]:
     """The scores as log-probabilities; a row without a token that is allowed stays as it is."""
-    return keep_banned(scores.log_softmax(-1), scores)
+    # Minus infinity less anything finite is itself: only where all of a row is, it is not a number.
+    nothing = scores.amax(-1, keepdim=True) == -torch.inf
+    return scores.log_softmax(-1).masked_fill_(nothing, -torch.inf)

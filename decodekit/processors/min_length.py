@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import final
 
-import torch
 from jaxtyping import Float32
 from torch import Tensor
 
@@ -58,4 +57,4 @@ class MinLength(StatelessProcessor):
         """The scores, without end ids where the text is too short."""
         lengths = history.valid.sum(-1, keepdim=True)
         too_short = lengths < for_rows(self.min_length, history, lengths)
-        return torch.where(too_short, ban("MinLength", scores, read_ids("MinLength", self.end_ids)), scores)
+        return ban("MinLength", scores, read_ids("MinLength", self.end_ids), too_short)

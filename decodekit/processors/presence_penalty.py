@@ -8,7 +8,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from decodekit.history import History
-from decodekit.processors.base import LogitsProcessor, is_number, seen_tokens
+from decodekit.processors.base import LogitsProcessor, is_number, put
 from decodekit.processors.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
 
 
@@ -66,5 +66,7 @@ class PresencePenalty(LogitsProcessor):
     ) -> tuple[Float32[Tensor, "rows vocab"], Int64[Tensor, ""]]:
         """The scores, less the penalty where a token was generated."""
         columns = torch.arange(history.tokens.shape[1], device=scores.device)
-        said = seen_tokens(history.tokens, history.valid & (columns >= memory), scores.shape[-1])
-        return torch.where(said, scores - for_rows(self.penalty, history, scores), scores), memory
+        counted = history.valid & (columns >= memory)
+        said = scores.gather(1, torch.where(counted, history.tokens, 0).clamp(max=scores.shape[-1] - 1))
+        penalised = said - for_rows(self.penalty, history, scores)
+        return put(scores, history.tokens, counted, penalised), memory

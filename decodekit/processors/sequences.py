@@ -58,7 +58,7 @@ class Sequences:
         if not self.ids:
             return scores
         table = _table(self, scores.device)
-        prefix, last = table.ids[:, :-1], table.ids[:, -1]
+        prefix = table.ids[:, :-1]
         # The newest tokens, as many as the longest sequence asks for; a row may have fewer.
         columns = history.position + torch.arange(-prefix.shape[1], 0, device=scores.device)
         inside = columns.clamp(0, history.tokens.shape[1] - 1)
@@ -68,16 +68,20 @@ class Sequences:
         same = (newest[:, None] == prefix) & real[:, None]
         completed = (same | ~table.used[:, :-1]).all(-1)
         added = torch.where(completed, table.biases, 0.0)
-        bias = torch.zeros_like(scores).index_add(1, last, added)
+        # Only where some sequence ends: [rows vocab] -> [rows ends]
+        before = scores.index_select(1, table.ends)
+        bias = torch.zeros_like(before).index_add_(1, table.end, added)
         # Infinities of both signs would not add up to a number.
-        banned = (bias == -torch.inf) | (scores == -torch.inf)
-        return (scores + bias).masked_fill(banned, -torch.inf)
+        banned = (bias == -torch.inf) | (before == -torch.inf)
+        return scores.index_copy(1, table.ends, (before + bias).masked_fill(banned, -torch.inf))
 
 
 class _Table(NamedTuple):
     ids: Int64[Tensor, "sequences longest"]  # padded on the left, so that all end in the last column
     used: Bool[Tensor, "sequences longest"]
     biases: Float32[Tensor, " sequences"]
+    ends: Int64[Tensor, " ends"]  # the last ids, each once
+    end: Int64[Tensor, " sequences"]  # which of them each sequence has
 
 
 @lru_cache(maxsize=64)
@@ -86,8 +90,12 @@ def _table(sequences: Sequences, device: torch.device) -> _Table:
     longest = max(map(len, sequences.ids))
     ids = [[0] * (longest - len(some)) + list(some) for some in sequences.ids]
     used = [[False] * (longest - len(some)) + [True] * len(some) for some in sequences.ids]
+    ends = list(dict.fromkeys(some[-1] for some in sequences.ids))
+    place = {last: number for number, last in enumerate(ends)}
     return _Table(
         torch.tensor(ids, device=device),
         torch.tensor(used, device=device),
         torch.tensor(sequences.biases, dtype=torch.float32, device=device),
+        torch.tensor(ends, device=device),
+        torch.tensor([place[some[-1]] for some in sequences.ids], device=device),
     )

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import final
 
-import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
@@ -64,4 +63,4 @@ class SuppressTokensAtBegin(LogitsProcessor):
         """The scores, at the beginning without the suppressed tokens."""
         ids = read_ids("SuppressTokensAtBegin", self.tokens)
         begins = history.position - memory == self.begin
-        return torch.where(begins, ban("SuppressTokensAtBegin", scores, ids), scores), memory
+        return ban("SuppressTokensAtBegin", scores, ids, begins), memory

@@ -249,7 +249,7 @@ def test_inputs_are_given_once_and_leave_room() -> None:
 def test_inside_generate_a_processor_of_the_source_is_given_it() -> None:
     tokens, options = batch((0,), seed=8).tokens, {"custom_generate": custom_generate, "max_new_tokens": 3}
     with pytest.raises(
-        dk.DecodekitError, match="EncoderNoRepeatNGram.* needs the ids that the encoder has read"
+        dk.DecodekitError, match=r"EncoderNoRepeatNGram.* needs the ids that the encoder has read"
     ):
         build("bart").generate(tokens, logits_processor=[dk.EncoderNoRepeatNGram(2)], **options, **IDS)
     given = dk.EncoderNoRepeatNGram(1, source=tokens[0].tolist())
