@@ -113,4 +113,7 @@ def test_every_processor_on_its_page_has_a_picture(name: str) -> None:
     line = PICTURES.LINE.search(PROCESSORS[name])
     assert line is not None
     assert f"dk.{name}(" in line["expression"]
-    assert PICTURES.probabilities(line["expression"], line["at"])
+    after = PICTURES.probabilities(line["expression"], line["at"])
+    assert (
+        max(abs(new - old) for new, old in zip(after, PICTURES.BEFORE, strict=True)) > 0.01
+    )  # it can be seen
