@@ -33,7 +33,7 @@ def processors(
     return laws
 
 
-def decoders(*instances: dk.Decoder[Any] | Callable[[list[int]], dk.Decoder[Any]], **options: bool) -> Laws:
+def decoders(*instances: dk.Decoder[Any] | Callable[[list[int]], dk.Decoder[Any]], **options: Any) -> Laws:  # noqa: ANN401
     """A decoder's laws, over some configurations of it."""
 
     def laws() -> None:
@@ -57,6 +57,17 @@ def scorers(*instances: dk.Scorer) -> Laws:
 def stop_rules(*instances: dk.StopRule) -> Laws:
     """The laws of a beam search that stops by some configurations of a rule."""
     return decoders(*(dk.BeamSearch(3, stop_rule=rule, num_return=2) for rule in instances))
+
+
+def criteria(*instances: dk.StoppingCriterion) -> Laws:
+    """The laws of decoders, with some configurations of a criterion."""
+
+    def laws() -> None:
+        for criterion in instances:
+            for decoder in (dk.Greedy(), dk.BeamSearch(3, num_return=2)):
+                decoders(decoder, stop=criterion, captures=criterion.capturable)()
+
+    return laws
 
 
 def models(make: Callable[[], dk.Model], *, vocab: int, max_examples: int) -> Laws:
@@ -197,6 +208,24 @@ class Until(dk.StopRule):
 
     def goes_on(self, standing: dk.Standing) -> Bool[Tensor, " batch"]:
         return ~standing.full | (standing.lengths < self.length)
+
+
+class Third(dk.StoppingCriterion):
+    """Finishes a hypothesis at its third token of the upper half: its memory counts."""
+
+    reason = "third"
+
+    def init(self, history: dk.History, run: dk.Run) -> Int64[Tensor, " rows"]:  # noqa: ARG002
+        return torch.zeros(len(history.tokens), dtype=torch.long, device=history.tokens.device)
+
+    def apply(
+        self,
+        history: dk.History,
+        log_probs: Float32[Tensor, " rows"],  # noqa: ARG002
+        memory: Int64[Tensor, " rows"],
+    ) -> tuple[Bool[Tensor, " rows"], Int64[Tensor, " rows"]]:
+        count = memory + (history.last() > 3)
+        return count == 3, count
 
 
 HEALING = [b"a", b"b", b"ab", b"", b"ba"]  # what ids say
@@ -443,6 +472,17 @@ CONFORMANCE: dict[str, Laws | str] = {
     "Standing": stop_rules(Until(1)),
     "StopRule": stop_rules(Until(4), Until(100)),
     "WhenFull": stop_rules(dk.WhenFull()),
+    # Stopping criteria
+    "AllOf": criteria(dk.AllOf(dk.EndIds(3)), dk.EndIds([3, 4, 5]) & dk.MaxNewTokens(2)),
+    "AnyOf": criteria(dk.AnyOf(dk.EndIds(3)), dk.EndIds(3) | dk.RepetitionLoop(2, 2)),
+    "Confidence": criteria(dk.Confidence(0.3), dk.Confidence(0.01)),
+    "EndIds": criteria(dk.EndIds(3), dk.EndIds([0, 3, 4], reason="said")),
+    "MaxNewTokens": criteria(dk.MaxNewTokens(1), dk.MaxNewTokens(3)),
+    "MaxTime": criteria(dk.MaxTime(1e-9), dk.MaxTime(1e6)),
+    "RepetitionLoop": criteria(dk.RepetitionLoop(2, 1), dk.RepetitionLoop(2, 3)),
+    "StopStrings": "tests/stopping/test_stop_strings.py",
+    "StopWhen": criteria(dk.StopWhen(lambda ids: sum(ids) > 9, ids=True)),
+    "StoppingCriterion": criteria(Third()),
     # Scorers
     "LengthPenalty": scorers(*(dk.LengthPenalty(alpha) for alpha in (-1.0, 0.0, 0.7, 2.0))),
     "LogProb": scorers(dk.LogProb()),
@@ -467,14 +507,18 @@ CONFORMANCE: dict[str, Laws | str] = {
     "History": "tests/test_history.py",
     "Limits": "tests/test_loop.py",
     "ModelError": "tests/models/test_hf.py",
+    "Piece": "tests/test_streaming.py",
     "Prompt": "tests/test_prompt.py",
     "PromptError": "tests/test_prompt.py",
     "RowState": "tests/test_loop.py",
+    "Run": "tests/stopping/test_base.py",
     "Selection": "tests/test_loop.py",
+    "Stream": "tests/test_streaming.py",
     "SynthIDDetector": "tests/processors/test_synthid_detector.py",
     "Trace": "tests/test_trace.py",
     "Vocabulary": "tests/test_vocabulary.py",
     "WatermarkDetector": "tests/processors/test_watermark_detector.py",
     "decode": "tests/test_loop.py",
+    "stream": "tests/test_streaming.py",
     "heal": "tests/processors/test_token_healing.py",
 }

@@ -174,6 +174,7 @@ def test_an_option_that_would_be_ignored_is_refused(decoder: str, option: str, h
         ((*SAMPLE, "--min-p", "0"), "MinP: p must be"),
         (("--repetition-penalty", "0"), "RepetitionPenalty: penalty must be"),
         (("--no-repeat-ngram", "0"), "NoRepeatNGram: n must be"),
+        (("--stop", ""), "StopStrings: strings must be text of some length"),
         (("--suppress", "-1"), "SuppressTokens: token ids must be"),
         (("--device", "abacus"), "--device 'abacus' cannot be used on this machine"),
         (("--device", "meta"), "--device 'meta' cannot be used on this machine"),
@@ -322,10 +323,31 @@ def test_generate_says_what_decode_gives(model: dk.HFModel) -> None:
         "model": str(dk.bundled_path()),
         "device": "cpu",
         "max_new_tokens": 4,
+        "stop": [],
         "seed": None,
         "decoder": repr(dk.BeamSearch(3, num_return=2)),
         "processors": ["NoRepeatNGram(n=2)"],
     }
+
+
+@pytest.mark.parametrize("decoder", [(), (*SAMPLE, "--seed", "7", "--num-samples", "3"), BEAM])
+def test_text_ends_before_a_stop_text(decoder: tuple[str, ...]) -> None:
+    arguments = ("generate", "Once upon a time there was", *decoder, "--max-new-tokens", "12")
+    free = document(*arguments)["hypotheses"]
+    found = document(*arguments, "--stop", " m", "--stop", "e")
+    assert found["stop"] == [" m", "e"]
+    for hypothesis in found["hypotheses"]:
+        assert hypothesis["finish_reason"] == "string"
+        assert " m" not in hypothesis["text"]
+        assert "e" not in hypothesis["text"]
+    if decoder != BEAM:  # the same tokens are drawn, and cut
+        assert [re.split(" m|e", h["text"])[0] for h in free] == [h["text"] for h in found["hypotheses"]]
+
+
+def test_how_a_hypothesis_ended_is_printed() -> None:
+    arguments = ("generate", "Once upon a time there was", "--max-new-tokens", "4")
+    assert "ended at --stop" in run(*arguments, "--stop", " man").stdout
+    assert "cut at --max-new-tokens" in run(*arguments, "--stop", "princess").stdout
 
 
 def test_the_model_can_be_given_by_its_folder() -> None:

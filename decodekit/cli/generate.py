@@ -29,6 +29,16 @@ def generate(  # noqa: PLR0913 - one parameter per command-line option
         typer.Option(rich_help_panel=options.DECODING, help="The algorithm that chooses the tokens."),
     ] = DecoderName.GREEDY,
     max_new_tokens: options.MaxNewTokens = 64,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            rich_help_panel=options.DECODING,
+            callback=options.read_given_texts,
+            help="Ends a hypothesis before this text, wherever it begins and ends among the tokens. Can be "
+            "given several times.",
+        ),
+    ] = None,
     num_samples: Annotated[
         int, typer.Option(metavar="N", rich_help_panel=SAMPLING, help="Independent samples, at least 1.")
     ] = 1,
@@ -160,11 +170,11 @@ def generate(  # noqa: PLR0913 - one parameter per command-line option
 
     With --json, standard output is one JSON object:
 
-    - prompt, model, device, max_new_tokens, and seed (null unless sampled)
+    - prompt, model, device, max_new_tokens, stop (a list), and seed (null unless sampled)
     - decoder and processors, as they are written in Python
     - hypotheses, best first: text (without the prompt), tokens (their ids, the end id included), length
-      (in tokens), finish_reason ("end" or "length"), log_prob (the model's own, in nats), score (what it
-      was ranked by) and token_log_probs
+      (in tokens), finish_reason ("end", "length", or "string": --stop), log_prob (the model's own, in
+      nats), score (what it was ranked by) and token_log_probs
     - seconds, without loading the model
     - trace, if asked for, an entry a step and row (beam or sample): step, row, input (text so far), tokens
       (new ones so far) and candidates: token, text, log_prob, probability, and score after the
@@ -172,6 +182,7 @@ def generate(  # noqa: PLR0913 - one parameter per command-line option
     """
     refuse_ignored(context)
     with constructing():
+        criteria = [dk.StopStrings(stop)] if stop else []
         algorithm: dk.Decoder[Any] = dk.Greedy()
         if decoder is DecoderName.SAMPLE:
             seed = secrets.randbelow(2**32) if seed is None else seed
@@ -187,7 +198,8 @@ def generate(  # noqa: PLR0913 - one parameter per command-line option
             (dk.MinP, min_p),
         )
     with workplace(model, device, silent=as_json) as (loaded, progress):
-        strategy = Strategy(decoder, algorithm, [*before, *not_ending(loaded, min_new_tokens), *after])
+        chain = [*before, *not_ending(loaded, min_new_tokens), *after]
+        strategy = Strategy(decoder, algorithm, chain, criteria)
         outcome = strategy.run(loaded, prompt, max_new_tokens, progress, trace=CHOICES if trace else None)
     if as_json:
         show.print_json(
@@ -196,6 +208,7 @@ def generate(  # noqa: PLR0913 - one parameter per command-line option
                 "model": name_of(model),
                 "device": device,
                 "max_new_tokens": max_new_tokens,
+                "stop": stop or [],
                 "seed": seed,
             }
             | outcome.document()

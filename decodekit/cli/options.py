@@ -43,6 +43,11 @@ def read_texts(values: list[str]) -> list[str]:
     return [read_text(value) for value in values]
 
 
+def read_given_texts(values: list[str] | None) -> list[str] | None:
+    """The same for an option that may not be given."""
+    return None if values is None else read_texts(values)
+
+
 Prompt = Annotated[
     str,
     typer.Argument(

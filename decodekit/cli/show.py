@@ -13,6 +13,8 @@ from rich.text import Text
 from decodekit.cli.letters import visible
 from decodekit.cli.strategy import Hypothesis
 
+_ENDINGS = {"end": "ended by itself", "length": "cut at --max-new-tokens", "string": "ended at --stop"}
+
 
 def stdout() -> Console:
     """Standard output; on a terminal with colours and wrapped between words."""
@@ -36,7 +38,7 @@ def continued(prompt: str, continuation: str) -> Text:
 
 def summary(hypothesis: Hypothesis) -> Text:
     """The numbers of a hypothesis, in a line."""
-    ending = "ended by itself" if hypothesis.finish_reason == "end" else "cut at --max-new-tokens"
+    ending = _ENDINGS[hypothesis.finish_reason]
     score = "" if hypothesis.score == hypothesis.log_prob else f", score {hypothesis.score:.4f}"
     return Text(
         f"log-probability {hypothesis.log_prob:.2f} nats{score}, {hypothesis.length} tokens, {ending}", "dim"

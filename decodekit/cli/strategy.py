@@ -1,6 +1,7 @@
 """A decoder with its processors, and what came of running it."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -30,11 +31,13 @@ class Strategy:
         name: What a person calls it.
         decoder: The algorithm.
         processors: What changes the scores before it, in order.
+        stop: What finishes a hypothesis besides its end ids and its length.
     """
 
     name: str
     decoder: dk.Decoder[Any]
     processors: list[dk.LogitsProcessor]
+    stop: Sequence[dk.StoppingCriterion] = ()
 
     def run(
         self,
@@ -54,6 +57,7 @@ class Strategy:
             self.decoder,
             self.processors,
             max_new_tokens=max_new_tokens,
+            stop=self.stop,
             trace=trace,
             on_step=lambda number: progress.update(task, completed=number),
         )
