@@ -176,7 +176,7 @@ def _rows_as_queries(modules: list[nn.Module], rows: int, batch: int) -> Iterato
         if all(named.get(name) is None for name in _OTHER_TEXT):
             return None
         states = args[0] if args else named["hidden_states"]
-        states = states.reshape(-1, batch, states.shape[-1]).transpose(0, 1)  # [rows 1 width] -> [batch beams width]
+        states = states.reshape(batch, -1, states.shape[-1])  # [rows 1 width] -> [batch beams width]
         # [batch 1 1 source] -> [batch 1 beams source], for families that insist
         masks = {
             name: value.expand(-1, -1, states.shape[1], -1)
