@@ -86,10 +86,8 @@ class ConditionedDecoder:
             given["logits_to_keep"] = keep
         if cache is not None:
             given["past_key_values"] = cache.content
-        # A mask has a column of queries for every token, and would not fit a row's tokens times the rows.
-        share = self._share and tokens.shape[1] == 1
         with torch.inference_mode(), evaluating(self._model):
-            if len(tokens) != len(self._valid) and not share:
+            if len(tokens) != len(self._valid) and not self._share:
                 self._repeat(len(tokens) // len(self._valid), cache)
             with _rows_as_queries(self._attentions, len(tokens), len(self._valid)):
                 return self._model(
@@ -176,7 +174,7 @@ def _rows_as_queries(modules: list[nn.Module], rows: int, batch: int) -> Iterato
         if all(named.get(name) is None for name in _OTHER_TEXT):
             return None
         states = args[0] if args else named["hidden_states"]
-        states = states.reshape(batch, -1, states.shape[-1])  # [rows 1 width] -> [batch beams width]
+        states = states.reshape(batch, -1, states.shape[-1])  # [rows new width] -> [batch beams*new width]
         # [batch 1 1 source] -> [batch 1 beams source], for families that insist
         masks = {
             name: value.expand(-1, -1, states.shape[1], -1)
@@ -190,7 +188,7 @@ def _rows_as_queries(modules: list[nn.Module], rows: int, batch: int) -> Iterato
         states = output[0] if isinstance(output, tuple) else output
         if len(states) == rows:
             return None
-        states = states.reshape(rows, 1, states.shape[-1])
+        states = states.reshape(rows, -1, states.shape[-1])
         return (states, *output[1:]) if isinstance(output, tuple) else states
 
     handles: list[Any] = []

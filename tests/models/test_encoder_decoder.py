@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
+    M2M100Config,
+    M2M100ForConditionalGeneration,
     MarianConfig,
     MarianMTModel,
     PreTrainedTokenizerFast,
@@ -235,6 +237,16 @@ def test_a_decoder_with_windows_and_fewer_heads_of_keys_is_decoded_as_generate_d
         expected = model.generate(torch.tensor([source]), eos_token_id=2, pad_token_id=PAD, **options)
         out = dk.decode(model, [source], dk.BeamSearch(4, num_return=4), max_new_tokens=10, pad_id=PAD)
         assert expected.tolist() == out.sequences.tolist()
+
+
+# With the ids of the published models, a probe's text must not hold the pad id, which M2M100 counts by.
+def test_a_family_that_counts_positions_by_its_pad_id_is_probed_without_it() -> None:
+    torch.manual_seed(0)
+    config = M2M100Config(**{**BEGIN, **BART, "pad_token_id": 1, "bos_token_id": 0})
+    model = scaled(M2M100ForConditionalGeneration(config))
+    tokens = torch.tensor([SOURCES[0]])
+    theirs = model.generate(tokens, max_new_tokens=8, num_beams=3, do_sample=False)
+    assert theirs.tolist() == dk.decode(model, tokens, dk.BeamSearch(3), max_new_tokens=8).sequences.tolist()
 
 
 def test_the_decoder_begins_with_bos_where_it_has_no_start_id_of_its_own() -> None:
