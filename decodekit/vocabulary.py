@@ -80,6 +80,10 @@ class Vocabulary:
                 return whole[len(prompt) :]
         if self.tokenizer is None:
             return self.ids(continuation)  # says why it cannot
+        if self.decoder_start_id is not None and callable(self.tokenizer):
+            # Marian's tokenizers split a text that is said otherwise than one that is read.
+            said: list[int] = self.tokenizer(text_target=continuation, add_special_tokens=False)["input_ids"]
+            return said
         return self.tokenizer.encode(continuation, add_special_tokens=False)
 
     def text(self, prompt: list[int], continuation: list[int]) -> str | None:

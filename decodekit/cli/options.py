@@ -63,7 +63,7 @@ Model = Annotated[
         metavar="NAME",
         show_default="the bundled one",
         rich_help_panel=RUN,
-        help="A folder, or a name on the Hugging Face hub: a decoder-only model in safetensors.",
+        help="A folder, or a name on the Hugging Face hub: a language model in safetensors.",
     ),
 ]
 Device = Annotated[

@@ -16,6 +16,8 @@ from transformers import (
     M2M100ForConditionalGeneration,
     MarianConfig,
     MarianMTModel,
+    PLBartConfig,
+    PLBartForConditionalGeneration,
     PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
@@ -239,6 +241,16 @@ def test_a_decoder_with_windows_and_fewer_heads_of_keys_is_decoded_as_generate_d
         assert expected.tolist() == out.sequences.tolist()
 
 
+def test_positions_that_matter_little_are_still_seen_to_be_wrong() -> None:
+    torch.manual_seed(0)
+    model = scaled(PLBartForConditionalGeneration(PLBartConfig(**{**BEGIN, **BART})))
+    prompt = dk.Prompt.from_ids([[START], [START, 8]]).with_source(
+        dk.Prompt.of(SOURCES[:2], dk.HFModel(model).vocabulary).source
+    )
+    with pytest.raises(dk.ModelError, match="PLBartForConditionalGeneration does not ignore left padding"):
+        dk.decode(model, prompt, dk.Greedy(), max_new_tokens=2)
+
+
 # With the ids of the published models, a probe's text must not hold the pad id, which M2M100 counts by.
 def test_a_family_that_counts_positions_by_its_pad_id_is_probed_without_it() -> None:
     torch.manual_seed(0)
@@ -333,6 +345,24 @@ def test_a_folder_is_loaded_whole_and_reads_and_says_texts(make: Any, tmp_path: 
     by_ids = dk.score(loaded, [[5, 8], [5, 6, 7]], [[[9, 8], [7]], [[8]]])
     assert scored.log_prob.tolist() == by_ids.log_prob.tolist()
     assert scored.valid.tolist() == [[True, True], [True, False]]
+
+
+def test_a_continuation_is_split_as_what_the_decoder_says() -> None:
+    class TwoTongues:
+        """Reads words, and says letters."""
+
+        def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+            return [8, 2] if add_special_tokens else [len(text)]
+
+        def __call__(self, *, text_target: str, add_special_tokens: bool) -> dict[str, list[int]]:
+            assert not add_special_tokens
+            return {"input_ids": [ord(letter) % 61 for letter in text_target]}
+
+        def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
+            return " ".join(map(str, token_ids[skip_special_tokens:]))
+
+    scored = dk.score(dk.HFModel(bart(), TwoTongues()), "word", ["abc"])
+    assert scored.tokens.tolist() == [[[ord(letter) % 61 for letter in "abc"]]]
 
 
 @pytest.mark.parametrize("family", FEW)
