@@ -348,6 +348,12 @@ def test_a_stuck_prompt_is_an_error(beams: int | None) -> None:
         next(stream)
 
 
+def test_a_stuck_beam_search_has_settled_nothing() -> None:
+    search = dk.BeamSearch(2)
+    steps = run(readable(1), [[0]], search, dk.SuppressTokens(range(6)), Options(max_new_tokens=3))
+    assert search.settled(next(steps).state) == [[[]]]
+
+
 def test_text_needs_a_tokenizer() -> None:
     stream = dk.stream(HashModel(5), [[1]], dk.Greedy(), max_new_tokens=2)
     with pytest.raises(dk.DecodekitError, match="stream: text needs a tokenizer, and the model has none"):

@@ -182,7 +182,9 @@ def looks_better(scores: list[float], length: int, best_live: float, max_length:
 
 
 @pytest.mark.parametrize(
-    ("rule", "goes_on"), [(dk.WhenFull(), when_full), (dk.Heuristic(), looks_better)], ids=str
+    ("rule", "goes_on"),
+    [(dk.WhenFull(), when_full), (dk.Heuristic(), looks_better)],
+    ids=["when full", "heuristic"],
 )
 @LAWS
 @given(
@@ -297,7 +299,9 @@ def test_where_all_candidates_are_finished_the_search_ends() -> None:
 # The laws of decoders
 
 
-@pytest.mark.parametrize("stop", [SaidTwice(3), Spent(-3.0), [dk.EndIds(1), SaidTwice(4)]], ids=repr)
+@pytest.mark.parametrize(
+    "stop", [SaidTwice(3), Spent(-3.0), [dk.EndIds(1), SaidTwice(4)]], ids=["twice", "spent", "either"]
+)
 @pytest.mark.parametrize("decoder", decoders(), ids=repr)
 def test_decoders_with_criteria_keep_the_laws_of_decoders(decoder: dk.Decoder[Any], stop: Any) -> None:  # noqa: ANN401
     check_decoder(decoder, stop=stop, max_examples=15)

@@ -1,5 +1,7 @@
 """Stop strings: across tokens, within them, through characters that are split."""
 
+from typing import Any
+
 import pytest
 import torch
 import transformers
@@ -125,6 +127,18 @@ def test_every_prompt_of_a_batch_stops_where_it_would_alone() -> None:
     )
     assert out.texts == [["a"], [""], ["bbbb"]]
     assert out.finish_reason == [["string"], ["string"], ["length"]]
+
+
+@pytest.mark.parametrize("stop", ["xx", dk.StopWhen(lambda text: "xx" in text)])
+def test_padding_is_not_read(stop: Any) -> None:  # noqa: ANN401
+    class WithoutPadding(Pieces):
+        def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
+            assert 0 not in token_ids
+            return super().decode(token_ids, skip_special_tokens=skip_special_tokens)
+
+    model = Scripted([[1, 2, 1], [2, 1, 2]], 3, WithoutPadding(["", "a", "b"]))
+    out = dk.decode(model, [[1], [1, 2, 1, 2]], dk.Greedy(), stop=stop, max_new_tokens=3)
+    assert out.texts == [["aba"], ["bab"]]
 
 
 def test_making_one_needs_no_vocabulary_and_a_run_decodes_no_more_than_it_said() -> None:
