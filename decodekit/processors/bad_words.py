@@ -8,8 +8,9 @@ from typing import final
 from jaxtyping import Float32
 from torch import Tensor
 
+from decodekit.arguments import read_ids
 from decodekit.history import History
-from decodekit.processors.base import StatelessProcessor, read_ids
+from decodekit.processors.base import StatelessProcessor
 from decodekit.processors.sequences import Sequences
 
 

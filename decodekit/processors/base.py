@@ -54,6 +54,21 @@ class LogitsProcessor(ABC):
     ) -> tuple[Float32[Tensor, "rows vocab"], Memory]:
         """The new scores, and what to remember for the next step."""
 
+    def __call__(
+        self,
+        input_ids: Int64[Tensor, "rows length"],  # noqa: ARG002 - Hugging Face's signature
+        scores: Float32[Tensor, "rows vocab"],  # noqa: ARG002
+    ) -> Float32[Tensor, "rows vocab"]:
+        """Hugging Face's calling convention, which has no place for what a processor remembers.
+
+        Raises:
+            DecodekitError: Unless the processor remembers nothing.
+        """
+        raise DecodekitError(
+            f"{type(self).__name__}: inside model.generate a processor must remember nothing, and this one "
+            "does. Give generate custom_generate=dk.compat.hf.custom_generate as well: then it works."
+        )
+
     @final
     def __or__(self, other: "LogitsProcessor") -> "Chain":
         """`a | b` is `Chain(a, b)`: first `a`, then `b`."""
@@ -100,7 +115,11 @@ class StatelessProcessor(LogitsProcessor):
     def __call__(
         self, input_ids: Int64[Tensor, "rows length"], scores: Float32[Tensor, "rows vocab"]
     ) -> Float32[Tensor, "rows vocab"]:
-        """Hugging Face's calling convention: every column of `input_ids` counts as text."""
+        """Hugging Face's calling convention: every column of `input_ids` counts as text.
+
+        How many prompts there are is not handed over: of parameters that are given for each prompt, as
+        many as divide the rows are taken for as many prompts.
+        """
         length = torch.full((), input_ids.shape[1], device=input_ids.device)
         valid = torch.ones_like(input_ids, dtype=torch.bool)
         # Parameters for each prompt tell how many rows each has.
@@ -163,7 +182,7 @@ def ban(
 def force(
     who: str, scores: Float32[Tensor, "rows vocab"], ids: tuple[int, ...], when: Tensor
 ) -> Float32[Tensor, "rows vocab"]:
-    """Scores that allow only `ids` where `when`, 0-d or `[rows 1]`, holds: 0, and minus infinity elsewhere."""
+    """Only `ids` allowed where `when`, 0-d or `[rows 1]`, holds: 0 for them, minus infinity elsewhere."""
     columns = in_vocab(who, scores, ids)
     forced = scores.index_select(-1, columns).masked_fill(when, 0.0)
     return torch.where(when, -torch.inf, scores).index_copy_(-1, columns, forced)
@@ -172,4 +191,5 @@ def force(
 @lru_cache(maxsize=256)
 def device_ids(ids: tuple[int, ...], device: torch.device) -> Int64[Tensor, " ids"]:
     """A device's copy of constant ids, made once: a copy a step would stall the device's stream."""
-    return torch.tensor(ids, dtype=torch.long, device=device)
+    with torch.inference_mode(mode=False):  # it is kept, and may be used where gradients are taken
+        return torch.tensor(ids, dtype=torch.long, device=device)

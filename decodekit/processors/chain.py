@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import final
 
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from decodekit.history import History
@@ -59,6 +59,14 @@ class Chain(LogitsProcessor):
             scores, own_after = processor.apply(history, scores, own)
             after.append(own_after)
         return scores, tuple(after)
+
+    def __call__(
+        self, input_ids: Int64[Tensor, "rows length"], scores: Float32[Tensor, "rows vocab"]
+    ) -> Float32[Tensor, "rows vocab"]:
+        """Hugging Face's calling convention, for a chain of processors that remember nothing."""
+        for processor in self.processors:
+            scores = processor(input_ids, scores)
+        return scores
 
     def __repr__(self) -> str:
         return f"Chain({', '.join(map(repr, self.processors))})"

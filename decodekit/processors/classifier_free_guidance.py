@@ -1,6 +1,5 @@
 """Classifier-free guidance."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -8,9 +7,10 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from decodekit.arguments import is_finite
 from decodekit.history import History
 from decodekit.model import Model
-from decodekit.processors.base import LogitsProcessor, is_number
+from decodekit.processors.base import LogitsProcessor
 from decodekit.processors.log_probs import keep_banned, lifted
 from decodekit.processors.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
 from decodekit.processors.reading import (
@@ -77,7 +77,7 @@ class ClassifierFreeGuidance(LogitsProcessor):
             "ClassifierFreeGuidance",
             "scale",
             self.scale,
-            lambda value: is_number(value) and math.isfinite(value),
+            is_finite,
             "a finite number",
         )
         object.__setattr__(self, "scale", scale)  # a frozen field

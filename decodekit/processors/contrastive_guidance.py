@@ -1,6 +1,5 @@
 """Contrastive decoding."""
 
-import math
 from dataclasses import dataclass
 from typing import final
 
@@ -8,9 +7,10 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from decodekit.arguments import is_finite, is_number, is_positive
 from decodekit.history import History
 from decodekit.model import Model
-from decodekit.processors.base import LogitsProcessor, is_number
+from decodekit.processors.base import LogitsProcessor
 from decodekit.processors.log_probs import keep_banned, weighted
 from decodekit.processors.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
 from decodekit.processors.reading import Reading, check_model, read_on, start_reading
@@ -73,14 +73,14 @@ class ContrastiveGuidance(LogitsProcessor):
             "ContrastiveGuidance",
             "weight",
             self.weight,
-            lambda value: is_number(value) and 0 <= value < math.inf,
+            lambda value: is_finite(value) and value >= 0,
             "a finite number of at least 0",
         )
         temperature = per_prompt(
             "ContrastiveGuidance",
             "temperature",
             self.temperature,
-            lambda value: is_number(value) and 0 < value < math.inf,
+            is_positive,
             "a finite number above 0",
         )
         object.__setattr__(self, "alpha", alpha)  # frozen fields

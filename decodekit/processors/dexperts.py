@@ -1,15 +1,15 @@
 """Experts and anti-experts."""
 
-import math
 from dataclasses import dataclass
 from typing import final
 
 from jaxtyping import Float32
 from torch import Tensor
 
+from decodekit.arguments import is_finite
 from decodekit.history import History
 from decodekit.model import Model
-from decodekit.processors.base import LogitsProcessor, is_number
+from decodekit.processors.base import LogitsProcessor
 from decodekit.processors.log_probs import keep_banned, normalized, weighted
 from decodekit.processors.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
 from decodekit.processors.reading import Reading, check_model, read_on, start_reading
@@ -61,7 +61,7 @@ class DExperts(LogitsProcessor):
             "DExperts",
             "alpha",
             self.alpha,
-            lambda value: is_number(value) and 0 <= value < math.inf,
+            lambda value: is_finite(value) and value >= 0,
             "a finite number of at least 0",
             "To steer the other way exchange the models.",
         )

@@ -9,8 +9,9 @@ from jaxtyping import Bool, Float32, Int32, Int64
 from torch import Tensor
 from torch.nn.functional import pad
 
+from decodekit.arguments import is_count, is_finite, read_ids
 from decodekit.history import History
-from decodekit.processors.base import LogitsProcessor, device_ids, is_count, is_number, read_ids
+from decodekit.processors.base import LogitsProcessor, device_ids
 from decodekit.processors.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
 
 
@@ -136,4 +137,4 @@ def _is_length(value: object) -> bool:
 
 
 def _is_finite(value: object, least: float) -> bool:
-    return is_number(value) and least <= value < float("inf")
+    return is_finite(value) and value >= least

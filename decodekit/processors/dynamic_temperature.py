@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from decodekit.arguments import is_positive
 from decodekit.history import History
-from decodekit.processors.base import StatelessProcessor, is_number
+from decodekit.processors.base import StatelessProcessor
 from decodekit.processors.parameters import EachPrompt, PerPrompt, for_rows, per_prompt
 
 
@@ -57,7 +58,7 @@ class DynamicTemperature(StatelessProcessor):
                 "DynamicTemperature",
                 name,
                 getattr(self, name),
-                lambda value: is_number(value) and 0 < value < float("inf"),
+                is_positive,
                 "a finite number above 0",
             )
             object.__setattr__(self, name, kept)  # a frozen field

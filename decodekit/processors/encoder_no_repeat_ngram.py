@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from decodekit.arguments import is_count
 from decodekit.history import History
-from decodekit.processors.base import LogitsProcessor, is_count, put
+from decodekit.processors.base import LogitsProcessor, put
 from decodekit.processors.sources import SourceIds, check_source, read_source, source_of
 
 

@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from decodekit.arguments import is_positive
 from decodekit.history import History
-from decodekit.processors.base import LogitsProcessor, is_number, put
+from decodekit.processors.base import LogitsProcessor, put
 from decodekit.processors.parameters import PerPrompt, check_one_a_prompt, each, for_rows, per_prompt
 from decodekit.processors.sources import SourceIds, check_source, read_source, source_of
 
@@ -51,7 +52,7 @@ class EncoderRepetitionPenalty(LogitsProcessor):
             who,
             "penalty",
             self.penalty,
-            lambda value: is_number(value) and 0 < value < float("inf"),
+            is_positive,
             "a finite number above 0",
         )
         object.__setattr__(self, "penalty", kept)  # frozen fields

@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from decodekit.arguments import is_finite
 from decodekit.errors import DecodekitError
 from decodekit.history import History
 from decodekit.model import Model
-from decodekit.processors.base import LogitsProcessor, is_number
+from decodekit.processors.base import LogitsProcessor
 from decodekit.processors.log_probs import keep_banned, weighted
 from decodekit.processors.parameters import EachPrompt, PerPrompt, each, for_rows, largest, per_prompt
 from decodekit.processors.reading import Reading, check_model, read_on, start_reading
@@ -121,7 +122,7 @@ def _shares(weights: Sequence[PerPrompt]) -> tuple[PerPrompt, ...]:
             "Ensemble",
             "weights",
             weight,
-            lambda value: is_number(value) and 0 <= value < math.inf,
+            lambda value: is_finite(value) and value >= 0,
             "finite numbers of at least 0",
         )
         for weight in weights

@@ -6,8 +6,9 @@ from typing import final
 from jaxtyping import Float32
 from torch import Tensor
 
+from decodekit.arguments import is_count
 from decodekit.history import History
-from decodekit.processors.base import StatelessProcessor, force, is_count
+from decodekit.processors.base import StatelessProcessor, force
 
 
 @final

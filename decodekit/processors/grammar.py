@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
+from decodekit.arguments import read_ids
 from decodekit.errors import DecodekitError
 from decodekit.history import History
-from decodekit.processors.base import LogitsProcessor, read_ids
+from decodekit.processors.base import LogitsProcessor
 from decodekit.vocabulary import Tokenizer, Vocabulary
 
 if TYPE_CHECKING:
@@ -123,9 +124,12 @@ class Grammar(LogitsProcessor):
         Args:
             schema: As a mapping or as text.
             tokenizer: As in the constructor.
-            whitespace: Whether there may be whitespace between the parts, as much as the model likes.
+            whitespace: Whether there may be whitespace between the parts, as much as the model likes: a
+                weak model may like nothing else, and never end.
             end_ids: As in the constructor.
         """
+        if not isinstance(schema, str | Mapping):
+            raise TypeError(f"Grammar: a schema must be a mapping or text, got {schema!r:.80}.")
         given = schema if isinstance(schema, str) else dict(schema)
         options = {"whitespace_flexible": whitespace}
         make = _llguidance().LLMatcher.grammar_from_json_schema
@@ -144,6 +148,8 @@ class Grammar(LogitsProcessor):
         end_ids: int | Iterable[int] | None = None,
     ) -> "Grammar":
         """Texts that a regular expression matches as a whole; the syntax is that of Rust's `regex`."""
+        if not isinstance(pattern, str):
+            raise TypeError(f"Grammar: a pattern must be text, got {pattern!r:.80}.")
         return cls(_llguidance().LLMatcher.grammar_from_regex(pattern), tokenizer, end_ids=end_ids)
 
     @classmethod
@@ -155,6 +161,8 @@ class Grammar(LogitsProcessor):
         end_ids: int | Iterable[int] | None = None,
     ) -> "Grammar":
         """Texts that a context-free grammar in Lark's notation derives from `start`."""
+        if not isinstance(grammar, str):
+            raise TypeError(f"Grammar: a grammar must be text, got {grammar!r:.80}.")
         return cls(_llguidance().LLMatcher.grammar_from_lark(grammar), tokenizer, end_ids=end_ids)
 
     def init(self, history: History) -> Reading:

@@ -7,8 +7,9 @@ from typing import final
 from jaxtyping import Float32
 from torch import Tensor
 
+from decodekit.arguments import is_count, read_ids
 from decodekit.history import History
-from decodekit.processors.base import StatelessProcessor, ban, is_count, read_ids
+from decodekit.processors.base import StatelessProcessor, ban
 from decodekit.processors.parameters import PerPrompt, for_rows, per_prompt
 
 

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from decodekit.arguments import is_positive
 from decodekit.history import History
-from decodekit.processors.base import is_number
 from decodekit.processors.parameters import PerPrompt, each, for_rows, per_prompt
 
 
@@ -31,7 +31,7 @@ def read_rates(who: str, tau: PerPrompt, eta: PerPrompt) -> tuple[PerPrompt, Per
             who,
             name,
             given,
-            lambda value: is_number(value) and 0 < value < float("inf"),
+            is_positive,
             "a finite number above 0",
         )
         for name, given in (("tau", tau), ("eta", eta))

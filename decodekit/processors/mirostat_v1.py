@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
+from decodekit.arguments import is_count
 from decodekit.history import History
 from decodekit.processors import mirostat
-from decodekit.processors.base import LogitsProcessor, is_count
+from decodekit.processors.base import LogitsProcessor
 from decodekit.processors.mirostat import MirostatMemory
 from decodekit.processors.parameters import PerPrompt, check_one_a_prompt, for_rows, largest, per_prompt
 

@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from decodekit.arguments import is_count
 from decodekit.history import History
-from decodekit.processors.base import StatelessProcessor, is_count, put
+from decodekit.processors.base import StatelessProcessor, put
 
 
 @final

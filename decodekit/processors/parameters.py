@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, final
 
-import numpy as np
 import torch
 from jaxtyping import Num, Shaped
 from torch import Tensor
 
+from decodekit.arguments import plain
 from decodekit.errors import DecodekitError
 from decodekit.history import History
 
@@ -44,8 +44,9 @@ def per_prompt(
     Raises:
         ValueError: If a number is not allowed, or there are none.
     """
-    numbers = given.tolist() if isinstance(given, Tensor | np.ndarray) else given
-    several = isinstance(numbers, Sequence) and not isinstance(numbers, str)
+    numbers = plain(given)
+    several = isinstance(numbers, Sequence) and not isinstance(numbers, str | bytes | bytearray)
+    numbers = [plain(number) for number in numbers] if several else numbers
     for number in numbers if several else (numbers,):
         if not holds(number):
             raise ValueError(f"{who}: {name} must be {must}, got {number!r}.{advice and ' '}{advice}")
@@ -94,4 +95,5 @@ def check_one_a_prompt(processor: object, history: History) -> None:
 @lru_cache(maxsize=256)
 def _on_device(value: EachPrompt, dtype: torch.dtype, device: torch.device) -> Num[Tensor, " batch"]:
     # Made once: a copy a step would stall the device's stream.
-    return torch.tensor(value, dtype=dtype, device=device)
+    with torch.inference_mode(mode=False):  # it is kept, and may be used where gradients are taken
+        return torch.tensor(value, dtype=dtype, device=device)

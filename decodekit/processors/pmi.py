@@ -1,6 +1,5 @@
 """Decoding by pointwise mutual information where the model is unsure."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -8,9 +7,10 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from decodekit.arguments import is_finite
 from decodekit.history import History
 from decodekit.model import Model
-from decodekit.processors.base import LogitsProcessor, is_number
+from decodekit.processors.base import LogitsProcessor
 from decodekit.processors.log_probs import weighted
 from decodekit.processors.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
 from decodekit.processors.reading import (
@@ -76,7 +76,7 @@ class PMI(LogitsProcessor):
                 "PMI",
                 name,
                 getattr(self, name),
-                lambda value: is_number(value) and 0 <= value < math.inf,
+                lambda value: is_finite(value) and value >= 0,
                 "a finite number of at least 0",
             )
             object.__setattr__(self, name, kept)  # a frozen field

@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from decodekit.arguments import is_count, plain
 from decodekit.errors import DecodekitError
 from decodekit.history import History
 from decodekit.memory import Memory
-from decodekit.processors.base import LogitsProcessor, is_count
+from decodekit.processors.base import LogitsProcessor
 
 # The number of a prompt, and the ids of one of its rows, to the ids that may come next.
 Allowed = Callable[[int, Int64[Tensor, " length"]], Sequence[int] | Int64[Tensor, " ids"]]
@@ -83,7 +84,7 @@ class PrefixConstraint(LogitsProcessor):
     def _ids(self, prompt: int, text: Int64[Tensor, " length"], vocab: int) -> list[int]:
         """What the function allows after a text."""
         given = self.function(prompt, text)
-        ids = given.tolist() if isinstance(given, Tensor) else list(given)
+        ids = [plain(token) for token in plain(given)]
         if not ids:
             raise DecodekitError(
                 f"PrefixConstraint: the function must allow some token, and returned none for prompt "

@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from decodekit.arguments import is_number
 from decodekit.history import History
-from decodekit.processors.base import LogitsProcessor, is_number, put
+from decodekit.processors.base import LogitsProcessor, put
 from decodekit.processors.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
 
 

@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from decodekit.arguments import is_finite, is_positive
 from decodekit.history import History
-from decodekit.processors.base import StatelessProcessor, is_number
+from decodekit.processors.base import StatelessProcessor
 from decodekit.processors.parameters import PerPrompt, for_rows, per_prompt
 
 
@@ -57,14 +58,14 @@ class QuadraticSmoothing(StatelessProcessor):
             "QuadraticSmoothing",
             "factor",
             self.factor,
-            lambda value: is_number(value) and 0 < value < float("inf"),
+            is_positive,
             "a finite number above 0",
         )
         curve = per_prompt(
             "QuadraticSmoothing",
             "curve",
             self.curve,
-            lambda value: is_number(value) and 1 <= value < float("inf"),
+            lambda value: is_finite(value) and value >= 1,
             "a finite number of at least 1",
         )
         object.__setattr__(self, "factor", factor)  # frozen fields

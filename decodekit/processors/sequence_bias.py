@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from decodekit.arguments import is_number, read_ids
 from decodekit.history import History
-from decodekit.processors.base import StatelessProcessor, is_number, read_ids
+from decodekit.processors.base import StatelessProcessor
 from decodekit.processors.sequences import Sequences
 
 _MOST = torch.finfo(torch.float32).max

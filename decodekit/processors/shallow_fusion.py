@@ -1,15 +1,15 @@
 """Shallow fusion with a language model."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, final
 
 from jaxtyping import Float32
 from torch import Tensor
 
+from decodekit.arguments import is_finite
 from decodekit.history import History
 from decodekit.model import Model
-from decodekit.processors.base import LogitsProcessor, is_number
+from decodekit.processors.base import LogitsProcessor
 from decodekit.processors.log_probs import weighted
 from decodekit.processors.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
 from decodekit.processors.reading import Reading, check_model, read_on, read_second_prompts, start_reading
@@ -63,7 +63,7 @@ class ShallowFusion(LogitsProcessor):
             "ShallowFusion",
             "weight",
             self.weight,
-            lambda value: is_number(value) and math.isfinite(value),
+            is_finite,
             "a finite number",
         )
         object.__setattr__(self, "weight", weight)  # a frozen field

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from decodekit.arguments import read_ids
 from decodekit.errors import DecodekitError
 from decodekit.history import History, Source
-from decodekit.processors.base import read_ids
 
 # What a person gives: ids for all prompts, or such ids for each; None: the run's own.
 SourceIds = Iterable[int] | Iterable[Iterable[int]] | Tensor | None

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from decodekit.arguments import is_number
 from decodekit.errors import DecodekitError
-from decodekit.processors.base import is_number
 from decodekit.processors.synthid import SynthID, extend_hash, hash_tokens
 from decodekit.processors.texts import Texts, read_texts
 

@@ -6,8 +6,9 @@ from typing import final
 from jaxtyping import Float32
 from torch import Tensor
 
+from decodekit.arguments import is_positive
 from decodekit.history import History
-from decodekit.processors.base import StatelessProcessor, is_number
+from decodekit.processors.base import StatelessProcessor
 from decodekit.processors.parameters import PerPrompt, for_rows, per_prompt
 
 
@@ -47,7 +48,7 @@ class Temperature(StatelessProcessor):
             "Temperature",
             "temperature",
             self.temperature,
-            lambda value: is_number(value) and 0 < value < float("inf"),
+            is_positive,
             "a finite number above 0",
             "For the likeliest token at every step use Greedy().",
         )

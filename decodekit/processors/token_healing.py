@@ -13,10 +13,11 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
+from decodekit.arguments import is_count
 from decodekit.errors import DecodekitError
 from decodekit.history import History
 from decodekit.model import DescribedModel
-from decodekit.processors.base import LogitsProcessor, device_ids, is_count
+from decodekit.processors.base import LogitsProcessor, device_ids
 from decodekit.processors.token_texts import token_texts
 from decodekit.prompt import Prompt
 from decodekit.vocabulary import Vocabulary

@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from decodekit.arguments import is_positive
 from decodekit.history import History
-from decodekit.processors.base import StatelessProcessor, is_number
+from decodekit.processors.base import StatelessProcessor
 from decodekit.processors.parameters import PerPrompt, for_rows, per_prompt
 
 
@@ -48,7 +49,7 @@ class TopNSigma(StatelessProcessor):
             "TopNSigma",
             "n",
             self.n,
-            lambda value: is_number(value) and 0 < value < float("inf"),
+            is_positive,
             "a finite number above 0",
         )
         object.__setattr__(self, "n", kept)  # a frozen field

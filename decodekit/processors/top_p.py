@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from decodekit.arguments import is_count, is_number
 from decodekit.history import History
-from decodekit.processors.base import StatelessProcessor, is_count, is_number
+from decodekit.processors.base import StatelessProcessor
 from decodekit.processors.parameters import PerPrompt, each, for_rows, per_prompt
 
 

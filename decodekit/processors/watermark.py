@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
+from decodekit.arguments import is_count, is_finite, is_number
 from decodekit.history import History
-from decodekit.processors.base import StatelessProcessor, is_count, is_number
+from decodekit.processors.base import StatelessProcessor
 from decodekit.processors.green_lists import LISTS, SCHEMES, Lists, SeedingScheme, hashed, permuted
 from decodekit.processors.parameters import PerPrompt, for_rows, per_prompt
 
@@ -72,7 +73,7 @@ class Watermark(StatelessProcessor):
             "Watermark",
             "bias",
             self.bias,
-            lambda value: is_number(value) and 0 <= value < float("inf"),
+            lambda value: is_finite(value) and value >= 0,
             "a finite number of at least 0",
         )
         if not (is_count(self.hashing_key, 0) and self.hashing_key < 2**63):

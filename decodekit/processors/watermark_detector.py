@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from decodekit.arguments import is_count, is_number
 from decodekit.errors import DecodekitError
-from decodekit.processors.base import is_count, is_number
 from decodekit.processors.texts import Texts, read_texts
 from decodekit.processors.watermark import Watermark
 

@@ -8,8 +8,9 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from decodekit import rng
+from decodekit.arguments import is_number
 from decodekit.history import History
-from decodekit.processors.base import LogitsProcessor, is_number
+from decodekit.processors.base import LogitsProcessor
 from decodekit.processors.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
 
 # Mixed into the seeds, so that a `Sample` with the same ones does not draw the same numbers.
