@@ -14,8 +14,8 @@ import tests.typechecker
 CHECKED = [
     f"decodekit.{name}"
     for name in (
-        *("decoders", "history", "loop", "models", "output", "processors", "prompt", "rng", "score"),
-        *("scorers", "trace", "vocabulary"),
+        *("decoders", "history", "limits", "loop", "memory", "models", "options", "output", "processors"),
+        *("prompt", "rng", "scorers", "scoring", "stopping", "streaming", "trace", "vocabulary"),
     )
 ]
 
@@ -35,6 +35,8 @@ def main() -> None:
         dk.TopP(0.9),
         dk.MinP(0.01),
     ]
+    some = dk.AnyOf(dk.EndIds(5), dk.StopWhen(lambda text: text.count(" ") > 8), dk.RepetitionLoop(3))
+    stop = ["!", some, dk.MaxTime(60), dk.Confidence(1e-9) & dk.MaxNewTokens(9)]
     rules = (dk.WhenFull(), dk.Heuristic(), dk.Proved(), dk.Patience(2))
     for decoder in (
         dk.Greedy(),
@@ -45,6 +47,7 @@ def main() -> None:
     ):
         out = dk.decode(model, ["Once upon", "A"], decoder, processors, max_new_tokens=5, trace=2)
         dk.score(model, ["Once upon", "A"], out)
+        list(dk.stream(model, ["Once upon", "A"], decoder, processors, stop=stop, max_new_tokens=5))
     try:
         dk.rng.draw(torch.rand(4))
     except Exception as error:  # noqa: BLE001 - jaxtyping's own kind
