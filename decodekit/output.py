@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from decodekit.errors import DecodekitError
+from decodekit.limits import FIRST_CRITERION
 from decodekit.prompt import Prompt
 from decodekit.stopping.base import StoppingCriterion
 from decodekit.trace import Trace
@@ -30,6 +31,7 @@ class Decoded:
         parents: The row that each token was chosen on (Hugging Face's `beam_indices`), -1 past the
             end. Row `prompt * rows_per_prompt + beam`.
         pad_id: What fills `tokens` past the end.
+        why: What finished each hypothesis as a number, of which `finish_reason` is the name: see `Limits`.
         prompt: The prompts.
         texts: For every prompt its valid hypotheses as text, special tokens and stop strings left out;
             None without a tokenizer.
@@ -50,6 +52,7 @@ class Decoded:
     score: Float32[Tensor, "batch hyps"]
     parents: Int64[Tensor, "batch hyps new"]
     pad_id: int
+    why: Int64[Tensor, "batch hyps"] | None = None
     prompt: Prompt | None = None
     texts: list[list[str]] | None = None
     trace: Trace | None = None
@@ -95,14 +98,14 @@ class Decoded:
         """
         texts = None
         if vocabulary.tokenizer is not None:
+            why = torch.zeros_like(self.lengths) if self.why is None else self.why
+            rows = zip(prompt.ids(), self.hypotheses(), why.tolist(), strict=True)
             texts = [
                 [
-                    read_text(vocabulary, ids, tokens, reason, criteria)
-                    for tokens, reason in zip(hypotheses, reasons, strict=False)  # those not valid are last
+                    read_text(vocabulary, ids, tokens, criteria, number - FIRST_CRITERION)
+                    for tokens, number in zip(hypotheses, numbers, strict=False)  # those not valid are last
                 ]
-                for ids, hypotheses, reasons in zip(
-                    prompt.ids(), self.hypotheses(), self.finish_reason, strict=True
-                )
+                for ids, hypotheses, numbers in rows
             ]
         return replace(self, prompt=prompt, texts=texts, trace=trace)
 
@@ -126,16 +129,25 @@ def read_text(
     vocabulary: Vocabulary,
     prompt: list[int],
     tokens: list[int],
-    reason: str,
     criteria: tuple[StoppingCriterion, ...],
+    fired: int,
 ) -> str:
-    """A hypothesis's text, cut as the criterion that finished it asks."""
+    """A hypothesis's text, cut by the criterion that finished it, or by another that holds as well.
+
+    Args:
+        vocabulary: Reads the text.
+        prompt: The prompt's ids.
+        tokens: The hypothesis's.
+        criteria: Of the run.
+        fired: Which of them finished it; below 0: none did.
+    """
     text = vocabulary.text(prompt, tokens) or ""
-    if criteria and tokens:
-        before = vocabulary.text(prompt, tokens[:-1]) or ""
-        for criterion in criteria:
-            text = criterion.trim(text, before, fired=criterion.reason == reason)
-    return text
+    if not criteria or not tokens:
+        return text
+    before = vocabulary.text(prompt, tokens[:-1]) or ""
+    numbers = sorted(range(len(criteria)), key=lambda number: number != fired)
+    cuts = (criteria[number].trim(text, before, fired=number == fired) for number in numbers)
+    return next((cut for cut in cuts if cut is not None), text)
 
 
 def sum_log_probs(log_probs: Float32[Tensor, "*shape new"]) -> Float32[Tensor, "*shape"]:

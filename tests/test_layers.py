@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "prompt": {"errors", "history", "reading", "vocabulary"},
     "model": {"prompt", "vocabulary"},
     "trace": {"prompt", "vocabulary"},
-    "output": {"errors", "prompt", "stopping", "trace", "vocabulary"},
+    "output": {"errors", "limits", "prompt", "stopping", "trace", "vocabulary"},
     "processors": {"arguments", "errors", "rng", "history", "memory", "model", "prompt", "vocabulary"},
     "scorers": {"errors"},
     "decoders": {"errors", "rng", "history", "limits", "memory", "output", "scorers"},

@@ -8,10 +8,10 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from decodekit.compat.from_hf import FromHF
-from decodekit.compat.generate import perform, wrap
-from decodekit.compat.inputs import Inputs, read_end_ids
+from decodekit.compat.generate import perform
+from decodekit.compat.inputs import Inputs, plain_config, special_ids, wrap
 from decodekit.compat.processors import Setting, last
-from decodekit.compat.recipe import Recipe, decoder_of, take_limits
+from decodekit.compat.recipe import Recipe, criteria_of, decoder_of, take_limits
 from decodekit.compat.refusals import refuse_arguments, refuse_options
 from decodekit.decoders.base import Decoder
 from decodekit.errors import DecodekitError
@@ -73,21 +73,23 @@ def custom_generate(  # noqa: PLR0913, PLR0917 - the contract of generate's call
         >>> torch.equal(ours, bundled.model.generate(ids, **options))
         True
     """
-    refuse_options(generation_config)
+    config = plain_config(generation_config)
+    refuse_options(config)
     refuse_arguments(
         {name: value for name, value in model_kwargs.items() if name not in _PREPARED},
         "decodekit makes the model's other inputs itself.",
     )
+    _refuse_half_a_prompt(generation_config, input_ids.shape[1])
     wrapped = wrap(model)
-    config, length = generation_config, input_ids.shape[1]
+    length = input_ids.shape[1]
     repeats = max(config.num_beams or 1, config.num_return_sequences or 1)
-    end_ids = read_end_ids(config.eos_token_id) or ()
+    end_ids, pad_id = special_ids(wrapped, config)
     limit, ends, criteria = take_limits(stopping_criteria, config.max_length - length, end_ids, length)
     read = Inputs(
         prompt=_prompt(input_ids[::repeats], model_kwargs, repeats),
-        end_ids=ends or (),
-        pad_id=next((int(pad) for pad in (config.pad_token_id, *end_ids) if pad is not None), None),
-        past=_past(model_kwargs.get("past_key_values")),
+        end_ids=tuple(token for token in ends or () if 0 <= token < (wrapped.vocabulary.size or token + 1)),
+        pad_id=pad_id,
+        past=_past(model_kwargs.get("past_key_values"), repeats),
         cached=config.use_cache is not False,
     )
     if read.prompt.states is not None:
@@ -95,7 +97,7 @@ def custom_generate(  # noqa: PLR0913, PLR0917 - the contract of generate's call
     recipe = Recipe(
         decoder=decoder_of(config) if decoder is None else decoder,
         processor=Chain(*_processors(logits_processor, config, wrapped, own=decoder is not None)),
-        stop=tuple(FromHF(criterion) for criterion in criteria),
+        stop=criteria_of(criteria, config),
         max_new_tokens=limit,
     )
     return perform(wrapped, read, recipe, config, dk_streamer)
@@ -127,9 +129,21 @@ def _prompt(ids: Int64[Tensor, "batch length"], prepared: dict[str, Any], repeat
     return Prompt(ids, prefix, Source(torch.zeros_like(valid, dtype=torch.long), valid), states)
 
 
-def _past(cache: Any) -> Any:  # noqa: ANN401 - transformers' Cache
-    """The cache, if it holds something."""
-    return cache if cache is not None and int(cache.get_seq_length()) > 0 else None
+def _past(cache: Any, repeats: int) -> Any:  # noqa: ANN401 - transformers' Cache
+    """The cache, if it is the caller's: generate makes an empty one itself."""
+    if cache is None:
+        return None
+    is_callers = getattr(cache, "_is_user_defined", False) and repeats == 1
+    return cache if is_callers or int(cache.get_seq_length()) > 0 else None
+
+
+def _refuse_half_a_prompt(config: Any, length: int) -> None:  # noqa: ANN401 - transformers' GenerationConfig
+    """Raises where only the ids after those in a cache are given: what stands before them is not known."""
+    if getattr(config, "_mask_length", length) != length:
+        raise DecodekitError(
+            f"custom_generate: past_key_values go with all ids of the prompts, got {length} of "
+            f"{config._mask_length}. Pass those in the cache, too."  # noqa: SLF001 - it keeps it there
+        )
 
 
 def _processors(

@@ -1,8 +1,9 @@
 """Hugging Face's processors and criteria, in decodekit's loop."""
 
 import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, final, overload
+from typing import Any, NamedTuple, NoReturn, final, overload
 
 import torch
 from jaxtyping import Bool, Float32, Int64
@@ -20,6 +21,29 @@ _HOLDS_ROWS = {
     "UnbatchedClassifierFreeGuidanceLogitsProcessor": "ClassifierFreeGuidance",
     "SynthIDTextWatermarkLogitsProcessor": "SynthID",
 }
+
+
+class NotKept:
+    """Stands where theirs has the scores of all steps: who looks at them is told that they are not kept."""
+
+    def __getitem__(self, _: object) -> None:
+        self._refuse()
+
+    def __len__(self) -> int:
+        return self._refuse()
+
+    def __iter__(self) -> Iterator[None]:
+        yield self._refuse()
+
+    @staticmethod
+    def _refuse() -> NoReturn:
+        raise DecodekitError(
+            "FromHF: a criterion of transformers is not given the scores of the steps, and this one looks at "
+            "them. Use dk.Confidence, or a dk.StoppingCriterion, which is given the token's log-probability."
+        )
+
+
+NOT_KEPT = NotKept()
 
 
 class Follows(NamedTuple):
@@ -74,10 +98,13 @@ class HFProcessor(LogitsProcessor):
 class HFCriterion(StoppingCriterion):
     """A Hugging Face criterion in decodekit's loop: made by `FromHF`.
 
-    It is given every column of the text, left padding included, and None for the scores.
+    It is given every column of the text, left padding included, and None for the scores. Under beam search
+    it is asked several times a step, about as many hypotheses as there are beams each time: it must not
+    count its calls.
     """
 
     criterion: Any
+    scores: Any = None
 
     capturable = False  # as HFProcessor
 
@@ -97,7 +124,7 @@ class HFCriterion(StoppingCriterion):
         memory: int,
     ) -> tuple[Bool[Tensor, " rows"], int]:
         """Which rows it stops."""
-        said = self.criterion(history.tokens[:, : memory + 1], None)
+        said = self.criterion(history.tokens[:, : memory + 1], self.scores)
         stops = torch.as_tensor(said, dtype=torch.bool, device=log_probs.device)
         return stops.expand(len(log_probs)), memory + 1
 

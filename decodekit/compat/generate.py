@@ -5,15 +5,14 @@ from typing import Any
 
 import torch
 from jaxtyping import Int64
-from torch import Tensor, nn
+from torch import Tensor
 
-from decodekit.compat.inputs import Inputs, merge_config, read_inputs
+from decodekit.compat.inputs import Inputs, merge_config, read_inputs, wrap
 from decodekit.compat.outputs import Recorder
 from decodekit.compat.processors import Setting
 from decodekit.compat.recipe import Recipe, build
 from decodekit.compat.refusals import refuse_arguments
 from decodekit.compat.streamers import Feed
-from decodekit.errors import DecodekitError
 from decodekit.loop import run
 from decodekit.models.hf import HFModel
 from decodekit.options import Options
@@ -74,7 +73,11 @@ def generate(  # noqa: PLR0913, PLR0917 - the signature of model.generate
         `GenerationMixin.generate`; the equivalence page says what equals what.
     """
     refuse_arguments(
-        {"synced_gpus": synced_gpus, "assistant_model": assistant_model, "custom_generate": custom_generate}
+        {
+            "synced_gpus": synced_gpus or None,
+            "assistant_model": assistant_model,
+            "custom_generate": custom_generate,
+        }
         | {name: kwargs.pop(name, None) for name in ("assistant_tokenizer", "trust_remote_code")},
         "Use model.generate.",
     )
@@ -128,15 +131,6 @@ def perform(
     if feed is not None:
         feed.end(result)
     return recorder.output(decoder, result, encoder_decoder=wrapped.model.config.is_encoder_decoder)
-
-
-def wrap(model: Any) -> HFModel:  # noqa: ANN401
-    """The model as decodekit has it."""
-    if isinstance(model, HFModel):
-        return model
-    if not isinstance(model, nn.Module):
-        raise DecodekitError(f"generate: model must be a transformers model, got {model!r:.80}.")
-    return HFModel(model)
 
 
 def _negative(ids: Tensor | None, mask: Tensor | None) -> Any:  # noqa: ANN401 - what Prompt.of reads

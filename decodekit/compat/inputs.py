@@ -1,12 +1,14 @@
 """What `generate` is given, as a prompt and the ids that matter."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
+from decodekit.arguments import plain
 from decodekit.compat.continuing import Continuing
 from decodekit.compat.refusals import refuse_arguments
 from decodekit.errors import DecodekitError
@@ -61,7 +63,34 @@ def merge_config(model: Any, config: Any, kwargs: dict[str, Any]) -> tuple[Any, 
         merged.max_length = None  # so that the default of new tokens is known as one
     for name in ("output_attentions", "output_hidden_states"):
         given.pop(name, None)  # fields of the configuration too, and refused as such
-    return merged, given
+    return plain_config(merged), given
+
+
+def plain_config(config: Any) -> Any:  # noqa: ANN401 - transformers' GenerationConfig
+    """A copy with Python's numbers where it has numpy's or torch's."""
+    copied = copy.deepcopy(config)
+    for name, value in vars(copied).items():
+        if not name.startswith("_"):
+            setattr(copied, name, plain(value))
+    return copied
+
+
+def wrap(model: Any) -> HFModel:  # noqa: ANN401
+    """The model as decodekit has it."""
+    if isinstance(model, HFModel):
+        return model
+    if not isinstance(model, nn.Module):
+        raise DecodekitError(f"generate: model must be a transformers model, got {model!r:.80}.")
+    return HFModel(model)
+
+
+def special_ids(wrapped: HFModel, config: Any) -> tuple[tuple[int, ...], int | None]:  # noqa: ANN401
+    """End ids and pad id; one that the model cannot say never comes, and may stand in a configuration."""
+    size = wrapped.vocabulary.size or 2**63
+    ends = tuple(token for token in read_end_ids(config.eos_token_id) or () if 0 <= token < size)
+    pad = config.pad_token_id
+    known = pad is not None and 0 <= int(pad) < size
+    return ends, int(pad) if known else next(iter(ends), None)
 
 
 def read_inputs(wrapped: HFModel, config: Any, inputs: Tensor | None, given: dict[str, Any]) -> Inputs:  # noqa: ANN401
@@ -73,9 +102,7 @@ def read_inputs(wrapped: HFModel, config: Any, inputs: Tensor | None, given: dic
     if inputs is not None and named is not None:
         raise DecodekitError("generate: inputs and input_ids are the same thing, got both. Give one of them.")
     ids = inputs if named is None else named
-    end_ids = read_end_ids(config.eos_token_id) or ()
-    pad = config.pad_token_id
-    pad_id = int(pad) if pad is not None else next(iter(end_ids), None)
+    end_ids, pad_id = special_ids(wrapped, config)
     if ids is None:
         ids = _from_bos(config)
     mask = given.pop("attention_mask", None)
@@ -85,7 +112,10 @@ def read_inputs(wrapped: HFModel, config: Any, inputs: Tensor | None, given: dic
         prompt = _decoder_prompt(config, len(ids), given).with_source(Source(ids, mask))
     else:
         prompt = Prompt(ids, _mask(ids, pad_id, end_ids) if mask is None else mask)
-    refuse_arguments(given, "decodekit makes the model's other inputs itself.")
+    refuse_arguments(
+        {name: value for name, value in given.items() if value is not None},
+        "decodekit makes the model's other inputs itself.",
+    )
     _resolve_length(wrapped, config, prompt.tokens.shape[1])
     return Inputs(
         prompt=prompt, end_ids=end_ids, pad_id=pad_id, past=past, cached=config.use_cache is not False

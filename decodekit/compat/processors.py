@@ -39,7 +39,6 @@ from decodekit.processors.watermark import Watermark
 Named = tuple[str, Any]
 
 _NEW_TOKENS = 20  # generate's default
-_TOP_K = 50  # generate's default, where there is sampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +132,8 @@ def _ends_and_lengths(setting: Setting) -> Iterator[Named]:
 
 def _forced_and_suppressed(setting: Setting) -> Iterator[Named]:
     config = setting.config
-    if config.forced_bos_token_id is not None:
+    # It is for a text of one column, which is a decoder's start.
+    if config.forced_bos_token_id is not None and setting.prompt_length in {None, 1}:
         yield "ForcedBOSTokenLogitsProcessor", ForcedBOS(config.forced_bos_token_id)
     if config.forced_eos_token_id is not None:
         forced = ForcedEOS(setting.max_new_tokens, config.forced_eos_token_id)
@@ -176,8 +176,8 @@ def _likeliest(config: Any, keep: int) -> Iterator[Named]:  # noqa: ANN401 - tra
     """The truncations to the likeliest tokens."""
     if config.top_h is not None:
         yield "TopHLogitsWarper", TopH(config.top_h)
-    if (top_k := _TOP_K if config.top_k is None else config.top_k) != 0:
-        yield "TopKLogitsWarper", TopK(top_k, min_tokens_to_keep=keep)
+    if config.top_k:
+        yield "TopKLogitsWarper", TopK(config.top_k, min_tokens_to_keep=keep)
     if config.top_p is not None and config.top_p < 1:
         yield "TopPLogitsWarper", TopP(config.top_p, min_tokens_to_keep=keep)
     if config.min_p:

@@ -1,13 +1,13 @@
 """A GenerationConfig as a decoder, its processors and its stopping criteria."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from decodekit.compat.from_hf import FromHF
-from decodekit.compat.inputs import read_end_ids
+from decodekit.compat.from_hf import NOT_KEPT, FromHF, HFCriterion
+from decodekit.compat.inputs import plain_config, read_end_ids, wrap
 from decodekit.compat.processors import Named, Setting, last, penalties_and_constraints, warpers
 from decodekit.compat.refusals import refuse_options
 from decodekit.decoders.base import Decoder
@@ -22,6 +22,8 @@ from decodekit.scorers.length_penalty import LengthPenalty
 from decodekit.stopping.base import StoppingCriterion
 from decodekit.stopping.max_time import MaxTime
 
+_TOP_K = 50  # generate's default, where there is sampling
+_AT_ONCE = 1e-9  # seconds
 _STOP_RULES: dict[bool | str, StopRule] = {True: WhenFull(), False: Heuristic(), "never": Proved()}
 
 
@@ -74,7 +76,7 @@ def from_generation_config(  # noqa: PLR0913 - what generate takes, by the names
     config: Any,  # noqa: ANN401 - transformers' GenerationConfig
     *,
     prompt_length: int | None = None,
-    model: Model | None = None,
+    model: Model | nn.Module | None = None,
     tokenizer: Any = None,  # noqa: ANN401 - transformers' own
     logits_processor: Sequence[Any] = (),
     stopping_criteria: Sequence[Any] = (),
@@ -114,6 +116,10 @@ def from_generation_config(  # noqa: PLR0913 - what generate takes, by the names
     Hugging Face:
         What `generate` does between its arguments and its loop.
     """
+    config = plain_config(config)
+    if config.top_k is None:
+        config.top_k = _TOP_K
+    model = wrap(model) if isinstance(model, nn.Module) else model
     own = getattr(getattr(model, "vocabulary", None), "end_ids", None)
     end_ids = read_end_ids(config.eos_token_id)
     setting = Setting(
@@ -151,7 +157,8 @@ def build(
     ]
     stop: list[Any] = []
     if config.max_time is not None:
-        stop.append(("MaxTimeCriteria", MaxTime(config.max_time)))
+        # Time that is over already stops after a token.
+        stop.append(("MaxTimeCriteria", MaxTime(max(config.max_time, _AT_ONCE))))
     if config.stop_strings is not None:
         stop.append(("StopStringCriteria", _stop_strings(config.stop_strings, tokenizer)))
     limit, end_ids, mine = take_limits(criteria, setting.max_new_tokens, end_ids, setting.prompt_length or 0)
@@ -164,10 +171,21 @@ def build(
     return Recipe(
         decoder=decoder_of(config),
         processor=Chain(*ours),
-        stop=tuple(FromHF(criterion) for criterion in merge(stop, mine)),
+        stop=criteria_of(merge(stop, mine), config),
         max_new_tokens=limit,
         end_ids=end_ids,
         pad_id=None if pad is None else int(pad),
+    )
+
+
+def criteria_of(criteria: Sequence[Any], config: Any) -> tuple[StoppingCriterion, ...]:  # noqa: ANN401
+    """The criteria for the loop; those that would be given scores are told that there are none."""
+    wrapped = (FromHF(criterion) for criterion in criteria)
+    return tuple(
+        replace(criterion, scores=NOT_KEPT)
+        if config.output_scores and isinstance(criterion, HFCriterion)
+        else criterion
+        for criterion in wrapped
     )
 
 
@@ -175,15 +193,14 @@ def take_limits(
     criteria: Sequence[Any], max_new_tokens: int, end_ids: tuple[int, ...] | None, prompt_length: int
 ) -> tuple[int, tuple[int, ...] | None, list[Any]]:
     """The limits of a run, as criteria of transformers change them, and the other criteria."""
-    rest = []
+    kinds: dict[str, list[Any]] = {"MaxLengthCriteria": [], "EosTokenCriteria": [], "": []}
     for criterion in criteria:
-        name = type(criterion).__name__
-        if name == "MaxLengthCriteria":
-            max_new_tokens = criterion.max_length - prompt_length
-        elif name == "EosTokenCriteria":
-            end_ids = tuple(criterion.eos_token_id.tolist())
-        else:
-            rest.append(criterion)
+        kinds.get(type(criterion).__name__, kinds[""]).append(criterion)
+    lengths, ends, rest = kinds.values()
+    if lengths:
+        max_new_tokens = min(int(criterion.max_length) for criterion in lengths) - prompt_length
+    if ends:
+        end_ids = tuple(token for criterion in ends for token in criterion.eos_token_id.tolist())
     return max_new_tokens, end_ids, rest
 
 

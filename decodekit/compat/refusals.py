@@ -43,5 +43,5 @@ def refuse_options(config: Any) -> None:  # noqa: ANN401 - transformers' Generat
 def refuse_arguments(arguments: Mapping[str, Any], instead: str) -> None:
     """Raises if one of the arguments is given."""
     for name, value in arguments.items():
-        if value is not None and value is not False:
+        if value is not None:
             raise DecodekitError(f"generate: {name} is not supported, got {value!r:.80}. {instead}")

@@ -276,6 +276,7 @@ class BeamSearch(Decoder[BeamState]):
             score=finished.scores[:, :kept],
             parents=parents.masked_fill(~said, -1),
             pad_id=limits.pad_id,
+            why=finished.why[:, :kept],
         )
 
 

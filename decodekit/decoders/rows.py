@@ -122,6 +122,7 @@ class RowState(NamedTuple):
             score=token_log_probs.double().sum(-1).float().view(shape),
             parents=torch.where(said, rows[:, None], -1).view(*shape, new),
             pad_id=self.limits.pad_id,
+            why=self.why.view(shape),
         )
 
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from decodekit.arguments import is_count, is_positive, read_ids
+from decodekit.arguments import is_count, is_number, read_ids
 from decodekit.history import History
 from decodekit.processors.base import LogitsProcessor, in_vocab
 from decodekit.processors.parameters import (
@@ -67,7 +67,7 @@ class ExponentialLengthDecay(LogitsProcessor):
             who,
             "factor",
             self.factor,
-            is_positive,
+            lambda value: is_number(value) and 0 < value < math.inf,
             "a finite number above 0",
         )
         object.__setattr__(self, "start", start)  # frozen fields

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from decodekit.arguments import is_count, is_number
+from decodekit.arguments import is_count, is_positive
 from decodekit.history import History
 from decodekit.processors.base import StatelessProcessor, put
 from decodekit.processors.parameters import PerPrompt, for_rows, per_prompt
@@ -53,7 +53,7 @@ class RepetitionPenalty(StatelessProcessor):
             "RepetitionPenalty",
             "penalty",
             self.penalty,
-            lambda penalty: is_number(penalty) and 0 < penalty < float("inf"),
+            is_positive,
             "a finite number above 0",
         )
         ignored = per_prompt(

@@ -58,12 +58,12 @@ class AllOf(StoppingCriterion):
         ]
         return reduce(torch.logical_and, (rows for rows, _ in said)), tuple(own for _, own in said)
 
-    def trim(self, text: str, before: str, *, fired: bool) -> str:
-        """As each of them cuts, if it was they that finished the text."""
-        if fired:
-            for criterion in self.criteria:
-                text = criterion.trim(text, before, fired=fired)
-        return text
+    def trim(self, text: str, before: str, *, fired: bool) -> str | None:
+        """As the first of them cuts that does, if it was they that finished the text."""
+        if not fired:
+            return None
+        cuts = (criterion.trim(text, before, fired=fired) for criterion in self.criteria)
+        return next((cut for cut in cuts if cut is not None), None)
 
     def held_back(self, text: str) -> int:
         """What one of them may cut."""

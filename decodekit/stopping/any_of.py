@@ -61,11 +61,10 @@ class AnyOf(StoppingCriterion):
         ]
         return reduce(torch.logical_or, (rows for rows, _ in said)), tuple(own for _, own in said)
 
-    def trim(self, text: str, before: str, *, fired: bool) -> str:
-        """As each of them cuts."""
-        for criterion in self.criteria:
-            text = criterion.trim(text, before, fired=fired)
-        return text
+    def trim(self, text: str, before: str, *, fired: bool) -> str | None:
+        """As the first of them cuts that does."""
+        cuts = (criterion.trim(text, before, fired=fired) for criterion in self.criteria)
+        return next((cut for cut in cuts if cut is not None), None)
 
     def held_back(self, text: str) -> int:
         """What one of them may cut."""

@@ -76,15 +76,15 @@ class StoppingCriterion(ABC):
             memory: What `init` or the step before left.
         """
 
-    def trim(self, text: str, before: str, *, fired: bool) -> str:  # noqa: ARG002 - for those that cut
-        """The text as it is returned: a criterion on text may cut it.
+    def trim(self, text: str, before: str, *, fired: bool) -> str | None:  # noqa: ARG002 - for those that cut
+        """The text as it is returned, if the criterion is one that cuts it; else None.
 
         Args:
-            text: A hypothesis's new text.
+            text: A finished hypothesis's new text.
             before: The same without its newest token.
             fired: Whether it was this criterion that finished it.
         """
-        return text
+        return None
 
     def held_back(self, text: str) -> int:  # noqa: ARG002 - for those that cut
         """How many of the last characters of an unfinished text may yet be cut: they are not streamed."""

@@ -56,5 +56,5 @@ class MaxTime(StoppingCriterion):
         memory: float,
     ) -> tuple[Bool[Tensor, " rows"], float]:
         """All rows or none."""
-        over = time.monotonic() >= memory
+        over = bool(time.monotonic() >= memory)
         return torch.full((len(history.tokens),), over, device=log_probs.device), memory

@@ -80,10 +80,10 @@ class StopStrings(StoppingCriterion):
         found = [self._find(tail.before, tail.now) is not None for tail in tails]
         return torch.tensor(found, device=log_probs.device), memory
 
-    def trim(self, text: str, before: str, *, fired: bool) -> str:  # noqa: ARG002 - found, it has fired
+    def trim(self, text: str, before: str, *, fired: bool) -> str | None:  # noqa: ARG002 - found, it holds
         """The text up to the string that its newest token completed, or up to that string's end."""
         found = self._find(before, text)
-        return text if found is None else text[: found[1] if self.include else found[0]]
+        return None if found is None else text[: found[1] if self.include else found[0]]
 
     def held_back(self, text: str) -> int:
         """The longest end of the text that one of the strings begins with."""

@@ -1,6 +1,9 @@
 import copy
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -14,6 +17,11 @@ from tests.equivalence.outputs import differences
 IDS: dict[str, Any] = {"eos_token_id": list(ENDS), "pad_token_id": PAD}
 ENDLESS: dict[str, Any] = {"eos_token_id": None, "pad_token_id": PAD}
 FULL: dict[str, Any] = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
+
+
+def both(family: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Their generate and ours."""
+    return build(family).generate, partial(generate, wrap(family))
 
 
 @pytest.mark.parametrize(
@@ -255,3 +263,93 @@ def test_inside_generate_a_processor_of_the_source_is_given_it() -> None:
     given = dk.EncoderNoRepeatNGram(1, source=tokens[0].tolist())
     said = build("bart").generate(tokens, logits_processor=[given], **options, **IDS)
     assert set(said[0, 1:].tolist()).isdisjoint(tokens[0].tolist())
+
+
+def test_no_top_k_is_no_top_k_where_the_vocabulary_is_larger_than_its_default() -> None:
+    bundled = dk.load()
+    ids = bundled.tokenizer("Once upon a time", return_tensors="pt").input_ids
+    for options in ({"top_k": None}, {"top_k": 0}, {}):
+        said = []
+        for run in (bundled.model.generate, partial(generate, bundled)):
+            torch.manual_seed(5)
+            said.append(run(ids, do_sample=True, max_new_tokens=20, temperature=1.5, **options).tolist())
+        assert said[0] == said[1]
+
+
+def test_half_a_prompt_after_a_cache_is_refused_inside_generate() -> None:
+    tokens = batch((0,), seed=5).tokens
+    past = transformers.DynamicCache()
+    build("gpt2")(tokens[:, :1], past_key_values=past, use_cache=True)
+    with pytest.raises(dk.DecodekitError, match="past_key_values go with all ids of the prompts, got 8 of 9"):
+        build("gpt2").generate(
+            tokens[:, 1:],
+            past_key_values=past,
+            attention_mask=torch.ones_like(tokens),
+            custom_generate=custom_generate,
+            max_new_tokens=3,
+            **IDS,
+        )
+
+
+def test_ids_that_the_model_cannot_say_are_no_end_and_no_padding() -> None:
+    prompts = batch((0, 0), seed=12)
+    for ids in ({"eos_token_id": [7, 5000]}, {"eos_token_id": -1, "pad_token_id": PAD}):
+        given = {"max_new_tokens": 6, "pad_token_id": PAD} | ids
+        expected = build("gpt2").generate(prompts.tokens, **given)
+        for run in (
+            partial(generate, wrap("gpt2")),
+            partial(build("gpt2").generate, custom_generate=custom_generate),
+        ):
+            assert torch.equal(expected, run(prompts.tokens, **given))
+
+
+@pytest.mark.filterwarnings("ignore")  # transformers says which criterion it takes
+def test_of_several_criteria_of_one_kind_all_hold() -> None:
+    criteria = [transformers.MaxLengthCriteria(12), transformers.MaxLengthCriteria(14)]
+    ends = [transformers.EosTokenCriteria(20), transformers.EosTokenCriteria(28)]
+    for given in (criteria, criteria[::-1], ends, [*criteria, *ends]):
+        expected, *ours = (
+            run(batch((0, 0), seed=13).tokens, stopping_criteria=given, max_new_tokens=10, **IDS).tolist()
+            for run in (*both("gpt2"), partial(build("gpt2").generate, custom_generate=custom_generate))
+        )
+        assert ours == [expected] * 2
+
+
+class LooksAtScores(transformers.StoppingCriteria):
+    """Stops at the third score."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:  # noqa: ANN401
+        return torch.full((len(input_ids),), len(scores) >= 3)
+
+
+def test_a_criterion_that_looks_at_scores_is_told_that_they_are_not_kept() -> None:
+    with pytest.raises(dk.DecodekitError, match="is not given the scores of the steps"):
+        generate(wrap("gpt2"), batch((0,)).tokens, stopping_criteria=[LooksAtScores()], **IDS, **FULL)
+
+
+def test_numbers_of_numpy_and_torch_are_numbers() -> None:
+    prompts = batch((0, 0), seed=14)
+    plain = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 5, "eos_token_id": [2, 7]}
+    odd = {
+        "num_beams": np.int64(3),
+        "num_return_sequences": torch.tensor(2),
+        "max_new_tokens": np.int64(5),
+        "eos_token_id": np.array([2, 7]),
+    }
+    expected = build("gpt2").generate(prompts.tokens, pad_token_id=PAD, **plain)
+    assert torch.equal(expected, generate(wrap("gpt2"), prompts.tokens, pad_token_id=PAD, **odd))
+
+
+def test_a_cache_of_the_callers_grows_inside_generate_too() -> None:
+    past, tokens = transformers.DynamicCache(), batch((0,), seed=15).tokens
+    build("gpt2").generate(
+        tokens, past_key_values=past, custom_generate=custom_generate, max_new_tokens=4, **ENDLESS
+    )
+    assert past.get_seq_length() == 12
+
+
+def test_a_forced_first_token_is_for_decoders_that_start_with_one() -> None:
+    prompts = batch((0, 8), seed=16)
+    given = {"attention_mask": prompts.mask, "forced_bos_token_id": 14, "max_new_tokens": 5, **IDS}
+    expected, ours = (run(prompts.tokens, begin_suppress_tokens=[14], **given) for run in both("gpt2"))
+    assert torch.equal(expected, ours)

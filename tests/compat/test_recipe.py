@@ -15,7 +15,7 @@ def config(**options: Any) -> Any:  # noqa: ANN401 - transformers' own
 
 def chain_of(**options: Any) -> list[str]:  # noqa: ANN401 - of a GenerationConfig
     """The names of the processors, in order."""
-    recipe = from_generation_config(config(**options), prompt_length=3, model=HashModel(50, end_ids=(2,)))
+    recipe = from_generation_config(config(**options), prompt_length=1, model=HashModel(50, end_ids=(2,)))
     return [type(processor).__name__ for processor in recipe.processor.processors]
 
 

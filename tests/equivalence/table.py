@@ -103,6 +103,17 @@ def stopped(**options: Any) -> Callable[[], Options]:  # noqa: ANN401 - generate
     return lambda: {"stopping_criteria": transformers.StoppingCriteriaList([OddAfterEven()]), **options}
 
 
+class AtCall(transformers.StoppingCriteria):
+    """Stops everything at its n-th call."""
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:  # noqa: ANN401, ARG002
+        self.left -= 1
+        return torch.full((len(input_ids),), self.left <= 0)
+
+
 MODES = [
     Row("greedy search", {"do_sample": False}),
     Row("greedy search, left-padded", {"do_sample": False}, padding=(0, 2, 5)),
@@ -292,7 +303,7 @@ DIFFERENT = [
     ),
     Row(
         "a source padded on the left",
-        {},
+        beams(num_return_sequences=4),
         "different",
         "shifts the positions of a BART's encoder. Ours reads it as it reads the text alone",
         "test_a_source_padded_on_the_left_gives_what_it_gives_alone",
@@ -306,6 +317,30 @@ DIFFERENT = [
         "takes padding for text. To ours it is none",
         "test_padding_is_no_text_to_the_encoder_repetition_penalty",
         padding=(0, 2, 5),
+    ),
+    Row(
+        "prefix_allowed_tokens_fn in a left-padded batch",
+        {"prefix_allowed_tokens_fn": lambda _, ids: list(range(8 + len(ids) % 3, VOCAB, 3))},
+        "different",
+        "is given the padding. Ours is given the prompt's own ids, so that a batch gives what each prompt "
+        "alone gives",
+        "test_a_prefix_function_is_given_a_rows_own_ids",
+        padding=(0, 2, 5),
+    ),
+    Row(
+        "a criterion that counts its calls, under beams",
+        lambda: {"stopping_criteria": transformers.StoppingCriteriaList([AtCall(5)]), **beams()},
+        "different",
+        "asks once a step, about all candidates. Ours asks about as many rows as there are hypotheses, "
+        "several times a step: a criterion must be a function of what was said",
+        "test_under_beams_a_criterion_of_theirs_sees_hypotheses_and_not_candidates",
+    ),
+    Row(
+        "the tails of beams without an end id",
+        stopped(**beams(eos_token_id=None, num_return_sequences=4)),
+        "different",
+        "fills them with -1. Ours fills them with the pad id",
+        "test_the_tails_of_beams_without_an_end_id_are_the_pad_id",
     ),
     Row(
         "a criterion of one's own and no end id",

@@ -101,3 +101,30 @@ def test_a_row_that_was_stopped_says_no_more_also_without_end_ids() -> None:
     assert theirs[0] == free[0][: len(theirs[0])]  # on and on
     assert ours[0][9:] == [theirs[0][9], *[PAD] * 5]
     assert theirs[1] == ours[1]
+
+
+def test_a_prefix_function_is_given_a_rows_own_ids() -> None:
+    def by_length(_: int, ids: Tensor) -> list[int]:
+        return list(range(8 + len(ids) % 3, VOCAB, 3))
+
+    prompts = batch((0, 4), seed=44)
+    theirs, ours = both("gpt2", prompts, prefix_allowed_tokens_fn=by_length, eos_token_id=None)
+    alone, _ = both("gpt2", prompts.alone(1), prefix_allowed_tokens_fn=by_length, eos_token_id=None)
+    assert ours[1][4:] == alone[0]
+    assert theirs[1][4:] != alone[0]
+    assert theirs[0] == ours[0]
+
+
+class After(transformers.StoppingCriteria):
+    """Stops rows that say an even token."""
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:  # noqa: ANN401, ARG002
+        return input_ids[:, -1] % 2 == 0
+
+
+def test_the_tails_of_beams_without_an_end_id_are_the_pad_id() -> None:
+    options = {"num_beams": 3, "num_return_sequences": 3, "eos_token_id": None}
+    criteria = transformers.StoppingCriteriaList([After()])
+    theirs, ours = both("gpt2", batch((0, 0), seed=45), stopping_criteria=criteria, **options)
+    assert any(-1 in row for row in theirs)
+    assert [[PAD if token == -1 else token for token in row] for row in theirs] == ours

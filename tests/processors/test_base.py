@@ -126,7 +126,7 @@ def test_ban_names_who_has_an_id_outside_the_vocabulary() -> None:
         ban("Test", torch.zeros(1, 3), (0, 3))
 
 
-@pytest.mark.parametrize("token", [-1, 0.0, True, "0", None, torch.tensor(1)])
+@pytest.mark.parametrize("token", [-1, 0.0, True, "0", b"0", None, torch.tensor(1.0)])
 def test_read_ids_names_who_has_what_is_no_id(token: Any) -> None:  # noqa: ANN401
     with pytest.raises(ValueError, match=r"^Test: token ids must be integers of at least 0, got"):
         read_ids("Test", (0, token))

@@ -106,9 +106,16 @@ def test_of_several_strings_the_first_to_end_cuts(strings: list[str], text: str)
     assert stopped(["a", "bcd"], dk.StopStrings(strings))[0] == text
 
 
-def test_several_criteria_cut_one_after_the_other() -> None:
+def test_of_several_criteria_the_one_that_finished_the_text_cuts_it() -> None:
     both = [dk.StopStrings("c", include=True), dk.StopStrings("bc")]
-    assert stopped(["a", "bcd"], both) == ("a", 2, "string")
+    assert stopped(["a", "bcd"], both) == ("abc", 2, "string")
+    assert stopped(["a", "bcd"], both[::-1]) == ("a", 2, "string")
+
+
+def test_of_combinations_with_one_reason_the_one_that_held_cuts() -> None:
+    early = dk.StopStrings("bc", include=True) & dk.MaxNewTokens(2)
+    late = dk.StopStrings("b") & dk.MaxNewTokens(3)
+    assert stopped(["a", "bcd", "e"], [late, early]) == ("abc", 2, "string and length")
 
 
 def test_a_string_said_with_an_end_id_or_the_last_token_is_cut_too() -> None:
