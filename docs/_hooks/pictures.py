@@ -2,9 +2,9 @@
 """Pictures of what a processor does to a distribution, computed by the processor itself.
 
 A line `<!-- picture: EXPRESSION -->` after a class's `:::` entry becomes a drawing under its first
-sentence. The expression makes a processor from `dk`, `torch` and two toy models of 12 tokens, `toy` and
-`other`. It is drawn for the third new token; with ` | prompt` at its end for the first one, with ` | start`
-for the first one after a single token.
+sentence. The expression makes a processor from `dk`, `torch`, two toy models of 12 tokens, `toy` and `other`,
+and a tokenizer of them, `letters`. It is drawn for the third new token; with ` | prompt` at its end for the
+first one, with ` | start` for the first one after a single token.
 """
 
 import html
@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 from mkdocs.exceptions import PluginError
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 import decodekit as dk
 from decodekit.history import Source
@@ -67,7 +69,13 @@ def picture(expression: str, page: str, at: str | None = None) -> str:
 
 def probabilities(expression: str, at: str | None = None) -> list[float]:
     """Of every token after the processor; minus one marks a banned token."""
-    names = {"dk": dk, "torch": torch, "toy": HashModel(len(BEFORE)), "other": HashModel(len(BEFORE), seed=1)}
+    names = {
+        "dk": dk,
+        "torch": torch,
+        "toy": HashModel(len(BEFORE)),
+        "other": HashModel(len(BEFORE), seed=1),
+        "letters": _letters(),
+    }
     processor = eval(expression, names)  # noqa: S307 - the page's author wrote it
     if not isinstance(processor, dk.LogitsProcessor):
         raise TypeError(f"it must be a processor, got {processor!r:.80}.")
@@ -82,6 +90,18 @@ def probabilities(expression: str, at: str | None = None) -> list[float]:
     if probs.isnan().any():
         raise ValueError(f"no distribution is left, the scores are {after[0].tolist()}.")
     return torch.where(after == -torch.inf, -1.0, probs)[0].tolist()
+
+
+def _letters() -> PreTrainedTokenizerFast:
+    """A tokenizer of the 12 tokens: the letters from a to k, and an end."""
+    tokens = Tokenizer(
+        models.BPE(vocab={letter: number for number, letter in enumerate("abcdefghijk.")}, merges=[])
+    )
+    tokens.pre_tokenizer, tokens.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token=".")  # noqa: S106 - a token, no password
 
 
 def _history(prompt: list[int]) -> dk.History:
