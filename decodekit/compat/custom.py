@@ -106,6 +106,8 @@ def custom_generate(  # noqa: PLR0913, PLR0917 - the contract of generate's call
 def _refuse_unknown_source(processors: Any) -> None:  # noqa: ANN401 - transformers' LogitsProcessorList
     """Raises for processors of the run's own source: generate hands over what the encoder made of it only."""
     for processor in processors:
+        if isinstance(processor, Chain):
+            _refuse_unknown_source(processor.processors)
         kinds = EncoderNoRepeatNGram | EncoderRepetitionPenalty
         if isinstance(processor, kinds) and processor.source is None:
             raise DecodekitError(

@@ -8,12 +8,9 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from decodekit.arguments import is_count as is_count  # noqa: PLC0414
-from decodekit.arguments import is_number as is_number  # noqa: PLC0414
-from decodekit.arguments import read_ids as read_ids  # noqa: PLC0414
 from decodekit.errors import DecodekitError
 from decodekit.history import History
-from decodekit.memory import Memory as Memory  # noqa: PLC0414
+from decodekit.memory import Memory
 from decodekit.processors.parameters import EachPrompt, check_one_a_prompt
 
 if TYPE_CHECKING:

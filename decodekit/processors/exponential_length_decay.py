@@ -104,6 +104,7 @@ class ExponentialLengthDecay(LogitsProcessor):
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(mode=False)  # it is kept, and may be used where gradients are taken
 def _growth_table(
     factors: EachPrompt, steps: int, device: torch.device
 ) -> Float32[Tensor, "factors steps_and_one"]:

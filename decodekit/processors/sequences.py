@@ -85,6 +85,7 @@ class _Table(NamedTuple):
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)  # it is kept, and may be used where gradients are taken
 def _table(sequences: Sequences, device: torch.device) -> _Table:
     # Made once: a copy a step would stall the device's stream.
     longest = max(map(len, sequences.ids))

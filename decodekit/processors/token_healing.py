@@ -247,6 +247,7 @@ def _after(
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(mode=False)  # it is kept, and may be used where gradients are taken
 def _on_device(healing: TokenHealing, vocab: int, device: torch.device) -> Tables:
     """A device's copy for so many tokens, made once: a copy a step would stall the device's stream."""
     allowed, left, lengths = healing.tables

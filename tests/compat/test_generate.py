@@ -260,6 +260,9 @@ def test_inside_generate_a_processor_of_the_source_is_given_it() -> None:
         dk.DecodekitError, match=r"EncoderNoRepeatNGram.* needs the ids that the encoder has read"
     ):
         build("bart").generate(tokens, logits_processor=[dk.EncoderNoRepeatNGram(2)], **options, **IDS)
+    chain = dk.Chain(dk.TopK(5), dk.EncoderRepetitionPenalty(1.2))
+    with pytest.raises(dk.DecodekitError, match=r"EncoderRepetitionPenalty.* needs the ids that the encoder"):
+        build("bart").generate(tokens, logits_processor=[chain], **options, **IDS)
     given = dk.EncoderNoRepeatNGram(1, source=tokens[0].tolist())
     said = build("bart").generate(tokens, logits_processor=[given], **options, **IDS)
     assert set(said[0, 1:].tolist()).isdisjoint(tokens[0].tolist())

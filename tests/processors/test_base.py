@@ -8,7 +8,8 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LogitsProcessorList
 
 import decodekit as dk
-from decodekit.processors.base import ban, device_ids, put, read_ids, seen_tokens
+from decodekit.arguments import read_ids
+from decodekit.processors.base import ban, device_ids, put, seen_tokens
 from decodekit.testing.strategies import cases
 from tests.processors.parity import LAWS, Call, calls
 
@@ -174,3 +175,18 @@ def test_generate_runs_a_stateless_processor_as_its_own() -> None:
     )
     assert expected.tolist() == ours.tolist()
     assert expected.tolist() != model.generate(**prompt, **options).tolist()
+
+
+def test_constants_made_in_inference_mode_serve_where_gradients_are_taken() -> None:
+    ids = torch.tensor([[1, 2]])
+    for processor in (
+        dk.SuppressTokens([3, 7]),
+        dk.Temperature([0.31, 0.32]),
+        dk.SequenceBias([[[3], 1.5], [[1, 4], 0.5]]),
+    ):
+        rows = ids.expand(2, -1)
+        with torch.inference_mode():
+            processor(rows, torch.randn(2, 9))
+        scores = torch.randn(2, 9, requires_grad=True)
+        processor(rows, scores).nan_to_num(neginf=0).sum().backward()
+        assert scores.grad is not None
