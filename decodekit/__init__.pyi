@@ -7,6 +7,8 @@ from .decoders.base import Decoder as Decoder
 from .decoders.base import Selection as Selection
 from .decoders.beam_search import BeamSearch as BeamSearch
 from .decoders.greedy import Greedy as Greedy
+from .decoders.own_loop import Job as Job
+from .decoders.own_loop import OwnLoop as OwnLoop
 from .decoders.rows import RowState as RowState
 from .decoders.sample import Sample as Sample
 from .decoders.stop_rule import Heuristic as Heuristic
@@ -25,6 +27,8 @@ from .loading import bundled_path as bundled_path
 from .loading import load as load
 from .loop import decode as decode
 from .model import Model as Model
+from .model import RevealingModel as RevealingModel
+from .model import RevealingSession as RevealingSession
 from .model import Session as Session
 from .models.hf import HFModel as HFModel
 from .output import Decoded as Decoded
@@ -82,6 +86,8 @@ from .processors.watermark import Watermark as Watermark
 from .processors.watermark_detector import WatermarkDetector as WatermarkDetector
 from .processors.xtc import XTC as XTC
 from .prompt import Prompt as Prompt
+from .reveal import Reveal as Reveal
+from .reveal import Revealed as Revealed
 from .scorers.base import Scorer as Scorer
 from .scorers.length_penalty import LengthPenalty as LengthPenalty
 from .scorers.log_prob import LogProb as LogProb

@@ -10,10 +10,11 @@ from torch.utils._pytree import tree_flatten
 
 from decodekit import trace as tracing
 from decodekit.decoders.base import Decoder, Selection, State
+from decodekit.decoders.own_loop import Job, OwnLoop
 from decodekit.errors import DecodekitError, DecodingError
 from decodekit.limits import Limits, Stopping
 from decodekit.memory import Memory, reorder_memory
-from decodekit.model import DescribedModel, Model, Session
+from decodekit.model import DescribedModel, Model, RevealingModel, RevealingSession, Session
 from decodekit.models.hf import HFModel
 from decodekit.options import Options, Stop
 from decodekit.output import Decoded
@@ -60,17 +61,22 @@ def run(
     options: Options,
 ) -> Generator[Progress[State], None, Decoded]:
     """The loop itself: a `Progress` after every step, and at the end the result."""
+    if isinstance(decoder, OwnLoop):
+        raise TypeError(
+            f"decode: {type(decoder).__name__} has a loop of its own, which cannot be watched step by step: "
+            "no trace, no streaming, no generate(). Use dk.decode(...) without them."
+        )
     if not isinstance(decoder, Decoder):
         raise TypeError(
             f"decode: decoder must be a Decoder such as dk.Greedy() or dk.BeamSearch(5), got {decoder!r:.80}."
         )
     model = as_model(model)
     chain = as_processor(processor)
-    vocabulary = model.vocabulary if isinstance(model, DescribedModel) else Vocabulary()
+    vocabulary = vocabulary_of(model)
     prompt = Prompt.of(prompts, vocabulary)
     length, rows = prompt.tokens.shape[1], decoder.rows_per_prompt
-    capacity = length + options.max_new_tokens
-    session, logits = model.start(prompt, rows_per_prompt=rows, capacity=capacity)
+    capacity, last = length + options.max_new_tokens, options.max_new_tokens + decoder.delay
+    session, logits = start(model, prompt, decoder, capacity)
     limits = options.limits(vocabulary, length, logits.shape[-1])
     history = prompt.to(logits.device).history(capacity, rows)
     state, memory = decoder.init(history, limits), chain.init(history)
@@ -78,13 +84,14 @@ def run(
     broken = torch.zeros(logits.shape[0], dtype=torch.bool, device=logits.device)
     steps: list[tracing.Step] = []
 
-    for number in range(1, options.max_new_tokens + 1):
+    for number in range(1, last + 1):
+        state = look(decoder, session, state)
         state, selection, memory, scores, broken = step(decoder, chain, logits, state, memory, broken)
         if options.trace is not None:
             steps.append(tracing.record(logits, scores, *selection, options.trace))
         yield Progress(number, state, logits, scores, selection, limits, prompt, vocabulary, session)
         is_asked = number % options.check_every == 0
-        if number == options.max_new_tokens or (is_asked and bool(state.done | broken.any())):
+        if number == last or (is_asked and bool(state.done | broken.any())):
             break
         logits = session.advance(selection.tokens, selection.source_rows)
 
@@ -99,7 +106,7 @@ def run(
 def decode(  # noqa: PLR0913 - the library's front door; its options are keyword-only
     model: Model | nn.Module,
     prompts: Any,  # noqa: ANN401 - whatever Prompt.of reads
-    decoder: Decoder[State],
+    decoder: Decoder[State] | OwnLoop,
     processor: LogitsProcessor | Sequence[LogitsProcessor] = IDENTITY,
     *,
     max_new_tokens: int,
@@ -151,15 +158,66 @@ def decode(  # noqa: PLR0913 - the library's front door; its options are keyword
         trace=trace,
         check_every=check_every,
     )
-    steps = run(model, prompts, decoder, processor, options)
+    is_watched = trace is not None or check_every > 1
+    steps: Generator[Any, None, Decoded]
+    if isinstance(decoder, OwnLoop) and not is_watched:
+        steps = run_own(model, prompts, decoder, processor, options)
+    else:
+        steps = run(model, prompts, decoder, processor, options)  # type: ignore[arg-type]
+    number = 0
     while True:
         try:
-            progress = next(steps)
+            next(steps)
         except StopIteration as finished:
             result: Decoded = finished.value
             return result
+        number += 1
         if on_step is not None:
-            on_step(progress.number)
+            on_step(number)
+
+
+@torch.no_grad()
+def run_own(
+    model: Model | nn.Module,
+    prompts: Any,  # noqa: ANN401 - whatever Prompt.of reads
+    algorithm: OwnLoop,
+    processor: LogitsProcessor | Sequence[LogitsProcessor],
+    options: Options,
+) -> Generator[None, None, Decoded]:
+    """An algorithm's own loop: pauses whenever it does, and at the end gives the result."""
+    model = as_model(model)
+    vocabulary = vocabulary_of(model)
+    prompt = Prompt.of(prompts, vocabulary)
+    job = Job(model, prompt, as_processor(processor), options, vocabulary)
+    result = yield from algorithm.run(job)
+    return result.with_context(prompt, vocabulary, None, options.criteria)
+
+
+def start(
+    model: Model, prompt: Prompt, decoder: Decoder[State], capacity: int
+) -> tuple[Session, Float32[Tensor, "rows vocab"]]:
+    """The model's session for a decoder, which shows what the decoder needs to see."""
+    rows = decoder.rows_per_prompt
+    if not decoder.reveal:
+        return model.start(prompt, rows_per_prompt=rows, capacity=capacity)
+    if not isinstance(model, RevealingModel):
+        raise DecodekitError(
+            f"decode: {type(decoder).__name__} needs a model that shows {decoder.reveal}, and {model!r:.80} "
+            "has no start_revealing(). Use dk.HFModel, or write that method: see decodekit.RevealingModel."
+        )
+    return model.start_revealing(prompt, rows_per_prompt=rows, capacity=capacity, reveal=decoder.reveal)
+
+
+def look(decoder: Decoder[State], session: Session, state: State) -> State:
+    """The decoder's state after it has seen what the model shows, if it asks for that."""
+    if decoder.reveal and isinstance(session, RevealingSession):
+        return decoder.look(session.revealed, state)
+    return state
+
+
+def vocabulary_of(model: Model) -> Vocabulary:
+    """What the model's ids mean, as far as it knows."""
+    return model.vocabulary if isinstance(model, DescribedModel) else Vocabulary()
 
 
 def step(

@@ -6,6 +6,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from decodekit.prompt import Prompt
+from decodekit.reveal import Reveal, Revealed
 from decodekit.vocabulary import Vocabulary
 
 
@@ -31,7 +32,8 @@ class Model(Protocol):
 
     Any object with this method can be decoded. One that also has a `vocabulary` is asked for its end
     ids and its tokenizer (`DescribedModel`); one that also has `score_tokens` scores whole texts in
-    one pass (`ScoringModel`).
+    one pass (`ScoringModel`); one that also has `start_revealing` shows more than logits to the decoders
+    that need it (`RevealingModel`).
     """
 
     def start(
@@ -74,4 +76,33 @@ class ScoringModel(Model, Protocol):
 
         Returns:
             Nats; 0 from `lengths` on.
+        """
+
+
+@runtime_checkable
+class RevealingSession(Session, Protocol):
+    """A session that shows more than logits."""
+
+    @property
+    def revealed(self) -> Revealed:
+        """What was asked for, with the newest logits."""
+
+
+@runtime_checkable
+class RevealingModel(Model, Protocol):
+    """A model that shows more than logits: hidden states, early layers, attention."""
+
+    def start_revealing(
+        self, prompt: Prompt, *, rows_per_prompt: int, capacity: int, reveal: Reveal
+    ) -> tuple[RevealingSession, Float32[Tensor, "rows vocab"]]:
+        """The same as `start`, with a session that shows what is asked for from the first logits on.
+
+        Args:
+            prompt: The prompts, left-padded.
+            rows_per_prompt: Beams or samples of each prompt.
+            capacity: Columns that prompts and continuations take at most.
+            reveal: What to show.
+
+        Raises:
+            ModelError: If the model cannot show it.
         """

@@ -36,6 +36,7 @@ class Decoded:
         texts: For every prompt its valid hypotheses as text, special tokens and stop strings left out;
             None without a tokenizer.
         trace: Every step's candidates, if they were asked for.
+        report: What else the algorithm found out; its documentation says what. None for most.
 
     Example:
         >>> out = dk.decode(dk.load(), "Once upon a time", dk.BeamSearch(3, num_return=2),
@@ -56,6 +57,7 @@ class Decoded:
     prompt: Prompt | None = None
     texts: list[list[str]] | None = None
     trace: Trace | None = None
+    report: object = None
 
     @property
     def log_prob(self) -> Float32[Tensor, "batch hyps"]:

@@ -464,6 +464,8 @@ CONFORMANCE: dict[str, Laws | str] = {
     ),
     "Decoder": decoders(SecondBest()),
     "Greedy": decoders(dk.Greedy()),
+    "Job": "tests/decoders/test_own_loop.py",
+    "OwnLoop": "tests/decoders/test_own_loop.py",
     "Sample": all_of(decoders(seeded), decoders(from_a_generator, captures=False, batch_gives_alone=False)),
     # Stop rules
     "Heuristic": stop_rules(dk.Heuristic()),
@@ -495,6 +497,10 @@ CONFORMANCE: dict[str, Laws | str] = {
         vocab=3,
         max_examples=EXAMPLES,
     ),
+    "Reveal": "tests/decoders/test_own_loop.py",
+    "Revealed": "tests/decoders/test_own_loop.py",
+    "RevealingModel": "tests/decoders/test_own_loop.py",
+    "RevealingSession": "tests/decoders/test_own_loop.py",
     "bundled_path": the_bundled_model_is_an_ordinary_one,
     "load": the_bundled_model_is_an_ordinary_one,
     # Scoring

@@ -24,13 +24,17 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "vocabulary": {"errors"},
     "reading": {"errors", "vocabulary"},
     "prompt": {"errors", "history", "reading", "vocabulary"},
-    "model": {"prompt", "vocabulary"},
+    "reveal": {"errors"},
+    "model": {"prompt", "reveal", "vocabulary"},
     "trace": {"prompt", "vocabulary"},
     "output": {"errors", "limits", "prompt", "stopping", "trace", "vocabulary"},
     "processors": {"arguments", "errors", "rng", "history", "memory", "model", "prompt", "vocabulary"},
     "scorers": {"errors"},
-    "decoders": {"errors", "rng", "history", "limits", "memory", "output", "scorers"},
-    "models": {"errors", "history", "model", "prompt", "vocabulary"},
+    "decoders": {
+        *("arguments", "errors", "rng", "history", "limits", "memory", "output", "reveal", "scorers"),
+        *("model", "options", "processors", "prompt", "vocabulary"),  # algorithms with a loop of their own
+    },
+    "models": {"errors", "history", "model", "prompt", "reveal", "vocabulary"},
     "loop": {
         *("errors", "limits", "memory", "options", "prompt", "vocabulary", "trace", "output"),
         *("processors", "decoders", "model", "models"),

@@ -10,6 +10,7 @@ from torch import Tensor
 from decodekit.history import History
 from decodekit.limits import Limits
 from decodekit.output import Decoded
+from decodekit.reveal import NOTHING, Reveal, Revealed
 
 
 class Selection(NamedTuple):
@@ -62,6 +63,26 @@ class Decoder(ABC, Generic[State]):
     @abstractmethod
     def rows_per_prompt(self) -> int:
         """Rows that each prompt is widened to: beams or samples. A class attribute will do."""
+
+    @property
+    def reveal(self) -> Reveal:
+        """What the model must show beside its logits. By default nothing."""
+        return NOTHING
+
+    @property
+    def delay(self) -> int:
+        """Steps after its logits were seen at which a token is decided; 0 unless said otherwise.
+
+        A decoder that tries several tokens and keeps one decides a step late, and is given a step more.
+        """
+        return 0
+
+    def look(self, revealed: Revealed, state: State) -> State:  # noqa: ARG002
+        """Keeps what the model has shown, before every step; called only where `reveal` asks for it.
+
+        The first call may add to the state's shapes; later ones must not.
+        """
+        return state
 
     def prepare(self, logits: Float32[Tensor, "rows vocab"]) -> Float32[Tensor, "rows vocab"]:
         """What the processors see. Beam search normalises here, sampling does not."""

@@ -15,6 +15,7 @@ from decodekit.loop import step
 from decodekit.options import Options, Stop
 from decodekit.processors.base import LogitsProcessor
 from decodekit.processors.chain import Chain
+from decodekit.reveal import Reveal, Revealed
 
 
 def check_captures(
@@ -65,8 +66,10 @@ def check_captures(
         )
         logits, broken = torch.empty(rows, vocab), torch.zeros(rows, dtype=torch.bool)
         state, memory = decoder.init(history, limits), chain.init(history)
-        before = shapes((state, memory))
+        before: list[tuple[Any, ...]] | None = None if decoder.reveal else shapes((state, memory))
         for _ in range(2):
+            if decoder.reveal:
+                state = decoder.look(_imagined(decoder.reveal, before is None, history, vocab), state)
             try:
                 state, _, memory, _, broken = step(decoder, chain, logits, state, memory, broken)
             except (RuntimeError, NotImplementedError) as error:
@@ -75,9 +78,22 @@ def check_captures(
                     f"{limits.criteria!r} does: {error}"
                 ) from error
             after = shapes((state, memory))
-            assert before == after, (  # noqa: S101 - this is a test's helper
+            assert before in (None, after), (  # noqa: S101 - this is a test's helper
                 f"check_captures: shapes must not change in a step, and they went from {before} to {after}."
             )
+            before = after
+
+
+def _imagined(reveal: Reveal, is_first: bool, history: History, vocab: int) -> Revealed:  # noqa: FBT001
+    """What a model would show: shapes without contents."""
+    rows, length, width = len(history.tokens), 7, 5
+    batch = rows // history.rows_per_prompt
+    return Revealed(
+        hidden=torch.empty(rows, width) if reveal.hidden else None,
+        prompt_hidden=torch.empty(batch, length, width) if reveal.hidden and is_first else None,
+        layer_logits=torch.empty(rows, len(reveal.layers), vocab) if reveal.layers else None,
+        attention=torch.empty(rows, length) if reveal.attention else None,
+    )
 
 
 def shapes(tree: object) -> list[tuple[Any, ...]]:

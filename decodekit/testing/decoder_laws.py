@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from decodekit.decoders.base import Decoder
+from decodekit.decoders.own_loop import OwnLoop
 from decodekit.limits import Limits
-from decodekit.loop import decode, step
+from decodekit.loop import decode, look, start, step
 from decodekit.options import Options, Stop
 from decodekit.output import Decoded
 from decodekit.processors.chain import Chain
@@ -26,7 +27,7 @@ END_ID = 2  # of the toy models that laws are tried on
 
 
 def check_decoder(
-    decoder: Decoder[Any] | Callable[[list[int]], Decoder[Any]],
+    decoder: Decoder[Any] | OwnLoop | Callable[[list[int]], Decoder[Any] | OwnLoop],
     *,
     batch_gives_alone: bool = True,
     captures: bool = True,
@@ -37,7 +38,7 @@ def check_decoder(
 
     Shapes must not change in a step; source rows stay inside their prompt; steps after `done` change
     nothing; a batch gives what each prompt alone gives; reported log-probabilities are the model's;
-    a step can be captured.
+    a step can be captured. Of an algorithm with a loop of its own there are only results to look at.
 
     Args:
         decoder: What to check, or a function from the numbers of the prompts in a batch to a fresh
@@ -55,37 +56,41 @@ def check_decoder(
         >>> check_decoder(dk.BeamSearch(3), max_examples=3)
     """
 
-    def make(numbers: Sequence[int]) -> Decoder[Any]:
-        return decoder if isinstance(decoder, Decoder) else decoder(list(numbers))
+    def make(numbers: Sequence[int]) -> Decoder[Any] | OwnLoop:
+        return decoder if isinstance(decoder, Decoder | OwnLoop) else decoder(list(numbers))
 
     @repeatable(max_examples)
     @given(prompts(vocab=7), st.integers(0, 2**31), st.integers(1, 6))
     def laws(batch: list[list[int]], seed: int, new: int) -> None:
         model = HashModel(7, seed, end_ids=(END_ID,))
         numbers = range(len(batch))
-        _check_steps(make(numbers), model, batch, Options(max_new_tokens=new, stop=stop))
+        one = make(numbers)
+        if isinstance(one, Decoder):
+            _check_steps(one, model, batch, Options(max_new_tokens=new, stop=stop))
         out = decode(model, batch, make(numbers), max_new_tokens=new, stop=stop)
         rescored = score(model, batch, out).token_log_probs
         # Sums of single-precision logarithms, in another order.
         torch.testing.assert_close(
             out.token_log_probs[..., : rescored.shape[-1]], rescored, atol=1e-5, rtol=1e-5
         )
-        late = decode(model, batch, make(numbers), max_new_tokens=new, stop=stop, check_every=3)
-        _check_same(out, late, "asked late whether it is done")
+        if isinstance(one, Decoder):
+            late = decode(model, batch, make(numbers), max_new_tokens=new, stop=stop, check_every=3)
+            _check_same(out, late, "asked late whether it is done")
         for number, prompt in enumerate(batch if batch_gives_alone else []):
             alone = decode(model, [prompt], make([number]), max_new_tokens=new, stop=stop)
             _check_same(_only(out, number), alone, f"with prompt {number} alone")
 
     laws()
-    if captures:
-        check_captures(make(range(3)), stop=stop)
+    one = make(range(3))
+    if captures and isinstance(one, Decoder):
+        check_captures(one, stop=stop)
 
 
 def _check_steps(decoder: Decoder[Any], model: HashModel, batch: list[list[int]], options: Options) -> None:
     """Runs past the end and looks at every step."""
     prompt = Prompt.from_ids(batch)
     rows, length, new = decoder.rows_per_prompt, prompt.tokens.shape[1], options.max_new_tokens
-    session, logits = model.start(prompt, rows_per_prompt=rows, capacity=length + new)
+    session, logits = start(model, prompt, decoder, capacity=length + new)
     limits = Limits(
         end_ids=(END_ID,),
         pad_id=0,
@@ -94,14 +99,16 @@ def _check_steps(decoder: Decoder[Any], model: HashModel, batch: list[list[int]]
         vocab=logits.shape[-1],
         criteria=options.criteria,
     )
-    state = decoder.init(prompt.history(length + new, rows), limits)
+    state = look(decoder, session, decoder.init(prompt.history(length + new, rows), limits))
     broken = torch.zeros(len(logits), dtype=torch.bool)
-    shape, result, memory = shapes(state), None, ()
-    for _ in range(new + 3):
+    # What a model shows at first may have shapes that only it knows.
+    shape, result, memory = None if decoder.reveal else shapes(state), None, ()
+    for _ in range(new + decoder.delay + 3):
         old, before = tensors(state), [tensor.clone() for tensor in tensors(state)]
         state, selection, memory, _, broken = step(decoder, Chain(), logits, state, memory, broken)
         check(all(map(torch.equal, before, old)), f"{decoder!r} must not write to its old state")
-        check(shapes(state) == shape, f"{decoder!r} must keep the shapes of its state")
+        check(shape in (None, shapes(state)), f"{decoder!r} must keep the shapes of its state")
+        shape = shapes(state)
         sources = selection.source_rows
         if sources is not None:
             same_prompt = sources // rows == torch.arange(len(sources)) // rows
@@ -112,6 +119,7 @@ def _check_steps(decoder: Decoder[Any], model: HashModel, batch: list[list[int]]
                 _check_same(result, final, "after further steps")
             result = final
         logits = session.advance(selection.tokens, sources)
+        state = look(decoder, session, state)
     check(result is not None, f"{decoder!r} must be done after max_new_tokens steps")
 
 

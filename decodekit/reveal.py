@@ -1,0 +1,71 @@
+"""What a decoder or scorer may ask of a model beside logits."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from jaxtyping import Float32
+from torch import Tensor
+
+from decodekit.errors import DecodekitError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reveal:
+    """What a model is asked to show beside its logits; nothing by default.
+
+    Args:
+        hidden: The last layer's states, from which the logits are made.
+        layers: The layers whose states are read by the language-modelling head: 0 is the embeddings,
+            `n` what comes out of the n-th layer; the last layer's, which are normalised, are the logits.
+        attention: The last layer's attention to what was given: to the source of an encoder-decoder
+            (its cross-attention), else to the prompt; the mean of the heads.
+
+    Raises:
+        ValueError: If a layer is not an integer of at least 0.
+
+    Example:
+        >>> Reveal(hidden=True) | Reveal(attention=True)
+        Reveal(hidden=True, layers=(), attention=True)
+    """
+
+    hidden: bool = False
+    layers: tuple[int, ...] = ()
+    attention: bool = False
+
+    def __post_init__(self) -> None:
+        if any(type(layer) is not int or layer < 0 for layer in self.layers):
+            raise ValueError(f"Reveal: layers must be integers of at least 0, got {self.layers!r:.80}.")
+
+    def __or__(self, other: "Reveal") -> "Reveal":
+        if self.layers and other.layers and self.layers != other.layers:
+            raise DecodekitError(
+                f"Reveal: layers must be asked for once, got {self.layers} and {other.layers}."
+            )
+        return Reveal(
+            hidden=self.hidden or other.hidden,
+            layers=self.layers or other.layers,
+            attention=self.attention or other.attention,
+        )
+
+    def __bool__(self) -> bool:
+        return self.hidden or bool(self.layers) or self.attention
+
+
+class Revealed(NamedTuple):
+    """What a model has shown with its newest logits; None where it was not asked.
+
+    Attributes:
+        hidden: The newest token's states, from which the logits were made.
+        prompt_hidden: All the prompt's states, one text a prompt; only with the first logits.
+        layer_logits: What the head makes of the newest token's states in each layer that was asked for.
+        attention: The newest token's attention to the prompt's columns, or to the source's; at least 0, and
+            0 on padding. Rows sum to 1, or to less where attention goes to other tokens as well.
+    """
+
+    hidden: Float32[Tensor, "rows width"] | None = None
+    prompt_hidden: Float32[Tensor, "batch length width"] | None = None
+    layer_logits: Float32[Tensor, "rows layers vocab"] | None = None
+    attention: Float32[Tensor, "rows context"] | None = None
+
+
+NOTHING = Reveal()
