@@ -6,6 +6,13 @@ from . import testing as testing
 from .decoders.base import Decoder as Decoder
 from .decoders.base import Selection as Selection
 from .decoders.beam_search import BeamSearch as BeamSearch
+from .decoders.certificate import Certificate as Certificate
+from .decoders.expansion import BestExpansion as BestExpansion
+from .decoders.expansion import DiverseSiblings as DiverseSiblings
+from .decoders.expansion import Expansion as Expansion
+from .decoders.expansion import PerNodeExpansion as PerNodeExpansion
+from .decoders.expansion import Picked as Picked
+from .decoders.expansion import SampledExpansion as SampledExpansion
 from .decoders.greedy import Greedy as Greedy
 from .decoders.own_loop import Job as Job
 from .decoders.own_loop import OwnLoop as OwnLoop
@@ -88,6 +95,8 @@ from .processors.xtc import XTC as XTC
 from .prompt import Prompt as Prompt
 from .reveal import Reveal as Reveal
 from .reveal import Revealed as Revealed
+from .scorers.base import Growth as Growth
+from .scorers.base import PathScorer as PathScorer
 from .scorers.base import Scorer as Scorer
 from .scorers.length_penalty import LengthPenalty as LengthPenalty
 from .scorers.log_prob import LogProb as LogProb

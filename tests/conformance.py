@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 import decodekit as dk
+from tests.revealing import ShowingModel
 
 Laws = Callable[[], None]
 
@@ -52,6 +53,25 @@ def scorers(*instances: dk.Scorer) -> Laws:
             decoders(dk.BeamSearch(2, scorer=scorer, stop_rule=dk.Proved()))()
 
     return laws
+
+
+def path_scorers(*instances: dk.PathScorer) -> Laws:
+    """The laws of a beam search that ranks by a scorer with a memory and trusts its bound."""
+
+    def laws() -> None:
+        for scorer in instances:
+            for decoder in (
+                dk.BeamSearch(2, scorer=scorer, stop_rule=dk.Proved()),
+                dk.BeamSearch(3, scorer=scorer, num_return=3),
+            ):
+                decoders(decoder, model=ShowingModel if scorer.reveal else dk.testing.HashModel)()
+
+    return laws
+
+
+def expansions(*instances: dk.Expansion) -> Laws:
+    """The laws of a beam search that expands in some ways."""
+    return decoders(*(dk.BeamSearch(3, expansion=expansion, num_return=2) for expansion in instances))
 
 
 def stop_rules(*instances: dk.StopRule) -> Laws:
@@ -123,6 +143,10 @@ def the_bundled_model_is_an_ordinary_one() -> None:
 
 def seeded(seeds: list[int]) -> dk.Sample:
     return dk.Sample(2, seeds=seeds)
+
+
+def beam_sampling(seeds: list[int]) -> dk.BeamSearch:
+    return dk.BeamSearch(2, expansion=dk.SampledExpansion(torch.Generator().manual_seed(len(seeds))))
 
 
 def from_a_generator(seeds: list[int]) -> dk.Sample:
@@ -198,6 +222,55 @@ class WordReward(dk.Scorer):
         self, log_probs: Float32[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"], max_length: int
     ) -> Float32[Tensor, "*shape"]:
         return log_probs + self.reward * torch.full_like(lengths, max_length)
+
+
+class Weakest(dk.PathScorer):
+    """Ranks by the least likely token: its memory is one number a row."""
+
+    def init(self, history: dk.History, limits: dk.Limits) -> Float32[Tensor, " rows"]:  # noqa: ARG002
+        return torch.zeros(len(history.tokens), device=history.tokens.device)
+
+    def extend(self, growth: dk.Growth, memory: Float32[Tensor, " hyps"]) -> Float32[Tensor, " hyps"]:
+        return torch.minimum(memory, growth.log_probs)
+
+    def score(
+        self,
+        log_probs: Float32[Tensor, " hyps"],  # noqa: ARG002 - the contract's signature
+        lengths: Int64[Tensor, " hyps"],  # noqa: ARG002
+        memory: Float32[Tensor, " hyps"],
+    ) -> Float32[Tensor, " hyps"]:
+        return memory
+
+    def upper_bound(
+        self,
+        log_probs: Float32[Tensor, " hyps"],  # noqa: ARG002
+        lengths: Int64[Tensor, " hyps"],  # noqa: ARG002
+        max_length: int,  # noqa: ARG002
+        memory: Float32[Tensor, " hyps"],
+    ) -> Float32[Tensor, " hyps"]:
+        return memory
+
+
+class Guiding(Weakest):
+    """Ranks unfinished hypotheses by their least likely token as well."""
+
+    guides = True
+
+    def guide(
+        self,
+        log_probs: Float32[Tensor, " hyps"],
+        lengths: Int64[Tensor, " hyps"],  # noqa: ARG002
+        memory: Float32[Tensor, " hyps"],
+    ) -> Float32[Tensor, " hyps"]:
+        return log_probs + 3 * memory
+
+
+class EvenFirst(dk.Expansion):
+    """Prefers even ids."""
+
+    def pick(self, log_probs: Float32[Tensor, "batch beams vocab"], number: int) -> dk.Picked:
+        odd = torch.arange(log_probs.shape[-1], device=log_probs.device) % 2
+        return dk.BestExpansion().pick(log_probs - 2.0 * odd, number)
 
 
 @dataclass(frozen=True)
@@ -461,11 +534,19 @@ CONFORMANCE: dict[str, Laws | str] = {
         dk.BeamSearch(2, num_return=2),
         dk.BeamSearch(4, scorer=dk.LogProb(), num_return=3),
         dk.BeamSearch(3, scorer=dk.LengthPenalty(-1.0)),
+        dk.BeamSearch([3, 1, 2], num_return=2),
     ),
+    "BestExpansion": expansions(dk.BestExpansion()),
+    "Certificate": "tests/decoders/test_proof.py",
     "Decoder": decoders(SecondBest()),
+    "DiverseSiblings": expansions(dk.DiverseSiblings(0.0), dk.DiverseSiblings(0.7)),
+    "Expansion": expansions(EvenFirst()),
     "Greedy": decoders(dk.Greedy()),
     "Job": "tests/decoders/test_own_loop.py",
+    "PerNodeExpansion": expansions(dk.PerNodeExpansion(1), dk.PerNodeExpansion(3)),
+    "Picked": expansions(EvenFirst()),
     "OwnLoop": "tests/decoders/test_own_loop.py",
+    "SampledExpansion": decoders(beam_sampling, captures=False, batch_gives_alone=False),
     "Sample": all_of(decoders(seeded), decoders(from_a_generator, captures=False, batch_gives_alone=False)),
     # Stop rules
     "Heuristic": stop_rules(dk.Heuristic()),
@@ -488,6 +569,8 @@ CONFORMANCE: dict[str, Laws | str] = {
     # Scorers
     "LengthPenalty": scorers(*(dk.LengthPenalty(alpha) for alpha in (-1.0, 0.0, 0.7, 2.0))),
     "LogProb": scorers(dk.LogProb()),
+    "Growth": path_scorers(Weakest()),
+    "PathScorer": path_scorers(Weakest(), Guiding()),
     "Scorer": scorers(WordReward(0.5)),
     # Models
     "HFModel": models(dk.load, vocab=BUNDLED_VOCAB, max_examples=2),

@@ -29,7 +29,10 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "trace": {"prompt", "vocabulary"},
     "output": {"errors", "limits", "prompt", "stopping", "trace", "vocabulary"},
     "processors": {"arguments", "errors", "rng", "history", "memory", "model", "prompt", "vocabulary"},
-    "scorers": {"errors"},
+    "scorers": {
+        *("arguments", "errors", "history", "limits", "memory", "reveal"),
+        *("model", "prompt", "vocabulary"),  # scorers that look ahead
+    },
     "decoders": {
         *("arguments", "errors", "rng", "history", "limits", "memory", "output", "reveal", "scorers"),
         *("model", "options", "processors", "prompt", "vocabulary"),  # algorithms with a loop of their own

@@ -12,6 +12,7 @@ from decodekit.compat.processors import Named, Setting, last, penalties_and_cons
 from decodekit.compat.refusals import refuse_options
 from decodekit.decoders.base import Decoder
 from decodekit.decoders.beam_search import BeamSearch
+from decodekit.decoders.expansion import BestExpansion, SampledExpansion
 from decodekit.decoders.greedy import Greedy
 from decodekit.decoders.sample import Sample
 from decodekit.decoders.stop_rule import Heuristic, Proved, StopRule, WhenFull
@@ -233,7 +234,7 @@ def decoder_of(config: Any) -> Decoder[Any]:  # noqa: ANN401 - transformers' Gen
             scorer=LengthPenalty(1.0 if config.length_penalty is None else config.length_penalty),
             stop_rule=_STOP_RULES[config.early_stopping or False],
             num_return=returned,
-            sample=bool(config.do_sample),
+            expansion=SampledExpansion() if config.do_sample else BestExpansion(),
         )
     if config.do_sample:
         return Sample(returned)

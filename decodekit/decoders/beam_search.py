@@ -1,24 +1,32 @@
 """Beam search."""
 
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import final
 
 import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from decodekit import rng
+from decodekit.arguments import is_count
 from decodekit.decoders.base import Decoder, Selection
-from decodekit.decoders.beam_state import BeamState, Candidates, Finished, settled
-from decodekit.decoders.records import Entry, Records
+from decodekit.decoders.beam_state import BeamState, settled
+from decodekit.decoders.candidates import extend
+from decodekit.decoders.certificate import Certificate
+from decodekit.decoders.expansion import BestExpansion, Expansion
+from decodekit.decoders.finished import Ending, Finished, worthless
+from decodekit.decoders.proof import let_go
+from decodekit.decoders.records import Records
 from decodekit.decoders.rows import raise_if_stuck
 from decodekit.decoders.stop_rule import Heuristic, Standing, StopRule
 from decodekit.errors import DecodekitError
 from decodekit.history import History
-from decodekit.limits import Limits, Stopping
+from decodekit.limits import Limits
 from decodekit.memory import pick_memory, reorder_memory
 from decodekit.output import Decoded
-from decodekit.scorers.base import Scorer
+from decodekit.processors.base import device_ids
+from decodekit.reveal import Reveal, Revealed
+from decodekit.scorers.base import PathScorer
 from decodekit.scorers.length_penalty import LengthPenalty
 
 
@@ -31,15 +39,18 @@ class BeamSearch(Decoder[BeamState]):
     end, and are among the best `beams`, compete by their score for a place in the finished set; the
     best `beams` that do not end go on. Scores are the model's log-probabilities after the processors.
 
+    `Decoded.report` is a `Certificate`: whether what was returned is proved to be the best there is, because
+    nothing that the search let go of could have scored more.
+
     Args:
-        beams: Live hypotheses, at least 1. Usual values: 2-10.
+        beams: Live hypotheses, at least 1; or how many at each step, the last number from there on. Usual
+            values: 2-10.
         scorer: What a finished hypothesis is worth.
         stop_rule: When to stop looking: `WhenFull`, `Heuristic`, `Proved` or `Patience`.
+        expansion: Which continuations a step looks at: `BestExpansion`, `SampledExpansion` (beam sampling),
+            `PerNodeExpansion` or `DiverseSiblings`.
         num_return: Hypotheses to return, best first; at most as many as may finish. Where fewer
             exist, `valid` says so.
-        sample: Draws the continuations to look at, without replacement, by their probability among all
-            continuations of the prompt's beams, where search takes the best ones (beam sampling).
-        generator: The stream of the draws; None is torch's global one.
 
     Raises:
         ValueError: If `beams` or `num_return` is out of range.
@@ -55,48 +66,53 @@ class BeamSearch(Decoder[BeamState]):
         https://arxiv.org/abs/1609.08144, section 7.
 
     Hugging Face:
-        `generate(num_beams=beams, do_sample=sample)`, the same hypotheses for every length penalty and
-        stop rule, and after the same seed the same draws. Where fewer hypotheses exist than beams,
-        theirs repeats or goes on past the end; ours returns fewer.
+        `generate(num_beams=beams)`, the same hypotheses for every length penalty and stop rule. Where fewer
+        hypotheses exist than beams, theirs repeats or goes on past the end; ours returns fewer.
     """
 
-    beams: int
+    beams: int | Sequence[int]
     _: KW_ONLY
-    scorer: Scorer = LengthPenalty(1.0)
+    scorer: PathScorer = LengthPenalty(1.0)
     stop_rule: StopRule = Heuristic()
+    expansion: Expansion = BestExpansion()
     num_return: int = 1
-    sample: bool = False
-    generator: torch.Generator | None = None
 
     def __post_init__(self) -> None:
-        if type(self.beams) is not int or self.beams < 1:
-            raise ValueError(f"BeamSearch: beams must be an integer of at least 1, got {self.beams!r}.")
-        if not isinstance(self.scorer, Scorer):
-            raise TypeError(f"BeamSearch: scorer must be a Scorer, got {self.scorer!r:.80}.")
-        if not isinstance(self.stop_rule, StopRule):
-            raise TypeError(
-                f"BeamSearch: stop_rule must be WhenFull(), Heuristic(), Proved() or Patience(...), "
-                f"got {self.stop_rule!r:.80}."
+        widths = (self.beams,) if not isinstance(self.beams, Sequence) else tuple(self.beams)
+        if not widths or isinstance(self.beams, str) or not all(is_count(width, 1) for width in widths):
+            raise ValueError(
+                f"BeamSearch: beams must be an integer of at least 1, or one a step, got {self.beams!r:.80}."
             )
-        if not isinstance(self.sample, bool) or not isinstance(self.generator, torch.Generator | None):
-            raise ValueError(  # noqa: TRY004 - as every argument out of range
-                f"BeamSearch: sample must be True or False, and generator a torch.Generator, got "
-                f"{self.sample!r:.80} and {self.generator!r:.80}."
-            )
-        if self.generator is not None and not self.sample:
-            raise ValueError("BeamSearch: a generator draws, and without sample=True nothing is drawn.")
+        if isinstance(self.beams, Sequence):
+            object.__setattr__(self, "beams", widths)  # the way to set a frozen field
+        for name, kind, wanted in (
+            ("scorer", PathScorer, "a Scorer or PathScorer such as LengthPenalty(1.0)"),
+            ("stop_rule", StopRule, "a StopRule such as WhenFull()"),
+            ("expansion", Expansion, "an Expansion such as BestExpansion()"),
+        ):
+            if not isinstance(given := getattr(self, name), kind):
+                raise TypeError(f"BeamSearch: {name} must be {wanted}, got {given!r:.80}.")
         # Only `beams` hypotheses can finish in one step, so more than that is not promised.
-        most = min(self.beams, self.stop_rule.capacity(self.beams))
-        if type(self.num_return) is not int or not 1 <= self.num_return <= most:
+        most = min(widths[-1], self.stop_rule.capacity(max(widths)))
+        if not is_count(self.num_return, 1) or self.num_return > most:
             raise ValueError(
                 f"BeamSearch: num_return must be an integer from 1 to {most}, the hypotheses that "
-                f"{self.beams} beams under {self.stop_rule} finish, got {self.num_return!r}."
+                f"{widths[-1]} beams under {self.stop_rule} finish, got {self.num_return!r}."
             )
 
     @property
     def rows_per_prompt(self) -> int:
         """A row a beam."""
-        return self.beams
+        return max(self.beams) if isinstance(self.beams, Sequence) else self.beams
+
+    @property
+    def reveal(self) -> Reveal:
+        """What the scorer asks for."""
+        return self.scorer.reveal
+
+    def look(self, revealed: Revealed, state: BeamState) -> BeamState:
+        """Keeps the attention, for the scorer."""
+        return state._replace(attention=revealed.attention)
 
     def prepare(self, logits: Float32[Tensor, "rows vocab"]) -> Float32[Tensor, "rows vocab"]:
         """Log-probabilities: sums over different texts must be comparable."""
@@ -108,31 +124,29 @@ class BeamSearch(Decoder[BeamState]):
 
     def init(self, history: History, limits: Limits) -> BeamState:
         """One live hypothesis, the prompt; the other beams do not exist yet."""
-        continuations = limits.vocab**limits.max_new_tokens
-        if self.beams > continuations:
+        beams, continuations = self.rows_per_prompt, limits.vocab**limits.max_new_tokens
+        if beams > continuations:
             raise DecodekitError(
                 f"BeamSearch: there must be at least as many continuations as beams, got "
-                f"{self.beams} beams for {limits.vocab} tokens ** {limits.max_new_tokens} steps = "
+                f"{beams} beams for {limits.vocab} tokens ** {limits.max_new_tokens} steps = "
                 f"{continuations}. Use fewer beams."
             )
-        device, batch = history.tokens.device, len(history.tokens) // self.beams
-        exists = torch.arange(self.beams, device=device) == 0
-        slots, new = self.stop_rule.capacity(self.beams), limits.max_new_tokens
-        nothing = torch.zeros(batch, slots, dtype=torch.long, device=device)
+        device, batch = history.tokens.device, len(history.tokens) // beams
+        exists = torch.arange(beams, device=device) == 0
+        new, slots = limits.max_new_tokens, self.stop_rule.capacity(beams)
+        log_probs = worthless(batch, beams, device).masked_fill(exists, 0.0)
         return BeamState(
             history=history,
             limits=limits,
             observed=None,
-            log_probs=_worthless(batch, self.beams, device).masked_fill(exists, 0.0),
-            live=Records.empty(batch, self.beams, new, device),
+            attention=None,
+            log_probs=log_probs,
+            guides=log_probs.clone() if self.scorer.guides else None,
+            live=Records.empty(batch, beams, new, device),
+            memory=self.scorer.init(history, limits),
             stopping=limits.start(history),
-            finished=Finished(
-                records=Records.empty(batch, slots, new, device),
-                lengths=nothing,
-                scores=_worthless(batch, slots, device),
-                why=nothing.clone(),
-                used=nothing.bool(),
-            ),
+            finished=Finished.empty(batch, slots, new, device),
+            lost=worthless(batch, 1, device)[:, 0].clone(),
             open=torch.ones(batch, dtype=torch.bool, device=device),
             stuck=torch.zeros(batch, dtype=torch.bool, device=device),
             done=torch.zeros((), dtype=torch.bool, device=device),
@@ -140,145 +154,74 @@ class BeamSearch(Decoder[BeamState]):
 
     def step(self, scores: Float32[Tensor, "rows vocab"], state: BeamState) -> tuple[BeamState, Selection]:
         """Extend, retire what ended, go on with the rest, see whether it is worth it."""
-        step = state.history.position - state.limits.prompt_length
-        candidates = self._extend(scores, state)
-        finished = self._retire(candidates, state, step)
+        beams, step = self.rows_per_prompt, state.history.position - state.limits.prompt_length
+        candidates = extend(scores, state, step, self.scorer, self.expansion)
+        exists, ends = candidates.log_probs > -torch.inf, candidates.why > 0
+        # The candidates after the first `beams` only stand by, in case those before them end.
+        is_first = self._within(candidates.log_probs.shape[1], step)
+        enters = ends & exists & is_first & state.open[:, None]
+        ending = Ending(enters, candidates.source_beams, candidates.entry, candidates.scores, candidates.why)
+        finished, left = state.finished.after(ending, state.live, step)
         # Go on: the best that did not end.
-        log_probs, chosen = candidates.log_probs.masked_fill(candidates.why > 0, -torch.inf).topk(self.beams)
-        source_beams = candidates.source_beams.gather(1, chosen)
+        priority, chosen = candidates.priority.masked_fill(ends, -torch.inf).topk(beams)
+        goes = self._within(beams, step) & (priority > -torch.inf)
+        log_probs = candidates.log_probs.gather(1, chosen).masked_fill(~goes, -torch.inf)
         entry = candidates.entry.take(chosen)
         source_rows, tokens = entry.parent.flatten(), entry.token.flatten()
-        goes_on = state.open & self._goes_on(log_probs, finished, state, step)
-        stuck = state.stuck | ((log_probs[:, 0] == -torch.inf) & ~finished.used.any(-1))
+        rows = torch.arange(len(log_probs), device=step.device)[:, None] * ends.shape[1] + chosen
         after = state._replace(
             history=state.history.take(source_rows).append(tokens),
             observed=None,
+            attention=None,
             log_probs=log_probs,
-            live=state.live.take(source_beams).write(step, entry),
+            guides=priority.masked_fill(~goes, -torch.inf) if self.scorer.guides else None,
+            live=state.live.take(candidates.source_beams.gather(1, chosen)).write(step, entry),
+            memory=reorder_memory(candidates.memory, rows.flatten()),
             stopping=pick_memory(candidates.stopping, chosen),
             finished=finished,
+        )
+        standing = self._standing(after, step)
+        goes_on = state.open & (log_probs > -torch.inf).any(-1) & self.stop_rule.goes_on(standing)
+        stuck = state.stuck | (~goes.any(-1) & ~finished.used.any(-1))
+        dropped = exists & ~enters & ~torch.zeros_like(ends).scatter(1, chosen, goes)
+        lost = let_go(candidates, dropped, scores, state, self.scorer, self.expansion).maximum(left)
+        after = after._replace(
+            lost=torch.where(state.open & ~goes_on, lost.maximum(standing.bound()), lost),
             open=goes_on,
             stuck=stuck,
             done=~goes_on.any() | stuck.any(),
         )
         return after, Selection(tokens, source_rows)
 
-    def _extend(self, scores: Float32[Tensor, "rows vocab"], state: BeamState) -> Candidates:
-        """The best continuations: enough that `beams` of them do not end, whatever the others do."""
-        limits, vocab = state.limits, scores.shape[-1]
-        batch, beams = state.log_probs.shape
-        number = min(max(2, 1 + len(limits.end_ids)) * beams, beams * vocab)
-        # [rows vocab] -> [batch beams*vocab]
-        total = scores.view(batch, beams, vocab) + state.log_probs[..., None]
-        log_probs, flat = self._pick(total.view(batch, -1), number)
-        source_beams, tokens = flat // vocab, flat % vocab
-        first_rows = torch.arange(batch, device=scores.device)[:, None] * beams
-        own = torch.zeros_like(log_probs)
-        if state.observed is not None:
-            own = state.observed.reshape(batch, -1).gather(1, flat)
-        entry = Entry(tokens, own, first_rows + source_beams)
-        why, stopping = self._finish(entry, state)
-        return Candidates(log_probs, source_beams, entry, why, stopping)
-
-    def _pick(
-        self, log_probs: Float32[Tensor, "batch continuations"], number: int
-    ) -> tuple[Float32[Tensor, "batch candidates"], Int64[Tensor, "batch candidates"]]:
-        """The continuations to look at: the best, or drawn, in the order of the draws."""
-        if not self.sample:
-            best = log_probs.topk(number)
-            return best.values, best.indices
-        drawn = rng.draw_several(log_probs.softmax(-1), number, self.generator)
-        return log_probs.gather(1, drawn), drawn
-
-    def _finish(
-        self, entry: Entry, state: BeamState
-    ) -> tuple[Int64[Tensor, "batch candidates"], list[Stopping]]:
-        """What finishes each candidate, asked as hypotheses are: as many at a time as there are beams."""
-        limits = state.limits
-        if not limits.criteria:
-            return limits.finish_token(entry.token, state.history.position + 1), [state.stopping]
-        why, stopping = [], []
-        for first in range(0, entry.token.shape[1], self.beams):
-            tokens, log_probs, source_rows = (
-                field[:, first : first + self.beams].flatten() for field in entry
-            )
-            history = state.history.take(source_rows).append(tokens)
-            fired, after = limits.finish(history, log_probs, reorder_memory(state.stopping, source_rows))
-            why.append(fired.view(-1, self.beams))
-            stopping.append(after)
-        return torch.cat(why, 1), stopping
-
-    def _retire(self, candidates: Candidates, state: BeamState, step: Int64[Tensor, ""]) -> Finished:
-        """The finished set after the step: the best of what it had and of what just ended."""
-        old, slots = state.finished, state.finished.scores.shape[1]
-        # The candidates after the first `beams` only stand by, in case those before them end.
-        rank = torch.arange(candidates.log_probs.shape[1], device=step.device)
-        enters = (candidates.why > 0) & (rank < self.beams) & state.open[:, None]
-        enters = enters & (candidates.log_probs > -torch.inf)
-        lengths = (step + 1).expand_as(candidates.source_beams)
-        new_scores = self.scorer(candidates.log_probs, lengths).masked_fill(~enters, -torch.inf)
-        scores, chosen = torch.cat([old.scores, new_scores], 1).topk(slots)
-        is_new = chosen >= slots
-        candidate = (chosen - slots).clamp(min=0)
-        # A hypothesis that just ended is a live one and one token more: [batch slots+beams]
-        origin = torch.where(is_new, slots + candidates.source_beams.gather(1, candidate), chosen)
-        records = old.records.beside(state.live).take(origin)
-        return Finished(
-            records=records.write(step, candidates.entry.take(candidate), is_new),
-            lengths=torch.cat([old.lengths, lengths], 1).gather(1, chosen),
-            scores=scores,
-            why=torch.cat([old.why, candidates.why], 1).gather(1, chosen),
-            used=torch.cat([old.used, enters], 1).gather(1, chosen),
-        )
-
-    def _goes_on(
-        self,
-        log_probs: Float32[Tensor, "batch beams"],
-        finished: Finished,
-        state: BeamState,
-        step: Int64[Tensor, ""],
-    ) -> Bool[Tensor, " batch"]:
-        """Whether a live hypothesis is left, and the stop rule wants it continued."""
-        best_live = log_probs[:, 0]
-        standing = Standing(
-            best_live=best_live,
-            lengths=(step + 1).expand_as(best_live),
-            worst_finished=finished.scores[:, -1],
-            full=finished.used.all(-1),
-            max_length=state.limits.max_new_tokens,
-            scorer=self.scorer,
-        )
-        return (best_live > -torch.inf) & self.stop_rule.goes_on(standing)
-
     def settled(self, state: BeamState) -> list[list[list[int]]]:
         """What all live and finished hypotheses of a prompt begin with: any result will too."""
         return settled(state, self.num_return)
 
     def finalize(self, state: BeamState) -> Decoded:
-        """The best finished hypotheses, best first."""
-        finished, limits = state.finished, state.limits
+        """The best finished hypotheses, best first, and whether they are proved to be the best."""
         raise_if_stuck(state.stuck)
-        kept = self.num_return
-        lengths = finished.lengths[:, :kept].masked_fill(~finished.used[:, :kept], 0)
-        new = int(lengths.max())
-        said = torch.arange(new, device=lengths.device) < lengths[..., None]
-        tokens, log_probs, parents = (buffer[:, :kept, :new] for buffer in finished.records)
-        valid = finished.used[:, :kept]
-        return Decoded(
-            tokens=tokens.masked_fill(~said, limits.pad_id),
-            lengths=lengths,
-            finish_reason=[
-                [reason if is_valid else "missing" for reason, is_valid in zip(*row, strict=True)]
-                for row in zip(limits.reasons(finished.why[:, :kept]), valid.tolist(), strict=True)
-            ],
-            valid=valid,
-            token_log_probs=log_probs.masked_fill(~said, 0.0),
-            score=finished.scores[:, :kept],
-            parents=parents.masked_fill(~said, -1),
-            pad_id=limits.pad_id,
-            why=finished.why[:, :kept],
+        decoded = state.finished.decoded(state.limits, self.num_return)
+        # What is not returned was let go, or is finished and comes next.
+        worst, *others = state.finished.scores[:, self.num_return - 1 :].unbind(1)
+        bound = torch.stack([state.lost, *others[:1]]).amax(0)
+        return replace(decoded, report=Certificate(bound=bound, worst=worst))
+
+    def _within(self, number: int, step: Int64[Tensor, ""]) -> Bool[Tensor, " number"]:
+        """Which of some ranks are among the beams of this step."""
+        rank = torch.arange(number, device=step.device)
+        if not isinstance(self.beams, Sequence):
+            return rank < self.beams
+        widths = device_ids(self.beams, step.device)
+        return rank < widths.index_select(0, step.clamp(max=len(widths) - 1).view(1))
+
+    def _standing(self, after: BeamState, step: Int64[Tensor, ""]) -> Standing:
+        """How the search stands after a step."""
+        return Standing(
+            live=after.log_probs,
+            lengths=(step + 1).expand(len(after.log_probs)),
+            worst_finished=after.finished.scores[:, -1],
+            full=after.finished.used.all(-1),
+            max_length=after.limits.max_new_tokens,
+            scorer=self.scorer,
+            memory=after.memory,
         )
-
-
-def _worthless(batch: int, hyps: int, device: torch.device) -> Float32[Tensor, "batch hyps"]:
-    return torch.full((batch, hyps), -torch.inf, dtype=torch.float32, device=device)

@@ -3,22 +3,14 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32
 from torch import Tensor
 
-from decodekit.decoders.records import Entry, Records
+from decodekit.decoders.finished import Finished
+from decodekit.decoders.records import Records
 from decodekit.history import History
 from decodekit.limits import Limits, Stopping
-
-
-class Finished(NamedTuple):
-    """Each prompt's finished hypotheses, best first; slots that are not used score minus infinity."""
-
-    records: Records
-    lengths: Int64[Tensor, "batch slots"]
-    scores: Float32[Tensor, "batch slots"]
-    why: Int64[Tensor, "batch slots"]  # what finished them
-    used: Bool[Tensor, "batch slots"]
+from decodekit.memory import Memory
 
 
 class BeamState(NamedTuple):
@@ -28,11 +20,15 @@ class BeamState(NamedTuple):
         history: What the live hypotheses have said, prompt included.
         limits: Where hypotheses end.
         observed: The model's log-probabilities of the current step; None between steps.
+        attention: What the model attended to in the current step, if the scorer asks; None between steps.
         log_probs: The live hypotheses' sums of processed scores; minus infinity for beams that do
             not exist.
+        guides: What the live hypotheses are ranked by, where a scorer guides the search; else None.
         live: What is written down about the live hypotheses.
+        memory: What the scorer remembers about them.
         stopping: What the stopping criteria remember about them.
         finished: The best hypotheses that have ended.
+        lost: No hypothesis that the search has let go of scores more than this.
         open: Prompts whose search goes on.
         stuck: Prompts on which every token of every beam was banned before a hypothesis had ended.
         done: No prompt is open, or one is stuck.
@@ -41,31 +37,17 @@ class BeamState(NamedTuple):
     history: History
     limits: Limits
     observed: Float32[Tensor, "rows vocab"] | None
+    attention: Float32[Tensor, "rows context"] | None
     log_probs: Float32[Tensor, "batch beams"]
+    guides: Float32[Tensor, "batch beams"] | None
     live: Records
+    memory: Memory
     stopping: Stopping
     finished: Finished
+    lost: Float32[Tensor, " batch"]
     open: Bool[Tensor, " batch"]
     stuck: Bool[Tensor, " batch"]
     done: Bool[Tensor, ""]
-
-
-class Candidates(NamedTuple):
-    """The best one-token continuations of a prompt's live hypotheses, best first.
-
-    Attributes:
-        log_probs: Their sums of processed scores.
-        source_beams: The beam of its prompt that each continues.
-        entry: What is written down about the new token.
-        why: What finishes each; 0: nothing does.
-        stopping: What the stopping criteria remember about `beams` of them, and the next, and so on.
-    """
-
-    log_probs: Float32[Tensor, "batch candidates"]
-    source_beams: Int64[Tensor, "batch candidates"]
-    entry: Entry
-    why: Int64[Tensor, "batch candidates"]
-    stopping: list[Stopping]
 
 
 def settled(state: BeamState, num_return: int) -> list[list[list[int]]]:

@@ -6,30 +6,50 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import NamedTuple, final
 
+import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from decodekit.scorers.base import Scorer
+from decodekit.memory import Memory
+from decodekit.scorers.base import PathScorer
 
 
 class Standing(NamedTuple):
     """How a beam search stands after a step.
 
     Attributes:
-        best_live: The log-probability of each prompt's best unfinished hypothesis.
-        lengths: Its length in new tokens.
+        live: The log-probabilities of each prompt's unfinished hypotheses; minus infinity: there is none.
+        lengths: Their length in new tokens.
         worst_finished: The lowest score in each prompt's set of finished hypotheses.
         full: Whether that set has as many as it may hold.
         max_length: New tokens at most.
         scorer: What hypotheses are worth.
+        memory: What the scorer remembers of the unfinished ones.
     """
 
-    best_live: Float32[Tensor, " batch"]
+    live: Float32[Tensor, "batch beams"]
     lengths: Int64[Tensor, " batch"]
     worst_finished: Float32[Tensor, " batch"]
     full: Bool[Tensor, " batch"]
     max_length: int
-    scorer: Scorer
+    scorer: PathScorer
+    memory: Memory
+
+    def now(self) -> Float32[Tensor, " batch"]:
+        """The score of the best unfinished hypothesis, if it ended as it is."""
+        scores = self.scorer.score(self.live.flatten(), self._each_length(), self.memory)
+        return self._best(scores)
+
+    def bound(self) -> Float32[Tensor, " batch"]:
+        """What no continuation of an unfinished hypothesis scores more than."""
+        most = self.scorer.upper_bound(self.live.flatten(), self._each_length(), self.max_length, self.memory)
+        return self._best(most)
+
+    def _each_length(self) -> Int64[Tensor, " rows"]:
+        return self.lengths.repeat_interleave(self.live.shape[1])
+
+    def _best(self, worth: Float32[Tensor, " rows"]) -> Float32[Tensor, " batch"]:
+        return worth.view_as(self.live).masked_fill(self.live == -torch.inf, -torch.inf).amax(-1)
 
 
 class StopRule(ABC):
@@ -80,8 +100,7 @@ class Heuristic(StopRule):
 
     def goes_on(self, standing: Standing) -> Bool[Tensor, " batch"]:
         """Until the set is full and the best live hypothesis, as it is, would not enter it."""
-        now = standing.scorer(standing.best_live, standing.lengths)
-        return ~standing.full | (now > standing.worst_finished)
+        return ~standing.full | (standing.now() > standing.worst_finished)
 
 
 @final
@@ -99,8 +118,7 @@ class Proved(StopRule):
 
     def goes_on(self, standing: Standing) -> Bool[Tensor, " batch"]:
         """Until the set is full and nothing can become good enough for it."""
-        bound = standing.scorer.bound(standing.best_live, standing.lengths, standing.max_length)
-        return ~standing.full | (bound > standing.worst_finished)
+        return ~standing.full | (standing.bound() > standing.worst_finished)
 
 
 @final

@@ -1,13 +1,127 @@
 """The contract of scorers."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, final
 
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from decodekit.history import History
+from decodekit.limits import Limits
+from decodekit.memory import Memory
+from decodekit.reveal import NOTHING, Reveal
 
-class Scorer(ABC):
-    """What a hypothesis is worth inside the search: finished ones are ranked by it.
+
+@dataclass(frozen=True, eq=False)
+class Growth:
+    """One new token of some hypotheses, for a scorer that remembers the way.
+
+    Attributes:
+        parents: What the hypotheses that are continued have said.
+        source_rows: The row of `parents` that each hypothesis continues.
+        tokens: What each says next.
+        log_probs: What that adds to each one's sum: the log-probability after the processors, in nats.
+        attention: What the model attended to when it gave those, if the scorer's `reveal` asks for it.
+    """
+
+    parents: History
+    source_rows: Int64[Tensor, " hyps"]
+    tokens: Int64[Tensor, " hyps"]
+    log_probs: Float[Tensor, " hyps"]
+    attention: Float[Tensor, "hyps context"] | None = None
+
+    def history(self) -> History:
+        """What every hypothesis has said, its new token included."""
+        return self.parents.take(self.source_rows).append(self.tokens)
+
+
+class PathScorer(ABC):
+    """What a hypothesis is worth inside the search, where that takes more than a sum and a length.
+
+    It carries memory along the path as a processor does: `init` makes it for every row, `extend` takes in one
+    new token, and the search sees to it that it follows its hypothesis. All methods are pure, and blind to
+    other rows. A scorer that needs only the sum and the length is a `Scorer`, which is simpler.
+
+    Attributes:
+        guides: True: the search also ranks unfinished hypotheses by `guide`. It then looks at as many
+            continuations as it would otherwise, those best by their parent's `guide` and their own
+            log-probability, and keeps the best of them by their own `guide`. False: by log-probability.
+
+    Example:
+        Ranks by the least likely token:
+
+        >>> class Weakest(dk.PathScorer):
+        ...     def init(self, history, limits): return torch.zeros(len(history.tokens))
+        ...     def extend(self, growth, memory): return torch.minimum(memory, growth.log_probs)
+        ...     def score(self, log_probs, lengths, memory): return memory
+        ...     def upper_bound(self, log_probs, lengths, max_length, memory): return memory
+    """
+
+    guides: ClassVar[bool] = False
+
+    @property
+    def reveal(self) -> Reveal:
+        """What the model must show beside its logits. By default nothing."""
+        return NOTHING
+
+    @abstractmethod
+    def init(self, history: History, limits: Limits) -> Memory:
+        """The memory of every row before the first new token: any nest; its tensors lead with rows."""
+
+    @abstractmethod
+    def extend(self, growth: Growth, memory: Memory) -> Memory:
+        """The memory of hypotheses that have grown by a token.
+
+        Args:
+            growth: The tokens.
+            memory: Of the hypotheses before, one row for each of `growth.tokens`.
+        """
+
+    @abstractmethod
+    def score(
+        self, log_probs: Float[Tensor, " hyps"], lengths: Int64[Tensor, " hyps"], memory: Memory
+    ) -> Float[Tensor, " hyps"]:
+        """The worth of hypotheses, if they end here.
+
+        Args:
+            log_probs: Sums over the tokens, in nats.
+            lengths: New tokens, the end id included, at least 1.
+            memory: What `extend` has kept of them.
+        """
+
+    @abstractmethod
+    def upper_bound(
+        self,
+        log_probs: Float[Tensor, " hyps"],
+        lengths: Int64[Tensor, " hyps"],
+        max_length: int,
+        memory: Memory,
+    ) -> Float[Tensor, " hyps"]:
+        """A number that neither a hypothesis nor any continuation of it scores more than.
+
+        Each further token adds at most 0 to `log_probs`. Infinity is honest where nothing better is
+        known, and switches proofs off.
+
+        Args:
+            log_probs: Sums so far, at most 0.
+            lengths: New tokens so far, at least 1.
+            max_length: New tokens at most.
+            memory: What `extend` has kept of them.
+        """
+
+    def guide(
+        self,
+        log_probs: Float[Tensor, " hyps"],
+        lengths: Int64[Tensor, " hyps"],  # noqa: ARG002
+        memory: Memory,  # noqa: ARG002
+    ) -> Float[Tensor, " hyps"]:
+        """What unfinished hypotheses of one length are ranked by, where the scorer `guides`."""
+        return log_probs
+
+
+class Scorer(PathScorer):
+    """What a hypothesis is worth inside the search, from its summed log-probability and its length.
 
     Both methods are elementwise and pure, over tensors of any one shape.
 
@@ -32,13 +146,44 @@ class Scorer(ABC):
     def bound(
         self, log_probs: Float[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"], max_length: int
     ) -> Float[Tensor, "*shape"]:
-        """A number that no continuation scores more than, so that stopping can be proved.
+        """A number that neither a hypothesis nor any continuation scores more than.
 
         Each further token adds at most 0 to `log_probs`. Infinity is honest where nothing better is
-        known, and switches proofs off.
+        known, and switches proofs off. A greater sum must not have a lower bound.
 
         Args:
             log_probs: Sums so far, at most 0.
             lengths: New tokens so far, at least 1.
             max_length: New tokens at most.
         """
+
+    @final
+    def init(self, history: History, limits: Limits) -> Memory:  # noqa: ARG002 - the contract's signature
+        """Nothing to remember."""
+        return ()
+
+    @final
+    def extend(self, growth: Growth, memory: Memory) -> Memory:  # noqa: ARG002
+        """Nothing to remember."""
+        return memory
+
+    @final
+    def score(
+        self,
+        log_probs: Float[Tensor, " hyps"],
+        lengths: Int64[Tensor, " hyps"],
+        memory: Memory,  # noqa: ARG002
+    ) -> Float[Tensor, " hyps"]:
+        """The scorer's value."""
+        return self(log_probs, lengths)
+
+    @final
+    def upper_bound(
+        self,
+        log_probs: Float[Tensor, " hyps"],
+        lengths: Int64[Tensor, " hyps"],
+        max_length: int,
+        memory: Memory,  # noqa: ARG002
+    ) -> Float[Tensor, " hyps"]:
+        """The scorer's bound."""
+        return self.bound(log_probs, lengths, max_length)

@@ -32,6 +32,7 @@ def check_decoder(
     batch_gives_alone: bool = True,
     captures: bool = True,
     stop: Stop = (),
+    model: type[HashModel] = HashModel,
     max_examples: int = 30,
 ) -> None:
     """Raises unless a decoder keeps its contract, on toy models and random prompts.
@@ -47,6 +48,7 @@ def check_decoder(
         captures: False where the step cannot be captured, or draws from a generator, which tensors
             without contents cannot.
         stop: Stopping criteria, as in `decode`: the laws hold for every one that keeps its contract.
+        model: The class of the toy models, for decoders that need more than logits.
         max_examples: Random cases.
 
     Raises:
@@ -62,22 +64,22 @@ def check_decoder(
     @repeatable(max_examples)
     @given(prompts(vocab=7), st.integers(0, 2**31), st.integers(1, 6))
     def laws(batch: list[list[int]], seed: int, new: int) -> None:
-        model = HashModel(7, seed, end_ids=(END_ID,))
+        toy = model(7, seed, end_ids=(END_ID,))
         numbers = range(len(batch))
         one = make(numbers)
         if isinstance(one, Decoder):
-            _check_steps(one, model, batch, Options(max_new_tokens=new, stop=stop))
-        out = decode(model, batch, make(numbers), max_new_tokens=new, stop=stop)
-        rescored = score(model, batch, out).token_log_probs
+            _check_steps(one, toy, batch, Options(max_new_tokens=new, stop=stop))
+        out = decode(toy, batch, make(numbers), max_new_tokens=new, stop=stop)
+        rescored = score(toy, batch, out).token_log_probs
         # Sums of single-precision logarithms, in another order.
         torch.testing.assert_close(
             out.token_log_probs[..., : rescored.shape[-1]], rescored, atol=1e-5, rtol=1e-5
         )
         if isinstance(one, Decoder):
-            late = decode(model, batch, make(numbers), max_new_tokens=new, stop=stop, check_every=3)
+            late = decode(toy, batch, make(numbers), max_new_tokens=new, stop=stop, check_every=3)
             _check_same(out, late, "asked late whether it is done")
         for number, prompt in enumerate(batch if batch_gives_alone else []):
-            alone = decode(model, [prompt], make([number]), max_new_tokens=new, stop=stop)
+            alone = decode(toy, [prompt], make([number]), max_new_tokens=new, stop=stop)
             _check_same(_only(out, number), alone, f"with prompt {number} alone")
 
     laws()

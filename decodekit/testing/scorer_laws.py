@@ -37,6 +37,11 @@ def check_scorer(scorer: Scorer, *, max_examples: int = 200) -> None:
                 scorer.bound(*pair, most) for pair in zip(log_probs[:, None], lengths[:, None], strict=True)
             ]
             check(torch.equal(bound, torch.cat(apart)), f"{scorer!r} must be elementwise in its bound")
+            greater = scorer.bound(log_probs / 2, lengths, most)
+            check(
+                (greater >= bound - 1e-5 * bound.abs()).all(),
+                f"{scorer!r}: of two sums the greater, {log_probs / 2}, must not have the lower bound, {greater}",
+            )
             for continued in (
                 scorer(log_probs + added, (lengths + longer).clamp(max=most)),
                 scorer(log_probs, lengths),

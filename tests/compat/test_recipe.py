@@ -71,7 +71,7 @@ def test_sampling_without_a_word_is_from_the_50_likeliest() -> None:
 def test_under_beams_truncations_keep_a_token_that_does_not_end() -> None:
     recipe = from_generation_config(config(do_sample=True, num_beams=3, top_k=1, eos_token_id=[2, 3]))
     assert recipe.processor == dk.Chain(dk.TopK(1, min_tokens_to_keep=3))
-    assert recipe.decoder == dk.BeamSearch(3, sample=True)
+    assert recipe.decoder == dk.BeamSearch(3, expansion=dk.SampledExpansion())
 
 
 @pytest.mark.parametrize(

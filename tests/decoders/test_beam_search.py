@@ -246,7 +246,7 @@ def test_no_more_hypotheses_than_can_finish_may_be_asked_for(number: int) -> Non
 
 
 def test_wrong_kinds_are_refused() -> None:
-    with pytest.raises(TypeError, match="BeamSearch: scorer must be a Scorer"):
+    with pytest.raises(TypeError, match="BeamSearch: scorer must be a Scorer or PathScorer such as"):
         dk.BeamSearch(2, scorer=1.0)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="BeamSearch: stop_rule must be"):
         dk.BeamSearch(2, stop_rule=True)  # type: ignore[arg-type]
@@ -287,7 +287,7 @@ def test_an_off_by_one_in_the_length_penalty_is_caught_by_the_reference() -> Non
 
 def test_beam_sampling_keeps_the_contract_of_decoders() -> None:
     def drawn(prompts: list[int]) -> dk.BeamSearch:
-        return dk.BeamSearch(2, sample=True, generator=torch.Generator().manual_seed(len(prompts)))
+        return dk.BeamSearch(2, expansion=dk.SampledExpansion(torch.Generator().manual_seed(len(prompts))))
 
     dk.testing.check_decoder(drawn, batch_gives_alone=False, captures=False, max_examples=20)
 
@@ -296,7 +296,7 @@ def test_beam_sampling_draws_sequences_by_their_probability() -> None:
     # One step, two beams: two tokens without replacement, of which the likelier is the better hypothesis.
     model = dk.testing.MarkovModel([[0.5, 0.3, 0.2]] * 3)
     generator = torch.Generator().manual_seed(2)
-    search = dk.BeamSearch(2, sample=True, generator=generator, num_return=2, scorer=dk.LogProb())
+    search = dk.BeamSearch(2, expansion=dk.SampledExpansion(generator), num_return=2, scorer=dk.LogProb())
     out = dk.decode(model, [[0]] * 4000, search, max_new_tokens=1)
     pairs = [tuple(token for [token] in hypotheses) for hypotheses in out.hypotheses()]
     for pair, expected in (
@@ -311,10 +311,7 @@ def test_beam_sampling_from_certain_distributions_is_beam_search() -> None:
     model = dk.testing.HashModel(6, seed=3, scale=2.0, end_ids=(2,))
     only = dk.TopK(1)
     plain = dk.decode(model, [[1], [4]], dk.BeamSearch(1), only, max_new_tokens=6)
-    drawn = dk.decode(model, [[1], [4]], dk.BeamSearch(1, sample=True), only, max_new_tokens=6)
+    drawn = dk.decode(
+        model, [[1], [4]], dk.BeamSearch(1, expansion=dk.SampledExpansion()), only, max_new_tokens=6
+    )
     assert plain.hypotheses() == drawn.hypotheses()
-
-
-def test_a_generator_without_sampling_is_refused() -> None:
-    with pytest.raises(ValueError, match="BeamSearch: a generator draws, and without sample=True nothing is"):
-        dk.BeamSearch(2, generator=torch.Generator())

@@ -110,7 +110,7 @@ def test_beam_sampling_is_generates_after_the_same_seed(family: str, warper: str
         **options,
     )
     torch.manual_seed(15)
-    out = ours(family, prompts, dk.BeamSearch(3, sample=True, num_return=3), processors)
+    out = ours(family, prompts, dk.BeamSearch(3, expansion=dk.SampledExpansion(), num_return=3), processors)
     assert expected.sequences.tolist() == out.sequences.tolist()
     assert expected.beam_indices.tolist() == out.parents.flatten(0, 1).tolist()
     # Bit for bit in float64; in float32 two ways to the same logits differ in their last bits.

@@ -40,6 +40,24 @@ class NoBound(BoundTooLow):
         return torch.full_like(log_probs, torch.inf)
 
 
+@dataclass(frozen=True)
+class BoundFalls(dk.Scorer):
+    """Broken: a bound that holds, but is lower for a greater sum."""
+
+    def __call__(self, log_probs: Tensor, lengths: Tensor) -> Tensor:
+        del lengths
+        return log_probs
+
+    def bound(self, log_probs: Tensor, lengths: Tensor, max_length: int) -> Tensor:
+        del lengths, max_length
+        return -log_probs
+
+
+def test_a_scorer_whose_bound_falls_as_the_sum_rises_is_caught() -> None:
+    with pytest.raises(AssertionError, match=r"BoundFalls.* must not have the lower bound"):
+        check_scorer(BoundFalls())
+
+
 def test_a_scorer_without_a_bound_passes() -> None:
     check_scorer(NoBound())
 
