@@ -3,6 +3,7 @@
 from . import compat as compat
 from . import rng as rng
 from . import testing as testing
+from .decoders.acceptance import Acceptance as Acceptance
 from .decoders.base import Decoder as Decoder
 from .decoders.base import Selection as Selection
 from .decoders.beam_search import BeamSearch as BeamSearch
@@ -18,12 +19,19 @@ from .decoders.own_loop import Job as Job
 from .decoders.own_loop import OwnLoop as OwnLoop
 from .decoders.rows import RowState as RowState
 from .decoders.sample import Sample as Sample
+from .decoders.speculative import Speculative as Speculative
 from .decoders.stop_rule import Heuristic as Heuristic
 from .decoders.stop_rule import Patience as Patience
 from .decoders.stop_rule import Proved as Proved
 from .decoders.stop_rule import Standing as Standing
 from .decoders.stop_rule import StopRule as StopRule
 from .decoders.stop_rule import WhenFull as WhenFull
+from .drafts.base import Draft as Draft
+from .drafts.base import DraftSession as DraftSession
+from .drafts.base import Proposal as Proposal
+from .drafts.draft_model import DraftModel as DraftModel
+from .drafts.early_exit import EarlyExit as EarlyExit
+from .drafts.prompt_lookup import PromptLookup as PromptLookup
 from .errors import DecodekitError as DecodekitError
 from .errors import DecodingError as DecodingError
 from .errors import ModelError as ModelError
@@ -37,6 +45,9 @@ from .model import Model as Model
 from .model import RevealingModel as RevealingModel
 from .model import RevealingSession as RevealingSession
 from .model import Session as Session
+from .model import ShallowModel as ShallowModel
+from .model import VerifyingModel as VerifyingModel
+from .model import VerifyingSession as VerifyingSession
 from .models.hf import HFModel as HFModel
 from .output import Decoded as Decoded
 from .processors.bad_words import BadWords as BadWords

@@ -42,6 +42,8 @@ class History:
         prompts: Which prompt each row continues; None: as many rows for each, in order.
         rows_per_prompt: Beams or samples of each prompt.
         source: What the encoder has read, for every prompt; None for decoder-only models.
+        of_prompts: Prompts of the whole run, where these rows are a part of it; None: it is all here.
+        places: Which of its prompt's rows each row is; None: in order.
 
     Example:
         >>> history = History(torch.tensor([[5, 7, 0]]), torch.tensor([[True, True, False]]),
@@ -56,6 +58,14 @@ class History:
     prompts: Int64[Tensor, " rows"] | None = None
     rows_per_prompt: int = 1
     source: Source | None = None
+    of_prompts: int | None = None
+    places: Int64[Tensor, " rows"] | None = None
+
+    @property
+    def batch(self) -> int:
+        """Prompts of the run."""
+        whole = len(self.tokens) // self.rows_per_prompt
+        return whole if self.of_prompts is None else self.of_prompts
 
     def append(self, tokens: Int64[Tensor, " rows"]) -> "History":
         """The history with one more token on every row."""
@@ -74,7 +84,22 @@ class History:
             tokens=self.tokens.index_select(0, rows),
             valid=self.valid.index_select(0, rows),
             prompts=None if self.prompts is None else self.prompts.index_select(0, rows),
+            places=None if self.places is None else self.places.index_select(0, rows),
         )
+
+    def part(self, rows: Int64[Tensor, " part"]) -> "History":
+        """Some rows on their own, each as if it were all its prompt has; they know whose they are."""
+        prompts = self.spread(torch.arange(self.batch, device=self.tokens.device))
+        whole = replace(
+            self, prompts=prompts, rows_per_prompt=1, of_prompts=self.batch, places=self.own_places()
+        )
+        return whole.take(rows)
+
+    def own_places(self) -> Int64[Tensor, " rows"]:
+        """Which of its prompt's rows each row is."""
+        if self.places is not None:
+            return self.places
+        return torch.arange(len(self.tokens), device=self.tokens.device) % self.rows_per_prompt
 
     def last(self) -> Int64[Tensor, " rows"]:
         """The newest token of every row."""

@@ -106,3 +106,61 @@ class RevealingModel(Model, Protocol):
         Raises:
             ModelError: If the model cannot show it.
         """
+
+
+@runtime_checkable
+class VerifyingSession(Protocol):
+    """A session whose rows read different numbers of tokens, and can take back what they have read."""
+
+    def extend(
+        self, tokens: Int64[Tensor, "rows columns"], counts: Int64[Tensor, " rows"]
+    ) -> Float32[Tensor, "rows columns vocab"]:
+        """The logits after each of several more tokens on every row, in one pass.
+
+        Args:
+            tokens: What each row goes on with; from `counts` on, anything.
+            counts: How many of each row's tokens count; some row has one at least.
+
+        Returns:
+            Column `i` holds the logits of the token after `tokens[:, i]`; from `counts` on, anything.
+        """
+
+    def keep(self, counts: Int64[Tensor, " rows"]) -> None:
+        """Takes back what each row has read since the last `keep`, except its first `counts` tokens."""
+
+
+@runtime_checkable
+class VerifyingModel(Model, Protocol):
+    """A model that reads several tokens a row in one pass and can take them back: for speculation.
+
+    Any other model is read anew from its beginning for that, one text for each token.
+    """
+
+    def start_verifying(
+        self, prompt: Prompt, *, rows_per_prompt: int, capacity: int
+    ) -> tuple[VerifyingSession, Float32[Tensor, "rows vocab"]]:
+        """The same as `start`, with a session that can take back tokens.
+
+        Args:
+            prompt: The prompts, left-padded.
+            rows_per_prompt: Samples of each prompt.
+            capacity: Columns that a prompt and what counts of its continuation take at most.
+
+        Raises:
+            ModelError: If the model's cache cannot take back what it has read.
+        """
+
+
+@runtime_checkable
+class ShallowModel(Model, Protocol):
+    """A model that can stop early: its first layers, and its head, are a model too."""
+
+    def shallow(self, layers: int) -> Model:
+        """The model made of the first layers and the head, which shares its weights.
+
+        Args:
+            layers: How many, at least 1 and fewer than it has.
+
+        Raises:
+            ModelError: If it cannot be cut, or has not as many.
+        """

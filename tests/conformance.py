@@ -545,9 +545,33 @@ CONFORMANCE: dict[str, Laws | str] = {
     "Job": "tests/decoders/test_own_loop.py",
     "PerNodeExpansion": expansions(dk.PerNodeExpansion(1), dk.PerNodeExpansion(3)),
     "Picked": expansions(EvenFirst()),
+    "Acceptance": "tests/decoders/test_speculative.py",
+    "Draft": "tests/drafts/test_base.py",
+    "DraftSession": "tests/drafts/test_base.py",
+    "Proposal": "tests/drafts/test_base.py",
+    "ShallowModel": "tests/test_verifying.py",
+    "VerifyingModel": "tests/test_verifying.py",
+    "VerifyingSession": "tests/models/test_verification.py",
     "OwnLoop": "tests/decoders/test_own_loop.py",
     "SampledExpansion": decoders(beam_sampling, captures=False, batch_gives_alone=False),
     "Sample": all_of(decoders(seeded), decoders(from_a_generator, captures=False, batch_gives_alone=False)),
+    "Speculative": all_of(
+        decoders(
+            dk.Speculative(dk.DraftModel(dk.testing.HashModel(7, 5))),
+            dk.Speculative(dk.PromptLookup(), tokens=2),
+            lambda numbers: dk.Speculative(
+                dk.PromptLookup(), sample=True, num_samples=2, seeds=[31 * number for number in numbers]
+            ),
+        ),
+        decoders(
+            dk.Speculative(dk.DraftModel(dk.testing.HashModel(7, 5))),
+            stop=dk.EndIds(4) | dk.RepetitionLoop(2),
+        ),
+    ),
+    # Drafts
+    "DraftModel": decoders(dk.Speculative(dk.DraftModel(dk.testing.HashModel(7, 5)), tokens=3)),
+    "EarlyExit": "tests/drafts/test_early_exit.py",
+    "PromptLookup": decoders(dk.Speculative(dk.PromptLookup(1))),
     # Stop rules
     "Heuristic": stop_rules(dk.Heuristic()),
     "Patience": stop_rules(dk.Patience(1.0), dk.Patience(2.0)),

@@ -14,8 +14,19 @@ import tests.typechecker
 CHECKED = [
     f"decodekit.{name}"
     for name in (
-        *("decoders", "history", "limits", "loop", "memory", "models", "options", "output", "processors"),
-        *("prompt", "rng", "scorers", "scoring", "stopping", "streaming", "trace", "vocabulary"),
+        *(
+            "decoders",
+            "drafts",
+            "history",
+            "limits",
+            "loop",
+            "memory",
+            "models",
+            "options",
+            "output",
+            "processors",
+        ),
+        *("prompt", "rng", "scorers", "scoring", "stopping", "streaming", "trace", "verifying", "vocabulary"),
     )
 ]
 
@@ -48,6 +59,14 @@ def main() -> None:
         out = dk.decode(model, ["Once upon", "A"], decoder, processors, max_new_tokens=5, trace=2)
         dk.score(model, ["Once upon", "A"], out)
         list(dk.stream(model, ["Once upon", "A"], decoder, processors, stop=stop, max_new_tokens=5))
+    for draft in (dk.DraftModel(model), dk.PromptLookup(), dk.EarlyExit(1)):
+        sampled = dk.Speculative(draft, sample=True, num_samples=2, seeds=[1, 2])
+        for decoder in (dk.Speculative(draft), sampled, dk.Speculative(draft, sample=True)):
+            dk.decode(model, ["Once upon", "A"], decoder, processors, stop=stop, max_new_tokens=5)
+    again = dk.HFModel(model.model, model.tokenizer, cache="none")
+    dk.decode(again, ["Once upon", "A"], dk.Speculative(dk.PromptLookup()), max_new_tokens=3)
+    toy = dk.testing.HashModel(5)
+    dk.decode(toy, [[1], [1, 2]], dk.Speculative(dk.DraftModel(toy), sample=True), max_new_tokens=3)
     try:
         dk.rng.draw(torch.rand(4))
     except Exception as error:  # noqa: BLE001 - jaxtyping's own kind

@@ -155,3 +155,20 @@ def test_a_source_is_taken_by_prompt() -> None:
     assert taken.tokens.tolist() == [[3, 4], [3, 4], [1, 2]]
     assert taken.valid.tolist() == [[False, True], [False, True], [True, True]]
     assert taken.to(torch.device("cpu")).tokens.tolist() == taken.tokens.tolist()
+
+
+def test_a_part_knows_whose_its_rows_are() -> None:
+    whole = dk.Prompt.from_ids([[5], [6, 7], [8]]).history(4, 2)
+    part = whole.part(torch.tensor([3, 4]))
+    assert written(part) == [[6, 7], [8]]
+    assert part.batch == whole.batch == 3
+    assert part.rows_per_prompt == 1
+    assert part.spread(torch.tensor([10, 20, 30])).tolist() == [20, 30]
+    assert part.own_places().tolist() == [1, 0]
+    assert whole.own_places().tolist() == [0, 1, 0, 1, 0, 1]
+    again = part.part(torch.tensor([1])).append(torch.tensor([9]))
+    assert (written(again), again.batch, again.own_places().tolist()) == ([[8, 9]], 3, [0])
+    assert again.spread(torch.tensor([10, 20, 30])).tolist() == [30]
+    bare = two_rows().part(torch.tensor([1]))
+    assert bare.batch == 2
+    assert bare.spread(torch.tensor([10, 20])).tolist() == [20]

@@ -26,6 +26,8 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "prompt": {"errors", "history", "reading", "vocabulary"},
     "reveal": {"errors"},
     "model": {"prompt", "reveal", "vocabulary"},
+    "verifying": {"model", "prompt"},
+    "drafts": {"arguments", "errors", "model", "prompt", "verifying", "vocabulary"},
     "trace": {"prompt", "vocabulary"},
     "output": {"errors", "limits", "prompt", "stopping", "trace", "vocabulary"},
     "processors": {"arguments", "errors", "rng", "history", "memory", "model", "prompt", "vocabulary"},
@@ -35,7 +37,8 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     },
     "decoders": {
         *("arguments", "errors", "rng", "history", "limits", "memory", "output", "reveal", "scorers"),
-        *("model", "options", "processors", "prompt", "vocabulary"),  # algorithms with a loop of their own
+        # algorithms with a loop of their own
+        *("drafts", "model", "options", "processors", "prompt", "verifying", "vocabulary"),
     },
     "models": {"errors", "history", "model", "prompt", "reveal", "vocabulary"},
     "loop": {

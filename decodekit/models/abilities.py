@@ -90,7 +90,7 @@ class Abilities:
     def continues(self) -> bool:
         """Whether a text can be continued token by token."""
         try:
-            return probe.continues(self._run_after_one_source, self._read_after_one_source, self.texts)
+            return probe.continues(self._run_after_one_source, self.read_after_one_source, self.texts)
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ModelError(
                 f"HFModel: {self.name} must read a text of four tokens with its cache, and raises "
@@ -100,12 +100,12 @@ class Abilities:
     @cached_property
     def follows_rows(self) -> bool:
         """Whether the cache can be widened and reordered."""
-        return probe.follows_rows(self._run_after_one_source, self._read_after_one_source, self.texts)
+        return probe.follows_rows(self._run_after_one_source, self.read_after_one_source, self.texts)
 
     @cached_property
     def ignores_padding(self) -> bool:
         """Whether padding to the left of a text changes nothing."""
-        return probe.ignores_padding(self._run_after_one_source, self._read_after_one_source, self.texts)
+        return probe.ignores_padding(self._run_after_one_source, self.read_after_one_source, self.texts)
 
     @cached_property
     def shares_source(self) -> bool:
@@ -125,11 +125,16 @@ class Abilities:
     def _run_after_one_source(
         self, prompt: Prompt, capacity: int
     ) -> tuple[probe.WideningSession, Float32[Tensor, "rows vocab"]]:
-        if self.reads_source:
-            prompt = probe.after([self.texts.first] * len(prompt.tokens), prompt)
-        return self.run(prompt, capacity, share=self.shares_source)
+        return self.run(self.after_one_source(prompt), capacity, share=self.shares_source)
 
-    def _read_after_one_source(self, text: list[int]) -> Float32[Tensor, "length vocab"]:
+    def after_one_source(self, prompt: Prompt) -> Prompt:
+        """The prompts, after a source if the model reads any."""
+        if not self.reads_source:
+            return prompt
+        return probe.after([self.texts.first] * len(prompt.tokens), prompt)
+
+    def read_after_one_source(self, text: list[int]) -> Float32[Tensor, "length vocab"]:
+        """The logits after every token of a text, after that source."""
         return self.read(text, self.texts.first)
 
 

@@ -51,6 +51,35 @@ class Cache:
             layer.reorder_cache(rows)
 
     @property
+    def columns(self) -> int:
+        """How many columns it holds."""
+        return int(self._plain_layers[0].keys.shape[2])
+
+    @torch.inference_mode()
+    def crop(self, first: int, last: int) -> None:
+        """Keeps the columns from `first` up to `last`. Layers must be of plain attention."""
+        for layer in self._plain_layers:
+            layer.keys, layer.values = (tensor[:, :, first:last] for tensor in (layer.keys, layer.values))
+
+    @torch.inference_mode()
+    def gather(self, columns: Int64[Tensor, "rows kept"]) -> None:
+        """Makes column `i` of every row what its column `columns[row, i]` was, likewise."""
+
+        def picked(tensor: Shaped[Tensor, "rows heads columns width"]) -> Tensor:
+            heads, width = tensor.shape[1], tensor.shape[3]
+            return tensor.gather(2, columns[:, None, :, None].expand(-1, heads, -1, width))
+
+        for layer in self._plain_layers:
+            layer.keys, layer.values = picked(layer.keys), picked(layer.values)
+
+    @property
+    def _plain_layers(self) -> list[Any]:
+        layers = [layer for layer in self._layers if layer.is_initialized]  # some share another's keys
+        if not layers or any(type(layer).__name__ != "DynamicLayer" for layer in layers):
+            raise TypeError("Columns can be moved in a cache of plain attention only.")
+        return layers
+
+    @property
     def _layers(self) -> list[Any]:
         # What a decoder has read of its source is the same on all rows of a prompt, and stays.
         growing = getattr(self.content, "self_attention_cache", self.content)

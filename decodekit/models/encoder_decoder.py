@@ -61,7 +61,7 @@ class ConditionedDecoder:
                 input_ids=tokens, attention_mask=source.valid.long(), return_dict=True
             )
 
-    def new_cache(self) -> Cache:
+    def new_cache(self, *, whole: bool = False) -> Cache:  # noqa: ARG002 - it always is
         """An empty cache: growing keys and values of the decoder's text, fixed ones of the source."""
         from transformers import DynamicCache, EncoderDecoderCache  # noqa: PLC0415 - slow to import
 

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor, nn
 
 from decodekit.errors import ModelError
-from decodekit.model import Session
+from decodekit.model import Session, VerifyingSession
 from decodekit.models.abilities import Abilities, most_positions
 from decodekit.models.cache import Cache
 from decodekit.models.encoder_decoder import (
@@ -22,6 +22,8 @@ from decodekit.models.evaluating import evaluating
 from decodekit.models.pretrained import load_pretrained
 from decodekit.models.probe import Texts, after
 from decodekit.models.sessions import CachedSession, Forward, RecomputingSession, positions
+from decodekit.models.shallow import first_layers
+from decodekit.models.verification import Verification
 from decodekit.prompt import Prompt
 from decodekit.vocabulary import Tokenizer, Vocabulary
 
@@ -86,6 +88,8 @@ class HFModel:
         self._accepts = frozenset(inspect.signature(self.model.forward).parameters)
         if cache not in {"rows", "none"}:
             raise ModelError(f"HFModel: cache must be 'rows' or 'none', got {cache!r:.80}.")
+        self._cache = cache
+        self._shallow: dict[int, HFModel] = {}
         names = _CACHE_NAMES if cache == "rows" else ()
         self._cache_name = next((name for name in names if name in self._accepts), None)
         self._abilities = Abilities(
@@ -97,6 +101,7 @@ class HFModel:
             run=self._open,
             read=self._read,
         )
+        self._verification = Verification(self._abilities, self._cache_name, self.model, self._forward_after)
 
     @classmethod
     def from_pretrained(
@@ -147,6 +152,30 @@ class HFModel:
         session, logits = self._open(prompt, capacity, share=share)
         rows = session.widen(rows_per_prompt)
         return session, logits.index_select(0, rows)
+
+    @torch.no_grad()
+    def start_verifying(
+        self, prompt: Prompt, *, rows_per_prompt: int, capacity: int
+    ) -> tuple[VerifyingSession, Float32[Tensor, "rows vocab"]]:
+        """The same, with a session whose rows can read several tokens a pass and take them back.
+
+        Raises:
+            ModelError: As `start` does, or if the model's cache cannot give back what it has read.
+        """
+        self._abilities.check_positions(prompt, capacity - prompt.tokens.shape[1])
+        self._abilities.check(prompt, rows_per_prompt=1)
+        return self._verification.start(prompt, rows_per_prompt, capacity)
+
+    def shallow(self, layers: int) -> "HFModel":
+        """The model made of the first layers, the last normalisation and the head; weights are shared.
+
+        Raises:
+            ModelError: If the model is an encoder-decoder or cannot be cut, or has no more layers than that.
+        """
+        if layers not in self._shallow:  # kept, because what a model can do is asked only once
+            cut = first_layers(self.model, layers)
+            self._shallow[layers] = HFModel(cut, self.tokenizer, cache=self._cache)
+        return self._shallow[layers]
 
     @torch.no_grad()
     def score_tokens(
@@ -210,13 +239,13 @@ class HFModel:
         """Rows that have ended say the pad id, for which some models warn where there is no mask."""
         return self._config.pad_token_id is not None
 
-    def new_cache(self) -> Cache:
-        """An empty cache, as this model wants it."""
+    def new_cache(self, *, whole: bool = False) -> Cache:
+        """An empty cache, as this model wants it; `whole`: without the windows of its layers."""
         if not self.model._supports_default_dynamic_cache():  # noqa: SLF001 - as generate asks it
             return Cache(None)  # the model makes its own
         from transformers import DynamicCache  # noqa: PLC0415 - slow to import, needed only here
 
-        return Cache(DynamicCache(config=self._config))
+        return Cache(DynamicCache() if whole else DynamicCache(config=self._config))
 
     def _open(
         self, prompt: Prompt, capacity: int, *, share: bool

@@ -24,8 +24,12 @@ class Forward(Protocol):
     ) -> Any:  # noqa: ANN401 - transformers' ModelOutput
         """The model's output, with the logits of the last `keep` columns; the cache has grown after."""
 
-    def new_cache(self) -> Cache:
-        """An empty cache, as this model wants it."""
+    def new_cache(self, *, whole: bool = False) -> Cache:
+        """An empty cache, as this model wants it.
+
+        Args:
+            whole: Keeps every column, also those that a window has left behind.
+        """
 
     @property
     def wants_mask(self) -> bool:

@@ -81,7 +81,7 @@ class Ensemble(LogitsProcessor):
 
     def init(self, history: History) -> tuple[Reading, ...]:
         """Every other model, after the prompts."""
-        batch = len(history.tokens) // history.rows_per_prompt
+        batch = history.batch
         for weight in self._weights:
             if isinstance(weight, EachPrompt) and len(weight) != batch:
                 raise DecodekitError(

@@ -83,7 +83,7 @@ def for_rows(value: PerPrompt, history: History, like: Tensor) -> float | Shaped
 
 def check_one_a_prompt(processor: object, history: History) -> None:
     """Raises unless parameters that are given for each prompt are as many as there are prompts."""
-    batch = len(history.tokens) // history.rows_per_prompt
+    batch = history.batch
     for name, value in vars(processor).items():
         if isinstance(value, EachPrompt) and len(value) != batch:
             raise DecodekitError(

@@ -90,14 +90,16 @@ def start_reading(who: str, model: Model, history: History, prompt: Prompt | Non
         prompt: What the model reads instead of the run's prompts: one for each, or one for all.
     """
     rows, capacity = history.tokens.shape
-    batch, length = rows // history.rows_per_prompt, int(history.position)
+    texts, length = rows // history.rows_per_prompt, int(history.position)
     prompt = _own(who, model, history, length) if prompt is None else prompt.to(history.tokens.device)
     if len(prompt.tokens) == 1:
-        prompt = prompt.take(torch.zeros(batch, dtype=torch.long))
-    if len(prompt.tokens) != batch:
+        prompt = prompt.take(torch.zeros(texts, dtype=torch.long))
+    elif history.of_prompts is not None and len(prompt.tokens) == history.batch:
+        prompt = prompt.take(_whose(history))
+    if len(prompt.tokens) != texts:
         raise DecodekitError(
             f"{who}: there must be one prompt for the second model for each prompt of the run, got "
-            f"{len(prompt.tokens)} for {batch}. Pass as many, or one for all."
+            f"{len(prompt.tokens)} for {history.batch}. Pass as many, or one for all."
         )
     session, logits = model.start(
         prompt,
@@ -139,6 +141,8 @@ def _own(who: str, model: Model, history: History, length: int) -> Prompt:
     """The run's own prompts; of the source only what the model can read."""
     own = slice(None, None, history.rows_per_prompt)  # the rows of a prompt are alike before the first step
     vocabulary, source = _vocabulary(model), history.source
+    if source is not None and history.of_prompts is not None:
+        source = source.take(_whose(history))
     if isinstance(model, DescribedModel):
         if vocabulary.decoder_start_id is None:
             source = None  # a language model reads what the decoder says, and no source
@@ -159,3 +163,10 @@ def _vocabulary(model: Model) -> Vocabulary:
 
 def _rows(history: History) -> Int64[Tensor, " rows"]:
     return torch.arange(len(history.tokens), device=history.tokens.device)
+
+
+def _whose(history: History) -> Int64[Tensor, " texts"]:
+    """The prompts in the run that the texts of a part of it continue."""
+    return history.spread(torch.arange(history.batch, device=history.tokens.device))[
+        :: history.rows_per_prompt
+    ]

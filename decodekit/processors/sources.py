@@ -34,7 +34,7 @@ def read_source(who: str, given: Any) -> tuple[tuple[int, ...], ...] | None:  # 
 
 def check_source(who: str, source: tuple[tuple[int, ...], ...] | None, history: History) -> None:
     """Raises unless there is one source for all prompts, or one for each."""
-    batch = len(history.tokens) // history.rows_per_prompt
+    batch = history.batch
     if source is not None and len(source) not in {1, batch}:
         raise DecodekitError(
             f"{who}: source must be one for all prompts, or one for each, got {len(source)} for {batch} "

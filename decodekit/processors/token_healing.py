@@ -126,7 +126,7 @@ class TokenHealing(LogitsProcessor):
 
     def init(self, history: History) -> Healing:
         """Nothing of it is said yet."""
-        batch = len(history.tokens) // history.rows_per_prompt
+        batch = history.batch
         if len(self.first) != batch:
             raise DecodekitError(
                 f"TokenHealing: there must be a removed text for each prompt, got {len(self.first)} for "

@@ -92,7 +92,7 @@ class TrieConstraint(LogitsProcessor):
     def init(self, history: History) -> Walk:
         """Every row at the root of its prompt's set."""
         trie, device = self.trie, history.tokens.device
-        batch = len(history.tokens) // history.rows_per_prompt
+        batch = history.batch
         if self.each_prompt and trie.roots != batch:
             raise DecodekitError(
                 f"TrieConstraint: there must be one set of strings for each prompt, got {trie.roots} sets "

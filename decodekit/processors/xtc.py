@@ -88,8 +88,7 @@ class XTC(LogitsProcessor):
     def init(self, history: History) -> XTCMemory:
         """Every row a stream of its own, and nothing said yet."""
         check_one_a_prompt(self, history)
-        rows = torch.arange(len(history.tokens), device=history.tokens.device)
-        return XTCMemory(rows % history.rows_per_prompt, history.position.clone())
+        return XTCMemory(history.own_places(), history.position.clone())
 
     def apply(
         self, history: History, scores: Float32[Tensor, "rows vocab"], memory: XTCMemory

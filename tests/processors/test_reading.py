@@ -160,3 +160,18 @@ def test_only_models_are_taken_and_a_bare_one_is_to_be_wrapped(wrong: Any) -> No
 )
 def test_a_row_of_banned_tokens_stays_one(processor: dk.LogitsProcessor) -> None:
     assert after(processor, [0.0, 0.0, 0.0]).tolist() == [[-torch.inf] * 3]
+
+
+def test_a_part_of_the_run_reads_its_own_of_the_second_prompts() -> None:
+    model, whole = HashModel(9), dk.Prompt.from_ids([[1], [2], [3]]).history(4, 1)
+    prompts = dk.Prompt.from_ids([[4], [5, 6], [7]])
+    together = start_reading("Test", model, whole, prompts).logits
+    alone = start_reading("Test", model, whole.part(torch.tensor([1])), prompts).logits
+    assert together is not None
+    assert alone is not None
+    assert torch.equal(together[1:2], alone)
+    own = start_reading("Test", model, whole.part(torch.tensor([2]))).logits
+    assert own is not None
+    assert torch.equal(model.start(dk.Prompt.from_ids([[3]]), rows_per_prompt=1, capacity=3)[1], own)
+    with pytest.raises(dk.DecodekitError, match="got 2 for 3"):
+        start_reading("Test", model, whole.part(torch.tensor([1])), prompts.take(torch.tensor([0, 1])))

@@ -1,0 +1,1 @@
+"""Drafts for speculative decoding: what proposes tokens that the model then verifies."""
