@@ -53,7 +53,10 @@ class ShowingSession:
     def _show(self) -> dk.Revealed:
         state: Tensor = self._inner._state  # type: ignore[attr-defined]
         layers = [self._model._logits(state + 1 + layer) for layer in self._reveal.layers]
-        attention = self._hashed(state + 99, self._mask.shape[1]).masked_fill(~self._mask, -torch.inf)
+        # Columns are counted from the right, so that padding on the left changes nothing.
+        attention = (
+            self._hashed(state + 99, self._mask.shape[1]).flip(-1).masked_fill(~self._mask, -torch.inf)
+        )
         return dk.Revealed(
             hidden=self._hashed(state, 4) if self._reveal.hidden else None,
             layer_logits=torch.stack(layers, 1) if layers else None,

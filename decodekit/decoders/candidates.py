@@ -12,7 +12,7 @@ from decodekit.decoders.records import Entry
 from decodekit.errors import DecodekitError
 from decodekit.limits import Stopping
 from decodekit.memory import Memory, reorder_memory
-from decodekit.scorers.base import Growth, PathScorer, Scorer
+from decodekit.scorers.base import Growth, PathScorer
 
 
 class Candidates(NamedTuple):
@@ -100,7 +100,7 @@ def _pick(
 
 def _remember(new: Entry, state: BeamState, scorer: PathScorer) -> Memory:
     """What the scorer remembers of the continuations, prompt after prompt."""
-    if isinstance(scorer, Scorer):  # it remembers nothing
+    if not scorer.remembers:
         return state.memory
     source_rows = new.parent.flatten()
     seen = None if state.attention is None else state.attention.index_select(0, source_rows)

@@ -7,7 +7,7 @@ from torch import Tensor
 from decodekit.decoders.beam_state import BeamState
 from decodekit.decoders.candidates import Candidates
 from decodekit.decoders.expansion import BestExpansion, Expansion
-from decodekit.scorers.base import PathScorer, Scorer
+from decodekit.scorers.base import PathScorer
 
 
 def let_go(
@@ -35,7 +35,7 @@ def let_go(
         # says something only where the bound is one of sums.
         beyond = torch.full_like(lost, torch.inf)
         if isinstance(expansion, BestExpansion):
-            beyond = candidates.bounds[:, -1] if isinstance(scorer, Scorer) else beyond
+            beyond = beyond if scorer.remembers else candidates.bounds[:, -1]
             beyond = beyond.masked_fill(candidates.log_probs.amin(-1) == -torch.inf, -torch.inf)
         lost = lost.maximum(beyond)
     # The bound takes for granted that a token adds at most 0.

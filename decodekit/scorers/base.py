@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -43,11 +43,6 @@ class PathScorer(ABC):
     new token, and the search sees to it that it follows its hypothesis. All methods are pure, and blind to
     other rows. A scorer that needs only the sum and the length is a `Scorer`, which is simpler.
 
-    Attributes:
-        guides: True: the search also ranks unfinished hypotheses by `guide`. It then looks at as many
-            continuations as it would otherwise, those best by their parent's `guide` and their own
-            log-probability, and keeps the best of them by their own `guide`. False: by log-probability.
-
     Example:
         Ranks by the least likely token:
 
@@ -58,7 +53,19 @@ class PathScorer(ABC):
         ...     def upper_bound(self, log_probs, lengths, max_length, memory): return memory
     """
 
-    guides: ClassVar[bool] = False
+    @property
+    def guides(self) -> bool:
+        """Whether the search ranks unfinished hypotheses by `guide` too; by default by log-probability.
+
+        It then looks at as many continuations as it would otherwise, those that are best by their parent's
+        `guide` and their own log-probability, and keeps the best of them by their own `guide`.
+        """
+        return False
+
+    @property
+    def remembers(self) -> bool:
+        """Whether there is a memory; where only sum and length count, `extend` need not be called."""
+        return True
 
     @property
     def reveal(self) -> Reveal:
@@ -156,6 +163,12 @@ class Scorer(PathScorer):
             lengths: New tokens so far, at least 1.
             max_length: New tokens at most.
         """
+
+    @final
+    @property
+    def remembers(self) -> bool:
+        """No."""
+        return False
 
     @final
     def init(self, history: History, limits: Limits) -> Memory:  # noqa: ARG002 - the contract's signature

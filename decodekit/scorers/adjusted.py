@@ -1,0 +1,115 @@
+"""Scorers that add something to what another scorer says."""
+
+from abc import abstractmethod
+from typing import NamedTuple, final
+
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from decodekit.arguments import is_finite
+from decodekit.history import History
+from decodekit.limits import Limits
+from decodekit.memory import Memory
+from decodekit.reveal import NOTHING, Reveal
+from decodekit.scorers.base import Growth, PathScorer
+
+
+class Remembered(NamedTuple):
+    """What a scorer remembers, and what the scorer that it adds to does."""
+
+    own: Memory
+    base: Memory
+
+
+class AdjustedScorer(PathScorer):
+    """A scorer that adds a reward, or takes off a penalty, from what another scorer says.
+
+    Example:
+        A penalty for tokens above an id:
+
+        >>> class Low(dk.AdjustedScorer):
+        ...     base = dk.LengthPenalty(1.0)
+        ...     def begin(self, history, limits): return torch.zeros(len(history.tokens))
+        ...     def grow(self, growth, memory): return memory - (growth.tokens > 99).float()
+        ...     def adjustment(self, lengths, memory): return memory
+        ...     def most(self, lengths, max_length, memory): return memory
+    """
+
+    @property
+    @abstractmethod
+    def base(self) -> PathScorer:
+        """The other scorer."""
+
+    @property
+    def own_reveal(self) -> Reveal:
+        """What the model must show for the adjustment. By default nothing."""
+        return NOTHING
+
+    @abstractmethod
+    def begin(self, history: History, limits: Limits) -> Memory:
+        """As `PathScorer.init`, for what the adjustment needs."""
+
+    @abstractmethod
+    def grow(self, growth: Growth, memory: Memory) -> Memory:
+        """As `PathScorer.extend`, for what the adjustment needs."""
+
+    @abstractmethod
+    def adjustment(self, lengths: Int64[Tensor, " hyps"], memory: Memory) -> Float[Tensor, " hyps"]:
+        """What is added."""
+
+    @abstractmethod
+    def most(
+        self, lengths: Int64[Tensor, " hyps"], max_length: int, memory: Memory
+    ) -> Float[Tensor, " hyps"]:
+        """What is added at most, now or after any continuation."""
+
+    @final
+    @property
+    def reveal(self) -> Reveal:
+        """What both ask for."""
+        return self.own_reveal | self.base.reveal
+
+    @final
+    def init(self, history: History, limits: Limits) -> Remembered:
+        """Both begin."""
+        return Remembered(self.begin(history, limits), self.base.init(history, limits))
+
+    @final
+    def extend(self, growth: Growth, memory: Remembered) -> Remembered:
+        """Both go on."""
+        return Remembered(self.grow(growth, memory.own), self.base.extend(growth, memory.base))
+
+    @final
+    def score(
+        self, log_probs: Float[Tensor, " hyps"], lengths: Int64[Tensor, " hyps"], memory: Remembered
+    ) -> Float[Tensor, " hyps"]:
+        """The base's score, adjusted."""
+        return self.base.score(log_probs, lengths, memory.base) + self.adjustment(lengths, memory.own)
+
+    @final
+    def upper_bound(
+        self,
+        log_probs: Float[Tensor, " hyps"],
+        lengths: Int64[Tensor, " hyps"],
+        max_length: int,
+        memory: Remembered,
+    ) -> Float[Tensor, " hyps"]:
+        """The base's bound and the most that is added."""
+        bound = self.base.upper_bound(log_probs, lengths, max_length, memory.base)
+        return bound + self.most(lengths, max_length, memory.own)
+
+    @final
+    def guide(
+        self, log_probs: Float[Tensor, " hyps"], lengths: Int64[Tensor, " hyps"], memory: Remembered
+    ) -> Float[Tensor, " hyps"]:
+        """The base's guide, adjusted."""
+        return self.base.guide(log_probs, lengths, memory.base) + self.adjustment(lengths, memory.own)
+
+
+def check_weight(scorer: AdjustedScorer, name: str, weight: object) -> None:
+    """Raises unless the weight is a finite number of at least 0, and the base a scorer."""
+    who = type(scorer).__name__
+    if not is_finite(weight) or weight < 0:
+        raise ValueError(f"{who}: {name} must be a finite number of at least 0, got {weight!r}.")
+    if not isinstance(scorer.base, PathScorer):
+        raise TypeError(f"{who}: base must be a Scorer or PathScorer, got {scorer.base!r:.80}.")

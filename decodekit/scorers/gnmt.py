@@ -1,0 +1,55 @@
+"""The length penalty of Google's translation system."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from decodekit.arguments import is_finite
+from decodekit.scorers.base import Scorer
+
+
+@final
+@dataclass(frozen=True)
+class GNMTLengthPenalty(Scorer):
+    r"""Ranks hypotheses by log-probability over a gentle power of their length.
+
+    $\log P(y) / lp(y)$ with $lp(y) = \left(\frac{5 + |y|}{6}\right)^\alpha$: a first token counts as 1, and
+    short hypotheses differ less than under `LengthPenalty`.
+
+    Args:
+        alpha: The power, any finite number. Usual values: 0.6-1.
+
+    Raises:
+        ValueError: If `alpha` is not finite.
+
+    Example:
+        >>> GNMTLengthPenalty(1.0)(torch.tensor([-3.0]), torch.tensor([7]))
+        tensor([-1.5000])
+
+    Source:
+        Wu et al., 2016, https://arxiv.org/abs/1609.08144, equation 14.
+
+    Hugging Face:
+        None; its `length_penalty` is `LengthPenalty`.
+    """
+
+    alpha: float = 0.6
+
+    def __post_init__(self) -> None:
+        if not is_finite(self.alpha):
+            raise ValueError(f"GNMTLengthPenalty: alpha must be a finite number, got {self.alpha!r}.")
+
+    def __call__(
+        self, log_probs: Float[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"]
+    ) -> Float[Tensor, "*shape"]:
+        """The sums over the penalty."""
+        return log_probs / ((5 + lengths.to(torch.float64)) / 6).pow(self.alpha).to(log_probs.dtype)
+
+    def bound(
+        self, log_probs: Float[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"], max_length: int
+    ) -> Float[Tensor, "*shape"]:
+        """The sums so far over the penalty of the length that is kindest to them."""
+        return self(log_probs, torch.full_like(lengths, max_length) if self.alpha > 0 else lengths)

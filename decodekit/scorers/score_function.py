@@ -1,0 +1,70 @@
+"""Any function as a scorer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from decodekit.errors import DecodekitError
+from decodekit.scorers.base import Scorer
+
+
+@final
+@dataclass(frozen=True)
+class ScoreFunction(Scorer):
+    """Ranks hypotheses by a function of their log-probability and length.
+
+    Args:
+        function: From sums in nats and lengths, tensors of one shape, to scores of that shape, elementwise.
+        upper: From sums, lengths and `max_length` to what no continuation scores more than (see
+            `Scorer.bound`); None: nothing is known, and stopping is never proved.
+
+    Raises:
+        TypeError: If one of them cannot be called.
+        DecodekitError: In a run, if one returns something else than a tensor of the given shape.
+
+    Example:
+        >>> square = ScoreFunction(lambda log_probs, lengths: -log_probs**2 / lengths)
+        >>> square(torch.tensor([-3.0]), torch.tensor([2]))
+        tensor([-4.5000])
+
+    Hugging Face:
+        None.
+    """
+
+    function: Callable[[Tensor, Tensor], Tensor]
+    upper: Callable[[Tensor, Tensor, int], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.function) or not (self.upper is None or callable(self.upper)):
+            raise TypeError(
+                f"ScoreFunction: function and upper must be callable, got {self.function!r:.80} and "
+                f"{self.upper!r:.80}."
+            )
+
+    def __call__(
+        self, log_probs: Float[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"]
+    ) -> Float[Tensor, "*shape"]:
+        """What the function says."""
+        return _checked("function", self.function(log_probs, lengths), log_probs)
+
+    def bound(
+        self, log_probs: Float[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"], max_length: int
+    ) -> Float[Tensor, "*shape"]:
+        """What `upper` says, or infinity."""
+        if self.upper is None:
+            return torch.full_like(log_probs, torch.inf)
+        return _checked("upper", self.upper(log_probs, lengths, max_length), log_probs)
+
+
+def _checked(name: str, given: object, log_probs: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    if not isinstance(given, Tensor) or given.shape != log_probs.shape:
+        what = tuple(given.shape) if isinstance(given, Tensor) else given
+        raise DecodekitError(
+            f"ScoreFunction: {name} must return a tensor of the shape {tuple(log_probs.shape)} that it was "
+            f"given, got {what!r:.80}."
+        )
+    return given.to(log_probs.dtype)

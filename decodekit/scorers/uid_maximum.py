@@ -1,0 +1,77 @@
+"""Uniform information density: the greatest surprisal."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from decodekit.history import History
+from decodekit.limits import Limits
+from decodekit.scorers.adjusted import AdjustedScorer, check_weight
+from decodekit.scorers.base import Growth, PathScorer
+from decodekit.scorers.log_prob import LogProb
+
+
+@final
+@dataclass(frozen=True)
+class UIDMaximum(AdjustedScorer):
+    r"""Takes off the greatest surprisal: favours texts without a surprising token.
+
+    $s(y) - \lambda \max_t u_t$ with the surprisals $u_t = -\log P(y_t \mid y_{<t}, x)$.
+    Log-probabilities are those that the search adds up. Unfinished hypotheses are ranked so as well.
+
+    Args:
+        weight: $\lambda$, at least 0; 0 is the base alone. Usual values: 0.1-10.
+        base: What the penalty is taken from.
+
+    Raises:
+        ValueError: If `weight` is not a finite number of at least 0.
+
+    Example:
+        >>> search = dk.BeamSearch(5, scorer=UIDMaximum(0.5, base=LengthPenalty(1.0)))
+
+    Source:
+        Meister, Cotterell & Vieira, 2020, https://arxiv.org/abs/2010.02650, section 5.
+
+    Hugging Face:
+        None.
+    """
+
+    weight: float
+    _: KW_ONLY
+    base: PathScorer = LogProb()
+
+    def __post_init__(self) -> None:
+        check_weight(self, "weight", self.weight)
+
+    @property
+    def guides(self) -> bool:
+        """Yes."""
+        return True
+
+    def begin(self, history: History, limits: Limits) -> Float[Tensor, " rows"]:  # noqa: ARG002
+        """No surprise yet."""
+        return torch.zeros(len(history.tokens), dtype=torch.float32, device=history.tokens.device)
+
+    def grow(self, growth: Growth, memory: Float[Tensor, " hyps"]) -> Float[Tensor, " hyps"]:
+        """The greatest so far."""
+        return torch.maximum(memory, -growth.log_probs)
+
+    def adjustment(
+        self,
+        lengths: Int64[Tensor, " hyps"],  # noqa: ARG002 - the contract's signature
+        memory: Float[Tensor, " hyps"],
+    ) -> Float[Tensor, " hyps"]:
+        """The penalty, below 0."""
+        return -self.weight * memory
+
+    def most(
+        self,
+        lengths: Int64[Tensor, " hyps"],
+        max_length: int,  # noqa: ARG002 - the contract's signature
+        memory: Float[Tensor, " hyps"],
+    ) -> Float[Tensor, " hyps"]:
+        """The penalty so far, which can only grow."""
+        return self.adjustment(lengths, memory)
