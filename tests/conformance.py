@@ -593,9 +593,38 @@ CONFORMANCE: dict[str, Laws | str] = {
     # Scorers
     "LengthPenalty": scorers(*(dk.LengthPenalty(alpha) for alpha in (-1.0, 0.0, 0.7, 2.0))),
     "LogProb": scorers(dk.LogProb()),
+    "AdjustedScorer": path_scorers(dk.UIDMaximum(0.5, base=dk.LengthPenalty(1.0))),
+    "BoundedLengthReward": path_scorers(
+        dk.BoundedLengthReward(0.5, ratio=1.5), dk.BoundedLengthReward(1.0, length=2.5, base=Weakest())
+    ),
+    "BrevityPenalty": path_scorers(dk.BrevityPenalty(ratio=2.0), dk.BrevityPenalty(2.0, length=3)),
+    "CombinedScorer": path_scorers(dk.Product([dk.LogProb(), Weakest()])),
+    "CoveragePenalty": path_scorers(
+        dk.CoveragePenalty(0.3), dk.CoveragePenalty(0.5, base=dk.LogProb(), stepwise=True)
+    ),
+    "GNMTLengthPenalty": scorers(*(dk.GNMTLengthPenalty(alpha) for alpha in (-1.0, 0.0, 0.6, 2.0))),
     "Growth": path_scorers(Weakest()),
     "PathScorer": path_scorers(Weakest(), Guiding()),
+    "Product": path_scorers(dk.Product([dk.LogProb(), dk.LengthPenalty(0.5)])),
+    "ScoreFunction": scorers(
+        dk.ScoreFunction(lambda log_probs, lengths: log_probs / lengths),
+        dk.ScoreFunction(
+            lambda log_probs, lengths: log_probs - lengths, lambda log_probs, lengths, _: log_probs - lengths
+        ),
+    ),
     "Scorer": scorers(WordReward(0.5)),
+    "SummaryCoveragePenalty": path_scorers(
+        dk.SummaryCoveragePenalty(3.0), dk.SummaryCoveragePenalty(5.0, stepwise=True)
+    ),
+    "UIDLocalVariance": path_scorers(dk.UIDLocalVariance(0.5)),
+    "UIDMaximum": path_scorers(dk.UIDMaximum(0.5)),
+    "UIDSquared": path_scorers(dk.UIDSquared(0.2)),
+    "UIDVariance": path_scorers(dk.UIDVariance(0.5), dk.UIDVariance(1.0, base=dk.LengthPenalty(1.0))),
+    "WeightedSum": path_scorers(
+        dk.WeightedSum([dk.LogProb(), dk.LengthPenalty(1.0)], [0.5, 2]),
+        dk.WeightedSum([Guiding(), dk.UIDVariance(0.5)], [1, -0.5]),
+    ),
+    "WordReward": scorers(dk.WordReward(0.5), dk.WordReward(-0.5, base=dk.GNMTLengthPenalty(0.6))),
     # Models
     "HFModel": models(dk.load, vocab=BUNDLED_VOCAB, max_examples=2),
     "Model": models(lambda: dk.testing.HashModel(7), vocab=7, max_examples=EXAMPLES),

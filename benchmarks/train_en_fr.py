@@ -1,0 +1,290 @@
+"""Trains the bundled translation model, `decodekit/assets/en-fr`, from sentence pairs.
+
+    python benchmarks/train_en_fr.py fra-eng.zip --out decodekit/assets/en-fr
+
+The pairs are those of manythings.org/anki, from tatoeba.org: English, a tab, French, one pair a line. What
+comes out is a Marian-architecture model of about 4 million parameters with a byte-level BPE tokenizer for both
+languages, in half precision, and `training.json`: the settings, the loss curve and the final losses. Two
+hundredths of the English sentences, with all their translations, are never trained on: `read_pairs` says which.
+The schedule is fixed by `--epochs`, so the same command gives the same model up to the rounding of parallel sums.
+"""
+
+import hashlib
+import json
+import math
+import re
+import time
+import unicodedata
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import torch
+import transformers
+import typer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import GenerationConfig, MarianConfig, MarianMTModel, PreTrainedTokenizerFast
+
+PAD, END = "<pad>", "</s>"
+PAD_ID, END_ID = 0, 1
+LONGEST = 64  # tokens of a sentence that is trained on
+
+
+class Pairs(NamedTuple):
+    """English sentences and their translations, in three parts that share no English sentence."""
+
+    train: list[tuple[str, str]]
+    validation: list[tuple[str, str]]
+    test: list[tuple[str, str]]
+
+
+def clean(text: str) -> str:
+    """Composed characters, and one plain space wherever there is white space of any kind."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def read_pairs(path: Path) -> Pairs:
+    """The pairs: a hundredth of the sentences for validation, a hundredth for the test, by a hash of their words."""
+    parts = Pairs([], [], [])
+    with zipfile.ZipFile(path) as archive:
+        lines = archive.read("fra.txt").decode().splitlines()
+    for line in lines:
+        english, french = (clean(text) for text in line.split("\t")[:2])
+        # Sentences of the same words differ by punctuation only: they must not be on both sides.
+        words = " ".join(re.findall(r"\w+", english.casefold()))
+        place = int.from_bytes(hashlib.sha256(words.encode()).digest()[:4], "big") % 100
+        part = parts.validation if place == 0 else parts.test if place == 1 else parts.train
+        part.append((english, french))
+    return parts
+
+
+def references(pairs: list[tuple[str, str]]) -> dict[str, list[str]]:
+    """All translations of every sentence."""
+    found: dict[str, list[str]] = {}
+    for english, french in pairs:
+        found.setdefault(english, []).append(french)
+    return found
+
+
+def train_tokenizer(texts: list[str], vocab: int) -> Tokenizer:
+    """Byte-level BPE of `vocab` tokens, which puts an end after every sentence."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab,
+            special_tokens=[PAD, END],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {END}", pair=f"$A $B {END}", special_tokens=[(END, END_ID)]
+    )
+    return tokenizer
+
+
+def encode(tokenizer: Tokenizer, pairs: list[tuple[str, str]]) -> list[tuple[Tensor, Tensor]]:
+    """The pairs as ids, without those that are too long."""
+    sides = [
+        [encoding.ids for encoding in tokenizer.encode_batch(list(side))] for side in zip(*pairs, strict=True)
+    ]
+    return [
+        (torch.tensor(source), torch.tensor(target))
+        for source, target in zip(*sides, strict=True)
+        if len(source) <= LONGEST and len(target) <= LONGEST
+    ]
+
+
+def batches(
+    pairs: list[tuple[Tensor, Tensor]], budget: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch: pairs of similar lengths together, about `budget` tokens a batch, in random order."""
+    noise = torch.rand(len(pairs), generator=generator)
+    order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]) + 2 * float(noise[i]))
+    cut: list[list[int]] = [[]]
+    for i in order:
+        if (len(cut[-1]) + 1) * (len(pairs[i][0]) + len(pairs[i][1])) > budget:
+            cut.append([])
+        cut[-1].append(i)
+    for number in torch.randperm(len(cut), generator=generator).tolist():
+        sources, targets = zip(*(pairs[i] for i in cut[number]), strict=True)
+        yield (
+            pad_sequence(list(sources), batch_first=True, padding_value=PAD_ID),
+            pad_sequence(list(targets), batch_first=True, padding_value=PAD_ID),
+        )
+
+
+def loss_of(model: MarianMTModel, source: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Mean negative log-likelihood of the targets' tokens, in nats per token."""
+    start = torch.full_like(target[:, :1], PAD_ID)
+    logits = model(
+        input_ids=source,
+        attention_mask=(source != PAD_ID).long(),
+        decoder_input_ids=torch.cat([start, target[:, :-1]], 1),
+        use_cache=False,
+    ).logits
+    return torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), target.flatten(), ignore_index=PAD_ID, label_smoothing=smoothing
+    )
+
+
+@torch.no_grad()
+def evaluate(model: MarianMTModel, pairs: list[tuple[Tensor, Tensor]], budget: int = 4096) -> float:
+    """Mean loss over all targets' tokens, in nats per token."""
+    model.eval()
+    total = tokens = 0.0
+    for source, target in batches(pairs, budget, torch.Generator().manual_seed(0)):
+        number = int((target != PAD_ID).sum())
+        total += loss_of(model, source, target).item() * number
+        tokens += number
+    model.train()
+    return total / tokens
+
+
+def learning_rate(progress: float, peak: float) -> float:
+    """Linear warm-up over the first tenth, then a cosine to 0."""
+    warm_up = 0.1
+    if progress < warm_up:
+        return peak * progress / warm_up
+    return peak * 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
+
+
+def save(model: MarianMTModel, tokenizer: Tokenizer, out: Path) -> None:
+    """Writes model and tokenizer, in half precision; plain `from_pretrained` computes in single."""
+    out.mkdir(parents=True, exist_ok=True)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=END,
+        pad_token=PAD,
+        model_max_length=model.config.max_position_embeddings,
+    ).save_pretrained(out)
+    state = {name: tensor.half() for name, tensor in model.state_dict().items()}
+    model.save_pretrained(out, state_dict=state)
+    settings = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps({**settings, "dtype": "float32"}, indent=2) + "\n")
+
+
+def main(
+    pairs: Annotated[Path, typer.Argument(help="The archive of sentence pairs.")],
+    out: Annotated[Path, typer.Option(help="Folder the model is written to.")],
+    *,
+    epochs: Annotated[float, typer.Option(help="Passes over the pairs.")] = 4.5,
+    vocab: Annotated[int, typer.Option(help="Tokens in the vocabulary.")] = 4096,
+    width: Annotated[int, typer.Option(help="Width of the model.")] = 192,
+    layers: Annotated[int, typer.Option(help="Layers of encoder and of decoder.")] = 3,
+    budget: Annotated[int, typer.Option(help="Tokens a batch, both languages and padding.")] = 4096,
+    peak: Annotated[float, typer.Option(help="Highest learning rate.")] = 1.5e-3,
+    dropout: Annotated[float, typer.Option(help="Dropout, as a probability.")] = 0.1,
+    smoothing: Annotated[float, typer.Option(help="Label smoothing, as a probability.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Seed of weights and order.")] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+) -> None:
+    """Train the tokenizer and the model, and write both with `training.json` into OUT."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    parts = read_pairs(pairs)
+    tokenizer = train_tokenizer([text for pair in parts.train for text in pair], vocab)
+    train, validation, test = (encode(tokenizer, part) for part in parts)
+    config = MarianConfig(
+        vocab_size=vocab,
+        max_position_embeddings=128,
+        d_model=width,
+        encoder_layers=layers,
+        decoder_layers=layers,
+        encoder_attention_heads=width // 32,
+        decoder_attention_heads=width // 32,
+        encoder_ffn_dim=4 * width,
+        decoder_ffn_dim=4 * width,
+        activation_function="relu",
+        dropout=dropout,
+        attention_dropout=0.0,  # it would cost the fused kernel
+        activation_dropout=0.0,
+        scale_embedding=True,
+        init_std=width**-0.5,  # embeddings of size 1 once they are scaled
+        pad_token_id=PAD_ID,
+        eos_token_id=END_ID,
+        bos_token_id=None,
+        decoder_start_token_id=PAD_ID,
+        forced_eos_token_id=None,
+    )
+    model = MarianMTModel(config).train()
+    model.generation_config = GenerationConfig(
+        pad_token_id=PAD_ID, eos_token_id=END_ID, decoder_start_token_id=PAD_ID, max_length=128
+    )
+    optimizer = torch.optim.AdamW(
+        [
+            {
+                "params": [p for p in model.parameters() if p.ndim > 1 and p.requires_grad],
+                "weight_decay": 0.01,
+            },
+            {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0},
+        ],
+        lr=peak,
+        betas=(0.9, 0.98),
+        fused=True,
+    )
+    generator = torch.Generator().manual_seed(seed)
+    per_epoch = sum(1 for _ in batches(train, budget, torch.Generator().manual_seed(seed)))
+    steps, step, seen = int(epochs * per_epoch), 0, 0
+    curve, start = [], time.monotonic()
+    while step < steps:
+        for source, target in batches(train, budget, generator):
+            step += 1
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step / steps, peak)
+            loss = loss_of(model, source, target, smoothing)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            seen += int((source != PAD_ID).sum() + (target != PAD_ID).sum())
+            if step % 100 == 0 or step == steps:
+                curve.append({"step": step, "tokens": seen, "train_smoothed": round(loss.item(), 4)})
+                if step % 500 == 0 or step == steps:
+                    curve[-1]["validation"] = round(evaluate(model, validation), 4)
+                    save(model, tokenizer, out)
+                print(curve[-1], f"of {steps}, {seen / (time.monotonic() - start):.0f} tokens/s", flush=True)
+            if step == steps:
+                break
+
+    model = model.half().float().eval()  # what is shipped is what is measured
+    save(model, tokenizer, out)
+    (out / "training.json").write_text(
+        json.dumps(
+            {
+                "validation_nats_per_token": round(evaluate(model, validation), 4),
+                "test_nats_per_token": round(evaluate(model, test), 4),
+                "pairs": {"train": len(train), "validation": len(validation), "test": len(test)},
+                "tokens_seen": seen,
+                "epochs": round(step / per_epoch, 2),
+                "minutes": round((time.monotonic() - start) / 60, 1),
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "settings": {
+                    "vocab": vocab,
+                    "width": width,
+                    "layers": layers,
+                    "budget": budget,
+                    "peak_learning_rate": peak,
+                    "dropout": dropout,
+                    "label_smoothing": smoothing,
+                    "weight_decay": 0.01,
+                    "seed": seed,
+                    "threads": threads,
+                },
+                "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+                "curve": curve,
+            },
+            indent=1,
+        )
+        + "\n"
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
