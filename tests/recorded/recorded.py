@@ -69,6 +69,26 @@ def case(described: dict[str, Any]) -> Case:
     )
 
 
+@dataclass(frozen=True)
+class MarkovCase:
+    """A search of AllenNLP over a matrix of transition probabilities: `dk.testing.MarkovModel(matrix, (0,))`.
+
+    `sequences[prompt][beam]` end with the end token, 0, or at `steps` tokens. `found` holds the rest.
+    """
+
+    kind: str
+    matrix: list[list[float]]
+    prompts: list[list[int]]
+    beams: int
+    per_node: int
+    steps: int
+    sequences: list[list[list[int]]]
+    found: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.kind}-{len(self.matrix)}-{self.beams}-{self.per_node}-{self.steps}"
+
+
 @functools.cache
 def read(library: str) -> dict[str, Any]:
     """The whole file of a library: `transformers`, `allennlp` or `ctranslate2`."""
@@ -76,9 +96,20 @@ def read(library: str) -> dict[str, Any]:
 
 
 def cases(library: str, *kinds: str) -> list[Case]:
-    """Every recorded call of these kinds (of all, where none is named)."""
+    """The calls of transformers or CTranslate2, of these kinds, or of all."""
     described = read(library)["cases"]
     return [case(one) for one in described if not kinds or one["kind"] in kinds]
+
+
+def markov_cases(*kinds: str) -> list[MarkovCase]:
+    """AllenNLP's searches: `gumbel`, `inclusion`, `beam`."""
+    file, made = read("allennlp"), []
+    for described in file["cases"]:
+        named = ("kind", "prompts", "beams", "per_node", "steps", "sequences")
+        found = {name: value for name, value in described.items() if name not in (*named, "matrix")}
+        matrix = file["matrices"][described["matrix"]]
+        made.append(MarkovCase(**{name: described[name] for name in named}, matrix=matrix, found=found))
+    return [case for case in made if not kinds or case.kind in kinds]
 
 
 @functools.cache

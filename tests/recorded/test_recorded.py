@@ -7,14 +7,14 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from tests.recorded.recorded import HERE, Case, cases, model
+from tests.recorded.recorded import HERE, Case, MarkovCase, cases, markov_cases, model
 
-# A tenth of each, in an order that mixes the settings: every one takes a forward pass a token.
-CONTRASTIVE = cases("transformers", "contrastive")[:-1:6]
-DOLA = cases("transformers", "dola")[::9]
+# Some of each: every one takes a forward pass a token.
+CONTRASTIVE = cases("transformers", "contrastive")[:-1:8]
+DOLA = cases("transformers", "dola")[::13]
 
 
-@pytest.mark.parametrize("case", cases("transformers", "greedy", "beam"), ids=str)
+@pytest.mark.parametrize("case", cases("transformers", "greedy", "beam")[::3], ids=str)
 def test_the_installed_transformers_answers_plain_searches_as_recorded(case: Case) -> None:
     rows, mask = case.padded()
     output = model(case.model).generate(
@@ -105,6 +105,54 @@ def test_contrastive_search_of_transformers_writes_banned_tokens() -> None:
 def test_constrained_beams_of_transformers_return_what_they_must_not() -> None:
     satisfied = [one for case in cases("transformers", "constrained") for one in case.found["satisfied"]]
     assert 0 < satisfied.count(False) < len(satisfied) / 2
+
+
+def conditioned(values: list[float], greatest: float) -> list[float]:
+    """Gumbel values moved so that the greatest is as given, in Kool et al.'s way."""
+    top = max(values)
+    return [
+        -math.log(math.exp(-greatest) - math.exp(-top) + math.exp(-value)) if value > -math.inf else value
+        for value in values
+    ]
+
+
+@pytest.mark.parametrize("case", markov_cases("gumbel"), ids=str)
+def test_the_recorded_noise_gives_the_sequences_of_a_stochastic_beam_search(case: MarkovCase) -> None:
+    for row, prompt in enumerate(case.prompts):
+        noise = case.found["noise"][row]
+        beams: list[tuple[float, float, list[int]]] = [(0.0, 0.0, [])]  # G, log-probability, text
+        for _ in range(case.steps):
+            grown = [beam for beam in beams if beam[2][-1:] == [0]]
+            for greatest, score, text in beams:
+                if text[-1:] == [0]:
+                    continue
+                following = case.matrix[(prompt + text)[-1]]
+                scores = [score + math.log(probability) for probability in following]
+                drawn = noise[",".join(map(str, text))]
+                moved = conditioned([one + two for one, two in zip(scores, drawn, strict=True)], greatest)
+                children = zip(moved, scores, range(len(moved)), strict=True)
+                # At the root AllenNLP takes the best of all children, not of `per_node` of them.
+                limit = case.per_node if text else len(moved)
+                best = sorted(children, reverse=True)[:limit]
+                grown += [(value, sum_, [*text, token]) for value, sum_, token in best]
+            beams = sorted(grown, reverse=True)[: case.beams]
+        beams.sort(key=lambda beam: -beam[1])
+        assert [text for _, _, text in beams] == case.sequences[row]
+        # Written with 7 digits.
+        assert [score for _, score, _ in beams] == pytest.approx(case.found["scores"][row], rel=1e-6)
+        assert [value for value, _, _ in beams] == pytest.approx(
+            case.found["perturbed"][row], rel=1e-5, abs=1e-6
+        )
+
+
+@pytest.mark.parametrize("case", markov_cases("inclusion"), ids=str)
+def test_the_recorded_frequencies_are_those_of_sampling_without_replacement(case: MarkovCase) -> None:
+    draws = case.found["draws"]
+    assert sum(case.found["counts"]) == case.beams * draws
+    assert sum(case.found["exact"]) == pytest.approx(case.beams, abs=1e-5)
+    for count, exact in zip(case.found["counts"], case.found["exact"], strict=True):
+        deviation = math.sqrt(draws * exact * (1 - exact))
+        assert abs(count - draws * exact) < 4 * deviation
 
 
 @pytest.mark.parametrize("path", sorted(HERE.glob("model/*/*")) + sorted(HERE.glob("*.json")), ids=str)
