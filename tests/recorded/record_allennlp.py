@@ -14,7 +14,7 @@ takes them); token 0 ends a text. Most searches start from a batch of the prompt
   its next tokens, `[prompt][text][next]`. Whoever adds the same noise must find the same `sequences`: the
   search is a deterministic function of it. `perturbed` are their perturbed log-probabilities G, by which they
   were chosen; `scores` their log-probabilities, by which they are ordered.
-* `inclusion`: for every text how often it was among the k that were returned (`counts`), over `draws` searches
+* `inclusion`: for every text how often it was among the k returned (`counts`), over `draws` searches
   at a fixed seed, and `exact`, the probability of that by enumeration: k draws without replacement from the
   distribution over whole texts.
 * `beam`: the deterministic sampler, with a limit on the candidates of a node (`per_node`). Where there is a
