@@ -155,7 +155,7 @@ class RereadingSession:
             self._cache.crop(0, start)
         output = self._read(start, stop, keep=stop - first)
         self._known = [
-            self._lengths[row] if number else min(self._known[row], start)
+            self._lengths[row] if number else min(self._known[row], stop)
             for row, number in enumerate(numbers)
         ]
         places = torch.tensor(before, device=tokens.device)[:, None] - first

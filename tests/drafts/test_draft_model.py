@@ -42,6 +42,22 @@ def test_it_takes_back_what_was_refused_and_reads_what_was_said() -> None:
                     assert torch.equal(fresh[0], logits[row])
 
 
+def test_its_logits_are_fresh_also_where_all_that_was_said_was_guessed() -> None:
+    model = HashModel(VOCAB)
+    seen: list[torch.Tensor] = []
+
+    def choose(logits: torch.Tensor, _: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        seen.append(logits)
+        return logits.argmax(-1), None
+
+    session = ModelDraft(model, dk.Prompt.from_ids([[1]]), rows_per_prompt=1, capacity=99)
+    (drafted,) = session.propose([[]], [4], choose).tokens
+    seen.clear()
+    session.propose([drafted[:2]], [1], choose)
+    _, fresh = model.start(dk.Prompt.from_ids([[1, *drafted[:2]]]), rows_per_prompt=1, capacity=99)
+    assert torch.equal(fresh, seen[0])
+
+
 def test_a_draft_model_reads_each_token_once_and_its_last_proposal_only_if_it_must() -> None:
     model, draft = wrap("gpt2"), build("gpt2", 0)
     calls: list[int] = []

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import MambaConfig, MambaForCausalLM
 
 import decodekit as dk
@@ -67,6 +69,53 @@ def test_samples_of_a_prompt_do_not_depend_on_the_batch(family: str) -> None:
         assert together.hypotheses()[number] == run([text], [number + 1]).hypotheses()[0]
     rescored = dk.score(model, batch, together).token_log_probs
     torch.testing.assert_close(together.token_log_probs, rescored, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "mistral-window", "bart"])
+@settings(max_examples=8, deadline=None)
+@given(st.data())
+def test_a_session_gives_what_a_fresh_start_on_each_rows_text_gives(family: str, data: st.DataObject) -> None:
+    """Whatever is read and taken back: also where a row reads nothing for a while."""
+    model, prompt = wrap(family), dk.Prompt.of(PROMPTS[family], wrap(family).vocabulary)
+    session, _ = model.start_verifying(prompt, rows_per_prompt=1, capacity=prompt.tokens.shape[1] + 40)
+    texts, unsure = prompt.ids(), [0, 0, 0]
+    for _ in range(data.draw(st.integers(2, 8))):
+        columns = data.draw(st.integers(1, 4))
+        counts = data.draw(st.lists(st.integers(0, columns), min_size=3, max_size=3).filter(any))
+        new = data.draw(
+            st.lists(st.lists(st.integers(8, 36), min_size=4, max_size=4), min_size=3, max_size=3)
+        )
+        logits = session.extend(torch.tensor(new)[:, :columns], torch.tensor(counts))
+        for row, count in enumerate(counts):
+            texts[row] = texts[row] + new[row][:count]
+            unsure[row] += count
+            if count:
+                alone = prompt.take(torch.tensor([row]))
+                text = dk.Prompt(torch.tensor([texts[row]]), torch.ones(1, len(texts[row])), alone.source)
+                _, fresh = model.start(text, rows_per_prompt=1, capacity=len(texts[row]) + 1)
+                torch.testing.assert_close(fresh[0], logits[row, count - 1], atol=1e-5, rtol=1e-5)
+        if data.draw(st.booleans()):
+            kept = [data.draw(st.integers(0, number)) for number in unsure]
+            session.keep(torch.tensor(kept))
+            texts = [
+                text[: len(text) - number + keep]
+                for text, number, keep in zip(texts, unsure, kept, strict=True)
+            ]
+            unsure = [0, 0, 0]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bart"])
+def test_a_row_that_was_ahead_and_paused_goes_on_from_its_own_text(family: str) -> None:
+    model, prompt = wrap(family), dk.Prompt.of([[9, 10], [11, 12]], wrap(family).vocabulary)
+    session, _ = model.start_verifying(prompt, rows_per_prompt=1, capacity=20)
+    session.extend(torch.tensor([[20, 21, 22, 23], [0] * 4]), torch.tensor([4, 0]))
+    session.extend(torch.tensor([[0], [24]]), torch.tensor([0, 1]))
+    logits = session.extend(torch.tensor([[25], [26]]), torch.tensor([1, 1]))[:, 0]
+    for row, new in enumerate(([20, 21, 22, 23, 25], [24, 26])):
+        text = torch.tensor([[*prompt.ids()[row], *new]])
+        alone = dk.Prompt(text, torch.ones_like(text), prompt.take(torch.tensor([row])).source)
+        _, fresh = model.start(alone, rows_per_prompt=1, capacity=20)
+        torch.testing.assert_close(fresh[0], logits[row], atol=1e-5, rtol=1e-5)  # float32 of float64
 
 
 def test_a_family_that_ignores_padding_is_pushed_to_the_right_and_others_read_again() -> None:
