@@ -3,12 +3,14 @@
     python benchmarks/train_en_fr.py fra-eng.zip --out decodekit/assets/en-fr
 
 The pairs are those of manythings.org/anki, from tatoeba.org: English, a tab, French, one pair a line. What
-comes out is a Marian-architecture model of about 4 million parameters with a byte-level BPE tokenizer for both
-languages, in half precision, and `training.json`: the settings, the loss curve and the final losses. Two
-hundredths of the English sentences, with all their translations, are never trained on: `read_pairs` says which.
-The schedule is fixed by `--epochs`, so the same command gives the same model up to the rounding of parallel sums.
+comes out is a Marian-architecture model of about 4 million parameters with a byte-level BPE tokenizer for
+both languages, in half precision, and `training.json`: the settings, the loss curve and the final losses.
+Two hundredths of the English sentences, with all their translations, are never trained on: `read_pairs`
+says which. The schedule is fixed by `--epochs`, so the same command gives the same model up to the rounding
+of parallel sums.
 """
 
+import copy
 import hashlib
 import json
 import math
@@ -47,7 +49,7 @@ def clean(text: str) -> str:
 
 
 def read_pairs(path: Path) -> Pairs:
-    """The pairs: a hundredth of the sentences for validation, a hundredth for the test, by a hash of their words."""
+    """The pairs; by a hash of its words a sentence is for validation or test (a hundredth each) or not."""
     parts = Pairs([], [], [])
     with zipfile.ZipFile(path) as archive:
         lines = archive.read("fra.txt").decode().splitlines()
@@ -164,8 +166,7 @@ def save(model: MarianMTModel, tokenizer: Tokenizer, out: Path) -> None:
         pad_token=PAD,
         model_max_length=model.config.max_position_embeddings,
     ).save_pretrained(out)
-    state = {name: tensor.half() for name, tensor in model.state_dict().items()}
-    model.save_pretrained(out, state_dict=state)
+    copy.deepcopy(model).half().save_pretrained(out)  # a copy keeps its ties, and training its precision
     settings = json.loads((out / "config.json").read_text())
     (out / "config.json").write_text(json.dumps({**settings, "dtype": "float32"}, indent=2) + "\n")
 
@@ -215,7 +216,7 @@ def main(
     )
     model = MarianMTModel(config).train()
     model.generation_config = GenerationConfig(
-        pad_token_id=PAD_ID, eos_token_id=END_ID, decoder_start_token_id=PAD_ID, max_length=128
+        pad_token_id=PAD_ID, eos_token_id=END_ID, decoder_start_token_id=PAD_ID
     )
     optimizer = torch.optim.AdamW(
         [

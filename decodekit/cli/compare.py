@@ -10,7 +10,7 @@ import decodekit as dk
 from decodekit.cli import options, show
 from decodekit.cli.mistakes import constructing
 from decodekit.cli.strategy import Outcome, Strategy
-from decodekit.cli.workplace import name_of, workplace
+from decodekit.cli.workplace import name_of, shown_before, workplace
 
 
 def compare(  # noqa: PLR0913 - one parameter per command-line option
@@ -88,7 +88,7 @@ def compare(  # noqa: PLR0913 - one parameter per command-line option
             }
         )
     else:
-        _print_outcomes(show.stdout(), prompt, outcomes)
+        _print_outcomes(show.stdout(), shown_before(loaded, prompt), outcomes)
 
 
 def _print_outcomes(console: Console, prompt: str, outcomes: list[Outcome]) -> None:

@@ -13,7 +13,7 @@ from decodekit.cli.mistakes import constructing
 from decodekit.cli.options import DecoderName, StopRuleName
 from decodekit.cli.strategy import Outcome, Strategy
 from decodekit.cli.tracing import CHOICES, trace_table
-from decodekit.cli.workplace import name_of, workplace
+from decodekit.cli.workplace import name_of, shown_before, workplace
 
 SAMPLING = "Sampling (--decoder sample)"
 BEAM_SEARCH = "Beam search (--decoder beam)"
@@ -214,7 +214,7 @@ def generate(  # noqa: PLR0913 - one parameter per command-line option
             | outcome.document()
         )
     else:
-        _print_outcome(prompt, outcome, seed)
+        _print_outcome(shown_before(loaded, prompt), outcome, seed)
 
 
 def _print_outcome(prompt: str, outcome: Outcome, seed: int | None) -> None:

@@ -54,16 +54,17 @@ Prompt = Annotated[
         metavar="PROMPT",
         show_default=False,
         callback=read_text,
-        help="The text to continue; an empty one starts a new text.",
+        help="The text to continue (an empty one starts a new text), or to translate.",
     ),
 ]
 Model = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        show_default="the bundled one",
+        show_default="fairytales",
         rich_help_panel=RUN,
-        help="A folder, or a name on the Hugging Face hub: a language model in safetensors.",
+        help="fairytales or en-fr, which are bundled; a folder, or a name on the Hugging Face hub: a "
+        "language model in safetensors.",
     ),
 ]
 Device = Annotated[

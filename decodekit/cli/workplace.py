@@ -31,6 +31,11 @@ def name_of(model: str | None) -> str:
     return str(dk.bundled_path()) if model is None else model
 
 
+def shown_before(model: dk.HFModel, prompt: str) -> str:
+    """The prompt, where texts go on from it; nothing where an encoder reads it, as in translation."""
+    return prompt if model.vocabulary.decoder_start_id is None else ""
+
+
 def _progress(*, shown: bool) -> Progress:
     return Progress(
         TextColumn("{task.description}", markup=False),

@@ -1,0 +1,217 @@
+"""Decoders on the bundled translation model: what does each find, how good is it, and what does it cost?
+
+    python benchmarks/translation.py fra-eng.zip     # writes benchmarks/results/translation.json
+
+Translates the sentences that `train_en_fr.py` held out for the test with every decoder, and compares the
+results with all reference translations: corpus chrF and BLEU by sacrebleu, with 95 % intervals from 1,000
+bootstrap resamples. A table shows them with the mean log-probability, the length against the references' and
+the time.
+"""
+
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from statistics import mean
+from typing import Annotated, Any, NamedTuple
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.metrics.base import Metric
+from train_en_fr import read_pairs, references
+
+import decodekit as dk
+
+SEED = 0
+RESULTS = Path(__file__).parent / "results"
+RESAMPLES = 1000
+MAX_NEW_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """One way to translate.
+
+    Attributes:
+        name: What the table calls it.
+        decoder: Made for a batch from the numbers of its sentences, which may be seeds.
+        processors: What changes the scores.
+        rerank: What chooses among several hypotheses, if the decoder returns several.
+    """
+
+    name: str
+    decoder: Callable[[list[int]], dk.Decoder[Any]]
+    processors: tuple[dk.LogitsProcessor, ...] = ()
+    rerank: Callable[[dk.Decoded], dk.Decoded] | None = None
+
+
+def beam(beams: int, scorer: dk.PathScorer | None = None) -> Callable[[list[int]], dk.BeamSearch]:
+    """Beam search, whatever the sentences; by the mean log-probability a token if nothing is said."""
+    return lambda _: dk.BeamSearch(beams, scorer=scorer or dk.LengthPenalty(1.0))
+
+
+def samples(number: int) -> Callable[[list[int]], dk.Sample]:
+    """So many samples, with the sentences' numbers as seeds."""
+    return lambda sentences: dk.Sample(number, seeds=[SEED + sentence for sentence in sentences])
+
+
+def risk(out: dk.Decoded) -> dk.Decoded:
+    """The sample that is most like all samples, by chrF."""
+    return dk.mbr(out, dk.ChrF())
+
+
+def mean_risk(out: dk.Decoded) -> dk.Decoded:
+    """The sample that is most like the mean of all samples, by chrF."""
+    return dk.mbr(out, dk.ChrF(), aggregate=True)
+
+
+STRATEGIES = (
+    Strategy("greedy", lambda _: dk.Greedy()),
+    Strategy("beam search, 2 beams", beam(2)),
+    Strategy("beam search, 5 beams", beam(5)),
+    Strategy("beam search, 10 beams", beam(10)),
+    Strategy("5 beams, length penalty 0", beam(5, dk.LengthPenalty(0.0))),
+    Strategy("5 beams, length penalty 0.6", beam(5, dk.LengthPenalty(0.6))),
+    Strategy("5 beams, length penalty 2", beam(5, dk.LengthPenalty(2.0))),
+    Strategy("5 beams, GNMT length penalty 0.6", beam(5, dk.GNMTLengthPenalty(0.6))),
+    Strategy("5 beams, the same and coverage penalty 0.2", beam(5, dk.CoveragePenalty(0.2))),
+    Strategy("one sample", samples(1)),
+    Strategy("one sample, epsilon 0.02", samples(1), (dk.EpsilonCutoff(0.02),)),
+    Strategy("MBR of 32 samples", samples(32), rerank=risk),
+    Strategy("MBR of 32 samples, epsilon 0.02", samples(32), (dk.EpsilonCutoff(0.02),), risk),
+    Strategy("the same against their mean", samples(32), (dk.EpsilonCutoff(0.02),), mean_risk),
+)
+
+
+class Translation(NamedTuple):
+    """A hypothesis, the model's log-probability of it and its length in tokens."""
+
+    text: str
+    log_prob: float
+    length: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a strategy made of every sentence."""
+
+    translations: list[Translation]
+    seconds: float
+
+
+def batches(sources: list[str], size: int) -> Iterator[list[int]]:
+    """Numbers of the sentences, those of similar lengths together."""
+    order = sorted(range(len(sources)), key=lambda number: len(sources[number]))
+    return (order[first : first + size] for first in range(0, len(order), size))
+
+
+def translate(model: dk.HFModel, strategy: Strategy, sources: list[str], batch: int) -> Found:
+    """The best hypothesis of every sentence, in the sentences' order."""
+    found: dict[int, Translation] = {}
+    start = time.perf_counter()
+    for numbers in batches(sources, batch):
+        out = dk.decode(
+            model,
+            [sources[number] for number in numbers],
+            strategy.decoder(numbers),
+            strategy.processors,
+            max_new_tokens=MAX_NEW_TOKENS,
+        )
+        if strategy.rerank is not None:
+            out = strategy.rerank(out)
+        texts = [several[0] for several in out.texts or []]
+        best = zip(numbers, texts, out.log_prob[:, 0].tolist(), out.lengths[:, 0].tolist(), strict=True)
+        found |= {number: Translation(*rest) for number, *rest in best}
+    seconds = time.perf_counter() - start
+    return Found([found[number] for number in range(len(sources))], seconds)
+
+
+def streams(wanted: list[list[str]]) -> list[list[str | None]]:
+    """References as sacrebleu wants them: all firsts, all seconds and so on; None where there is none."""
+    most = max(map(len, wanted))
+    return [[several[rank] if rank < len(several) else None for several in wanted] for rank in range(most)]
+
+
+def measured(metric: Metric, texts: list[str], wanted: list[list[str]]) -> dict[str, Any]:
+    """The corpus's score, half the width of its 95 % interval, and sacrebleu's signature of both."""
+    score = metric.corpus_score(texts, streams(wanted), n_bootstrap=RESAMPLES)
+    signature = str(metric.get_signature())
+    said = json.loads(score.format(width=2, signature=signature, is_json=True))
+    found = {"score": round(score.score, 2), "interval": said.get("confidence_var", 0.0)}
+    if isinstance(metric, BLEU):
+        found["length_ratio"] = round(score.sys_len / score.ref_len, 3)
+    return found | {"signature": signature}
+
+
+def summary(strategy: Strategy, found: Found, wanted: list[list[str]]) -> dict[str, Any]:
+    """One row."""
+    texts = [translation.text for translation in found.translations]
+    log_probs = [translation.log_prob for translation in found.translations]
+    lengths = [translation.length for translation in found.translations]
+    return {
+        "name": strategy.name,
+        "decoder": repr(strategy.decoder([0])),
+        "processors": [repr(processor) for processor in strategy.processors],
+        "chrf": measured(CHRF(), texts, wanted),
+        "bleu": measured(BLEU(), texts, wanted),
+        "mean_log_prob": round(mean(log_probs), 3),
+        "mean_tokens": round(mean(lengths), 2),
+        "seconds": round(found.seconds, 2),
+    }
+
+
+def main(
+    pairs: Annotated[Path, typer.Argument(help="The archive of sentence pairs.")],
+    *,
+    sentences: Annotated[int, typer.Option(help="Sentences to translate, at most.")] = 1000,
+    batch: Annotated[int, typer.Option(help="Sentences a batch.")] = 64,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    model: Annotated[str, typer.Option(help="Another model from English to French.")] = "en-fr",
+    out: Annotated[Path, typer.Option(help="The JSON file.")] = RESULTS / "translation.json",
+) -> None:
+    """Translate, print the table and write the JSON."""
+    torch.set_num_threads(threads)
+    held_out = references(read_pairs(pairs).test)
+    sources, wanted = list(held_out)[:sentences], list(held_out.values())[:sentences]
+    loaded = dk.load(model)
+    first = dk.score(loaded, sources, [[several[0]] for several in wanted], batch_size=batch)  # warms up, too
+    table = Table("strategy", "chrF", "BLEU", "length", "log-prob", "seconds")
+    rows = []
+    for strategy in STRATEGIES:
+        row = summary(strategy, translate(loaded, strategy, sources, batch), wanted)
+        rows.append(row)
+        table.add_row(
+            strategy.name,
+            *(f"{row[metric]['score']:.1f} ± {row[metric]['interval']:.1f}" for metric in ("chrf", "bleu")),
+            f"{row['bleu']['length_ratio']:.2f}",
+            f"{row['mean_log_prob']:.2f}",
+            f"{row['seconds']:.1f}",
+        )
+    Console(width=110).print(table)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    versions = {name: version(name) for name in ("torch", "transformers", "sacrebleu")}
+    record = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": f"{threads} thread{'s' * (threads > 1)}, {platform.machine()}",
+        "versions": versions | {"python": platform.python_version()},
+        "model": model,
+        "seed": SEED,
+        "sentences": len(sources),
+        "references": sum(map(len, wanted)),
+        "batch": batch,
+        "resamples": RESAMPLES,
+        "reference_mean_log_prob": round(first.log_prob.mean().item(), 3),
+        "strategies": rows,
+    }
+    out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)
