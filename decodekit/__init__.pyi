@@ -104,6 +104,15 @@ from .processors.watermark import Watermark as Watermark
 from .processors.watermark_detector import WatermarkDetector as WatermarkDetector
 from .processors.xtc import XTC as XTC
 from .prompt import Prompt as Prompt
+from .rerank.bleu import BLEU as BLEU
+from .rerank.chrf import ChrF as ChrF
+from .rerank.cosine import Cosine as Cosine
+from .rerank.minimum_bayes_risk import RiskReport as RiskReport
+from .rerank.minimum_bayes_risk import mbr as mbr
+from .rerank.pruning import Pruning as Pruning
+from .rerank.utility import AggregableUtility as AggregableUtility
+from .rerank.utility import Utility as Utility
+from .rerank.utility_function import UtilityFunction as UtilityFunction
 from .reveal import Reveal as Reveal
 from .reveal import Revealed as Revealed
 from .scorers.adjusted import AdjustedScorer as AdjustedScorer

@@ -642,6 +642,16 @@ CONFORMANCE: dict[str, Laws | str] = {
     # Scoring
     "Scored": score_is_the_sum_of_what_the_model_says_token_by_token,
     "score": score_is_the_sum_of_what_the_model_says_token_by_token,
+    # Reranking: tests/rerank
+    "AggregableUtility": "tests/rerank/test_utility.py",
+    "BLEU": "tests/rerank/test_bleu.py",
+    "ChrF": "tests/rerank/test_chrf.py",
+    "Cosine": "tests/rerank/test_cosine.py",
+    "Pruning": "tests/rerank/test_pruning.py",
+    "RiskReport": "tests/rerank/test_minimum_bayes_risk.py",
+    "Utility": "tests/rerank/test_utility.py",
+    "UtilityFunction": "tests/rerank/test_utility_function.py",
+    "mbr": "tests/rerank/test_minimum_bayes_risk.py",
     # What has no laws of its own: the tests beside it.
     "Decoded": "tests/test_output.py",
     "DecodekitError": "tests/test_loop.py",

@@ -50,6 +50,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
         *("processors", "decoders", "model", "loop"),
     },
     "scoring": {"errors", "prompt", "vocabulary", "output", "model", "loop"},
+    "rerank": {"arguments", "errors", "output", "scoring", "model", "prompt", "vocabulary"},
     "loading": {"models"},
     "compat": ANYTHING,
     "testing": ANYTHING,

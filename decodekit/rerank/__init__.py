@@ -1,0 +1,1 @@
+"""What chooses among finished hypotheses; functions on `Decoded`."""

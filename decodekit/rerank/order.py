@@ -1,0 +1,82 @@
+"""The same hypotheses in another order."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from decodekit.output import Decoded
+
+
+def rank(out: Decoded, worth: Sequence[Sequence[tuple[float, ...]]]) -> list[list[int]]:
+    """Every prompt's valid hypotheses, best first.
+
+    Among equals those stand first that the model finds more likely, then those whose ids are smaller, so that
+    the order in which hypotheses are given does not decide.
+
+    Args:
+        out: The hypotheses.
+        worth: What each valid one is worth; of several numbers the first that differs decides.
+    """
+    log_probs, ids = out.log_prob.tolist(), out.hypotheses()
+    places = [_places(valid) for valid in out.valid.tolist()]
+    order = []
+    for row, own in enumerate(worth):
+        keys = [
+            ([-number for number in own[number_of]], -log_probs[row][place], ids[row][number_of])
+            for number_of, place in enumerate(places[row])
+        ]
+        order.append(sorted(range(len(keys)), key=keys.__getitem__))
+    return order
+
+
+def reorder(
+    out: Decoded, order: Sequence[Sequence[int]], scores: Sequence[Sequence[float]], report: object
+) -> Decoded:
+    """The result with its hypotheses in another order, those that are not valid last.
+
+    Args:
+        out: The result.
+        order: For every prompt which of its valid hypotheses stands at each place.
+        scores: What each valid hypothesis is worth, in the old order.
+        report: What was found out.
+    """
+    batch, hyps = out.valid.shape
+    index = torch.zeros(batch, hyps, dtype=torch.long)
+    score = torch.full((batch, hyps), -torch.inf)
+    for row, valid in enumerate(out.valid.tolist()):
+        places = _places(valid)
+        missing = [place for place in range(hyps) if not valid[place]]
+        index[row] = torch.tensor([*(places[number] for number in order[row]), *missing], dtype=torch.long)
+        score[row, : len(places)] = torch.tensor([scores[row][number] for number in order[row]])
+    names = [
+        [reasons[place] for place in places]
+        for reasons, places in zip(out.finish_reason, index.tolist(), strict=True)
+    ]
+    texts = out.texts
+    if texts is not None:
+        texts = [[row[number] for number in places] for row, places in zip(texts, order, strict=True)]
+    return replace(
+        out,
+        tokens=_take(out.tokens, index),
+        lengths=_take(out.lengths, index),
+        finish_reason=names,
+        valid=_take(out.valid, index),
+        token_log_probs=_take(out.token_log_probs, index),
+        score=score.to(out.score.device),
+        parents=_take(out.parents, index),
+        why=None if out.why is None else _take(out.why, index),
+        texts=texts,
+        report=report,
+    )
+
+
+def _places(valid: Sequence[bool]) -> list[int]:
+    return [place for place, is_valid in enumerate(valid) if is_valid]
+
+
+def _take(tensor: Shaped[Tensor, "batch hyps *rest"], index: Shaped[Tensor, "batch hyps"]) -> Tensor:
+    rows = torch.arange(len(tensor), device=tensor.device)[:, None]
+    return tensor[rows, index.to(tensor.device)]

@@ -1,0 +1,64 @@
+"""Any function of two texts as a utility."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from decodekit.errors import DecodekitError
+from decodekit.rerank.utility import Utility
+
+
+@final
+@dataclass(frozen=True)
+class UtilityFunction(Utility):
+    """Prefers hypotheses by a function of a hypothesis and a reference.
+
+    Args:
+        function: From a hypothesis and a reference to a finite number, the larger the better. Called once for
+            every pair of different texts. Pure.
+        ids: True: it is given lists of token ids, those that end a text included. False: it is given texts.
+            None: texts where the results have them, else ids.
+
+    Raises:
+        TypeError: If `function` cannot be called.
+        DecodekitError: In a run, if it does not return a finite number.
+
+    Example:
+        >>> same_length = UtilityFunction(lambda hypothesis, reference: len(hypothesis) == len(reference))
+        >>> same_length.pairwise(["a", "bc"], ["de"])
+        tensor([[0.],
+                [1.]], dtype=torch.float64)
+
+    Hugging Face:
+        None.
+    """
+
+    function: Callable[[Any, Any], float]
+    ids: bool | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise TypeError(f"UtilityFunction: function must be callable, got {self.function!r:.80}.")
+
+    def pairwise(self, hypotheses: Sequence[Any], references: Sequence[Any]) -> Float64[Tensor, "hyps refs"]:
+        """What the function says of every pair."""
+        rows = [[self._call(one, other) for other in references] for one in hypotheses]
+        return torch.tensor(rows, dtype=torch.float64).view(len(hypotheses), len(references))
+
+    def _call(self, hypothesis: object, reference: object) -> float:
+        given = self.function(hypothesis, reference)
+        try:
+            value = float(given)
+        except (TypeError, ValueError):
+            value = math.nan
+        if not math.isfinite(value):
+            raise DecodekitError(
+                f"UtilityFunction: the function must return a finite number, got {given!r:.80} for "
+                f"{hypothesis!r:.80} and {reference!r:.80}."
+            )
+        return value
