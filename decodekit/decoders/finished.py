@@ -66,7 +66,8 @@ class Finished(NamedTuple):
         slots = self.scores.shape[1]
         new_scores = ending.scores.masked_fill(~ending.enters, -torch.inf)
         every = torch.cat([self.scores, new_scores], 1)
-        scores, chosen = every.topk(slots)
+        # Stable: of tied hypotheses the first stays first, however many further steps are taken.
+        scores, chosen = (part[:, :slots] for part in every.sort(descending=True, stable=True))
         is_new = chosen >= slots
         candidate = (chosen - slots).clamp(min=0)
         # A hypothesis that just ended is a live one and one token more: [batch slots+beams]
