@@ -1,0 +1,176 @@
+"""Arithmetic sampling."""
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import NamedTuple, final
+
+import torch
+from jaxtyping import Bool, Float, Float32, Float64, Int64
+from torch import Tensor
+
+from decodekit import rng
+from decodekit.arguments import is_count
+from decodekit.decoders.base import Decoder, Selection
+from decodekit.decoders.draws import read_seeds
+from decodekit.decoders.prompt_seeds import prompt_seeds
+from decodekit.decoders.rows import RowState
+from decodekit.history import History
+from decodekit.limits import Limits
+from decodekit.output import Decoded
+
+GRID = 2.0**-52  # codes are known to this: the spacing of double precision just below 1, twice
+SHIFT = -1  # the stream of the lattice's shift; those of the rows count from 0
+
+
+class ArithmeticState(NamedTuple):
+    """Rows, what is left of each row's code, and the two numbers its further digits are made from."""
+
+    rows: RowState
+    codes: Float64[Tensor, " rows"]
+    seeds: Int64[Tensor, " rows"]
+    streams: Int64[Tensor, " rows"]
+
+    @property
+    def history(self) -> History:
+        """What every row has said."""
+        return self.rows.history
+
+    @property
+    def done(self) -> Bool[Tensor, ""]:
+        """Every row is finished, or one is stuck."""
+        return self.rows.done
+
+
+@final
+@dataclass(frozen=True)
+class ArithmeticSample(Decoder[ArithmeticState]):
+    r"""Draws samples that are spread evenly over the distribution, each of them a fair one.
+
+    Every text owns an interval of [0, 1) as long as it is probable, and the samples of a prompt are the texts
+    at the codes $c_i = (i / N + u) \bmod 1$, with one $u$ uniform in [0, 1). At every step a row says the
+    token in whose part of the cumulative distribution (in the order of the vocabulary) its code lies, and
+    goes on with where in that part it lies: $c \leftarrow (c - F(v - 1)) / P(v)$.
+
+    Each code is uniform, so each sample is distributed as what the processors leave, and averages over
+    samples are unbiased; they vary less than those of `Sample`. For codes are 1 / N apart: of texts that
+    begin alike and have probability p together, $\lfloor N p \rfloor$ or $\lceil N p \rceil$ are drawn. Rows
+    need nothing of each other.
+
+    A code is known to 52 binary digits, and a token of probability p uses up $\log_2 (1 / p)$ of them.
+    As many new ones, drawn for the row alone, take their place at the far end at every step: by the time
+    they count, no other sample begins with the same text, so long texts are distributed as short ones are.
+
+    Args:
+        num_samples: Samples of each prompt, at least 1. The prompt is computed once.
+        generator: The stream that a seed for each prompt is drawn from; None is torch's global one.
+        seeds: One integer a prompt, instead of a generator: then a prompt's samples are the same whoever else
+            is in the batch.
+
+    Raises:
+        ValueError: If `num_samples` is not an integer of at least 1, if both `generator` and `seeds` are
+            given, or if a seed does not fit 64 bits.
+        DecodekitError: In a run, if there are not as many seeds as prompts.
+
+    Example:
+        >>> coin = dk.testing.MarkovModel([[0.5, 0.5], [0.5, 0.5]])
+        >>> out = dk.decode(coin, [[0]], ArithmeticSample(4, seeds=[1]), max_new_tokens=2)
+        >>> sorted(out.hypotheses()[0])
+        [[0, 0], [0, 1], [1, 0], [1, 1]]
+
+    Source:
+        Vilnis et al., 2023, https://arxiv.org/abs/2210.15458. There codes are 1 / (N + 1) apart, which
+        leaves a gap of twice that; and single precision, which long texts use up.
+
+    Hugging Face:
+        None.
+    """
+
+    num_samples: int = 1
+    _: KW_ONLY
+    generator: torch.Generator | None = None
+    seeds: Sequence[int] | Int64[Tensor, " batch"] | None = None
+
+    def __post_init__(self) -> None:
+        if not is_count(self.num_samples, 1):
+            raise ValueError(
+                f"ArithmeticSample: num_samples must be an integer of at least 1, got {self.num_samples!r}."
+            )
+        seeds = read_seeds("ArithmeticSample", self.generator, self.seeds)
+        object.__setattr__(self, "num_samples", int(self.num_samples))  # the way to set frozen fields
+        object.__setattr__(self, "seeds", seeds)
+
+    @property
+    def rows_per_prompt(self) -> int:
+        """A row a sample."""
+        return self.num_samples
+
+    def init(self, history: History, limits: Limits) -> ArithmeticState:
+        """The lattice of every prompt, moved by a number of its own."""
+        device, batch = history.tokens.device, len(history.tokens) // self.num_samples
+        given = None if self.seeds is None else tuple(self.seeds)
+        seeds = prompt_seeds("ArithmeticSample", self.generator, given, batch).to(device)
+        seeds = seeds.repeat_interleave(self.num_samples)
+        streams = torch.arange(self.num_samples, device=device).repeat(batch)
+        shifts = rng.uniform(seeds, torch.full_like(streams, SHIFT), torch.zeros_like(streams[0]))
+        codes = (streams.double() / self.num_samples + shifts).remainder(1)
+        return ArithmeticState(RowState.start(history, limits), codes, seeds, streams)
+
+    def observe(self, scores: Float32[Tensor, "rows vocab"], state: ArithmeticState) -> ArithmeticState:
+        """Keeps the logits, to report the drawn tokens' log-probabilities."""
+        return state._replace(rows=state.rows._replace(observed=scores))
+
+    def step(
+        self, scores: Float32[Tensor, "rows vocab"], state: ArithmeticState
+    ) -> tuple[ArithmeticState, Selection]:
+        """One digit of every row's code."""
+        tokens, codes, widths = look_up(scores.double().softmax(-1), state.codes)
+        digits = rng.uniform(state.seeds, state.streams, state.rows.step)
+        rows, selection = state.rows.say(tokens, scores)
+        return state._replace(rows=rows, codes=refill(codes, widths, digits)), selection
+
+    def settled(self, state: ArithmeticState) -> list[list[list[int]]]:
+        """All that was said."""
+        return state.rows.settled(hypotheses=self.num_samples)
+
+    def finalize(self, state: ArithmeticState) -> Decoded:
+        """`num_samples` hypotheses a prompt, in the order of their codes on the circle."""
+        return state.rows.decoded(hypotheses=self.num_samples)
+
+
+def look_up(
+    probs: Float64[Tensor, "rows vocab"], codes: Float64[Tensor, " rows"]
+) -> tuple[Int64[Tensor, " rows"], Float64[Tensor, " rows"], Float64[Tensor, " rows"]]:
+    """The token in whose part of the distribution each code lies, where in it, and how wide it is.
+
+    Args:
+        probs: Probabilities, which sum to 1.
+        codes: Numbers in [0, 1).
+
+    Example:
+        >>> probs, codes = torch.tensor([[0.5, 0.0, 0.5]]).double(), torch.tensor([0.75]).double()
+        >>> [part.item() for part in look_up(probs, codes)]
+        [2, 0.5, 0.5]
+    """
+    # Tokens of probability 0 end at 0, where no code is, even where a parallel sum is off by a digit.
+    ends = torch.where(probs > 0, probs.cumsum(-1), 0.0)
+    # A code is at most 1 - 2**-52, so it stays below the total.
+    codes = codes * ends.amax(-1)
+    tokens = (ends > codes[:, None]).long().argmax(-1)  # the first one
+    ends, widths = (part.gather(1, tokens[:, None])[:, 0] for part in (ends, probs))
+    return tokens, (codes - (ends - widths)) / widths, widths
+
+
+def refill(
+    codes: Float64[Tensor, " rows"], widths: Float64[Tensor, " rows"], digits: Float[Tensor, " rows"]
+) -> Float64[Tensor, " rows"]:
+    """The codes with new digits behind those that are known, so that they are uniform in [0, 1) again.
+
+    A code that was known to one part of the grid is known to 1 / width parts once it is stretched.
+
+    Args:
+        codes: Where in its token's part each code lies.
+        widths: How wide that part was.
+        digits: Uniform in [0, 1).
+    """
+    filled = codes.clamp(min=0.0) + digits * (GRID / widths)
+    return filled.remainder(1).clamp(max=1 - GRID)

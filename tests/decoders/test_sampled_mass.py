@@ -1,0 +1,102 @@
+"""Averages over all texts, from samples without replacement."""
+
+import math
+
+import pytest
+import torch
+
+import decodekit as dk
+from decodekit.testing import MarkovModel
+from tests.decoders.enumerated import every_text
+
+MODEL = MarkovModel([[0.8, 0.2], [0.7, 0.3]])
+PROMPTS = 500
+
+
+def report(probs: list[float], left: list[float], remaining: float) -> dk.SampledMass:
+    return dk.SampledMass(
+        log_probs=torch.tensor([probs]).double().log(),
+        left=torch.tensor([left]).double(),
+        remaining=torch.tensor([remaining]).double(),
+        dead_ends=[[]],
+    )
+
+
+def test_weights_are_the_probabilities_where_nothing_is_left() -> None:
+    weights = report([0.75, 0.25, 0.0], [1.0, 0.25, 0.0], 0.0).weights()
+    torch.testing.assert_close(weights, torch.tensor([[0.75, 0.25, 0.0]]).double())
+
+
+def test_a_weight_is_the_probability_over_that_of_coming_before_the_next() -> None:
+    """One sample of 0.6: the next comes at E_1 / 1 + E_2 / 0.4, and the weight is that of its race."""
+    waits = torch.empty(5, 1, 2, dtype=torch.float64).exponential_(generator=torch.Generator().manual_seed(1))
+    times = [wait[0][0] + wait[0][1] / 0.4 for wait in waits.tolist()]
+    expected = sum(0.6 / (1 - math.exp(-0.6 * time)) for time in times) / 5
+    generator = torch.Generator().manual_seed(1)
+    weights = report([0.6], [1.0], 0.4).weights(repetitions=5, generator=generator)
+    assert weights.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_texts_too_unlikely_for_a_number_count_by_the_limit() -> None:
+    one = report([1.0], [1.0], 1.0)
+    unlikely = dk.SampledMass(
+        log_probs=torch.tensor([[-5000.0, -690.0]]).double(),
+        left=torch.ones(1, 2).double(),
+        remaining=torch.ones(1).double(),
+        dead_ends=[[]],
+    )
+    weights = unlikely.weights(generator=torch.Generator().manual_seed(1))
+    assert weights[0, 0].item() == pytest.approx(weights[0, 1].item(), rel=1e-9)
+    assert one.weights().isfinite().all()
+    torch.testing.assert_close(unlikely.weights(normalize=True), torch.tensor([[0.5, 0.5]]).double())
+
+
+@pytest.fixture(scope="module")
+def drawn() -> dk.Decoded:
+    """Two different samples of as many prompts."""
+    sample = dk.UniqueSample(2, seeds=range(PROMPTS))
+    return dk.decode(MODEL, [[0]] * PROMPTS, sample, max_new_tokens=2)
+
+
+def estimates(out: dk.Decoded, *, normalize: bool = False) -> torch.Tensor:
+    """Of how often token 1 is said in two tokens, one a prompt."""
+    assert isinstance(out.report, dk.SampledMass)
+    generator = torch.Generator().manual_seed(7)
+    values = (out.tokens == 1).double().sum(-1)
+    return out.report.expectation(values, normalize=normalize, generator=generator)
+
+
+def exact() -> float:
+    return sum(p * text.count(1) for text, p in every_text(MODEL, [0], dk.Chain(), 2).items())
+
+
+def off_by(values: torch.Tensor) -> float:
+    """How many standard errors their mean is from the exact expectation."""
+    return abs(float(values.mean()) - exact()) / float(values.std() / len(values) ** 0.5)
+
+
+def test_the_estimate_is_unbiased_and_varies_less_than_that_of_independent_samples(drawn: dk.Decoded) -> None:
+    values = estimates(drawn)
+    assert off_by(values) < 4  # standard errors: beyond this once in 16,000
+    out = dk.decode(MODEL, [[0]] * PROMPTS, dk.Sample(2, seeds=range(PROMPTS)), max_new_tokens=2)
+    independent = (out.tokens == 1).double().sum(-1).mean(-1)
+    normalized = estimates(drawn, normalize=True)
+    assert normalized.var() < values.var()
+    assert normalized.var() < independent.var()
+
+
+def test_a_plain_mean_of_different_samples_fails_the_same_test(drawn: dk.Decoded) -> None:
+    assert off_by((drawn.tokens == 1).double().sum(-1).mean(-1)) > 4
+
+
+def test_it_is_exact_where_nothing_is_left_and_looks_at_no_missing_sample() -> None:
+    out = dk.decode(MODEL, [[0]], dk.UniqueSample(12, seeds=[1]), max_new_tokens=2)
+    values = (out.tokens == 1).double().sum(-1).masked_fill(~out.valid, torch.nan)
+    assert int(out.valid.sum()) == 4
+    assert out.report.expectation(values).item() == pytest.approx(exact(), rel=1e-6)
+
+
+@pytest.mark.parametrize("repetitions", [0, -1, 1.5, True])
+def test_repetitions_must_be_an_integer_of_at_least_one(repetitions: int) -> None:
+    with pytest.raises(ValueError, match="SampledMass: repetitions must be"):
+        report([1.0], [1.0], 0.0).weights(repetitions=repetitions)
