@@ -4,6 +4,7 @@ from . import compat as compat
 from . import rng as rng
 from . import testing as testing
 from .decoders.acceptance import Acceptance as Acceptance
+from .decoders.arithmetic_sample import ArithmeticSample as ArithmeticSample
 from .decoders.base import Decoder as Decoder
 from .decoders.base import Selection as Selection
 from .decoders.beam_search import BeamSearch as BeamSearch
@@ -19,6 +20,7 @@ from .decoders.own_loop import Job as Job
 from .decoders.own_loop import OwnLoop as OwnLoop
 from .decoders.rows import RowState as RowState
 from .decoders.sample import Sample as Sample
+from .decoders.sampled_mass import SampledMass as SampledMass
 from .decoders.speculative import Speculative as Speculative
 from .decoders.stop_rule import Heuristic as Heuristic
 from .decoders.stop_rule import Patience as Patience
@@ -26,6 +28,7 @@ from .decoders.stop_rule import Proved as Proved
 from .decoders.stop_rule import Standing as Standing
 from .decoders.stop_rule import StopRule as StopRule
 from .decoders.stop_rule import WhenFull as WhenFull
+from .decoders.unique_sample import UniqueSample as UniqueSample
 from .drafts.base import Draft as Draft
 from .drafts.base import DraftSession as DraftSession
 from .drafts.base import Proposal as Proposal

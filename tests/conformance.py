@@ -552,9 +552,14 @@ CONFORMANCE: dict[str, Laws | str] = {
     "ShallowModel": "tests/test_verifying.py",
     "VerifyingModel": "tests/test_verifying.py",
     "VerifyingSession": "tests/models/test_verification.py",
+    "ArithmeticSample": all_of(
+        decoders(lambda seeds: dk.ArithmeticSample(3, seeds=seeds)),
+        decoders(lambda seeds: dk.ArithmeticSample(2, seeds=seeds), stop=dk.EndIds(4) | dk.RepetitionLoop(2)),
+    ),
     "OwnLoop": "tests/decoders/test_own_loop.py",
     "SampledExpansion": decoders(beam_sampling, captures=False, batch_gives_alone=False),
     "Sample": all_of(decoders(seeded), decoders(from_a_generator, captures=False, batch_gives_alone=False)),
+    "SampledMass": "tests/decoders/test_sampled_mass.py",
     "Speculative": all_of(
         decoders(
             dk.Speculative(dk.DraftModel(dk.testing.HashModel(7, 5))),
@@ -567,6 +572,10 @@ CONFORMANCE: dict[str, Laws | str] = {
             dk.Speculative(dk.DraftModel(dk.testing.HashModel(7, 5))),
             stop=dk.EndIds(4) | dk.RepetitionLoop(2),
         ),
+    ),
+    "UniqueSample": all_of(
+        decoders(lambda seeds: dk.UniqueSample(3, seeds=seeds)),
+        decoders(lambda seeds: dk.UniqueSample(2, seeds=seeds), stop=dk.EndIds(4) | dk.RepetitionLoop(2)),
     ),
     # Drafts
     "DraftModel": decoders(dk.Speculative(dk.DraftModel(dk.testing.HashModel(7, 5)), tokens=3)),

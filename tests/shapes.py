@@ -53,6 +53,7 @@ def main() -> None:
         dk.Greedy(),
         dk.Sample(3),
         dk.Sample(2, seeds=[1, 2]),
+        dk.ArithmeticSample(2, seeds=[1, 2]),
         *(dk.BeamSearch(3, stop_rule=rule, scorer=dk.LengthPenalty(1)) for rule in rules),
         dk.BeamSearch(2, scorer=dk.LogProb(), num_return=2),
     ):
@@ -63,6 +64,9 @@ def main() -> None:
         sampled = dk.Speculative(draft, sample=True, num_samples=2, seeds=[1, 2])
         for decoder in (dk.Speculative(draft), sampled, dk.Speculative(draft, sample=True)):
             dk.decode(model, ["Once upon", "A"], decoder, processors, stop=stop, max_new_tokens=5)
+    unique = dk.UniqueSample(2, seeds=[1, 2])
+    out = dk.decode(model, ["Once upon", "A"], unique, processors, stop=stop, max_new_tokens=5)
+    out.report.expectation(out.score, generator=torch.Generator())
     again = dk.HFModel(model.model, model.tokenizer, cache="none")
     dk.decode(again, ["Once upon", "A"], dk.Speculative(dk.PromptLookup()), max_new_tokens=3)
     toy = dk.testing.HashModel(5)
