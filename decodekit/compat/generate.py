@@ -13,7 +13,6 @@ from decodekit.compat.processors import Setting
 from decodekit.compat.recipe import Recipe, build
 from decodekit.compat.refusals import refuse_arguments
 from decodekit.compat.streamers import Feed
-from decodekit.decoders.beam_search import BeamSearch
 from decodekit.loop import run
 from decodekit.models.hf import HFModel
 from decodekit.options import Options
@@ -112,13 +111,10 @@ def perform(
 ) -> Any:  # noqa: ANN401 - ids, or one of transformers' output classes
     """Runs a recipe, and returns what `generate` would."""
     decoder, recorder = recipe.decoder, Recorder(config)
-    end_ids = read.end_ids if recipe.end_ids is None else recipe.end_ids
-    # Under beams theirs takes the pad id 0 for none, and fills with the end id.
-    unpadded = isinstance(decoder, BeamSearch) and read.pad_id == 0
     options = Options(
         max_new_tokens=recipe.max_new_tokens,
-        end_ids=end_ids,
-        pad_id=next(iter(end_ids), 0) if unpadded else read.pad_id,
+        end_ids=read.end_ids if recipe.end_ids is None else recipe.end_ids,
+        pad_id=read.pad_id,
         stop=recipe.stop,
     )
     feed = None if streamer is None else Feed(streamer, decoder, read.prompt)

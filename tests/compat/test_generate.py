@@ -122,19 +122,6 @@ def test_without_a_mask_pad_ids_are_padding_as_there() -> None:
         assert torch.equal(expected, generate(wrap("gpt2"), prompts.tokens, max_new_tokens=5, **given))
 
 
-@pytest.mark.parametrize("beams", [1, 3])
-def test_under_beams_a_pad_id_of_0_is_none_as_there(beams: int) -> None:
-    prompts = batch((0, 2, 5))
-    options = {"attention_mask": prompts.mask, "max_new_tokens": 8, "num_beams": beams}
-    options |= {"pad_token_id": 0, "eos_token_id": list(ENDS)}
-    expected = build("gpt2").generate(prompts.tokens, **options)
-    inside = build("gpt2").generate(prompts.tokens, custom_generate=custom_generate, **options)
-    assert torch.equal(expected, generate(wrap("gpt2"), prompts.tokens, **options))
-    assert torch.equal(expected, inside)
-    new = expected[:, prompts.tokens.shape[1] :]
-    assert (new[:, -1] == (0 if beams == 1 else ENDS[0])).any()  # some were filled
-
-
 def test_a_decoder_of_decodekit_runs_inside_generate() -> None:
     prompts = batch((0, 3), seed=6)
     for decoder in (dk.BeamSearch(3, num_return=2), dk.Sample(2, seeds=[4, 5]), dk.Greedy()):
