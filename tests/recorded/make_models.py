@@ -1,13 +1,15 @@
-"""Makes the tiny random models of `model/` once, as the recordings need them.
+"""Makes the tiny models of `model/` once, as the recordings need them.
 
-Run with the project's own environment: `python tests/recorded/make_models.py`. The weights are committed, so
+Run with the project's own environment: `python -m tests.recorded.make_models`. The weights are committed, so
 nobody has to run it again: another version of PyTorch may draw other numbers.
 
-Matrices are wide (a standard deviation of 1 for GPT-2), so that what comes next depends on everything before,
-and embeddings are of one length, so that many tokens have their turn and no two are nearly tied. They are
-stored in half precision: every library loads the same numbers, in whatever precision it computes.
+GPT-2 is random: matrices are wide (a standard deviation of 1), so that what comes next depends on everything
+before, and embeddings are of one length, so that many tokens have their turn and no two are nearly tied.
+Marian is trained a little. Weights are stored in half precision: every library loads the same numbers, in
+whatever precision it computes.
 """
 
+import sys
 from pathlib import Path
 
 import torch
@@ -18,6 +20,7 @@ VOCAB = 40
 PAD = 7  # not 0, which transformers takes for "none" in places
 WIDTH = 16
 LOGIT_SPREAD = 2.4  # times 4, the length of a normed state: logits have a standard deviation of 2.4
+STEPS = 900
 
 
 def spread_out(model: transformers.PreTrainedModel, std: float, seed: int) -> transformers.PreTrainedModel:
@@ -25,6 +28,8 @@ def spread_out(model: transformers.PreTrainedModel, std: float, seed: int) -> tr
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:  # sinusoids, which are made anew when the model is loaded
+                continue
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim == 1:
                 gain = "weight" in name  # of a layer norm
@@ -62,7 +67,11 @@ def gpt2(*, tied: bool, seed: int) -> transformers.PreTrainedModel:
 
 
 def marian(seed: int) -> transformers.PreTrainedModel:
-    """Padding is the last id and begins the target, from a row of zeros, as in every Marian checkpoint."""
+    """Padding is the last id and begins the target, from a row of zeros, as in every Marian checkpoint.
+
+    Trained for a minute, so that its attention means something: the target is the source read from its end,
+    token by token through a table, with a token left out now and then. Far from finished, so that it doubts.
+    """
     config = transformers.MarianConfig(
         vocab_size=VOCAB,
         decoder_vocab_size=VOCAB,
@@ -81,13 +90,39 @@ def marian(seed: int) -> transformers.PreTrainedModel:
         pad_token_id=VOCAB - 1,
         decoder_start_token_id=VOCAB - 1,
     )
-    model = spread_out(transformers.MarianMTModel(config), 0.4, seed)
+    torch.manual_seed(seed)
+    model = spread_out(transformers.MarianMTModel(config), 0.25, seed).float()
+    # Padding is never written: CTranslate2 has no row for it, and here its bias makes it impossible.
+    model.final_logits_bias[0, VOCAB - 1] = -1e4
+    table = torch.cat([torch.zeros(1, dtype=torch.long), 1 + torch.randperm(VOCAB - 2)])
+    optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=STEPS)
+    for _ in range(STEPS):
+        length = int(torch.randint(2, 8, ()))
+        source = torch.randint(1, VOCAB - 1, (64, length))
+        target = table[source.flip(1)]
+        if torch.rand(()) < 0.3:
+            left_out = int(torch.randint(0, length, ()))
+            target = torch.cat([target[:, :left_out], target[:, left_out + 1 :]], dim=1)
+        ends = torch.zeros(64, 1, dtype=torch.long)
+        with torch.no_grad():
+            model.model.shared.weight[VOCAB - 1] = 0
+        loss = model.train()(input_ids=torch.cat([source, ends], 1), labels=torch.cat([target, ends], 1)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
     with torch.no_grad():
         model.model.shared.weight[VOCAB - 1] = 0
-    return model
+    return model.half().eval()
 
 
 if __name__ == "__main__":
-    save(gpt2(tied=True, seed=15), "gpt2")
-    save(gpt2(tied=False, seed=11), "gpt2-untied")
-    save(marian(seed=13), "marian")
+    makers = {
+        "gpt2": lambda: gpt2(tied=True, seed=15),
+        "gpt2-untied": lambda: gpt2(tied=False, seed=11),
+        "marian": lambda: marian(seed=13),
+    }
+    for name in sys.argv[1:] or makers:
+        save(makers[name](), name)

@@ -45,10 +45,13 @@ class Case:
         return [tokens[:-1] if tokens[-1:] and tokens[-1] in self.end else tokens for tokens in self.alone]
 
     def padded(self) -> tuple[Int64[Tensor, "prompts columns"], Int64[Tensor, "prompts columns"]]:
-        """The prompts padded on the left, and their attention mask."""
+        """The prompts padded on the left, or a source on the right, and their attention mask."""
         width = max(map(len, self.prompts))
         rows = [[self.pad] * (width - len(prompt)) + prompt for prompt in self.prompts]
         mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in self.prompts]
+        if self.model == "marian":
+            rows = [prompt + [self.pad] * (width - len(prompt)) for prompt in self.prompts]
+            mask = [row[::-1] for row in mask]
         return torch.tensor(rows), torch.tensor(mask)
 
     def __str__(self) -> str:
