@@ -170,7 +170,7 @@ def summary(strategy: Strategy, found: Found, wanted: list[list[str]]) -> dict[s
 def main(
     pairs: Annotated[Path, typer.Argument(help="The archive of sentence pairs.")],
     *,
-    sentences: Annotated[int, typer.Option(help="Sentences to translate, at most.")] = 1000,
+    sentences: Annotated[int, typer.Option(help="Sentences to translate, at most.")] = 500,
     batch: Annotated[int, typer.Option(help="Sentences a batch.")] = 64,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     model: Annotated[str, typer.Option(help="Another model from English to French.")] = "en-fr",
@@ -179,7 +179,10 @@ def main(
     """Translate, print the table and write the JSON."""
     torch.set_num_threads(threads)
     held_out = references(read_pairs(pairs).test)
-    sources, wanted = list(held_out)[:sentences], list(held_out.values())[:sentences]
+    # The file is sorted by length, so the first ones would not do.
+    order = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(SEED))
+    sources = [list(held_out)[number] for number in order[:sentences].tolist()]
+    wanted = [held_out[source] for source in sources]
     loaded = dk.load(model)
     first = dk.score(loaded, sources, [[several[0]] for several in wanted], batch_size=batch)  # warms up, too
     table = Table("strategy", "chrF", "BLEU", "length", "log-prob", "seconds")

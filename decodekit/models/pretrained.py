@@ -41,7 +41,7 @@ def load_pretrained(
         raise ModelError(
             f"load: {str(name)!r} must be a language model in a folder, in the local cache "
             f"or on the hub, and transformers says: {str(error).splitlines()[0]} "
-            "dk.load() without a name is the bundled model."
+            "dk.load() without a name is the bundled language model."
         ) from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)

@@ -10,7 +10,11 @@ _RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 def on_page_markdown(markdown: str, **_: Any) -> str:  # noqa: ANN401 - the signature of mkdocs
     """Replaces each marker by the table of the recorded run, if there is one."""
-    for name, table in (("against_generate", _against_generate), ("processors", _processors)):
+    for name, table in (
+        ("against_generate", _against_generate),
+        ("processors", _processors),
+        ("translation", _translation),
+    ):
         marker, path = f"<!-- {name} -->", _RESULTS / f"{name}.json"
         if marker in markdown:
             found = table(json.loads(path.read_text())) if path.exists() else "No run is recorded yet."
@@ -59,6 +63,26 @@ def _processors_on(run: dict[str, Any]) -> str:
         cells = " | ".join(_cells(case["vocabularies"][vocab]) for vocab in vocabularies)
         lines.append(f"| `{case['name']}`{rows} | {cells} |")
     return "\n".join(lines)
+
+
+def _translation(run: dict[str, Any]) -> str:
+    first = run["strategies"][0]
+    said = f"{run['sentences']} sentences with {run['references']} reference translations"
+    worth = f"the first ones of which have {run['reference_mean_log_prob']:.2f} nats in the mean"
+    lines = [
+        f"{_machine(run)}; {said}, {worth}:",
+        "",
+        "| decoder | chrF | BLEU | length | log-probability | seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in run["strategies"]:
+        chrf, bleu = (f"{row[name]['score']:.1f} ± {row[name]['interval']:.1f}" for name in ("chrf", "bleu"))
+        lines.append(
+            f"| {row['name']} | {chrf} | {bleu} | {row['bleu']['length_ratio']:.2f} "
+            f"| {row['mean_log_prob']:.2f} | {row['seconds']:.1f} |"
+        )
+    signatures = " and ".join(f"`{first[name]['signature']}`" for name in ("chrf", "bleu"))
+    return "\n".join([*lines, "", f"sacrebleu's signatures: {signatures}."])
 
 
 def _cells(found: dict[str, Any]) -> str:
