@@ -9,20 +9,20 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from decodekit.arguments import is_count
+from decodekit.decoders.advance import Ranks, advance
 from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.beam_state import BeamState, settled
 from decodekit.decoders.candidates import extend
 from decodekit.decoders.certificate import Certificate
 from decodekit.decoders.expansion import BestExpansion, Expansion
-from decodekit.decoders.finished import Ending, Finished, worthless
+from decodekit.decoders.finished import Finished, worthless
 from decodekit.decoders.proof import let_go
 from decodekit.decoders.records import Records
 from decodekit.decoders.rows import raise_if_stuck
-from decodekit.decoders.stop_rule import Heuristic, Standing, StopRule
+from decodekit.decoders.stop_rule import Heuristic, StopRule
 from decodekit.errors import DecodekitError
 from decodekit.history import History
 from decodekit.limits import Limits
-from decodekit.memory import pick_memory, reorder_memory
 from decodekit.output import Decoded
 from decodekit.processors.base import device_ids
 from decodekit.reveal import Reveal, Revealed
@@ -154,44 +154,24 @@ class BeamSearch(Decoder[BeamState]):
 
     def step(self, scores: Float32[Tensor, "rows vocab"], state: BeamState) -> tuple[BeamState, Selection]:
         """Extend, retire what ended, go on with the rest, see whether it is worth it."""
-        beams, step = self.rows_per_prompt, state.history.position - state.limits.prompt_length
+        step = state.history.position - state.limits.prompt_length
         candidates = extend(scores, state, step, self.scorer, self.expansion)
-        exists, ends = candidates.log_probs > -torch.inf, candidates.why > 0
         # The candidates after the first `beams` only stand by, in case those before them end.
-        is_first = self._within(candidates.log_probs.shape[1], step)
-        enters = ends & exists & is_first & state.open[:, None]
-        ending = Ending(enters, candidates.source_beams, candidates.entry, candidates.scores, candidates.why)
-        finished, left = state.finished.after(ending, state.live, step)
-        # Go on: the best that did not end.
-        priority, chosen = candidates.priority.masked_fill(ends, -torch.inf).topk(beams)
-        goes = self._within(beams, step) & (priority > -torch.inf)
-        log_probs = candidates.log_probs.gather(1, chosen).masked_fill(~goes, -torch.inf)
-        entry = candidates.entry.take(chosen)
-        source_rows, tokens = entry.parent.flatten(), entry.token.flatten()
-        rows = torch.arange(len(log_probs), device=step.device)[:, None] * ends.shape[1] + chosen
-        after = state._replace(
-            history=state.history.take(source_rows).append(tokens),
-            observed=None,
-            attention=None,
-            log_probs=log_probs,
-            guides=priority.masked_fill(~goes, -torch.inf) if self.scorer.guides else None,
-            live=state.live.take(candidates.source_beams.gather(1, chosen)).write(step, entry),
-            memory=reorder_memory(candidates.memory, rows.flatten()),
-            stopping=pick_memory(candidates.stopping, chosen),
-            finished=finished,
+        ranks = Ranks(
+            first=self._within(candidates.log_probs.shape[1], step),
+            order=candidates.priority,
+            places=self._within(self.rows_per_prompt, step),
         )
-        standing = self._standing(after, step)
-        goes_on = state.open & (log_probs > -torch.inf).any(-1) & self.stop_rule.goes_on(standing)
-        stuck = state.stuck | (~goes.any(-1) & ~finished.used.any(-1))
-        dropped = exists & ~enters & ~torch.zeros_like(ends).scatter(1, chosen, goes)
-        lost = let_go(candidates, dropped, scores, state, self.scorer, self.expansion).maximum(left)
+        turn = advance(candidates, ranks, state, self.scorer, self.stop_rule)
+        after = turn.state
+        stuck = state.stuck | (~turn.goes.any(-1) & ~after.finished.used.any(-1))
+        lost = let_go(candidates, turn.dropped, scores, state, self.scorer, self.expansion).maximum(turn.left)
         after = after._replace(
-            lost=torch.where(state.open & ~goes_on, lost.maximum(standing.bound()), lost),
-            open=goes_on,
+            lost=torch.where(state.open & ~after.open, lost.maximum(turn.standing.bound()), lost),
             stuck=stuck,
-            done=~goes_on.any() | stuck.any(),
+            done=~after.open.any() | stuck.any(),
         )
-        return after, Selection(tokens, source_rows)
+        return after, turn.selection
 
     def settled(self, state: BeamState) -> list[list[list[int]]]:
         """What all live and finished hypotheses of a prompt begin with: any result will too."""
@@ -213,15 +193,3 @@ class BeamSearch(Decoder[BeamState]):
             return rank < self.beams
         widths = device_ids(self.beams, step.device)
         return rank < widths.index_select(0, step.clamp(max=len(widths) - 1).view(1))
-
-    def _standing(self, after: BeamState, step: Int64[Tensor, ""]) -> Standing:
-        """How the search stands after a step."""
-        return Standing(
-            live=after.log_probs,
-            lengths=(step + 1).expand(len(after.log_probs)),
-            worst_finished=after.finished.scores[:, -1],
-            full=after.finished.used.all(-1),
-            max_length=after.limits.max_new_tokens,
-            scorer=self.scorer,
-            memory=after.memory,
-        )

@@ -1,0 +1,112 @@
+"""How a beam search goes on from the continuations that it looked at."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor
+
+from decodekit.decoders.base import Selection
+from decodekit.decoders.beam_state import BeamState
+from decodekit.decoders.candidates import Candidates
+from decodekit.decoders.finished import Ending
+from decodekit.decoders.stop_rule import Standing, StopRule
+from decodekit.memory import pick_memory, reorder_memory
+from decodekit.scorers.base import PathScorer
+
+
+class Ranks(NamedTuple):
+    """Who may go on, and who may finish.
+
+    Attributes:
+        first: Candidates that may finish, if they end.
+        order: Those that do not end go on in the order of this, greatest first; minus infinity: not at all.
+        places: Beams that there are in this step.
+    """
+
+    first: Bool[Tensor, "batch candidates"]
+    order: Float32[Tensor, "batch candidates"]
+    places: Bool[Tensor, " beams"]
+
+
+class Advance(NamedTuple):
+    """What has become of the candidates.
+
+    Attributes:
+        state: Of the search, after the step; what it has let go of and whether it is stuck are not in it yet.
+        selection: What every row says next.
+        chosen: The candidate that every beam has become.
+        goes: Beams that exist.
+        dropped: Candidates that neither went on nor could finish.
+        left: The best score of what had to leave the finished set or could not enter it.
+        standing: How the search stands.
+    """
+
+    state: BeamState
+    selection: Selection
+    chosen: Int64[Tensor, "batch beams"]
+    goes: Bool[Tensor, "batch beams"]
+    dropped: Bool[Tensor, "batch candidates"]
+    left: Float32[Tensor, " batch"]
+    standing: Standing
+
+
+def advance(
+    candidates: Candidates, ranks: Ranks, state: BeamState, scorer: PathScorer, stop_rule: StopRule
+) -> Advance:
+    """Retire what ended, go on with the best of the rest, see whether it is worth it.
+
+    Args:
+        candidates: The continuations that the step looked at.
+        ranks: Who may go on, and who may finish.
+        state: Of the search, before the step.
+        scorer: What hypotheses are worth.
+        stop_rule: When to stop looking.
+    """
+    step = state.history.position - state.limits.prompt_length
+    exists, ends = candidates.log_probs > -torch.inf, candidates.why > 0
+    enters = ends & exists & ranks.first & state.open[:, None]
+    ending = Ending(enters, candidates.source_beams, candidates.entry, candidates.scores, candidates.why)
+    finished, left = state.finished.after(ending, state.live, step)
+    # Go on: the best that did not end.
+    order, chosen = ranks.order.masked_fill(ends, -torch.inf).topk(len(ranks.places))
+    goes = ranks.places & (order > -torch.inf)
+    log_probs = candidates.log_probs.gather(1, chosen).masked_fill(~goes, -torch.inf)
+    guides = candidates.priority.gather(1, chosen).masked_fill(~goes, -torch.inf)
+    entry = candidates.entry.take(chosen)
+    source_rows, tokens = entry.parent.flatten(), entry.token.flatten()
+    rows = torch.arange(len(log_probs), device=step.device)[:, None] * ends.shape[1] + chosen
+    after = state._replace(
+        history=state.history.take(source_rows).append(tokens),
+        observed=None,
+        attention=None,
+        log_probs=log_probs,
+        guides=guides if scorer.guides else None,
+        live=state.live.take(candidates.source_beams.gather(1, chosen)).write(step, entry),
+        memory=reorder_memory(candidates.memory, rows.flatten()),
+        stopping=pick_memory(candidates.stopping, chosen),
+        finished=finished,
+    )
+    standing = _standing(after, step, scorer)
+    return Advance(
+        state=after._replace(open=state.open & (log_probs > -torch.inf).any(-1) & stop_rule.goes_on(standing)),
+        selection=Selection(tokens, source_rows),
+        chosen=chosen,
+        goes=goes,
+        dropped=exists & ~enters & ~torch.zeros_like(ends).scatter(1, chosen, goes),
+        left=left,
+        standing=standing,
+    )
+
+
+def _standing(after: BeamState, step: Int64[Tensor, ""], scorer: PathScorer) -> Standing:
+    """How the search stands after a step."""
+    return Standing(
+        live=after.log_probs,
+        lengths=(step + 1).expand(len(after.log_probs)),
+        worst_finished=after.finished.scores[:, -1],
+        full=after.finished.used.all(-1),
+        max_length=after.limits.max_new_tokens,
+        scorer=scorer,
+        memory=after.memory,
+    )
