@@ -1,7 +1,7 @@
 """What a decoder or scorer may ask of a model beside logits."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from jaxtyping import Float32
 from torch import Tensor
@@ -17,11 +17,13 @@ class Reveal:
         hidden: The last layer's states, from which the logits are made.
         layers: The layers whose states are read by the language-modelling head: 0 is the embeddings,
             `n` what comes out of the n-th layer; the last layer's, which are normalised, are the logits.
+            `"low"` and `"high"` are every second layer of the lower or upper half (of the first or last 20,
+            where there are more than 40), as the model counts them.
         attention: The last layer's attention to what was given: to the source of an encoder-decoder
             (its cross-attention), else to the prompt; the mean of the heads.
 
     Raises:
-        ValueError: If a layer is not an integer of at least 0.
+        ValueError: If the layers are neither `"low"` nor `"high"` nor integers of at least 0.
 
     Example:
         >>> Reveal(hidden=True) | Reveal(attention=True)
@@ -29,12 +31,18 @@ class Reveal:
     """
 
     hidden: bool = False
-    layers: tuple[int, ...] = ()
+    layers: tuple[int, ...] | Literal["low", "high"] = ()
     attention: bool = False
 
     def __post_init__(self) -> None:
-        if any(type(layer) is not int or layer < 0 for layer in self.layers):
-            raise ValueError(f"Reveal: layers must be integers of at least 0, got {self.layers!r:.80}.")
+        numbers = self.layers if isinstance(self.layers, tuple) else ()
+        if self.layers not in ("low", "high", numbers) or any(
+            type(layer) is not int or layer < 0 for layer in numbers
+        ):
+            raise ValueError(
+                "Reveal: layers must be a tuple of integers of at least 0, or 'low' or 'high', "
+                f"got {self.layers!r:.80}."
+            )
 
     def __or__(self, other: "Reveal") -> "Reveal":
         if self.layers and other.layers and self.layers != other.layers:

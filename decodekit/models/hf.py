@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor, nn
 
 from decodekit.errors import ModelError
-from decodekit.model import Session, VerifyingSession
+from decodekit.model import RevealingSession, Session, VerifyingSession
 from decodekit.models.abilities import Abilities, most_positions
 from decodekit.models.cache import Cache
 from decodekit.models.encoder_decoder import (
@@ -21,10 +21,12 @@ from decodekit.models.encoder_decoder import (
 from decodekit.models.evaluating import evaluating
 from decodekit.models.pretrained import load_pretrained
 from decodekit.models.probe import Texts, after
-from decodekit.models.sessions import CachedSession, Forward, RecomputingSession, positions
+from decodekit.models.revealing import WatchedForward, WatchedSession
+from decodekit.models.sessions import CachedSession, Forward, RecomputingSession, positions, prefilled
 from decodekit.models.shallow import first_layers
 from decodekit.models.verification import Verification
 from decodekit.prompt import Prompt
+from decodekit.reveal import Reveal
 from decodekit.vocabulary import Tokenizer, Vocabulary
 
 # What the model's forward calls its cache; older families have their own names.
@@ -154,6 +156,23 @@ class HFModel:
         return session, logits.index_select(0, rows)
 
     @torch.no_grad()
+    def start_revealing(
+        self, prompt: Prompt, *, rows_per_prompt: int, capacity: int, reveal: Reveal
+    ) -> tuple[RevealingSession, Float32[Tensor, "rows vocab"]]:
+        """The same, with a session that shows hidden states, early layers or attention.
+
+        Raises:
+            ModelError: As `start` does, or if the model cannot show what is asked for.
+        """
+        self._abilities.check_positions(prompt, capacity - prompt.tokens.shape[1])
+        self._abilities.check(prompt, rows_per_prompt)
+        prompt = prompt.to(self.model.device)
+        share = rows_per_prompt > 1 and self._abilities.shares_source
+        watched = WatchedForward(self._forward_after(prompt, share=share), self.model, prompt, reveal)
+        session, logits = prefilled(watched, prompt, capacity, cached=self._cache_name is not None)
+        return WatchedSession(session, watched, rows_per_prompt), logits.repeat_interleave(rows_per_prompt, 0)
+
+    @torch.no_grad()
     def start_verifying(
         self, prompt: Prompt, *, rows_per_prompt: int, capacity: int
     ) -> tuple[VerifyingSession, Float32[Tensor, "rows vocab"]]:
@@ -252,10 +271,8 @@ class HFModel:
     ) -> tuple[CachedSession | RecomputingSession, Float32[Tensor, "rows vocab"]]:
         """A session with one row a prompt, and the logits after the prompts."""
         prompt = prompt.to(self.model.device)
-        kind = RecomputingSession if self._cache_name is None else CachedSession
-        session = kind(self._forward_after(prompt, share=share), prompt.mask, capacity)
-        # What stands under the padding is never looked at, but must be an id the model has.
-        return session, session.prefill(prompt.tokens.masked_fill(~prompt.mask, 0))
+        forward = self._forward_after(prompt, share=share)
+        return prefilled(forward, prompt, capacity, cached=self._cache_name is not None)
 
     def _forward_after(self, prompt: Prompt, *, share: bool) -> Forward:
         """The model itself, or an encoder-decoder's decoder once the encoder has read the source."""

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from decodekit.models.cache import Cache
+from decodekit.prompt import Prompt
 
 
 @runtime_checkable
@@ -137,6 +138,15 @@ class RecomputingSession:
     def _logits(self) -> Float32[Tensor, "rows vocab"]:
         output = self._model.forward(self._tokens, self._mask, positions(self._mask), cache=None)
         return last_logits(output)
+
+
+def prefilled(
+    model: Forward, prompt: Prompt, capacity: int, *, cached: bool
+) -> tuple[CachedSession | RecomputingSession, Float32[Tensor, "rows vocab"]]:
+    """A session with one row a prompt, and the logits after the prompts."""
+    session = (CachedSession if cached else RecomputingSession)(model, prompt.mask, capacity)
+    # What stands under the padding is never looked at, but must be an id the model has.
+    return session, session.prefill(prompt.tokens.masked_fill(~prompt.mask, 0))
 
 
 def positions(mask: Bool[Tensor, "rows length"]) -> Int64[Tensor, "rows length"]:

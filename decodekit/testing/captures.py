@@ -88,10 +88,11 @@ def _imagined(reveal: Reveal, is_first: bool, history: History, vocab: int) -> R
     """What a model would show: shapes without contents."""
     rows, length, width = len(history.tokens), 7, 5
     batch = rows // history.rows_per_prompt
+    layers = 2 if isinstance(reveal.layers, str) else len(reveal.layers)
     return Revealed(
         hidden=torch.empty(rows, width) if reveal.hidden else None,
         prompt_hidden=torch.empty(batch, length, width) if reveal.hidden and is_first else None,
-        layer_logits=torch.empty(rows, len(reveal.layers), vocab) if reveal.layers else None,
+        layer_logits=torch.empty(rows, layers, vocab) if reveal.layers else None,
         attention=torch.empty(rows, length) if reveal.attention else None,
     )
 
