@@ -156,7 +156,7 @@ def test_what_to_reveal_is_checked_and_joined() -> None:
     assert not dk.Reveal()
     both = dk.Reveal(hidden=True) | dk.Reveal(layers=(1, 2))
     assert both == dk.Reveal(hidden=True, layers=(1, 2))
-    with pytest.raises(ValueError, match=r"layers must be a tuple of integers of at least 0, or .low. or .high., got \(-1,\)"):
+    with pytest.raises(ValueError, match=r"layers must be a tuple of integers .* got \(-1,\)"):
         dk.Reveal(layers=(-1,))
     with pytest.raises(dk.DecodekitError, match="layers must be asked for once"):
         _ = dk.Reveal(layers=(1,)) | dk.Reveal(layers=(2,))
