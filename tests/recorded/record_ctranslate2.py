@@ -25,8 +25,8 @@ What CTranslate2 computes, as its source says and as `test_recorded.py` reproduc
   that were collected are ranked by them, so patience can change which is first.
 * Length counts the end token, whether it is shown (`return_end_token`) or not.
 * Coverage is the sum over source positions, the source's end token among them, of log(min(1, attention)), the
-  attention being that of the first head of the last layer, summed over the steps of the hypothesis, that of the
-  end token among them. Positions of coverage 0 are left out.
+  attention being that of the first head of the last layer, summed over the steps of the hypothesis, the one
+  of the end token among them. Positions of coverage 0 are left out.
 """
 
 import itertools

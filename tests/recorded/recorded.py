@@ -2,13 +2,14 @@
 
 import functools
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 HERE = Path(__file__).parent
@@ -120,3 +121,15 @@ def model(name: str, dtype: torch.dtype = torch.float32) -> transformers.PreTrai
     """A model of `model/`: `gpt2`, `gpt2-untied` or `marian`. Shared: do not change it."""
     kind = transformers.AutoModelForSeq2SeqLM if name == "marian" else transformers.AutoModelForCausalLM
     return kind.from_pretrained(HERE / "model" / name, dtype=dtype).eval()
+
+
+def punished(case: Case, scores: Float64[Tensor, " vocab"], tokens: list[int]) -> Float64[Tensor, " vocab"]:
+    """The repetition penalty and the blocked n-grams of a case, written out."""
+    scores, penalty = scores.clone(), case.settings.get("repetition_penalty", 1.0)
+    for token in set(tokens):
+        scores[token] = scores[token] * penalty if scores[token] < 0 else scores[token] / penalty
+    size = case.settings.get("no_repeat_ngram_size", 0)
+    for start in range(len(tokens) - size + 1 if size else 0):
+        if tokens[start : start + size - 1] == tokens[len(tokens) - size + 1 :]:
+            scores[tokens[start + size - 1]] = -math.inf
+    return scores

@@ -4,10 +4,8 @@ import math
 
 import pytest
 import torch
-from jaxtyping import Float64
-from torch import Tensor
 
-from tests.recorded.recorded import HERE, Case, MarkovCase, cases, markov_cases, model
+from tests.recorded.recorded import HERE, Case, MarkovCase, cases, markov_cases, model, punished
 
 # Some of each: every one takes a forward pass a token.
 CONTRASTIVE = cases("transformers", "contrastive")[:-1:8]
@@ -35,18 +33,6 @@ def test_the_installed_transformers_answers_plain_searches_as_recorded(case: Cas
     if case.scores is not None:
         # Both sum the same float32 log-probabilities, in kernels that differ in the last bits.
         torch.testing.assert_close(output.sequences_scores.tolist(), case.scores, atol=1e-5, rtol=1e-5)
-
-
-def punished(case: Case, scores: Float64[Tensor, " vocab"], tokens: list[int]) -> Float64[Tensor, " vocab"]:
-    """The repetition penalty and the blocked n-grams of a case, written out."""
-    scores, penalty = scores.clone(), case.settings.get("repetition_penalty", 1.0)
-    for token in set(tokens):
-        scores[token] = scores[token] * penalty if scores[token] < 0 else scores[token] / penalty
-    size = case.settings.get("no_repeat_ngram_size", 0)
-    for start in range(len(tokens) - size + 1 if size else 0):
-        if tokens[start : start + size - 1] == tokens[len(tokens) - size + 1 :]:
-            scores[tokens[start + size - 1]] = -math.inf
-    return scores
 
 
 @pytest.mark.parametrize("case", CONTRASTIVE, ids=str)
