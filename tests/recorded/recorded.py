@@ -120,7 +120,8 @@ def markov_cases(*kinds: str) -> list[MarkovCase]:
 def model(name: str, dtype: torch.dtype = torch.float32) -> transformers.PreTrainedModel:
     """A model of `model/`: `gpt2`, `gpt2-untied` or `marian`. Shared: do not change it."""
     kind = transformers.AutoModelForSeq2SeqLM if name == "marian" else transformers.AutoModelForCausalLM
-    return kind.from_pretrained(HERE / "model" / name, dtype=dtype).eval()
+    # eager, so that it can hand out its attention
+    return kind.from_pretrained(HERE / "model" / name, dtype=dtype, attn_implementation="eager").eval()
 
 
 def punished(case: Case, scores: Float64[Tensor, " vocab"], tokens: list[int]) -> Float64[Tensor, " vocab"]:

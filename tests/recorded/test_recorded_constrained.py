@@ -1,4 +1,4 @@
-"""The constrained beam search of transformers 4.55.4, written out with its faults: it finds what was recorded."""
+"""The constrained beam search of transformers 4.55.4, with its faults, written out: it finds the same."""
 
 from typing import Any, NamedTuple
 

@@ -27,7 +27,6 @@ def forward(
         if case.model != "marian":
             logits = lm(torch.tensor([prompt + text for text in texts])).logits[:, -1]
             return logits.log_softmax(-1), []
-        lm.set_attn_implementation("eager")
         start = [lm.config.decoder_start_token_id]
         outputs = lm(
             input_ids=torch.tensor([prompt] * len(texts)),
