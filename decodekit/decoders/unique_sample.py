@@ -10,11 +10,12 @@ from torch import Tensor
 
 from decodekit.arguments import is_count
 from decodekit.decoders.draws import read_seeds
+from decodekit.decoders.line import Line
 from decodekit.decoders.own_loop import Job, OwnLoop
 from decodekit.decoders.prompt_seeds import prompt_seeds
 from decodekit.decoders.rows import raise_if_stuck
 from decodekit.decoders.sampled_mass import SampledMass
-from decodekit.decoders.unsampled_texts import UnsampledTexts, texts_of
+from decodekit.decoders.unsampled_texts import UnsampledTexts
 from decodekit.limits import Limits
 from decodekit.output import Decoded
 from decodekit.prompt import Prompt
@@ -28,8 +29,9 @@ class UniqueSample(OwnLoop):
     $P(y_k = y \mid y_1, \dots, y_{k-1}) = P(y) / (1 - \sum_{j<k} P(y_j))$ for a text y that has not been
     drawn, so the first sample is one of `Sample`. Every prompt has a trie of the texts it has visited, with
     the share of each that has not been sampled. A draw goes down the trie by these shares, and asks the model
-    only from the first text on that is new: a round, in which every prompt gets a sample, is one pass over
-    prompts and what is known, then a pass for each further token.
+    only from the first text on that is new: a round, in which every prompt draws, is one pass over prompts
+    and what is known, then a pass for each further token. Several draws of a round do not know of each other,
+    and one that repeats another is void, which leaves the distribution as it is.
 
     Texts are token sequences: the same words in other tokens are another text.
 
@@ -42,13 +44,15 @@ class UniqueSample(OwnLoop):
 
     Args:
         num_samples: Samples of each prompt, at least 1.
+        parallel: Draws of each prompt in a round, at least 1. With as many as samples a run takes few rounds,
+            of as many rows.
         generator: The stream that a seed for each prompt is drawn from; None is torch's global one.
         seeds: One integer a prompt, instead of a generator: then a prompt's result does not depend on the
-            batch. The first samples do not depend on how many are drawn.
+            batch. The first samples do not depend on how many there are.
 
     Raises:
-        ValueError: If `num_samples` is not an integer of at least 1, if both `generator` and `seeds` are
-            given, or if a seed does not fit 64 bits.
+        ValueError: If `num_samples` or `parallel` is not an integer of at least 1, if both `generator` and
+            `seeds` are given, or if a seed does not fit 64 bits.
         DecodekitError: In a run, if there are not as many seeds as prompts.
         DecodingError: In a run, if no text of a prompt can end.
 
@@ -67,60 +71,58 @@ class UniqueSample(OwnLoop):
 
     num_samples: int = 1
     _: KW_ONLY
+    parallel: int = 1
     generator: torch.Generator | None = None
     seeds: Sequence[int] | Int64[Tensor, " batch"] | None = None
 
     def __post_init__(self) -> None:
-        if not is_count(self.num_samples, 1):
-            raise ValueError(
-                f"UniqueSample: num_samples must be an integer of at least 1, got {self.num_samples!r}."
-            )
+        for name in ("num_samples", "parallel"):
+            number = getattr(self, name)
+            if not is_count(number, 1):
+                raise ValueError(f"UniqueSample: {name} must be an integer of at least 1, got {number!r}.")
+            object.__setattr__(self, name, int(number))  # the way to set frozen fields
         seeds = read_seeds("UniqueSample", self.generator, self.seeds)
-        object.__setattr__(self, "num_samples", int(self.num_samples))  # frozen fields
         object.__setattr__(self, "seeds", seeds)
 
     def run(self, job: Job) -> Generator[None, None, Decoded]:
-        """Rounds, in each of which every prompt that goes on gets a sample."""
+        """Rounds of draws, each from the first text on that is new."""
         batch, length = job.prompt.tokens.shape
         capacity = length + job.options.max_new_tokens
         given = None if self.seeds is None else tuple(self.seeds)
-        seeds = prompt_seeds("UniqueSample", self.generator, given, batch)
-        session, logits = job.model.start(job.prompt, rows_per_prompt=1, capacity=capacity)
+        seeds = prompt_seeds("UniqueSample", self.generator, given, batch).tolist()
+        session, logits = job.model.start(job.prompt, rows_per_prompt=self.parallel, capacity=capacity)
         limits = job.limits(logits.shape[-1])
-        history = job.prompt.to(logits.device).history(capacity, 1)
-        every = texts_of(history, job.processor, limits, seeds, self.num_samples)
-        waiting, depth = every, 0
+        lines = Line.start(job.prompt.to(logits.device).history(capacity, 1), job.processor, limits)
+        every = [
+            UnsampledTexts(line, job.processor, seed, wanted=self.num_samples, parallel=self.parallel)
+            for line, seed in zip(lines, seeds, strict=True)
+        ]
+        rows, depth = [(texts, walk) for texts in every for walk in texts.walks], 0
         while True:
-            # Whoever needs its logits for another draw needs another pass over the prompts.
-            course = [texts.draws for texts in waiting]
-            while True:
-                yield
-                for row, texts in enumerate(waiting):
-                    if texts.draws == course[row] and len(texts.tokens) == depth:
-                        texts.read(logits[row : row + 1])
-                on = [texts.draws == draws for texts, draws in zip(waiting, course, strict=True)]
-                if not any(on):
-                    break
-                # Rows that wait further down say what is known; those that have ended, anything.
-                said = [
-                    texts.tokens[depth] if goes_on else limits.pad_id
-                    for texts, goes_on in zip(waiting, on, strict=True)
-                ]
+            yield
+            for row, (texts, walk) in enumerate(rows):
+                if not walk.has_ended and len(walk.tokens) == depth:
+                    texts.read(walk, logits[row : row + 1])
+            if all(walk.has_ended for _, walk in rows):
+                rows = [(texts, walk) for texts in every for walk in texts.walks if not walk.has_ended]
+                if not rows:
+                    return _decoded(every, self.num_samples, limits, logits.device)
+                # All begin where the first of them waits, so that all are at one column.
+                depth = min(len(walk.tokens) for _, walk in rows)
+                prompts = [every.index(texts) for texts, _ in rows]
+                prompt = _grown(job.prompt, prompts, [walk.tokens[:depth] for _, walk in rows])
+                session, logits = job.model.start(prompt, rows_per_prompt=1, capacity=capacity)
+            else:
+                # Those that wait further down say what is known; those that have ended, anything.
+                said = [limits.pad_id if walk.has_ended else walk.tokens[depth] for _, walk in rows]
                 logits = session.advance(torch.tensor(said, device=logits.device), None)
                 depth += 1
-            rows = [row for row, texts in enumerate(every) if texts.waits]
-            if not rows:
-                return _decoded(every, self.num_samples, limits, logits.device)
-            waiting = [every[row] for row in rows]
-            depth = min(len(texts.tokens) for texts in waiting)
-            prompt = _grown(job.prompt, rows, [texts.tokens[:depth] for texts in waiting])
-            session, logits = job.model.start(prompt, rows_per_prompt=1, capacity=capacity)
 
 
-def _grown(prompt: Prompt, rows: list[int], tokens: list[list[int]]) -> Prompt:
+def _grown(prompt: Prompt, numbers: list[int], tokens: list[list[int]]) -> Prompt:
     """Some of the prompts with some new tokens each, as many for all."""
-    some = prompt.take(torch.tensor(rows))
-    new = torch.tensor(tokens, dtype=torch.long, device=some.tokens.device).view(len(rows), -1)
+    some = prompt.take(torch.tensor(numbers))
+    new = torch.tensor(tokens, dtype=torch.long, device=some.tokens.device).view(len(numbers), -1)
     mask = torch.ones_like(new, dtype=torch.bool)
     return replace(some, tokens=torch.cat([some.tokens, new], 1), mask=torch.cat([some.mask, mask], 1))
 

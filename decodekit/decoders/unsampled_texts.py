@@ -1,19 +1,17 @@
 """A prompt's samples without replacement, drawn one after the other down the trie of what is left."""
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from decodekit import rng
 from decodekit.decoders.line import Line
-from decodekit.decoders.rows import RowState
 from decodekit.decoders.unsampled import Choices, Node
-from decodekit.history import History
-from decodekit.limits import Limits
 from decodekit.memory import Memory
 from decodekit.processors.base import LogitsProcessor
 
@@ -25,98 +23,110 @@ class Drawn(NamedTuple):
     left: float
 
 
+@dataclass(eq=False)
+class Walk:
+    """A draw on its way down the trie.
+
+    Attributes:
+        number: How many draws were begun before.
+        path: The texts it has come through, from the prompt on.
+        live: What the processors remember after a text of the path, where that cannot be kept.
+        has_ended: Whether its last text has ended, or cannot go on.
+    """
+
+    number: int
+    path: list[Node]
+    live: tuple[Node | None, Memory] | None = None
+    has_ended: bool = False
+
+    @property
+    def tokens(self) -> list[int]:
+        """The new tokens so far."""
+        return [node.token for node in self.path[1:]]
+
+
 class UnsampledTexts:
     """What has not been sampled of the continuations of one prompt.
 
-    A draw goes down from the root, at every text to a continuation by its unsampled share. It waits where the
-    model has not said yet what may follow.
+    A draw walks down from the root, at every text to a continuation by its unsampled share. It waits where
+    the model has not said yet what may follow. Draws of one round do not know of each other; when all have
+    ended they are taken in order, and one that has met what another took before it is void. To draw until it
+    is something new is to draw from what is left.
 
     Args:
-        prompt: The prompt's number.
-        history: The prompt, a history of one row.
+        line: The prompt, to which nothing is said.
         processor: What changes the scores.
-        limits: Where texts end.
         seed: The seed of all draws.
         wanted: How many samples to draw.
+        parallel: Draws of a round.
     """
 
     def __init__(
-        self,
-        prompt: int,
-        history: History,
-        processor: LogitsProcessor,
-        limits: Limits,
-        seed: int,
-        wanted: int,
+        self, line: Line, processor: LogitsProcessor, seed: int, *, wanted: int, parallel: int
     ) -> None:
         self.samples: list[Drawn] = []
         self.dead_ends: list[float] = []
-        self._root = Node(history, limits.start(history))
-        self._path = [self._root]
-        self._limits, self._processor, self._wanted = limits, processor, wanted
+        self._line, self._processor = line, processor
+        self._root = Node(line.state.history, line.state.stopping)
+        self._wanted, self._parallel, self._begun = wanted, parallel, 0
         self._seed = torch.tensor([seed], device="cpu")
-        self._start = processor.init(history)
         # Tensors are values, and can be kept. Anything else may be the run of a second model, which can only
         # read on: it reads the text again.
-        self._keeps = all(isinstance(leaf, Tensor | int | float | None) for leaf in tree_leaves(self._start))
-        self._live: tuple[Node | None, Memory] = (None, self._start)  # after which text this is remembered
-        self._line = Line(prompt, RowState.start(history, limits), ())
-
-    @property
-    def draws(self) -> int:
-        """How many draws have come to their end."""
-        return len(self.samples) + len(self.dead_ends)
+        self._keeps = all(isinstance(leaf, Tensor | int | float | None) for leaf in tree_leaves(line.memory))
+        self.walks: list[Walk] = []
+        self._begin()
 
     @property
     def left(self) -> float:
         """The probability of what has not been sampled."""
         return self._root.left
 
-    @property
-    def waits(self) -> bool:
-        """Whether a draw waits for the model."""
-        last = self._path[-1]
-        return not self._is_done and last.choices is None and last.why == 0
+    def read(self, walk: Walk, logits: Float32[Tensor, "1 vocab"]) -> None:
+        """Takes the logits after the text at which a draw waits, and lets it go on.
 
-    @property
-    def tokens(self) -> list[int]:
-        """The new tokens of the present draw so far."""
-        return [node.token for node in self._path[1:]]
-
-    def read(self, logits: Float32[Tensor, "1 vocab"]) -> None:
-        """Takes the logits after the text that waits, and goes on until one waits again or all is done."""
-        node = self._path[-1]
-        line = self._line._replace(
-            state=self._line.state._replace(history=node.history), memory=self._remembered()
-        )
-        line, scores = line.score(self._processor, logits)
-        self._live = (node, line.memory)
-        node.choices = Choices.of(logits, scores)
-        if self._keeps:
-            node.memory = line.memory
-        else:
-            node.logits = logits.clone()  # the session may use its own again
-        while not self._is_done:
-            last = self._path[-1]
-            if last.why:
-                self.samples.append(Drawn(self._path[1:], self.left))
-                self._close()
-            elif last.choices is None:
-                return
-            elif not len(last.choices.scores):
-                self.dead_ends.append(self.left)
-                self._close()
+        With the last draw of a round the round ends, and another begins unless all is done.
+        """
+        node = walk.path[-1]
+        if node.choices is None:  # else another draw has waited at the same text
+            line = self._line._replace(
+                state=self._line.state._replace(history=node.history), memory=self._remembered(walk)
+            )
+            line, scores = line.score(self._processor, logits)
+            node.choices = Choices.of(logits, scores)
+            if self._keeps:
+                node.memory = line.memory
             else:
-                self._path.append(self._draw(last, last.choices))
+                walk.live = (node, line.memory)
+                node.logits = logits.clone()  # the session may use its own again
+        self._go_on(walk)
+        while self.walks and all(other.has_ended for other in self.walks):
+            self._take()
+            self._begin()
 
-    @property
-    def _is_done(self) -> bool:
-        return len(self.samples) >= self._wanted or self.left == 0
+    def _begin(self) -> None:
+        """Begins a round: draws, as far as they come without the model."""
+        self.walks = []
+        if len(self.samples) < self._wanted and self.left > 0:
+            numbers = range(self._begun, self._begun + self._parallel)
+            self.walks = [Walk(number, [self._root]) for number in numbers]
+            if self._begun == 0:  # what can only read on is for one draw
+                self.walks[0].live = (None, self._line.memory)
+            self._begun += self._parallel
+        for walk in self.walks:
+            self._go_on(walk)
 
-    def _draw(self, node: Node, choices: Choices) -> Node:
+    def _go_on(self, walk: Walk) -> None:
+        """Takes a draw down to where it ends, or waits for the model."""
+        last = walk.path[-1]
+        while not last.why and last.choices is not None and len(last.choices.scores):
+            last = self._draw(walk, last, last.choices)
+            walk.path.append(last)
+        walk.has_ended = last.why > 0 or last.choices is not None
+
+    def _draw(self, walk: Walk, node: Node, choices: Choices) -> Node:
         """A continuation by its unsampled share."""
-        stream = torch.tensor([self.draws], device="cpu")
-        step = torch.tensor(len(self._path) - 1, device="cpu")
+        stream = torch.tensor([walk.number], device="cpu")
+        step = torch.tensor(len(walk.path) - 1, device="cpu")
         place = int(rng.draw_seeded(node.unsampled(choices)[None], self._seed, stream, step))
         if place not in node.children:
             node.children[place] = self._grow(node, choices, place)
@@ -127,7 +137,7 @@ class UnsampledTexts:
         token, device = choices.token(place), node.history.tokens.device
         history = node.history.append(torch.tensor([token], device=device))
         log_prob = choices.log_probs[place : place + 1]
-        why, stopping = self._limits.finish(history, log_prob.to(device), node.stopping)
+        why, stopping = self._line.state.limits.finish(history, log_prob.to(device), node.stopping)
         share = float(choices.probs()[place])
         return Node(
             history=history,
@@ -138,35 +148,30 @@ class UnsampledTexts:
             why=int(why),
         )
 
-    def _close(self) -> None:
-        """Sets the present draw's text aside, and begins another."""
-        self._path[-1].left = 0.0
-        for node in reversed(self._path[:-1]):
-            if node.choices is not None:
-                node.left = float(node.unsampled(node.choices).sum())
-        self._path = [self._root]
+    def _take(self) -> None:
+        """Takes what the draws of a round have come to, in their order, out of what is left."""
+        for walk in self.walks:
+            *above, last = walk.path
+            if last.left == 0 or len(self.samples) >= self._wanted:
+                continue
+            if last.why:
+                self.samples.append(Drawn(walk.path[1:], self.left))
+            else:
+                self.dead_ends.append(self.left)
+            last.left = 0.0
+            for node in reversed(above):
+                if node.choices is not None:
+                    node.left = float(node.unsampled(node.choices).sum())
 
-    def _remembered(self) -> Memory:
-        """What the processors remember before the logits of the text that waits."""
-        after, memory = self._live
-        before = self._path[-2] if len(self._path) > 1 else None
-        if before is after:
-            return memory
-        if self._keeps and before is not None:
-            return before.memory
+    def _remembered(self, walk: Walk) -> Memory:
+        """What the processors remember before the logits of the text at which a draw waits."""
+        before = walk.path[-2] if len(walk.path) > 1 else None
+        if self._keeps:
+            return self._line.memory if before is None else before.memory
+        if walk.live is not None and walk.live[0] is before:
+            return walk.live[1]
         memory = self._processor.init(self._root.history)
-        for node in self._path[:-1]:
+        for node in walk.path[:-1]:
             if node.logits is not None:
                 _, memory = self._processor.apply(node.history, node.logits, memory)
         return memory
-
-
-def texts_of(
-    history: History, processor: LogitsProcessor, limits: Limits, seeds: Int64[Tensor, " batch"], wanted: int
-) -> list[UnsampledTexts]:
-    """Nothing sampled yet, of any prompt of a history with one row for each."""
-    rows = torch.arange(len(history.tokens), device=history.tokens.device)
-    return [
-        UnsampledTexts(number, history.part(row), processor, limits, seed, wanted)
-        for number, (row, seed) in enumerate(zip(rows[:, None], seeds.tolist(), strict=True))
-    ]

@@ -10,7 +10,7 @@ from decodekit.testing import MarkovModel
 from tests.decoders.enumerated import every_text
 
 MODEL = MarkovModel([[0.8, 0.2], [0.7, 0.3]])
-PROMPTS = 500
+PROMPTS = 300
 
 
 def report(probs: list[float], left: list[float], remaining: float) -> dk.SampledMass:

@@ -39,24 +39,32 @@ def begins(text: Text, beginning: Text) -> bool:
     return text[: len(beginning)] == beginning
 
 
-def draw_slowly(texts: dict[Text, float], vocab: int, seed: int, number: int) -> list[tuple[Text, float]]:
+def draw_slowly(
+    texts: dict[Text, float], vocab: int, seed: int, number: int, parallel: int
+) -> list[tuple[Text, float]]:
     """Samples without replacement from a list of all texts, and the mass that was left: no trie, no model.
 
     The random numbers are those of the decoder, so that the samples are too.
     """
-    left, samples = dict(texts), list[tuple[Text, float]]()
+    left, samples, begun = dict(texts), list[tuple[Text, float]](), 0
     while left and len(samples) < number:
-        said: Text = ()
-        while said not in left:
-            masses = [
-                sum(mass for text, mass in left.items() if begins(text, (*said, token)))
-                for token in range(vocab)
-            ]
-            weights = torch.tensor([masses], dtype=torch.float64)
-            one = torch.tensor([seed]), torch.tensor([len(samples)]), torch.tensor(len(said))
-            said = (*said, int(rng.draw_seeded(weights, *one)))
-        samples.append((said, sum(left.values())))
-        del left[said]
+        drawn = []
+        for draw in range(begun, begun + parallel):
+            said: Text = ()
+            while said not in left:
+                masses = [
+                    sum(mass for text, mass in left.items() if begins(text, (*said, token)))
+                    for token in range(vocab)
+                ]
+                weights = torch.tensor([masses], dtype=torch.float64)
+                one = torch.tensor([seed]), torch.tensor([draw]), torch.tensor(len(said))
+                said = (*said, int(rng.draw_seeded(weights, *one)))
+            drawn.append(said)
+        begun += parallel
+        for said in drawn:
+            if said in left and len(samples) < number:
+                samples.append((said, sum(left.values())))
+                del left[said]
     return samples
 
 
@@ -90,15 +98,18 @@ CHAINS = {
 
 
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
-@settings(max_examples=6, deadline=None)
-@given(seed=st.integers(0, 2**31), number=st.sampled_from([1, 3, 8, 100]))
-def test_samples_and_masses_are_those_of_a_list_of_all_texts(chain: dk.Chain, seed: int, number: int) -> None:
+@settings(max_examples=4, deadline=None)
+@given(seed=st.integers(0, 2**31), number=st.sampled_from([1, 3, 8, 100]), parallel=st.sampled_from([1, 4]))
+def test_samples_and_masses_are_those_of_a_list_of_all_texts(
+    chain: dk.Chain, seed: int, number: int, parallel: int
+) -> None:
     model = HashModel(4, seed, scale=1.0, end_ids=(2,))
     batch = [[1], [3, 0]]
-    out = dk.decode(model, batch, dk.UniqueSample(number, seeds=[seed, 5]), chain, max_new_tokens=3)
+    sample = dk.UniqueSample(number, parallel=parallel, seeds=[seed, 5])
+    out = dk.decode(model, batch, sample, chain, max_new_tokens=3)
     for row, prompt in enumerate(batch):
         texts = every_text(model, prompt, chain, 3, (2,))
-        expected = draw_slowly(texts, 4, (seed, 5)[row], number)
+        expected = draw_slowly(texts, 4, (seed, 5)[row], number, parallel)
         got = [tuple(text) for text in out.hypotheses()[row]]
         assert [text for text, _ in expected] == got
         masses = torch.tensor([texts[text] for text in got], dtype=torch.float64)
@@ -109,10 +120,12 @@ def test_samples_and_masses_are_those_of_a_list_of_all_texts(chain: dk.Chain, se
         assert bool(out.report.exhausted[row]) == (len(texts) <= number)
 
 
+@pytest.mark.parametrize("parallel", [1, 5])
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
-def test_all_that_is_drawn_when_nothing_is_left_is_all_there_is(chain: dk.Chain) -> None:
+def test_all_that_is_drawn_when_nothing_is_left_is_all_there_is(chain: dk.Chain, parallel: int) -> None:
     model = HashModel(4, 3, scale=1.0, end_ids=(2,))
-    out = dk.decode(model, [[1]], dk.UniqueSample(100, seeds=[3]), chain, max_new_tokens=3)
+    sample = dk.UniqueSample(100, parallel=parallel, seeds=[3])
+    out = dk.decode(model, [[1]], sample, chain, max_new_tokens=3)
     texts = every_text(model, [1], chain, 3, (2,))
     assert set(map(tuple, out.hypotheses()[0])) == texts.keys()
     assert int(out.valid.sum()) == len(texts)
@@ -120,9 +133,9 @@ def test_all_that_is_drawn_when_nothing_is_left_is_all_there_is(chain: dk.Chain)
     assert out.report.remaining.tolist() == [0.0]
 
 
-def first_two(batch: int) -> Counter[Any]:
+def first_two(parallel: int = 1, batch: int = 500) -> Counter[Any]:
     """How often each pair of texts is drawn first and second."""
-    sample = dk.UniqueSample(2, seeds=range(batch))
+    sample = dk.UniqueSample(2, parallel=parallel, seeds=range(batch))
     out = dk.decode(MODEL, [[0]] * batch, sample, max_new_tokens=2)
     return Counter(tuple(map(tuple, texts)) for texts in out.hypotheses())
 
@@ -135,8 +148,11 @@ def probs_of_pairs() -> dict[Any, float]:
     }
 
 
-def test_the_first_is_distributed_as_the_model_and_the_order_as_drawing_without_replacement() -> None:
-    counts = first_two(1000)
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_the_first_is_distributed_as_the_model_and_the_order_as_drawing_without_replacement(
+    parallel: int,
+) -> None:
+    counts = first_two(parallel)
     assert chi_square(counts, probs_of_pairs()) < CHI_SQUARE[11]
     firsts: Counter[Any] = Counter()
     for (first, _), number in counts.items():
@@ -159,19 +175,20 @@ def test_a_trie_that_forgets_to_subtract_a_part_of_a_mass_fails_the_same_test(
         return shares
 
     monkeypatch.setattr(Node, "unsampled", forgets)
-    assert chi_square(first_two(1000), probs_of_pairs()) > CHI_SQUARE[11]
+    assert chi_square(first_two(), probs_of_pairs()) > CHI_SQUARE[11]
 
 
-@settings(max_examples=15, deadline=None)
-@given(batch=prompts(vocab=6, max_batch=4), seed=st.integers(0, 2**31))
+@settings(max_examples=8, deadline=None)
+@given(batch=prompts(vocab=6, max_batch=4), seed=st.integers(0, 2**31), parallel=st.integers(1, 3))
 def test_with_seeds_a_prompts_samples_depend_neither_on_the_batch_nor_on_their_number(
-    batch: list[list[int]], seed: int
+    batch: list[list[int]], seed: int, parallel: int
 ) -> None:
     model, chain = HashModel(6, seed, end_ids=(2,)), [dk.NoRepeatNGram(2), dk.TopP(0.95)]
     seeds = [seed + number for number in range(len(batch))]
-    together = dk.decode(model, batch, dk.UniqueSample(4, seeds=seeds), chain, max_new_tokens=4)
+    sample = dk.UniqueSample(4, parallel=parallel, seeds=seeds)
+    together = dk.decode(model, batch, sample, chain, max_new_tokens=4)
     for number, prompt in enumerate(batch):
-        alone = dk.UniqueSample(2, seeds=[seeds[number]])
+        alone = dk.UniqueSample(2, parallel=parallel, seeds=[seeds[number]])
         out = dk.decode(model, [prompt], alone, chain, max_new_tokens=4)
         assert together.hypotheses()[number][:2] == out.hypotheses()[0]
         assert torch.equal(together.report.left[number, :2], out.report.left[0])
@@ -219,7 +236,8 @@ def test_memories_that_are_kept_and_memories_that_are_made_again_are_the_same(
     model, chain = HashModel(5, 3, end_ids=(2,)), [dk.MirostatV2(1.0, 0.5), dk.NoRepeatNGram(2)]
     outs = []
     for _ in range(2):
-        outs.append(dk.decode(model, [[1], [3]], dk.UniqueSample(9, seeds=[3, 4]), chain, max_new_tokens=5))
+        sample = dk.UniqueSample(9, parallel=3, seeds=[3, 4])
+        outs.append(dk.decode(model, [[1], [3]], sample, chain, max_new_tokens=5))
         monkeypatch.setattr(unsampled_texts, "tree_leaves", lambda _: [object()])
     assert outs[0].hypotheses() == outs[1].hypotheses()
     assert torch.equal(outs[0].report.left, outs[1].report.left)
@@ -307,6 +325,11 @@ def test_it_keeps_the_laws_of_decoders() -> None:
             stop=stop,
             max_examples=5,
         )
+        check_decoder(
+            lambda numbers: dk.UniqueSample(3, parallel=2, seeds=[31 * number for number in numbers]),
+            stop=stop,
+            max_examples=3,
+        )
     check_decoder(
         lambda numbers: dk.UniqueSample(2, generator=torch.Generator().manual_seed(len(numbers))),
         batch_gives_alone=False,
@@ -314,10 +337,24 @@ def test_it_keeps_the_laws_of_decoders() -> None:
     )
 
 
+def test_many_draws_in_a_round_take_few_rounds() -> None:
+    passes = []
+    for parallel in (1, 16):
+        steps: list[int] = []
+        sample = dk.UniqueSample(16, parallel=parallel, seeds=[1])
+        dk.decode(HashModel(50, 3, scale=1.0), [[1]], sample, max_new_tokens=6, on_step=steps.append)
+        passes.append(len(steps))
+    # Every sample parts from the others within a few tokens; all at once they need one pass a token.
+    assert passes[0] > 48
+    assert passes[1] == 6
+
+
 @pytest.mark.parametrize("number", [0, -1, 1.5, True, "2"])
-def test_num_samples_must_be_an_integer_of_at_least_one(number: int) -> None:
+def test_numbers_must_be_integers_of_at_least_one(number: int) -> None:
     with pytest.raises(ValueError, match="UniqueSample: num_samples must be"):
         dk.UniqueSample(number)
+    with pytest.raises(ValueError, match="UniqueSample: parallel must be"):
+        dk.UniqueSample(parallel=number)
 
 
 def test_only_one_source_of_randomness_is_accepted() -> None:
