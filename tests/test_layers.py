@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
         *("processors", "decoders", "model", "loop"),
     },
     "scoring": {"errors", "prompt", "vocabulary", "output", "model", "loop"},
-    "rerank": {"arguments", "errors", "output", "scoring", "model", "prompt", "vocabulary"},
+    "rerank": {"arguments", "errors", "output", "scoring", "loop", "model", "prompt", "vocabulary"},
     "loading": {"models"},
     "compat": ANYTHING,
     "testing": ANYTHING,

@@ -20,7 +20,7 @@ from decodekit.rerank.comparing import (
     weigh_by_probability,
     weigh_uniformly,
 )
-from decodekit.rerank.order import rank, reorder
+from decodekit.rerank.order import rank, reorder, valid_numbers
 from decodekit.rerank.pruning import Pruning
 from decodekit.rerank.reading import check_decoded, read_hypotheses
 from decodekit.rerank.utility import AggregableUtility, Utility
@@ -162,11 +162,8 @@ def _read(
             raise DecodekitError(f"mbr: every prompt must have a reference, and prompt {row} has none.")
     if weights == "uniform":
         return said, [weigh_uniformly(texts) for texts in expected]
-    rows = zip(others.log_prob.tolist(), others.valid.tolist(), strict=True)
-    log_probs = [[number for number, is_valid in zip(*row, strict=True) if is_valid] for row in rows]
-    return said, [
-        weigh_by_probability(*row) for row in zip(expected, others.hypotheses(), log_probs, strict=True)
-    ]
+    rows = zip(expected, others.hypotheses(), valid_numbers(others, others.log_prob), strict=True)
+    return said, [weigh_by_probability(*row) for row in rows]
 
 
 def _compare(

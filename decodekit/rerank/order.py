@@ -32,6 +32,11 @@ def rank(out: Decoded, worth: Sequence[Sequence[tuple[float, ...]]]) -> list[lis
     return order
 
 
+def rank_alone(out: Decoded) -> list[list[int]]:
+    """Every prompt's valid hypotheses, the likeliest first."""
+    return rank(out, [[()] * sum(valid) for valid in out.valid.tolist()])
+
+
 def reorder(
     out: Decoded, order: Sequence[Sequence[int]], scores: Sequence[Sequence[float]], report: object
 ) -> Decoded:
@@ -71,6 +76,12 @@ def reorder(
         texts=texts,
         report=report,
     )
+
+
+def valid_numbers(out: Decoded, numbers: Shaped[Tensor, "batch hyps"]) -> list[list[float]]:
+    """The numbers of every prompt's valid hypotheses."""
+    rows = zip(numbers.tolist(), out.valid.tolist(), strict=True)
+    return [[number for number, is_valid in zip(*row, strict=True) if is_valid] for row in rows]
 
 
 def _places(valid: Sequence[bool]) -> list[int]:
