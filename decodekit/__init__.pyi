@@ -9,6 +9,9 @@ from .decoders.base import Decoder as Decoder
 from .decoders.base import Selection as Selection
 from .decoders.beam_search import BeamSearch as BeamSearch
 from .decoders.certificate import Certificate as Certificate
+from .decoders.constrained_beam_search import ConstrainedBeamSearch as ConstrainedBeamSearch
+from .decoders.constraints import OneOf as OneOf
+from .decoders.constraints import Phrase as Phrase
 from .decoders.expansion import BestExpansion as BestExpansion
 from .decoders.expansion import DiverseSiblings as DiverseSiblings
 from .decoders.expansion import Expansion as Expansion

@@ -538,12 +538,25 @@ CONFORMANCE: dict[str, Laws | str] = {
     ),
     "BestExpansion": expansions(dk.BestExpansion()),
     "Certificate": "tests/decoders/test_proof.py",
+    "ConstrainedBeamSearch": all_of(
+        decoders(
+            dk.ConstrainedBeamSearch(3, [dk.Phrase([3, 4])], num_return=2),
+            lambda prompts: dk.ConstrainedBeamSearch(
+                2, [[dk.Phrase(number % 7)] for number in prompts], ordered=True, scorer=dk.LogProb()
+            ),
+        ),
+        decoders(
+            dk.ConstrainedBeamSearch(3, [dk.OneOf([[3], [1, 1]])]), stop=dk.EndIds(4) | dk.RepetitionLoop(2)
+        ),
+    ),
     "Decoder": decoders(SecondBest()),
     "DiverseSiblings": expansions(dk.DiverseSiblings(0.0), dk.DiverseSiblings(0.7)),
     "Expansion": expansions(EvenFirst()),
     "Greedy": decoders(dk.Greedy()),
     "Job": "tests/decoders/test_own_loop.py",
+    "OneOf": "tests/decoders/test_constraints.py",
     "PerNodeExpansion": expansions(dk.PerNodeExpansion(1), dk.PerNodeExpansion(3)),
+    "Phrase": "tests/decoders/test_constraints.py",
     "Picked": expansions(EvenFirst()),
     "Acceptance": "tests/decoders/test_speculative.py",
     "Draft": "tests/drafts/test_base.py",

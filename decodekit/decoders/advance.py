@@ -89,7 +89,9 @@ def advance(
     )
     standing = _standing(after, step, scorer)
     return Advance(
-        state=after._replace(open=state.open & (log_probs > -torch.inf).any(-1) & stop_rule.goes_on(standing)),
+        state=after._replace(
+            open=state.open & (log_probs > -torch.inf).any(-1) & stop_rule.goes_on(standing)
+        ),
         selection=Selection(tokens, source_rows),
         chosen=chosen,
         goes=goes,

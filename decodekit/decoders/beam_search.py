@@ -19,8 +19,8 @@ from decodekit.decoders.finished import Finished, worthless
 from decodekit.decoders.proof import let_go
 from decodekit.decoders.records import Records
 from decodekit.decoders.rows import raise_if_stuck
+from decodekit.decoders.search_arguments import check_continuations, check_parts, check_returned
 from decodekit.decoders.stop_rule import Heuristic, StopRule
-from decodekit.errors import DecodekitError
 from decodekit.history import History
 from decodekit.limits import Limits
 from decodekit.output import Decoded
@@ -85,20 +85,16 @@ class BeamSearch(Decoder[BeamState]):
             )
         if isinstance(self.beams, Sequence):
             object.__setattr__(self, "beams", widths)  # the way to set a frozen field
-        for name, kind, wanted in (
-            ("scorer", PathScorer, "a Scorer or PathScorer such as LengthPenalty(1.0)"),
-            ("stop_rule", StopRule, "a StopRule such as WhenFull()"),
-            ("expansion", Expansion, "an Expansion such as BestExpansion()"),
-        ):
-            if not isinstance(given := getattr(self, name), kind):
-                raise TypeError(f"BeamSearch: {name} must be {wanted}, got {given!r:.80}.")
+        check_parts("BeamSearch", self.scorer, self.stop_rule)
+        if not isinstance(self.expansion, Expansion):
+            raise TypeError(
+                "BeamSearch: expansion must be an Expansion such as BestExpansion(), got "
+                f"{self.expansion!r:.80}."
+            )
         # Only `beams` hypotheses can finish in one step, so more than that is not promised.
         most = min(widths[-1], self.stop_rule.capacity(max(widths)))
-        if not is_count(self.num_return, 1) or self.num_return > most:
-            raise ValueError(
-                f"BeamSearch: num_return must be an integer from 1 to {most}, the hypotheses that "
-                f"{widths[-1]} beams under {self.stop_rule} finish, got {self.num_return!r}."
-            )
+        why = f"the hypotheses that {widths[-1]} beams under {self.stop_rule}"
+        check_returned("BeamSearch", self.num_return, most, why)
 
     @property
     def rows_per_prompt(self) -> int:
@@ -124,13 +120,8 @@ class BeamSearch(Decoder[BeamState]):
 
     def init(self, history: History, limits: Limits) -> BeamState:
         """One live hypothesis, the prompt; the other beams do not exist yet."""
-        beams, continuations = self.rows_per_prompt, limits.vocab**limits.max_new_tokens
-        if beams > continuations:
-            raise DecodekitError(
-                f"BeamSearch: there must be at least as many continuations as beams, got "
-                f"{beams} beams for {limits.vocab} tokens ** {limits.max_new_tokens} steps = "
-                f"{continuations}. Use fewer beams."
-            )
+        beams = self.rows_per_prompt
+        check_continuations("BeamSearch", beams, limits)
         device, batch = history.tokens.device, len(history.tokens) // beams
         exists = torch.arange(beams, device=device) == 0
         new, slots = limits.max_new_tokens, self.stop_rule.capacity(beams)

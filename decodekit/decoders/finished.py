@@ -86,7 +86,7 @@ class Finished(NamedTuple):
     def decoded(self, limits: Limits, number: int) -> Decoded:
         """The best `number` of each prompt, best first; reads the device."""
         lengths = self.lengths[:, :number].masked_fill(~self.used[:, :number], 0)
-        new = int(lengths.max())
+        new = max(int(lengths.max()), 1)
         said = torch.arange(new, device=lengths.device) < lengths[..., None]
         tokens, log_probs, parents = (buffer[:, :number, :new] for buffer in self.records)
         valid = self.used[:, :number]
