@@ -74,6 +74,7 @@ from .processors.eta_cutoff import EtaCutoff as EtaCutoff
 from .processors.exponential_length_decay import ExponentialLengthDecay as ExponentialLengthDecay
 from .processors.forced_bos import ForcedBOS as ForcedBOS
 from .processors.forced_eos import ForcedEOS as ForcedEOS
+from .processors.forced_prefix import ForcedPrefix as ForcedPrefix
 from .processors.frequency_penalty import FrequencyPenalty as FrequencyPenalty
 from .processors.grammar import Grammar as Grammar
 from .processors.min_length import MinLength as MinLength

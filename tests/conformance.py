@@ -386,6 +386,11 @@ CONFORMANCE: dict[str, Laws | str] = {
         lambda prompts: dk.ForcedEOS([1 + number for number in prompts], end_ids=0),
         unbans=True,
     ),
+    "ForcedPrefix": processors(
+        dk.ForcedPrefix([3, 4]),
+        lambda prompts: dk.ForcedPrefix([[number % 9] * (number % 4) for number in prompts]),
+        unbans=True,
+    ),
     "FrequencyPenalty": processors(
         dk.FrequencyPenalty(0.7),
         dk.FrequencyPenalty(-1, prompt=True),
