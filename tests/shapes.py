@@ -4,6 +4,7 @@ Run in a process of its own by test_shapes: the checks are woven in when the mod
 """
 
 import os
+from typing import Any
 
 import torch
 from jaxtyping import install_import_hook
@@ -26,7 +27,18 @@ CHECKED = [
             "output",
             "processors",
         ),
-        *("prompt", "rng", "scorers", "scoring", "stopping", "streaming", "trace", "verifying", "vocabulary"),
+        *(
+            "prompt",
+            "rerank",
+            "rng",
+            "scorers",
+            "scoring",
+            "stopping",
+            "streaming",
+            "trace",
+            "verifying",
+            "vocabulary",
+        ),
     )
 ]
 
@@ -71,10 +83,27 @@ def main() -> None:
     dk.decode(again, ["Once upon", "A"], dk.Speculative(dk.PromptLookup()), max_new_tokens=3)
     toy = dk.testing.HashModel(5)
     dk.decode(toy, [[1], [1, 2]], dk.Speculative(dk.DraftModel(toy), sample=True), max_new_tokens=3)
+    rerank(dk, model)
     try:
         dk.rng.draw(torch.rand(4))
     except Exception as error:  # noqa: BLE001 - jaxtyping's own kind
         print(type(error).__name__)  # noqa: T201 - read by the test
+
+
+def rerank(dk: Any, model: Any) -> None:  # noqa: ANN401 - the package, imported with the hook there
+    """Every way to choose among finished hypotheses."""
+    prompts = ["Once upon", "A"]
+    out = dk.decode(model, prompts, dk.Sample(5, seeds=[1, 2]), max_new_tokens=5)
+    for utility in (dk.ChrF(), dk.BLEU(), dk.Cosine(lambda texts: [[len(text)] for text in texts])):
+        for options in ({}, {"weights": "probability"}, {"aggregate": True}, {"pruning": dk.Pruning()}):
+            dk.mbr(out, utility, **options)
+    dk.mbr(out, lambda one, other: one == other)
+    dk.self_consistency(out, len, weights="per_token")
+    dk.best_of_n(out, len)
+    dk.best_of_n(out, out.log_prob)
+    dk.noisy_channel(out, dk.Channel(model, prompts), prior=dk.Prior(model, texts=True))
+    dk.mmi_bidi(out, model)
+    dk.mmi_antilm(out, model, first=2)
 
 
 if __name__ == "__main__":

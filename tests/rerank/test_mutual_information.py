@@ -24,7 +24,7 @@ def test_what_is_likely_anyway_is_put_behind() -> None:
     assert best.report.channel is None
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     batch=prompts(vocab=4),
     seed=st.integers(0, 2**31),

@@ -30,7 +30,7 @@ def test_the_true_posterior_by_hand() -> None:
     assert best.report.prior[0].exp().tolist() == pytest.approx([0.3, 0.7])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     batch=prompts(vocab=4),
     seed=st.integers(0, 2**31),

@@ -25,7 +25,7 @@ def test_a_case_by_hand() -> None:
     ]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(batch=prompts(vocab=4), seed=st.integers(0, 2**31), data=st.data())
 def test_it_is_the_model_as_a_function_of_its_own_prompt(
     batch: list[list[int]], seed: int, data: st.DataObject
