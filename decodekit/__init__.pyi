@@ -12,6 +12,8 @@ from .decoders.certificate import Certificate as Certificate
 from .decoders.constrained_beam_search import ConstrainedBeamSearch as ConstrainedBeamSearch
 from .decoders.constraints import OneOf as OneOf
 from .decoders.constraints import Phrase as Phrase
+from .decoders.contrastive_search import ContrastiveSearch as ContrastiveSearch
+from .decoders.dola import DoLa as DoLa
 from .decoders.expansion import BestExpansion as BestExpansion
 from .decoders.expansion import DiverseSiblings as DiverseSiblings
 from .decoders.expansion import Expansion as Expansion

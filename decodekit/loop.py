@@ -236,6 +236,7 @@ def step(
     """
     prepared = decoder.prepare(logits)
     state = decoder.observe(prepared, state)
+    prepared = decoder.adjust(prepared, state)
     scores, memory = chain.apply(state.history, prepared, memory)
     if not isinstance(scores, Tensor) or scores.shape != prepared.shape:
         raise DecodekitError(

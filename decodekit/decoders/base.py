@@ -95,6 +95,10 @@ class Decoder(ABC, Generic[State]):
         """
         return state
 
+    def adjust(self, scores: Float32[Tensor, "rows vocab"], state: State) -> Float32[Tensor, "rows vocab"]:  # noqa: ARG002
+        """Changes the prepared scores by what was seen, before any processor. By default it does not."""
+        return scores
+
     @abstractmethod
     def init(self, history: History, limits: Limits) -> State:
         """The state before the first step, rows prompt-major."""

@@ -15,3 +15,4 @@ from decodekit.testing.processor_laws import check_processor as check_processor
 from decodekit.testing.scorer_laws import check_scorer as check_scorer
 from decodekit.testing.toys import HashModel as HashModel
 from decodekit.testing.toys import MarkovModel as MarkovModel
+from decodekit.testing.toys_revealing import RevealingHashModel as RevealingHashModel

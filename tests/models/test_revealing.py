@@ -171,6 +171,16 @@ def test_the_model_is_left_as_it_was_also_after_an_error() -> None:
     assert out.attentions is None
 
 
+def test_it_keeps_the_protocols_of_models_that_show() -> None:
+    hf, prompt = dk.HFModel(single("gpt2")), dk.Prompt.from_ids(TEXTS)
+    assert isinstance(hf, dk.RevealingModel)
+    reveal = dk.Reveal(hidden=True)
+    session, _ = hf.start_revealing(prompt, rows_per_prompt=1, capacity=9, reveal=reveal)
+    assert isinstance(session, dk.RevealingSession)
+    assert isinstance(session.revealed, dk.Revealed)
+    assert not isinstance(hf.start(prompt, rows_per_prompt=1, capacity=9)[0], dk.RevealingSession)
+
+
 def test_a_model_that_trains_after_can_be_trained() -> None:
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**SIZES, **LLAMA))

@@ -1,0 +1,171 @@
+"""Decoding by contrasting layers."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, final
+
+import torch
+from jaxtyping import Bool, Float32
+from torch import Tensor
+
+from decodekit.arguments import is_count, is_number, plain
+from decodekit.decoders.base import Decoder, Selection
+from decodekit.decoders.greedy import Greedy
+from decodekit.history import History
+from decodekit.limits import Limits
+from decodekit.output import Decoded
+from decodekit.reveal import Reveal, Revealed
+
+
+class DoLaState(NamedTuple):
+    """The inner decoder's state, and what early layers would say next; None between steps."""
+
+    inner: Any
+    layer_logits: Float32[Tensor, "rows layers vocab"] | None = None
+
+    @property
+    def history(self) -> History:
+        """What every row has said."""
+        history: History = self.inner.history
+        return history
+
+    @property
+    def done(self) -> Bool[Tensor, ""]:
+        """Whether the inner decoder is done."""
+        done: Bool[Tensor, ""] = self.inner.done
+        return done
+
+
+@final
+@dataclass(frozen=True)
+class DoLa(Decoder[DoLaState]):
+    r"""Prefers what the last layer finds more likely than an early layer does, under any decoder.
+
+    Scores are $\log P(v) - \log P_j(v)$ for tokens with $P(v) \ge r \cdot \max_u P(u)$, and minus infinity
+    for the others, where $P_j$ is what the head makes of the states of layer $j$: on every row and in every
+    step, that of the given layers whose distribution is furthest from the last layer's. The processors come
+    after. What is reported are the model's own log-probabilities.
+
+    Args:
+        inner: What decides by these scores: `Greedy()`, `Sample(...)` or any other decoder that goes step by
+            step. A beam search sees them normalised.
+        layers: The early layers: their numbers, 0 for the embeddings; or every second one of the lower or
+            upper half, as `Reveal` counts them. The authors take high ones for short answers, and low ones
+            for long answers.
+        relative_top: The fraction $r$ of the largest probability, in [0, 1]; 0 keeps every token. Usual: 0.1.
+
+    Raises:
+        TypeError: If `inner` is not a decoder that goes step by step.
+        ValueError: If the layers are neither numbers nor `"low"` nor `"high"`, or `relative_top` is outside
+            [0, 1].
+        DecodekitError: In a run, if the model does not show its layers, or has fewer.
+
+    Example:
+        >>> decoder = dk.DoLa(dk.Sample(2, seeds=[7]), layers="high")
+        >>> dk.decode(dk.load(), "Once upon a", decoder, dk.TopP(0.9), max_new_tokens=8).tokens.shape
+        torch.Size([1, 2, 8])
+
+    Source:
+        Chuang et al., 2024, DoLa: Decoding by Contrasting Layers Improves Factuality in Large Language
+        Models, https://arxiv.org/abs/2309.03883. The distance is that of the authors' code:
+        $\frac12 [KL(M \| P) + KL(M \| P_j)]$ with $M = \frac12 (P + P_j)$, where the paper has the
+        Jensen-Shannon divergence.
+
+    Hugging Face:
+        `generate(dola_layers=layers)` of version 4.55, the same tokens for each prompt alone; but there one
+        layer is chosen for the whole batch.
+    """
+
+    inner: Decoder[Any] = field(default_factory=Greedy)
+    layers: Literal["low", "high"] | Sequence[int] = field(default="low", kw_only=True)
+    relative_top: float = field(default=0.1, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.inner, Decoder):
+            raise TypeError(
+                "DoLa: inner must be a decoder that goes step by step, such as Greedy(), "
+                f"got {self.inner!r:.80}."
+            )
+        layers = plain(self.layers)
+        if layers not in ("low", "high"):
+            numbers = layers if isinstance(layers, Sequence) and not isinstance(layers, str) else ()
+            if not numbers or not all(is_count(plain(layer), 0) for layer in numbers):
+                raise ValueError(
+                    "DoLa: layers must be 'low', 'high' or integers of at least 0, at least one, "
+                    f"got {self.layers!r:.80}."
+                )
+            # the way to set a frozen field
+            object.__setattr__(self, "layers", tuple(int(layer) for layer in numbers))
+        if not is_number(self.relative_top) or not 0 <= self.relative_top <= 1:
+            raise ValueError(f"DoLa: relative_top must be in [0, 1], got {self.relative_top!r:.80}.")
+
+    @property
+    def rows_per_prompt(self) -> int:
+        """The inner decoder's."""
+        return self.inner.rows_per_prompt
+
+    @property
+    def reveal(self) -> Reveal:
+        """The early layers, and what the inner decoder looks at."""
+        layers: Any = self.layers
+        return Reveal(layers=layers) | self.inner.reveal
+
+    @property
+    def delay(self) -> int:
+        """The inner decoder's."""
+        return self.inner.delay
+
+    def init(self, history: History, limits: Limits) -> DoLaState:
+        """The inner decoder's beginning."""
+        return DoLaState(self.inner.init(history, limits))
+
+    def look(self, revealed: Revealed, state: DoLaState) -> DoLaState:
+        """Keeps what the early layers would say next."""
+        inner = self.inner.look(revealed, state.inner) if self.inner.reveal else state.inner
+        return DoLaState(inner, revealed.layer_logits)
+
+    def prepare(self, logits: Float32[Tensor, "rows vocab"]) -> Float32[Tensor, "rows vocab"]:
+        """What the inner decoder would see."""
+        return self.inner.prepare(logits)
+
+    def observe(self, scores: Float32[Tensor, "rows vocab"], state: DoLaState) -> DoLaState:
+        """What the inner decoder keeps of the model's own scores."""
+        return state._replace(inner=self.inner.observe(scores, state.inner))
+
+    def adjust(
+        self, scores: Float32[Tensor, "rows vocab"], state: DoLaState
+    ) -> Float32[Tensor, "rows vocab"]:
+        """How much likelier the last layer finds each token than an early one."""
+        if state.layer_logits is None:
+            return self.inner.adjust(scores, state.inner)
+        last, early = scores.log_softmax(-1), state.layer_logits.log_softmax(-1)
+        furthest = _distance(last[:, None], early).argmax(-1)
+        chosen = early.gather(1, furthest[:, None, None].expand_as(early[:, :1]))[:, 0]
+        floor = math.log(self.relative_top) if self.relative_top > 0 else -math.inf
+        unlikely = last < last.amax(-1, keepdim=True) + floor
+        difference = (last - chosen).masked_fill(unlikely, -torch.inf)
+        return self.inner.adjust(self.inner.prepare(difference), state.inner)
+
+    def step(self, scores: Float32[Tensor, "rows vocab"], state: DoLaState) -> tuple[DoLaState, Selection]:
+        """The inner decoder's step."""
+        inner, selection = self.inner.step(scores, state.inner)
+        return DoLaState(inner), selection
+
+    def settled(self, state: DoLaState) -> list[list[list[int]]]:
+        """What the inner decoder has settled."""
+        return self.inner.settled(state.inner)
+
+    def finalize(self, state: DoLaState) -> Decoded:
+        """The inner decoder's result."""
+        return self.inner.finalize(state.inner)
+
+
+def _distance(
+    last: Float32[Tensor, "rows 1 vocab"], early: Float32[Tensor, "rows layers vocab"]
+) -> Float32[Tensor, "rows layers"]:
+    """How far each layer's distribution is from the last one's; all given as log-probabilities."""
+    mean = (last.exp() + early.exp()) / 2
+    log_mean = mean.log()
+    surprise = mean * (log_mean - last) + mean * (log_mean - early)
+    return surprise.masked_fill(mean == 0, 0.0).sum(-1) / 2
