@@ -37,6 +37,21 @@ def test_a_weight_is_the_probability_over_that_of_coming_before_the_next() -> No
     assert weights.item() == pytest.approx(expected, rel=1e-6)
 
 
+def test_texts_that_cannot_end_have_their_turn_in_the_race() -> None:
+    """One sample of 0.6 after a dead end of 0.3: the next comes at E_1 / 0.7 + E_2 / 1 + E_3 / 0.1."""
+    one = dk.SampledMass(
+        log_probs=torch.tensor([[0.6]]).double().log(),
+        left=torch.tensor([[0.7]]).double(),
+        remaining=torch.tensor([0.1]).double(),
+        dead_ends=[[1.0]],
+    )
+    waits = torch.empty(5, 1, 3, dtype=torch.float64).exponential_(generator=torch.Generator().manual_seed(1))
+    times = [first / 0.7 + dead + last / 0.1 for ((first, dead, last),) in waits.tolist()]
+    expected = sum(0.6 / (1 - math.exp(-0.6 * time)) for time in times) / 5
+    generator = torch.Generator().manual_seed(1)
+    assert one.weights(repetitions=5, generator=generator).item() == pytest.approx(expected, rel=1e-6)
+
+
 def test_texts_too_unlikely_for_a_number_count_by_the_limit() -> None:
     one = report([1.0], [1.0], 1.0)
     unlikely = dk.SampledMass(
