@@ -14,6 +14,11 @@ from .decoders.constraints import OneOf as OneOf
 from .decoders.constraints import Phrase as Phrase
 from .decoders.contrastive_search import ContrastiveSearch as ContrastiveSearch
 from .decoders.dola import DoLa as DoLa
+from .decoders.diverse_beam_search import DiverseBeamSearch as DiverseBeamSearch
+from .decoders.diversity import Diversity as Diversity
+from .decoders.diversity import Hamming as Hamming
+from .decoders.diversity import NGramDiversity as NGramDiversity
+from .decoders.diversity import Said as Said
 from .decoders.expansion import BestExpansion as BestExpansion
 from .decoders.expansion import DiverseSiblings as DiverseSiblings
 from .decoders.expansion import Expansion as Expansion

@@ -555,6 +555,9 @@ CONFORMANCE: dict[str, Laws | str] = {
         ),
     ),
     "Decoder": decoders(SecondBest()),
+    "DiverseBeamSearch": decoders(
+        dk.DiverseBeamSearch(4, 2, num_return=3), dk.DiverseBeamSearch(2, 2, scorer=dk.LogProb(), num_return=2)
+    ),
     "DiverseSiblings": expansions(dk.DiverseSiblings(0.0), dk.DiverseSiblings(0.7)),
     "Expansion": expansions(EvenFirst()),
     "ContrastiveSearch": decoders(
@@ -572,7 +575,13 @@ CONFORMANCE: dict[str, Laws | str] = {
         stop=dk.RepetitionLoop(2, 1),
     ),
     "Greedy": decoders(dk.Greedy()),
+    "Diversity": "tests/decoders/test_diversity.py",
+    "Hamming": decoders(dk.DiverseBeamSearch(3, 3, diversity=dk.Hamming(1.5), num_return=2)),
     "Job": "tests/decoders/test_own_loop.py",
+    "NGramDiversity": decoders(
+        dk.DiverseBeamSearch(4, 2, diversity=dk.NGramDiversity(1, 0.5), num_return=4),
+        dk.DiverseBeamSearch(3, 3, diversity=dk.NGramDiversity(3, 1.5)),
+    ),
     "OneOf": "tests/decoders/test_constraints.py",
     "PerNodeExpansion": expansions(dk.PerNodeExpansion(1), dk.PerNodeExpansion(3)),
     "Phrase": "tests/decoders/test_constraints.py",
@@ -590,6 +599,7 @@ CONFORMANCE: dict[str, Laws | str] = {
     ),
     "OwnLoop": "tests/decoders/test_own_loop.py",
     "SampledExpansion": decoders(beam_sampling, captures=False, batch_gives_alone=False),
+    "Said": "tests/decoders/test_diversity.py",
     "Sample": all_of(decoders(seeded), decoders(from_a_generator, captures=False, batch_gives_alone=False)),
     "SampledMass": "tests/decoders/test_sampled_mass.py",
     "Speculative": all_of(

@@ -11,6 +11,7 @@ from decodekit.decoders.beam_state import BeamState
 from decodekit.decoders.candidates import Candidates
 from decodekit.decoders.finished import Ending
 from decodekit.decoders.stop_rule import Standing, StopRule
+from decodekit.limits import LENGTH
 from decodekit.memory import pick_memory, reorder_memory
 from decodekit.scorers.base import PathScorer
 
@@ -22,11 +23,13 @@ class Ranks(NamedTuple):
         first: Candidates that may finish, if they end.
         order: Those that do not end go on in the order of this, greatest first; minus infinity: not at all.
         places: Beams that there are in this step.
+        shows_ended: Whether the stop rule is shown candidates that have just ended, beside those that go on.
     """
 
     first: Bool[Tensor, "batch candidates"]
     order: Float32[Tensor, "batch candidates"]
     places: Bool[Tensor, " beams"]
+    shows_ended: bool = False
 
 
 class Advance(NamedTuple):
@@ -34,21 +37,30 @@ class Advance(NamedTuple):
 
     Attributes:
         state: Of the search, after the step; what it has let go of and whether it is stuck are not in it yet.
-        selection: What every row says next.
+        tokens: What every row says next.
+        source_rows: The row that each goes on from.
         chosen: The candidate that every beam has become.
-        goes: Beams that exist.
+        says: Beams that said a token of their own and did not end with it, but at the limit of the run.
+        goes: Those that go on.
         dropped: Candidates that neither went on nor could finish.
         left: The best score of what had to leave the finished set or could not enter it.
         standing: How the search stands.
     """
 
     state: BeamState
-    selection: Selection
+    tokens: Int64[Tensor, " rows"]
+    source_rows: Int64[Tensor, " rows"]
     chosen: Int64[Tensor, "batch beams"]
+    says: Bool[Tensor, "batch beams"]
     goes: Bool[Tensor, "batch beams"]
     dropped: Bool[Tensor, "batch candidates"]
     left: Float32[Tensor, " batch"]
     standing: Standing
+
+    @property
+    def selection(self) -> Selection:
+        """What the step decided."""
+        return Selection(self.tokens, self.source_rows)
 
 
 def advance(
@@ -68,9 +80,11 @@ def advance(
     enters = ends & exists & ranks.first & state.open[:, None]
     ending = Ending(enters, candidates.source_beams, candidates.entry, candidates.scores, candidates.why)
     finished, left = state.finished.after(ending, state.live, step)
-    # Go on: the best that did not end.
-    order, chosen = ranks.order.masked_fill(ends, -torch.inf).topk(len(ranks.places))
-    goes = ranks.places & (order > -torch.inf)
+    # Go on: the best that did not end; at the limit none does, and they only say their last token.
+    order = ranks.order.masked_fill(ends & (candidates.why != LENGTH), -torch.inf)
+    order, chosen = order.topk(len(ranks.places))
+    says = ranks.places & (order > -torch.inf)
+    goes = says & ~ends.gather(1, chosen)
     log_probs = candidates.log_probs.gather(1, chosen).masked_fill(~goes, -torch.inf)
     guides = candidates.priority.gather(1, chosen).masked_fill(~goes, -torch.inf)
     entry = candidates.entry.take(chosen)
@@ -87,13 +101,15 @@ def advance(
         stopping=pick_memory(candidates.stopping, chosen),
         finished=finished,
     )
-    standing = _standing(after, step, scorer)
+    standing = _standing(after, candidates if ranks.shows_ended else None, step, scorer)
     return Advance(
         state=after._replace(
             open=state.open & (log_probs > -torch.inf).any(-1) & stop_rule.goes_on(standing)
         ),
-        selection=Selection(tokens, source_rows),
+        tokens=tokens,
+        source_rows=source_rows,
         chosen=chosen,
+        says=says,
         goes=goes,
         dropped=exists & ~enters & ~torch.zeros_like(ends).scatter(1, chosen, goes),
         left=left,
@@ -101,14 +117,16 @@ def advance(
     )
 
 
-def _standing(after: BeamState, step: Int64[Tensor, ""], scorer: PathScorer) -> Standing:
-    """How the search stands after a step."""
+def _standing(
+    after: BeamState, candidates: Candidates | None, step: Int64[Tensor, ""], scorer: PathScorer
+) -> Standing:
+    """How the search stands after a step, by what goes on or by all candidates."""
     return Standing(
-        live=after.log_probs,
+        live=after.log_probs if candidates is None else candidates.log_probs,
         lengths=(step + 1).expand(len(after.log_probs)),
         worst_finished=after.finished.scores[:, -1],
         full=after.finished.used.all(-1),
         max_length=after.limits.max_new_tokens,
         scorer=scorer,
-        memory=after.memory,
+        memory=after.memory if candidates is None else candidates.memory,
     )

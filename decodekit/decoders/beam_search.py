@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from decodekit.arguments import is_count
-from decodekit.decoders.advance import Ranks, advance
+from decodekit.decoders.advance import Advance, Ranks, advance
 from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.beam_state import BeamState, settled
 from decodekit.decoders.candidates import extend
@@ -145,6 +145,19 @@ class BeamSearch(Decoder[BeamState]):
 
     def step(self, scores: Float32[Tensor, "rows vocab"], state: BeamState) -> tuple[BeamState, Selection]:
         """Extend, retire what ended, go on with the rest, see whether it is worth it."""
+        turn = self.turn(scores, state)
+        return turn.state, turn.selection
+
+    def turn(
+        self, scores: Float32[Tensor, "rows vocab"], state: BeamState, *, shows_ended: bool = False
+    ) -> Advance:
+        """A step, and what became of the continuations that it looked at.
+
+        Args:
+            scores: What each token adds.
+            state: Before the step.
+            shows_ended: Whether the stop rule is shown what has just ended too.
+        """
         step = state.history.position - state.limits.prompt_length
         candidates = extend(scores, state, step, self.scorer, self.expansion)
         # The candidates after the first `beams` only stand by, in case those before them end.
@@ -152,6 +165,7 @@ class BeamSearch(Decoder[BeamState]):
             first=self._within(candidates.log_probs.shape[1], step),
             order=candidates.priority,
             places=self._within(self.rows_per_prompt, step),
+            shows_ended=shows_ended,
         )
         turn = advance(candidates, ranks, state, self.scorer, self.stop_rule)
         after = turn.state
@@ -162,7 +176,7 @@ class BeamSearch(Decoder[BeamState]):
             stuck=stuck,
             done=~after.open.any() | stuck.any(),
         )
-        return after, turn.selection
+        return turn._replace(state=after)
 
     def settled(self, state: BeamState) -> list[list[list[int]]]:
         """What all live and finished hypotheses of a prompt begin with: any result will too."""

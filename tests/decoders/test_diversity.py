@@ -1,0 +1,55 @@
+"""What tokens cost that earlier groups have said."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+import decodekit as dk
+
+
+def said(texts: list[list[int]], lengths: list[int], live: list[bool] | None = None) -> dk.Said:
+    exist = [length > 0 for length in lengths] if live is None else live
+    return dk.Said(torch.tensor([texts]), torch.tensor([lengths]), torch.tensor([exist]))
+
+
+GROUP = said([[1, 2, 0, 0], [3, 2, 0, 0]], [2, 2])
+
+
+def test_hamming_counts_the_beams_that_go_on_and_have_just_said_a_token() -> None:
+    earlier = said([[9, 9, 4, 0], [9, 9, 4, 0], [9, 9, 1, 0]], [3, 3, 3], [True, True, False])
+    costs = dk.Hamming(0.5).penalties(GROUP, earlier, torch.tensor(2), 6)
+    assert costs.tolist() == [[[0.0, 0.0, 0.0, 0.0, 1.0, 0.0]] * 2]
+
+
+def test_n_grams_count_wherever_they_stand_in_texts_that_exist() -> None:
+    # 1 2 4 stands twice, once in a finished text; past its length nothing counts.
+    earlier = said([[1, 2, 4, 0], [5, 1, 2, 4], [1, 2, 5, 3], [1, 2, 3, 0]], [3, 4, 2, 0])
+    costs = dk.NGramDiversity(3, 0.5).penalties(GROUP, earlier, torch.tensor(2), 6)
+    assert costs.tolist() == [[[0.0, 0.0, 0.0, 0.0, 1.0, 0.0], [0.0] * 6]]
+
+
+def test_n_grams_of_one_token_count_at_any_place() -> None:
+    costs = dk.NGramDiversity(1, 2.0).penalties(GROUP, said([[1, 1, 4, 0]], [3]), torch.tensor(2), 6)
+    assert costs.tolist() == [[[0.0, 4.0, 0.0, 0.0, 2.0, 0.0]] * 2]
+
+
+@pytest.mark.parametrize("n", [3, 4, 5])
+def test_a_text_that_is_too_short_completes_no_n_gram(n: int) -> None:
+    earlier = said([[1, 2, 4, 1]], [4])
+    assert not dk.NGramDiversity(n, 1.0).penalties(GROUP, earlier, torch.tensor(1), 6).any()
+
+
+@pytest.mark.parametrize("strength", [-0.1, math.inf, math.nan, "1", None, True])
+def test_the_strength_must_be_a_finite_number_of_at_least_zero(strength: Any) -> None:  # noqa: ANN401
+    with pytest.raises(ValueError, match=r"^Hamming: strength must be a finite number of at least 0, got"):
+        dk.Hamming(strength)
+    with pytest.raises(ValueError, match=r"^NGramDiversity: strength must be a finite number of at least 0"):
+        dk.NGramDiversity(2, strength)
+
+
+@pytest.mark.parametrize("n", [0, -1, 2.0, True])
+def test_n_must_be_an_integer_of_at_least_one(n: Any) -> None:  # noqa: ANN401
+    with pytest.raises(ValueError, match=r"^NGramDiversity: n must be an integer of at least 1, got"):
+        dk.NGramDiversity(n, 1.0)
