@@ -83,6 +83,41 @@ class Decoded:
             )
         ]
 
+    def in_order(self, places: Int64[Tensor, "batch hyps"]) -> "Decoded":
+        """The same hypotheses in another order.
+
+        Args:
+            places: Where each stood before. Those that are not valid must come last.
+        """
+        index = places[..., None].expand_as(self.tokens)
+        order = places.tolist()
+        valid = self.valid.gather(1, places)
+        named = zip(self.finish_reason, order, valid.tolist(), strict=True)
+        texts = self.texts
+        if texts is not None:
+            texts = [
+                [row[place] for place in several if place < len(row)]
+                for row, several in zip(texts, order, strict=True)
+            ]
+        return replace(
+            self,
+            tokens=self.tokens.gather(1, index),
+            lengths=self.lengths.gather(1, places),
+            finish_reason=[
+                [
+                    row[place] if is_valid else "missing"
+                    for place, is_valid in zip(several, is_there, strict=True)
+                ]
+                for row, several, is_there in named
+            ],
+            valid=valid,
+            token_log_probs=self.token_log_probs.gather(1, index),
+            score=self.score.gather(1, places),
+            parents=self.parents.gather(1, index),
+            why=None if self.why is None else self.why.gather(1, places),
+            texts=texts,
+        )
+
     def with_context(
         self,
         prompt: Prompt,

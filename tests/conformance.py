@@ -541,6 +541,14 @@ CONFORMANCE: dict[str, Laws | str] = {
         dk.BeamSearch(3, scorer=dk.LengthPenalty(-1.0)),
         dk.BeamSearch([3, 1, 2], num_return=2),
     ),
+    "Answers": "tests/decoders/test_cot_decoding.py",
+    "CoTDecoding": decoders(dk.CoTDecoding(3), dk.CoTDecoding(9, aggregate=True)),
+    "BestFirst": decoders(
+        dk.BestFirst(),
+        dk.BestFirst(scorer=dk.LogProb(), num_return=3, at_once=2),
+        dk.BestFirst(beams=2, num_return=2),
+        dk.BestFirst(max_nodes=2, num_return=2),
+    ),
     "BestExpansion": expansions(dk.BestExpansion()),
     "Certificate": "tests/decoders/test_proof.py",
     "ConstrainedBeamSearch": all_of(
@@ -557,6 +565,9 @@ CONFORMANCE: dict[str, Laws | str] = {
     "Decoder": decoders(SecondBest()),
     "DiverseBeamSearch": decoders(
         dk.DiverseBeamSearch(4, 2, num_return=3), dk.DiverseBeamSearch(2, 2, scorer=dk.LogProb(), num_return=2)
+    ),
+    "DepthFirst": decoders(
+        dk.DepthFirst(max_nodes=30), dk.DepthFirst(scorer=dk.UIDVariance(0.5), num_return=2)
     ),
     "DiverseSiblings": expansions(dk.DiverseSiblings(0.0), dk.DiverseSiblings(0.7)),
     "Expansion": expansions(EvenFirst()),
@@ -577,6 +588,7 @@ CONFORMANCE: dict[str, Laws | str] = {
     "Greedy": decoders(dk.Greedy()),
     "Diversity": "tests/decoders/test_diversity.py",
     "Hamming": decoders(dk.DiverseBeamSearch(3, 3, diversity=dk.Hamming(1.5), num_return=2)),
+    "Inclusion": "tests/decoders/test_inclusion.py",
     "Job": "tests/decoders/test_own_loop.py",
     "NGramDiversity": decoders(
         dk.DiverseBeamSearch(4, 2, diversity=dk.NGramDiversity(1, 0.5), num_return=4),
@@ -602,6 +614,18 @@ CONFORMANCE: dict[str, Laws | str] = {
     "Said": "tests/decoders/test_diversity.py",
     "Sample": all_of(decoders(seeded), decoders(from_a_generator, captures=False, batch_gives_alone=False)),
     "SampledMass": "tests/decoders/test_sampled_mass.py",
+    "ConditionalPoissonBeams": all_of(
+        decoders(lambda seeds: dk.ConditionalPoissonBeams(3, seeds=seeds)),
+        decoders(
+            lambda seeds: dk.ConditionalPoissonBeams(2, seeds=seeds), stop=dk.EndIds(4) | dk.RepetitionLoop(2)
+        ),
+    ),
+    "StochasticBeamSearch": all_of(
+        decoders(lambda seeds: dk.StochasticBeamSearch(3, seeds=seeds)),
+        decoders(
+            lambda seeds: dk.StochasticBeamSearch(2, seeds=seeds), stop=dk.EndIds(4) | dk.RepetitionLoop(2)
+        ),
+    ),
     "Speculative": all_of(
         decoders(
             dk.Speculative(dk.DraftModel(dk.testing.HashModel(7, 5))),

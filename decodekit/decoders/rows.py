@@ -1,4 +1,4 @@
-"""What greedy search and sampling share: a hypothesis is a row, from its first token to its last."""
+"""What greedy search and sampling share: a hypothesis is a row."""
 
 from typing import NamedTuple
 
@@ -10,17 +10,19 @@ from decodekit.decoders.base import Selection, write_column
 from decodekit.errors import DecodingError
 from decodekit.history import History
 from decodekit.limits import Limits, Stopping
+from decodekit.memory import reorder_memory
 from decodekit.output import Decoded
 
 
 class RowState(NamedTuple):
-    """The state of a decoder whose rows never change places.
+    """The state of a decoder whose hypotheses are rows, which stay in their places unless it takes others.
 
     Attributes:
         history: What every row has said.
         limits: Where hypotheses end.
         observed: The model's scores of the current step; None between steps.
         token_log_probs: The model's log-probability of every new token; 0 past the end.
+        parents: The row that each new token was chosen on.
         lengths: New tokens, the end id included.
         why: What has finished each row; 0 while it goes on.
         stopping: What the stopping criteria remember.
@@ -32,6 +34,7 @@ class RowState(NamedTuple):
     limits: Limits
     observed: Float32[Tensor, "rows vocab"] | None
     token_log_probs: Float32[Tensor, "rows new"]
+    parents: Int64[Tensor, "rows new"]
     lengths: Int64[Tensor, " rows"]
     why: Int64[Tensor, " rows"]
     stopping: Stopping
@@ -47,6 +50,7 @@ class RowState(NamedTuple):
             limits=limits,
             observed=None,
             token_log_probs=torch.zeros(rows, limits.max_new_tokens, dtype=torch.float32, device=device),
+            parents=torch.zeros(rows, limits.max_new_tokens, dtype=torch.long, device=device),
             lengths=torch.zeros(rows, dtype=torch.long, device=device),
             why=torch.zeros(rows, dtype=torch.long, device=device),
             stopping=limits.start(history),
@@ -58,6 +62,22 @@ class RowState(NamedTuple):
     def step(self) -> Int64[Tensor, ""]:
         """How many new tokens every unfinished row has."""
         return self.history.position - self.limits.prompt_length
+
+    def take(self, rows: Int64[Tensor, " rows"]) -> "RowState":
+        """The state whose row `i` goes on from this one's row `rows[i]`.
+
+        The decoder's `Selection` must then say so too: its `source_rows` are these.
+        """
+        return self._replace(
+            history=self.history.take(rows),
+            observed=None if self.observed is None else self.observed.index_select(0, rows),
+            token_log_probs=self.token_log_probs.index_select(0, rows),
+            parents=self.parents.index_select(0, rows),
+            lengths=self.lengths.index_select(0, rows),
+            why=self.why.index_select(0, rows),
+            stopping=reorder_memory(self.stopping, rows),
+            stuck=self.stuck.index_select(0, rows),
+        )
 
     def say(
         self, tokens: Int64[Tensor, " rows"], scores: Float32[Tensor, "rows vocab"]
@@ -81,10 +101,12 @@ class RowState(NamedTuple):
         history = self.history.append(tokens)
         fired, stopping = self.limits.finish(history, chosen, self.stopping)
         why = torch.where(speaks, fired, self.why)
+        own = torch.arange(len(tokens), device=tokens.device)
         state = self._replace(
             history=history,
             observed=None,
             token_log_probs=token_log_probs,
+            parents=write_column(self.parents, self.step, own, speaks),
             lengths=self.lengths + speaks,
             why=why,
             stopping=stopping,
@@ -109,7 +131,6 @@ class RowState(NamedTuple):
         new = max(int(self.lengths.max()), 1)
         first, shape = self.limits.prompt_length, (-1, hypotheses)
         said = torch.arange(new, device=self.lengths.device) < self.lengths[:, None]
-        rows = torch.arange(len(self.lengths), device=self.lengths.device)
         token_log_probs = self.token_log_probs[:, :new]
         return Decoded(
             tokens=torch.where(said, self.history.tokens[:, first : first + new], self.limits.pad_id).view(
@@ -120,7 +141,7 @@ class RowState(NamedTuple):
             valid=torch.ones_like(self.stuck).view(shape),
             token_log_probs=token_log_probs.view(*shape, new),
             score=token_log_probs.double().sum(-1).float().view(shape),
-            parents=torch.where(said, rows[:, None], -1).view(*shape, new),
+            parents=self.parents[:, :new].masked_fill(~said, -1).view(*shape, new),
             pad_id=self.limits.pad_id,
             why=self.why.view(shape),
         )

@@ -1,0 +1,236 @@
+"""Chain-of-thought decoding."""
+
+import math
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Any, NamedTuple, TypeVar, final
+
+import torch
+from jaxtyping import Bool, Float32
+from torch import Tensor
+
+from decodekit.arguments import is_count
+from decodekit.decoders.base import Decoder, Selection, write_column
+from decodekit.decoders.rows import RowState
+from decodekit.errors import DecodekitError
+from decodekit.history import History
+from decodekit.limits import LENGTH, Limits
+from decodekit.output import Decoded
+from decodekit.vocabulary import Vocabulary
+
+Span = tuple[int, int]
+Item = TypeVar("Item")
+
+
+class BranchState(NamedTuple):
+    """Rows that begin with different tokens.
+
+    Attributes:
+        rows: What they say.
+        margins: By how much the likeliest token was likelier than the next, at every step.
+        exists: False for a row whose first token does not exist, or was banned.
+    """
+
+    rows: RowState
+    margins: Float32[Tensor, "rows new"]
+    exists: Bool[Tensor, " rows"]
+
+    @property
+    def history(self) -> History:
+        """What every row has said."""
+        return self.rows.history
+
+    @property
+    def done(self) -> Bool[Tensor, ""]:
+        """Every row is finished, or one is stuck."""
+        return self.rows.done
+
+
+class Answer(NamedTuple):
+    """What a hypothesis answers, and how sure the model is of it."""
+
+    said: str | tuple[int, ...] | None
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers of chain-of-thought decoding, in the order of the hypotheses: `Decoded.report`.
+
+    Attributes:
+        answers: What each hypothesis answers, as text or ids; None: nothing.
+        confidence: The mean margin of each answer's tokens; minus infinity where there is no answer.
+        total: The same, summed over the hypotheses of the prompt that give this answer.
+    """
+
+    answers: list[list[str | tuple[int, ...] | None]]
+    confidence: list[list[float]]
+    total: list[list[float]]
+
+
+@final
+@dataclass(frozen=True)
+class CoTDecoding(Decoder[BranchState]):
+    r"""Branches on the first token, continues greedily, and ranks by how sure the model is of its answer.
+
+    Of `branches` hypotheses number $k$ begins with the $k$-th likeliest token. The confidence of one is
+    $\frac{1}{|A|} \sum_{t \in A} P(y^1_t) - P(y^2_t)$, the margin between the two likeliest tokens, over the
+    tokens $A$ of its answer; probabilities are those after the processors.
+
+    Args:
+        branches: First tokens, at least 1. Usual value: 10.
+        answer: Where the answer is: from a hypothesis's text to the first and one past the last of the
+            answer's characters, or None if there is none. By default all of it is the answer.
+        ids: Gives `answer` token ids instead of text, and takes token positions from it.
+        aggregate: Ranks by the confidence summed over all hypotheses that give the same answer.
+
+    Raises:
+        ValueError: If `branches` is not an integer of at least 1, or `ids` or `aggregate` not a boolean.
+        TypeError: If `answer` cannot be called.
+        DecodekitError: In a run, if `answer` needs text and there is no tokenizer, or returns no span.
+
+    Example:
+        >>> def number(text):
+        ...     found = re.search(r"\d+", text)
+        ...     return found and found.span()
+        >>> decoder = CoTDecoding(10, answer=number, aggregate=True)
+
+    Source:
+        Wang & Zhou, 2024, https://arxiv.org/abs/2402.10200, section 2.2.
+
+    Hugging Face:
+        None.
+    """
+
+    branches: int = 10
+    _: KW_ONLY
+    answer: Callable[[Any], Span | None] | None = None
+    ids: bool = False
+    aggregate: bool = False
+
+    def __post_init__(self) -> None:
+        if not is_count(self.branches, 1):
+            raise ValueError(
+                f"CoTDecoding: branches must be an integer of at least 1, got {self.branches!r}."
+            )
+        if self.answer is not None and not callable(self.answer):
+            raise TypeError(f"CoTDecoding: answer must be a function, got {self.answer!r:.80}.")
+        if not isinstance(self.ids, bool) or not isinstance(self.aggregate, bool):
+            raise ValueError(  # noqa: TRY004 - as every argument out of range
+                f"CoTDecoding: ids and aggregate must be True or False, got {self.ids!r:.80} and "
+                f"{self.aggregate!r:.80}."
+            )
+
+    @property
+    def rows_per_prompt(self) -> int:
+        """A row a branch."""
+        return self.branches
+
+    def init(self, history: History, limits: Limits) -> BranchState:
+        """Nothing said yet."""
+        rows = RowState.start(history, limits)
+        return BranchState(rows, torch.zeros_like(rows.token_log_probs), torch.ones_like(rows.stuck))
+
+    def observe(self, scores: Float32[Tensor, "rows vocab"], state: BranchState) -> BranchState:
+        """Keeps the logits, to report the chosen tokens' log-probabilities."""
+        return state._replace(rows=state.rows._replace(observed=scores))
+
+    def step(
+        self, scores: Float32[Tensor, "rows vocab"], state: BranchState
+    ) -> tuple[BranchState, Selection]:
+        """The branch's own token at first, then the argmax."""
+        rows, is_first = state.rows, state.rows.step == 0
+        likeliest = scores.topk(min(max(self.branches, 2), scores.shape[-1]))
+        branch = torch.arange(len(scores), device=scores.device) % self.branches
+        place = torch.where(is_first, branch, 0).clamp(max=likeliest.values.shape[1] - 1)[:, None]
+        worth = likeliest.values.gather(1, place)[:, 0]
+        missing = (branch >= scores.shape[-1]) | ((worth == -torch.inf) & (branch > 0))
+        exists = state.exists & ~(is_first & missing)
+        # What does not exist is over before it begins.
+        rows = rows._replace(why=torch.where(exists, rows.why, LENGTH))
+        speaks = rows.why == 0
+        probs = likeliest.values.sub(scores.logsumexp(-1, keepdim=True)).exp()
+        margin = probs[:, 0] - (probs[:, 1] if probs.shape[1] > 1 else 0.0)
+        margins = write_column(state.margins, rows.step, margin, speaks)
+        rows, selection = rows.say(likeliest.indices.gather(1, place)[:, 0], scores)
+        return BranchState(rows, margins, exists), selection
+
+    def finalize(self, state: BranchState) -> Decoded:
+        """The hypotheses by the confidence of their answers, the surest first."""
+        exists = state.exists.view(-1, self.branches)
+        decoded = replace(state.rows.decoded(hypotheses=self.branches), valid=exists)
+        answers = [self._answers(prompt, decoded, state) for prompt in range(len(exists))]
+        totals = [[_total(answer, several) for answer in several] for several in answers]
+        order = []  # what does not exist comes last; of one answer the surest first
+        for there, several, total in zip(exists.tolist(), answers, totals, strict=True):
+            keys = [
+                (not is_there, -summed if self.aggregate else 0.0, -answer.confidence)
+                for is_there, answer, summed in zip(there, several, total, strict=True)
+            ]
+            order.append(sorted(range(self.branches), key=keys.__getitem__))
+
+        def arranged(rows: list[list[Item]]) -> list[list[Item]]:
+            return [[row[place] for place in places] for row, places in zip(rows, order, strict=True)]
+
+        report = Answers(
+            answers=arranged([[answer.said for answer in several] for several in answers]),
+            confidence=arranged([[answer.confidence for answer in several] for several in answers]),
+            total=arranged(totals),
+        )
+        decoded = decoded.in_order(torch.tensor(order, device=exists.device))
+        score = torch.tensor(report.total if self.aggregate else report.confidence, device=exists.device)
+        return replace(decoded, score=score, report=report)
+
+    def _answers(self, prompt: int, decoded: Decoded, state: BranchState) -> list[Answer]:
+        """What the hypotheses of a prompt answer."""
+        limits, first = state.rows.limits, prompt * self.branches
+        columns = state.history.valid[first, : limits.prompt_length]
+        before = state.history.tokens[first, : limits.prompt_length][columns].tolist()
+        lengths, exists = decoded.lengths[prompt].tolist(), decoded.valid[prompt].tolist()
+        return [
+            self._answer(before, tokens[: lengths[b]], state.margins[first + b], limits.run.vocabulary)
+            if exists[b]
+            else Answer(None, -math.inf)
+            for b, tokens in enumerate(decoded.tokens[prompt].tolist())
+        ]
+
+    def _answer(
+        self, prompt: list[int], tokens: list[int], margins: Float32[Tensor, " new"], vocabulary: Vocabulary
+    ) -> Answer:
+        """A hypothesis's answer, and how sure the model is of its tokens."""
+        if self.answer is None:
+            return Answer(tuple(tokens), float(margins[: len(tokens)].mean()))
+        text = tokens if self.ids else vocabulary.text(prompt, tokens)
+        if text is None:
+            raise DecodekitError(
+                "CoTDecoding: answer needs a text to look at, and the model has no tokenizer. Use ids=True."
+            )
+        span = self.answer(text)
+        if span is None:
+            return Answer(None, -math.inf)
+        first, last = _checked(span, len(text))
+        if isinstance(text, list):
+            return Answer(tuple(text[first:last]), float(margins[first:last].mean()))
+        # A token is part of the answer if it adds to the text between these characters.
+        ends = [len(vocabulary.text(prompt, tokens[: place + 1]) or "") for place in range(len(tokens))]
+        inside = [b < last and e > first for b, e in zip([0, *ends[:-1]], ends, strict=True)]
+        return Answer(text[first:last], float(margins[: len(tokens)][torch.tensor(inside)].mean()))
+
+
+def _total(answer: Answer, several: list[Answer]) -> float:
+    """The confidence of all that answer the same."""
+    if answer.said is None:
+        return -math.inf
+    return sum(other.confidence for other in several if other.said == answer.said)
+
+
+def _checked(span: object, length: int) -> Span:
+    """The span, if it is one of at least a character or token of the hypothesis."""
+    if isinstance(span, tuple) and len(span) == 2 and all(is_count(place, 0) for place in span):  # noqa: PLR2004
+        first, last = span
+        if first < last <= length:
+            return first, last
+    raise DecodekitError(
+        f"CoTDecoding: answer must return where the answer begins and ends, within {length}, or None, "
+        f"got {span!r:.80}."
+    )
