@@ -18,8 +18,8 @@ class Cosine(AggregableUtility):
     r"""Prefers hypotheses whose embedding points where the references' do.
 
     $\cos(e(h), e(r))$, from -1 to 1; 0 where an embedding is all zeros. The mean reference is the mean of the
-    embeddings at length 1, by which the result is that of all pairs: $\sum_r w_r \cos(e(h), e(r)) =
-    \hat e(h) \cdot \sum_r w_r \hat e(r)$.
+    embeddings at length 1, by which the result is that of all pairs:
+    $\sum_r w_r \cos(e(h), e(r)) = \hat e(h) \cdot \sum_r w_r \hat e(r)$.
 
     Args:
         embed: From a list of texts to as many vectors: a tensor or an array, `[texts, width]`. It is given

@@ -113,6 +113,15 @@ def test_an_encoder_reads_the_hypothesis_and_its_decoder_says_the_source() -> No
         assert values == pytest.approx(expected, abs=1e-4)
 
 
+def test_an_encoder_reads_the_end_as_well() -> None:
+    model = translator()
+    end = model.vocabulary.end_ids[0]
+    out = decoded([["a"]], ids=[[[8, end]]])
+    out.finish_reason[0][0] = "end"
+    expected = dk.score(model, [[8, end]], [[9]]).log_prob.item()
+    assert dk.Channel(model, [[9]]).log_probs(out) == [[pytest.approx(expected, abs=1e-5)]]
+
+
 def test_an_encoder_decoder_says_its_own_end_after_a_source_of_text() -> None:
     model = translator()
     out = decoded([["w8 w9", "w30"], ["w12"]])

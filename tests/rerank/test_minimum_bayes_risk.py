@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sacrebleu.metrics.chrf import CHRF
 
 import decodekit as dk
+from decodekit.rerank.comparing import different_ones
 from tests.rerank.texts import SENTENCES, decoded
 
 LISTS = st.lists(SENTENCES, min_size=1, max_size=6)
@@ -92,7 +93,11 @@ def test_the_score_is_the_expected_utility_by_brute_force(
         assert max(expected.values()) == pytest.approx(expected[best.texts[0][0]], abs=1e-9)
 
 
-@pytest.mark.parametrize("options", [{}, {"weights": "probability"}, {"aggregate": True}], ids=repr)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"weights": "probability"}, {"aggregate": True}, {"aggregate": True, "weights": "probability"}],
+    ids=repr,
+)
 @pytest.mark.parametrize("utility", UTILITIES, ids=["chrF", "BLEU", "function"])
 @settings(max_examples=25, deadline=None)
 @given(texts=LISTS, data=st.data())
@@ -181,6 +186,11 @@ def test_a_pair_is_computed_once(texts: list[str]) -> None:
     assert best.report.calls.tolist() == [len(pairs)]
 
 
+def test_texts_are_compared_in_an_order_of_their_own() -> None:
+    assert different_ones(["b", "a", "b"]) == (["a", "b"], [1, 0, 1])
+    assert different_ones([[2, 1], [2], [2, 1]]) == ([[2], [2, 1]], [1, 0, 1])
+
+
 def test_a_tie_goes_to_the_likelier() -> None:
     out = decoded([["a", "b", "c"]], [[-3.0, -1.0, -2.0]])
     assert dk.mbr(out, lambda one, other: one == other).texts == [["b", "c", "a"]]
@@ -206,6 +216,19 @@ def test_the_result_is_a_whole_one_in_another_order() -> None:
         dk.score(model, ["Once upon a", "The king"], best).log_prob, best.log_prob, atol=1e-3, rtol=0
     )
     assert repr(best).startswith("Decoded(prompts=2, hypotheses=5")
+
+
+def test_every_field_follows_its_hypothesis() -> None:
+    model = dk.testing.HashModel(5, 3, end_ids=(4,))
+    out = dk.decode(model, [[0], [1, 2]], dk.BeamSearch(6, num_return=6), max_new_tokens=3, stop=dk.EndIds(3))
+    assert len({reason for row in out.finish_reason for reason in row}) > 1
+    best = dk.mbr(out, lambda one, other: len(one) * sum(other))
+    for row, (before, after) in enumerate(zip(out.hypotheses(), best.hypotheses(), strict=True)):
+        places = [before.index(ids) for ids in after]
+        assert places != sorted(places)
+        assert [out.finish_reason[row][place] for place in places] == best.finish_reason[row]
+        for name in ("tokens", "lengths", "valid", "token_log_probs", "parents", "why"):
+            assert getattr(out, name)[row, places].tolist() == getattr(best, name)[row].tolist()
 
 
 def test_hypotheses_that_are_not_valid_stay_last_and_count_nothing() -> None:

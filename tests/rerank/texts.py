@@ -7,7 +7,22 @@ import decodekit as dk
 
 # Any characters but lone surrogates, which no tokenizer of sacrebleu reads.
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
-WORDS = ["the", "The", "cat", "cats", "(sat)", "on", "a", "mat.", "mat", "3.5", "“so”", "it's"]
+WORDS = [
+    "the",
+    "The",
+    "cat",
+    "cats",
+    "(sat)",
+    "on",
+    "a",
+    "mat.",
+    "mat",
+    "3.5",
+    "“so”",
+    "it's",
+    "!",
+    "half-\n",
+]
 SENTENCES = st.lists(st.sampled_from(WORDS), max_size=8).map(" ".join)
 
 
