@@ -66,8 +66,13 @@ def main() -> None:
         dk.Sample(3),
         dk.Sample(2, seeds=[1, 2]),
         dk.ArithmeticSample(2, seeds=[1, 2]),
+        dk.StochasticBeamSearch(3, seeds=[1, 2]),
+        dk.ConditionalPoissonBeams(2),
         *(dk.BeamSearch(3, stop_rule=rule, scorer=dk.LengthPenalty(1)) for rule in rules),
         dk.BeamSearch(2, scorer=dk.LogProb(), num_return=2),
+        dk.BeamSearch(2, scorer=dk.CoveragePenalty(0.2)),
+        dk.ContrastiveSearch(3),
+        dk.DoLa(dk.BeamSearch(2), layers="high"),
     ):
         out = dk.decode(model, ["Once upon", "A"], decoder, processors, max_new_tokens=5, trace=2)
         dk.score(model, ["Once upon", "A"], out)
@@ -79,6 +84,10 @@ def main() -> None:
     unique = dk.UniqueSample(2, seeds=[1, 2])
     out = dk.decode(model, ["Once upon", "A"], unique, processors, stop=stop, max_new_tokens=5)
     out.report.expectation(out.score, generator=torch.Generator())
+    beams = dk.decode(model, ["Once upon", "A"], dk.StochasticBeamSearch(2), max_new_tokens=2)
+    beams.report.estimate(beams.lengths, normalize=True)
+    kept = dk.ConditionalPoissonBeams(2, keep=[texts[0] for texts in beams.hypotheses()])
+    dk.decode(model, ["Once upon", "A"], kept, max_new_tokens=2)
     again = dk.HFModel(model.model, model.tokenizer, cache="none")
     dk.decode(again, ["Once upon", "A"], dk.Speculative(dk.PromptLookup()), max_new_tokens=3)
     toy = dk.testing.HashModel(5)

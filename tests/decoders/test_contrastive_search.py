@@ -77,6 +77,12 @@ def test_it_says_what_is_likely_and_unlike_what_came_before(
     assert out.finish_reason == [["length"]]
 
 
+def test_a_banned_token_is_not_said_either_where_likelihood_does_not_count() -> None:
+    decoder = dk.ContrastiveSearch(3, 1.0)
+    out = dk.decode(ROUND, [[0]], decoder, dk.SuppressTokens([1]), max_new_tokens=2)
+    assert out.hypotheses() == [[[2, 2]]]
+
+
 def reference(
     read: Read,
     prompt: list[int],
@@ -153,7 +159,7 @@ def test_one_candidate_or_no_penalty_is_greedy_search(decoder: dk.ContrastiveSea
             assert expected.hypotheses() == got.hypotheses()
             assert torch.equal(expected.token_log_probs, got.token_log_probs)
             assert expected.finish_reason == got.finish_reason
-    tied = OneDirectionAToken([[0.2, 0.4, 0.4]] * 3)
+    tied = OneDirectionAToken([[0.04, *[0.064] * 15]] * 16)
     assert dk.decode(tied, [[0]], decoder, max_new_tokens=2).hypotheses() == [[[1, 1]]]
 
 
@@ -181,6 +187,14 @@ def test_a_run_takes_one_step_more_and_says_on_which_row_each_token_was_offered(
     assert len(out.trace) == 5
     # 0 offers itself and 1 (which is row 1), 1 offers itself and 2 (row 1), and 2 offers itself (row 0).
     assert out.parents.tolist() == [[[0, 1, 1, 0]]]
+
+
+def test_rows_of_a_finished_prompt_say_the_pad_id() -> None:
+    toy = OneDirectionAToken([[0.1, 0.9, 0.0], [0.1, 0.0, 0.9], [0.8, 0.1, 0.1]])
+    out = dk.decode(toy, [[0], [2]], dk.ContrastiveSearch(2), max_new_tokens=4, end_ids=1, pad_id=2, trace=1)
+    assert out.hypotheses() == [[[1]], [[0, 1]]]
+    assert out.trace is not None
+    assert out.trace.steps[1].tokens.tolist()[:2] == [2, 2]
 
 
 def test_what_is_decided_is_streamed() -> None:

@@ -209,11 +209,12 @@ def test_a_batch_with_padding_gives_what_each_prompt_alone_gives() -> None:
         assert dk.decode(hf, [text], decoder, max_new_tokens=6, end_ids=()).hypotheses() == [got]
 
 
-def test_a_token_that_the_model_itself_rules_out_changes_nothing() -> None:
-    half = [0.0, 0.6, 0.4]
-    toy = MarkovLayers([half] * 3, [[0.0, 0.7, 0.3]] * 3, [[0.2, 0.1, 0.7]] * 3)
-    out = dk.decode(toy, [[0]], dk.DoLa(layers=(0,)), max_new_tokens=1)
-    assert out.hypotheses() == [[[2]]]
+def test_a_layer_that_allows_what_the_model_rules_out_is_the_furthest() -> None:
+    last = [0.0, 0.6, 0.4]
+    toy = MarkovLayers([last] * 3, [[0.0, 0.7, 0.3]] * 3, [[0.2, 0.1, 0.7]] * 3)
+    for layers, expected in (((0,), 2), ((1,), 1), ((0, 1), 1), ((1, 0), 1)):
+        out = dk.decode(toy, [[0]], dk.DoLa(layers=layers), max_new_tokens=1)
+        assert out.hypotheses() == [[[expected]]]
 
 
 def test_what_the_inner_decoder_looks_at_is_shown_too() -> None:
