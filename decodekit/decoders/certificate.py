@@ -12,7 +12,7 @@ class Certificate:
     """What a search has proved: `Decoded.report` of `BeamSearch` and of the exact searches.
 
     It holds under the scorer, within `max_new_tokens`, among the texts that the processors allow, for
-    processors after which no log-probability is above 0; where one was seen, nothing is claimed.
+    processors after which no log-probability is above 0; where one was seen, no bound is trusted.
 
     Attributes:
         bound: No text that was not returned scores more than this; infinity where nothing is known.
