@@ -24,7 +24,6 @@ from .decoders.diversity import Hamming as Hamming
 from .decoders.diversity import NGramDiversity as NGramDiversity
 from .decoders.diversity import Said as Said
 from .decoders.dola import DoLa as DoLa
-from .decoders.depth_first import DepthFirst as DepthFirst
 from .decoders.expansion import BestExpansion as BestExpansion
 from .decoders.expansion import DiverseSiblings as DiverseSiblings
 from .decoders.expansion import Expansion as Expansion
