@@ -15,6 +15,8 @@ class SampledMass:
     averages over *all* texts: a text of probability $p_i$ counts $p_i / (1 - e^{-p_i \tau})$ times, where
     $\tau$ is when the next text would have come in a race that ends in the order of the samples,
     $\tau = \sum_{j=1}^{k+1} E_j / m_j$ with the masses $m_j$ that were left and standard exponential $E_j$.
+    Texts that cannot end take part in the race. Where one was met, who comes next after the last sample may
+    be another; there $\tau$ is when the last sample came, which itself does not count.
 
     Attributes:
         log_probs: The log-probability of each sample, in nats; minus infinity where it is missing.
@@ -52,8 +54,8 @@ class SampledMass:
 
         Args:
             repetitions: Races over which the weights are averaged, at least 1; more are less noisy.
-            normalize: Whether the weights of a prompt sum to 1 in every race: less noisy, and no longer
-                unbiased.
+            normalize: Whether the weights of a prompt sum to 1 in every race, and all samples count: less
+                noisy, and no longer unbiased.
             generator: The stream of the races; None is torch's global one.
 
         Raises:
@@ -64,11 +66,16 @@ class SampledMass:
                 f"SampledMass: repetitions must be an integer of at least 1, got {repetitions!r}."
             )
         present = self.log_probs > -torch.inf
+        met_dead_end = torch.tensor([len(masses) > 0 and not normalize for masses in self.dead_ends])
+        marks_time = met_dead_end & ~self.exhausted  # the last sample does
+        is_last = torch.arange(present.shape[1]) == present.sum(-1, keepdim=True) - 1
+        counts = present & ~(marks_time[:, None] & is_last)
         # [batch draws]: what was left at every draw, dead ends and the one to come included.
         longest = max(map(len, self.dead_ends), default=0)
         dead = [[*masses, *[torch.inf] * (longest - len(masses))] for masses in self.dead_ends]
         lost = torch.tensor(dead, dtype=torch.float64).view(len(dead), longest)
-        masses = torch.cat([self.left.masked_fill(~present, torch.inf), lost, self.remaining[:, None]], dim=1)
+        to_come = self.remaining.masked_fill(marks_time, torch.inf)[:, None]
+        masses = torch.cat([self.left.masked_fill(~present, torch.inf), lost, to_come], dim=1)
         waits = torch.empty(repetitions, *masses.shape, dtype=torch.float64)
         waits.exponential_(1, generator=generator)
         times = (waits / masses).sum(-1)[..., None]  # [repetitions batch 1]; infinite where nothing is left
@@ -76,7 +83,7 @@ class SampledMass:
         # For texts too unlikely for a number of their own, the limit of the same.
         scaled = probs * torch.where(times.isinf() & (probs == 0), 0.0, times)
         weights = torch.where(scaled < 1e-300, 1 / times, probs / -torch.expm1(-scaled))  # noqa: PLR2004
-        weights = weights.masked_fill(~present, 0.0)
+        weights = weights.masked_fill(~counts, 0.0)
         if normalize:
             weights = weights / weights.sum(-1, keepdim=True)
         return weights.mean(0)

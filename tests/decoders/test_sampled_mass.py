@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import decodekit as dk
+from decodekit import rng
 from decodekit.testing import MarkovModel
 from tests.decoders.enumerated import every_text
 
@@ -37,19 +38,47 @@ def test_a_weight_is_the_probability_over_that_of_coming_before_the_next() -> No
     assert weights.item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_texts_that_cannot_end_have_their_turn_in_the_race() -> None:
-    """One sample of 0.6 after a dead end of 0.3: the next comes at E_1 / 0.7 + E_2 / 1 + E_3 / 0.1."""
+def test_texts_that_cannot_end_have_their_turn_in_the_race_and_the_last_sample_marks_the_time() -> None:
+    """Samples of 0.4 and 0.2 around a dead end of 0.3: the last comes at E_1 / 1 + E_2 / 0.3 + E_3 / 0.6."""
     one = dk.SampledMass(
-        log_probs=torch.tensor([[0.6]]).double().log(),
-        left=torch.tensor([[0.7]]).double(),
+        log_probs=torch.tensor([[0.4, 0.2]]).double().log(),
+        left=torch.tensor([[1.0, 0.3]]).double(),
         remaining=torch.tensor([0.1]).double(),
-        dead_ends=[[1.0]],
+        dead_ends=[[0.6]],
     )
-    waits = torch.empty(5, 1, 3, dtype=torch.float64).exponential_(generator=torch.Generator().manual_seed(1))
-    times = [first / 0.7 + dead + last / 0.1 for ((first, dead, last),) in waits.tolist()]
-    expected = sum(0.6 / (1 - math.exp(-0.6 * time)) for time in times) / 5
+    waits = torch.empty(5, 1, 4, dtype=torch.float64).exponential_(generator=torch.Generator().manual_seed(1))
+    times = [first / 1.0 + last / 0.3 + dead / 0.6 for ((first, last, dead, _),) in waits.tolist()]
+    expected = sum(0.4 / (1 - math.exp(-0.4 * time)) for time in times) / 5
+    weights = one.weights(repetitions=5, generator=torch.Generator().manual_seed(1))
+    assert weights[0].tolist() == pytest.approx([expected, 0.0], rel=1e-6)
+    assert float(one.weights(normalize=True)[0, 1]) > 0
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_the_estimate_is_unbiased_where_some_texts_cannot_end(number: int) -> None:
+    """Over races of six texts and one that cannot end, the last, drawn here without a model."""
+    probs = torch.tensor([0.09, 0.09, 0.12, 0.2, 0.1, 0.1, 0.3], dtype=torch.float64)
+    values = torch.tensor([1.0, 2.0, 1.0, 0.0, 1.0, 0.0]).double()
     generator = torch.Generator().manual_seed(1)
-    assert one.weights(repetitions=5, generator=generator).item() == pytest.approx(expected, rel=1e-6)
+    order = rng.draw_several(probs.expand(10_000, -1), 7, generator)
+    left = 1 - probs[order].cumsum(-1) + probs[order]
+    ends = order < 6
+    last = (ends.cumsum(-1) == number).int().argmax(-1, keepdim=True)
+    drawn = order[ends].view(-1, 6)[:, :number]
+    one = dk.SampledMass(
+        log_probs=probs[drawn].log(),
+        left=left[ends].view(-1, 6)[:, :number],
+        remaining=(left - probs[order]).gather(1, last)[:, 0],
+        dead_ends=[
+            [mass] if place < final else []
+            for mass, place, final in zip(
+                left[~ends].tolist(), ends.int().argmin(-1).tolist(), last[:, 0].tolist(), strict=True
+            )
+        ],
+    )
+    estimates = one.expectation(values[drawn], generator=generator)
+    exact = float((probs[:6] * values).sum())
+    assert abs(float(estimates.mean()) - exact) < 4 * float(estimates.std()) / 100
 
 
 def test_texts_too_unlikely_for_a_number_count_by_the_limit() -> None:
