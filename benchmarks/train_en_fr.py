@@ -6,7 +6,8 @@ The pairs are those of manythings.org/anki, from tatoeba.org: English, a tab, Fr
 comes out is a T5-architecture model of about 4 million parameters with a byte-level BPE tokenizer for
 both languages, in half precision, and `training.json`: the settings, the loss curve and the final losses.
 Two hundredths of the English sentences, with all their translations, are never trained on: `read_pairs`
-says which. The schedule is fixed by `--epochs`, so the same command gives the same model up to the rounding
+says which. A run that was interrupted goes on from `--checkpoint`, if it is started again with the same
+arguments. The schedule is fixed by `--epochs`, so the same command gives the same model up to the rounding
 of parallel sums.
 """
 
@@ -175,27 +176,8 @@ def save(model: T5ForConditionalGeneration, tokenizer: Tokenizer, out: Path) -> 
     (out / "config.json").write_text(json.dumps({**settings, "dtype": "float32"}, indent=2) + "\n")
 
 
-def main(
-    pairs: Annotated[Path, typer.Argument(help="The archive of sentence pairs.")],
-    out: Annotated[Path, typer.Option(help="Folder the model is written to.")],
-    *,
-    epochs: Annotated[float, typer.Option(help="Passes over the pairs.")] = 1.7,
-    vocab: Annotated[int, typer.Option(help="Tokens in the vocabulary.")] = 4096,
-    width: Annotated[int, typer.Option(help="Width of the model.")] = 192,
-    layers: Annotated[int, typer.Option(help="Layers of encoder and of decoder.")] = 3,
-    budget: Annotated[int, typer.Option(help="Tokens a batch, both languages and padding.")] = 2048,
-    peak: Annotated[float, typer.Option(help="Highest learning rate.")] = 1.5e-3,
-    dropout: Annotated[float, typer.Option(help="Dropout, as a probability.")] = 0.1,
-    smoothing: Annotated[float, typer.Option(help="Label smoothing, as a probability.")] = 0.1,
-    seed: Annotated[int, typer.Option(help="Seed of weights and order.")] = 0,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
-) -> None:
-    """Train the tokenizer and the model, and write both with `training.json` into OUT."""
-    torch.set_num_threads(threads)
-    torch.manual_seed(seed)
-    parts = read_pairs(pairs)
-    tokenizer = train_tokenizer([text for pair in parts.train for text in pair], vocab)
-    train, validation, test = (encode(tokenizer, part) for part in parts)
+def make_model(vocab: int, width: int, layers: int, dropout: float) -> T5ForConditionalGeneration:
+    """The model with random weights."""
     config = T5Config(
         vocab_size=vocab,
         d_model=width,
@@ -217,7 +199,12 @@ def main(
     model.generation_config = GenerationConfig(
         pad_token_id=PAD_ID, eos_token_id=END_ID, decoder_start_token_id=PAD_ID
     )
-    optimizer = torch.optim.AdamW(
+    return model
+
+
+def make_optimizer(model: T5ForConditionalGeneration, peak: float) -> torch.optim.AdamW:
+    """AdamW, with a little weight decay on the matrices."""
+    return torch.optim.AdamW(
         [
             {
                 "params": [p for p in model.parameters() if p.ndim > 1 and p.requires_grad],
@@ -229,33 +216,91 @@ def main(
         betas=(0.9, 0.98),
         fused=True,
     )
-    generator = torch.Generator().manual_seed(seed)
+
+
+class Fit:
+    """A training run: what it has done, and how it goes on."""
+
+    def __init__(self, model: T5ForConditionalGeneration, peak: float, steps: int, checkpoint: Path) -> None:
+        self.model, self.peak, self.steps, self.checkpoint = model, peak, steps, checkpoint
+        self.optimizer = make_optimizer(model, peak)
+        self.step, self.seen, self.curve, spent = 0, 0, [], 0.0
+        if checkpoint.exists():
+            left = torch.load(checkpoint, weights_only=True)
+            model.load_state_dict(left["model"])
+            self.optimizer.load_state_dict(left["optimizer"])
+            self.step, self.seen, self.curve, spent = (left[n] for n in ("step", "seen", "curve", "spent"))
+            torch.set_rng_state(left["dropout"])
+        self.start = time.monotonic() - spent
+
+    @property
+    def seconds(self) -> float:
+        """What it took so far, interruptions left out."""
+        return time.monotonic() - self.start
+
+    def learn(self, source: Tensor, target: Tensor, smoothing: float) -> float:
+        """One step; returns its loss."""
+        self.step += 1
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step / self.steps, self.peak)
+        loss = loss_of(self.model, source, target, smoothing)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.seen += int((source != PAD_ID).sum() + (target != PAD_ID).sum())
+        return loss.item()
+
+    def save(self) -> None:
+        """Writes down what is needed to go on."""
+        left = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        left |= {"step": self.step, "seen": self.seen, "curve": self.curve, "spent": self.seconds}
+        torch.save(left | {"dropout": torch.get_rng_state()}, self.checkpoint.with_suffix(".new"))
+        self.checkpoint.with_suffix(".new").replace(self.checkpoint)
+
+
+def main(
+    pairs: Annotated[Path, typer.Argument(help="The archive of sentence pairs.")],
+    out: Annotated[Path, typer.Option(help="Folder the model is written to.")],
+    *,
+    epochs: Annotated[float, typer.Option(help="Passes over the pairs.")] = 6.0,
+    vocab: Annotated[int, typer.Option(help="Tokens in the vocabulary.")] = 4096,
+    width: Annotated[int, typer.Option(help="Width of the model.")] = 192,
+    layers: Annotated[int, typer.Option(help="Layers of encoder and of decoder.")] = 3,
+    budget: Annotated[int, typer.Option(help="Tokens a batch, both languages and padding.")] = 2048,
+    peak: Annotated[float, typer.Option(help="Highest learning rate.")] = 1.5e-3,
+    dropout: Annotated[float, typer.Option(help="Dropout, as a probability.")] = 0.1,
+    smoothing: Annotated[float, typer.Option(help="Label smoothing, as a probability.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Seed of weights and order.")] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    checkpoint: Annotated[Path, typer.Option(help="Where an interrupted run left off.")] = Path("en-fr.pt"),
+) -> None:
+    """Train the tokenizer and the model, and write both with `training.json` into OUT."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    parts = read_pairs(pairs)
+    tokenizer = train_tokenizer([text for pair in parts.train for text in pair], vocab)
+    train, validation, test = (encode(tokenizer, part) for part in parts)
+    model = make_model(vocab, width, layers, dropout)
     per_epoch = sum(1 for _ in batches(train, budget, torch.Generator().manual_seed(seed)))
-    steps, step, seen = int(epochs * per_epoch), 0, 0
-    curve, losses, start = [], [], time.monotonic()
-    while step < steps:
-        for source, target in batches(train, budget, generator):
-            step += 1
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step / steps, peak)
-            loss = loss_of(model, source, target, smoothing)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            losses.append(loss.item())
-            seen += int((source != PAD_ID).sum() + (target != PAD_ID).sum())
-            if step % 100 == 0 or step == steps:
-                curve.append(
-                    {"step": step, "tokens": seen, "train_smoothed": round(sum(losses) / len(losses), 4)}
-                )
-                if step % 500 == 0 or step == steps:
-                    curve[-1]["validation"] = round(evaluate(model, validation), 4)
-                    save(model, tokenizer, out)
+    fit = Fit(model, peak, int(epochs * per_epoch), checkpoint)
+    losses: list[float] = []
+    while fit.step < fit.steps:
+        # An epoch's order depends on its number only, so that an interrupted one can be gone on with.
+        generator = torch.Generator().manual_seed(seed + fit.step // per_epoch)
+        for number, (source, target) in enumerate(batches(train, budget, generator)):
+            if number < fit.step % per_epoch or fit.step == fit.steps:
+                continue
+            losses.append(fit.learn(source, target, smoothing))
+            if fit.step % 100 == 0:
+                mean = sum(losses) / len(losses)
+                fit.curve.append({"step": fit.step, "tokens": fit.seen, "train_smoothed": round(mean, 4)})
                 losses.clear()
-                print(curve[-1], f"of {steps}, {seen / (time.monotonic() - start):.0f} tokens/s", flush=True)
-            if step == steps:
-                break
+                if fit.step % 500 == 0:
+                    fit.curve[-1]["validation"] = round(evaluate(model, validation), 4)
+                    save(model, tokenizer, out)
+                    fit.save()
+                print(fit.curve[-1], f"of {fit.steps}, {fit.seen / fit.seconds:.0f} tokens/s", flush=True)
 
     model = model.half().float().eval()  # what is shipped is what is measured
     save(model, tokenizer, out)
@@ -265,9 +310,9 @@ def main(
                 "validation_nats_per_token": round(evaluate(model, validation), 4),
                 "test_nats_per_token": round(evaluate(model, test), 4),
                 "pairs": {"train": len(train), "validation": len(validation), "test": len(test)},
-                "tokens_seen": seen,
-                "epochs": round(step / per_epoch, 2),
-                "minutes": round((time.monotonic() - start) / 60, 1),
+                "tokens_seen": fit.seen,
+                "epochs": round(fit.step / per_epoch, 2),
+                "minutes": round(fit.seconds / 60, 1),
                 "parameters": sum(p.numel() for p in model.parameters()),
                 "settings": {
                     "vocab": vocab,
@@ -282,7 +327,7 @@ def main(
                     "threads": threads,
                 },
                 "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-                "curve": curve,
+                "curve": fit.curve,
             },
             indent=1,
         )

@@ -1,0 +1,221 @@
+"""Every decoder on the two bundled models: what does it find, and what does it cost?
+
+    python benchmarks/decoders.py fra-eng.zip     # writes benchmarks/results/decoders.json
+
+Continues openings of stories with the language model, and translates sentences that `train_en_fr.py` held
+out for the test with the translation model. For each decoder there are: the model's mean log-probability a
+token of the first hypothesis; the share of its words, and of its pairs of words, that are different
+(distinct-1 and -2); the share of its 4-grams that it had said before (repetition); how alike the hypotheses
+of one prompt are (self-BLEU, of decoders that return several); chrF of translations; passes through the model
+for each new token; and time, as a multiple of greedy search's.
+"""
+
+import json
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from statistics import mean
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from sacrebleu.metrics import BLEU, CHRF
+from train_en_fr import read_pairs, references
+
+import decodekit as dk
+
+RESULTS = Path(__file__).parent / "results"
+SEVERAL = 4  # hypotheses a prompt, of decoders that can return several
+OPENINGS = (
+    "Once upon a time there was a king who had",
+    "Long ago, in a far country, there lived a poor woodcutter and",
+    "The princess looked out of the window and saw",
+    "In the middle of the forest stood a little house, and",
+    "One day the youngest brother said to his father,",
+    "When the dragon heard this it",
+    "There was once a fisherman who caught",
+    "The old woman gave him a golden ring and said",
+    "Far beyond the sea lay an island where",
+    "As soon as the sun rose the two sisters",
+    "The wolf knocked at the door and",
+    "At last they came to a great castle, whose gates",
+)
+Make = Callable[[int], dk.Decoder[Any] | dk.OwnLoop]
+
+# The name, what makes the decoder for so many prompts, and the processors.
+DECODERS: tuple[tuple[str, Make, tuple[dk.LogitsProcessor, ...]], ...] = (
+    ("Greedy", lambda n: dk.Greedy(), ()),  # noqa: ARG005 - for so many prompts
+    ("Greedy, NoRepeatNGram(3)", lambda n: dk.Greedy(), (dk.NoRepeatNGram(3),)),  # noqa: ARG005
+    ("BeamSearch(4)", lambda n: dk.BeamSearch(4, num_return=SEVERAL), ()),  # noqa: ARG005
+    ("BeamSearch(4), NoRepeatNGram(3)", lambda n: dk.BeamSearch(4, num_return=4), (dk.NoRepeatNGram(3),)),  # noqa: ARG005
+    ("BeamSearch(16)", lambda n: dk.BeamSearch(16, num_return=SEVERAL), ()),  # noqa: ARG005
+    (
+        "BeamSearch(4, DiverseSiblings(0.5))",
+        lambda n: dk.BeamSearch(4, expansion=dk.DiverseSiblings(0.5), num_return=SEVERAL),  # noqa: ARG005
+        (),
+    ),
+    (
+        "BeamSearch(4, UIDVariance(1))",
+        lambda n: dk.BeamSearch(4, scorer=dk.UIDVariance(1.0), num_return=SEVERAL),  # noqa: ARG005
+        (),
+    ),
+    ("DiverseBeamSearch(4, groups=4)", lambda n: dk.DiverseBeamSearch(4, 4, num_return=SEVERAL), ()),  # noqa: ARG005
+    ("StochasticBeamSearch(4)", lambda n: dk.StochasticBeamSearch(4, seeds=range(n)), ()),
+    ("Sample(4)", lambda n: dk.Sample(SEVERAL, seeds=range(n)), ()),
+    ("Sample(4), TopP(0.9)", lambda n: dk.Sample(SEVERAL, seeds=range(n)), (dk.TopP(0.9),)),
+    ("Sample(4), Temperature(0.7)", lambda n: dk.Sample(SEVERAL, seeds=range(n)), (dk.Temperature(0.7),)),
+    (
+        "ArithmeticSample(4), TopP(0.9)",
+        lambda n: dk.ArithmeticSample(SEVERAL, seeds=range(n)),
+        (dk.TopP(0.9),),
+    ),
+    ("UniqueSample(4), TopP(0.9)", lambda n: dk.UniqueSample(SEVERAL, seeds=range(n)), (dk.TopP(0.9),)),
+    ("ContrastiveSearch(4, 0.6)", lambda n: dk.ContrastiveSearch(4, 0.6), ()),  # noqa: ARG005
+    ("DoLa", lambda n: dk.DoLa(layers="low"), ()),  # noqa: ARG005
+    ("CoTDecoding(4)", lambda n: dk.CoTDecoding(SEVERAL), ()),  # noqa: ARG005
+    ("Speculative(PromptLookup())", lambda n: dk.Speculative(dk.PromptLookup()), ()),  # noqa: ARG005
+    ("BestFirst(), 100 nodes", lambda n: dk.BestFirst(max_nodes=100), ()),  # noqa: ARG005
+)
+
+
+@contextmanager
+def counted(model: dk.HFModel) -> Iterator[list[int]]:
+    """Inside, the passes through the model are counted."""
+    passes = [0]
+
+    def count(*_: object) -> None:
+        passes[0] += 1
+
+    handle = model.model.register_forward_hook(count)
+    try:
+        yield passes
+    finally:
+        handle.remove()
+
+
+def distinct(texts: list[str], size: int) -> float:
+    """The share of a text's n-grams of words that are different, in the mean of the texts."""
+    shares = []
+    for text in texts:
+        words = text.split()
+        grams = [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
+        shares += [len(set(grams)) / len(grams)] if grams else []
+    return mean(shares) if shares else 1.0
+
+
+def repetition(rows: list[list[int]], size: int = 4) -> float:
+    """The share of 4-grams of tokens that the same text has said before."""
+    said = repeated = 0
+    for tokens in rows:
+        counts = Counter(tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1))
+        said += sum(counts.values())
+        repeated += sum(count - 1 for count in counts.values())
+    return repeated / said if said else 0.0
+
+
+def self_bleu(rows: list[list[str]]) -> float | None:
+    """Each text against the others of its prompt, in the mean; None where no prompt has several."""
+    bleu = BLEU(effective_order=True)
+    scores = [
+        bleu.sentence_score(text, texts[:place] + texts[place + 1 :]).score
+        for texts in rows
+        for place, text in enumerate(texts)
+        if len(texts) > 1
+    ]
+    return mean(scores) if scores else None
+
+
+def run(
+    model: dk.HFModel,
+    prompts: list[str],
+    name: str,
+    make: Make,
+    processors: tuple[dk.LogitsProcessor, ...],
+    new: int,
+) -> tuple[dict[str, Any], list[str]]:
+    """What one decoder finds and costs, and its first texts."""
+    with counted(model) as passes:
+        started = time.perf_counter()
+        out = dk.decode(model, prompts, make(len(prompts)), processors, max_new_tokens=new)
+        seconds = time.perf_counter() - started
+    assert out.texts is not None  # noqa: S101 - both models have a tokenizer
+    found = [row for row in range(len(prompts)) if bool(out.valid[row, 0])]
+    first = [out.texts[row][0] if out.texts[row] else "" for row in range(len(prompts))]
+    measured = {
+        "name": name,
+        "log_prob_per_token": mean(
+            float(out.log_prob[row, 0]) / max(int(out.lengths[row, 0]), 1) for row in found
+        )
+        if found
+        else None,
+        "distinct_1": distinct(first, 1),
+        "distinct_2": distinct(first, 2),
+        "repetition": repetition([out.hypotheses()[row][0] for row in found]),
+        "self_bleu": self_bleu(out.texts),
+        "passes_per_token": passes[0] / max(int(out.lengths.max()), 1),
+        "seconds": seconds,
+    }
+    return measured, first
+
+
+def main(
+    pairs: Annotated[Path, typer.Argument(help="The archive of sentence pairs.")],
+    *,
+    sentences: Annotated[int, typer.Option(help="Test sentences to translate.")] = 64,
+    new: Annotated[int, typer.Option(help="New tokens of a story.")] = 64,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    out: Annotated[Path, typer.Option(help="Where the measurements go.")] = RESULTS / "decoders.json",
+) -> None:
+    """Measure every decoder, print a table and write OUT."""
+    torch.set_num_threads(threads)
+    known = references(read_pairs(pairs).test)
+    chosen = sorted(known)[:: max(len(known) // sentences, 1)][:sentences]
+    longest = max(len(known[text]) for text in chosen)
+    columns = [[(known[text] * longest)[place] for text in chosen] for place in range(longest)]
+    rows = []
+    stories, translator = dk.load(), dk.load("en-fr")
+    for name, make, processors in DECODERS:
+        story, _ = run(stories, list(OPENINGS), name, make, processors, new)
+        translation, texts = run(translator, chosen, name, make, processors, 40)
+        translation["chrf"] = CHRF().corpus_score(texts, columns).score
+        rows.append({"name": name, "stories": story, "translation": translation})
+        print(name, f"{story['seconds']:.1f} s, {translation['seconds']:.1f} s", flush=True)
+    for part in ("stories", "translation"):
+        for row in rows:
+            row[part]["time"] = row[part]["seconds"] / rows[0][part]["seconds"]
+    out.parent.mkdir(exist_ok=True)
+    out.write_text(
+        json.dumps(
+            {
+                "date": f"{datetime.now(tz=UTC):%Y-%m-%d}",
+                "device": f"CPU ({platform.processor() or platform.machine()}), {threads} thread",
+                "versions": {name: version(name) for name in ("torch", "transformers", "sacrebleu")},
+                "openings": len(OPENINGS),
+                "new": new,
+                "sentences": len(chosen),
+                "decoders": rows,
+            },
+            indent=1,
+        )
+        + "\n"
+    )
+    table = Table(title="Stories")
+    for heading in ("decoder", "log-prob", "distinct-2", "repetition", "self-BLEU", "passes", "time"):
+        table.add_column(heading)
+    for row in rows:
+        story = row["stories"]
+        numbers = [story[key] for key in ("log_prob_per_token", "distinct_2", "repetition", "self_bleu")]
+        numbers += [story["passes_per_token"], story["time"]]
+        table.add_row(row["name"], *("-" if number is None else f"{number:.2f}" for number in numbers))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
