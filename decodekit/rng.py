@@ -96,6 +96,43 @@ def uniform(
     return _shift_right(bits, 12).double() * 2.0**-52
 
 
+def uniform_several(
+    seeds: Int64[Tensor, " rows"], streams: Int64[Tensor, " rows"], step: Int64[Tensor, ""], number: int
+) -> Float64[Tensor, "rows number"]:
+    """Several numbers in [0, 1) a row, which depend on the row's own arguments only.
+
+    Args:
+        seeds: The seed of each row's prompt.
+        streams: Which of the prompt's rows it is.
+        step: How often has been drawn before.
+        number: How many for every row; the first ones do not depend on it.
+    """
+    bits = mix(mix(mix(seeds) + streams) + step)
+    bits = mix(bits[:, None] + torch.arange(number, device=seeds.device))
+    return _shift_right(bits, 12).double() * 2.0**-52
+
+
+def gumbel_seeded(
+    seeds: Int64[Tensor, " rows"], streams: Int64[Tensor, " rows"], step: Int64[Tensor, ""], number: int
+) -> Float64[Tensor, "rows number"]:
+    """Numbers of the standard Gumbel distribution; a row's depend on its own arguments and on nothing else.
+
+    Args:
+        seeds: The seed of each row's prompt.
+        streams: Which of the prompt's rows it is.
+        step: How often has been drawn before.
+        number: How many for every row; the first ones do not depend on it.
+
+    Example:
+        >>> zero = torch.tensor([0])
+        >>> gumbel_seeded(zero, zero, torch.tensor(0), 3).shape
+        torch.Size([1, 3])
+    """
+    # In the middle of its 2**-52, so neither 0 nor 1: both logarithms are finite.
+    inner = uniform_several(seeds, streams, step, number) + 2.0**-53
+    return -(-inner.log()).log()
+
+
 def mix(value: Int64[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
     """A bijective hash of 64-bit integers in which every input bit moves every output bit."""
     value = value + _GOLDEN

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import decodekit as dk
-from decodekit.rng import draw, draw_seeded, draw_several, mix, uniform
+from decodekit.rng import draw, draw_seeded, draw_several, gumbel_seeded, mix, uniform, uniform_several
 from decodekit.testing import HashModel
 
 LAWS = settings(max_examples=100, deadline=None, derandomize=True, database=None)
@@ -297,3 +297,56 @@ def test_several_draws_are_without_replacement_each_by_its_share_of_what_is_left
 def test_what_has_no_probability_is_drawn_last() -> None:
     drawn = draw_several(torch.tensor([[0.0, 0.9, 0.0, 0.1]]), 3, torch.Generator().manual_seed(0))
     assert set(drawn[0, :2].tolist()) == {1, 3}
+
+
+# Several numbers a row, and Gumbel's distribution
+
+
+def test_several_numbers_of_a_row_are_the_rows_own_and_begin_alike() -> None:
+    seeds, streams, step = torch.tensor([3, 4, 3, 3]), torch.tensor([0, 0, 1, 0]), torch.tensor(7)
+    numbers = uniform_several(seeds, streams, step, 50)
+    assert len(set(numbers.flatten().tolist())) == 150
+    assert torch.equal(numbers[0], numbers[3])
+    for row in range(4):
+        one = seeds[row : row + 1], streams[row : row + 1]
+        assert torch.equal(numbers[row : row + 1], uniform_several(*one, step, 50))
+        assert torch.equal(numbers[row : row + 1, :20], uniform_several(*one, step, 20))
+    assert not (
+        set(numbers.flatten().tolist()) & set(uniform_several(seeds, streams, step + 1, 50)[0].tolist())
+    )
+
+
+def test_several_numbers_are_uniform_and_know_nothing_of_each_other() -> None:
+    numbers = uniform_several(ORIGIN[0], ORIGIN[1], ORIGIN[2], 2)
+    assert chi_square(thirds(numbers[:, 0], numbers[:, 1]), torch.full((9,), 1 / 9)) < CRITICAL[8]
+    one_row = uniform_several(torch.tensor([5]), torch.tensor([0]), torch.tensor(0), DRAWS)[0]
+    assert chi_square(thirds(one_row[:-1], one_row[1:]), torch.full((9,), 1 / 9)) < CRITICAL[8]
+    # nor of the single number of the same arguments
+    assert chi_square(thirds(uniform(*ORIGIN), numbers[:, 0]), torch.full((9,), 1 / 9)) < CRITICAL[8]
+
+
+def test_gumbel_numbers_are_distributed_as_gumbels() -> None:
+    numbers = gumbel_seeded(torch.tensor([5]), torch.tensor([0]), torch.tensor(0), DRAWS)[0]
+    # Ninths of the distribution lie between the places where exp(-exp(-g)) is a multiple of 1/9.
+    ninths = ((-(-numbers).exp()).exp() * 9).long()
+    assert chi_square(torch.bincount(ninths, minlength=9), torch.full((9,), 1 / 9)) < CRITICAL[8]
+    # Those of another scale are not.
+    ninths = ((-(-0.9 * numbers).exp()).exp() * 9).long()
+    assert chi_square(torch.bincount(ninths, minlength=9), torch.full((9,), 1 / 9)) > CRITICAL[8]
+
+
+def test_the_largest_sum_of_log_probability_and_gumbel_noise_is_a_draw() -> None:
+    seeds, zeros = torch.arange(DRAWS), torch.zeros(DRAWS, dtype=torch.long)
+    noise = gumbel_seeded(seeds, zeros, torch.tensor(1), 5)
+    tokens = (probabilities().log() + noise).argmax(-1)
+    assert chi_square(counted(tokens), probabilities()[0]) < CRITICAL[2]
+
+
+@pytest.mark.parametrize("number", [0.0, 2.0**-52, 1 - 2.0**-52])
+def test_gumbel_noise_is_finite_for_the_smallest_and_the_largest_number(
+    number: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same = torch.full((1, 1), number, dtype=torch.float64)
+    monkeypatch.setattr("decodekit.rng.uniform_several", lambda *_: same)
+    zero = torch.tensor([0])
+    assert gumbel_seeded(zero, zero, torch.tensor(0), 1).isfinite().all()

@@ -67,12 +67,12 @@ def settled(state: BeamState, num_return: int) -> list[list[list[int]]]:
             beams = zip(live[prompt], exists[prompt], strict=True)
             running = [tokens for tokens, is_live in beams if is_live]
             # Only the best is sure to exist: constraints may leave no way on for the others.
-            ended = [_common_start(running + ended)] * max(1, len(ended))
+            ended = [common_start(running + ended)] * max(1, len(ended))
         prompts.append(ended[:num_return] or [[]])  # a stuck prompt has none, and the run says so next
     return prompts
 
 
-def _common_start(texts: list[list[int]]) -> list[int]:
+def common_start(texts: list[list[int]]) -> list[int]:
     """What all of them begin with."""
     start = []
     for tokens in zip(*texts, strict=False):
