@@ -158,6 +158,7 @@ from .scorers.coverage_penalty import CoveragePenalty as CoveragePenalty
 from .scorers.gnmt import GNMTLengthPenalty as GNMTLengthPenalty
 from .scorers.length_penalty import LengthPenalty as LengthPenalty
 from .scorers.log_prob import LogProb as LogProb
+from .scorers.lookahead import Lookahead as Lookahead
 from .scorers.score_function import ScoreFunction as ScoreFunction
 from .scorers.summary_coverage_penalty import SummaryCoveragePenalty as SummaryCoveragePenalty
 from .scorers.uid_local import UIDLocalVariance as UIDLocalVariance

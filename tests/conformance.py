@@ -69,6 +69,13 @@ def path_scorers(*instances: dk.PathScorer) -> Laws:
     return laws
 
 
+def lookahead(numbers: list[int]) -> dk.BeamSearch:
+    """A beam search that looks ahead, each prompt for something else."""
+    model = dk.testing.HashModel(7, 1)
+    constraints = [[dk.Phrase(number % 7), dk.OneOf([[2, 5], [4]])] for number in numbers]
+    return dk.BeamSearch(2, scorer=dk.Lookahead(model, constraints, weight=0.5, steps=2), num_return=2)
+
+
 def expansions(*instances: dk.Expansion) -> Laws:
     """The laws of a beam search that expands in some ways."""
     return decoders(*(dk.BeamSearch(3, expansion=expansion, num_return=2) for expansion in instances))
@@ -680,6 +687,7 @@ CONFORMANCE: dict[str, Laws | str] = {
     "GNMTLengthPenalty": scorers(*(dk.GNMTLengthPenalty(alpha) for alpha in (-1.0, 0.0, 0.6, 2.0))),
     "Growth": path_scorers(Weakest()),
     "PathScorer": path_scorers(Weakest(), Guiding()),
+    "Lookahead": decoders(lookahead, captures=False),  # the host runs the model
     "Product": path_scorers(dk.Product([dk.LogProb(), dk.LengthPenalty(0.5)])),
     "ScoreFunction": scorers(
         dk.ScoreFunction(lambda log_probs, lengths: log_probs / lengths),
