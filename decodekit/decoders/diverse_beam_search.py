@@ -79,8 +79,9 @@ class DiverseBeamSearch(Decoder[DiverseState]):
 
     Hugging Face:
         `generate(num_beams=beams, num_beam_groups=groups, diversity_penalty=strength)` of transformers up to
-        4.55, the same texts. Theirs takes the penalty off before other processors instead of after them, and
-        counts the padding of groups that have finished as tokens they say.
+        4.55, the same texts, each once where theirs repeats what several groups have found. Theirs takes the
+        penalty off before other processors instead of after them, and counts the padding of groups that have
+        finished as tokens they say.
     """
 
     beams: int
@@ -223,8 +224,9 @@ def _together(several: Sequence[Said]) -> Said:
 
 
 def _best(several: Sequence[Finished]) -> Finished:
-    """The finished hypotheses of all groups, best first."""
-    scores, order = torch.cat([one.scores for one in several], 1).sort(descending=True, stable=True)
+    """The finished hypotheses of all groups, best first; what several groups have found, once."""
+    scores = torch.cat([one.scores for one in several], 1)
+    scores, order = scores.masked_fill(_found_before(several), -torch.inf).sort(descending=True, stable=True)
 
     def ordered(name: str) -> Tensor:
         return torch.cat([getattr(one, name) for one in several], 1).gather(1, order)
@@ -235,5 +237,20 @@ def _best(several: Sequence[Finished]) -> Finished:
         lengths=ordered("lengths"),
         scores=scores,
         why=ordered("why"),
-        used=ordered("used"),
+        used=ordered("used") & (scores > -torch.inf),
     )
+
+
+def _found_before(several: Sequence[Finished]) -> Bool[Tensor, "batch slots"]:
+    """Which hypotheses another slot holds too, with a better score, or with the same one and earlier."""
+    lengths, scores = (
+        torch.cat([getattr(one, name) for one in several], 1) for name in ("lengths", "scores")
+    )
+    tokens = torch.cat([one.records.tokens for one in several], 1)
+    said = torch.arange(tokens.shape[-1], device=tokens.device) < lengths[..., None]
+    tokens = tokens.masked_fill(~said, -1)
+    same = (tokens[:, :, None] == tokens[:, None]).all(-1)  # [batch slots slots]
+    slots = torch.arange(scores.shape[1], device=scores.device)
+    first = slots[:, None] > slots
+    better = (scores[:, None] > scores[..., None]) | ((scores[:, None] == scores[..., None]) & first)
+    return (same & better).any(-1)
