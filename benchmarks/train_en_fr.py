@@ -196,6 +196,8 @@ def make_model(vocab: int, width: int, layers: int, dropout: float) -> T5ForCond
         decoder_start_token_id=PAD_ID,
     )
     model = T5ForConditionalGeneration(config).train()
+    # T5's embeddings begin at size 1, which steps of Adam's size would take long to change.
+    model.shared.weight.data.mul_(width**-0.5)
     model.generation_config = GenerationConfig(
         pad_token_id=PAD_ID, eos_token_id=END_ID, decoder_start_token_id=PAD_ID
     )

@@ -571,7 +571,8 @@ CONFORMANCE: dict[str, Laws | str] = {
     ),
     "Decoder": decoders(SecondBest()),
     "DiverseBeamSearch": decoders(
-        dk.DiverseBeamSearch(4, 2, num_return=3), dk.DiverseBeamSearch(2, 2, scorer=dk.LogProb(), num_return=2)
+        dk.DiverseBeamSearch(4, 2, num_return=3),
+        dk.DiverseBeamSearch(2, 2, scorer=dk.LogProb(), num_return=2),
     ),
     "DepthFirst": decoders(
         dk.DepthFirst(max_nodes=30), dk.DepthFirst(scorer=dk.UIDVariance(0.5), num_return=2)

@@ -84,6 +84,14 @@ def main() -> None:
     unique = dk.UniqueSample(2, seeds=[1, 2])
     out = dk.decode(model, ["Once upon", "A"], unique, processors, stop=stop, max_new_tokens=5)
     out.report.expectation(out.score, generator=torch.Generator())
+    seeing = dk.BestFirst(scorer=dk.CoveragePenalty(0.2), max_nodes=3, num_return=2)
+    for exact in (
+        dk.BestFirst(beams=2),
+        dk.BestFirst(at_once=2, max_nodes=5),
+        dk.DepthFirst(max_nodes=5),
+        seeing,
+    ):
+        dk.decode(model, ["Once upon", "A"], exact, processors, stop=stop, max_new_tokens=3)
     beams = dk.decode(model, ["Once upon", "A"], dk.StochasticBeamSearch(2), max_new_tokens=2)
     beams.report.estimate(beams.lengths, normalize=True)
     kept = dk.ConditionalPoissonBeams(2, keep=[texts[0] for texts in beams.hypotheses()])

@@ -40,7 +40,7 @@ def check_scorer(scorer: Scorer, *, max_examples: int = 200) -> None:
             greater = scorer.bound(log_probs / 2, lengths, most)
             check(
                 ((greater >= bound - 1e-5 * bound.abs()) | (greater == bound)).all(),
-                f"{scorer!r}: of two sums the greater must not have the lower bound, got {greater} for {bound}",
+                f"{scorer!r}: the greater sum must not have the lower bound, got {greater} for {bound}",
             )
             for continued in (
                 scorer(log_probs + added, (lengths + longer).clamp(max=most)),

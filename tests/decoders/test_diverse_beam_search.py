@@ -1,7 +1,6 @@
 """Diverse beam search: solved by hand, against beam search, against transformers."""
 
 import itertools
-import math
 from typing import Any
 
 import pytest
@@ -27,7 +26,7 @@ def test_later_groups_say_something_else_and_scores_hold_the_penalties() -> None
     out = dk.decode(MODEL, [[0]], search, max_new_tokens=2)
     assert out.hypotheses() == [[[1, 1], [2, 2], [3, 3]]]
     torch.testing.assert_close(out.score.exp(), torch.tensor([[0.25, 0.09, 0.04]]))
-    # For the third group 1 costs once, as 2 does: 0.5 e^-0.6 is above 0.2 and 0.3 e^-0.6; it is found already.
+    # For the third group 1 costs once, as 2 does: 0.5 e^-0.6 is above 0.2 and 0.3 e^-0.6, but found already.
     search = dk.DiverseBeamSearch(3, 3, diversity=dk.Hamming(0.6), scorer=dk.LogProb(), num_return=3)
     out = dk.decode(MODEL, [[0]], search, max_new_tokens=1)
     assert out.hypotheses() == [[[1], [2]]]

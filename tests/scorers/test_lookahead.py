@@ -183,14 +183,23 @@ def test_a_proof_holds_against_enumeration() -> None:
     assert found.score.item() == pytest.approx(max(worth), abs=1e-4)
 
 
-def test_reads_the_source_of_an_encoder_decoder() -> None:
+def test_every_text_is_read_with_its_own_source() -> None:
     model = wrap("t5")
-    search = dk.BeamSearch(2, scorer=looking([dk.Phrase([5, 9])], model, steps=3))
+    scorer = looking([dk.Phrase([5, 9])], model, steps=3)
+
+    def ahead(sources: list[list[int]]) -> list[float]:
+        prompt = dk.Prompt.of(sources, model.vocabulary)
+        history, rows = prompt.history(7, 2), torch.arange(2 * len(sources))
+        limits = Limits(end_ids=(), pad_id=0, prompt_length=1, max_new_tokens=6, vocab=37)
+        growth = dk.Growth(history, rows, 10 + rows % 2, torch.zeros(len(rows)))
+        return scorer.extend(growth, scorer.init(history, limits)).ahead.tolist()
+
     sources = [[8, 9, 10, 11], [14], [15, 16, 17]]
-    together = dk.decode(model, sources, search, max_new_tokens=5)
-    for number, source in enumerate(sources):
-        alone = dk.decode(model, [source], search, max_new_tokens=5)
-        torch.testing.assert_close(together.score[number : number + 1], alone.score, atol=1e-4, rtol=1e-4)
+    alone = [ahead([source]) for source in sources]
+    assert ahead(sources) == pytest.approx([one for pair in alone for one in pair], abs=1e-3)
+    assert len({round(one, 2) for pair in alone for one in pair}) == 6  # they do depend on the source
+    search = dk.BeamSearch(2, scorer=scorer)
+    assert dk.decode(model, sources, search, max_new_tokens=5).tokens.shape[0] == 3
 
 
 @pytest.mark.parametrize(
