@@ -34,7 +34,7 @@ class BestFirst(OwnLoop):
     that cannot keep what they remember of it, such as those with a second model.
 
     Args:
-        scorer: What a text is worth.
+        scorer: What a text is worth. What unfinished ones are ranked by where it `guides` does not matter.
         beams: With a number, no more texts of each length go on, and none of a lower rank ends: those of the
             greatest sums. That is best-first beam search: the texts of `BeamSearch(beams, scorer=scorer,
             stop_rule=Proved())`, from fewer looks, and a proof only where there happens to be one. None: any

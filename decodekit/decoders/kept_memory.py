@@ -8,7 +8,11 @@ from jaxtyping import Int64
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from decodekit.limits import Limits
 from decodekit.memory import Memory
+from decodekit.vocabulary import Vocabulary
+
+VALUES = Tensor | int | float | str | None | Limits | Vocabulary
 
 
 class Kept(NamedTuple):
@@ -36,15 +40,15 @@ class Kept(NamedTuple):
 def keep(memory: Memory, device: torch.device) -> Kept | None:
     """A memory to be put away; None where it cannot be.
 
-    Tensors are values, and can be. Anything else may be the run of a second model, which only reads on: who
-    remembers that has to read the text again.
+    Tensors are values, and can be, as can what never changes in a run. Anything else may be the run of a
+    second model, which only reads on: who remembers that has to read the text again.
 
     Args:
         memory: Of some texts.
         device: Where its tensors are.
     """
     leaves, shape = tree_flatten(memory)
-    if not all(isinstance(leaf, Tensor | int | float | str | None) for leaf in leaves):
+    if not all(isinstance(leaf, VALUES) for leaf in leaves):
         return None
     return Kept(tuple(leaves), shape, device)
 

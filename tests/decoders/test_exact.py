@@ -38,6 +38,7 @@ BOUNDED: list[dk.PathScorer] = [
     dk.UIDSquared(0.2, base=dk.LengthPenalty(1.0)),
     dk.WeightedSum([dk.LengthPenalty(1.0), dk.UIDMaximum(1.0)], [1.0, 0.5]),
     dk.ScoreFunction(lambda sums, lengths: sums - lengths, lambda sums, lengths, _: sums - lengths),
+    dk.Lookahead(HashModel(6), [dk.Phrase([1, 1]), dk.Phrase(0)], weight=0.0, steps=1, penalty=1.0),
     Weakest(),
     Guiding(),
 ]
@@ -80,6 +81,52 @@ def test_the_best_texts_are_found_and_proved_in_a_thousand_trees(scorer: dk.Path
             found = torch.tensor([[places[tuple(text)] for text in row] for row in out.hypotheses()])
             assert torch.equal(worth[:some].gather(1, found), out.score)
             assert (found[:, 0] != found[:, 1]).all()
+
+
+class Box:
+    """What cannot be told from the run of a model."""
+
+
+class Boxed(dk.AdjustedScorer):
+    """Takes off the squared surprisals, and remembers something that cannot be put away."""
+
+    base = dk.BoundedLengthReward(0.1, ratio=1.0)
+
+    def begin(self, history: dk.History, limits: dk.Limits) -> tuple[Box, Tensor]:  # noqa: ARG002
+        return Box(), torch.zeros(len(history.tokens))
+
+    def grow(self, growth: dk.Growth, memory: tuple[Box, Tensor]) -> tuple[Box, Tensor]:
+        said = growth.history().last()
+        return memory[0], memory[1] + growth.log_probs**2 * (1 + said % 2)
+
+    def adjustment(self, lengths: Int64[Tensor, " hyps"], memory: tuple[Box, Tensor]) -> Tensor:  # noqa: ARG002
+        return -0.1 * memory[1]
+
+    def most(
+        self,
+        lengths: Int64[Tensor, " hyps"],
+        max_length: int,  # noqa: ARG002
+        memory: tuple[Box, Tensor],
+    ) -> Tensor:
+        return self.adjustment(lengths, memory)
+
+
+class SeeingBoxed(Boxed):
+    """The same on top of a scorer that looks at attention."""
+
+    base = dk.CoveragePenalty(0.1)  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("scorer", [Boxed(), SeeingBoxed()])
+def test_a_scorer_whose_memory_cannot_be_kept_sees_every_text_again(scorer: dk.PathScorer) -> None:
+    prompts, texts = prompts_of(4, 20), all_texts(4, 4, END)
+    said = read_all(4, 7, prompts, 4, END)
+    worth = worth_of_all(said, texts, prompts, scorer, vocab=4, end_ids=END)
+    for search in SEARCHES:
+        decoder = search(scorer=scorer, num_return=3)
+        out = dk.decode(ShowingModel(4, 7), prompts, decoder, max_new_tokens=4, end_ids=END)
+        assert torch.equal(worth.topk(3).values, out.score)
+        assert certificate(out).proved.all()
 
 
 def test_trees_of_six_tokens_and_five_steps() -> None:
