@@ -14,6 +14,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:  # noqa: ANN401 - the sign
         ("against_generate", _against_generate),
         ("processors", _processors),
         ("translation", _translation),
+        ("decoders", _decoders),
     ):
         marker, path = f"<!-- {name} -->", _RESULTS / f"{name}.json"
         if marker in markdown:
@@ -83,6 +84,41 @@ def _translation(run: dict[str, Any]) -> str:
         )
     signatures = " and ".join(f"`{first[name]['signature']}`" for name in ("chrf", "bleu"))
     return "\n".join([*lines, "", f"sacrebleu's signatures: {signatures}."])
+
+
+def _decoders(run: dict[str, Any]) -> str:
+    parts = [
+        f"{_machine(run)}; {run['openings']} openings of stories, {run['new']} new tokens:",
+        "",
+        _found(run, "stories"),
+    ]
+    if run["sentences"]:
+        parts += ["", f"{run['sentences']} held-out sentences, translated:", "", _found(run, "translation")]
+    return "\n".join(parts)
+
+
+def _found(run: dict[str, Any], part: str) -> str:
+    """What each decoder found with one of the models."""
+    columns = [
+        ("log-prob a token", "log_prob_per_token", 2),
+        ("distinct-1", "distinct_1", 2),
+        ("distinct-2", "distinct_2", 2),
+        ("repetition", "repetition", 2),
+        ("self-BLEU", "self_bleu", 0),
+        *([("chrF", "chrf", 1)] if part == "translation" else []),
+        ("passes a token", "passes_per_token", 1),
+        ("time", "time", 1),
+    ]
+    lines = [
+        f"| decoder | {' | '.join(heading for heading, _, _ in columns)} |",
+        "|---|" + "---|" * len(columns),
+    ]
+    for row in run["decoders"]:
+        cells = [
+            "-" if row[part][key] is None else f"{row[part][key]:.{places}f}" for _, key, places in columns
+        ]
+        lines.append(f"| `{row['name']}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _cells(found: dict[str, Any]) -> str:
