@@ -57,7 +57,7 @@ def test_forced_prefix_adds_nothing_to_a_beam_and_the_models_log_probs_are_repor
         dk.Speculative(dk.DraftModel(HashModel(5, 3)), tokens=3),
         dk.Speculative(dk.PromptLookup(1), sample=True, seeds=[3, 4]),
     ],
-    ids=repr,
+    ids=lambda decoder: type(decoder).__name__,
 )
 def test_forced_prefix_begins_every_text_under_every_decoder(decoder: Any) -> None:  # noqa: ANN401
     prefixes = [[3, 3, 1], [2]]
