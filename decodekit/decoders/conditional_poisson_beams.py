@@ -182,8 +182,8 @@ class ConditionalPoissonBeams(Decoder[ConditionalPoissonState]):
         return numbers
 
     def settled(self, state: ConditionalPoissonState) -> list[list[list[int]]]:
-        """What all hypotheses of a prompt begin with."""
-        return state.tree.settled()
+        """What all hypotheses of a prompt begin with; nothing where one is kept, which is to come first."""
+        return state.tree.settled() if state.kept is None else []
 
     def finalize(self, state: ConditionalPoissonState) -> Decoded:
         """The hypotheses, likeliest first, with their inclusion probabilities; what was kept before all."""

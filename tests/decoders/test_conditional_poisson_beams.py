@@ -10,13 +10,17 @@ import torch
 import decodekit as dk
 from decodekit.decoders import conditional_poisson_beams
 from decodekit.decoders.conditional_poisson_beams import log_odds
+from decodekit.loop import run
+from decodekit.options import Options
 from decodekit.testing import HashModel, MarkovModel, check_captures, check_decoder
 from tests.decoders.enumerated import every_text, next_probs
 from tests.decoders.without_replacement import (
     HASH,
     MARKOV,
     BansAllAfter,
+    SaysFourIn,
     Text,
+    check_settled,
     deviation,
     drawn,
     expectation,
@@ -92,6 +96,7 @@ def test_with_as_many_beams_as_texts_all_come_back_and_estimates_are_exact() -> 
         assert set(drawn(out)[row]) == texts.keys()
         assert out.valid[row].tolist() == [True] * 15 + [False] * 5
         torch.testing.assert_close(out.report.probabilities[row], out.valid[row].double())
+        assert (out.report.log_inclusion[row] <= 0).all()  # however it was rounded
         assert out.finish_reason[row][15:] == ["missing"] * 5
     assert (out.score[:, :15].diff() <= 0).all()  # likeliest first
     expected = expectation(texts, {text: float(len(text)) for text in texts})
@@ -194,6 +199,8 @@ def test_with_those_probabilities_the_horvitz_thompson_estimator_is_unbiased() -
 def test_the_rest_of_a_sample_around_a_kept_text_follows_the_design() -> None:
     # Token 2 is kept; the odds of the others are 1 and 3/7.
     kept = dk.ConditionalPoissonBeams(2, keep=[[2]] * DRAWS, seeds=range(DRAWS))
+    steps = list(run(THREE, [[0]] * DRAWS, kept, (), Options(max_new_tokens=1)))
+    assert kept.settled(steps[-1].state) == []  # the order changes at the end
     out = dk.decode(THREE, [[0]] * DRAWS, kept, max_new_tokens=1)
     assert deviation(Counter(drawn(out)), {((2,), (0,)): 0.7, ((2,), (1,)): 0.3}, DRAWS) < MOST
 
@@ -244,6 +251,30 @@ def test_it_keeps_the_laws_of_decoders() -> None:
     )
     check_captures(dk.ConditionalPoissonBeams(4), [dk.NoRepeatNGram(2), dk.TopP(0.9)])
     check_captures(dk.ConditionalPoissonBeams(4, keep=[[5], [6, 7], [8]]), [dk.TopP(0.9)])
+
+
+def test_what_is_settled_stands_and_something_is_before_the_end() -> None:
+    lengths = check_settled(search(2, number=60), HASH, dk.Chain(dk.TopK(2)), 5)
+    lengths |= check_settled(search(3, number=60), MARKOV, dk.Chain(BansAllAfter(1)), 3)
+    assert {0, 1, 2} <= lengths
+
+
+def test_the_memory_of_criteria_follows_its_hypothesis() -> None:
+    out = dk.decode(HASH, [[0]] * 300, search(3, number=300), max_new_tokens=4, end_ids=(), stop=SaysFourIn())
+    for texts, reasons in zip(out.hypotheses(), out.finish_reason, strict=True):
+        for text, reason in zip(texts, reasons, strict=True):
+            assert sum(text[:-1]) < 4
+            assert (reason == "four") == (sum(text) >= 4)
+
+
+def test_it_is_done_once_all_there_are_have_finished() -> None:
+    steps: list[int] = []
+    short = MarkovModel([[0.5, 0.5], [0.5, 0.5]], end_ids=(0, 1))
+    out = dk.decode(
+        short, [[0]], dk.ConditionalPoissonBeams(4, seeds=[1]), max_new_tokens=9, on_step=steps.append
+    )
+    assert sorted(out.hypotheses()[0]) == [[0], [1]]
+    assert steps == [1]
 
 
 def test_the_memory_of_processors_follows_its_hypothesis() -> None:

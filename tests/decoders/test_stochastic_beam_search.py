@@ -21,6 +21,8 @@ from tests.decoders.without_replacement import (
     HASH,
     MARKOV,
     BansAllAfter,
+    SaysFourIn,
+    check_settled,
     deviation,
     drawn,
     expectation,
@@ -339,28 +341,36 @@ def test_criteria_are_asked_of_every_hypothesis_and_a_finished_one_keeps_its_pla
     assert as_ends.hypotheses() == out.hypotheses()
 
 
+def test_what_is_settled_stands_and_something_is_before_the_end() -> None:
+    lengths = check_settled(search(2, number=60), HASH, dk.Chain(dk.TopK(2)), 5)
+    lengths |= check_settled(search(3, number=60), MARKOV, dk.Chain(BansAllAfter(1)), 3)
+    assert {0, 1, 2} <= lengths
+
+
+def test_the_memory_of_criteria_follows_its_hypothesis() -> None:
+    out = dk.decode(HASH, [[0]] * 300, search(3, number=300), max_new_tokens=4, end_ids=(), stop=SaysFourIn())
+    for texts, reasons in zip(out.hypotheses(), out.finish_reason, strict=True):
+        for text, reason in zip(texts, reasons, strict=True):
+            assert sum(text[:-1]) < 4
+            assert (reason == "four") == (sum(text) >= 4)
+
+
+def test_it_is_done_once_all_there_are_have_finished() -> None:
+    steps: list[int] = []
+    short = MarkovModel([[0.5, 0.5], [0.5, 0.5]], end_ids=(0, 1))
+    out = dk.decode(
+        short, [[0]], dk.StochasticBeamSearch(4, seeds=[1]), max_new_tokens=9, on_step=steps.append
+    )
+    assert sorted(out.hypotheses()[0]) == [[0], [1]]
+    assert steps == [1]
+
+
 def test_the_memory_of_processors_follows_its_hypothesis() -> None:
     chain = dk.Chain(dk.NoRepeatNGram(2), dk.MirostatV2(1.0, 0.5))
     out = dk.decode(HASH, [[0]] * 300, search(3, number=300), chain, max_new_tokens=3)
     texts = every_text(HASH, [0], chain, 3, (2,))
     probs = torch.tensor([[texts[text] for text in row] for row in drawn(out)]).double()
     torch.testing.assert_close(out.report.log_probs.exp(), probs)
-
-
-def test_what_is_streamed_is_what_comes_back() -> None:
-    model = dk.load()
-    stream = dk.stream(
-        model,
-        ["Once upon a", "The"],
-        dk.StochasticBeamSearch(3, seeds=[1, 2]),
-        dk.TopP(0.5),
-        max_new_tokens=6,
-    )
-    said: dict[tuple[int, int], str] = {}
-    for piece in stream:
-        key = piece.prompt, piece.hypothesis
-        said[key] = said.get(key, "") + piece.text
-    assert stream.result.texts == [[said.get((row, rank), "") for rank in range(3)] for row in range(2)]
 
 
 def test_a_generator_gives_every_prompt_a_seed() -> None:

@@ -4,12 +4,14 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Hashable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 import decodekit as dk
+from decodekit.loop import run
+from decodekit.options import Options
 from decodekit.testing import HashModel, MarkovModel
 
 Text = tuple[int, ...]
@@ -76,3 +78,41 @@ class BansAllAfter(dk.StatelessProcessor):
 
     def process(self, history: dk.History, scores: Tensor) -> Tensor:
         return scores.masked_fill((history.last() == self.token)[:, None], -torch.inf)
+
+
+class SaysFourIn(dk.StoppingCriterion):
+    """Finishes a text once its ids sum to four or more. It remembers the sum."""
+
+    reason = "four"
+
+    def init(self, history: dk.History, run: dk.Run) -> Tensor:  # noqa: ARG002
+        return torch.zeros(len(history.tokens), dtype=torch.long)
+
+    def apply(self, history: dk.History, log_probs: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        memory = memory + history.last()
+        return memory >= 4, memory
+
+
+def check_settled(decoder: dk.Decoder[Any], model: dk.Model, chain: dk.Chain, new: int) -> set[int]:
+    """Raises unless what is settled stands; returns how many tokens were before the end.
+
+    Args:
+        decoder: With 60 seeds.
+        model: Of at least two tokens.
+        chain: Before it.
+        new: Tokens at most.
+    """
+    prompts = [[0], [1, 0], [0, 0]] * 20
+    out = dk.decode(model, prompts, decoder, chain, max_new_tokens=new)
+    lengths = set()
+    settled: list[list[list[int]]] = []
+    for progress in run(model, prompts, decoder, chain, Options(max_new_tokens=new)):
+        settled = decoder.settled(progress.state)
+        for said, final in zip(settled, out.hypotheses(), strict=True):
+            assert len(said) <= len(final)
+            for tokens, whole in zip(said, final, strict=False):
+                assert whole[: len(tokens)] == tokens
+            if said and not progress.state.done:
+                lengths.add(len(said[0]))
+    assert settled == out.hypotheses()
+    return lengths
