@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 import decodekit as dk
 from decodekit.testing import HashModel, MarkovModel, beam_search, next_log_probs
@@ -133,6 +134,57 @@ def test_with_beams_fewer_texts_are_looked_at_and_what_is_proved_is_true() -> No
     assert not report.proved.all()
     assert torch.equal(exact.score[report.proved], out.score[report.proved])
     assert (exact.score[:, 0] <= torch.maximum(report.bound, report.worst)).all()
+
+
+class Fined(dk.AdjustedScorer):
+    """Takes off something for every token of some ids."""
+
+    base = dk.LogProb()
+
+    def __init__(self, fines: dict[int, float]) -> None:
+        self.fines = fines
+
+    def begin(self, history: dk.History, limits: dk.Limits) -> Tensor:  # noqa: ARG002
+        return torch.zeros(len(history.tokens))
+
+    def grow(self, growth: dk.Growth, memory: Tensor) -> Tensor:
+        return memory - sum(fine * (growth.tokens == token) for token, fine in self.fines.items())
+
+    def adjustment(self, lengths: Tensor, memory: Tensor) -> Tensor:  # noqa: ARG002
+        return memory
+
+    def most(self, lengths: Tensor, max_length: int, memory: Tensor) -> Tensor:  # noqa: ARG002
+        return memory
+
+
+def test_with_beams_what_ended_in_too_low_a_rank_is_let_go_and_the_bound_knows() -> None:
+    model = MarkovModel([[0.1, 0.5, 0.3, 0.1], [0.25] * 4, [0.25] * 4, [0.7, 0.0, 0.15, 0.15]])
+    search = dk.BestFirst(beams=1, scorer=Fined({1: 3.0}))
+    out = dk.decode(model, [[3]], search, max_new_tokens=3, end_ids=(1, 2))
+    # [0 1], .35, is the only one of its length that may end, fine or not; [0 2], .21, would be better.
+    assert out.hypotheses() == [[[0, 1]]]
+    report = out.report
+    assert isinstance(report, dk.Certificate)
+    torch.testing.assert_close(report.bound.exp(), torch.tensor([0.7 * 0.3]))
+    assert not report.proved.any()
+
+
+def test_with_beams_texts_that_are_no_good_any_more_take_their_places_all_the_same() -> None:
+    # [0] ends: .4, less a fine, .05. [1] (.32) is fined so that nothing is left, but its continuations have
+    # greater sums than [2 2] (.154) and [2 4] (.126), the best, so that a beam search never sees those.
+    rows = [[0.4, 0.32, 0.28, 0.0, 0.0], [0.0, 0.51, 0.0, 0.49, 0.0], [0.0, 0.0, 0.55, 0.0, 0.45]]
+    model = MarkovModel([[0.2] * 5, rows[1], rows[2], rows[0], [0.2] * 5])
+    scorer = Fined({0: 2.08, 1: 4.0})
+    for search in (
+        dk.BeamSearch(2, scorer=scorer, stop_rule=dk.Proved()),
+        dk.BestFirst(beams=2, scorer=scorer),
+    ):
+        out = dk.decode(model, [[3]], search, max_new_tokens=3, end_ids=(0, 4))
+        assert out.hypotheses() == [[[0]]]
+        assert isinstance(out.report, dk.Certificate)
+        assert not out.report.proved.any()
+    exact = dk.decode(model, [[3]], dk.BestFirst(scorer=scorer), max_new_tokens=3, end_ids=(0, 4))
+    assert exact.hypotheses() == [[[2, 4]]]
 
 
 @pytest.mark.parametrize(

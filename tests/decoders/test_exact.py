@@ -175,6 +175,11 @@ def test_where_no_text_can_end_the_prompt_is_named(search: Callable[..., dk.OwnL
     dead_end = MarkovModel([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
     with pytest.raises(dk.DecodingError, match=r"for prompt 1 the processors \(or the model\) banned"):
         dk.decode(dead_end, [[0], [1]], search(), dk.SuppressTokens([2]), max_new_tokens=2)
+    # Its one continuation leads nowhere, which a second look finds out, and a first one does not.
+    banned = dk.SuppressTokens([0, 2])
+    with pytest.raises(dk.DecodingError, match="for prompt 0 the processors"):
+        dk.decode(dead_end, [[0]], search(max_nodes=2), banned, max_new_tokens=2)
+    assert not dk.decode(dead_end, [[0]], search(max_nodes=1), banned, max_new_tokens=2).valid.any()
     # A way that leads nowhere is left again.
     ways = dk.decode(dead_end, [[0]], search(), dk.SuppressTokens([2]), max_new_tokens=2)
     assert ways.hypotheses()[0][0][0] == 0
