@@ -231,6 +231,11 @@ CASES = (
         lambda _: hf.ForcedBOSTokenLogitsProcessor(1),
     ),
     Case(
+        "ForcedPrefix(99 ids)",
+        lambda s: dk.ForcedPrefix([i for (i,) in s.at(99)]),
+        None,
+    ),
+    Case(
         "ForcedEOS(17, end)",
         lambda s: dk.ForcedEOS(s.length - s.prompt + 1, END),
         lambda s: hf.ForcedEOSTokenLogitsProcessor(s.length + 1, END, device=s.scores.device),

@@ -159,7 +159,10 @@ def test_an_option_that_would_be_ignored_is_refused(decoder: str, option: str, h
         (("--max-new-tokens", "many"), "'--max-new-tokens'"),
         (("--decoder", "best"), "'--decoder'"),
         ((*BEAM, "--stop-rule", "never"), "'--stop-rule'"),
-        ((*BEAM, "--beams", "0"), "BeamSearch: beams must be an integer of at least 1, got 0."),
+        (
+            (*BEAM, "--beams", "0"),
+            "BeamSearch: beams must be an integer of at least 1, or one a step, got 0.",
+        ),
         (
             (*BEAM, "--beams", "2", "--num-return", "3"),
             "BeamSearch: num_return must be an integer from 1 to 2",

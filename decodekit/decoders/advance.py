@@ -23,7 +23,8 @@ class Ranks(NamedTuple):
         first: Candidates that may finish, if they end.
         order: Those that do not end go on in the order of this, greatest first; minus infinity: not at all.
         places: Beams that there are in this step.
-        shows_ended: Whether the stop rule is shown candidates that have just ended, beside those that go on.
+        shows_ended: Whether the stop rule is shown candidates that have just ended, beside those that go
+            on, and hypotheses that end at the limit of the run say their last token.
     """
 
     first: Bool[Tensor, "batch candidates"]
@@ -80,8 +81,9 @@ def advance(
     enters = ends & exists & ranks.first & state.open[:, None]
     ending = Ending(enters, candidates.source_beams, candidates.entry, candidates.scores, candidates.why)
     finished, left = state.finished.after(ending, state.live, step)
-    # Go on: the best that did not end; at the limit none does, and they only say their last token.
-    order = ranks.order.masked_fill(ends & (candidates.why != LENGTH), -torch.inf)
+    # Go on: the best that did not end. At the limit none does; who shows what ended says a last token there.
+    stays = ends & (candidates.why != LENGTH) if ranks.shows_ended else ends
+    order = ranks.order.masked_fill(stays, -torch.inf)
     order, chosen = order.topk(len(ranks.places))
     says = ranks.places & (order > -torch.inf)
     goes = says & ~ends.gather(1, chosen)

@@ -82,7 +82,8 @@ class CoveragePenalty(AdjustedScorer):
         """The penalty, at most 0."""
         # Attention that underflows to 0 costs much, and not everything.
         covered = memory.sums.clamp(min=torch.finfo(torch.float32).tiny, max=1.0).log()
-        return self.weight * covered.masked_fill(~memory.valid, 0.0).sum(-1)
+        # In double precision, so that padding, which moves the terms of the sum, does not show.
+        return self.weight * covered.masked_fill(~memory.valid, 0.0).sum(-1, dtype=torch.float64).float()
 
     def most(
         self,

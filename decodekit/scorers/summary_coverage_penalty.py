@@ -3,6 +3,7 @@
 from dataclasses import KW_ONLY, dataclass
 from typing import final
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -80,7 +81,8 @@ class SummaryCoveragePenalty(AdjustedScorer):
     ) -> Float[Tensor, " hyps"]:
         """The penalty, at most 0."""
         excess = (memory.sums - 1).clamp(min=0).masked_fill(~memory.valid, 0.0)
-        return -self.weight * excess.sum(-1)
+        # In double precision, so that padding, which moves the terms of the sum, does not show.
+        return -self.weight * excess.sum(-1, dtype=torch.float64).float()
 
     def most(
         self,

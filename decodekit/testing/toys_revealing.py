@@ -50,7 +50,8 @@ class RevealingHashModel(HashModel):
                 layer_logits=torch.stack([self._logits(state + 1 + layer) for layer in layers], 1)
                 if layers
                 else None,
-                attention=attention.softmax(-1) if reveal.attention else None,
+                # In double precision: padding moves the terms of the sum, and must not show.
+                attention=attention.double().softmax(-1).float() if reveal.attention else None,
             )
 
         session = RevealingToySession(states[-1].repeat_interleave(rows_per_prompt), self._update, show)

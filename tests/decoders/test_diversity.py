@@ -1,4 +1,4 @@
-"""What tokens cost that earlier groups have said."""
+"""What tokens cost that earlier groups have said: every kind of `Diversity`."""
 
 import math
 from typing import Any

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 import decodekit as dk
-from decodekit.decoders import beam_search as beam_search_module
+from decodekit.decoders import advance, candidates
 from decodekit.testing import HashModel, MarkovModel, beam_search, check_decoder, next_log_probs
 from decodekit.testing.strategies import prompts
 
@@ -246,7 +246,8 @@ def test_without_either_reorder_of_memory_the_law_above_fails(
         "reorder_memory": lambda memory, source_rows: memory,  # noqa: ARG005
         "pick_memory": lambda memories, chosen: memories[0],  # noqa: ARG005
     }
-    monkeypatch.setattr(beam_search_module, broken, forget[broken])
+    module = candidates if broken == "reorder_memory" else advance
+    monkeypatch.setattr(module, broken, forget[broken])
     assert sum(ours != theirs for ours, theirs in zip(right, texts(), strict=True)) >= 5
 
 
