@@ -33,7 +33,7 @@ class KeptTexts(NamedTuple):
     """The text of each prompt that is in its sample.
 
     Attributes:
-        tokens: What it says, filled up.
+        tokens: What it says, filled up with 0: as which a finished text stands among `Continuations`.
         lengths: Its tokens.
         places: Which beam it is; `NOWHERE` if it could not be drawn.
     """
@@ -66,7 +66,6 @@ class KeptTexts(NamedTuple):
         vocab = grown.log_probs.shape[-1]
         place = self.places.clamp(min=0)
         token = self.tokens.index_select(1, step.view(1).clamp(max=self.tokens.shape[1] - 1))[:, 0]
-        token = token.masked_fill(grown.stays.gather(1, place[:, None])[:, 0], 0)
         flat = place * vocab + token
         exists = grown.log_probs.flatten(1).gather(1, flat[:, None])[:, 0] > -torch.inf
         return flat.masked_fill((self.places == NOWHERE) | ~exists, NOWHERE)
