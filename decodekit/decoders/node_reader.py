@@ -8,7 +8,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from decodekit.decoders.branch import Node, by_length
-from decodekit.errors import DecodekitError
+from decodekit.errors import DecodekitError, ModelError
 from decodekit.model import Model, RevealingModel
 from decodekit.prompt import Prompt
 from decodekit.reveal import Reveal
@@ -29,6 +29,7 @@ class NodeReader:
         self._model, self._prompt, self._reveal = model, prompt, reveal
         self._who, self._capacity = who, prompt.tokens.shape[1] + new
         self._ids = prompt.ids()
+        self._pads = True  # texts of different lengths in one batch; False: the model refuses them
 
     def read(
         self, nodes: Sequence[Node]
@@ -36,9 +37,11 @@ class NodeReader:
         """The logits after every text, and what was attended to, if that is wanted."""
         if self._reveal:
             return self._read_on(nodes)
-        if self._prompt.source is None:
-            return self._read_anew(nodes), None
-        # The decoder of an encoder-decoder need not know about padding: texts of one length at a time.
+        if self._pads:
+            try:
+                return self._read_anew(nodes), None
+            except ModelError:
+                self._pads = False  # if it is the padding that the model refuses, and else it says so again
         parts = by_length(nodes)
         logits = torch.cat([self._read_anew([nodes[row] for row in part]) for part in parts])
         places = torch.tensor([row for part in parts for row in part], device=logits.device)

@@ -1,5 +1,6 @@
 """Exact search finds what there is: next to every text, each read and scored on its own."""
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from decodekit.testing import HashModel, MarkovModel, check_decoder, next_log_pr
 from tests.conformance import Guiding, Weakest
 from tests.decoders.exhaustive import all_texts, read_all, worth_of_all
 from tests.equivalence.families import wrap
+from tests.models.test_hf import rwkv
 from tests.revealing import ShowingModel
 
 END = (0,)
@@ -244,6 +246,18 @@ def test_a_budget_that_ends_before_any_text_gives_none_and_the_bound(
     assert not certificate(out).proved.any()
 
 
+class Fading(dk.LogitsProcessor):
+    """Takes from every token its probability at the step before: remembers what the model said."""
+
+    def init(self, history: dk.History) -> Float32[Tensor, "rows 4"]:
+        return torch.zeros(len(history.tokens), 4)
+
+    def apply(
+        self, history: dk.History, scores: Float32[Tensor, "rows 4"], memory: Float32[Tensor, "rows 4"]
+    ) -> tuple[Float32[Tensor, "rows 4"], Float32[Tensor, "rows 4"]]:
+        return scores - 3 * memory, scores.softmax(-1) + history.last()[:, None] % 2
+
+
 CHAINS: dict[str, Callable[[int], Any]] = {
     "no processor": lambda _: dk.Chain(),
     "NoRepeatNGram": lambda _: dk.NoRepeatNGram(2),
@@ -257,8 +271,9 @@ CHAINS: dict[str, Callable[[int], Any]] = {
     "ContrastiveGuidance": lambda _: dk.Chain(
         dk.ContrastiveGuidance(HashModel(4, 99), alpha=0.01), dk.Renormalize()
     ),
+    "a memory": lambda _: Fading(),
     "a memory and a second model": lambda _: dk.Chain(
-        dk.ContrastiveGuidance(HashModel(4, 99), alpha=0.01), dk.Renormalize(), dk.MirostatV2(3.0)
+        Fading(), dk.ContrastiveGuidance(HashModel(4, 99), alpha=0.01), dk.Renormalize(), dk.MirostatV2(3.0)
     ),
     "Ensemble": lambda _: dk.Ensemble([HashModel(4, 5)]),
 }
@@ -415,3 +430,18 @@ def test_models_of_transformers_are_searched_too(family: str) -> None:
         assert expected.hypotheses() == out.hypotheses()
         torch.testing.assert_close(expected.score, out.score)
         torch.testing.assert_close(dk.score(model, prompts, out).log_prob, out.log_prob)
+
+
+def test_a_model_that_takes_neither_padding_nor_reordering_can_be_searched() -> None:
+    model, prompts = rwkv(), [[5, 6], [7, 8]]
+    ids = [4, 9, 11]
+    few = dk.SuppressTokens([token for token in range(61) if token not in ids])
+    every = [list(text) for text in itertools.product(ids, repeat=3) if 4 not in text[:2]]
+    every += [[9, 4], [11, 4], [4]]
+    log_probs = dk.score(model, prompts, [every] * 2).log_prob
+    for search in SEARCHES:
+        decoder = search(scorer=dk.LogProb(), num_return=5)
+        out = dk.decode(model, prompts, decoder, few, max_new_tokens=3, end_ids=4)
+        torch.testing.assert_close(log_probs.topk(5).values, out.score)
+        with pytest.raises(dk.ModelError, match="does not ignore left padding"):
+            dk.decode(model, [[5, 6], [7]], decoder, few, max_new_tokens=3)
