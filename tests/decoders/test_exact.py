@@ -57,6 +57,10 @@ def prompts_of(vocab: int, number: int) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(row[: 3 + place % 7]) for place, row in enumerate(draws))
 
 
+def several_at_once(**options: Any) -> dk.BestFirst:  # noqa: ANN401
+    return dk.BestFirst(at_once=3, **options)
+
+
 def certificate(out: dk.Decoded) -> dk.Certificate:
     assert isinstance(out.report, dk.Certificate)
     assert out.report.nodes is not None
@@ -286,7 +290,7 @@ def test_processors_see_every_text_as_in_the_main_loop(name: str) -> None:
     said = read_all(4, 7, prompts, 4, END)
     for scorer in (dk.LogProb(), dk.UIDVariance(0.5)):
         worth = worth_of_all(said, texts, prompts, scorer, chain, vocab=4, end_ids=END)
-        for search in (*SEARCHES, lambda **options: dk.BestFirst(at_once=3, **options)):
+        for search in (*SEARCHES, several_at_once):
             decoder = search(scorer=scorer, num_return=2)
             out = dk.decode(ShowingModel(4, 7), prompts, decoder, chain, max_new_tokens=4, end_ids=END)
             # A second model reads other batches: its logarithms may differ in the last digit.
@@ -425,7 +429,7 @@ def test_models_of_transformers_are_searched_too(family: str) -> None:
     few = dk.SuppressTokens([token for token in range(37) if token not in {2, 20, 30}])
     beams = dk.BeamSearch(64, num_return=4, stop_rule=dk.Proved())
     expected = dk.decode(model, prompts, beams, few, max_new_tokens=3)
-    for search in SEARCHES:
+    for search in (*SEARCHES, several_at_once):
         out = dk.decode(model, prompts, search(num_return=4), few, max_new_tokens=3)
         assert expected.hypotheses() == out.hypotheses()
         torch.testing.assert_close(expected.score, out.score)
@@ -433,15 +437,15 @@ def test_models_of_transformers_are_searched_too(family: str) -> None:
 
 
 def test_a_model_that_takes_neither_padding_nor_reordering_can_be_searched() -> None:
-    model, prompts = rwkv(), [[5, 6], [7, 8]]
-    ids = [4, 9, 11]
+    plain = rwkv()
+    plain.head.weight.data.mul_(40)  # sure enough of itself that texts of different lengths wait
+    model, prompts, ids = dk.HFModel(plain), [[5, 6], [7, 8]], [4, 9, 11]
     few = dk.SuppressTokens([token for token in range(61) if token not in ids])
-    every = [list(text) for text in itertools.product(ids, repeat=3) if 4 not in text[:2]]
-    every += [[9, 4], [11, 4], [4]]
-    log_probs = dk.score(model, prompts, [every] * 2).log_prob
-    for search in SEARCHES:
-        decoder = search(scorer=dk.LogProb(), num_return=5)
-        out = dk.decode(model, prompts, decoder, few, max_new_tokens=3, end_ids=4)
-        torch.testing.assert_close(log_probs.topk(5).values, out.score)
+    strings = {text[: [*text, 4].index(4) + 1] for text in itertools.product(ids, repeat=4)}
+    every = [list(text) for text in sorted(strings)]
+    means = dk.score(model, prompts, [every] * 2).log_prob / torch.tensor([len(text) for text in every])
+    for search in (*SEARCHES, several_at_once):
+        out = dk.decode(model, prompts, search(num_return=3), few, max_new_tokens=4, end_ids=4)
+        torch.testing.assert_close(means.topk(3).values, out.score)
         with pytest.raises(dk.ModelError, match="does not ignore left padding"):
-            dk.decode(model, [[5, 6], [7]], decoder, few, max_new_tokens=3)
+            dk.decode(model, [[5, 6], [7]], search(), few, max_new_tokens=3)
