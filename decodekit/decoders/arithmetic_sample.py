@@ -11,8 +11,7 @@ from torch import Tensor
 from decodekit import rng
 from decodekit.arguments import is_count
 from decodekit.decoders.base import Decoder, Selection
-from decodekit.decoders.draws import read_seeds
-from decodekit.decoders.prompt_seeds import prompt_seeds
+from decodekit.decoders.prompt_seeds import prompt_seeds, read_seeds
 from decodekit.decoders.rows import RowState
 from decodekit.history import History
 from decodekit.limits import Limits

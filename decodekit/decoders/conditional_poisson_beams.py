@@ -12,10 +12,9 @@ from decodekit import rng
 from decodekit.arguments import is_count
 from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.conditional_poisson import Levels, draw_set, log_inclusion, polynomials
-from decodekit.decoders.draws import read_seeds
 from decodekit.decoders.inclusion import Inclusion
 from decodekit.decoders.kept_texts import KeptTexts, read_texts
-from decodekit.decoders.prompt_seeds import prompt_seeds
+from decodekit.decoders.prompt_seeds import prompt_seeds, read_seeds
 from decodekit.decoders.sampled_tree import SampledTree
 from decodekit.history import History
 from decodekit.limits import Limits

@@ -1,6 +1,5 @@
 """The random numbers of rows that are at different lengths, each drawn for a purpose."""
 
-from collections.abc import Sequence
 from enum import IntEnum
 
 import torch
@@ -8,7 +7,6 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from decodekit import rng
-from decodekit.arguments import plain
 
 _STEPS = 2**32  # more than any text has tokens
 _PURPOSES = 4
@@ -20,32 +18,6 @@ class Purpose(IntEnum):
     DRAFT = 0
     ACCEPT = 1
     OWN = 2
-
-
-def read_seeds(
-    who: str, generator: torch.Generator | None, seeds: Sequence[int] | Tensor | None
-) -> tuple[int, ...] | None:
-    """Seeds as they are kept. Raises unless they and the generator are what they must be, and one is None."""
-    if not isinstance(generator, torch.Generator | None):
-        raise ValueError(  # noqa: TRY004 - as every argument out of range
-            f"{who}: generator must be a torch.Generator, got {generator!r:.80}."
-        )
-    if seeds is None:
-        return None
-    if generator is not None:
-        raise ValueError(
-            f"{who}: randomness must come from one source, got both generator and seeds. "
-            "Pass seeds for draws that do not depend on the batch, a generator otherwise."
-        )
-    numbers = plain(seeds)
-    if isinstance(numbers, str) or not isinstance(numbers, Sequence):
-        raise ValueError(  # noqa: TRY004 - likewise
-            f"{who}: seeds must be one integer a prompt, got {seeds!r:.80}."
-        )
-    for seed in numbers:
-        if type(seed) is not int or not -(2**63) <= seed < 2**63:
-            raise ValueError(f"{who}: seeds must be 64-bit integers, got {seed!r}.")
-    return tuple(numbers)
 
 
 class Draws:

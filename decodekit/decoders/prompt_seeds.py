@@ -1,10 +1,39 @@
 """One seed a prompt, whoever gives them: then all that follows is a function of seeds."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from decodekit.arguments import plain
 from decodekit.errors import DecodekitError
+
+
+def read_seeds(
+    who: str, generator: torch.Generator | None, seeds: Sequence[int] | Tensor | None
+) -> tuple[int, ...] | None:
+    """Seeds as they are kept. Raises unless they and the generator are what they must be, and one is None."""
+    if not isinstance(generator, torch.Generator | None):
+        raise ValueError(  # noqa: TRY004 - as every argument out of range
+            f"{who}: generator must be a torch.Generator, got {generator!r:.80}."
+        )
+    if seeds is None:
+        return None
+    if generator is not None:
+        raise ValueError(
+            f"{who}: randomness must come from one source, got both generator and seeds. "
+            "Pass seeds for draws that do not depend on the batch, a generator otherwise."
+        )
+    numbers = plain(seeds)
+    if isinstance(numbers, str) or not isinstance(numbers, Sequence):
+        raise ValueError(  # noqa: TRY004 - likewise
+            f"{who}: seeds must be one integer a prompt, got {seeds!r:.80}."
+        )
+    for seed in numbers:
+        if type(seed) is not int or not -(2**63) <= seed < 2**63:
+            raise ValueError(f"{who}: seeds must be 64-bit integers, got {seed!r}.")
+    return tuple(numbers)
 
 
 def prompt_seeds(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from decodekit import rng
 from decodekit.decoders.base import Decoder, Selection
+from decodekit.decoders.prompt_seeds import prompt_seeds, read_seeds
 from decodekit.decoders.rows import RowState
 from decodekit.errors import DecodekitError
 from decodekit.history import History
@@ -74,23 +75,8 @@ class Sample(Decoder[SampleState]):
             raise ValueError(
                 f"Sample: num_samples must be an integer of at least 1, got {self.num_samples!r}."
             )
-        if not isinstance(self.generator, torch.Generator | None):
-            raise ValueError(  # noqa: TRY004 - as every argument out of range
-                f"Sample: generator must be a torch.Generator, got {self.generator!r:.80}."
-            )
-        if self.generator is not None and self.seeds is not None:
-            raise ValueError(
-                "Sample: randomness must come from one source, got both generator and seeds. "
-                "Pass seeds for draws that do not depend on the batch, a generator otherwise."
-            )
-        if self.seeds is not None:
-            seeds = self.seeds.tolist() if isinstance(self.seeds, Tensor) else self.seeds
-            if isinstance(seeds, str) or not isinstance(seeds, Sequence):
-                raise ValueError(f"Sample: seeds must be one integer a prompt, got {self.seeds!r:.80}.")
-            for seed in seeds:
-                if type(seed) is not int or not -(2**63) <= seed < 2**63:
-                    raise ValueError(f"Sample: seeds must be 64-bit integers, got {seed!r}.")
-            object.__setattr__(self, "seeds", tuple(seeds))  # the way to set a frozen field
+        seeds = read_seeds("Sample", self.generator, self.seeds)
+        object.__setattr__(self, "seeds", seeds)  # the way to set a frozen field
 
     @property
     def rows_per_prompt(self) -> int:
@@ -108,11 +94,8 @@ class Sample(Decoder[SampleState]):
             )
         if self.seeds is None:
             return SampleState(rows, None, None)
-        if len(self.seeds) != batch:
-            raise DecodekitError(
-                f"Sample: there must be one seed a prompt, got {len(self.seeds)} seeds for {batch} prompts."
-            )
-        seeds = torch.as_tensor(self.seeds, dtype=torch.long, device=device)
+        given = read_seeds("Sample", None, self.seeds)
+        seeds = prompt_seeds("Sample", None, given, batch).to(device)
         return SampleState(
             rows,
             seeds=seeds.repeat_interleave(self.num_samples),

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from decodekit.arguments import is_count
 from decodekit.decoders.acceptance import Tally
-from decodekit.decoders.draws import Draws, read_seeds
+from decodekit.decoders.draws import Draws
 from decodekit.decoders.guessing import Guess, stateless
 from decodekit.decoders.judging import Judge
 from decodekit.decoders.line import Line, decoded
 from decodekit.decoders.own_loop import Job, OwnLoop
+from decodekit.decoders.prompt_seeds import read_seeds
 from decodekit.drafts.base import Draft, Proposal
 from decodekit.errors import DecodekitError
 from decodekit.model import VerifyingSession

@@ -9,10 +9,9 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from decodekit.arguments import is_count
-from decodekit.decoders.draws import read_seeds
 from decodekit.decoders.line import Line
 from decodekit.decoders.own_loop import Job, OwnLoop
-from decodekit.decoders.prompt_seeds import prompt_seeds
+from decodekit.decoders.prompt_seeds import prompt_seeds, read_seeds
 from decodekit.decoders.rows import raise_if_stuck
 from decodekit.decoders.sampled_mass import SampledMass
 from decodekit.decoders.unsampled_texts import UnsampledTexts
