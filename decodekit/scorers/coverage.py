@@ -1,5 +1,6 @@
 """How much of the source, or the prompt, the tokens of a hypothesis have attended to."""
 
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,10 @@ from torch import Tensor
 from decodekit.errors import DecodekitError
 from decodekit.history import History
 from decodekit.limits import Limits
-from decodekit.scorers.base import Growth
+from decodekit.reveal import Reveal
+from decodekit.scorers.adjusted import AdjustedScorer, check_weight
+from decodekit.scorers.base import Growth, PathScorer
+from decodekit.scorers.log_prob import LogProb
 
 
 class Coverage(NamedTuple):
@@ -40,3 +44,38 @@ class Coverage(NamedTuple):
                 f"{self.sums.shape[1]} columns of the source or prompt, got {seen}."
             )
         return self._replace(sums=self.sums + growth.attention)
+
+
+@dataclass(frozen=True)
+class CoverageScorer(AdjustedScorer):
+    """Takes a penalty off a base by what a hypothesis's tokens have attended to."""
+
+    weight: float
+    _: KW_ONLY
+    base: PathScorer = LogProb()
+    stepwise: bool = False
+
+    def __post_init__(self) -> None:
+        check_weight(self, "weight", self.weight)
+        if not isinstance(self.stepwise, bool):
+            raise ValueError(  # noqa: TRY004 - as every argument out of range
+                f"{type(self).__name__}: stepwise must be True or False, got {self.stepwise!r:.80}."
+            )
+
+    @property
+    def guides(self) -> bool:
+        """Where it was asked for."""
+        return self.stepwise
+
+    @property
+    def own_reveal(self) -> Reveal:
+        """The attention."""
+        return Reveal(attention=True)
+
+    def begin(self, history: History, limits: Limits) -> Coverage:
+        """Nothing is covered."""
+        return Coverage.start(history, limits)
+
+    def grow(self, growth: Growth, memory: Coverage) -> Coverage:
+        """The attention of one token more."""
+        return memory.add(growth)

@@ -1,24 +1,20 @@
 """The coverage penalty of translation."""
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from typing import final
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from decodekit.history import History
-from decodekit.limits import Limits
-from decodekit.reveal import Reveal
-from decodekit.scorers.adjusted import AdjustedScorer, check_weight
-from decodekit.scorers.base import Growth, PathScorer
-from decodekit.scorers.coverage import Coverage
+from decodekit.scorers.base import PathScorer
+from decodekit.scorers.coverage import Coverage, CoverageScorer
 from decodekit.scorers.gnmt import GNMTLengthPenalty
 
 
 @final
 @dataclass(frozen=True)
-class CoveragePenalty(AdjustedScorer):
+class CoveragePenalty(CoverageScorer):
     r"""Takes off what hypotheses leave out of the source: each of its tokens should be attended to.
 
     $s(y) + \beta \sum_i \log \min\left(\sum_j p_{ij}, 1\right)$.
@@ -44,35 +40,7 @@ class CoveragePenalty(AdjustedScorer):
         None.
     """
 
-    weight: float
-    _: KW_ONLY
     base: PathScorer = GNMTLengthPenalty(0.6)
-    stepwise: bool = False
-
-    def __post_init__(self) -> None:
-        check_weight(self, "weight", self.weight)
-        if not isinstance(self.stepwise, bool):
-            raise ValueError(  # noqa: TRY004 - as every argument out of range
-                f"CoveragePenalty: stepwise must be True or False, got {self.stepwise!r:.80}."
-            )
-
-    @property
-    def guides(self) -> bool:
-        """Where it was asked for."""
-        return self.stepwise
-
-    @property
-    def own_reveal(self) -> Reveal:
-        """The attention."""
-        return Reveal(attention=True)
-
-    def begin(self, history: History, limits: Limits) -> Coverage:
-        """Nothing is covered."""
-        return Coverage.start(history, limits)
-
-    def grow(self, growth: Growth, memory: Coverage) -> Coverage:
-        """The attention of one token more."""
-        return memory.add(growth)
 
     def adjustment(
         self,

@@ -1,6 +1,6 @@
 """Uniform information density: the change from token to token."""
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from typing import NamedTuple, final
 
 import torch
@@ -9,9 +9,8 @@ from torch import Tensor
 
 from decodekit.history import History
 from decodekit.limits import Limits
-from decodekit.scorers.adjusted import AdjustedScorer, check_weight
-from decodekit.scorers.base import Growth, PathScorer
-from decodekit.scorers.log_prob import LogProb
+from decodekit.scorers.base import Growth
+from decodekit.scorers.information_density import InformationDensityScorer, nothing
 
 
 class Changes(NamedTuple):
@@ -23,7 +22,7 @@ class Changes(NamedTuple):
 
 @final
 @dataclass(frozen=True)
-class UIDLocalVariance(AdjustedScorer):
+class UIDLocalVariance(InformationDensityScorer):
     r"""Takes off the squared changes of surprisal from token to token: favours steady texts.
 
     $s(y) - \lambda \frac{1}{|y|} \sum_t (u_t - u_{t-1})^2$ with the surprisals
@@ -47,22 +46,9 @@ class UIDLocalVariance(AdjustedScorer):
         None.
     """
 
-    weight: float
-    _: KW_ONLY
-    base: PathScorer = LogProb()
-
-    def __post_init__(self) -> None:
-        check_weight(self, "weight", self.weight)
-
-    @property
-    def guides(self) -> bool:
-        """Yes."""
-        return True
-
     def begin(self, history: History, limits: Limits) -> Changes:  # noqa: ARG002
         """No surprise yet."""
-        nothing = torch.zeros(len(history.tokens), dtype=torch.float32, device=history.tokens.device)
-        return Changes(nothing, nothing.clone())
+        return Changes(nothing(history), nothing(history))
 
     def grow(self, growth: Growth, memory: Changes) -> Changes:
         """One change more."""

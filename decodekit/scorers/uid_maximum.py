@@ -1,22 +1,19 @@
 """Uniform information density: the greatest surprisal."""
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from typing import final
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from decodekit.history import History
-from decodekit.limits import Limits
-from decodekit.scorers.adjusted import AdjustedScorer, check_weight
-from decodekit.scorers.base import Growth, PathScorer
-from decodekit.scorers.log_prob import LogProb
+from decodekit.scorers.base import Growth
+from decodekit.scorers.information_density import InformationDensityScorer
 
 
 @final
 @dataclass(frozen=True)
-class UIDMaximum(AdjustedScorer):
+class UIDMaximum(InformationDensityScorer):
     r"""Takes off the greatest surprisal: favours texts without a surprising token.
 
     $s(y) - \lambda \max_t u_t$ with the surprisals $u_t = -\log P(y_t \mid y_{<t}, x)$.
@@ -38,22 +35,6 @@ class UIDMaximum(AdjustedScorer):
     Hugging Face:
         None.
     """
-
-    weight: float
-    _: KW_ONLY
-    base: PathScorer = LogProb()
-
-    def __post_init__(self) -> None:
-        check_weight(self, "weight", self.weight)
-
-    @property
-    def guides(self) -> bool:
-        """Yes."""
-        return True
-
-    def begin(self, history: History, limits: Limits) -> Float[Tensor, " rows"]:  # noqa: ARG002
-        """No surprise yet."""
-        return torch.zeros(len(history.tokens), dtype=torch.float32, device=history.tokens.device)
 
     def grow(self, growth: Growth, memory: Float[Tensor, " hyps"]) -> Float[Tensor, " hyps"]:
         """The greatest so far."""

@@ -1,22 +1,18 @@
 """Uniform information density: the squared surprisals."""
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from typing import final
 
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from decodekit.history import History
-from decodekit.limits import Limits
-from decodekit.scorers.adjusted import AdjustedScorer, check_weight
-from decodekit.scorers.base import Growth, PathScorer
-from decodekit.scorers.log_prob import LogProb
+from decodekit.scorers.base import Growth
+from decodekit.scorers.information_density import InformationDensityScorer
 
 
 @final
 @dataclass(frozen=True)
-class UIDSquared(AdjustedScorer):
+class UIDSquared(InformationDensityScorer):
     r"""Takes off the squared surprisals: favours texts whose tokens share their improbability.
 
     $s(y) - \lambda \sum_t u_t^2$ with the surprisals $u_t = -\log P(y_t \mid y_{<t}, x)$.
@@ -38,22 +34,6 @@ class UIDSquared(AdjustedScorer):
     Hugging Face:
         None.
     """
-
-    weight: float
-    _: KW_ONLY
-    base: PathScorer = LogProb()
-
-    def __post_init__(self) -> None:
-        check_weight(self, "weight", self.weight)
-
-    @property
-    def guides(self) -> bool:
-        """Yes."""
-        return True
-
-    def begin(self, history: History, limits: Limits) -> Float[Tensor, " rows"]:  # noqa: ARG002
-        """No surprise yet."""
-        return torch.zeros(len(history.tokens), dtype=torch.float32, device=history.tokens.device)
 
     def grow(self, growth: Growth, memory: Float[Tensor, " hyps"]) -> Float[Tensor, " hyps"]:
         """One square more."""

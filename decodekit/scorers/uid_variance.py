@@ -1,6 +1,6 @@
 """Uniform information density: the variance of the surprisals."""
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from typing import NamedTuple, final
 
 import torch
@@ -9,9 +9,8 @@ from torch import Tensor
 
 from decodekit.history import History
 from decodekit.limits import Limits
-from decodekit.scorers.adjusted import AdjustedScorer, check_weight
-from decodekit.scorers.base import Growth, PathScorer
-from decodekit.scorers.log_prob import LogProb
+from decodekit.scorers.base import Growth
+from decodekit.scorers.information_density import InformationDensityScorer, nothing
 
 
 class Moments(NamedTuple):
@@ -23,7 +22,7 @@ class Moments(NamedTuple):
 
 @final
 @dataclass(frozen=True)
-class UIDVariance(AdjustedScorer):
+class UIDVariance(InformationDensityScorer):
     r"""Takes off the variance of the surprisals: favours texts that are as surprising throughout.
 
     $s(y) - \lambda \frac{1}{|y|} \sum_t (u_t - \mu)^2$ with the surprisals
@@ -47,22 +46,9 @@ class UIDVariance(AdjustedScorer):
         None.
     """
 
-    weight: float
-    _: KW_ONLY
-    base: PathScorer = LogProb()
-
-    def __post_init__(self) -> None:
-        check_weight(self, "weight", self.weight)
-
-    @property
-    def guides(self) -> bool:
-        """Yes."""
-        return True
-
     def begin(self, history: History, limits: Limits) -> Moments:  # noqa: ARG002
         """No surprise yet."""
-        nothing = torch.zeros(len(history.tokens), dtype=torch.float64, device=history.tokens.device)
-        return Moments(nothing, nothing.clone())
+        return Moments(nothing(history, torch.float64), nothing(history, torch.float64))
 
     def grow(self, growth: Growth, memory: Moments) -> Moments:
         """One surprise more."""
