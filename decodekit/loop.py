@@ -11,13 +11,14 @@ from torch.utils._pytree import tree_flatten
 from decodekit import trace as tracing
 from decodekit.decoders.base import Decoder, Selection, State
 from decodekit.decoders.own_loop import Job, OwnLoop
-from decodekit.errors import DecodekitError, DecodingError
+from decodekit.errors import DecodekitError
 from decodekit.limits import Limits, Stopping
 from decodekit.memory import Memory, reorder_memory
 from decodekit.model import DescribedModel, Model, RevealingModel, RevealingSession, Session
 from decodekit.models.hf import HFModel
 from decodekit.options import Options, Stop
 from decodekit.output import Decoded
+from decodekit.processors.applying import apply_processor, broken_rows, not_numbers
 from decodekit.processors.base import LogitsProcessor
 from decodekit.processors.chain import Chain
 from decodekit.prompt import Prompt
@@ -62,10 +63,7 @@ def run(
 ) -> Generator[Progress[State], None, Decoded]:
     """The loop itself: a `Progress` after every step, and at the end the result."""
     if isinstance(decoder, OwnLoop):
-        raise TypeError(
-            f"decode: {type(decoder).__name__} has a loop of its own, which cannot be watched step by step: "
-            "no trace, no streaming, no generate(). Use dk.decode(...) without them."
-        )
+        raise _cannot_be_watched(decoder)
     if not isinstance(decoder, Decoder):
         raise TypeError(
             f"decode: decoder must be a Decoder such as dk.Greedy() or dk.BeamSearch(5), got {decoder!r:.80}."
@@ -95,7 +93,8 @@ def run(
             break
         logits = session.advance(selection.tokens, selection.source_rows)
 
-    _raise_if_broken(broken, rows)
+    if broken.any():
+        raise not_numbers(int(broken.int().argmax()) // rows)
     result = decoder.finalize(state)
     traced = None
     if options.trace is not None:
@@ -158,12 +157,11 @@ def decode(  # noqa: PLR0913 - the library's front door; its options are keyword
         trace=trace,
         check_every=check_every,
     )
-    is_watched = trace is not None or check_every > 1
     steps: Generator[Any, None, Decoded]
-    if isinstance(decoder, OwnLoop) and not is_watched:
+    if isinstance(decoder, OwnLoop):
         steps = run_own(model, prompts, decoder, processor, options)
     else:
-        steps = run(model, prompts, decoder, processor, options)  # type: ignore[arg-type]
+        steps = run(model, prompts, decoder, processor, options)
     number = 0
     while True:
         try:
@@ -185,6 +183,8 @@ def run_own(
     options: Options,
 ) -> Generator[None, None, Decoded]:
     """An algorithm's own loop: pauses whenever it does, and at the end gives the result."""
+    if options.trace is not None or options.check_every > 1:
+        raise _cannot_be_watched(algorithm)
     model = as_model(model)
     vocabulary = vocabulary_of(model)
     prompt = Prompt.of(prompts, vocabulary)
@@ -237,13 +237,8 @@ def step(
     prepared = decoder.prepare(logits)
     state = decoder.observe(prepared, state)
     prepared = decoder.adjust(prepared, state)
-    scores, memory = chain.apply(state.history, prepared, memory)
-    if not isinstance(scores, Tensor) or scores.shape != prepared.shape:
-        raise DecodekitError(
-            f"decode: processors must return scores of the shape they were given, {tuple(prepared.shape)}, "
-            f"and {chain!r:.200} returned {tuple(scores.shape) if isinstance(scores, Tensor) else scores!r}."
-        )
-    broken = broken | ~(scores.amax(-1) < torch.inf)
+    scores, memory = apply_processor(chain, state.history, prepared, memory)
+    broken = broken | broken_rows(scores)
     state, selection = decoder.step(scores, state)
     if selection.source_rows is not None:
         memory = reorder_memory(memory, selection.source_rows)
@@ -284,11 +279,8 @@ def _check_asks(decoder: Decoder[State], state: State, limits: Limits) -> None:
         )
 
 
-def _raise_if_broken(broken: Bool[Tensor, " rows"], rows_per_prompt: int) -> None:
-    if broken.any():
-        raise DecodingError(
-            f"decode: scores must be numbers below infinity, and for prompt "
-            f"{int(broken.int().argmax()) // rows_per_prompt} some were NaN or infinite. A processor "
-            "made them, or the model: half precision overflows, and eager attention cannot mask padding in "
-            "float64; try float32."
-        )
+def _cannot_be_watched(algorithm: OwnLoop) -> TypeError:
+    return TypeError(
+        f"decode: {type(algorithm).__name__} has a loop of its own, which cannot be watched step by step: "
+        "no trace, no check_every, no streaming, no generate(). Use dk.decode(...) without them."
+    )

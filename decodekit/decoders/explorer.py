@@ -10,10 +10,10 @@ from torch import Tensor
 
 from decodekit.decoders.branch import Node
 from decodekit.decoders.kept_memory import Kept, keep, together
-from decodekit.errors import DecodekitError, DecodingError
 from decodekit.history import History
 from decodekit.limits import Limits, Stopping
 from decodekit.memory import Memory, reorder_memory
+from decodekit.processors.applying import apply_processor, broken_rows, not_numbers
 from decodekit.processors.base import LogitsProcessor
 from decodekit.scorers.base import Growth, PathScorer
 
@@ -59,8 +59,10 @@ class Explorer:
             DecodingError: If scores are not numbers below infinity.
         """
         before = self._recall(nodes, lambda node: node.processed, self.processor.init, self._process)
-        scores, after = self.processor.apply(self.history(nodes), observed, before)
-        self._check(nodes, observed, scores)
+        scores, after = apply_processor(self.processor, self.history(nodes), observed, before)
+        broken = broken_rows(scores)
+        if broken.any():
+            raise not_numbers(nodes[int(broken.int().argmax())].prompt)
         kept = keep(after, observed.device)
         for node, own in zip(nodes, observed, strict=True):
             node.observed = own if kept is None else None
@@ -166,25 +168,3 @@ class Explorer:
     def _stop(self, before: Sequence[Node], after: Sequence[Node], memory: Stopping) -> Stopping:  # noqa: ARG002
         """The criteria are asked about texts again."""
         return self._ask(after, memory)[1]
-
-    def _check(
-        self,
-        nodes: Sequence[Node],
-        observed: Float32[Tensor, "rows vocab"],
-        scores: Float32[Tensor, "rows vocab"],
-    ) -> None:
-        """Raises unless what processors return is scores."""
-        if not isinstance(scores, Tensor) or scores.shape != observed.shape:
-            raise DecodekitError(
-                f"decode: processors must return scores of the shape they were given, "
-                f"{tuple(observed.shape)}, and {self.processor!r:.200} returned "
-                f"{tuple(scores.shape) if isinstance(scores, Tensor) else scores!r}."
-            )
-        broken = ~(scores.amax(-1) < torch.inf)
-        if broken.any():
-            raise DecodingError(
-                "decode: scores must be numbers below infinity, and for prompt "
-                f"{nodes[int(broken.int().argmax())].prompt} some were NaN or infinite. A processor made "
-                "them, or the model: half precision overflows, and eager attention cannot mask padding in "
-                "float64; try float32."
-            )

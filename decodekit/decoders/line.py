@@ -7,11 +7,11 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from decodekit.decoders.rows import RowState, raise_if_stuck
-from decodekit.errors import DecodekitError, DecodingError
 from decodekit.history import History
 from decodekit.limits import Limits
 from decodekit.memory import Memory
 from decodekit.output import Decoded
+from decodekit.processors.applying import apply_processor, broken_rows, not_numbers
 from decodekit.processors.base import LogitsProcessor
 
 
@@ -67,19 +67,9 @@ class Line(NamedTuple):
         Raises:
             DecodingError: If they are not numbers below infinity.
         """
-        scores, memory = processor.apply(self.state.history, logits, self.memory)
-        if not isinstance(scores, Tensor) or scores.shape != logits.shape:
-            raise DecodekitError(
-                f"decode: processors must return scores of the shape they were given, {tuple(logits.shape)}, "
-                f"and {processor!r:.200} returned "
-                f"{tuple(scores.shape) if isinstance(scores, Tensor) else scores!r}."
-            )
-        if not bool(scores.amax() < torch.inf):
-            raise DecodingError(
-                f"decode: scores must be numbers below infinity, and for prompt {self.prompt} some were NaN "
-                "or infinite. A processor made them, or the model: half precision overflows, and eager "
-                "attention cannot mask padding in float64; try float32."
-            )
+        scores, memory = apply_processor(processor, self.state.history, logits, self.memory)
+        if broken_rows(scores).any():
+            raise not_numbers(self.prompt)
         return self._replace(state=self.state._replace(observed=logits), memory=memory), scores
 
     def say(self, tokens: Int64[Tensor, " 1"], scores: Float32[Tensor, "1 vocab"]) -> "Line":
