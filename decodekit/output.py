@@ -87,7 +87,7 @@ class Decoded:
         """The same hypotheses in another order.
 
         Args:
-            places: Where each stood before. Those that are not valid must come last.
+            places: Where each stood before. Those that are not valid must come last in the new order.
         """
         index = places[..., None].expand_as(self.tokens)
         order = places.tolist()
@@ -95,9 +95,11 @@ class Decoded:
         named = zip(self.finish_reason, order, valid.tolist(), strict=True)
         texts = self.texts
         if texts is not None:
+            # Only valid hypotheses have a text, in their order.
+            numbers = (self.valid.long().cumsum(1) - 1).gather(1, places).tolist()
             texts = [
-                [row[place] for place in several if place < len(row)]
-                for row, several in zip(texts, order, strict=True)
+                [row[number] for number, is_valid in zip(several, is_there, strict=True) if is_valid]
+                for row, several, is_there in zip(texts, numbers, valid.tolist(), strict=True)
             ]
         return replace(
             self,

@@ -14,7 +14,6 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 import decodekit as dk
-from tests.revealing import ShowingModel
 
 Laws = Callable[[], None]
 
@@ -64,7 +63,9 @@ def path_scorers(*instances: dk.PathScorer) -> Laws:
                 dk.BeamSearch(2, scorer=scorer, stop_rule=dk.Proved()),
                 dk.BeamSearch(3, scorer=scorer, num_return=3),
             ):
-                decoders(decoder, model=ShowingModel if scorer.reveal else dk.testing.HashModel)()
+                decoders(
+                    decoder, model=dk.testing.RevealingHashModel if scorer.reveal else dk.testing.HashModel
+                )()
 
     return laws
 

@@ -56,26 +56,8 @@ def reorder(
         missing = [place for place in range(hyps) if not valid[place]]
         index[row] = torch.tensor([*(places[number] for number in order[row]), *missing], dtype=torch.long)
         score[row, : len(places)] = torch.tensor([scores[row][number] for number in order[row]])
-    names = [
-        [reasons[place] for place in places]
-        for reasons, places in zip(out.finish_reason, index.tolist(), strict=True)
-    ]
-    texts = out.texts
-    if texts is not None:
-        texts = [[row[number] for number in places] for row, places in zip(texts, order, strict=True)]
-    return replace(
-        out,
-        tokens=_take(out.tokens, index),
-        lengths=_take(out.lengths, index),
-        finish_reason=names,
-        valid=_take(out.valid, index),
-        token_log_probs=_take(out.token_log_probs, index),
-        score=score.to(out.score.device),
-        parents=_take(out.parents, index),
-        why=None if out.why is None else _take(out.why, index),
-        texts=texts,
-        report=report,
-    )
+    ordered = out.in_order(index.to(out.tokens.device))
+    return replace(ordered, score=score.to(out.score.device), report=report)
 
 
 def valid_numbers(out: Decoded, numbers: Shaped[Tensor, "batch hyps"]) -> list[list[float]]:
@@ -86,8 +68,3 @@ def valid_numbers(out: Decoded, numbers: Shaped[Tensor, "batch hyps"]) -> list[l
 
 def _places(valid: Sequence[bool]) -> list[int]:
     return [place for place, is_valid in enumerate(valid) if is_valid]
-
-
-def _take(tensor: Shaped[Tensor, "batch hyps *rest"], index: Shaped[Tensor, "batch hyps"]) -> Tensor:
-    rows = torch.arange(len(tensor), device=tensor.device)[:, None]
-    return tensor[rows, index.to(tensor.device)]

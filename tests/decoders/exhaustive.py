@@ -9,7 +9,6 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 import decodekit as dk
-from tests.revealing import ShowingModel
 
 NOTHING = dk.Chain()
 
@@ -49,8 +48,8 @@ def all_texts(vocab: int, new: int, end_ids: tuple[int, ...]) -> Texts:
 def read_all(
     vocab: int, seed: int, prompts: tuple[tuple[int, ...], ...], new: int, end_ids: tuple[int, ...]
 ) -> Said:
-    """What a `ShowingModel` says along all texts: once for all scorers."""
-    model, texts = ShowingModel(vocab, seed), all_texts(vocab, new, end_ids)
+    """What a `dk.testing.RevealingHashModel` says along all texts: once for all scorers."""
+    model, texts = dk.testing.RevealingHashModel(vocab, seed), all_texts(vocab, new, end_ids)
     prompt, rows = dk.Prompt.from_ids(prompts), len(texts.tokens)
     session, logits = model.start_revealing(
         prompt,

@@ -11,12 +11,11 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 import decodekit as dk
-from decodekit.testing import HashModel, MarkovModel, check_decoder, next_log_probs
+from decodekit.testing import HashModel, MarkovModel, RevealingHashModel, check_decoder, next_log_probs
 from tests.conformance import Guiding, Weakest
 from tests.decoders.exhaustive import all_texts, read_all, worth_of_all
 from tests.equivalence.families import wrap
 from tests.models.test_hf import rwkv
-from tests.revealing import ShowingModel
 
 END = (0,)
 SEARCHES: list[Callable[..., dk.BestFirst | dk.DepthFirst]] = [dk.BestFirst, dk.DepthFirst]
@@ -78,7 +77,9 @@ def test_the_best_texts_are_found_and_proved_in_a_thousand_trees(scorer: dk.Path
         # The two algorithms share all but the order; and the second takes no less time.
         for search, some in ((dk.BestFirst, number), (dk.DepthFirst, min(number, 50))):
             decoder = search(scorer=scorer, num_return=2)
-            out = dk.decode(ShowingModel(vocab, 7), prompts[:some], decoder, max_new_tokens=new, end_ids=END)
+            out = dk.decode(
+                RevealingHashModel(vocab, 7), prompts[:some], decoder, max_new_tokens=new, end_ids=END
+            )
             # The same sums, in the same order: equal to the last digit.
             assert torch.equal(best.values[:some, :2], out.score)
             assert certificate(out).proved.all()
@@ -130,7 +131,7 @@ def test_a_scorer_whose_memory_cannot_be_kept_sees_every_text_again(scorer: dk.P
     worth = worth_of_all(said, texts, prompts, scorer, vocab=4, end_ids=END)
     for search in SEARCHES:
         decoder = search(scorer=scorer, num_return=3)
-        out = dk.decode(ShowingModel(4, 7), prompts, decoder, max_new_tokens=4, end_ids=END)
+        out = dk.decode(RevealingHashModel(4, 7), prompts, decoder, max_new_tokens=4, end_ids=END)
         assert torch.equal(worth.topk(3).values, out.score)
         assert certificate(out).proved.all()
 
@@ -142,7 +143,7 @@ def test_trees_of_six_tokens_and_five_steps() -> None:
         worth = worth_of_all(said, texts, prompts, scorer, vocab=6, end_ids=END)
         for search in SEARCHES:
             decoder = search(scorer=scorer, num_return=5)
-            out = dk.decode(ShowingModel(6, 3), prompts, decoder, max_new_tokens=5, end_ids=END)
+            out = dk.decode(RevealingHashModel(6, 3), prompts, decoder, max_new_tokens=5, end_ids=END)
             assert torch.equal(worth.topk(5).values, out.score)
 
 
@@ -220,7 +221,7 @@ def test_a_budget_is_kept_and_the_gap_is_true(search: Callable[..., dk.OwnLoop])
         best = worth.amax(-1)
         for budget in (1, 3, 9, 200):
             decoder = search(scorer=scorer, max_nodes=budget)
-            out = dk.decode(ShowingModel(4, 7), prompts, decoder, max_new_tokens=4, end_ids=END)
+            out = dk.decode(RevealingHashModel(4, 7), prompts, decoder, max_new_tokens=4, end_ids=END)
             found = certificate(out)
             assert found.nodes is not None
             assert (found.nodes <= budget).all()
@@ -292,11 +293,11 @@ def test_processors_see_every_text_as_in_the_main_loop(name: str) -> None:
         worth = worth_of_all(said, texts, prompts, scorer, chain, vocab=4, end_ids=END)
         for search in (*SEARCHES, several_at_once):
             decoder = search(scorer=scorer, num_return=2)
-            out = dk.decode(ShowingModel(4, 7), prompts, decoder, chain, max_new_tokens=4, end_ids=END)
+            out = dk.decode(RevealingHashModel(4, 7), prompts, decoder, chain, max_new_tokens=4, end_ids=END)
             # A second model reads other batches: its logarithms may differ in the last digit.
             torch.testing.assert_close(worth.topk(2).values, out.score, atol=1e-5, rtol=1e-5)
             assert certificate(out).proved.all()
-            rescored = dk.score(ShowingModel(4, 7), prompts, out)
+            rescored = dk.score(RevealingHashModel(4, 7), prompts, out)
             torch.testing.assert_close(rescored.log_prob, out.log_prob, atol=1e-5, rtol=1e-5)
 
 
@@ -327,7 +328,7 @@ def test_where_log_probs_are_above_0_all_texts_are_looked_at(search: Callable[..
     worth = worth_of_all(said, texts, prompts, dk.LogProb(), rewards, vocab=4, end_ids=END)
     for budget in (None, 2):
         decoder = search(scorer=dk.LogProb(), max_nodes=budget)
-        out = dk.decode(ShowingModel(4, 7), prompts, decoder, rewards, max_new_tokens=3, end_ids=END)
+        out = dk.decode(RevealingHashModel(4, 7), prompts, decoder, rewards, max_new_tokens=3, end_ids=END)
         found = certificate(out)
         assert found.nodes is not None
         if budget is None:
@@ -376,7 +377,7 @@ def test_stopping_criteria_finish_texts(search: Callable[..., dk.OwnLoop]) -> No
     prompts = prompts_of(4, 8)
     for stop in (LastTwo(), dk.StopWhen(lambda ids: len(ids) > 1 and ids[-1] == ids[-2], ids=True)):
         out = dk.decode(
-            ShowingModel(4, 7),
+            RevealingHashModel(4, 7),
             prompts,
             search(scorer=dk.LogProb(), num_return=3),
             max_new_tokens=4,
@@ -394,7 +395,7 @@ def test_stopping_criteria_finish_texts(search: Callable[..., dk.OwnLoop]) -> No
 
 
 def texts_that_end_at_a_repeat(prompt: tuple[int, ...]) -> dict[tuple[int, ...], float]:
-    log_probs, texts = next_log_probs(ShowingModel(4, 7)), {}
+    log_probs, texts = next_log_probs(RevealingHashModel(4, 7)), {}
     waiting: list[tuple[tuple[int, ...], float]] = [((), 0.0)]
     for text, total in waiting:
         if len(text) == 4 or text[-1:] == END or (len(text) > 1 and text[-1] == text[-2]):
@@ -413,7 +414,7 @@ def test_laws_hold_with_stopping_criteria_and_with_attention() -> None:
     ):
         check_decoder(decoder, stop=dk.EndIds(4) | dk.RepetitionLoop(2), max_examples=2)
     seeing = dk.BestFirst(scorer=dk.CoveragePenalty(0.1), max_nodes=10)
-    check_decoder(seeing, model=ShowingModel, max_examples=2)
+    check_decoder(seeing, model=RevealingHashModel, max_examples=2)
 
 
 @pytest.mark.parametrize("search", SEARCHES)

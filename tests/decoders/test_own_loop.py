@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float32
 from torch import Tensor
 
 import decodekit as dk
-from tests.revealing import ShowingModel
 
 
 class GreedyOnePromptAtATime(dk.OwnLoop):
@@ -128,13 +127,15 @@ class Nearest(dk.Decoder[Watching]):
 
 def test_a_decoder_sees_what_it_asks_the_model_to_show() -> None:
     prompts = [[1, 2, 3], [4]]
-    out = dk.decode(ShowingModel(9), prompts, Nearest(), max_new_tokens=5)
+    out = dk.decode(dk.testing.RevealingHashModel(9), prompts, Nearest(), max_new_tokens=5)
     for number, prompt in enumerate(prompts):
-        alone = dk.decode(ShowingModel(9), [prompt], Nearest(), max_new_tokens=5)
+        alone = dk.decode(dk.testing.RevealingHashModel(9), [prompt], Nearest(), max_new_tokens=5)
         assert out.hypotheses()[number] == alone.hypotheses()[0]
     assert (
         out.hypotheses()
-        != dk.decode(ShowingModel(9), prompts, dk.Sample(2, seeds=[1, 2]), max_new_tokens=5).hypotheses()
+        != dk.decode(
+            dk.testing.RevealingHashModel(9), prompts, dk.Sample(2, seeds=[1, 2]), max_new_tokens=5
+        ).hypotheses()
     )
 
 
@@ -147,7 +148,7 @@ def test_a_decoder_with_a_delay_is_given_that_many_steps_more() -> None:
     class Late(Nearest):
         delay = 2
 
-    model = ShowingModel(9)
+    model = dk.testing.RevealingHashModel(9)
     steps = dk.loop.run(model, [[1]], Late(), (), dk.loop.Options(max_new_tokens=3, check_every=9))
     assert [progress.number for progress in steps] == [1, 2, 3, 4, 5]
 
@@ -163,7 +164,7 @@ def test_what_to_reveal_is_checked_and_joined() -> None:
 
 
 def test_a_showing_model_keeps_its_protocols() -> None:
-    model = ShowingModel(9)
+    model = dk.testing.RevealingHashModel(9)
     assert isinstance(model, dk.RevealingModel)
     assert not isinstance(dk.testing.HashModel(9), dk.RevealingModel)
     session, _ = model.start_revealing(

@@ -9,9 +9,8 @@ from jaxtyping import Float32
 from torch import Tensor
 
 import decodekit as dk
-from decodekit.testing import HashModel, MarkovModel, next_log_probs
+from decodekit.testing import HashModel, MarkovModel, RevealingHashModel, next_log_probs
 from tests.conformance import Guiding, Weakest
-from tests.revealing import ShowingModel
 
 
 def weakest(model: dk.Model, prompt: list[int], tokens: list[int]) -> float:
@@ -97,7 +96,7 @@ def test_a_scorer_is_given_the_attention_of_its_own_hypothesis() -> None:
     prompts = [[1], [3, 4, 5]]
     search = dk.BeamSearch(3, scorer=LastColumn(), num_return=3, stop_rule=dk.WhenFull())
     for seed in range(5):
-        model = ShowingModel(6, seed)
+        model = RevealingHashModel(6, seed)
         out = dk.decode(model, prompts, search, max_new_tokens=4)
         for number, prompt in enumerate(prompts):
             for rank, tokens in enumerate(out.hypotheses()[number]):
