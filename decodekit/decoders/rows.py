@@ -66,8 +66,12 @@ class RowState(NamedTuple):
     def take(self, rows: Int64[Tensor, " rows"]) -> "RowState":
         """The state whose row `i` goes on from this one's row `rows[i]`.
 
-        The decoder's `Selection` must then say so too: its `source_rows` are these.
+        The decoder's `Selection` must then say so too: its `source_rows` are these. Once all rows of a prompt
+        are finished, they stay as they are, whatever further steps for other prompts ask.
         """
+        finished = ((self.why > 0) | self.stuck).view(-1, self.history.rows_per_prompt).all(-1)
+        is_over = finished.repeat_interleave(self.history.rows_per_prompt)
+        rows = torch.where(is_over, torch.arange(len(rows), device=rows.device), rows)
         return self._replace(
             history=self.history.take(rows),
             observed=None if self.observed is None else self.observed.index_select(0, rows),

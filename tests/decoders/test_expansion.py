@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import decodekit as dk
 from decodekit.testing import HashModel, MarkovModel, next_log_probs
+from tests.conformance import Weakest
 
 # Two good tokens that go on alike, and a poor one.
 TWINS = MarkovModel(
@@ -183,3 +184,34 @@ def test_beams_must_be_counts(beams: object) -> None:
 def test_no_more_is_returned_than_the_last_width_finishes() -> None:
     with pytest.raises(ValueError, match="num_return must be an integer from 1 to 2"):
         dk.BeamSearch([4, 2], num_return=3)
+
+
+def test_what_an_expansion_picks_and_gives_no_priority_is_never_returned() -> None:
+    class NotOdd(dk.Expansion):
+        def pick(self, log_probs: torch.Tensor, number: int) -> dk.Picked:
+            best = log_probs.flatten(1).topk(number)
+            is_odd = best.indices % log_probs.shape[-1] % 2 == 1
+            return dk.Picked(best.indices, best.values.masked_fill(is_odd, -torch.inf))
+
+    for seed in range(5):
+        search = dk.BeamSearch(4, expansion=NotOdd(), num_return=4)
+        out = dk.decode(HashModel(5, seed), [[1], [2]], search, max_new_tokens=2)
+        said = {token for hypotheses in out.hypotheses() for tokens in hypotheses for token in tokens}
+        assert said <= {0, 2, 4}
+
+
+class Neutral(Weakest):
+    """Guides the search to where it would go anyway."""
+
+    guides = True
+
+
+@pytest.mark.parametrize("penalty", [0.5, 2.0])
+def test_a_guided_search_keeps_what_an_expansion_takes_off(penalty: float) -> None:
+    expansion = dk.DiverseSiblings(penalty)
+    for seed in range(5):
+        found = []
+        for scorer in (Weakest(), Neutral()):
+            search = dk.BeamSearch(3, expansion=expansion, scorer=scorer, num_return=3)
+            found.append(dk.decode(HashModel(5, seed), [[1], [2, 3]], search, max_new_tokens=4).hypotheses())
+        assert found[0] == found[1]

@@ -99,3 +99,22 @@ def test_nothing_is_claimed_where_better_continuations_may_be_passed_over(expans
         out = dk.decode(HashModel(7, seed), [[1]], search, max_new_tokens=3)
         assert isinstance(out.report, dk.Certificate)
         assert not out.report.proved.any()
+
+
+def test_what_was_never_looked_at_counts_as_let_go() -> None:
+    # One beam looks at two continuations: [3] ends, [1] goes on and ends badly. [2, 3] (0.1) is beyond both.
+    model = MarkovModel(
+        [[0.0, 0.3, 0.1, 0.6], [0.24, 0.24, 0.24, 0.28], [0.0, 0.0, 0.0, 1.0], [0.25] * 4], end_ids=(3,)
+    )
+    search = dk.BeamSearch(1, scorer=dk.LogProb(), stop_rule=dk.Patience(2.0))
+    out = dk.decode(model, [[0]], search, max_new_tokens=3)
+    assert out.hypotheses() == [[[3]]]
+    assert isinstance(out.report, dk.Certificate)
+    assert out.report.bound.exp().item() >= 0.1
+
+
+def test_nothing_is_claimed_where_a_scorer_remembers_more_than_was_looked_at() -> None:
+    for scorer in (Weakest(), dk.UIDMaximum(0.1), dk.WeightedSum([dk.LogProb(), Weakest()])):
+        out = dk.decode(HashModel(9, 1), [[1]], dk.BeamSearch(2, scorer=scorer), max_new_tokens=2)
+        assert isinstance(out.report, dk.Certificate)
+        assert out.report.bound.tolist() == [torch.inf]
