@@ -13,6 +13,9 @@ from decodekit.models.hf import HFModel
 from decodekit.models.sessions import CachedSession
 from decodekit.prompt import Prompt
 
+# What `generate` calls a cache that it goes on from: since transformers 5.24, and before.
+PAST_NAMES = ("cache", "past_key_values")
+
 
 class Continuing:
     """A decoder-only model whose cache already holds the beginnings of the prompts.
@@ -34,12 +37,12 @@ class Continuing:
         length, known = prompt.tokens.shape[1], int(self._past.get_seq_length())
         if rows_per_prompt > 1 or self._model.model.config.is_encoder_decoder:
             raise DecodekitError(
-                "generate: past_key_values go with a decoder-only model and one sequence a prompt. Leave "
-                "them out: the prompt is then computed once."
+                "generate: a cache goes with a decoder-only model and one sequence a prompt. Leave "
+                "it out: the prompt is then computed once."
             )
         if known >= length:
             raise DecodekitError(
-                f"generate: past_key_values must hold less than the whole prompt, got {known} columns of "
+                f"generate: a cache must hold less than the whole prompt, got {known} columns of "
                 f"{length}. Pass all ids, those in the cache included."
             )
         prompt = prompt.to(self._model.model.device)

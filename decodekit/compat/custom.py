@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from decodekit.compat.continuing import PAST_NAMES
 from decodekit.compat.from_hf import FromHF
 from decodekit.compat.generate import perform
 from decodekit.compat.inputs import Inputs, plain_config, special_ids, wrap
@@ -29,8 +30,9 @@ from decodekit.prompt import Prompt
 
 # What generate prepares for the model and decodekit's sessions make themselves.
 _PREPARED = {
-    *("attention_mask", "decoder_attention_mask", "encoder_outputs", "logits_to_keep", "past_key_values"),
-    *("position_ids", "use_cache"),
+    *PAST_NAMES,
+    *("attention_mask", "decoder_attention_mask", "encoder_outputs", "logits_to_keep", "position_ids"),
+    "use_cache",
 }
 
 
@@ -89,7 +91,7 @@ def custom_generate(  # noqa: PLR0913, PLR0917 - the contract of generate's call
         prompt=_prompt(input_ids[::repeats], model_kwargs, repeats),
         end_ids=tuple(token for token in ends or () if 0 <= token < (wrapped.vocabulary.size or token + 1)),
         pad_id=pad_id,
-        past=_past(model_kwargs.get("past_key_values"), repeats),
+        past=_past(next((model_kwargs[name] for name in PAST_NAMES if name in model_kwargs), None), repeats),
         cached=config.use_cache is not False,
     )
     if read.prompt.states is not None:
@@ -143,7 +145,7 @@ def _refuse_half_a_prompt(config: Any, length: int) -> None:  # noqa: ANN401 - t
     """Raises where only the ids after those in a cache are given: what stands before them is not known."""
     if getattr(config, "_mask_length", length) != length:
         raise DecodekitError(
-            f"custom_generate: past_key_values go with all ids of the prompts, got {length} of "
+            f"custom_generate: a cache goes with all ids of the prompts, got {length} of "
             f"{config._mask_length}. Pass those in the cache, too."  # noqa: SLF001 - it keeps it there
         )
 

@@ -54,7 +54,7 @@ def generate(  # noqa: PLR0913, PLR0917 - the signature of model.generate
         negative_prompt_attention_mask: As there.
         custom_generate: Refused.
         **kwargs: As there: fields of the configuration, `attention_mask`, `decoder_input_ids`,
-            `past_key_values`, `tokenizer`.
+            `cache` (`past_key_values`), `tokenizer`.
 
     Returns:
         As there: ids `[batch * sequences, length]`, or with `return_dict_in_generate` the same output class.

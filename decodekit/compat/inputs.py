@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
 from decodekit.arguments import plain
-from decodekit.compat.continuing import Continuing
+from decodekit.compat.continuing import PAST_NAMES, Continuing
 from decodekit.compat.refusals import refuse_arguments
 from decodekit.errors import DecodekitError
 from decodekit.history import Source
@@ -106,7 +106,11 @@ def read_inputs(wrapped: HFModel, config: Any, inputs: Tensor | None, given: dic
     if ids is None:
         ids = _from_bos(config)
     mask = given.pop("attention_mask", None)
-    past = given.pop("past_key_values", None)
+    pasts = [past for name in PAST_NAMES if (past := given.pop(name, None)) is not None]
+    if len(pasts) > 1:
+        raise DecodekitError(
+            "generate: cache and past_key_values are the same thing, got both. Give one of them."
+        )
     if wrapped.model.config.is_encoder_decoder:
         mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
         prompt = _decoder_prompt(config, len(ids), given).with_source(Source(ids, mask))
@@ -118,7 +122,11 @@ def read_inputs(wrapped: HFModel, config: Any, inputs: Tensor | None, given: dic
     )
     _resolve_length(wrapped, config, prompt.tokens.shape[1])
     return Inputs(
-        prompt=prompt, end_ids=end_ids, pad_id=pad_id, past=past, cached=config.use_cache is not False
+        prompt=prompt,
+        end_ids=end_ids,
+        pad_id=pad_id,
+        past=pasts[0] if pasts else None,
+        cached=config.use_cache is not False,
     )
 
 

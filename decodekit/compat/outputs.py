@@ -1,6 +1,6 @@
 """A run of decodekit, as transformers' `generate` returns one."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from jaxtyping import Float32
@@ -9,6 +9,7 @@ from torch import Tensor
 from decodekit.decoders.base import Decoder
 from decodekit.decoders.beam_search import BeamSearch
 from decodekit.loop import Progress
+from decodekit.models.cache import cache_name
 from decodekit.models.sessions import CachedSession
 from decodekit.output import Decoded
 
@@ -49,12 +50,13 @@ class Recorder:
             "sequences": sequences,
             "scores": scores,
             "logits": tuple(self.logits) if self.config.output_logits else None,
-            "past_key_values": self._cache(),
         }
         if isinstance(decoder, BeamSearch):
             common["sequences_scores"] = result.score.flatten() if self.config.output_scores else None
             common["beam_indices"] = result.parents.flatten(0, 1)
-        return _kind(beams=isinstance(decoder, BeamSearch), encoder_decoder=encoder_decoder)(**common)
+        kind = _kind(beams=isinstance(decoder, BeamSearch), encoder_decoder=encoder_decoder)
+        common[str(cache_name(field.name for field in fields(kind)))] = self._cache()
+        return kind(**common)
 
     def _cache(self) -> Any:  # noqa: ANN401 - transformers' Cache
         """The cache after the last token but one, its rows where the last step has put them."""

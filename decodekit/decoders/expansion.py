@@ -84,8 +84,9 @@ class SampledExpansion(Expansion):
         tensor([[0]])
 
     Hugging Face:
-        `generate(num_beams=beams, do_sample=True)`: after the same seed the same draws, where
-        `torch.multinomial` takes that many (2**24).
+        `generate(num_beams=beams, do_sample=True)`: after the same seed the same texts, where
+        `torch.multinomial` takes that many (2**24). Before 5.24 the first drawn could finish, not the
+        best drawn.
     """
 
     generator: torch.Generator | None = None
@@ -97,10 +98,11 @@ class SampledExpansion(Expansion):
             )
 
     def pick(self, log_probs: Float32[Tensor, "batch beams vocab"], number: int) -> Picked:
-        """Different ones, in the order of the draws."""
+        """Different ones, the greatest sum first."""
         sums = log_probs.flatten(1)
         drawn = rng.draw_several(sums.softmax(-1), number, self.generator)
-        return Picked(drawn, sums.gather(1, drawn))
+        chosen, order = sums.gather(1, drawn).sort(descending=True, stable=True)
+        return Picked(drawn.gather(1, order), chosen)
 
 
 @final

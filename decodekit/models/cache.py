@@ -5,6 +5,7 @@ once to append to them. Here a layer's keys and values stand in a buffer with ro
 was generated is reordered, since the rows of one prompt share what is before it.
 """
 
+from collections.abc import Iterable
 from functools import cache
 from typing import Any, cast
 
@@ -14,6 +15,15 @@ from torch import Tensor
 
 # Columns of room made with the prompt; a buffer that is full is doubled.
 _ROOM = 128
+
+# What a model's forward calls its cache: since transformers 5.24, before it, and in families of their own.
+_NAMES = ("cache", "past_key_values", "cache_params", "state")
+
+
+def cache_name(names: Iterable[str]) -> str | None:
+    """The name that stands for a model's cache among those of arguments or fields; None: there is none."""
+    found = set(names)
+    return next((name for name in _NAMES if name in found), None)
 
 
 class Cache:
@@ -49,6 +59,11 @@ class Cache:
             self.content.reorder_cache(rows)  # a family's own; the probe finds out whether it can
         for layer in self._layers:
             layer.reorder_cache(rows)
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether every layer keeps a state in place of keys and values, and has read its padding with it."""
+        return bool(linear := getattr(self.content, "is_linear", [])) and all(linear)
 
     @property
     def columns(self) -> int:

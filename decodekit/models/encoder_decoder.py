@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from decodekit.errors import ModelError, PromptError
 from decodekit.history import Source
-from decodekit.models.cache import Cache
+from decodekit.models.cache import Cache, cache_name
 from decodekit.models.evaluating import evaluating
 
 # What attention modules call the states that they look at when those are not their own text's.
@@ -46,6 +46,7 @@ class ConditionedDecoder:
     ) -> None:
         self._model, self._share = model, share
         self._accepts = frozenset(inspect.signature(model.forward).parameters)
+        self._cache_name = cache_name(self._accepts) or "past_key_values"
         self._attentions = attentions(model.get_decoder())
         if states is not None:
             from transformers.modeling_outputs import BaseModelOutput  # noqa: PLC0415 - slow to import
@@ -85,7 +86,7 @@ class ConditionedDecoder:
         if "logits_to_keep" in self._accepts:
             given["logits_to_keep"] = keep
         if cache is not None:
-            given["past_key_values"] = cache.content
+            given[self._cache_name] = cache.content
         with torch.inference_mode(), evaluating(self._model):
             if len(tokens) != len(self._valid) and not self._share:
                 self._repeat(len(tokens) // len(self._valid), cache)

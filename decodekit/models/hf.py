@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from decodekit.errors import ModelError
 from decodekit.model import RevealingSession, Session, VerifyingSession
 from decodekit.models.abilities import Abilities, most_positions
-from decodekit.models.cache import Cache
+from decodekit.models.cache import Cache, cache_name
 from decodekit.models.encoder_decoder import (
     ConditionedDecoder,
     check_encoder_decoder,
@@ -28,9 +28,6 @@ from decodekit.models.verification import Verification
 from decodekit.prompt import Prompt
 from decodekit.reveal import Reveal
 from decodekit.vocabulary import Tokenizer, Vocabulary
-
-# What the model's forward calls its cache; older families have their own names.
-_CACHE_NAMES = ("past_key_values", "cache_params", "state")
 
 
 class HFModel:
@@ -92,8 +89,7 @@ class HFModel:
             raise ModelError(f"HFModel: cache must be 'rows' or 'none', got {cache!r:.80}.")
         self._cache = cache
         self._shallow: dict[int, HFModel] = {}
-        names = _CACHE_NAMES if cache == "rows" else ()
-        self._cache_name = next((name for name in names if name in self._accepts), None)
+        self._cache_name = cache_name(self._accepts) if cache == "rows" else None
         self._abilities = Abilities(
             name=name,
             texts=Texts.of(self.vocabulary.size or 1, self._config.pad_token_id, self.model.dtype),
@@ -237,7 +233,8 @@ class HFModel:
         if "use_cache" in self._accepts:
             given["use_cache"] = cache is not None
         # A recurrent model has read its padding once the prompt is in, and wants a mask no more.
-        if mask is not None and (self._cache_name != "cache_params" or mask.shape == tokens.shape):
+        recurrent = cache is not None and cache.recurrent
+        if mask is not None and (mask.shape == tokens.shape or not recurrent):
             given["attention_mask"] = mask.long()
         if "position_ids" in self._accepts:
             given["position_ids"] = position_ids

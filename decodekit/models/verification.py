@@ -92,7 +92,7 @@ class Verification:
         if self.cache_name is None or 0 < self.abilities.positions < LONGEST:
             return RereadingSession  # nothing to ask, or too short to
         kinds: list[Verifier] = [AlignedSession] if self.abilities.ignores_padding else []
-        for kind in (*kinds, RereadingSession) if self.cache_name == "past_key_values" else ():
+        for kind in (*kinds, RereadingSession):
             if takes_back(self.abilities, kind, self.run):
                 return kind
         raise ModelError(

@@ -35,7 +35,7 @@ def test_the_cache_that_is_returned_is_theirs(options: dict[str, Any]) -> None:
         results.append(
             run(prompts.tokens, max_new_tokens=6, attention_mask=prompts.mask, **ENDLESS, **FULL, **options)
         )
-    theirs, ours = (result.past_key_values for result in results)
+    theirs, ours = (result.cache for result in results)
     assert theirs.get_seq_length() == ours.get_seq_length() == 14
     for one, other in zip(theirs.layers, ours.layers, strict=True):
         torch.testing.assert_close(one.keys, other.keys)
@@ -53,8 +53,8 @@ def test_a_conversation_goes_on_from_its_cache_and_the_cache_grows() -> None:
             mask = torch.ones_like(first.tokens)
             said = run(first.tokens, attention_mask=mask, max_new_tokens=5, **ENDLESS, **FULL)
             text = torch.cat([said.sequences, torch.full((2, 3), 9)], 1)
-            past = said.past_key_values
-            options = {"past_key_values": past, "attention_mask": torch.ones_like(text), "max_new_tokens": 5}
+            past = said.cache
+            options = {"cache": past, "attention_mask": torch.ones_like(text), "max_new_tokens": 5}
             after = run(text, **options, **ENDLESS, **FULL)
             assert past.get_seq_length() == after.sequences.shape[1] - 1
             results.append(after)
@@ -74,7 +74,7 @@ def test_what_is_in_the_cache_is_not_computed_again() -> None:
             wrap("gpt2"),
             text,
             attention_mask=torch.ones_like(text),
-            past_key_values=said.past_key_values,
+            cache=said.cache,
             max_new_tokens=2,
             **ENDLESS,
         )
@@ -86,16 +86,16 @@ def test_what_is_in_the_cache_is_not_computed_again() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_beams": 2}, "past_key_values go with a decoder-only model and one sequence a prompt"),
-        ({"max_new_tokens": 3}, "past_key_values must hold less than the whole prompt"),
+        ({"num_beams": 2}, "a cache goes with a decoder-only model and one sequence a prompt"),
+        ({"max_new_tokens": 3}, "a cache must hold less than the whole prompt"),
     ],
 )
 def test_a_cache_that_does_not_fit_is_refused(options: dict[str, Any], message: str) -> None:
     prompts = batch((0,), seed=5)
     with torch.no_grad():
-        past = build("gpt2")(prompts.tokens).past_key_values
+        past = build("gpt2")(prompts.tokens).cache
     with pytest.raises(dk.DecodekitError, match=message):
-        generate(wrap("gpt2"), prompts.tokens, past_key_values=past, **IDS, **options)
+        generate(wrap("gpt2"), prompts.tokens, cache=past, **IDS, **options)
 
 
 def test_the_callers_configuration_and_model_are_left_as_they_were() -> None:
@@ -279,14 +279,27 @@ def test_no_top_k_is_no_top_k_where_the_vocabulary_is_larger_than_its_default() 
         assert said[0] == said[1]
 
 
+def test_a_cache_may_be_called_what_it_was_before_transformers_5_24() -> None:
+    tokens = batch((0,), seed=5).tokens
+    said = []
+    for name in ("cache", "past_key_values"):
+        past = transformers.DynamicCache()
+        build("gpt2")(tokens[:, :4], cache=past, use_cache=True)
+        said.append(generate(wrap("gpt2"), tokens, max_new_tokens=4, **ENDLESS, **{name: past}))
+        assert past.get_seq_length() == tokens.shape[1] + 3
+    assert torch.equal(*said)
+    with pytest.raises(dk.DecodekitError, match="cache and past_key_values are the same thing, got both"):
+        generate(wrap("gpt2"), tokens, cache=past, past_key_values=past, max_new_tokens=4, **ENDLESS)
+
+
 def test_half_a_prompt_after_a_cache_is_refused_inside_generate() -> None:
     tokens = batch((0,), seed=5).tokens
     past = transformers.DynamicCache()
-    build("gpt2")(tokens[:, :1], past_key_values=past, use_cache=True)
-    with pytest.raises(dk.DecodekitError, match="past_key_values go with all ids of the prompts, got 8 of 9"):
+    build("gpt2")(tokens[:, :1], cache=past, use_cache=True)
+    with pytest.raises(dk.DecodekitError, match="a cache goes with all ids of the prompts, got 8 of 9"):
         build("gpt2").generate(
             tokens[:, 1:],
-            past_key_values=past,
+            cache=past,
             attention_mask=torch.ones_like(tokens),
             custom_generate=custom_generate,
             max_new_tokens=3,
@@ -345,9 +358,7 @@ def test_numbers_of_numpy_and_torch_are_numbers() -> None:
 
 def test_a_cache_of_the_callers_grows_inside_generate_too() -> None:
     past, tokens = transformers.DynamicCache(), batch((0,), seed=15).tokens
-    build("gpt2").generate(
-        tokens, past_key_values=past, custom_generate=custom_generate, max_new_tokens=4, **ENDLESS
-    )
+    build("gpt2").generate(tokens, cache=past, custom_generate=custom_generate, max_new_tokens=4, **ENDLESS)
     assert past.get_seq_length() == 12
 
 

@@ -40,6 +40,17 @@ def test_per_node_expansion_takes_some_of_each_parent() -> None:
     assert both(dk.PerNodeExpansion(2), beams=3) == both(dk.BestExpansion(), beams=3)
 
 
+def test_sampled_expansion_draws_in_any_order_and_returns_the_best_drawn_first() -> None:
+    sums = torch.tensor([0.1, 0.5, 0.15, 0.25]).log()
+    seen = set()
+    for seed in range(200):
+        picked = dk.SampledExpansion(torch.Generator().manual_seed(seed)).pick(sums[None, None], 2)
+        assert picked.priority.tolist() == sums[picked.flat].tolist()
+        assert picked.priority[0, 0] >= picked.priority[0, 1]
+        seen.add(tuple(picked.flat[0].tolist()))
+    assert seen == {(1, 3), (1, 2), (1, 0), (3, 2), (3, 0), (2, 0)}
+
+
 def test_diverse_siblings_costs_every_rank_the_same() -> None:
     # [1, 2] is nearly as good as [1, 1], but second among its siblings.
     assert both(dk.DiverseSiblings(0.0), beams=3) == both(dk.BestExpansion(), beams=3)

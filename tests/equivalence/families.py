@@ -127,7 +127,7 @@ FAMILIES: dict[str, Family] = {
         attention="eager",
         dtype=torch.float32,
     ),
-    "gptj": Family("GPTJConfig", {**_GPT, "rotary_dim": 4}, attention="eager"),
+    "gptj": Family("GPTJConfig", {**_GPT, "rotary_dim": 4}),
     "starcoder2": Family("Starcoder2Config", _LLAMA),
     "cohere": Family("CohereConfig", {**_LLAMA, "logit_scale": 1.0}),
     "olmo2": Family("Olmo2Config", _LLAMA),
@@ -140,7 +140,8 @@ _SCALED: dict[str, Any] = {**_BART, "scale_embedding": True}
 ENCODER_DECODERS: dict[str, Family] = {
     "t5": Family("T5Config", _T5, scale=2, head_scale=0.3, draw=1),
     "mt5": Family("MT5Config", _T5, scale=2, head_scale=0.3),
-    "umt5": Family("UMT5Config", _T5, scale=4, draw=1),
+    # It ties in any case; what the option says is whether the decoder's output is scaled as T5's is.
+    "umt5": Family("UMT5Config", {**_T5, "tie_word_embeddings": True}, scale=4, draw=1),
     "bart": Family("BartConfig", _BART, scale=50, head_scale=0.5, end_scale=1.5, draw=1),
     "mbart": Family("MBartConfig", _BART, scale=30, end_scale=1.5, draw=1),
     "marian": Family("MarianConfig", _SCALED, scale=30),
@@ -158,7 +159,7 @@ def build(family: str, seed: int = 0) -> PreTrainedModel:
     """A model of the family, whose weights depend on the seed and on nothing else."""
     kind = ALL[family]
     start = {"decoder_start_token_id": START} if family in ENCODER_DECODERS else {}
-    config = getattr(transformers, kind.config)(**_SHARED, **start, **kind.options)
+    config = getattr(transformers, kind.config)(**{**_SHARED, **start, **kind.options})
     auto = transformers.AutoModelForSeq2SeqLM if start else transformers.AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + kind.draw)

@@ -25,7 +25,7 @@ def _same(name: str, expected: Any, actual: Any, rows: Tensor | None) -> bool:  
     copies and worse, and goes on with them when no beam is left; nothing of that is ever chosen.
     """
     searched = rows is not None
-    if name == "past_key_values":
+    if name in {"cache", "past_key_values"}:
         lengths = expected.get_seq_length(), actual.get_seq_length()
         return type(actual) is type(expected) and (
             lengths[0] == lengths[1] or (searched and lengths[0] > lengths[1])

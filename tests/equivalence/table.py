@@ -233,12 +233,16 @@ OF_GENERATE = [
     Row("stopping_criteria", stopped()),
     Row("stopping_criteria under beams", stopped(**beams())),
     Row("prefix_allowed_tokens_fn", {"prefix_allowed_tokens_fn": allowed, **beams()}),
+    Row(
+        "prefix_allowed_tokens_fn, several samples",
+        sampled(num_return_sequences=2, prefix_allowed_tokens_fn=allowed),
+    ),
     Row("negative_prompt_ids", {"negative_prompt_ids": torch.tensor([[9, 8]] * 3), "guidance_scale": 1.5}),
     Row("attention_mask", padding=(3, 0, 1)),
     Row("decoder_input_ids", {"decoder_input_ids": torch.tensor([[9, 10]] * 3)}, family="bart"),
     Row(
-        "past_key_values",
-        note="of the beginnings of the prompts; one sequence a prompt",
+        "`cache`",
+        note="`past_key_values` before transformers 5.24: of the prompts' beginnings; one sequence a prompt",
         options=lambda: known_past(),  # noqa: PLW0108 - it comes below
     ),
     Row("synced_gpus", {"synced_gpus": True}, "refused"),
@@ -292,14 +296,6 @@ DIFFERENT = [
         "returns one of them twice, or goes on past the end, with a score of about -10⁹. Ours returns those "
         "that there are, and `valid` is False for the rest",
         "test_fewer_strings_than_beams_are_fewer_hypotheses",
-    ),
-    Row(
-        "the prompt's number in prefix_allowed_tokens_fn, with several samples",
-        sampled(num_return_sequences=2, prefix_allowed_tokens_fn=allowed),
-        "different",
-        "is the row's number there, so that the samples of one prompt are given the sets of others. Ours is "
-        "the prompt's, as under beams",
-        "test_the_number_that_a_prefix_function_is_given_is_the_prompts",
     ),
     Row(
         "a source padded on the left",
@@ -361,8 +357,8 @@ def known_past() -> Options:
     """A cache that holds the first five columns of the prompts."""
     prompts = batch((0, 0, 0), seed=31)
     with torch.no_grad():
-        past = build("gpt2")(prompts.tokens[:, :5], use_cache=True).past_key_values
-    return {"past_key_values": past, **ALL_OUTPUT}
+        past = build("gpt2")(prompts.tokens[:, :5], use_cache=True).cache
+    return {"cache": past, **ALL_OUTPUT}
 
 
 @cache

@@ -82,9 +82,7 @@ def cross_attention_keys(model: Any) -> Iterator[list[list[Tensor]]]:  # noqa: A
     """Every layer's keys of the source after every forward pass inside."""
     seen: list[list[Tensor]] = []
     handle = model.register_forward_hook(
-        lambda _, __, output: seen.append(
-            [layer.keys for layer in output.past_key_values.cross_attention_cache.layers]
-        )
+        lambda _, __, output: seen.append([layer.keys for layer in output.cache.cross_attention_cache.layers])
     )
     yield seen
     handle.remove()

@@ -17,6 +17,7 @@ from transformers import (
     RwkvConfig,
     RwkvForCausalLM,
 )
+from transformers.utils import ModelOutput
 
 import decodekit as dk
 from decodekit.testing import check_model
@@ -177,6 +178,25 @@ def test_a_nan_in_the_logits_is_an_error_that_names_the_prompt() -> None:
         dk.decode(model, [[5], [6]], dk.Greedy(), max_new_tokens=2)
     with pytest.raises(dk.DecodingError, match="score: log-probabilities must be numbers"):
         dk.score(model, [[5]], [[6, 9]])
+
+
+class NamedAsOfOld(GPT2LMHeadModel):
+    """As code that comes with weights still names its cache."""
+
+    def forward(self, input_ids, past_key_values=None, **given):  # noqa: ANN001, ANN003, ANN201
+        output = super().forward(input_ids, cache=past_key_values, **given)
+        return ModelOutput(logits=output.logits, past_key_values=output.cache)
+
+
+def test_a_cache_may_have_the_name_it_had_before_transformers_5_24() -> None:
+    model, shapes = NamedAsOfOld(gpt2().config).eval(), []
+    model.load_state_dict(gpt2().state_dict())
+    hf = dk.HFModel(model)
+    dk.decode(hf, [[5, 6]], dk.BeamSearch(3), max_new_tokens=1)  # asks the probe
+    model.transformer.wte.register_forward_pre_hook(lambda _, given: shapes.append(tuple(given[0].shape)))
+    out = dk.decode(hf, [[5, 6]], dk.BeamSearch(3), max_new_tokens=3)
+    assert shapes == [(1, 2), (3, 1), (3, 1)]
+    assert torch.equal(out.tokens, dk.decode(gpt2(), [[5, 6]], dk.BeamSearch(3), max_new_tokens=3).tokens)
 
 
 def rwkv() -> RwkvForCausalLM:
