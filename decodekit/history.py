@@ -112,3 +112,9 @@ class History:
         if self.prompts is not None:
             return values.index_select(0, self.prompts)
         return values.repeat_interleave(len(self.tokens) // len(values), 0)
+
+
+def rows_of(prompts: Int64[Tensor, " prompts"], rows_per_prompt: int) -> Int64[Tensor, " rows"]:
+    """The rows of some prompts, in a batch of as many rows for each."""
+    places = torch.arange(rows_per_prompt, device=prompts.device)
+    return (prompts[:, None] * rows_per_prompt + places).flatten()

@@ -27,6 +27,21 @@ class Session(Protocol):
 
 
 @runtime_checkable
+class ShrinkingSession(Session, Protocol):
+    """A session that prompts can leave, when they are finished and others go on."""
+
+    def keep_prompts(self, prompts: Int64[Tensor, " kept"]) -> bool:
+        """Goes on with some of its prompts only: row `i` is from now on a row of prompt `prompts[i // rows]`.
+
+        Args:
+            prompts: Which of those it has now, ascending; each keeps all its rows.
+
+        Returns:
+            False where the model's cache cannot be cut, and nothing has changed.
+        """
+
+
+@runtime_checkable
 class Model(Protocol):
     """Gives the logits of the next token, and a session that goes on from there.
 

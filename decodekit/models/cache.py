@@ -60,6 +60,16 @@ class Cache:
         for layer in self._layers:
             layer.reorder_cache(rows)
 
+    @torch.inference_mode()
+    def keep(self, rows: Int64[Tensor, " kept"]) -> bool:
+        """Goes on with some rows only; False where the cache is a family's own, and nothing has changed."""
+        for layer in self._layers:
+            if (keep := getattr(layer, "keep", None)) is not None:
+                keep(rows)
+            else:
+                layer.reorder_cache(rows)
+        return bool(self._layers)
+
     @property
     def recurrent(self) -> bool:
         """Whether every layer keeps a state in place of keys and values, and has read its padding with it."""
@@ -120,7 +130,7 @@ def _buffered_layer(base: Any) -> Any:  # noqa: ANN401 - a class of transformers
             self._capacity = capacity
             self._length = self.prompt_length
             columns = min(capacity, self.prompt_length + _ROOM)
-            self._buffers = [_with_room(tensor, rows, columns) for tensor in (prompts.keys, prompts.values)]
+            self._buffers = _buffers((prompts.keys, prompts.values), rows, columns)
             self._show()
 
         def update(
@@ -134,7 +144,7 @@ def _buffered_layer(base: Any) -> Any:  # noqa: ANN401 - a class of transformers
             after = self._length + key_states.shape[-2]
             if after > self._buffers[0].shape[-2]:
                 columns = max(after, min(self._capacity, 2 * after))
-                self._buffers = [_with_room(buffer, None, columns) for buffer in self._buffers]
+                self._buffers = _buffers(self._buffers, None, columns)
             for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
                 buffer[:, :, self._length : after] = new
             self._length = after
@@ -142,9 +152,13 @@ def _buffered_layer(base: Any) -> Any:  # noqa: ANN401 - a class of transformers
 
         def reorder_cache(self, beam_idx: Int64[Tensor, " rows"]) -> None:
             """Moves what was generated; what came before is the same on all rows of a prompt."""
-            for buffer in self._buffers:
-                generated = buffer[:, :, self.prompt_length : self._length]
-                generated.copy_(generated.index_select(0, beam_idx))
+            _reorder([buffer[:, :, self.prompt_length : self._length] for buffer in self._buffers], beam_idx)
+
+        def keep(self, rows: Int64[Tensor, " kept"]) -> None:
+            """Goes on with some rows, in buffers of the same columns."""
+            columns = self._buffers[0].shape[-2]
+            self._buffers = _buffers((self.keys, self.values), rows, columns)
+            self._show()
 
         def _show(self) -> tuple[Tensor, Tensor]:
             # What the base class reads lengths from, and others keys and values.
@@ -152,6 +166,15 @@ def _buffered_layer(base: Any) -> Any:  # noqa: ANN401 - a class of transformers
             return self.keys, self.values
 
     return BufferedLayer
+
+
+def _buffers(tensors: Iterable[Tensor], rows: Int64[Tensor, " rows"] | None, columns: int) -> list[Tensor]:
+    return [_with_room(tensor, rows, columns) for tensor in tensors]
+
+
+def _reorder(tensors: Iterable[Tensor], rows: Int64[Tensor, " rows"]) -> None:
+    for tensor in tensors:
+        tensor.copy_(tensor.index_select(0, rows))
 
 
 def _with_room(

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from decodekit.errors import ModelError, PromptError
-from decodekit.history import Source
+from decodekit.history import Source, rows_of
 from decodekit.models.cache import Cache, cache_name
 from decodekit.models.evaluating import evaluating
 
@@ -98,6 +98,16 @@ class ConditionedDecoder:
                     return_dict=True,
                     **given,
                 )
+
+    @torch.inference_mode()
+    def keep_prompts(self, prompts: Int64[Tensor, " kept"], batch: int, cache: Cache | None) -> None:
+        """Forgets what it has read for all prompts but some."""
+        each = len(self._valid) // batch  # more than one where what was read is repeated for every row
+        rows = rows_of(prompts, each)
+        self._read.last_hidden_state = self._read.last_hidden_state.index_select(0, rows)
+        self._valid = self._valid.index_select(0, rows)
+        if cache is not None:
+            cache.content.cross_attention_cache.reorder_cache(rows)
 
     def _repeat(self, rows_per_prompt: int, cache: Cache | None) -> None:
         """One copy a row of all that was read: from now on every row is a prompt of its own."""

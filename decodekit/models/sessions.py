@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
+from decodekit.history import rows_of
 from decodekit.models.cache import Cache
 from decodekit.prompt import Prompt
 
@@ -37,6 +38,20 @@ class Forward(Protocol):
         """Whether to pass a mask even where there is no padding."""
 
 
+@runtime_checkable
+class PromptKeeper(Protocol):
+    """A forward pass that knows something about every prompt."""
+
+    def keep_prompts(self, prompts: Int64[Tensor, " kept"], batch: int, cache: Cache | None) -> None:
+        """Forgets all prompts but some.
+
+        Args:
+            prompts: Which of those it knows now.
+            batch: How many those are.
+            cache: Of the session that it is driven by.
+        """
+
+
 class CachedSession:
     """A run of a transformers model with one cache entry a row (the rows cache).
 
@@ -60,6 +75,7 @@ class CachedSession:
         self._cache = model.new_cache() if cache is None else cache
         self._known = known
         batch, self._column = prompt_mask.shape
+        self._batch = batch
         # The mask of the whole run: after the prompt every column will hold a token.
         mask = torch.ones((batch, capacity), dtype=torch.bool, device=prompt_mask.device)
         mask[:, : self._column] = prompt_mask
@@ -95,6 +111,18 @@ class CachedSession:
         self._cache.widen(rows if rows_per_prompt > 1 else None, capacity)
         return rows
 
+    def keep_prompts(self, prompts: Int64[Tensor, " kept"]) -> bool:
+        """Goes on with some prompts only; False where the model keeps its state in a way of its own."""
+        rows = rows_of(prompts, len(self._positions) // self._batch)
+        if not self._cache.keep(rows):
+            return False
+        if isinstance(self._model, PromptKeeper):
+            self._model.keep_prompts(prompts, self._batch, self._cache)
+        self._positions = self._positions.index_select(0, rows)
+        self._mask = None if self._mask is None else self._mask.index_select(0, rows)
+        self._batch = len(prompts)
+        return True
+
     def _logits(self, tokens: Int64[Tensor, "rows columns"], columns: slice) -> Float32[Tensor, "rows vocab"]:
         mask = None if self._mask is None else self._mask[:, : columns.stop]
         output = self._model.forward(tokens, mask, self._positions[:, columns], cache=self._cache)
@@ -108,6 +136,7 @@ class RecomputingSession:
         del capacity  # nothing is allocated ahead
         self._model = model
         self._mask = prompt_mask
+        self._batch = len(prompt_mask)
         self._tokens = torch.empty_like(prompt_mask, dtype=torch.long)
 
     def prefill(self, tokens: Int64[Tensor, "rows length"]) -> Float32[Tensor, "rows vocab"]:
@@ -130,6 +159,14 @@ class RecomputingSession:
         rows = torch.arange(len(self._mask), device=self._mask.device).repeat_interleave(rows_per_prompt)
         self._take(rows)
         return rows
+
+    def keep_prompts(self, prompts: Int64[Tensor, " kept"]) -> bool:
+        """Goes on with some prompts only."""
+        if isinstance(self._model, PromptKeeper):
+            self._model.keep_prompts(prompts, self._batch, None)
+        self._take(rows_of(prompts, len(self._mask) // self._batch))
+        self._batch = len(prompts)
+        return True
 
     def _take(self, rows: Int64[Tensor, " rows"]) -> None:
         self._tokens = self._tokens.index_select(0, rows)

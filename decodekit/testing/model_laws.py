@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from decodekit.history import Source
-from decodekit.model import DescribedModel, Model
+from decodekit.history import Source, rows_of
+from decodekit.model import DescribedModel, Model, Session, ShrinkingSession
 from decodekit.prompt import Prompt
 from decodekit.testing.checking import check, repeatable
 from decodekit.testing.strategies import prompts
@@ -16,6 +16,8 @@ from decodekit.vocabulary import Vocabulary
 
 def check_model(model: Model, *, vocab: int, tolerance: float = 1e-4, max_examples: int = 10) -> None:
     """Raises unless `advance` gives what a fresh `start` on the grown text gives, whatever the rows.
+
+    A session that prompts can leave (`ShrinkingSession`) must go on so for those that stay.
 
     An encoder-decoder (its `vocabulary` has a `decoder_start_id`) reads the random prompts as sources, and
     its decoder's texts begin with the start id.
@@ -43,6 +45,10 @@ def check_model(model: Model, *, vocab: int, tolerance: float = 1e-4, max_exampl
         texts = [text for text in prompt.ids() for _ in range(rows)]
         sources = [_source_of(prompt, row // rows) for row in range(len(texts))]
         for number in range(4):
+            if number == 2:  # noqa: PLR2004 - there is a step before and one after
+                stay = _let_leave(session, len(texts) // rows, rows, generator, logits.device)
+                texts, sources = [texts[row] for row in stay], [sources[row] for row in stay]
+                logits = logits[stay].contiguous()
             check(logits.dtype == torch.float32 and logits.is_contiguous(), "logits must be float32")
             _check_fresh(model, list(zip(texts, sources, strict=True)), logits, tolerance)
             if number < 3:  # noqa: PLR2004 - the last logits are looked at, not continued
@@ -56,6 +62,16 @@ def check_model(model: Model, *, vocab: int, tolerance: float = 1e-4, max_exampl
                 logits = session.advance(tokens.to(logits.device), moved)
 
     laws()
+
+
+def _let_leave(
+    session: Session, batch: int, rows_per_prompt: int, generator: torch.Generator, device: torch.device
+) -> list[int]:
+    """Lets some prompts leave, if they can; returns the rows that stay."""
+    number = 1 + int(torch.randint(0, batch, (), generator=generator))
+    stay = torch.randperm(batch, generator=generator)[:number].sort().values
+    left = isinstance(session, ShrinkingSession) and session.keep_prompts(stay.to(device))
+    return rows_of(stay if left else torch.arange(batch), rows_per_prompt).tolist()
 
 
 def _check_fresh(

@@ -38,6 +38,7 @@ class MarkovModel:
             last,
             update=lambda _, tokens: tokens,
             logits=lambda state: self.log_probs[state].float(),
+            batch=len(prompt.tokens),
         )
         return session, session.logits()
 
@@ -73,7 +74,9 @@ class HashModel:
         state = torch.full((len(prompt.tokens),), self.seed)
         for tokens, mask in zip(prompt.tokens.T, prompt.mask.T, strict=True):
             state = torch.where(mask, self._update(state, tokens), state)
-        session = ToySession(state.repeat_interleave(rows_per_prompt), self._update, self._logits)
+        session = ToySession(
+            state.repeat_interleave(rows_per_prompt), self._update, self._logits, batch=len(prompt.tokens)
+        )
         return session, session.logits()
 
     @staticmethod
@@ -97,10 +100,17 @@ class ToySession:
         state: Int64[Tensor, " rows"],
         update: Callable[[Tensor, Tensor], Tensor],
         logits: Callable[[Tensor], Tensor],
+        batch: int,
     ) -> None:
-        self._state = state
+        self._state, self._batch = state, batch
         self._update = update
         self._logits = logits
+
+    def keep_prompts(self, prompts: Int64[Tensor, " kept"]) -> bool:
+        """Goes on with some prompts only."""
+        self._state = self._state.view(self._batch, -1).index_select(0, prompts).flatten()
+        self._batch = len(prompts)
+        return True
 
     def logits(self) -> Float32[Tensor, "rows vocab"]:
         """The logits of every row's next token."""
