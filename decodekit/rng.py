@@ -28,7 +28,9 @@ def draw(
     Source:
         The exponential race; Luce, 1959, *Individual Choice Behavior*.
     """
-    return (probs / torch.empty_like(probs).exponential_(1, generator=generator)).argmax(-1)
+    race = torch.empty_like(probs).exponential_(1, generator=generator)
+    # In the place of the times: what is as large as `probs` costs as much to ask for as to fill.
+    return torch.div(probs.detach(), race, out=race).argmax(-1)
 
 
 def draw_several(
@@ -51,8 +53,8 @@ def draw_several(
     Source:
         The exponential race; Efraimidis & Spirakis, 2006, https://doi.org/10.1016/j.ipl.2005.11.003.
     """
-    race = probs / torch.empty_like(probs).exponential_(1, generator=generator)
-    return race.topk(number).indices
+    race = torch.empty_like(probs).exponential_(1, generator=generator)
+    return torch.div(probs.detach(), race, out=race).topk(number).indices
 
 
 def draw_seeded(
@@ -77,11 +79,16 @@ def draw_seeded(
         >>> draw_seeded(torch.tensor([[0.0, 1.0, 0.0]]), zero, zero, torch.tensor(0))
         tensor([1])
     """
-    cumulative = probs.double().cumsum(-1)
+    cumulative = probs.cumsum(-1, dtype=torch.float64)
     # `uniform` is at most 1 - 2**-52, so the target stays below the total and never lands on a token
     # of probability 0: the first entry above it is one where the cumulative sum rose.
     target = uniform(seeds, streams, step)[:, None] * cumulative[:, -1:]
-    return (cumulative <= target).sum(-1).clamp(max=probs.shape[-1] - 1)
+    if probs.device.type == "cpu":
+        # Summed from left to right, so it never falls and the place can be looked up.
+        drawn = torch.searchsorted(cumulative, target, right=True)[:, 0]
+    else:
+        drawn = (cumulative <= target).sum(-1)
+    return drawn.clamp(max=probs.shape[-1] - 1)
 
 
 def uniform(

@@ -16,6 +16,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "errors": set(),
     "rng": set(),
     "history": set(),
+    "host": set(),
     "memory": set(),
     "arguments": set(),
     "stopping": {"arguments", "errors", "history", "memory", "vocabulary"},
@@ -30,13 +31,13 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "drafts": {"arguments", "errors", "model", "prompt", "verifying", "vocabulary"},
     "trace": {"prompt", "vocabulary"},
     "output": {"errors", "limits", "prompt", "stopping", "trace", "vocabulary"},
-    "processors": {"arguments", "errors", "rng", "history", "memory", "model", "prompt", "vocabulary"},
+    "processors": {"arguments", "errors", "rng", "history", "host", "memory", "model", "prompt", "vocabulary"},
     "scorers": {
         *("arguments", "errors", "history", "limits", "memory", "reveal"),
         *("model", "prompt", "vocabulary"),  # scorers that look ahead
     },
     "decoders": {
-        *("arguments", "errors", "rng", "history", "limits", "memory", "output", "reveal", "scorers"),
+        *("arguments", "errors", "rng", "history", "host", "limits", "memory", "output", "reveal", "scorers"),
         # algorithms with a loop of their own
         *("drafts", "model", "options", "processors", "prompt", "verifying", "vocabulary"),
     },

@@ -135,6 +135,17 @@ def test_a_seeded_draw_that_does_not_normalise_is_caught() -> None:
     assert chi_square(counted(tokens), probabilities()[0]) > CRITICAL[2]
 
 
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_draw_seeded_finds_the_place_that_counting_all_smaller_sums_finds(scale: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    probs = (scale * torch.randn(50, 5000, generator=generator)).softmax(-1)
+    probs[:, ::3] = 0.0
+    seeds, streams, step = rows_of(0, 50)
+    cumulative = probs.double().cumsum(-1)
+    below = cumulative <= uniform(seeds, streams, step)[:, None] * cumulative[:, -1:]
+    assert below.sum(-1).tolist() == draw_seeded(probs, seeds, streams, step).tolist()
+
+
 def test_a_seeded_draw_with_few_bits_is_caught() -> None:
     target = (uniform(*rows_of(0)) * 8).floor()[:, None] / 8  # three bits
     tokens = (probabilities().cumsum(-1) <= target).sum(-1)

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import final
 
-import torch
 from jaxtyping import Float32
 from torch import Tensor
 
 from decodekit.arguments import is_count, is_number
 from decodekit.history import History
 from decodekit.processors.base import StatelessProcessor
+from decodekit.processors.nucleus import ban_tail
 from decodekit.processors.parameters import PerPrompt, each, for_rows, per_prompt
 
 
@@ -57,11 +57,6 @@ class TopP(StatelessProcessor):
         self, history: History, scores: Float32[Tensor, "rows vocab"]
     ) -> Float32[Tensor, "rows vocab"]:
         """The scores of the nucleus, minus infinity elsewhere."""
-        # From the least likely up, as Hugging Face sums: the same rounding, the same tokens.
-        ascending, order = scores.sort(dim=-1)
         rest = for_rows(each(lambda p: 1 - p, self.p), history, scores)
-        tail = ascending.softmax(-1).cumsum(-1) <= rest
-        tail[:, max(scores.shape[-1] - self.min_tokens_to_keep, 0) :] = False
-        # `order` names every token once, so all of it is written.
-        banned = torch.empty_like(tail).scatter_(1, order, tail)
-        return scores.masked_fill(banned, -torch.inf)
+        most = max(scores.shape[-1] - self.min_tokens_to_keep, 0)
+        return ban_tail(scores, rest, most)
