@@ -46,6 +46,7 @@ from .decoders.stop_rule import Standing as Standing
 from .decoders.stop_rule import StopRule as StopRule
 from .decoders.stop_rule import WhenFull as WhenFull
 from .decoders.unique_sample import UniqueSample as UniqueSample
+from .decoding import decode as decode
 from .drafts.base import Draft as Draft
 from .drafts.base import DraftSession as DraftSession
 from .drafts.base import Proposal as Proposal
@@ -60,7 +61,6 @@ from .history import History as History
 from .limits import Limits as Limits
 from .loading import bundled_path as bundled_path
 from .loading import load as load
-from .loop import decode as decode
 from .model import Model as Model
 from .model import RevealingModel as RevealingModel
 from .model import RevealingSession as RevealingSession

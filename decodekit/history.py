@@ -95,6 +95,25 @@ class History:
         )
         return whole.take(rows)
 
+    def for_prompts(self, prompts: Int64[Tensor, " kept"], batch: int) -> "History":
+        """The rows of some prompts; they know whose they are.
+
+        Args:
+            prompts: Which of those that are here.
+            batch: How many those are.
+        """
+        whose = self.spread(torch.arange(self.batch, device=self.tokens.device))
+        rows = rows_of(prompts, len(self.tokens) // batch)
+        return replace(self, prompts=whose, of_prompts=self.batch).take(rows)
+
+    def prompt(self, number: int) -> int:
+        """Which prompt of the run it is that stands here as `number`."""
+        return number if self.prompts is None else int(self.prompts[number * self.rows_per_prompt])
+
+    def own(self, values: Shaped[Tensor, "batch *rest"]) -> Shaped[Tensor, "here *rest"]:
+        """Of what was given for each prompt of the run, that for each that is here."""
+        return self.spread(values)[:: self.rows_per_prompt]
+
     def own_places(self) -> Int64[Tensor, " rows"]:
         """Which of its prompt's rows each row is."""
         if self.places is not None:

@@ -1,6 +1,6 @@
 """The one loop: every decoder over every model, with every processor."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, Generic, NamedTuple
 
 import torch
@@ -12,19 +12,18 @@ from decodekit import trace as tracing
 from decodekit.decoders.base import Decoder, Selection, State
 from decodekit.decoders.own_loop import Job, OwnLoop
 from decodekit.errors import DecodekitError
+from decodekit.inputs import as_model, as_processor, vocabulary_of
+from decodekit.joining import join
+from decodekit.leaving import Attendance, Present, can_leave
 from decodekit.limits import Limits, Stopping
 from decodekit.memory import Memory, reorder_memory
-from decodekit.model import DescribedModel, Model, RevealingModel, RevealingSession, Session
-from decodekit.models.hf import HFModel
-from decodekit.options import Options, Stop
+from decodekit.model import Model, RevealingModel, RevealingSession, Session
+from decodekit.options import Options
 from decodekit.output import Decoded
 from decodekit.processors.applying import apply_processor, broken_rows, not_numbers
 from decodekit.processors.base import LogitsProcessor
-from decodekit.processors.chain import Chain
-from decodekit.prompt import Prompt
+from decodekit.prompt import Prompt, Share
 from decodekit.vocabulary import Vocabulary
-
-IDENTITY = Chain()
 
 
 class Progress(NamedTuple, Generic[State]):
@@ -40,6 +39,7 @@ class Progress(NamedTuple, Generic[State]):
         prompt: The prompts.
         vocabulary: What the model's ids mean.
         session: The model's run.
+        left: The results of prompts that have left, as `Walked` has them; it grows.
     """
 
     number: int
@@ -51,9 +51,23 @@ class Progress(NamedTuple, Generic[State]):
     prompt: Prompt
     vocabulary: Vocabulary
     session: Session
+    left: list[tuple[list[int], Decoded]]
 
 
-@torch.no_grad()
+class Walked(NamedTuple):
+    """What came of a walk.
+
+    Attributes:
+        parts: The results of some prompts each, without their context, and which prompts they are.
+        limits: Where hypotheses ended.
+        steps: Every step, if they were asked for.
+    """
+
+    parts: list[tuple[list[int], Decoded]]
+    limits: Limits
+    steps: list[tracing.Step]
+
+
 def run(
     model: Model | nn.Module,
     prompts: Any,  # noqa: ANN401 - whatever Prompt.of reads
@@ -61,136 +75,67 @@ def run(
     processor: LogitsProcessor | Sequence[LogitsProcessor],
     options: Options,
 ) -> Generator[Progress[State], None, Decoded]:
-    """The loop itself: a `Progress` after every step, and at the end the result."""
-    if isinstance(decoder, OwnLoop):
-        raise _cannot_be_watched(decoder)
-    if not isinstance(decoder, Decoder):
-        raise TypeError(
-            f"decode: decoder must be a Decoder such as dk.Greedy() or dk.BeamSearch(5), got {decoder!r:.80}."
-        )
+    """A decoder over some prompts: a `Progress` after every step, and at the end the result."""
+    check_steps(decoder)
     model = as_model(model)
-    chain = as_processor(processor)
     vocabulary = vocabulary_of(model)
-    prompt = Prompt.of(prompts, vocabulary)
+    job = Job(model, Prompt.of(prompts, vocabulary), as_processor(processor), options, vocabulary)
+    walked = yield from walk(job, decoder)
+    result, traced = join(walked.parts), None
+    if options.trace is not None:
+        ends, rows = walked.limits.end_ids, decoder.rows_per_prompt
+        traced = tracing.Trace(job.prompt, rows, vocabulary, ends, walked.steps, result.lengths)
+    return result.with_context(job.prompt, vocabulary, traced, options.criteria)
+
+
+@torch.no_grad()
+def walk(
+    job: Job, decoder: Decoder[State], share: Share | None = None
+) -> Generator[Progress[State], None, Walked]:
+    """The loop itself.
+
+    Args:
+        job: What to continue, and how.
+        decoder: The algorithm.
+        share: Whose these prompts are, where they are a part of those that `decode` was given.
+    """
+    prompt, options, chain = job.prompt, job.options, job.processor
     length, rows = prompt.tokens.shape[1], decoder.rows_per_prompt
     capacity, last = length + options.max_new_tokens, options.max_new_tokens + decoder.delay
-    session, logits = start(model, prompt, decoder, capacity)
-    limits = options.limits(vocabulary, length, logits.shape[-1])
+    session, logits = start(job.model, prompt, decoder, capacity)
+    limits = job.limits(logits.shape[-1])
     history = prompt.to(logits.device).history(capacity, rows)
+    history = history if share is None else share.of_run(history)
     state, memory = decoder.init(history, limits), chain.init(history)
     _check_asks(decoder, state, limits)
     broken = torch.zeros(logits.shape[0], dtype=torch.bool, device=logits.device)
     steps: list[tracing.Step] = []
+    may_leave = options.free and can_leave(session, (decoder, chain, options.criteria), (state, memory))
+    attendance = Attendance(decoder, history, may_leave=may_leave, waits=not options.free)
 
     for number in range(1, last + 1):
         state = look(decoder, session, state)
         state, selection, memory, scores, broken = step(decoder, chain, logits, state, memory, broken)
         if options.trace is not None:
             steps.append(tracing.record(logits, scores, *selection, options.trace))
-        yield Progress(number, state, logits, scores, selection, limits, prompt, vocabulary, session)
-        is_asked = number % options.check_every == 0
-        if number == last or (is_asked and bool(state.done | broken.any())):
+        left = attendance.left
+        yield Progress(
+            number, state, logits, scores, selection, limits, prompt, job.vocabulary, session, left
+        )
+        if number == last:
             break
+        if number % options.check_every == 0:
+            attendance.ask(state, broken)
+        if attendance.is_over():
+            break
+        if attendance.leavers():
+            present = Present(state, memory, selection, broken)
+            state, memory, selection, broken = attendance.leave(present, session)
         logits = session.advance(selection.tokens, selection.source_rows)
 
     if broken.any():
-        raise not_numbers(int(broken.int().argmax()) // rows)
-    result = decoder.finalize(state)
-    traced = None
-    if options.trace is not None:
-        traced = tracing.Trace(prompt, rows, vocabulary, limits.end_ids, steps, result.lengths)
-    return result.with_context(prompt, vocabulary, traced, limits.criteria)
-
-
-def decode(  # noqa: PLR0913 - the library's front door; its options are keyword-only
-    model: Model | nn.Module,
-    prompts: Any,  # noqa: ANN401 - whatever Prompt.of reads
-    decoder: Decoder[State] | OwnLoop,
-    processor: LogitsProcessor | Sequence[LogitsProcessor] = IDENTITY,
-    *,
-    max_new_tokens: int,
-    end_ids: int | Sequence[int] | None = None,
-    pad_id: int | None = None,
-    stop: Stop = (),
-    trace: int | None = None,
-    check_every: int = 1,
-    on_step: Callable[[int], None] | None = None,
-) -> Decoded:
-    """Continues every prompt as the decoder decides.
-
-    Args:
-        model: A `Model`, or a transformers model, which is wrapped in `HFModel`.
-        prompts: A string or strings, ids or lists of ids of any lengths, a tensor with its mask: see
-            `Prompt.of`. A batch gives what each prompt alone gives.
-        decoder: The algorithm.
-        processor: What changes the scores before it; one, or a sequence to be applied in order.
-        max_new_tokens: New tokens at most, at least 1.
-        end_ids: The ids that end a text; None: the model's own. `()` for none.
-        pad_id: What fills `Decoded.tokens` past the end; None: the model's own, or an end id.
-        stop: What else finishes a hypothesis: a `StoppingCriterion`, a string, or several of either, of
-            which any will do. `finish_reason` says which it was.
-        trace: How many of the likeliest tokens to keep of every row and step, in `Decoded.trace`.
-        check_every: Asks the device every so many steps whether all is done. More than 1 waits less
-            and may compute steps too many, which do not change the result.
-        on_step: Called with the number of steps taken, after every step.
-
-    Returns:
-        The continuations and what they are worth.
-
-    Raises:
-        DecodekitError: If the prompts, the limits or the model do not allow a right answer; the
-            message says which. `PromptError`, `ModelError` and `DecodingError` are its kinds.
-
-    Example:
-        >>> prompts = ["Once upon a time there was", "she was as beautiful as the"]
-        >>> dk.decode(dk.load(), prompts, dk.Greedy(), max_new_tokens=1).texts
-        [[' a'], [' sun']]
-
-    Hugging Face:
-        `model.generate(...)`; the equivalence page says what equals what.
-    """
-    options = Options(
-        max_new_tokens=max_new_tokens,
-        end_ids=end_ids,
-        pad_id=pad_id,
-        stop=stop,
-        trace=trace,
-        check_every=check_every,
-    )
-    steps: Generator[Any, None, Decoded]
-    if isinstance(decoder, OwnLoop):
-        steps = run_own(model, prompts, decoder, processor, options)
-    else:
-        steps = run(model, prompts, decoder, processor, options)
-    number = 0
-    while True:
-        try:
-            next(steps)
-        except StopIteration as finished:
-            result: Decoded = finished.value
-            return result
-        number += 1
-        if on_step is not None:
-            on_step(number)
-
-
-@torch.no_grad()
-def run_own(
-    model: Model | nn.Module,
-    prompts: Any,  # noqa: ANN401 - whatever Prompt.of reads
-    algorithm: OwnLoop,
-    processor: LogitsProcessor | Sequence[LogitsProcessor],
-    options: Options,
-) -> Generator[None, None, Decoded]:
-    """An algorithm's own loop: pauses whenever it does, and at the end gives the result."""
-    if options.trace is not None or options.check_every > 1:
-        raise _cannot_be_watched(algorithm)
-    model = as_model(model)
-    vocabulary = vocabulary_of(model)
-    prompt = Prompt.of(prompts, vocabulary)
-    job = Job(model, prompt, as_processor(processor), options, vocabulary)
-    result = yield from algorithm.run(job)
-    return result.with_context(prompt, vocabulary, None, options.criteria)
+        raise not_numbers(state.history.prompt(int(broken.int().argmax()) // rows))
+    return Walked(attendance.results(state), limits, steps)
 
 
 def start(
@@ -213,11 +158,6 @@ def look(decoder: Decoder[State], session: Session, state: State) -> State:
     if decoder.reveal and isinstance(session, RevealingSession):
         return decoder.look(session.revealed, state)
     return state
-
-
-def vocabulary_of(model: Model) -> Vocabulary:
-    """What the model's ids mean, as far as it knows."""
-    return model.vocabulary if isinstance(model, DescribedModel) else Vocabulary()
 
 
 def step(
@@ -245,29 +185,6 @@ def step(
     return state, selection, memory, scores, broken
 
 
-def as_model(model: Model | nn.Module) -> Model:
-    """The model itself, or a transformers model wrapped in `HFModel`."""
-    if isinstance(model, Model) and not isinstance(model, type):
-        return model
-    if isinstance(model, nn.Module):
-        return HFModel(model)
-    raise DecodekitError(
-        f"decode: model must be a Model or a transformers model, got {model!r:.80}. "
-        "Use dk.load(name) or dk.HFModel(model, tokenizer)."
-    )
-
-
-def as_processor(processor: LogitsProcessor | Sequence[LogitsProcessor]) -> LogitsProcessor:
-    """The processor itself, or a sequence of them as a chain."""
-    if isinstance(processor, LogitsProcessor):
-        return processor
-    if not isinstance(processor, Sequence):
-        raise TypeError(
-            f"decode: processor must be a LogitsProcessor or a sequence of them, got {processor!r:.80}."
-        )
-    return Chain(*processor)
-
-
 def _check_asks(decoder: Decoder[State], state: State, limits: Limits) -> None:
     """Raises if there are stopping criteria and the decoder does not ask them."""
     leaves = tree_flatten(state, is_leaf=lambda part: isinstance(part, Stopping))[0]
@@ -279,8 +196,14 @@ def _check_asks(decoder: Decoder[State], state: State, limits: Limits) -> None:
         )
 
 
-def _cannot_be_watched(algorithm: OwnLoop) -> TypeError:
-    return TypeError(
-        f"decode: {type(algorithm).__name__} has a loop of its own, which cannot be watched step by step: "
-        "no trace, no check_every, no streaming, no generate(). Use dk.decode(...) without them."
-    )
+def check_steps(decoder: object) -> None:
+    """Raises unless it is a decoder that goes step by step."""
+    if isinstance(decoder, OwnLoop):
+        raise TypeError(
+            f"decode: {type(decoder).__name__} has a loop of its own, which cannot be watched step by step: "
+            "no trace, no check_every, no streaming, no generate(). Use dk.decode(...) without them."
+        )
+    if not isinstance(decoder, Decoder):
+        raise TypeError(
+            f"decode: decoder must be a Decoder such as dk.Greedy() or dk.BeamSearch(5), got {decoder!r:.80}."
+        )

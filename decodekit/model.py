@@ -30,14 +30,15 @@ class Session(Protocol):
 class ShrinkingSession(Session, Protocol):
     """A session that prompts can leave, when they are finished and others go on."""
 
-    def keep_prompts(self, prompts: Int64[Tensor, " kept"]) -> bool:
+    @property
+    def shrinks(self) -> bool:
+        """Whether this run's prompts can leave: the cache of some models cannot be cut."""
+
+    def keep_prompts(self, prompts: Int64[Tensor, " kept"]) -> None:
         """Goes on with some of its prompts only: row `i` is from now on a row of prompt `prompts[i // rows]`.
 
         Args:
             prompts: Which of those it has now, ascending; each keeps all its rows.
-
-        Returns:
-            False where the model's cache cannot be cut, and nothing has changed.
         """
 
 

@@ -21,7 +21,12 @@ Stop = StoppingCriterion | str | Sequence[StoppingCriterion | str]
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What `decode` is asked for besides the model, the prompts, the decoder and the processors."""
+    """What `decode` is asked for besides the model, the prompts, the decoder and the processors.
+
+    Attributes:
+        watched: Whether somebody looks at the steps: then all prompts stay to the end, and no step is
+            taken that is not needed. The others are those of `decode`.
+    """
 
     max_new_tokens: int
     end_ids: int | Sequence[int] | None = None
@@ -29,6 +34,7 @@ class Options:
     stop: Stop = ()
     trace: int | None = None
     check_every: int = 1
+    watched: bool = True
     criteria: tuple[StoppingCriterion, ...] = field(init=False)
     started: float = field(init=False, default_factory=time.monotonic)
 
@@ -41,6 +47,11 @@ class Options:
             if type(value) is not int or value < 1:
                 raise DecodekitError(f"decode: {name} must be an integer of at least 1, got {value!r}.")
         object.__setattr__(self, "criteria", _criteria(self.stop))  # a frozen field
+
+    @property
+    def free(self) -> bool:
+        """Whether nobody looks at the steps, so that prompts may leave and a step too many may be taken."""
+        return not self.watched and self.trace is None
 
     def limits(self, vocabulary: Vocabulary, length: int, vocab: int) -> Limits:
         """The run's limits; what the caller gives outranks the model's own.

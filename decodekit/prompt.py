@@ -1,8 +1,8 @@
 """Prompts: strings, lists of ids or tensors, as one left-padded batch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -160,6 +160,35 @@ class Prompt:
             prompts=torch.arange(batch, device=tokens.device).repeat_interleave(rows_per_prompt),
             rows_per_prompt=rows_per_prompt,
             source=self.source,
+        )
+
+
+class Share(NamedTuple):
+    """Some prompts of a run, which are decoded on their own.
+
+    Attributes:
+        numbers: Which they are.
+        whole: All of them.
+    """
+
+    numbers: list[int]
+    whole: Prompt
+
+    def prompt(self) -> Prompt:
+        """The prompts, without padding that none of them needs."""
+        some = self.whole.take(torch.tensor(self.numbers))
+        first = some.tokens.shape[1] - int(some.mask.sum(-1).max())
+        return replace(some, tokens=some.tokens[:, first:], mask=some.mask[:, first:])
+
+    def of_run(self, history: History) -> History:
+        """Their history, which knows that they are a part."""
+        source = self.whole.source
+        numbers = torch.tensor(self.numbers, device=history.tokens.device)
+        return replace(
+            history,
+            prompts=numbers.repeat_interleave(history.rows_per_prompt),
+            of_prompts=len(self.whole.tokens),
+            source=None if source is None else source.to(history.tokens.device),
         )
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor, nn
 
 from decodekit.errors import DecodekitError, DecodingError
-from decodekit.loop import as_model
+from decodekit.inputs import as_model
 from decodekit.model import DescribedModel, Model, ScoringModel
 from decodekit.output import Decoded, sum_log_probs
 from decodekit.prompt import Prompt

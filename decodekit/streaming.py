@@ -7,8 +7,9 @@ from torch import nn
 
 from decodekit.decoders.base import Decoder, State
 from decodekit.errors import DecodekitError
+from decodekit.inputs import IDENTITY
 from decodekit.limits import Limits
-from decodekit.loop import IDENTITY, Progress, run
+from decodekit.loop import Progress, run
 from decodekit.model import Model
 from decodekit.options import Options, Stop
 from decodekit.output import Decoded

@@ -21,6 +21,8 @@ class AheadExpansion(Expansion):
 
     ids: Int64[Tensor, "batch beams next"]
 
+    splits = True
+
     def pick(self, log_probs: Float32[Tensor, "batch beams vocab"], number: int) -> Picked:
         """Each once, best first."""
         _, beams, vocab = log_probs.shape

@@ -11,7 +11,7 @@ from torch import Tensor
 from decodekit import rng
 from decodekit.arguments import is_count
 from decodekit.decoders.base import Decoder, Selection
-from decodekit.decoders.prompt_seeds import prompt_seeds, read_seeds
+from decodekit.decoders.prompt_seeds import own_seeds, read_seeds
 from decodekit.decoders.rows import RowState
 from decodekit.history import History
 from decodekit.limits import Limits
@@ -89,6 +89,8 @@ class ArithmeticSample(Decoder[ArithmeticState]):
     generator: torch.Generator | None = None
     seeds: Sequence[int] | Int64[Tensor, " batch"] | None = None
 
+    splits = True
+
     def __post_init__(self) -> None:
         if not is_count(self.num_samples, 1):
             raise ValueError(
@@ -106,8 +108,7 @@ class ArithmeticSample(Decoder[ArithmeticState]):
     def init(self, history: History, limits: Limits) -> ArithmeticState:
         """The lattice of every prompt, moved by a number of its own."""
         device, batch = history.tokens.device, len(history.tokens) // self.num_samples
-        given = None if self.seeds is None else tuple(self.seeds)
-        seeds = prompt_seeds("ArithmeticSample", self.generator, given, batch).to(device)
+        seeds = own_seeds("ArithmeticSample", self.generator, self.seeds, history)
         seeds = seeds.repeat_interleave(self.num_samples)
         streams = torch.arange(self.num_samples, device=device).repeat(batch)
         shifts = rng.uniform(seeds, torch.full_like(streams, SHIFT), torch.zeros_like(streams[0]))
@@ -130,6 +131,10 @@ class ArithmeticSample(Decoder[ArithmeticState]):
     def settled(self, state: ArithmeticState) -> list[list[list[int]]]:
         """All that was said."""
         return state.rows.settled(hypotheses=self.num_samples)
+
+    def finished(self, state: ArithmeticState) -> Bool[Tensor, " batch"]:
+        """Prompts whose rows are all finished."""
+        return state.rows.finished
 
     def finalize(self, state: ArithmeticState) -> Decoded:
         """`num_samples` hypotheses a prompt, in the order of their codes on the circle."""

@@ -59,6 +59,11 @@ class Decoder(ABC, Generic[State]):
         ...     def finalize(self, state): return state.decoded(hypotheses=1)
     """
 
+    splits: bool = False
+    """True where prompts do not know of each other: then they can be decoded in several batches, and leave
+    theirs when `finished` says so. Every tensor of the state leads with as many entries for each prompt,
+    prompt-major, or is 0-d; a report is a dataclass of such tensors, and of lists with an entry a prompt."""
+
     @property
     @abstractmethod
     def rows_per_prompt(self) -> int:
@@ -114,6 +119,10 @@ class Decoder(ABC, Generic[State]):
         before the end.
         """
         return []
+
+    def finished(self, state: State) -> Bool[Tensor, " batch"] | None:  # noqa: ARG002
+        """The prompts whose results no further step can change. By default that is not known."""
+        return None
 
     @abstractmethod
     def finalize(self, state: State) -> Decoded:

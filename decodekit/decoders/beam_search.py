@@ -77,6 +77,8 @@ class BeamSearch(Decoder[BeamState]):
     expansion: Expansion = BestExpansion()
     num_return: int = 1
 
+    splits = True
+
     def __post_init__(self) -> None:
         widths = (self.beams,) if not isinstance(self.beams, Sequence) else tuple(self.beams)
         if not widths or isinstance(self.beams, str) or not all(is_count(width, 1) for width in widths):
@@ -182,9 +184,13 @@ class BeamSearch(Decoder[BeamState]):
         """What all live and finished hypotheses of a prompt begin with: any result will too."""
         return settled(state, self.num_return)
 
+    def finished(self, state: BeamState) -> Bool[Tensor, " batch"]:
+        """Prompts whose search is over."""
+        return ~state.open
+
     def finalize(self, state: BeamState) -> Decoded:
         """The best finished hypotheses, best first, and whether they are proved to be the best."""
-        raise_if_stuck(state.stuck)
+        raise_if_stuck(state.stuck, state.history)
         decoded = state.finished.decoded(state.limits, self.num_return)
         # What is not returned was let go, or is finished and comes next.
         worst, *others = state.finished.scores[:, self.num_return - 1 :].unbind(1)

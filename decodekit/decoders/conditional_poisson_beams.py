@@ -14,7 +14,7 @@ from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.conditional_poisson import Levels, draw_set, log_inclusion, polynomials
 from decodekit.decoders.inclusion import Inclusion
 from decodekit.decoders.kept_texts import KeptTexts, read_texts
-from decodekit.decoders.prompt_seeds import prompt_seeds, read_seeds
+from decodekit.decoders.prompt_seeds import own_seeds, read_seeds
 from decodekit.decoders.sampled_tree import SampledTree
 from decodekit.history import History
 from decodekit.limits import Limits
@@ -107,6 +107,8 @@ class ConditionalPoissonBeams(Decoder[ConditionalPoissonState]):
     generator: torch.Generator | None = None
     seeds: Sequence[int] | Int64[Tensor, " batch"] | None = None
 
+    splits = True
+
     def __post_init__(self) -> None:
         if not is_count(self.beams, 1):
             raise ValueError(
@@ -126,12 +128,10 @@ class ConditionalPoissonBeams(Decoder[ConditionalPoissonState]):
     def init(self, history: History, limits: Limits) -> ConditionalPoissonState:
         """One beginning, the prompt."""
         tree = SampledTree.start(history, limits, self.beams)
-        batch, device = len(tree.log_probs), tree.log_probs.device
-        given = None if self.seeds is None else tuple(self.seeds)
-        seeds = prompt_seeds("ConditionalPoissonBeams", self.generator, given, batch).to(device)
+        seeds = own_seeds("ConditionalPoissonBeams", self.generator, self.seeds, history)
         kept = None
         if self.keep is not None:
-            kept = KeptTexts.start("ConditionalPoissonBeams", self.keep, batch, limits, device)
+            kept = KeptTexts.start("ConditionalPoissonBeams", self.keep, history, limits)
         return ConditionalPoissonState(tree, torch.zeros_like(tree.log_probs), kept, seeds)
 
     def observe(
@@ -161,7 +161,8 @@ class ConditionalPoissonBeams(Decoder[ConditionalPoissonState]):
             drawn = draw_set(others, rest, self._uniform(others, state))[:, : odds.shape[1]] | is_forced
         best = log_probs.masked_fill(~drawn[:, : odds.shape[1]], -torch.inf).topk(self.beams)
         chosen, exists = best.indices, best.values > -torch.inf
-        included = log_inclusion(levels, size, chosen)
+        # A sample that is complete is drawn again for sure, but for rounding.
+        included = log_inclusion(levels, size, chosen).masked_fill(state.tree.finished[:, None], 0.0)
         before = state.log_inclusion.gather(1, chosen // vocab)
         tree, selection = state.tree.keep(chosen, exists, grown)
         kept = state.kept
@@ -183,6 +184,10 @@ class ConditionalPoissonBeams(Decoder[ConditionalPoissonState]):
     def settled(self, state: ConditionalPoissonState) -> list[list[list[int]]]:
         """What all hypotheses of a prompt begin with; nothing where one is kept, which is to come first."""
         return state.tree.settled() if state.kept is None else []
+
+    def finished(self, state: ConditionalPoissonState) -> Bool[Tensor, " batch"]:
+        """Prompts whose hypotheses are all finished."""
+        return state.tree.finished
 
     def finalize(self, state: ConditionalPoissonState) -> Decoded:
         """The hypotheses, likeliest first, with their inclusion probabilities; what was kept before all."""

@@ -111,6 +111,8 @@ class ConstrainedBeamSearch(Decoder[ConstrainedState]):
     num_return: int = 1
     _table: Progress = field(init=False, repr=False, compare=False)
 
+    splits = True
+
     def __post_init__(self) -> None:
         who = "ConstrainedBeamSearch"
         check_beams(who, self.beams)
@@ -197,9 +199,13 @@ class ConstrainedBeamSearch(Decoder[ConstrainedState]):
         prompts = settled(state.search, self.num_return)
         return [prompt if is_found else [[]] for prompt, is_found in zip(prompts, found, strict=True)]
 
+    def finished(self, state: ConstrainedState) -> Bool[Tensor, " batch"]:
+        """Prompts whose search is over."""
+        return ~state.search.open
+
     def finalize(self, state: ConstrainedState) -> Decoded:
         """The best finished hypotheses, best first: all of them meet all constraints."""
-        raise_if_stuck(state.search.stuck)
+        raise_if_stuck(state.search.stuck, state.history)
         return state.search.finished.decoded(state.search.limits, self.num_return)
 
     @property

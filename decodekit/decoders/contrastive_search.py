@@ -95,6 +95,8 @@ class ContrastiveSearch(Decoder[ContrastiveState]):
     k: int = 4
     penalty: float = 0.6
 
+    splits = True
+
     def __post_init__(self) -> None:
         if not is_count(self.k, 1):
             raise ValueError(f"ContrastiveSearch: k must be an integer of at least 1, got {self.k!r:.80}.")
@@ -163,6 +165,10 @@ class ContrastiveSearch(Decoder[ContrastiveState]):
     def settled(self, state: ContrastiveState) -> list[list[list[int]]]:
         """All that is decided."""
         return state.text.settled(hypotheses=1)
+
+    def finished(self, state: ContrastiveState) -> Bool[Tensor, " batch"]:
+        """Prompts whose text is finished."""
+        return state.text.finished
 
     def finalize(self, state: ContrastiveState) -> Decoded:
         """One hypothesis a prompt."""

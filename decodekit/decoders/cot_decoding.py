@@ -108,6 +108,8 @@ class CoTDecoding(Decoder[BranchState]):
     ids: bool = False
     aggregate: bool = False
 
+    splits = True
+
     def __post_init__(self) -> None:
         if not is_count(self.branches, 1):
             raise ValueError(
@@ -154,6 +156,10 @@ class CoTDecoding(Decoder[BranchState]):
         margins = write_column(state.margins, rows.step, margin, speaks)
         rows, selection = rows.say(likeliest.indices.gather(1, place)[:, 0], scores)
         return BranchState(rows, margins, exists), selection
+
+    def finished(self, state: BranchState) -> Bool[Tensor, " batch"]:
+        """Prompts whose branches are all finished."""
+        return state.rows.finished
 
     def finalize(self, state: BranchState) -> Decoded:
         """The hypotheses by the confidence of their answers, the surest first."""

@@ -92,6 +92,8 @@ class DiverseBeamSearch(Decoder[DiverseState]):
     stop_rule: StopRule = Heuristic()
     num_return: int = 1
 
+    splits = True
+
     def __post_init__(self) -> None:
         who = "DiverseBeamSearch"
         check_beams(who, self.beams)
@@ -173,9 +175,13 @@ class DiverseBeamSearch(Decoder[DiverseState]):
         history = state.history.take(sources).append(new)
         return DiverseState(history, tuple(after), ~any_open | stuck.any()), Selection(new, sources)
 
+    def finished(self, state: DiverseState) -> Bool[Tensor, " batch"]:
+        """Prompts whose search is over in every group."""
+        return ~torch.stack([group.open for group in state.groups]).any(0)
+
     def finalize(self, state: DiverseState) -> Decoded:
         """The best finished hypotheses of all groups, best first."""
-        raise_if_stuck(torch.stack([group.stuck for group in state.groups]).all(0))
+        raise_if_stuck(torch.stack([group.stuck for group in state.groups]).all(0), state.history)
         finished = [
             group.finished._replace(
                 records=group.finished.records._replace(

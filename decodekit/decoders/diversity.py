@@ -37,6 +37,9 @@ class Diversity(ABC):
         ...         return (first * (step == 0))[:, None].expand(-1, group.tokens.shape[1], -1)
     """
 
+    splits: bool = False
+    """True where every prompt is treated by itself, whichever others there are: see `Decoder.splits`."""
+
     @abstractmethod
     def penalties(
         self, group: Said, earlier: Said, step: Int64[Tensor, ""], vocab: int
@@ -76,6 +79,8 @@ class Hamming(Diversity):
     """
 
     strength: float
+
+    splits = True
 
     def __post_init__(self) -> None:
         _check_strength(self, self.strength)
@@ -118,6 +123,8 @@ class NGramDiversity(Diversity):
 
     n: int
     strength: float
+
+    splits = True
 
     def __post_init__(self) -> None:
         if not is_count(self.n, 1):

@@ -81,6 +81,8 @@ class DoLa(Decoder[DoLaState]):
     layers: Literal["low", "high"] | Sequence[int] = field(default="low", kw_only=True)
     relative_top: float = field(default=0.1, kw_only=True)
 
+    splits = True
+
     def __post_init__(self) -> None:
         if not isinstance(self.inner, Decoder):
             raise TypeError(
@@ -155,6 +157,10 @@ class DoLa(Decoder[DoLaState]):
     def settled(self, state: DoLaState) -> list[list[list[int]]]:
         """What the inner decoder has settled."""
         return self.inner.settled(state.inner)
+
+    def finished(self, state: DoLaState) -> Bool[Tensor, " batch"] | None:
+        """What the inner decoder says."""
+        return self.inner.finished(state.inner)
 
     def finalize(self, state: DoLaState) -> Decoded:
         """The inner decoder's result."""

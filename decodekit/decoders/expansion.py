@@ -36,6 +36,9 @@ class Expansion(ABC):
         ...         return dk.BestExpansion().pick(log_probs.masked_fill(odd, -torch.inf), number)
     """
 
+    splits: bool = False
+    """True where every prompt is treated by itself, whichever others there are: see `Decoder.splits`."""
+
     @abstractmethod
     def pick(self, log_probs: Float32[Tensor, "batch beams vocab"], number: int) -> Picked:
         """The continuations to look at; pure but for random draws, and reads nothing from the device.
@@ -58,6 +61,8 @@ class BestExpansion(Expansion):
     Hugging Face:
         `generate(num_beams=beams, do_sample=False)`.
     """
+
+    splits = True
 
     def pick(self, log_probs: Float32[Tensor, "batch beams vocab"], number: int) -> Picked:
         """The greatest sums."""
@@ -131,6 +136,8 @@ class PerNodeExpansion(Expansion):
 
     children: int
 
+    splits = True
+
     def __post_init__(self) -> None:
         if not is_count(self.children, 1):
             raise ValueError(
@@ -174,6 +181,8 @@ class DiverseSiblings(Expansion):
     """
 
     penalty: float
+
+    splits = True
 
     def __post_init__(self) -> None:
         if not is_finite(self.penalty) or self.penalty < 0:

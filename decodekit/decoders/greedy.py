@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import final
 
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32
 from torch import Tensor
 
 from decodekit.decoders.base import Decoder, Selection
@@ -28,6 +28,8 @@ class Greedy(Decoder[RowState]):
         `generate(do_sample=False, num_beams=1)`, the same tokens.
     """
 
+    splits = True
+
     @property
     def rows_per_prompt(self) -> int:
         """One row a prompt."""
@@ -48,6 +50,10 @@ class Greedy(Decoder[RowState]):
     def settled(self, state: RowState) -> list[list[list[int]]]:
         """All that was said."""
         return state.settled(hypotheses=1)
+
+    def finished(self, state: RowState) -> Bool[Tensor, " batch"]:
+        """Prompts whose row is finished."""
+        return state.finished
 
     def finalize(self, state: RowState) -> Decoded:
         """One hypothesis a prompt."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from decodekit.arguments import plain, read_ids
 from decodekit.decoders.sampled_tree import Continuations, SampledTree
 from decodekit.errors import DecodekitError, DecodingError
+from decodekit.history import History
 from decodekit.limits import Limits
 
 NOWHERE = -1  # cannot be said
@@ -43,10 +44,9 @@ class KeptTexts(NamedTuple):
     places: Int64[Tensor, " batch"]
 
     @classmethod
-    def start(
-        cls, who: str, texts: Sequence[Sequence[int]], batch: int, limits: Limits, device: torch.device
-    ) -> "KeptTexts":
-        """The texts, of which nothing is said yet."""
+    def start(cls, who: str, texts: Sequence[Sequence[int]], history: History, limits: Limits) -> "KeptTexts":
+        """The texts of the prompts that are here, of which nothing is said yet; `texts` are the run's."""
+        batch, device = history.batch, history.tokens.device
         if len(texts) != batch:
             raise DecodekitError(
                 f"{who}: there must be one text to keep a prompt, got {len(texts)} for {batch} prompts."
@@ -59,6 +59,7 @@ class KeptTexts(NamedTuple):
             )
         tokens = torch.tensor([[*text, *[0] * (new - len(text))] for text in texts], device=device)
         lengths = torch.tensor([len(text) for text in texts], device=device)
+        tokens, lengths = history.own(tokens), history.own(lengths)
         return cls(tokens, lengths, torch.zeros_like(lengths))
 
     def continuation(self, step: Int64[Tensor, ""], grown: Continuations) -> Int64[Tensor, " batch"]:
@@ -87,7 +88,7 @@ class KeptTexts(NamedTuple):
         if not bool(said.any(-1).all()):
             raise DecodingError(
                 "decode: a text to keep must be one that the model and the processors can say, up to its "
-                f"end, and that of prompt {int((~said.any(-1)).int().argmax())} is not."
+                f"end, and that of prompt {tree.history.prompt(int((~said.any(-1)).int().argmax()))} is not."
             )
         return values.masked_fill(said, torch.inf)
 

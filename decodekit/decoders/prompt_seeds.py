@@ -8,6 +8,7 @@ from torch import Tensor
 
 from decodekit.arguments import plain
 from decodekit.errors import DecodekitError
+from decodekit.history import History
 
 
 def read_seeds(
@@ -58,3 +59,16 @@ def prompt_seeds(
             f"{who}: there must be one seed a prompt, got {len(seeds)} seeds for {batch} prompts."
         )
     return torch.tensor(seeds, dtype=torch.long, device="cpu")
+
+
+def own_seeds(
+    who: str, generator: torch.Generator | None, seeds: Sequence[int] | Tensor | None, history: History
+) -> Int64[Tensor, " batch"]:
+    """The seeds of the prompts that are here, on their device; `seeds` are those of the whole run, likewise.
+
+    Raises:
+        DecodekitError: If there are not as many seeds as prompts.
+    """
+    given = None if seeds is None else tuple(int(seed) for seed in seeds)
+    every = prompt_seeds(who, generator, given, history.batch)
+    return history.own(every.to(history.tokens.device))

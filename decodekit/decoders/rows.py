@@ -9,6 +9,7 @@ from torch import Tensor
 from decodekit.decoders.base import Selection, write_column
 from decodekit.errors import DecodingError
 from decodekit.history import History
+from decodekit.host import chosen_log_probs
 from decodekit.limits import Limits, Stopping
 from decodekit.memory import reorder_memory
 from decodekit.output import Decoded
@@ -63,6 +64,11 @@ class RowState(NamedTuple):
         """How many new tokens every unfinished row has."""
         return self.history.position - self.limits.prompt_length
 
+    @property
+    def finished(self) -> Bool[Tensor, " batch"]:
+        """The prompts all of whose rows are finished."""
+        return (self.why > 0).view(-1, self.history.rows_per_prompt).all(-1)
+
     def take(self, rows: Int64[Tensor, " rows"]) -> "RowState":
         """The state whose row `i` goes on from this one's row `rows[i]`.
 
@@ -100,7 +106,7 @@ class RowState(NamedTuple):
         token_log_probs = self.token_log_probs
         chosen = token_log_probs.new_zeros(len(tokens))
         if self.observed is not None:
-            chosen = self.observed.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+            chosen = chosen_log_probs(self.observed, tokens)
             token_log_probs = write_column(token_log_probs, self.step, chosen, speaks)
         history = self.history.append(tokens)
         fired, stopping = self.limits.finish(history, chosen, self.stopping)
@@ -131,7 +137,7 @@ class RowState(NamedTuple):
         Raises:
             DecodingError: If a row is stuck.
         """
-        raise_if_stuck(self.stuck.view(-1, hypotheses).any(-1))
+        raise_if_stuck(self.stuck.view(-1, hypotheses).any(-1), self.history)
         new = max(int(self.lengths.max()), 1)
         first, shape = self.limits.prompt_length, (-1, hypotheses)
         said = torch.arange(new, device=self.lengths.device) < self.lengths[:, None]
@@ -151,11 +157,17 @@ class RowState(NamedTuple):
         )
 
 
-def raise_if_stuck(stuck: Bool[Tensor, " batch"]) -> None:
-    """Raises a `DecodingError` that names the first stuck prompt, if there is one."""
+def raise_if_stuck(stuck: Bool[Tensor, " batch"], history: History | None = None) -> None:
+    """Raises a `DecodingError` that names the first stuck prompt, if there is one.
+
+    Args:
+        stuck: Which prompts are.
+        history: Knows which they are of the whole run, where they are a part of it.
+    """
     if stuck.any():
+        first = int(stuck.int().argmax())
+        number = first if history is None else history.prompt(first)
         raise DecodingError(
-            f"decode: at every step some token must be allowed, and for prompt "
-            f"{int(stuck.int().argmax())} the processors (or the model) banned every one. "
-            "Loosen the processors, or allow an end id."
+            f"decode: at every step some token must be allowed, and for prompt {number} the processors (or "
+            "the model) banned every one. Loosen the processors, or allow an end id."
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from decodekit import rng
 from decodekit.decoders.base import Decoder, Selection
-from decodekit.decoders.prompt_seeds import prompt_seeds, read_seeds
+from decodekit.decoders.prompt_seeds import own_seeds, read_seeds
 from decodekit.decoders.rows import RowState
 from decodekit.errors import DecodekitError
 from decodekit.history import History
@@ -76,7 +76,8 @@ class Sample(Decoder[SampleState]):
                 f"Sample: num_samples must be an integer of at least 1, got {self.num_samples!r}."
             )
         seeds = read_seeds("Sample", self.generator, self.seeds)
-        object.__setattr__(self, "seeds", seeds)  # the way to set a frozen field
+        object.__setattr__(self, "seeds", seeds)  # the way to set frozen fields
+        object.__setattr__(self, "splits", seeds is not None)  # a stream of all rows belongs to no prompt
 
     @property
     def rows_per_prompt(self) -> int:
@@ -94,8 +95,7 @@ class Sample(Decoder[SampleState]):
             )
         if self.seeds is None:
             return SampleState(rows, None, None)
-        given = read_seeds("Sample", None, self.seeds)
-        seeds = prompt_seeds("Sample", None, given, batch).to(device)
+        seeds = own_seeds("Sample", None, self.seeds, history)
         return SampleState(
             rows,
             seeds=seeds.repeat_interleave(self.num_samples),
@@ -121,6 +121,10 @@ class Sample(Decoder[SampleState]):
     def settled(self, state: SampleState) -> list[list[list[int]]]:
         """All that was said."""
         return state.rows.settled(hypotheses=self.num_samples)
+
+    def finished(self, state: SampleState) -> Bool[Tensor, " batch"]:
+        """Prompts whose rows are all finished."""
+        return state.rows.finished
 
     def finalize(self, state: SampleState) -> Decoded:
         """`num_samples` hypotheses a prompt, in the order of their rows."""

@@ -96,6 +96,11 @@ class SampledTree(NamedTuple):
         """Which hypotheses there are, without dead ends."""
         return (self.log_probs > -torch.inf) & (self.why != DEAD_END)
 
+    @property
+    def finished(self) -> Bool[Tensor, " batch"]:
+        """Prompts of which no hypothesis goes on."""
+        return ((self.why != 0) | (self.log_probs == -torch.inf)).all(-1)
+
     def grow(self, scores: Float32[Tensor, "rows vocab"]) -> Continuations:
         """What could come next, with the probabilities that the scores leave it."""
         batch, beams = self.log_probs.shape
@@ -169,7 +174,7 @@ class SampledTree(NamedTuple):
         Raises:
             DecodingError: If for some prompt every token of every hypothesis was banned.
         """
-        raise_if_stuck(~self.valid.any(-1))
+        raise_if_stuck(~self.valid.any(-1), self.history)
         valid = self.valid.gather(1, order)
         finished = Finished(
             records=self.records.take(order),

@@ -12,7 +12,7 @@ from decodekit import rng
 from decodekit.arguments import is_count
 from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.inclusion import Inclusion
-from decodekit.decoders.prompt_seeds import prompt_seeds, read_seeds
+from decodekit.decoders.prompt_seeds import own_seeds, read_seeds
 from decodekit.decoders.sampled_tree import SampledTree
 from decodekit.history import History
 from decodekit.limits import Limits
@@ -101,6 +101,8 @@ class StochasticBeamSearch(Decoder[StochasticBeamState]):
     generator: torch.Generator | None = None
     seeds: Sequence[int] | Int64[Tensor, " batch"] | None = None
 
+    splits = True
+
     def __post_init__(self) -> None:
         if not is_count(self.beams, 1):
             raise ValueError(
@@ -118,9 +120,7 @@ class StochasticBeamSearch(Decoder[StochasticBeamState]):
     def init(self, history: History, limits: Limits) -> StochasticBeamState:
         """One beginning, the prompt, with the perturbed log-probability of the best hypothesis."""
         tree = SampledTree.start(history, limits, self.beams)
-        batch, device = len(tree.log_probs), tree.log_probs.device
-        given = None if self.seeds is None else tuple(self.seeds)
-        seeds = prompt_seeds("StochasticBeamSearch", self.generator, given, batch).to(device)
+        seeds = own_seeds("StochasticBeamSearch", self.generator, self.seeds, history)
         # The root's is random too, of stream -1: fixed, the threshold would tell of the maximum.
         root = rng.gumbel_seeded(seeds, torch.full_like(seeds, -1), tree.step, 1)
         return StochasticBeamState(
@@ -158,6 +158,10 @@ class StochasticBeamSearch(Decoder[StochasticBeamState]):
     def settled(self, state: StochasticBeamState) -> list[list[list[int]]]:
         """What all hypotheses of a prompt begin with."""
         return state.tree.settled()
+
+    def finished(self, state: StochasticBeamState) -> Bool[Tensor, " batch"]:
+        """Prompts whose hypotheses are all finished."""
+        return state.tree.finished
 
     def finalize(self, state: StochasticBeamState) -> Decoded:
         """The hypotheses, largest perturbed log-probability first, with their inclusion probabilities."""

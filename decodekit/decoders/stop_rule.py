@@ -55,6 +55,9 @@ class Standing(NamedTuple):
 class StopRule(ABC):
     """Decides for each prompt whether the search goes on. Once it stops, it stays stopped."""
 
+    splits: bool = False
+    """True where every prompt is treated by itself, whichever others there are: see `Decoder.splits`."""
+
     def capacity(self, beams: int) -> int:
         """How many finished hypotheses a prompt may have."""
         return beams
@@ -77,6 +80,8 @@ class WhenFull(StopRule):
         `early_stopping=True`.
     """
 
+    splits = True
+
     def goes_on(self, standing: Standing) -> Bool[Tensor, " batch"]:
         """Until the set is full."""
         return ~standing.full
@@ -98,6 +103,8 @@ class Heuristic(StopRule):
         `early_stopping=False`, the default.
     """
 
+    splits = True
+
     def goes_on(self, standing: Standing) -> Bool[Tensor, " batch"]:
         """Until the set is full and the best live hypothesis, as it is, would not enter it."""
         return ~standing.full | (standing.now() > standing.worst_finished)
@@ -115,6 +122,8 @@ class Proved(StopRule):
     Hugging Face:
         `early_stopping="never"`.
     """
+
+    splits = True
 
     def goes_on(self, standing: Standing) -> Bool[Tensor, " batch"]:
         """Until the set is full and nothing can become good enough for it."""
@@ -146,6 +155,8 @@ class Patience(StopRule):
     """
 
     factor: float
+
+    splits = True
 
     def __post_init__(self) -> None:
         if not (isinstance(self.factor, Real) and 0 < self.factor < float("inf")):

@@ -61,13 +61,17 @@ class Cache:
             layer.reorder_cache(rows)
 
     @torch.inference_mode()
-    def keep(self, rows: Int64[Tensor, " kept"]) -> bool:
-        """Goes on with some rows only; False where the cache is a family's own, and nothing has changed."""
+    def keep(self, rows: Int64[Tensor, " kept"]) -> None:
+        """Goes on with some rows only."""
         for layer in self._layers:
             if (keep := getattr(layer, "keep", None)) is not None:
                 keep(rows)
             else:
                 layer.reorder_cache(rows)
+
+    @property
+    def has_layers(self) -> bool:
+        """Whether it is one of transformers' own, layer by layer, and not a family's."""
         return bool(self._layers)
 
     @property

@@ -111,17 +111,20 @@ class CachedSession:
         self._cache.widen(rows if rows_per_prompt > 1 else None, capacity)
         return rows
 
-    def keep_prompts(self, prompts: Int64[Tensor, " kept"]) -> bool:
-        """Goes on with some prompts only; False where the model keeps its state in a way of its own."""
+    @property
+    def shrinks(self) -> bool:
+        """Whether prompts can leave; not where the model keeps its state in a way of its own."""
+        return self._cache.has_layers
+
+    def keep_prompts(self, prompts: Int64[Tensor, " kept"]) -> None:
+        """Goes on with some prompts only."""
         rows = rows_of(prompts, len(self._positions) // self._batch)
-        if not self._cache.keep(rows):
-            return False
+        self._cache.keep(rows)
         if isinstance(self._model, PromptKeeper):
             self._model.keep_prompts(prompts, self._batch, self._cache)
         self._positions = self._positions.index_select(0, rows)
         self._mask = None if self._mask is None else self._mask.index_select(0, rows)
         self._batch = len(prompts)
-        return True
 
     def _logits(self, tokens: Int64[Tensor, "rows columns"], columns: slice) -> Float32[Tensor, "rows vocab"]:
         mask = None if self._mask is None else self._mask[:, : columns.stop]
@@ -160,13 +163,17 @@ class RecomputingSession:
         self._take(rows)
         return rows
 
-    def keep_prompts(self, prompts: Int64[Tensor, " kept"]) -> bool:
+    @property
+    def shrinks(self) -> bool:
+        """Prompts can leave."""
+        return True
+
+    def keep_prompts(self, prompts: Int64[Tensor, " kept"]) -> None:
         """Goes on with some prompts only."""
         if isinstance(self._model, PromptKeeper):
             self._model.keep_prompts(prompts, self._batch, None)
         self._take(rows_of(prompts, len(self._mask) // self._batch))
         self._batch = len(prompts)
-        return True
 
     def _take(self, rows: Int64[Tensor, " rows"]) -> None:
         self._tokens = self._tokens.index_select(0, rows)

@@ -43,6 +43,8 @@ class BadWords(StatelessProcessor):
     end_ids: int | Iterable[int] = ()
     _sequences: Sequences = field(init=False, repr=False, compare=False)
 
+    splits = True
+
     def __post_init__(self) -> None:
         if not isinstance(self.words, Iterable) or isinstance(self.words, str):
             raise ValueError(  # noqa: TRY004 - a bad argument, like the others

@@ -41,6 +41,10 @@ class LogitsProcessor(ABC):
     argmax_invariant: bool = False
     """True where the likeliest token always stays the likeliest, so greedy may skip it."""
 
+    splits: bool = False
+    """True where every row is treated by itself, whichever others there are, and `history` says whose it is:
+    then prompts can be decoded in several batches, and leave theirs when they are finished."""
+
     @abstractmethod
     def init(self, history: History) -> Memory:
         """What to remember before the first step; `()` for nothing."""

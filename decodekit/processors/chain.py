@@ -36,6 +36,8 @@ class Chain(LogitsProcessor):
 
     processors: tuple[LogitsProcessor, ...]
 
+    splits = True
+
     def __init__(self, *processors: LogitsProcessor) -> None:
         for processor in processors:
             if not isinstance(processor, LogitsProcessor):

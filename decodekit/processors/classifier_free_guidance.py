@@ -70,6 +70,7 @@ class ClassifierFreeGuidance(LogitsProcessor):
 
     # A session of another model is run by the host.
     capturable = False
+    splits = True
 
     def __post_init__(self) -> None:
         check_model("ClassifierFreeGuidance", "model", self.model)

@@ -59,6 +59,7 @@ class ContrastiveGuidance(LogitsProcessor):
 
     # A session of another model is run by the host.
     capturable = False
+    splits = True
 
     def __post_init__(self) -> None:
         check_model("ContrastiveGuidance", "amateur", self.amateur)

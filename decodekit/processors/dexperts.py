@@ -53,6 +53,7 @@ class DExperts(LogitsProcessor):
 
     # A session of another model is run by the host.
     capturable = False
+    splits = True
 
     def __post_init__(self) -> None:
         check_model("DExperts", "expert", self.expert)

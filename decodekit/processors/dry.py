@@ -63,6 +63,8 @@ class DRY(LogitsProcessor):
     max_match: int = 50
     prompt: bool = True
 
+    splits = True
+
     def __post_init__(self) -> None:
         at_least, length = "a finite number of at least {}", "an integer of at least 1"
         kept: dict[str, object] = {

@@ -51,6 +51,7 @@ class DynamicTemperature(StatelessProcessor):
     exponent: PerPrompt = 1.0
 
     argmax_invariant = True
+    splits = True
 
     def __post_init__(self) -> None:
         for name in ("low", "high", "exponent"):

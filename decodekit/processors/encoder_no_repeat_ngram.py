@@ -47,6 +47,8 @@ class EncoderNoRepeatNGram(LogitsProcessor):
     n: int
     source: SourceIds = None
 
+    splits = True
+
     def __post_init__(self) -> None:
         if not is_count(self.n, 1):
             raise ValueError(f"EncoderNoRepeatNGram: n must be an integer of at least 1, got {self.n!r}.")

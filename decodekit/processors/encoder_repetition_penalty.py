@@ -46,6 +46,8 @@ class EncoderRepetitionPenalty(LogitsProcessor):
     penalty: PerPrompt
     source: SourceIds = None
 
+    splits = True
+
     def __post_init__(self) -> None:
         who = "EncoderRepetitionPenalty"
         kept = per_prompt(

@@ -61,6 +61,7 @@ class Ensemble(LogitsProcessor):
 
     # A session of another model is run by the host.
     capturable = False
+    splits = True
 
     def __post_init__(self) -> None:
         models = tuple(self.models) if isinstance(self.models, Sequence) else (self.models,)

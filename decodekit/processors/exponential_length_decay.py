@@ -58,6 +58,8 @@ class ExponentialLengthDecay(LogitsProcessor):
     factor: PerPrompt
     end_ids: int | Iterable[int]
 
+    splits = True
+
     def __post_init__(self) -> None:
         who = "ExponentialLengthDecay"
         start = per_prompt(

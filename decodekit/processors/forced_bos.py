@@ -40,6 +40,8 @@ class ForcedBOS(StatelessProcessor):
 
     bos_id: int
 
+    splits = True
+
     def __post_init__(self) -> None:
         if not is_count(self.bos_id, 0):
             raise ValueError(f"ForcedBOS: bos_id must be an integer of at least 0, got {self.bos_id!r}.")

@@ -43,6 +43,8 @@ class ForcedEOS(LogitsProcessor):
     max_new_tokens: PerPrompt
     end_ids: int | Iterable[int]
 
+    splits = True
+
     def __post_init__(self) -> None:
         kept = per_prompt(
             "ForcedEOS",

@@ -46,6 +46,8 @@ class ForcedPrefix(LogitsProcessor):
 
     prefixes: Iterable[int] | Iterable[Iterable[int]]
 
+    splits = True
+
     def __post_init__(self) -> None:
         given = plain(self.prefixes)
         if not isinstance(given, Iterable) or isinstance(given, str | bytes | bytearray):

@@ -47,6 +47,8 @@ class FrequencyPenalty(LogitsProcessor):
     _: KW_ONLY
     prompt: bool = False
 
+    splits = True
+
     def __post_init__(self) -> None:
         kept = per_prompt(
             "FrequencyPenalty",

@@ -41,6 +41,8 @@ class MinLength(StatelessProcessor):
     min_length: PerPrompt
     end_ids: int | Iterable[int]
 
+    splits = True
+
     def __post_init__(self) -> None:
         kept = per_prompt(
             "MinLength",

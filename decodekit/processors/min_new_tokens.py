@@ -38,6 +38,8 @@ class MinNewTokens(LogitsProcessor):
     min_new_tokens: PerPrompt
     end_ids: int | Iterable[int]
 
+    splits = True
+
     def __post_init__(self) -> None:
         kept = per_prompt(
             "MinNewTokens",

@@ -38,6 +38,8 @@ class NoRepeatNGram(StatelessProcessor):
 
     n: int
 
+    splits = True
+
     def __post_init__(self) -> None:
         if not is_count(self.n, 1):
             raise ValueError(f"NoRepeatNGram: n must be an integer of at least 1, got {self.n!r}.")

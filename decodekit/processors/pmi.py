@@ -68,6 +68,7 @@ class PMI(LogitsProcessor):
 
     # A session of another model is run by the host.
     capturable = False
+    splits = True
 
     def __post_init__(self) -> None:
         check_model("PMI", "model", self.model)

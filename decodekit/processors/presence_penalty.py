@@ -45,6 +45,8 @@ class PresencePenalty(LogitsProcessor):
     _: KW_ONLY
     prompt: bool = False
 
+    splits = True
+
     def __post_init__(self) -> None:
         kept = per_prompt(
             "PresencePenalty",

@@ -13,8 +13,8 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from decodekit.errors import DecodekitError
-from decodekit.history import History
-from decodekit.model import DescribedModel, Model, Session
+from decodekit.history import History, rows_of
+from decodekit.model import DescribedModel, Model, Session, ShrinkingSession
 from decodekit.prompt import Prompt
 from decodekit.vocabulary import Vocabulary
 
@@ -33,6 +33,16 @@ class CountedSession:
         self.read += 1
         return self._session.advance(tokens, source_rows)
 
+    @property
+    def shrinks(self) -> bool:
+        """Whether prompts can leave."""
+        return isinstance(self._session, ShrinkingSession) and self._session.shrinks
+
+    def keep_prompts(self, prompts: Int64[Tensor, " kept"]) -> None:
+        """Goes on with some prompts only."""
+        if isinstance(self._session, ShrinkingSession):
+            self._session.keep_prompts(prompts)
+
 
 class Reading(NamedTuple):
     """How far a second model has read, on every row.
@@ -48,6 +58,23 @@ class Reading(NamedTuple):
     read: int
     rows: Int64[Tensor, " rows"]
     logits: Float32[Tensor, "rows vocab"] | None
+
+    @property
+    def splits(self) -> bool:
+        """Whether it can go on with some prompts only: whether the session can."""
+        return self.session.shrinks
+
+    def for_prompts(self, prompts: Int64[Tensor, " kept"], batch: int) -> "Reading":
+        """How far it has read for some prompts; the session goes on with those from now on."""
+        self.session.keep_prompts(prompts)
+        beams = len(self.rows) // batch
+        kept = rows_of(prompts, beams)
+        # Every row goes on from one of its own prompt, which stands elsewhere now.
+        first = rows_of(torch.arange(len(prompts), device=prompts.device), beams) // beams * beams
+        return self._replace(
+            rows=first + self.rows.index_select(0, kept) % beams,
+            logits=None if self.logits is None else self.logits.index_select(0, kept),
+        )
 
 
 def check_model(who: str, name: str, model: object) -> None:

@@ -28,6 +28,8 @@ class Renormalize(StatelessProcessor):
         banned.
     """
 
+    splits = True
+
     # Not argmax_invariant: rounding can make scores equal that were not quite.
 
     def process(

@@ -48,6 +48,8 @@ class RepetitionPenalty(StatelessProcessor):
     _: KW_ONLY
     prompt_ignore_length: PerPrompt = 0
 
+    splits = True
+
     def __post_init__(self) -> None:
         kept = per_prompt(
             "RepetitionPenalty",

@@ -39,6 +39,8 @@ class SanitizeScores(StatelessProcessor):
 
     unban: bool = False
 
+    splits = True
+
     def __post_init__(self) -> None:
         if not isinstance(self.unban, bool):
             raise ValueError(f"SanitizeScores: unban must be True or False, got {self.unban!r}.")  # noqa: TRY004

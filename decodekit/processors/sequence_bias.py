@@ -47,6 +47,8 @@ class SequenceBias(StatelessProcessor):
     biases: Mapping[tuple[int, ...], float] | Iterable[tuple[Iterable[int], float]]
     _sequences: Sequences = field(init=False, repr=False, compare=False)
 
+    splits = True
+
     def __post_init__(self) -> None:
         pairs = tuple(_read_pairs(self.biases))
         if not pairs:

@@ -56,6 +56,7 @@ class ShallowFusion(LogitsProcessor):
 
     # A session of another model is run by the host.
     capturable = False
+    splits = True
 
     def __post_init__(self) -> None:
         check_model("ShallowFusion", "model", self.model)

@@ -34,6 +34,8 @@ class SuppressTokens(StatelessProcessor):
 
     tokens: int | Iterable[int]
 
+    splits = True
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens", read_ids("SuppressTokens", self.tokens))  # a frozen field
 

@@ -44,6 +44,8 @@ class SuppressTokensAtBegin(LogitsProcessor):
     tokens: int | Iterable[int]
     begin: int = 0
 
+    splits = True
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens", read_ids("SuppressTokensAtBegin", self.tokens))  # a frozen field
         if not is_count(self.begin, 0):

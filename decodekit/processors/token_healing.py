@@ -95,6 +95,8 @@ class TokenHealing(LogitsProcessor):
     first: tuple[int, ...] = field(init=False, repr=False)
     tables: Tables = field(init=False, repr=False)
 
+    splits = True
+
     def __post_init__(self) -> None:
         removed, texts = tuple(self.removed), tuple(self.token_texts)
         for text in (*removed, *texts):

@@ -43,6 +43,7 @@ class TopA(StatelessProcessor):
     a: PerPrompt
 
     argmax_invariant = True
+    splits = True
 
     def __post_init__(self) -> None:
         kept = per_prompt(

@@ -46,6 +46,8 @@ class Typical(StatelessProcessor):
     mass: PerPrompt
     min_tokens_to_keep: int = 1
 
+    splits = True
+
     def __post_init__(self) -> None:
         kept = per_prompt(
             "Typical",

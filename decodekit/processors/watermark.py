@@ -66,6 +66,8 @@ class Watermark(StatelessProcessor):
     _: KW_ONLY
     lists: Lists = "permutation"
 
+    splits = True
+
     def __post_init__(self) -> None:
         if not (is_number(self.greenlist_ratio) and 0 < self.greenlist_ratio < 1):
             raise ValueError(f"Watermark: greenlist_ratio must be in (0, 1), got {self.greenlist_ratio!r}.")

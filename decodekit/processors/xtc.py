@@ -66,6 +66,8 @@ class XTC(LogitsProcessor):
     probability: PerPrompt
     seeds: PerPrompt
 
+    splits = True
+
     def __post_init__(self) -> None:
         for name in ("threshold", "probability"):
             kept = per_prompt(

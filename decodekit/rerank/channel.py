@@ -7,7 +7,7 @@ from typing import Any, final
 from torch import nn
 
 from decodekit.errors import DecodekitError
-from decodekit.loop import as_model
+from decodekit.inputs import as_model
 from decodekit.model import DescribedModel, Model
 from decodekit.output import Decoded
 from decodekit.rerank.reading import check_batch_size, check_is_model, read_hypotheses, read_reasons

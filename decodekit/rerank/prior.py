@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from decodekit.errors import DecodekitError
-from decodekit.loop import as_model
+from decodekit.inputs import as_model
 from decodekit.model import DescribedModel, Model
 from decodekit.output import Decoded
 from decodekit.prompt import Prompt

@@ -53,6 +53,9 @@ class PathScorer(ABC):
         ...     def upper_bound(self, log_probs, lengths, max_length, memory): return memory
     """
 
+    splits: bool = False
+    """True where every hypothesis is treated by itself, whichever others there are: see `Decoder.splits`."""
+
     @property
     def guides(self) -> bool:
         """Whether the search ranks unfinished hypotheses by `guide` too; by default by log-probability.

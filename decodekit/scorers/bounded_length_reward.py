@@ -51,6 +51,8 @@ class BoundedLengthReward(AdjustedScorer):
     length: float | Sequence[float] | None = None
     base: PathScorer = LogProb()
 
+    splits = True
+
     def __post_init__(self) -> None:
         check_weight(self, "reward", self.reward)
         object.__setattr__(self, "length", check_expected(self, self.ratio, self.length))  # a frozen field

@@ -51,6 +51,8 @@ class BrevityPenalty(AdjustedScorer):
     length: float | Sequence[float] | None = None
     base: PathScorer = LengthPenalty(1.0)
 
+    splits = True
+
     def __post_init__(self) -> None:
         check_weight(self, "weight", self.weight)
         object.__setattr__(self, "length", check_expected(self, self.ratio, self.length))  # a frozen field

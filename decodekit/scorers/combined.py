@@ -95,6 +95,8 @@ class WeightedSum(CombinedScorer):
     scorers: Sequence[PathScorer]
     weights: Sequence[float] | None = None
 
+    splits = True
+
     def __post_init__(self) -> None:
         scorers = _checked("WeightedSum", self.scorers)
         weights = (1.0,) * len(scorers) if self.weights is None else tuple(self.weights)
@@ -166,6 +168,8 @@ class Product(CombinedScorer):
     """
 
     scorers: Sequence[PathScorer]
+
+    splits = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scorers", _checked("Product", self.scorers))  # a frozen field

@@ -42,6 +42,8 @@ class CoveragePenalty(CoverageScorer):
 
     base: PathScorer = GNMTLengthPenalty(0.6)
 
+    splits = True
+
     def adjustment(
         self,
         lengths: Int64[Tensor, " hyps"],  # noqa: ARG002 - the contract's signature

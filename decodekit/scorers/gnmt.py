@@ -38,6 +38,8 @@ class GNMTLengthPenalty(Scorer):
 
     alpha: float = 0.6
 
+    splits = True
+
     def __post_init__(self) -> None:
         if not is_finite(self.alpha):
             raise ValueError(f"GNMTLengthPenalty: alpha must be a finite number, got {self.alpha!r}.")

@@ -39,6 +39,8 @@ class LengthPenalty(Scorer):
 
     alpha: float = 1.0
 
+    splits = True
+
     def __post_init__(self) -> None:
         if not (isinstance(self.alpha, Real) and math.isfinite(self.alpha)):
             raise ValueError(f"LengthPenalty: alpha must be a finite number, got {self.alpha!r}.")

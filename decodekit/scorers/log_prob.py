@@ -22,6 +22,8 @@ class LogProb(Scorer):
         `length_penalty=0.0`.
     """
 
+    splits = True
+
     def __call__(
         self,
         log_probs: Float[Tensor, "*shape"],

@@ -107,6 +107,8 @@ class Lookahead(PathScorer):
     _has: tuple[tuple[bool, ...], ...] = field(init=False, repr=False, compare=False)
     _phrases: tuple[tuple[int, tuple[int, ...]], ...] = field(init=False, repr=False, compare=False)
 
+    splits = True
+
     def __post_init__(self) -> None:
         if isinstance(self.model, type) or not isinstance(self.model, Model):
             raise TypeError(

@@ -38,6 +38,8 @@ class ScoreFunction(Scorer):
     function: Callable[[Tensor, Tensor], Tensor]
     upper: Callable[[Tensor, Tensor, int], Tensor] | None = None
 
+    splits = True
+
     def __post_init__(self) -> None:
         if not callable(self.function) or not (self.upper is None or callable(self.upper)):
             raise TypeError(

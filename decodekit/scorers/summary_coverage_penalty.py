@@ -42,6 +42,8 @@ class SummaryCoveragePenalty(CoverageScorer):
 
     base: PathScorer = LengthPenalty(1.0)
 
+    splits = True
+
     def adjustment(
         self,
         lengths: Int64[Tensor, " hyps"],  # noqa: ARG002 - the contract's signature

@@ -46,6 +46,8 @@ class UIDLocalVariance(InformationDensityScorer):
         None.
     """
 
+    splits = True
+
     def begin(self, history: History, limits: Limits) -> Changes:  # noqa: ARG002
         """No surprise yet."""
         return Changes(nothing(history), nothing(history))

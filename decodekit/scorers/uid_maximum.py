@@ -36,6 +36,8 @@ class UIDMaximum(InformationDensityScorer):
         None.
     """
 
+    splits = True
+
     def grow(self, growth: Growth, memory: Float[Tensor, " hyps"]) -> Float[Tensor, " hyps"]:
         """The greatest so far."""
         return torch.maximum(memory, -growth.log_probs)

@@ -35,6 +35,8 @@ class UIDSquared(InformationDensityScorer):
         None.
     """
 
+    splits = True
+
     def grow(self, growth: Growth, memory: Float[Tensor, " hyps"]) -> Float[Tensor, " hyps"]:
         """One square more."""
         return memory + growth.log_probs**2

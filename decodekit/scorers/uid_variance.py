@@ -46,6 +46,8 @@ class UIDVariance(InformationDensityScorer):
         None.
     """
 
+    splits = True
+
     def begin(self, history: History, limits: Limits) -> Moments:  # noqa: ARG002
         """No surprise yet."""
         return Moments(nothing(history, torch.float64), nothing(history, torch.float64))

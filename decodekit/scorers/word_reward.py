@@ -41,6 +41,8 @@ class WordReward(Scorer):
     _: KW_ONLY
     base: Scorer = LogProb()
 
+    splits = True
+
     def __post_init__(self) -> None:
         if not is_finite(self.reward):
             raise ValueError(f"WordReward: reward must be a finite number, got {self.reward!r}.")

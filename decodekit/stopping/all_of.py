@@ -34,6 +34,8 @@ class AllOf(StoppingCriterion):
 
     criteria: tuple[StoppingCriterion, ...]
 
+    splits = True
+
     def __init__(self, *criteria: StoppingCriterion) -> None:
         check_criteria("AllOf", criteria)
         object.__setattr__(self, "criteria", criteria)  # a frozen field

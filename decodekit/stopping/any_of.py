@@ -37,6 +37,8 @@ class AnyOf(StoppingCriterion):
 
     criteria: tuple[StoppingCriterion, ...]
 
+    splits = True
+
     def __init__(self, *criteria: StoppingCriterion) -> None:
         check_criteria("AnyOf", criteria)
         object.__setattr__(self, "criteria", criteria)  # a frozen field

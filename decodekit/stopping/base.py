@@ -53,6 +53,10 @@ class StoppingCriterion(ABC):
     capturable: bool = True
     """False only for code that must run on the host, such as one that reads text."""
 
+    splits: bool = False
+    """True where every row is treated by itself, whichever others there are: then prompts can be decoded in
+    several batches, and leave theirs when they are finished."""
+
     @property
     @abstractmethod
     def reason(self) -> str:

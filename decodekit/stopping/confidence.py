@@ -42,6 +42,8 @@ class Confidence(StoppingCriterion):
 
     reason: ClassVar[str] = "confidence"
 
+    splits = True
+
     def __post_init__(self) -> None:
         if not (is_number(self.threshold) and 0 < self.threshold < 1):
             raise ValueError(f"Confidence: threshold must be in (0, 1), got {self.threshold!r}.")

@@ -39,6 +39,8 @@ class EndIds(StoppingCriterion):
     ids: int | Iterable[int]
     reason: str = "end"
 
+    splits = True
+
     def __post_init__(self) -> None:
         ids = read_ids("EndIds", self.ids)
         if not ids:

@@ -37,6 +37,8 @@ class MaxNewTokens(StoppingCriterion):
     max_new_tokens: int
     reason: str = "length"
 
+    splits = True
+
     def __post_init__(self) -> None:
         if not is_count(self.max_new_tokens, 1):
             raise ValueError(

@@ -41,6 +41,8 @@ class MaxTime(StoppingCriterion):
     capturable = False
     reason: ClassVar[str] = "time"
 
+    splits = True
+
     def __post_init__(self) -> None:
         if not (is_number(self.seconds) and 0 < self.seconds < math.inf):
             raise ValueError(f"MaxTime: seconds must be a finite number above 0, got {self.seconds!r}.")

@@ -45,6 +45,8 @@ class RepetitionLoop(StoppingCriterion):
 
     reason: ClassVar[str] = "loop"
 
+    splits = True
+
     def __post_init__(self) -> None:
         if not is_count(self.times, 2):
             raise ValueError(f"RepetitionLoop: times must be an integer of at least 2, got {self.times!r}.")

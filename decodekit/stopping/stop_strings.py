@@ -49,6 +49,8 @@ class StopStrings(StoppingCriterion):
     capturable = False
     reason: ClassVar[str] = "string"
 
+    splits = True
+
     def __post_init__(self) -> None:
         if not isinstance(self.strings, Iterable):
             raise TypeError(f"StopStrings: strings must be a string or several, got {self.strings!r:.80}.")

@@ -47,6 +47,7 @@ class StopWhen(StoppingCriterion):
     reason: str = "stopped"
 
     capturable = False
+    splits = True
 
     def __post_init__(self) -> None:
         if not callable(self.function):

@@ -1,6 +1,6 @@
 """What must hold for every decoder."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from decodekit.decoders.base import Decoder
 from decodekit.decoders.own_loop import OwnLoop
+from decodekit.decoding import decode
 from decodekit.limits import Limits
-from decodekit.loop import decode, look, start, step
+from decodekit.loop import look, run, start, step
 from decodekit.options import Options, Stop
 from decodekit.output import Decoded
 from decodekit.processors.chain import Chain
@@ -38,8 +39,9 @@ def check_decoder(
     """Raises unless a decoder keeps its contract, on toy models and random prompts.
 
     Shapes must not change in a step; source rows stay inside their prompt; steps after `done` change
-    nothing; a batch gives what each prompt alone gives; reported log-probabilities are the model's;
-    a step can be captured. Of an algorithm with a loop of its own there are only results to look at.
+    nothing; a batch gives what each prompt alone gives, and the same when finished prompts leave it; reported
+    log-probabilities are the model's; a step can be captured. Of an algorithm with a loop of its own there are
+    only results to look at.
 
     Args:
         decoder: What to check, or a function from the numbers of the prompts in a batch to a fresh
@@ -75,6 +77,10 @@ def check_decoder(
         reported = out.token_log_probs[:, : rescored.shape[1], : rescored.shape[2]]
         torch.testing.assert_close(reported, rescored, atol=1e-5, rtol=1e-5)
         if isinstance(one, Decoder):
+            options = Options(max_new_tokens=new, stop=stop)
+            stayed = _to_the_end(run(toy, batch, make(numbers), (), options))
+            _check_same(stayed, out, "when finished prompts leave")
+            check(torch.equal(stayed.parents, out.parents), "parents must be the same when prompts leave")
             late = decode(toy, batch, make(numbers), max_new_tokens=new, stop=stop, check_every=3)
             _check_same(out, late, "asked late whether it is done")
         for number, prompt in enumerate(batch if batch_gives_alone else []):
@@ -122,6 +128,16 @@ def _check_steps(decoder: Decoder[Any], model: HashModel, batch: list[list[int]]
         logits = session.advance(selection.tokens, sources)
         state = look(decoder, session, state)
     check(result is not None, f"{decoder!r} must be done after max_new_tokens steps")
+
+
+def _to_the_end(steps: Generator[Any, None, Decoded]) -> Decoded:
+    """The result of a run that is watched, so that no prompt leaves it before the end."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as finished:
+            result: Decoded = finished.value
+            return result
 
 
 def _only(out: Decoded, prompt: int) -> Decoded:

@@ -70,8 +70,11 @@ def _let_leave(
     """Lets some prompts leave, if they can; returns the rows that stay."""
     number = 1 + int(torch.randint(0, batch, (), generator=generator))
     stay = torch.randperm(batch, generator=generator)[:number].sort().values
-    left = isinstance(session, ShrinkingSession) and session.keep_prompts(stay.to(device))
-    return rows_of(stay if left else torch.arange(batch), rows_per_prompt).tolist()
+    if not isinstance(session, ShrinkingSession) or not session.shrinks:
+        stay = torch.arange(batch)
+    else:
+        session.keep_prompts(stay.to(device))
+    return rows_of(stay, rows_per_prompt).tolist()
 
 
 def _check_fresh(

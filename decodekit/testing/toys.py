@@ -106,11 +106,15 @@ class ToySession:
         self._update = update
         self._logits = logits
 
-    def keep_prompts(self, prompts: Int64[Tensor, " kept"]) -> bool:
+    @property
+    def shrinks(self) -> bool:
+        """Prompts can leave."""
+        return True
+
+    def keep_prompts(self, prompts: Int64[Tensor, " kept"]) -> None:
         """Goes on with some prompts only."""
         self._state = self._state.view(self._batch, -1).index_select(0, prompts).flatten()
         self._batch = len(prompts)
-        return True
 
     def logits(self) -> Float32[Tensor, "rows vocab"]:
         """The logits of every row's next token."""
