@@ -11,6 +11,7 @@ from decodekit.decoders.beam_search import BeamSearch
 from decodekit.loop import Progress
 from decodekit.models.cache import cache_name
 from decodekit.models.sessions import CachedSession
+from decodekit.models.trie import TrieSession
 from decodekit.output import Decoded
 
 
@@ -60,7 +61,7 @@ class Recorder:
 
     def _cache(self) -> Any:  # noqa: ANN401 - transformers' Cache
         """The cache after the last token but one, its rows where the last step has put them."""
-        if self.last is None or not isinstance(self.last.session, CachedSession):
+        if self.last is None or not isinstance(self.last.session, CachedSession | TrieSession):
             return None
         return self.last.session.cache_of(self.last.selection.source_rows)
 

@@ -6,15 +6,13 @@ was generated is reordered, since the rows of one prompt share what is before it
 """
 
 from collections.abc import Iterable
-from functools import cache
 from typing import Any, cast
 
 import torch
-from jaxtyping import Int64, Shaped
+from jaxtyping import Int64
 from torch import Tensor
 
-# Columns of room made with the prompt; a buffer that is full is doubled.
-_ROOM = 128
+from decodekit.models.buffered_layer import buffered_layer, picked
 
 # What a model's forward calls its cache: since transformers 5.24, before it, and in families of their own.
 _NAMES = ("cache", "past_key_values", "cache_params", "state")
@@ -46,7 +44,7 @@ class Cache:
         """
         for number, layer in enumerate(layers := self._layers):
             if type(layer).__name__ == "DynamicLayer" and layer.is_initialized:
-                layers[number] = _buffered_layer(cast("Any", type(layer)))(layer, rows, capacity)
+                layers[number] = buffered_layer(cast("Any", type(layer)))(layer, rows, capacity)
             elif rows is not None:
                 layer.reorder_cache(rows)
         if rows is not None and not layers:
@@ -93,13 +91,35 @@ class Cache:
     @torch.inference_mode()
     def gather(self, columns: Int64[Tensor, "rows kept"]) -> None:
         """Makes column `i` of every row what its column `columns[row, i]` was, likewise."""
-
-        def picked(tensor: Shaped[Tensor, "rows heads columns width"]) -> Tensor:
-            heads, width = tensor.shape[1], tensor.shape[3]
-            return tensor.gather(2, columns[:, None, :, None].expand(-1, heads, -1, width))
-
         for layer in self._plain_layers:
-            layer.keys, layer.values = picked(layer.keys), picked(layer.values)
+            layer.keys, layer.values = (picked(tensor, columns) for tensor in (layer.keys, layer.values))
+
+    @torch.inference_mode()
+    def compact(self, columns: Int64[Tensor, "rows kept"]) -> None:
+        """The same in the buffers of a widened cache; the prompt's columns come first and stay."""
+        for layer in self._layers:
+            if layer.is_initialized:
+                layer.compact(columns)
+
+    @torch.inference_mode()
+    def spread(self, rows: Int64[Tensor, " new_rows"], columns: Int64[Tensor, "new_rows kept"]) -> "Cache":
+        """A cache of transformers' own: row `i` holds the columns `columns[i]` of row `rows[i]`."""
+        from transformers import DynamicCache, EncoderDecoderCache  # noqa: PLC0415 - slow to import
+
+        texts = DynamicCache()
+        for number, layer in enumerate(self._layers):
+            if layer.is_initialized:
+                both = (
+                    picked(tensor.index_select(0, rows), columns) for tensor in (layer.keys, layer.values)
+                )
+                texts.update(*both, number)
+        source = getattr(self.content, "cross_attention_cache", None)
+        if source is None:
+            return Cache(texts)
+        sources = DynamicCache()
+        for number, layer in enumerate(source.layers):
+            sources.update(layer.keys.index_select(0, rows), layer.values.index_select(0, rows), number)
+        return Cache(EncoderDecoderCache(texts, sources))
 
     @property
     def _plain_layers(self) -> list[Any]:
@@ -114,80 +134,3 @@ class Cache:
         growing = getattr(self.content, "self_attention_cache", self.content)
         layers: list[Any] = getattr(growing, "layers", [])
         return layers
-
-
-@cache
-def _buffered_layer(base: Any) -> Any:  # noqa: ANN401 - a class of transformers, and one derived from it
-    """A cache layer of transformers that appends in place and reorders only what was generated.
-
-    Made from its base class at run time, because transformers is imported only where it is needed.
-    """
-
-    class BufferedLayer(base):  # type: ignore[misc]
-        """Keys and values `[rows, heads, columns, width]`, in buffers with room to spare."""
-
-        def __init__(self, prompts: Any, rows: Int64[Tensor, " rows"] | None, capacity: int) -> None:  # noqa: ANN401
-            base.__init__(self)
-            self.dtype, self.device = prompts.keys.dtype, prompts.keys.device
-            self.is_initialized = True
-            self.prompt_length = prompts.keys.shape[-2]
-            self._capacity = capacity
-            self._length = self.prompt_length
-            columns = min(capacity, self.prompt_length + _ROOM)
-            self._buffers = _buffers((prompts.keys, prompts.values), rows, columns)
-            self._show()
-
-        def update(
-            self,
-            key_states: Tensor,
-            value_states: Tensor,
-            *_: Any,  # noqa: ANN401 - the base class's signature
-            **__: Any,  # noqa: ANN401
-        ) -> tuple[Tensor, Tensor]:
-            """Appends new keys and values; returns all of them."""
-            after = self._length + key_states.shape[-2]
-            if after > self._buffers[0].shape[-2]:
-                columns = max(after, min(self._capacity, 2 * after))
-                self._buffers = _buffers(self._buffers, None, columns)
-            for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
-                buffer[:, :, self._length : after] = new
-            self._length = after
-            return self._show()
-
-        def reorder_cache(self, beam_idx: Int64[Tensor, " rows"]) -> None:
-            """Moves what was generated; what came before is the same on all rows of a prompt."""
-            _reorder([buffer[:, :, self.prompt_length : self._length] for buffer in self._buffers], beam_idx)
-
-        def keep(self, rows: Int64[Tensor, " kept"]) -> None:
-            """Goes on with some rows, in buffers of the same columns."""
-            columns = self._buffers[0].shape[-2]
-            self._buffers = _buffers((self.keys, self.values), rows, columns)
-            self._show()
-
-        def _show(self) -> tuple[Tensor, Tensor]:
-            # What the base class reads lengths from, and others keys and values.
-            self.keys, self.values = (buffer[:, :, : self._length] for buffer in self._buffers)
-            return self.keys, self.values
-
-    return BufferedLayer
-
-
-def _buffers(tensors: Iterable[Tensor], rows: Int64[Tensor, " rows"] | None, columns: int) -> list[Tensor]:
-    return [_with_room(tensor, rows, columns) for tensor in tensors]
-
-
-def _reorder(tensors: Iterable[Tensor], rows: Int64[Tensor, " rows"]) -> None:
-    for tensor in tensors:
-        tensor.copy_(tensor.index_select(0, rows))
-
-
-def _with_room(
-    tensor: Shaped[Tensor, "rows heads columns width"],
-    rows: Int64[Tensor, " new_rows"] | None,
-    columns: int,
-) -> Shaped[Tensor, "new_rows heads more width"]:
-    """The tensor's rows (all, or those picked), with space up to `columns`."""
-    heads, length, width = tensor.shape[1:]
-    buffer = tensor.new_empty((len(tensor) if rows is None else len(rows), heads, columns, width))
-    buffer[:, :, :length] = tensor if rows is None else tensor.index_select(0, rows)
-    return buffer

@@ -7,13 +7,15 @@ from functools import cache as cached
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from decodekit.errors import ModelError, PromptError
 from decodekit.history import Source, rows_of
 from decodekit.models.cache import Cache, cache_name
 from decodekit.models.evaluating import evaluating
+from decodekit.models.layer_masks import Mask
+from decodekit.models.sessions import Columns, as_given
 
 # What attention modules call the states that they look at when those are not their own text's.
 _OTHER_TEXT = ("key_value_states", "encoder_hidden_states")
@@ -71,7 +73,7 @@ class ConditionedDecoder:
     def forward(
         self,
         tokens: Int64[Tensor, "rows columns"],
-        mask: Bool[Tensor, "rows length"] | None,
+        mask: Columns | Mask | None,
         position_ids: Int64[Tensor, "rows columns"],
         *,
         cache: Cache | None,
@@ -80,7 +82,7 @@ class ConditionedDecoder:
         """The decoder's forward pass; rows stand prompt-major."""
         given: dict[str, Any] = {"use_cache": cache is not None}
         if mask is not None:
-            given["decoder_attention_mask"] = mask.long()
+            given["decoder_attention_mask"] = as_given(mask)
         if "decoder_position_ids" in self._accepts:
             given["decoder_position_ids"] = position_ids
         if "logits_to_keep" in self._accepts:

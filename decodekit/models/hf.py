@@ -5,26 +5,37 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 
 from decodekit.errors import ModelError
 from decodekit.model import RevealingSession, Session, VerifyingSession
 from decodekit.models.abilities import Abilities, most_positions
+from decodekit.models.branching import Branching
 from decodekit.models.cache import Cache, cache_name
 from decodekit.models.encoder_decoder import (
     ConditionedDecoder,
     check_encoder_decoder,
-    decoder_start_id,
     source_positions,
 )
 from decodekit.models.evaluating import evaluating
+from decodekit.models.layer_masks import Mask
 from decodekit.models.pretrained import load_pretrained
 from decodekit.models.probe import Texts, after
 from decodekit.models.revealing import WatchedForward, WatchedSession
-from decodekit.models.sessions import CachedSession, Forward, RecomputingSession, positions, prefilled
+from decodekit.models.sessions import (
+    CachedSession,
+    Columns,
+    Forward,
+    RecomputingSession,
+    as_given,
+    positions,
+    prefilled,
+)
 from decodekit.models.shallow import first_layers
+from decodekit.models.teacher_forcing import teacher_forced
 from decodekit.models.verification import Verification
+from decodekit.models.vocabularies import read_vocabulary
 from decodekit.prompt import Prompt
 from decodekit.reveal import Reveal
 from decodekit.vocabulary import Tokenizer, Vocabulary
@@ -44,12 +55,14 @@ class HFModel:
     Args:
         model: Any model with a language-modelling head that reads text, on any device.
         tokenizer: Its tokenizer; without one, prompts are ids and there are no texts.
-        cache: `"rows"` keeps one entry a row, where the model has a cache; `"none"` reads the whole text
-            again at every step.
+        cache: `"trie"` keeps one entry a prompt, of which the rows of the prompt are branches; `"rows"`
+            keeps one a row; `"none"` reads the whole text again at every step. `"auto"` takes the first
+            of these that the model can, which a small numerical test finds out. `repr` says which.
 
     Raises:
         ModelError: If it is not a transformers model with a head, or an encoder-decoder that reads
-            something else than text, or whose decoder has no id to start with.
+            something else than text, or whose decoder has no id to start with. Where several rows of a
+            prompt are run with `cache="trie"` and the model cannot.
 
     Example:
         >>> bundled = transformers.AutoModelForCausalLM.from_pretrained(dk.bundled_path())
@@ -65,7 +78,7 @@ class HFModel:
         model: nn.Module,
         tokenizer: Tokenizer | None = None,
         *,
-        cache: Literal["rows", "none"] = "rows",
+        cache: Literal["auto", "trie", "rows", "none"] = "auto",
     ) -> None:
         self.model = cast("Any", model)
         self.tokenizer = tokenizer
@@ -85,11 +98,11 @@ class HFModel:
             )
         self._config = config.get_text_config(decoder=True)
         self._accepts = frozenset(inspect.signature(self.model.forward).parameters)
-        if cache not in {"rows", "none"}:
-            raise ModelError(f"HFModel: cache must be 'rows' or 'none', got {cache!r:.80}.")
+        if cache not in {"auto", "trie", "rows", "none"}:
+            raise ModelError(f"HFModel: cache must be 'auto', 'trie', 'rows' or 'none', got {cache!r:.80}.")
         self._cache = cache
         self._shallow: dict[int, HFModel] = {}
-        self._cache_name = cache_name(self._accepts) if cache == "rows" else None
+        self._cache_name = None if cache == "none" else cache_name(self._accepts)
         self._abilities = Abilities(
             name=name,
             texts=Texts.of(self.vocabulary.size or 1, self._config.pad_token_id, self.model.dtype),
@@ -98,6 +111,9 @@ class HFModel:
             reads_source=config.is_encoder_decoder,
             run=self._open,
             read=self._read,
+        )
+        self._branching = Branching(
+            self._abilities, self.model, self._config, self._forward_after, self._cache_name is not None
         )
         self._verification = Verification(self._abilities, self._cache_name, self.model, self._forward_after)
 
@@ -115,23 +131,7 @@ class HFModel:
     @property
     def vocabulary(self) -> Vocabulary:
         """End, pad, BOS and start ids as the generation config has them, else the model's config."""
-        settings = getattr(self.model, "generation_config", None) or self._config
-        end = settings.eos_token_id
-        pad = settings.pad_token_id
-        if pad is None and self.tokenizer is not None:
-            pad = getattr(self.tokenizer, "pad_token_id", None)
-        start = decoder_start_id(self.model) if self.model.config.is_encoder_decoder else None
-        size = self.model.get_input_embeddings().weight.shape[0]
-        if start is not None:  # both halves' ids, where they differ
-            size = max(size, self.model.get_output_embeddings().weight.shape[0])
-        return Vocabulary(
-            size=size,
-            end_ids=() if end is None else tuple(end) if isinstance(end, list | tuple) else (end,),
-            pad_id=pad,
-            bos_id=settings.bos_token_id,
-            decoder_start_id=start,
-            tokenizer=self.tokenizer,
-        )
+        return read_vocabulary(self.model, self._config, self.tokenizer)
 
     @torch.no_grad()
     def start(
@@ -146,6 +146,8 @@ class HFModel:
         """
         self._abilities.check_positions(prompt, capacity - prompt.tokens.shape[1])
         self._abilities.check(prompt, rows_per_prompt)
+        if rows_per_prompt > 1 and self._branches:
+            return self._branching.start(prompt, rows_per_prompt, capacity)
         share = rows_per_prompt > 1 and self._abilities.shares_source
         session, logits = self._open(prompt, capacity, share=share)
         rows = session.widen(rows_per_prompt)
@@ -158,8 +160,9 @@ class HFModel:
         """The same, with a session that shows hidden states, early layers or attention.
 
         Raises:
-            ModelError: As `start` does, or if the model cannot show what is asked for.
+            ModelError: As `start` does, or if the model cannot show what is asked for; with `cache="trie"`.
         """
+        self._check_rows("showing hidden states, early layers or attention")
         self._abilities.check_positions(prompt, capacity - prompt.tokens.shape[1])
         self._abilities.check(prompt, rows_per_prompt)
         prompt = prompt.to(self.model.device)
@@ -175,8 +178,10 @@ class HFModel:
         """The same, with a session whose rows can read several tokens a pass and take them back.
 
         Raises:
-            ModelError: As `start` does, or if the model's cache cannot give back what it has read.
+            ModelError: As `start` does, or if the model's cache cannot give back what it has read; with
+                `cache="trie"`.
         """
+        self._check_rows("verifying several tokens a pass")
         self._abilities.check_positions(prompt, capacity - prompt.tokens.shape[1])
         self._abilities.check(prompt, rows_per_prompt=1)
         return self._verification.start(prompt, rows_per_prompt, capacity)
@@ -199,30 +204,16 @@ class HFModel:
         """The log-probability of every given token, in one forward pass."""
         device, new = self.model.device, tokens.shape[1]
         prompt, tokens, lengths = prompt.to(device), tokens.to(device), lengths.to(device)
-        said = torch.arange(new, device=device) < lengths[:, None]
         if new == 0:
             return torch.zeros(tokens.shape, dtype=torch.float32, device=device)
         self._abilities.check_positions(prompt, new)
         self._abilities.check(prompt, rows_per_prompt=1)
-        # The last token predicts nothing. Junk after a row's end is to the right of all that counts.
-        tokens = tokens.masked_fill(~said, 0)
-        mask = torch.cat([prompt.mask, torch.ones_like(said[:, 1:])], 1)
-        text = torch.cat([prompt.tokens.masked_fill(~prompt.mask, 0), tokens[:, :-1]], 1)
-        forward = self._forward_after(prompt, share=False).forward
-        logits = forward(text, mask, positions(mask), cache=None, keep=new).logits[:, -new:]
-        # Row by row: a float32 copy of all rows' distributions at once could be the largest tensor.
-        log_probs = torch.stack(
-            [
-                -nn.functional.cross_entropy(row.float(), row_tokens, reduction="none")
-                for row, row_tokens in zip(logits, tokens, strict=True)
-            ]
-        )
-        return log_probs.masked_fill(~said, 0.0)
+        return teacher_forced(self._forward_after(prompt, share=False), prompt, tokens, lengths)
 
     def forward(
         self,
         tokens: Int64[Tensor, "rows columns"],
-        mask: Bool[Tensor, "rows length"] | None,
+        mask: Columns | Mask | None,
         position_ids: Int64[Tensor, "rows columns"],
         *,
         cache: Cache | None,
@@ -234,8 +225,8 @@ class HFModel:
             given["use_cache"] = cache is not None
         # A recurrent model has read its padding once the prompt is in, and wants a mask no more.
         recurrent = cache is not None and cache.recurrent
-        if mask is not None and (mask.shape == tokens.shape or not recurrent):
-            given["attention_mask"] = mask.long()
+        if mask is not None and (not recurrent or (isinstance(mask, Tensor) and mask.shape == tokens.shape)):
+            given["attention_mask"] = as_given(mask)
         if "position_ids" in self._accepts:
             given["position_ids"] = position_ids
         if "logits_to_keep" in self._accepts:
@@ -263,6 +254,19 @@ class HFModel:
 
         return Cache(DynamicCache() if whole else DynamicCache(config=self._config))
 
+    def _check_rows(self, what: str) -> None:
+        if self._cache == "trie":
+            raise ModelError(
+                f"HFModel: {what} needs a cache with one entry a row, got cache='trie'. Use cache='auto'."
+            )
+
+    @property
+    def _branches(self) -> bool:
+        """Whether the rows of a prompt share its cache."""
+        if self._cache == "trie":
+            self._branching.check()
+        return self._cache in {"auto", "trie"} and not self._branching.refusal
+
     def _open(
         self, prompt: Prompt, capacity: int, *, share: bool
     ) -> tuple[CachedSession | RecomputingSession, Float32[Tensor, "rows vocab"]]:
@@ -289,6 +293,6 @@ class HFModel:
 
     def __repr__(self) -> str:
         where = f"{str(self.model.dtype).removeprefix('torch.')} on {self.model.device}"
-        cache = "none" if self._cache_name is None else "rows"
+        cache = "none" if self._cache_name is None else self._branching.describe(self._cache)
         source = f", source={self._abilities.source_path}" if self._abilities.reads_source else ""
         return f"HFModel({type(self.model).__name__}, {where}, cache={cache}{source})"

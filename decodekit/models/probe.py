@@ -36,6 +36,10 @@ class WideningSession(Session, Protocol):
 Open = Callable[[Prompt, int], tuple[WideningSession, Float32[Tensor, "rows vocab"]]]
 
 
+# The same, with so many rows for each.
+OpenRows = Callable[[Prompt, int, int], tuple[Session, Float32[Tensor, "rows vocab"]]]
+
+
 # The logits after every token of a text, in one pass without a cache.
 Read = Callable[[list[int]], Float32[Tensor, "length vocab"]]
 
@@ -118,6 +122,30 @@ def follows_rows(run: Open, read: Read, texts: Texts) -> bool:
     # Rows 0 and 1 differ by what they said, rows 0 and 2 by their prompts.
     signal = torch.minimum(*((expected[0] - expected[row]).abs().max() for row in (1, 2)))
     return texts.agree(got, torch.stack(expected), signal=signal)
+
+
+def branches(run: OpenRows, read: Read, texts: Texts) -> bool:
+    """Whether rows of a prompt that share their cache go on each from its own text, wherever they move."""
+    first, second, last, _ = texts
+    steps = [
+        ([first[0], second[0], first[1]] * 2, None),
+        ([second[0], first[0], first[0]] * 2, [1, 0, 1, 5, 5, 3]),
+        ([last] * 6, [2, 2, 0, 3, 5, 4]),
+    ]
+    session, logits = run(Prompt.from_ids([first, second]), 3, LONGEST)
+    said: list[list[int]] = [[*first]] * 3 + [[*second]] * 3
+    same = True
+    for tokens, sources in steps:
+        rows = None if sources is None else torch.tensor(sources, device=logits.device)
+        logits = session.advance(torch.tensor(tokens, device=logits.device), rows)
+        said = [[*said[sources[row] if sources else row], token] for row, token in enumerate(tokens)]
+        expected = torch.stack([read(text)[-1] for text in said])
+        # Rows of one prompt differ by what they said, rows 0 and 3 by their prompts.
+        signal = torch.minimum(
+            (expected[:3] - expected[:3].mean(0)).abs().max(), (expected[0] - expected[3]).abs().max()
+        )
+        same = same and texts.agree(logits, expected, signal=signal)
+    return same
 
 
 def ignores_padding(run: Open, read: Read, texts: Texts) -> bool:

@@ -8,7 +8,11 @@ from torch import Tensor
 
 from decodekit.history import rows_of
 from decodekit.models.cache import Cache
+from decodekit.models.layer_masks import Mask
 from decodekit.prompt import Prompt
+
+# Which columns of every row hold tokens.
+Columns = Bool[Tensor, "rows length"]
 
 
 @runtime_checkable
@@ -18,7 +22,7 @@ class Forward(Protocol):
     def forward(
         self,
         tokens: Int64[Tensor, "rows columns"],
-        mask: Bool[Tensor, "rows length"] | None,
+        mask: Columns | Mask | None,
         position_ids: Int64[Tensor, "rows columns"],
         *,
         cache: Cache | None,
@@ -191,6 +195,11 @@ def prefilled(
     session = (CachedSession if cached else RecomputingSession)(model, prompt.mask, capacity)
     # What stands under the padding is never looked at, but must be an id the model has.
     return session, session.prefill(prompt.tokens.masked_fill(~prompt.mask, 0))
+
+
+def as_given(mask: Columns | Mask) -> Tensor | dict[str, Tensor]:
+    """A mask as transformers takes it: which columns hold tokens as numbers, others as they are."""
+    return mask.long() if isinstance(mask, Tensor) and mask.dtype == torch.bool else mask
 
 
 def positions(mask: Bool[Tensor, "rows length"]) -> Int64[Tensor, "rows length"]:

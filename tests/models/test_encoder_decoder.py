@@ -105,7 +105,7 @@ def test_the_encoder_reads_once_a_prompt_and_the_decoder_is_widened_after() -> N
         for decoder in decoders:
             dk.decode(hf, SOURCES, decoder, max_new_tokens=3, end_ids=())
     assert read == [(3, 6)] * 3
-    assert said == [(3, 1), (15, 1), (15, 1)] * 2 + [(3, 1)] * 3
+    assert said == [(3, 1), (3, 5), (3, 5)] * 2 + [(3, 1)] * 3
 
 
 @pytest.mark.parametrize("family", ENCODER_DECODERS)
@@ -128,7 +128,7 @@ def test_where_attention_cannot_take_rows_as_queries_the_source_is_repeated_once
 ) -> None:
     shared = dk.decode(wrap(family), SOURCES, dk.BeamSearch(4, num_return=4), max_new_tokens=8)
     monkeypatch.setattr("decodekit.models.encoder_decoder.attentions", lambda _: [])
-    hf = dk.HFModel(build(family))
+    hf = dk.HFModel(build(family), cache="rows")
     assert "source=untested" in repr(hf)
     repeated = dk.decode(hf, SOURCES, dk.BeamSearch(4, num_return=4), max_new_tokens=8)
     assert "source=repeated" in repr(hf)

@@ -51,22 +51,24 @@ def test_a_prompt_is_computed_once_and_only_then_widened() -> None:
         lambda module, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)),  # noqa: ARG005
         with_kwargs=True,
     )
-    hf = dk.HFModel(model)
-    for decoder in (dk.BeamSearch(5), dk.Sample(5, seeds=[1, 2])):
-        dk.decode(hf, [[7] * 6, [8] * 6], decoder, max_new_tokens=3)  # asks the probe, the first time
-        shapes.clear()
-        dk.decode(hf, [[7] * 6, [8] * 6], decoder, max_new_tokens=3)
-        assert shapes == [(2, 6), (10, 1), (10, 1)]
+    for cache, then in (("trie", (2, 5)), ("rows", (10, 1))):
+        hf = dk.HFModel(model, cache=cache)
+        for decoder in (dk.BeamSearch(5), dk.Sample(5, seeds=[1, 2])):
+            dk.decode(hf, [[7] * 6, [8] * 6], decoder, max_new_tokens=3)  # asks the probe, the first time
+            shapes.clear()
+            dk.decode(hf, [[7] * 6, [8] * 6], decoder, max_new_tokens=3)
+            assert shapes == [(2, 6), then, then]
 
 
 def test_only_the_last_positions_logits_are_computed() -> None:
     model, shapes = gpt2(), []
     model.lm_head.register_forward_hook(lambda module, args, out: shapes.append(tuple(out.shape)))  # noqa: ARG005
-    hf = dk.HFModel(model)
-    dk.decode(hf, [[7] * 6, [8] * 6], dk.BeamSearch(5), max_new_tokens=3)
-    shapes.clear()
-    dk.decode(hf, [[7] * 6, [8] * 6], dk.BeamSearch(5), max_new_tokens=3)
-    assert shapes == [(2, 1, 61), (10, 1, 61), (10, 1, 61)]
+    for cache, then in (("trie", (2, 5, 61)), ("rows", (10, 1, 61))):
+        hf = dk.HFModel(model, cache=cache)
+        dk.decode(hf, [[7] * 6, [8] * 6], dk.BeamSearch(5), max_new_tokens=3)
+        shapes.clear()
+        dk.decode(hf, [[7] * 6, [8] * 6], dk.BeamSearch(5), max_new_tokens=3)
+        assert shapes == [(2, 1, 61), then, then]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
@@ -274,7 +276,7 @@ def test_a_headless_model_is_refused() -> None:
 
 
 def test_repr_says_which_model_where_and_with_which_cache() -> None:
-    assert repr(dk.HFModel(gpt2())) == "HFModel(GPT2LMHeadModel, float32 on cpu, cache=rows)"
+    assert repr(dk.HFModel(gpt2())) == "HFModel(GPT2LMHeadModel, float32 on cpu, cache=auto)"
 
 
 @pytest.mark.cuda

@@ -1,0 +1,117 @@
+"""Which keys every beam sees: the branches of a tree, as a mask over the slots of one batch row."""
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+# A count of live slots reads the device: not before so many steps' worth of new ones.
+_STEPS_BETWEEN_COUNTS = 16
+
+
+class Branches:
+    """The mask and the depths of a prompt's slots, while its beams grow, move and die.
+
+    The prompt's columns are the first slots, seen by all beams. Every step adds one slot a beam; a beam sees
+    those of its own ancestors, so that a reorder of beams is a reorder of this mask.
+
+    Args:
+        prompt_mask: Which columns of the prompts hold tokens.
+        beams: Beams of each prompt.
+        dtype: Of the mask: the model's.
+    """
+
+    def __init__(self, prompt_mask: Bool[Tensor, "batch length"], beams: int, dtype: torch.dtype) -> None:
+        self.beams = beams
+        self.length = prompt_mask.shape[1]
+        self.slots = self.length  # that are in use
+        self.steps = 0
+        self._count_at = self.slots + _STEPS_BETWEEN_COUNTS * beams
+        self._unseen = torch.finfo(dtype).min  # and not minus infinity, of which some softmaxes make NaN
+        texts = prompt_mask.long()
+        self._depth = texts.sum(-1)
+        self._longest = int(self._depth.max())
+        # A column of padding is at no depth that matters: nobody sees it.
+        self._depths = (texts.cumsum(-1) - 1).clamp(min=0)
+        seen = torch.zeros(prompt_mask.shape, dtype=dtype, device=prompt_mask.device)
+        # [batch beams slots], with room to grow
+        self._bias = seen.masked_fill(~prompt_mask, self._unseen)[:, None].repeat(1, beams, 1)
+
+    @property
+    def bias(self) -> Float[Tensor, "batch 1 beams slots"]:
+        """What is added to attention scores: 0 where a beam sees a slot, else the dtype's lowest number."""
+        return self._bias[:, None, :, : self.slots]
+
+    @property
+    def depths(self) -> Int64[Tensor, "batch slots"]:
+        """The position of every slot in its text."""
+        return self._depths[:, : self.slots]
+
+    @property
+    def positions(self) -> Int64[Tensor, "batch beams"]:
+        """The position of every beam's newest token."""
+        return (self._depth - 1)[:, None].expand(-1, self.beams)
+
+    @property
+    def depth(self) -> int:
+        """The greatest of these positions."""
+        return self._longest + self.steps - 1
+
+    def follow(self, rows: Int64[Tensor, " rows"]) -> None:
+        """Makes beam `i` what beam `rows[i]` of the same prompt was."""
+        # What was before the beams is the same for all of them.
+        branched = self._bias.flatten(0, 1)[:, self.length : self.slots]
+        branched.copy_(branched.index_select(0, rows))
+
+    def grow(self) -> None:
+        """Gives every beam a slot for a token."""
+        if self.slots + self.beams > self._bias.shape[-1]:
+            self._make_room()
+        new = slice(self.slots, self.slots + self.beams)
+        self._bias[:, :, new] = self._unseen
+        self._bias[:, :, new].diagonal(dim1=1, dim2=2).zero_()
+        self._depths[:, new] = self._depth[:, None]
+        self._depth = self._depth + 1
+        self.slots += self.beams
+        self.steps += 1
+
+    def garbage(self) -> Int64[Tensor, "batch kept"] | None:
+        """The slots to keep, where more than half of the branches are dead; None: keep all.
+
+        Rows with fewer live slots than others are filled up with dead ones.
+        """
+        if self.slots < self._count_at:
+            return None
+        alive = (self._bias[:, :, self.length : self.slots] == 0).any(1)
+        kept = int(alive.sum(-1).max())
+        branched = self.slots - self.length
+        self._count_at = self.length + max(2 * kept, kept + _STEPS_BETWEEN_COUNTS * self.beams)
+        if 2 * kept > branched:
+            return None
+        chosen = (~alive).long().argsort(dim=-1, stable=True)[:, :kept] + self.length
+        prompt = torch.arange(self.length, device=chosen.device).expand(len(chosen), -1)
+        return torch.cat([prompt, chosen], -1)
+
+    def compact(self, slots: Int64[Tensor, "batch kept"]) -> None:
+        """Makes slot `i` of every prompt what its slot `slots[prompt, i]` was."""
+        self._bias = self._bias.gather(-1, slots[:, None].expand(-1, self.beams, -1))
+        self._depths = self._depths.gather(-1, slots)
+        self.slots = slots.shape[1]
+
+    def keep(self, prompts: Int64[Tensor, " kept"]) -> None:
+        """Leaves only these prompts."""
+        self._bias, self._depths, self._depth = (
+            tensor.index_select(0, prompts) for tensor in (self._bias, self._depths, self._depth)
+        )
+
+    def paths(self) -> Int64[Tensor, "rows columns"]:
+        """The slots that every beam sees, first to last, after as much padding as its prompt has."""
+        # Depth orders the slots of a path; what it does not see goes to the front, as padding.
+        rank = torch.where(self.bias[:, 0] == 0, self.depths[:, None], -1)
+        return rank.argsort(dim=-1, stable=True).flatten(0, 1)[:, -(self.length + self.steps) :]
+
+    def _make_room(self) -> None:
+        """Doubles the room for branches."""
+        branched = self.slots - self.length
+        more = max(branched, _STEPS_BETWEEN_COUNTS * self.beams)
+        self._bias = torch.nn.functional.pad(self._bias[:, :, : self.slots], (0, more), value=self._unseen)
+        self._depths = torch.nn.functional.pad(self._depths[:, : self.slots], (0, more))

@@ -1,0 +1,106 @@
+"""Whether a transformers model can be run over a trie, and how: asked by a numerical test."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from jaxtyping import Float32
+from torch import Tensor
+
+from decodekit.errors import ModelError
+from decodekit.models import probe
+from decodekit.models.abilities import Abilities
+from decodekit.models.depths import Depths
+from decodekit.models.trie import BranchingForward, TrieSession
+from decodekit.models.verification import ForwardAfter
+from decodekit.prompt import Prompt
+
+
+@dataclass(frozen=True, eq=False)
+class Branching:
+    """Runs a model over tries, where it can.
+
+    Attributes:
+        abilities: What the model can do else.
+        model: The model.
+        config: Of the half that says the text.
+        forward_after: Its forward pass.
+        cached: Whether it has a cache.
+    """
+
+    abilities: Abilities
+    model: Any
+    config: Any
+    forward_after: ForwardAfter
+    cached: bool
+
+    def start(
+        self, prompt: Prompt, rows_per_prompt: int, capacity: int
+    ) -> tuple[TrieSession, Float32[Tensor, "rows vocab"]]:
+        """A session with so many rows a prompt, and the logits after the prompts."""
+        prompt = prompt.to(self.model.device)
+        forward = BranchingForward(
+            self.forward_after(prompt, share=True), self.config, self._depths, self.model.dtype
+        )
+        session = TrieSession(forward, prompt.mask, rows_per_prompt, capacity)
+        return session, session.prefill(prompt.tokens.masked_fill(~prompt.mask, 0))
+
+    @cached_property
+    def refusal(self) -> str:
+        """Why the model cannot be run over a trie; empty: it can."""
+        if not self.cached:
+            return "it has no cache"
+        if 0 < self.abilities.positions < probe.LONGEST:
+            return "it has too few positions to be asked"
+        if not self.abilities.follows_rows:
+            return "its cache cannot be reordered"
+        try:
+            with _short_windows(self.config):
+                branches = probe.branches(
+                    self._open, self.abilities.read_after_one_source, self.abilities.texts
+                )
+        except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError) as error:
+            return f"it raises {type(error).__name__}"
+        except ValueError as error:  # as transformers' own checks do, and layers of other kinds
+            return f"it raises ValueError: {error}"
+        return "" if branches else "its logits would be others"
+
+    def check(self) -> None:
+        """Raises if the model cannot be run over a trie."""
+        if self.refusal:
+            raise ModelError(
+                f"HFModel: {self.abilities.name} cannot be run with cache='trie': {self.refusal}. "
+                "Use cache='auto', or 'rows'."
+            )
+
+    def describe(self, wanted: str) -> str:
+        """Which cache the rows of a prompt have, as far as it was asked."""
+        if wanted == "rows":
+            return wanted
+        refusal = vars(self).get("refusal")  # kept once it was asked
+        return wanted if refusal is None else "trie" if not refusal else f"rows ({refusal})"
+
+    @cached_property
+    def _depths(self) -> Depths:
+        return Depths(self.model.get_decoder() if self.abilities.reads_source else self.model)
+
+    def _open(
+        self, prompt: Prompt, rows_per_prompt: int, capacity: int
+    ) -> tuple[TrieSession, Float32[Tensor, "rows vocab"]]:
+        return self.start(self.abilities.after_one_source(prompt), rows_per_prompt, capacity)
+
+
+@contextmanager
+def _short_windows(config: Any) -> Iterator[None]:  # noqa: ANN401
+    """Inside, windows and chunks of attention are so short that the texts of the test reach beyond them."""
+    names = [name for name in ("sliding_window", "attention_chunk_size") if getattr(config, name, None)]
+    before = {name: getattr(config, name) for name in names}
+    try:
+        for name in names:
+            setattr(config, name, min(before[name], 2))
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(config, name, value)

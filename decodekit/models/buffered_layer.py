@@ -1,0 +1,111 @@
+"""Keys and values of one layer, in buffers with room to spare."""
+
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+from jaxtyping import Int64, Shaped
+from torch import Tensor
+
+# Columns of room made with the prompt; a buffer that is full is doubled.
+_ROOM = 128
+
+
+class BufferedKeys:
+    """Keys and values `[rows, heads, columns, width]`, appended in place; only what was generated moves.
+
+    Args:
+        prompts: The layer of transformers' cache that holds the prompts.
+        rows: The prompt of each row; None: one row a prompt.
+        capacity: Columns at most.
+    """
+
+    def __init__(self, prompts: Any, rows: Int64[Tensor, " rows"] | None, capacity: int) -> None:  # noqa: ANN401
+        super().__init__()
+        self.dtype, self.device = prompts.keys.dtype, prompts.keys.device
+        self.is_initialized = True
+        self.prompt_length = prompts.keys.shape[-2]
+        self._capacity = capacity
+        self._length = self.prompt_length
+        columns = min(capacity, self.prompt_length + _ROOM)
+        self._buffers = _buffers((prompts.keys, prompts.values), rows, columns)
+        self._show()
+
+    def update(
+        self,
+        key_states: Tensor,
+        value_states: Tensor,
+        *_: Any,  # noqa: ANN401 - the base class's signature
+        **__: Any,  # noqa: ANN401
+    ) -> tuple[Tensor, Tensor]:
+        """Appends new keys and values; returns all of them."""
+        after = self._length + key_states.shape[-2]
+        if after > self._buffers[0].shape[-2]:
+            twice = self.prompt_length + 2 * (after - self.prompt_length)
+            columns = max(after, min(self._capacity, twice))
+            self._buffers = _buffers(self._buffers, None, columns)
+        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, self._length : after] = new
+        self._length = after
+        return self._show()
+
+    def reorder_cache(self, beam_idx: Int64[Tensor, " rows"]) -> None:
+        """Moves what was generated; what came before is the same on all rows of a prompt."""
+        _reorder([buffer[:, :, self.prompt_length : self._length] for buffer in self._buffers], beam_idx)
+
+    def keep(self, rows: Int64[Tensor, " kept"]) -> None:
+        """Goes on with some rows, in buffers of the same columns."""
+        columns = self._buffers[0].shape[-2]
+        self._buffers = _buffers((self.keys, self.values), rows, columns)
+        self._show()
+
+    def compact(self, columns: Int64[Tensor, "rows kept"]) -> None:
+        """Keeps some columns of every row, those of the prompt first and in their places."""
+        moved = columns[:, self.prompt_length :]
+        self._length = columns.shape[1]
+        for buffer in self._buffers:
+            buffer[:, :, self.prompt_length : self._length] = picked(buffer, moved)
+        self._show()
+
+    def _show(self) -> tuple[Tensor, Tensor]:
+        # What the base class reads lengths from, and others keys and values.
+        self.keys, self.values = (buffer[:, :, : self._length] for buffer in self._buffers)
+        return self.keys, self.values
+
+
+@cache
+def buffered_layer(base: Any) -> Any:  # noqa: ANN401 - a class of transformers, and one derived from it
+    """A cache layer of transformers in such buffers.
+
+    Made from its base class at run time, because transformers is imported only where it is needed.
+    """
+    return type("BufferedLayer", (BufferedKeys, base), {})
+
+
+def _buffers(tensors: Iterable[Tensor], rows: Int64[Tensor, " rows"] | None, columns: int) -> list[Tensor]:
+    return [_with_room(tensor, rows, columns) for tensor in tensors]
+
+
+def _reorder(tensors: Iterable[Tensor], rows: Int64[Tensor, " rows"]) -> None:
+    for tensor in tensors:
+        tensor.copy_(tensor.index_select(0, rows))
+
+
+def _with_room(
+    tensor: Shaped[Tensor, "rows heads columns width"],
+    rows: Int64[Tensor, " new_rows"] | None,
+    columns: int,
+) -> Shaped[Tensor, "new_rows heads more width"]:
+    """The tensor's rows (all, or those picked), with space up to `columns`."""
+    heads, length, width = tensor.shape[1:]
+    buffer = tensor.new_empty((len(tensor) if rows is None else len(rows), heads, columns, width))
+    buffer[:, :, :length] = tensor if rows is None else tensor.index_select(0, rows)
+    return buffer
+
+
+def picked(
+    tensor: Shaped[Tensor, "rows heads columns width"], columns: Int64[Tensor, "rows kept"]
+) -> Shaped[Tensor, "rows heads kept width"]:
+    """Column `i` of every row is its column `columns[row, i]`."""
+    heads, width = tensor.shape[1], tensor.shape[3]
+    return tensor.gather(2, columns[:, None, :, None].expand(-1, heads, -1, width))

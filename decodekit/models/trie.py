@@ -1,0 +1,107 @@
+"""The trie cache: the beams of a prompt are queries of one batch row, and share what they have in common."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor
+
+from decodekit.models.branches import Branches
+from decodekit.models.cache import Cache
+from decodekit.models.depths import Depths, Places
+from decodekit.models.grouped_attention import grouped_attention
+from decodekit.models.layer_masks import LayerMasks
+from decodekit.models.sessions import Forward, PromptKeeper, positions
+
+
+class BranchingForward:
+    """A model's forward pass in which the rows of a prompt are queries of one batch row.
+
+    Args:
+        model: The forward pass of rows.
+        config: Of the half that says the text.
+        depths: What in it counts positions by the cache's length.
+        dtype: Of its weights.
+    """
+
+    def __init__(self, model: Forward, config: Any, depths: Depths, dtype: torch.dtype) -> None:  # noqa: ANN401
+        self.model, self.dtype = model, dtype
+        self._config, self._depths, self._masks = config, depths, LayerMasks.of(config)
+
+    def __call__(self, tokens: Tensor, branches: Branches, cache: Cache) -> Any:  # noqa: ANN401 - ModelOutput
+        """The model's output for one more token on every beam, `[batch beams]`."""
+        places = Places(branches.depths, branches.positions, branches.depth)
+        mask = self._masks(branches.bias, places.depths, places.positions)
+        with grouped_attention(self._config), self._depths.counted(places):
+            return self.model.forward(tokens, mask, places.positions, cache=cache, keep=tokens.shape[1])
+
+
+class TrieSession:
+    """A run of a transformers model with one cache entry a prompt.
+
+    The prompt's keys and values are computed once and stored once; a step appends one slot a beam, and a
+    reorder of beams moves a mask and copies no keys or values. Dead branches are gathered out now and then.
+
+    Args:
+        forward: The model's forward pass over branches.
+        prompt_mask: Which columns of the prompts hold tokens.
+        beams: Rows of each prompt.
+        capacity: Columns that prompts and continuations take at most.
+    """
+
+    def __init__(
+        self, forward: BranchingForward, prompt_mask: Bool[Tensor, "batch length"], beams: int, capacity: int
+    ) -> None:
+        self._forward, self._mask, self._capacity = forward, prompt_mask, capacity
+        self._cache = forward.model.new_cache(whole=True)
+        self._branches = Branches(prompt_mask, beams, forward.dtype)
+
+    def prefill(self, tokens: Int64[Tensor, "batch length"]) -> Float32[Tensor, "rows vocab"]:
+        """The logits after the prompts, for every row of each."""
+        whole = bool(self._mask.all()) and not self._forward.model.wants_mask
+        output = self._forward.model.forward(
+            tokens, None if whole else self._mask, positions(self._mask), cache=self._cache
+        )
+        length, beams = self._branches.length, self._branches.beams
+        self._cache.widen(None, length + beams * (self._capacity - length))
+        logits: Tensor = output.logits[:, -1].float()
+        return logits.repeat_interleave(beams, 0)
+
+    def advance(
+        self, tokens: Int64[Tensor, " rows"], source_rows: Int64[Tensor, " rows"] | None
+    ) -> Float32[Tensor, "rows vocab"]:
+        """The logits after one more token on every row."""
+        if source_rows is not None:
+            self._branches.follow(source_rows)
+        if (kept := self._branches.garbage()) is not None:
+            self._branches.compact(kept)
+            self._cache.compact(kept)
+        self._branches.grow()
+        tokens = tokens.view(-1, self._branches.beams)
+        output = self._forward(tokens, self._branches, self._cache)
+        logits: Tensor = output.logits.to(torch.float32, copy=True)
+        return logits.flatten(0, 1).contiguous()
+
+    @property
+    def shrinks(self) -> bool:
+        """Prompts can leave."""
+        return True
+
+    def keep_prompts(self, prompts: Int64[Tensor, " kept"]) -> None:
+        """Goes on with some prompts only."""
+        if isinstance(self._forward.model, PromptKeeper):
+            self._forward.model.keep_prompts(prompts, len(self._mask), self._cache)
+        self._branches.keep(prompts)
+        self._mask = self._mask.index_select(0, prompts)
+        self._cache.keep(prompts)
+
+    def cache_of(self, source_rows: Int64[Tensor, " rows"] | None) -> Any:  # noqa: ANN401 - transformers' Cache
+        """A cache of one entry a row, its rows put where the next token would find them."""
+        paths = self._branches.paths()
+        prompts = torch.arange(len(paths), device=paths.device) // self._branches.beams
+        if source_rows is not None:
+            paths = paths.index_select(0, source_rows)
+        return self._cache.spread(prompts, paths).content
+
+    def __repr__(self) -> str:
+        return f"TrieSession({self._branches.beams} beams a prompt, {self._branches.slots} slots)"
