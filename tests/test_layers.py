@@ -17,6 +17,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "rng": set(),
     "history": set(),
     "host": set(),
+    "kernels": set(),
     "memory": set(),
     "splitting": {"memory"},
     "done": set(),
@@ -46,7 +47,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
         # algorithms with a loop of their own
         *("drafts", "model", "options", "processors", "prompt", "verifying", "vocabulary"),
     },
-    "models": {"errors", "history", "model", "prompt", "reveal", "vocabulary"},
+    "models": {"errors", "history", "kernels", "model", "prompt", "reveal", "vocabulary"},
     "loop": {
         *("errors", "limits", "memory", "options", "prompt", "vocabulary", "trace", "output"),
         *("processors", "decoders", "model", "inputs", "joining", "leaving"),
