@@ -1,17 +1,18 @@
 """Linear layers that read their weights in the order in which oneDNN multiplies them.
 
-Packed by oneDNN's own operators, the ones that torch's compiler writes into what it compiles: they alone
-serve every number of rows with nothing compiled, traced or converted. `torch.compile` with freezing calls the
-same operators, takes seconds a shape before the first token, and freezes the weights for good;
-`torch.utils.mkldnn` copies the model and knows no `Conv1D`. `benchmarks/packed_linear.py` measures them all.
-The operators are private, so one numerical test asks whether they are there; without them nothing is packed.
+Packed by oneDNN's own operators, those that torch's compiler writes where the number of rows is open: they
+alone serve every number of rows with nothing compiled and the model's own layers in place. `torch.compile`
+with freezing compiles for a second a layer, fixes the weights for good, and takes MKL's packing, which gains less, for
+a known number of rows; `torch.utils.mkldnn` copies the model, gains less and knows no `Conv1D`.
+`benchmarks/packed_linear.py` measures them all. The operators are private, so one numerical test asks whether
+they are there; without them nothing is packed.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, NamedTuple, final
+from typing import Any, Literal, final
 from weakref import WeakValueDictionary
 
 import torch
@@ -19,16 +20,17 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from decodekit.errors import ModelError
+from decodekit.models.linear_layers import Key, LinearLayer, packable
 from decodekit.models.memory_left import memory_left
 
-# Measured by benchmarks/packed_linear.py. From about 128 rows on the plain product is as fast.
+# Measured by benchmarks/packed_linear.py: up to here never slower, and at 256 rows the plain product is as fast.
 MOST_ROWS = 64
+# One row only reads the weight, which the plain product does as well, if with one thread.
+_FEWEST_ROWS, _FEWEST_ROWS_OF_ONE_THREAD = 1, 2
 # Calling oneDNN takes some 20 us; below 256 x 1024 weights that is more than it saves.
 LEAST_WEIGHTS = 2**18
 # For so many rows the blocks are laid out: those for one row serve several badly, these serve one as well.
 _TYPICAL_ROWS = 8
-
-_Key = tuple[int, tuple[int, ...], tuple[int, ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,33 +50,9 @@ class Pack:
     bytes: int
 
 
-class _Layer(NamedTuple):
-    """A linear layer that can be packed.
-
-    Attributes:
-        module: The layer.
-        transposed: Whether its weight is written as `[in out]`, as `Conv1D` has it.
-    """
-
-    module: Any
-    transposed: bool
-
-    @property
-    def weight(self) -> Tensor:
-        """As oneDNN takes it, `[out in]`."""
-        weight: Tensor = self.module.weight.detach()
-        return weight.t() if self.transposed else weight
-
-    @property
-    def key(self) -> _Key:
-        """Equal for two layers exactly where they share a weight."""
-        weight = self.weight
-        return weight.data_ptr(), tuple(weight.shape), weight.stride()
-
-
 # The packs that are held by some `Packing`, so that two that share weights (a model, and its first layers as
 # a draft) hold one copy. Nothing stays here that nobody holds.
-_held: WeakValueDictionary[_Key, Pack] = WeakValueDictionary()
+_held: WeakValueDictionary[Key, Pack] = WeakValueDictionary()
 
 
 @final
@@ -98,7 +76,7 @@ class Packing:
             raise ModelError(f"HFModel: packed must be True, False or 'auto', got {packed!r:.80}.")
         self._model = model
         self._packed = packed
-        self._packs: dict[_Key, Pack] = {}
+        self._packs: dict[Key, Pack] = {}
         self._swaps: list[tuple[dict[str, Any], Callable[..., Tensor]]] = []
         self._expected = sum(_sizes(self._layers()).values())
 
@@ -119,13 +97,16 @@ class Packing:
         """
         self._swaps = []  # whatever happens here, nothing old is used after
         layers = self._layers()
-        packs: dict[_Key, Pack] = {}
+        packs: dict[Key, Pack] = {}
         for layer in layers:
             if layer.key not in packs:
                 packs[layer.key] = _packed(layer, self._packs.pop(layer.key, None))
         self._packs = packs
         self._expected = 0
-        self._swaps = [(vars(layer.module), _forward(layer, packs[layer.key].content)) for layer in layers]
+        fewest = _FEWEST_ROWS_OF_ONE_THREAD if torch.get_num_threads() == 1 else _FEWEST_ROWS
+        self._swaps = [
+            (vars(layer.module), _forward(layer, packs[layer.key].content, fewest)) for layer in layers
+        ]
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -146,11 +127,11 @@ class Packing:
             for attributes in ours:
                 attributes.pop("forward", None)
 
-    def _layers(self) -> list[_Layer]:
+    def _layers(self) -> list[LinearLayer]:
         """The layers to pack, as the model is now."""
         if self._packed is False:
             return []
-        possible = _packable(self._model) if _available() else []
+        possible = packable(self._model) if _available() else []
         if self._packed is True:
             self._check(possible)
             return possible
@@ -158,7 +139,7 @@ class Packing:
         new = {key: size for key, size in _sizes(worthwhile).items() if key not in self._packs}
         return worthwhile if sum(new.values()) <= memory_left() // 2 else []
 
-    def _check(self, possible: list[_Layer]) -> None:
+    def _check(self, possible: list[LinearLayer]) -> None:
         if not _available():
             raise ModelError(
                 "HFModel: packed=True must find oneDNN's linear layers in torch, and torch "
@@ -177,45 +158,12 @@ class Packing:
         return f"{self.bytes / 1e6:.1f} MB" if self.bytes else "no"
 
 
-def _packable(model: nn.Module) -> list[_Layer]:
-    """Every linear layer that is what its class says, with a weight that oneDNN can pack."""
-    from transformers.pytorch_utils import Conv1D  # noqa: PLC0415 - slow to import, needed only here
-
-    layers = [
-        _Layer(module, transposed=type(module) is Conv1D)
-        for module in model.modules()
-        if type(module) in {nn.Linear, Conv1D}  # a subclass may do anything
-    ]
-    return [layer for layer in layers if _is_plain(layer.module)]
-
-
-def _is_plain(module: Any) -> bool:  # noqa: ANN401 - nn.Linear or Conv1D
-    """Whether calling it multiplies with its weight, adds its bias, and does nothing else.
-
-    A forward of its own (a device map's), a compiled one, or a hook that runs before (and may make the
-    weight) says that it does not. What runs after it is no obstacle.
-    """
-    replaced = "forward" in vars(module) or module._compiled_call_impl is not None  # noqa: SLF001
-    if replaced or module._forward_pre_hooks:  # noqa: SLF001 - where torch keeps them
-        return False
-    tensors = [module.weight] if module.bias is None else [module.weight, module.bias]
-    return module.weight.ndim == 2 and all(  # noqa: PLR2004 - a matrix
-        type(tensor) is nn.Parameter  # a quantised weight is of another class
-        and tensor.dtype == torch.float32
-        and tensor.device.type == "cpu"
-        and tensor.layout == torch.strided
-        and tensor.is_contiguous()
-        and tensor.numel() > 0
-        for tensor in tensors
-    )
-
-
-def _sizes(layers: list[_Layer]) -> dict[_Key, int]:
+def _sizes(layers: list[LinearLayer]) -> dict[Key, int]:
     """Bytes of every weight, shared ones once."""
     return {layer.key: layer.weight.nbytes for layer in layers}
 
 
-def _packed(layer: _Layer, old: Pack | None) -> Pack:
+def _packed(layer: LinearLayer, old: Pack | None) -> Pack:
     """The packed weight: the old one, or somebody else's, or a new one if the weight has changed."""
     stored = layer.module.weight.detach()
     version = -1 if stored.is_inference() else stored._version  # noqa: SLF001 - torch's count of changes
@@ -250,8 +198,11 @@ def _same_bits(one: Float32[Tensor, " lines"], other: Float32[Tensor, " lines"])
     return torch.equal(one.view(torch.int32), other.view(torch.int32))
 
 
-def _forward(layer: _Layer, content: Tensor) -> Callable[..., Tensor]:
-    """What the layer does while its packed weight is in use; it has the names of the class's own."""
+def _forward(layer: LinearLayer, content: Tensor, fewest: int) -> Callable[..., Tensor]:
+    """What the layer does while its packed weight is in use, for `fewest` rows or more.
+
+    Its argument has the name that it has in the class.
+    """
     module, (_, width) = layer.module, layer.weight.shape
     bias = None if module.bias is None else module.bias.detach()
     plain = type(module).forward.__get__(module)
@@ -259,7 +210,7 @@ def _forward(layer: _Layer, content: Tensor) -> Callable[..., Tensor]:
     compiling = torch.compiler.is_compiling
 
     def forward(input: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows features"]:  # noqa: A002
-        few = 0 < input.numel() <= MOST_ROWS * width and input.shape[-1] == width
+        few = fewest * width <= input.numel() <= MOST_ROWS * width and input.shape[-1] == width
         if few and type(input) is Tensor and input.dtype == torch.float32 and not compiling():
             product: Tensor = multiply(input, content, bias, "none", [], "")
             return product

@@ -24,7 +24,8 @@ pytestmark = pytest.mark.skipif(not packing_works(), reason="this torch has no p
 
 
 @pytest.fixture(autouse=True)
-def without_gradients() -> Iterator[None]:
+def without_gradients_and_with_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # whatever the machine has
     with torch.no_grad():
         yield
 
@@ -126,6 +127,14 @@ def test_few_rows_are_multiplied_with_the_copy_and_many_with_the_weight(layer: n
     layer.weight.add_(1)  # there are biases: what the weight gives is not what was packed
     rows = torch.ones(MOST_ROWS + 1, 6)
     assert torch.equal(layer(rows), through(packing, layer, rows))
+
+
+def test_one_thread_multiplies_one_row_with_the_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    layer = linear([[1, 2, 3], [4, 5, 6]])
+    packing = ready(layer)
+    assert uses_the_copy(packing, layer, torch.ones(2, 3))
+    assert not uses_the_copy(packing, layer, torch.ones(1, 3))
 
 
 def test_what_the_layer_refuses_is_refused_in_its_words() -> None:
