@@ -2,8 +2,8 @@
 
 Packed by oneDNN's own operators, those that torch's compiler writes where the number of rows is open: they
 alone serve every number of rows with nothing compiled and the model's own layers in place. `torch.compile`
-with freezing compiles for a second a layer, fixes the weights for good, and takes MKL's packing, which gains less, for
-a known number of rows; `torch.utils.mkldnn` copies the model, gains less and knows no `Conv1D`.
+with freezing compiles for a second a layer, fixes the weights for good, and for a known number of rows takes
+MKL's packing, which gains less; `torch.utils.mkldnn` copies the model, gains less and knows no `Conv1D`.
 `benchmarks/packed_linear.py` measures them all. The operators are private, so one numerical test asks whether
 they are there; without them nothing is packed.
 """
@@ -23,7 +23,7 @@ from decodekit.errors import ModelError
 from decodekit.models.linear_layers import Key, LinearLayer, packable
 from decodekit.models.memory_left import memory_left
 
-# Measured by benchmarks/packed_linear.py: up to here never slower, and at 256 rows the plain product is as fast.
+# Measured by benchmarks/packed_linear.py: at 256 rows the plain product is as fast.
 MOST_ROWS = 64
 # One row only reads the weight, which the plain product does as well, if with one thread.
 _FEWEST_ROWS, _FEWEST_ROWS_OF_ONE_THREAD = 1, 2
