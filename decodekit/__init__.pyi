@@ -47,6 +47,7 @@ from .decoders.stop_rule import StopRule as StopRule
 from .decoders.stop_rule import WhenFull as WhenFull
 from .decoders.unique_sample import UniqueSample as UniqueSample
 from .decoding import decode as decode
+from .decoding import decode_each as decode_each
 from .drafts.base import Draft as Draft
 from .drafts.base import DraftSession as DraftSession
 from .drafts.base import Proposal as Proposal
@@ -66,6 +67,7 @@ from .model import RevealingModel as RevealingModel
 from .model import RevealingSession as RevealingSession
 from .model import Session as Session
 from .model import ShallowModel as ShallowModel
+from .model import ShrinkingSession as ShrinkingSession
 from .model import VerifyingModel as VerifyingModel
 from .model import VerifyingSession as VerifyingSession
 from .models.hf import HFModel as HFModel

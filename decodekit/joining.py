@@ -63,6 +63,40 @@ def of_run(result: Decoded, numbers: Sequence[int], rows_per_prompt: int) -> Dec
     return replace(result, parents=parents)
 
 
+def alone(result: Decoded, place: int) -> Decoded:
+    """The result of one prompt of several, without its context, as wide as it is long.
+
+    Args:
+        result: Of all.
+        place: Which of them.
+    """
+    batch, one = len(result.tokens), slice(place, place + 1)
+    new = max(int(result.lengths[one].max()), 1)
+    report = result.report
+    if is_dataclass(report) and not isinstance(report, type):
+        values = {field.name: getattr(report, field.name) for field in fields(report) if field.init}
+        report = replace(
+            report,
+            **{
+                name: value[one] if isinstance(value, Tensor | list) and len(value) == batch else value
+                for name, value in values.items()
+                if not isinstance(value, Tensor) or value.ndim
+            },
+        )
+    return replace(
+        result,
+        tokens=result.tokens[one, :, :new],
+        lengths=result.lengths[one],
+        finish_reason=result.finish_reason[one],
+        valid=result.valid[one],
+        token_log_probs=result.token_log_probs[one, :, :new],
+        score=result.score[one],
+        parents=result.parents[one, :, :new],
+        why=None if result.why is None else result.why[one],
+        report=report,
+    )
+
+
 def _known(why: Tensor | None) -> Tensor:
     if why is None:
         raise DecodekitError("decode: the results of all prompts must say why they ended, or none of them.")

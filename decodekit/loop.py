@@ -76,7 +76,7 @@ def run(
     options: Options,
 ) -> Generator[Progress[State], None, Decoded]:
     """A decoder over some prompts: a `Progress` after every step, and at the end the result."""
-    check_steps(decoder)
+    step_by_step(decoder)
     model = as_model(model)
     vocabulary = vocabulary_of(model)
     job = Job(model, Prompt.of(prompts, vocabulary), as_processor(processor), options, vocabulary)
@@ -196,14 +196,16 @@ def _check_asks(decoder: Decoder[State], state: State, limits: Limits) -> None:
         )
 
 
-def check_steps(decoder: object) -> None:
-    """Raises unless it is a decoder that goes step by step."""
+def step_by_step(decoder: object) -> Decoder[Any]:
+    """The decoder itself. Raises unless it is one that goes step by step."""
     if isinstance(decoder, OwnLoop):
         raise TypeError(
             f"decode: {type(decoder).__name__} has a loop of its own, which cannot be watched step by step: "
-            "no trace, no check_every, no streaming, no generate(). Use dk.decode(...) without them."
+            "no trace, no check_every, no batch_tokens, no progress, no streaming, no generate(). Use "
+            "dk.decode(...) without them."
         )
     if not isinstance(decoder, Decoder):
         raise TypeError(
             f"decode: decoder must be a Decoder such as dk.Greedy() or dk.BeamSearch(5), got {decoder!r:.80}."
         )
+    return decoder

@@ -174,11 +174,19 @@ class Share(NamedTuple):
     numbers: list[int]
     whole: Prompt
 
-    def prompt(self) -> Prompt:
-        """The prompts, without padding that none of them needs."""
+    def prompt(self, *, trims_source: bool = True) -> Prompt:
+        """The prompts, without padding that none of them needs.
+
+        Args:
+            trims_source: Whether that goes for what an encoder reads too.
+        """
         some = self.whole.take(torch.tensor(self.numbers))
         first = some.tokens.shape[1] - int(some.mask.sum(-1).max())
-        return replace(some, tokens=some.tokens[:, first:], mask=some.mask[:, first:])
+        source = some.source
+        if source is not None and trims_source and some.states is None:
+            needed = source.valid.any(0).nonzero()[:, 0]
+            source = Source(source.tokens.index_select(1, needed), source.valid.index_select(1, needed))
+        return replace(some, tokens=some.tokens[:, first:], mask=some.mask[:, first:], source=source)
 
     def of_run(self, history: History) -> History:
         """Their history, which knows that they are a part."""

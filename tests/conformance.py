@@ -722,6 +722,7 @@ CONFORMANCE: dict[str, Laws | str] = {
     "Revealed": "tests/models/test_revealing.py",
     "RevealingModel": "tests/models/test_revealing.py",
     "RevealingSession": "tests/models/test_revealing.py",
+    "ShrinkingSession": "tests/test_leaving.py",
     "bundled_path": the_bundled_model_is_an_ordinary_one,
     "load": the_bundled_model_is_an_ordinary_one,
     # Scoring
@@ -765,6 +766,7 @@ CONFORMANCE: dict[str, Laws | str] = {
     "Vocabulary": "tests/test_vocabulary.py",
     "WatermarkDetector": "tests/processors/test_watermark_detector.py",
     "decode": "tests/test_loop.py",
+    "decode_each": "tests/test_waves.py",
     "stream": "tests/test_streaming.py",
     "heal": "tests/processors/test_token_healing.py",
 }

@@ -37,7 +37,9 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "inputs": {"errors", "model", "models", "processors", "vocabulary"},
     "trace": {"prompt", "vocabulary"},
     "output": {"errors", "limits", "prompt", "stopping", "trace", "vocabulary"},
-    "processors": {"arguments", "errors", "rng", "history", "host", "memory", "model", "prompt", "vocabulary"},
+    "processors": {
+        *("arguments", "errors", "rng", "history", "host", "memory", "model", "prompt", "vocabulary"),
+    },
     "scorers": {
         *("arguments", "errors", "history", "limits", "memory", "reveal"),
         *("model", "prompt", "vocabulary"),  # scorers that look ahead
@@ -54,6 +56,11 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     },
     "decoding": {
         *("options", "output", "processors", "decoders", "model", "inputs", "loop", "prompt"),
+        *("joining", "progress", "waves"),
+    },
+    "progress": set(),
+    "waves": {
+        *("decoders", "errors", "loop", "models", "output", "prompt", "reveal", "splitting"),
     },
     "streaming": {
         *("errors", "limits", "options", "vocabulary", "output"),

@@ -13,7 +13,7 @@ from decodekit.decoders.base import Decoder
 from decodekit.decoders.own_loop import OwnLoop
 from decodekit.decoding import decode
 from decodekit.limits import Limits
-from decodekit.loop import look, run, start, step
+from decodekit.loop import look, run, start, step, step_by_step
 from decodekit.options import Options, Stop
 from decodekit.output import Decoded
 from decodekit.processors.chain import Chain
@@ -40,8 +40,8 @@ def check_decoder(
 
     Shapes must not change in a step; source rows stay inside their prompt; steps after `done` change
     nothing; a batch gives what each prompt alone gives, and the same when finished prompts leave it; reported
-    log-probabilities are the model's; a step can be captured. Of an algorithm with a loop of its own there are
-    only results to look at.
+    log-probabilities are the model's; a step can be captured. Of an algorithm with a loop of its own there
+    are only results to look at.
 
     Args:
         decoder: What to check, or a function from the numbers of the prompts in a batch to a fresh
@@ -77,8 +77,8 @@ def check_decoder(
         reported = out.token_log_probs[:, : rescored.shape[1], : rescored.shape[2]]
         torch.testing.assert_close(reported, rescored, atol=1e-5, rtol=1e-5)
         if isinstance(one, Decoder):
-            options = Options(max_new_tokens=new, stop=stop)
-            stayed = _to_the_end(run(toy, batch, make(numbers), (), options))
+            options, again = Options(max_new_tokens=new, stop=stop), step_by_step(make(numbers))
+            stayed = _to_the_end(run(toy, batch, again, (), options))
             _check_same(stayed, out, "when finished prompts leave")
             check(torch.equal(stayed.parents, out.parents), "parents must be the same when prompts leave")
             late = decode(toy, batch, make(numbers), max_new_tokens=new, stop=stop, check_every=3)
