@@ -79,8 +79,8 @@ def _bar(row: Row, rest: np.float32, most: int) -> tuple[np.float32, bool]:
     """The least score that is not in the tail, and whether one as great is in it."""
     ascending = _sorted(row)
     mass = torch.from_numpy(ascending).softmax(-1).cumsum(-1).numpy()
-    # Where a score is not a number below infinity no mass is a number, and none is at most the rest.
-    length = 0 if np.isnan(mass[-1]) else min(int(np.searchsorted(mass, rest, side="right")), most)
+    # Where a score is not a number below infinity no mass is one, which NumPy takes for more than any rest.
+    length = min(int(np.searchsorted(mass, rest, side="right")), most)
     floor = ascending[length]
     return floor, length > 0 and ascending[length - 1] == floor > -np.inf
 

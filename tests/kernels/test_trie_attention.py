@@ -192,6 +192,17 @@ def test_a_beam_that_sees_nothing_gets_zeros(device: str) -> None:
     )
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_large_scores_do_not_overflow(device: str) -> None:
+    query, key, value, visible = random((1, 2, 1, 3, 150, 16, 16), torch.float32, device)
+    wide = [tensor.double() for tensor in (1000 * query, key, value)]
+    actual = trie_attention.trie_attention(1000 * query, key, value, visible)
+    # Products of this size are known to 1e-4, and so are the logarithms of weights.
+    torch.testing.assert_close(
+        actual.double(), plain_attention(*wide, visible, scale=0.25), rtol=0, atol=1e-3
+    )
+
+
 @pytest.mark.cuda
 def test_is_faster_measures_on_a_gpu() -> None:
     assert is_faster(*random(SHAPES[3], torch.bfloat16, "cuda")) in {True, False}

@@ -44,8 +44,9 @@ def test_banning_by_value_is_banning_by_order_after_most_was_banned(kept: int) -
 
 
 def test_banning_by_value_is_banning_by_order_where_scores_are_not_numbers() -> None:
-    scores = random(4, 5000)
-    scores[0, 7], scores[1, 8], scores[2] = torch.nan, torch.inf, -torch.inf
+    scores = random(5, 5000)
+    scores[2], scores[3, :4000] = -torch.inf, -torch.inf
+    scores[0, 7], scores[1, 8], scores[3, 9] = torch.nan, torch.inf, torch.nan
     for scale in (1.0, 1e30):
         expected = ban_by_order(scale * scores, 0.2, 4999)
         torch.testing.assert_close(
