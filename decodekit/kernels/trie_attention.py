@@ -3,6 +3,7 @@
 import math
 import os
 import time
+from functools import cache
 from importlib.util import find_spec
 
 import torch
@@ -23,9 +24,14 @@ def is_available(device: torch.device) -> bool:
 
     The interpreter is for tests: it is asked for with `TRITON_INTERPRET=1`, before Triton is imported.
     """
-    if find_spec("triton") is None:
+    if not _has_triton():
         return False
     return device.type == "cuda" or (device.type == "cpu" and is_interpreted())
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
 
 
 def is_interpreted() -> bool:
