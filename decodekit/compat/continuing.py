@@ -46,7 +46,9 @@ class Continuing:
                 f"{length}. Pass all ids, those in the cache included."
             )
         prompt = prompt.to(self._model.model.device)
-        session = CachedSession(self._model, prompt.mask, capacity, Cache(self._past), known)
+        session = CachedSession(
+            self._model.forward_after(prompt), prompt.mask, capacity, Cache(self._past), known
+        )
         logits = session.prefill(prompt.tokens.masked_fill(~prompt.mask, 0))
         session.widen(1)
         return session, logits

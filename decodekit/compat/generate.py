@@ -116,6 +116,7 @@ def perform(
         end_ids=read.end_ids if recipe.end_ids is None else recipe.end_ids,
         pad_id=read.pad_id,
         stop=recipe.stop,
+        watched=streamer is not None or bool(config.return_dict_in_generate),
     )
     feed = None if streamer is None else Feed(streamer, decoder, read.prompt)
     steps = run(read.model(wrapped), read.prompt, decoder, recipe.processor, options)

@@ -28,6 +28,7 @@ class Branching:
         config: Of the half that says the text.
         forward_after: Its forward pass.
         cached: Whether it has a cache.
+        may_spread: Whether a run may go on with one entry a row where that is quicker.
     """
 
     abilities: Abilities
@@ -35,6 +36,7 @@ class Branching:
     config: Any
     forward_after: ForwardAfter
     cached: bool
+    may_spread: bool
 
     def start(
         self, prompt: Prompt, rows_per_prompt: int, capacity: int
@@ -44,7 +46,14 @@ class Branching:
         forward = BranchingForward(
             self.forward_after(prompt, share=True), self.config, self._depths, self.model.dtype
         )
-        session = TrieSession(forward, prompt.mask, rows_per_prompt, capacity)
+        on_cpu = self.model.device.type == "cpu"  # elsewhere reading keys costs more than looking at them
+        session = TrieSession(
+            forward,
+            prompt.mask,
+            rows_per_prompt,
+            capacity,
+            may_spread=self.may_spread and on_cpu and not self.abilities.reads_source,
+        )
         return session, session.prefill(prompt.tokens.masked_fill(~prompt.mask, 0))
 
     @cached_property

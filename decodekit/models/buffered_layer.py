@@ -18,16 +18,23 @@ class BufferedKeys:
         prompts: The layer of transformers' cache that holds the prompts.
         rows: The prompt of each row; None: one row a prompt.
         capacity: Columns at most.
+        shared: How many of the columns are the same for all rows of a prompt; None: all that there are.
     """
 
-    def __init__(self, prompts: Any, rows: Int64[Tensor, " rows"] | None, capacity: int) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        prompts: Any,  # noqa: ANN401 - a class of transformers
+        rows: Int64[Tensor, " rows"] | None,
+        capacity: int,
+        shared: int | None,
+    ) -> None:
         super().__init__()
         self.dtype, self.device = prompts.keys.dtype, prompts.keys.device
         self.is_initialized = True
-        self.prompt_length = prompts.keys.shape[-2]
+        self._length = prompts.keys.shape[-2]
+        self.prompt_length = self._length if shared is None else shared
         self._capacity = capacity
-        self._length = self.prompt_length
-        columns = min(capacity, self.prompt_length + _ROOM)
+        columns = min(capacity, self._length + _ROOM)
         self._buffers = _buffers((prompts.keys, prompts.values), rows, columns)
         self._show()
 

@@ -36,15 +36,17 @@ class Cache:
         self.content = content
 
     @torch.inference_mode()  # as the forward passes that the buffers come from and go to
-    def widen(self, rows: Int64[Tensor, " rows"] | None, capacity: int) -> None:
-        """Makes row `i` what prompt `rows[i]` is, once the prompts are in; None: one row a prompt.
+    def widen(self, rows: Int64[Tensor, " rows"] | None, capacity: int, *, shared: int | None = None) -> None:
+        """Makes row `i` what prompt `rows[i]` is, once the prompts are in; None: its rows are those it has.
+
+        Of their columns `shared` are the same for all rows of a prompt; None: all.
 
         Layers of plain attention get buffers, with room up to `capacity` columns; windows, convolutions
         and recurrences stay as transformers made them.
         """
         for number, layer in enumerate(layers := self._layers):
             if type(layer).__name__ == "DynamicLayer" and layer.is_initialized:
-                layers[number] = buffered_layer(cast("Any", type(layer)))(layer, rows, capacity)
+                layers[number] = buffered_layer(cast("Any", type(layer)))(layer, rows, capacity, shared)
             elif rows is not None:
                 layer.reorder_cache(rows)
         if rows is not None and not layers:

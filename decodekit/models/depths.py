@@ -39,12 +39,12 @@ class Depths:
         self._tables = [
             module for name, module in model.named_modules() if name.rpartition(".")[2] == "embed_positions"
         ]
-        self._relative = [
+        self._relative: list[Any] = [
             module
             for module in modules
             if getattr(module, "has_relative_attention_bias", False) and hasattr(module, "compute_bias")
         ]
-        self._sloped = [module for module in modules if hasattr(module, "build_alibi_tensor")]
+        self._sloped: list[Any] = [module for module in modules if hasattr(module, "build_alibi_tensor")]
 
     @contextmanager
     def counted(self, places: Places) -> Iterator[None]:

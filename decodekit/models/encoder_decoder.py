@@ -15,6 +15,7 @@ from decodekit.history import Source, rows_of
 from decodekit.models.cache import Cache, cache_name
 from decodekit.models.evaluating import evaluating
 from decodekit.models.layer_masks import Mask
+from decodekit.models.packed import Packing
 from decodekit.models.sessions import Columns, as_given
 
 # What attention modules call the states that they look at when those are not their own text's.
@@ -33,6 +34,7 @@ class ConditionedDecoder:
         states: What it has made of the source, where that is known already.
         share: False for a model whose cross-attention cannot be fed so: then what was read is repeated
             for every row, once.
+        packing: Of the model's linear layers.
     """
 
     # The decoder of such a model is never told which of its tokens are padding, unless some are.
@@ -45,8 +47,9 @@ class ConditionedDecoder:
         states: Float[Tensor, "batch source width"] | None = None,
         *,
         share: bool,
+        packing: Packing,
     ) -> None:
-        self._model, self._share = model, share
+        self._model, self._share, self._packing = model, share, packing
         self._accepts = frozenset(inspect.signature(model.forward).parameters)
         self._cache_name = cache_name(self._accepts) or "past_key_values"
         self._attentions = attentions(model.get_decoder())
@@ -59,7 +62,7 @@ class ConditionedDecoder:
         self._valid = source.valid
         tokens = source.tokens.masked_fill(~source.valid, 0)  # never looked at, but must be an id
         _check_source(tokens, model)
-        with torch.inference_mode(), evaluating(model):
+        with torch.inference_mode(), evaluating(model), packing.active():
             self._read = model.get_encoder()(
                 input_ids=tokens, attention_mask=source.valid.long(), return_dict=True
             )
@@ -89,7 +92,7 @@ class ConditionedDecoder:
             given["logits_to_keep"] = keep
         if cache is not None:
             given[self._cache_name] = cache.content
-        with torch.inference_mode(), evaluating(self._model):
+        with torch.inference_mode(), evaluating(self._model), self._packing.active():
             if len(tokens) != len(self._valid) and not self._share:
                 self._repeat(len(tokens) // len(self._valid), cache)
             with _rows_as_queries(self._attentions, len(tokens), len(self._valid)):

@@ -107,12 +107,21 @@ class CachedSession:
 
     def widen(self, rows_per_prompt: int) -> Int64[Tensor, " rows"]:
         """Makes `rows_per_prompt` rows of every prompt; returns the prompt of each row."""
-        batch, capacity = self._positions.shape
-        rows = torch.arange(batch, device=self._positions.device).repeat_interleave(rows_per_prompt)
+        rows = self._repeat(rows_per_prompt)
+        self._cache.widen(rows if rows_per_prompt > 1 else None, self._positions.shape[1])
+        return rows
+
+    def go_on(self, rows_per_prompt: int) -> None:
+        """Begins after what is in a cache that has so many rows of every prompt already."""
+        self._repeat(rows_per_prompt)
+        self._cache.widen(None, self._positions.shape[1], shared=self._column)
+        self._column = self._known
+
+    def _repeat(self, rows_per_prompt: int) -> Int64[Tensor, " rows"]:
+        rows = torch.arange(self._batch, device=self._positions.device).repeat_interleave(rows_per_prompt)
         if rows_per_prompt > 1:
             self._positions = self._positions.index_select(0, rows)
             self._mask = None if self._mask is None else self._mask.index_select(0, rows)
-        self._cache.widen(rows if rows_per_prompt > 1 else None, capacity)
         return rows
 
     @property

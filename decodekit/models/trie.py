@@ -11,7 +11,7 @@ from decodekit.models.cache import Cache
 from decodekit.models.depths import Depths, Places
 from decodekit.models.grouped_attention import grouped_attention
 from decodekit.models.layer_masks import LayerMasks
-from decodekit.models.sessions import Forward, PromptKeeper, positions
+from decodekit.models.sessions import CachedSession, Forward, PromptKeeper, positions
 
 
 class BranchingForward:
@@ -47,12 +47,22 @@ class TrieSession:
         prompt_mask: Which columns of the prompts hold tokens.
         beams: Rows of each prompt.
         capacity: Columns that prompts and continuations take at most.
+        may_spread: Whether to go on with one entry a row once most of what a beam looks at is not its own, as
+            with samples that are longer than their prompt.
     """
 
     def __init__(
-        self, forward: BranchingForward, prompt_mask: Bool[Tensor, "batch length"], beams: int, capacity: int
+        self,
+        forward: BranchingForward,
+        prompt_mask: Bool[Tensor, "batch length"],
+        beams: int,
+        capacity: int,
+        *,
+        may_spread: bool = False,
     ) -> None:
         self._forward, self._mask, self._capacity = forward, prompt_mask, capacity
+        self._may_spread = may_spread
+        self._rows: CachedSession | None = None
         self._cache = forward.model.new_cache(whole=True)
         self._branches = Branches(prompt_mask, beams, forward.dtype)
 
@@ -71,11 +81,16 @@ class TrieSession:
         self, tokens: Int64[Tensor, " rows"], source_rows: Int64[Tensor, " rows"] | None
     ) -> Float32[Tensor, "rows vocab"]:
         """The logits after one more token on every row."""
+        if self._rows is not None:
+            return self._rows.advance(tokens, source_rows)
         if source_rows is not None:
             self._branches.follow(source_rows)
         if (kept := self._branches.garbage()) is not None:
             self._branches.compact(kept)
             self._cache.compact(kept)
+        if self._may_spread and self._branches.is_wide:
+            self._rows = self._spread()
+            return self._rows.advance(tokens, None)
         self._branches.grow()
         tokens = tokens.view(-1, self._branches.beams)
         output = self._forward(tokens, self._branches, self._cache)
@@ -89,6 +104,9 @@ class TrieSession:
 
     def keep_prompts(self, prompts: Int64[Tensor, " kept"]) -> None:
         """Goes on with some prompts only."""
+        if self._rows is not None:
+            self._rows.keep_prompts(prompts)
+            return
         if isinstance(self._forward.model, PromptKeeper):
             self._forward.model.keep_prompts(prompts, len(self._mask), self._cache)
         self._branches.keep(prompts)
@@ -97,11 +115,27 @@ class TrieSession:
 
     def cache_of(self, source_rows: Int64[Tensor, " rows"] | None) -> Any:  # noqa: ANN401 - transformers' Cache
         """A cache of one entry a row, its rows put where the next token would find them."""
+        if self._rows is not None:
+            return self._rows.cache_of(source_rows)
+        return self._of_rows(source_rows).content
+
+    def _of_rows(self, source_rows: Int64[Tensor, " rows"] | None) -> Cache:
         paths = self._branches.paths()
         prompts = torch.arange(len(paths), device=paths.device) // self._branches.beams
         if source_rows is not None:
             paths = paths.index_select(0, source_rows)
-        return self._cache.spread(prompts, paths).content
+        return self._cache.spread(prompts, paths)
+
+    def _spread(self) -> CachedSession:
+        """The same run with one entry a row."""
+        rows, branches = self._of_rows(None), self._branches
+        self._cache = rows  # what was shared is not needed any more
+        session = CachedSession(
+            self._forward.model, self._mask, self._capacity, rows, branches.length + branches.steps
+        )
+        session.go_on(branches.beams)
+        return session
 
     def __repr__(self) -> str:
-        return f"TrieSession({self._branches.beams} beams a prompt, {self._branches.slots} slots)"
+        slots = "of rows by now" if self._rows is not None else f"{self._branches.slots} slots"
+        return f"TrieSession({self._branches.beams} beams a prompt, {slots})"

@@ -202,6 +202,29 @@ def test_its_cache_can_be_had_as_one_of_rows(family: str) -> None:
         torch.testing.assert_close(one.values[:, :, -kept:], other.values)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama", "mistral-window", "gemma3-mixed", "bloom"])
+def test_many_long_samples_go_on_as_rows_and_say_the_same(family: str) -> None:
+    said = []
+    for cache in ("auto", "trie", "rows"):
+        hf = dk.HFModel(build(family), cache=cache)
+        prompt = prompts(family)
+        session, logits = hf.start(prompt, rows_per_prompt=6, capacity=45)
+        walked = []
+        for step in range(34):
+            moves = torch.tensor([1, 0, 2, 3, 5, 5, *range(6, 18)]) if step % 3 == 0 else None
+            logits = session.advance(logits.argmax(-1).add(torch.arange(18)) % VOCAB, moves)
+            walked.append(logits)
+            if step == 28 and cache != "rows":
+                assert ("of rows by now" in repr(session)) == (cache == "auto")
+            if step == 30:
+                session.keep_prompts(torch.tensor([1, 2]))
+                break
+        logits = session.advance(torch.arange(12) + 8, None)
+        said.append(torch.cat([*walked, logits]))
+    torch.testing.assert_close(said[0], said[2], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(said[1], said[2], atol=1e-4, rtol=1e-4)
+
+
 def test_no_key_or_value_is_copied_in_a_step() -> None:
     hf = dk.HFModel(build("gpt2"), cache="trie")
     session, _ = hf.start(prompts("gpt2"), rows_per_prompt=4, capacity=20)
