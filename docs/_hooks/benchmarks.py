@@ -13,6 +13,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:  # noqa: ANN401 - the sign
     for name, table in (
         ("against_generate", _against_generate),
         ("processors", _processors),
+        ("step_without_model", _step_without_model),
         ("translation", _translation),
         ("decoders", _decoders),
     ):
@@ -63,6 +64,26 @@ def _processors_on(run: dict[str, Any]) -> str:
         rows = "" if case["rows"] == run["rows"] else f", {case['rows']} rows"
         cells = " | ".join(_cells(case["vocabularies"][vocab]) for vocab in vocabularies)
         lines.append(f"| `{case['name']}`{rows} | {cells} |")
+    return "\n".join(lines)
+
+
+def _step_without_model(record: dict[str, Any]) -> str:
+    return "\n\n".join(_steps_on(run) for run in record.values())
+
+
+def _steps_on(run: dict[str, Any]) -> str:
+    prompts, rows = run["rows"]
+    size = f"{prompts} prompts, {rows} rows of each, {run['vocabulary']:,} tokens to choose from"
+    lines = [
+        f"{_machine(run)}; {size}; medians of {run['repeats']} runs of {run['steps']} steps:",
+        "",
+        "| milliseconds a step | transformers | decodekit | ratio | at most |",
+        "|---|---|---|---|---|",
+    ]
+    for work in run["work"]:
+        theirs, ours = (_milliseconds(work["median_ms"][name]) for name in ("transformers", "decodekit"))
+        bar = "" if work["bar"] is None else f"{work['bar']:.2f}"
+        lines.append(f"| {work['name']} | {theirs} | {ours} | **{work['ratio']:.2f}** | {bar} |")
     return "\n".join(lines)
 
 
