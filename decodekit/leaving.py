@@ -16,8 +16,9 @@ from decodekit.model import Session, ShrinkingSession
 from decodekit.output import Decoded
 from decodekit.splitting import can_be_split, whole_part
 
-# They leave together, once no more than this part of the batch goes on: a cut copies what stays, which costs
-# about as much as one or two steps of the rows that go.
+# They leave together, once no more than this part of the batch goes on, because a cut copies what stays. On a
+# CPU, with the 4 layers and skewed lengths of benchmarks/throughput.py, 96 prompts took 19.6 s where nobody
+# leaves, 11.7 at a half, 10.4 at three quarters, 10.1 at nine tenths.
 MOST = 0.75
 
 

@@ -22,7 +22,8 @@ from decodekit.splitting import whole_part
 BatchTokens = int | Literal["auto"] | None
 # For models whose memory is not known: toy models, and those of other libraries.
 UNKNOWN = 2**15
-# On a CPU a step of more rows takes longer by as much: from here on only memory is gained by waiting.
+# On a CPU a step of more rows takes longer by as much, and rows wait longer for each other: in the same
+# measurement as `leaving.MOST` 11.1 s with 32 rows, 10.4 with 64, 11.0 with 128.
 MOST_ROWS_ON_CPU = 64
 
 
