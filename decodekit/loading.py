@@ -8,14 +8,14 @@ import torch
 from decodekit.models.hf import HFModel
 from decodekit.models.pretrained import without_progress_bar
 
-BUNDLED = ("fairytales",)
+BUNDLED = ("fairytales", "en-fr")
 
 
 def bundled_path(name: str = "fairytales") -> Path:
     """The folder of a bundled model, which transformers can load by itself.
 
     Args:
-        name: `"fairytales"`, a language model.
+        name: `"fairytales"`, a language model, or `"en-fr"`, which translates English into French.
 
     Raises:
         ValueError: If no model of that name is bundled.
@@ -39,8 +39,8 @@ def load(
     """Loads a model and its tokenizer through transformers: safetensors only, no remote code.
 
     Args:
-        name: `"fairytales"`, which is bundled and works offline; a folder, or a name on the hub or in its
-            local cache. None is `"fairytales"`. A folder of that name is `"./fairytales"`.
+        name: `"fairytales"` or `"en-fr"`, which are bundled and work offline; a folder, or a name on the
+            hub or in its local cache. None is `"fairytales"`. A folder with a bundled name is `"./en-fr"`.
         device: Where to put it.
         dtype: Its precision; None: as the checkpoint's configuration says.
 

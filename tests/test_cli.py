@@ -358,6 +358,15 @@ def test_the_model_can_be_given_by_its_folder() -> None:
     assert by_default | {"seconds": 0} == by_folder | {"seconds": 0}
 
 
+def test_a_translation_is_printed_without_the_sentence() -> None:
+    arguments = ("I love you.", "--model", "en-fr", "--max-new-tokens", "20")
+    translation = document("generate", *arguments)["hypotheses"][0]["text"]
+    assert run("generate", *arguments).stdout.splitlines()[0] == translation
+    compared = run("compare", *arguments).stdout
+    assert translation in compared.splitlines()
+    assert "I love you." not in compared
+
+
 def test_a_seed_that_was_drawn_is_reported_and_gives_the_same_again() -> None:
     first = generated(*SAMPLE, "--num-samples", "2", "--temperature", "5")
     again = generated(*SAMPLE, "--num-samples", "2", "--temperature", "5", "--seed", str(first["seed"]))

@@ -1,20 +1,36 @@
-"""Models by name, and the bundled one."""
+"""Models by name, and the bundled ones."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
 import decodekit as dk
 
 STORY = "Once upon a time there was a poor fisherman who lived by the sea."
 
 
+BUNDLED = ("fairytales", "en-fr")
+SENTENCES = ["I love you.", "Tom doesn't want to go home.", "Where is the station?", "It is raining."]
+
+
 @pytest.fixture(scope="module")
 def model() -> dk.HFModel:
     return dk.load()
+
+
+@pytest.fixture(scope="module")
+def translator() -> dk.HFModel:
+    return dk.load("en-fr")
 
 
 def repeated(tokens: list[int], n: int = 4) -> float:
@@ -34,23 +50,96 @@ def test_the_bundled_model_loads_with_plain_transformers_and_is_the_same(model: 
     assert tokenizer.decode(theirs[0]) == STORY + ours.texts[0][0]
 
 
-def test_it_is_small_enough_for_the_wheel() -> None:
-    files = [path for path in dk.bundled_path().iterdir() if path.is_file()]
-    assert sum(path.stat().st_size for path in files) <= 12e6
-    assert 3e6 <= sum(parameter.numel() for parameter in dk.load().model.parameters()) <= 6e6
+@pytest.mark.parametrize(("name", "most"), [("fairytales", 12e6), ("en-fr", 10e6)])
+def test_a_bundled_model_is_small_enough_for_the_wheel(name: str, most: float) -> None:
+    files = [path for path in dk.bundled_path(name).iterdir() if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= most
+    assert 3e6 <= sum(parameter.numel() for parameter in dk.load(name).model.parameters()) <= 6e6
 
 
-def test_its_card_states_the_loss_that_was_measured() -> None:
-    measured = json.loads((dk.bundled_path() / "training.json").read_text())
-    card = (dk.bundled_path() / "README.md").read_text()
-    assert f"{measured['held_out_nats_per_token']:.2f} nats a token" in card
+@pytest.mark.parametrize(
+    ("name", "loss"), [("fairytales", "held_out_nats_per_token"), ("en-fr", "test_nats_per_token")]
+)
+def test_a_card_states_the_loss_that_was_measured(name: str, loss: str) -> None:
+    measured = json.loads((dk.bundled_path(name) / "training.json").read_text())
+    card = (dk.bundled_path(name) / "README.md").read_text()
+    assert f"{measured[loss]:.2f} nats a token" in card
 
 
-def test_its_tokenizer_gives_every_text_back(model: dk.HFModel) -> None:
-    tokenizer = model.vocabulary.tokenizer
+@pytest.mark.parametrize("name", BUNDLED)
+def test_a_bundled_tokenizer_gives_every_text_back(name: str) -> None:
+    tokenizer = dk.load(name).vocabulary.tokenizer
     assert tokenizer is not None
     for text in (STORY, "Ünïcödé ☃ 🙂 \t\n  two  spaces", "'Oh!' cried he; \"and why?\""):
         assert text == tokenizer.decode(tokenizer.encode(text), skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_a_bundled_model_is_loaded_in_silence(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    dk.load(name)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_default_is_the_model_of_fairy_tales(model: dk.HFModel) -> None:
+    assert dk.bundled_path() == dk.bundled_path("fairytales")
+    named = dk.load("fairytales")
+    assert torch.equal(named.model.transformer.wte.weight, model.model.transformer.wte.weight)
+
+
+def test_a_folder_of_a_bundled_name_is_loaded_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = GPT2Config(vocab_size=61, n_embd=32, n_layer=1, n_head=4, n_positions=40)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "en-fr")
+    monkeypatch.chdir(tmp_path)
+    loaded = [type(dk.load(name).model).__name__ for name in ("en-fr", "./en-fr", Path("en-fr"))]
+    assert loaded == ["MarianMTModel", "GPT2LMHeadModel", "GPT2LMHeadModel"]
+
+
+def test_a_name_that_is_not_bundled_is_an_error_that_says_so() -> None:
+    message = "bundled_path: name must be 'fairytales' or 'en-fr', got 'fr-en'"
+    with pytest.raises(ValueError, match=message):
+        dk.bundled_path("fr-en")
+
+
+@pytest.mark.parametrize(
+    ("decoder", "options"),
+    [
+        (dk.Greedy(), {"do_sample": False}),
+        (dk.BeamSearch(5), {"num_beams": 5}),
+        (dk.BeamSearch(5, scorer=dk.LogProb()), {"num_beams": 5, "length_penalty": 0.0}),
+    ],
+)
+def test_the_translation_model_says_what_plain_transformers_says(
+    translator: dk.HFModel, decoder: dk.Decoder[Any], options: dict[str, Any]
+) -> None:
+    path = dk.bundled_path("en-fr")
+    plain, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+    assert plain.dtype == translator.model.dtype == torch.float32
+    ids = tokenizer(SENTENCES, return_tensors="pt", padding=True)
+    theirs = plain.generate(**ids, **options, max_new_tokens=30)
+    ours = dk.decode(translator, SENTENCES, decoder, max_new_tokens=30)
+    # Theirs begin with the start id, and after the end id (1) beams are filled with it, if the pad id is 0.
+    expected = [row[1 : row.index(1) + 1] for row in theirs.tolist()]
+    assert expected == [tokens for [tokens] in ours.hypotheses()]
+    texts = tokenizer.batch_decode(theirs, skip_special_tokens=True)
+    assert [[text] for text in texts] == ours.texts
+
+
+def test_the_translation_model_translates(translator: dk.HFModel) -> None:
+    sentences = ["I love you.", "She is reading a book."]
+    out = dk.decode(translator, sentences, dk.BeamSearch(5), max_new_tokens=30)
+    assert out.texts == [["Je t'aime."], ["Il pleut."]]
+    assert out.finish_reason == [["end"], ["end"]]
+
+
+def test_beams_find_likelier_translations(translator: dk.HFModel) -> None:
+    greedy, beam = (
+        dk.decode(translator, SENTENCES, decoder, max_new_tokens=30).log_prob
+        for decoder in (dk.Greedy(), dk.BeamSearch(5, scorer=dk.LogProb()))
+    )
+    assert (beam >= greedy - 1e-4).all()  # rounding, where both say the same
+    assert beam[0] > greedy[0] + 0.1  # "Je vous aime." and "Je t'aime."
 
 
 def test_it_shows_what_decoding_does(model: dk.HFModel) -> None:

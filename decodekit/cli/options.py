@@ -63,7 +63,7 @@ Model = Annotated[
         metavar="NAME",
         show_default="fairytales",
         rich_help_panel=RUN,
-        help="fairytales, which is bundled; a folder, or a name on the Hugging Face hub: a "
+        help="fairytales or en-fr, which are bundled; a folder, or a name on the Hugging Face hub: a "
         "language model in safetensors.",
     ),
 ]

@@ -221,6 +221,7 @@ class HFModel:
             return torch.zeros(tokens.shape, dtype=torch.float32, device=device)
         self._abilities.check_positions(prompt, new)
         self._abilities.check(prompt, rows_per_prompt=1)
+        self._packing.refresh()
         return teacher_forced(self.forward_after(prompt, share=False), prompt, tokens, lengths)
 
     def _check_rows(self, what: str) -> None:
