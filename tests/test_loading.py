@@ -127,7 +127,7 @@ def test_the_translation_model_says_what_plain_transformers_says(
 
 
 def test_the_translation_model_translates(translator: dk.HFModel) -> None:
-    sentences = ["I love you.", "She is reading a book."]
+    sentences = ["I love you.", "It is raining."]
     out = dk.decode(translator, sentences, dk.BeamSearch(5), max_new_tokens=30)
     assert out.texts == [["Je t'aime."], ["Il pleut."]]
     assert out.finish_reason == [["end"], ["end"]]
