@@ -1,11 +1,16 @@
 # ruff: noqa: INP001 - loaded by its path, not imported
 """Benchmark tables, made from the recorded runs: no number is copied by hand."""
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 _RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+_SPEC = importlib.util.spec_from_file_location("bars", Path(__file__).with_name("bars.py"))
+_MODULE = importlib.util.module_from_spec(_SPEC)  # type: ignore[arg-type]
+_SPEC.loader.exec_module(_MODULE)  # type: ignore[union-attr]
+bars = _MODULE.bars
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:  # noqa: ANN401 - the signature of mkdocs
@@ -14,6 +19,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:  # noqa: ANN401 - the sign
         ("against_generate", _against_generate),
         ("processors", _processors),
         ("step_without_model", _step_without_model),
+        ("peers_cpu", _peers),
         ("translation", _translation),
         ("decoders", _decoders),
     ):
@@ -85,6 +91,32 @@ def _steps_on(run: dict[str, Any]) -> str:
         bar = "" if work["bar"] is None else f"{work['bar']:.2f}"
         lines.append(f"| {work['name']} | {theirs} | {ours} | **{work['ratio']:.2f}** | {bar} |")
     return "\n".join(lines)
+
+
+def _peers(run: dict[str, Any]) -> str:
+    """A table of all, and a picture of each."""
+    note = f"; {run['note']}" if run["note"] else ""
+    models = "random GPT-2 in float32, S: 4 layers x 256, L: 12 x 768"
+    lines = [
+        f"{_machine(run)}; {models}; medians of {run['repeats']} runs{note}:",
+        "",
+        "| seconds | `generate()` | CTranslate2 | decodekit | floor | ratios (at most) | cache (at most) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    pictures = []
+    for work in run["work"]:
+        seconds = work["median_seconds"]
+        times = [f"{seconds[peer]:.2f}" if peer in seconds else "-" for peer in ("generate", "ctranslate2")]
+        ratios = ", ".join(
+            f"{peer} **{work['ratios'][peer]:.2f}** ({bar:.2f})"
+            for peer, bar in work["bars"].items()
+            if peer in work["ratios"]
+        )
+        most = "" if work["cache_bar"] is None else f" ({work['cache_bar']:.2f})"
+        times += [f"{seconds['decodekit']:.2f}", f"{work['floor_seconds']:.2f}"]
+        lines.append(f"| {work['name']} | {' | '.join(times)} | {ratios} | {work['cache_ratio']:.2f}{most} |")
+        pictures.append(bars(work["name"], seconds | {"floor": work["floor_seconds"]}, "s"))
+    return "\n".join([*lines, "", *pictures])
 
 
 def _translation(run: dict[str, Any]) -> str:

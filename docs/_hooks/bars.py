@@ -1,0 +1,28 @@
+# ruff: noqa: INP001 - loaded by its path, not imported
+"""Bars, drawn from numbers: a picture of times beside each other."""
+
+from html import escape
+
+_WIDTH, _LINE, _NAMES = 760, 22, 250
+_COLOURS = {"decodekit": "#3f51b5", "floor": "#9e9e9e"}
+
+
+def bars(title: str, values: dict[str, float], unit: str) -> str:
+    """An SVG with one bar for each value; the longest takes the width."""
+    longest = max(values.values())
+    height = _LINE * (len(values) + 1) + 8
+    style = "max-width:100%;font:13px sans-serif;fill:currentColor"
+    lines = [
+        f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(title)}" style="{style}">',
+        f'<text x="0" y="15" font-weight="bold">{escape(title)}</text>',
+    ]
+    for place, (name, value) in enumerate(values.items(), start=1):
+        top = place * _LINE
+        colour = _COLOURS.get(name, "#ff9800")
+        width = max(1.0, (_WIDTH - _NAMES - 90) * value / longest)
+        lines += [
+            f'<text x="{_NAMES - 8}" y="{top + 15}" text-anchor="end">{escape(name)}</text>',
+            f'<rect x="{_NAMES}" y="{top + 3}" width="{width:.1f}" height="{_LINE - 6}" fill="{colour}"/>',
+            f'<text x="{_NAMES + width + 6:.1f}" y="{top + 15}">{value:.3g} {escape(unit)}</text>',
+        ]
+    return "\n".join([*lines, "</svg>"])
