@@ -10,9 +10,10 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from decodekit.history import History
-from decodekit.memory import reorder_memory
+from decodekit.memory import keep_prompts, reorder_memory
 from decodekit.processors.base import LogitsProcessor
 from decodekit.prompt import Prompt
+from decodekit.splitting import can_be_split, whole_part
 from decodekit.testing.captures import check_captures, tensors
 from decodekit.testing.checking import check, repeatable
 from decodekit.testing.strategies import cases, prompts
@@ -28,9 +29,10 @@ def check_processor(
 ) -> None:
     """Raises unless a processor keeps its contract, on random histories and scores.
 
-    It must be pure; treat every row by itself, with memory that follows its row when rows are
-    reordered; ignore padding, unwritten columns and capacity; not turn minus infinity into anything
-    else, and not make NaN; keep the argmax if it says so; be capturable if it says so.
+    It must be pure; treat every row by itself, with memory that follows its row when rows are reordered, also
+    when prompts leave if it says that they may (`splits`); ignore padding, unwritten columns and capacity;
+    not turn minus infinity into anything else, and not make NaN; keep the argmax if it says so; be capturable
+    if it says so.
 
     Args:
         processor: What to check, or a function from the numbers of the prompts in a batch to a processor
@@ -59,9 +61,9 @@ def check_processor(
     @given(prompts(vocab), st.integers(0, 2**31))
     def many_steps(batch: list[list[int]], seed: int) -> None:
         run = _run_reordered(make(range(len(batch))), batch, vocab, seed)
-        for row, (text, prompt_length, got) in enumerate(run):
-            processor = make([row // 2])
-            expected = _run_alone(processor, text, prompt_length, vocab, seed)
+        for text, number, got in run:
+            processor = make([number])
+            expected = _run_alone(processor, text, len(batch[number]), vocab, seed)
             check(
                 torch.equal(expected, got),
                 f"{processor!r} must give row {text} what it gives it alone: memory follows its row",
@@ -127,19 +129,20 @@ def _same_text(history: History, vocab: int) -> dict[str, History]:
 def _run_reordered(
     processor: LogitsProcessor, batch: list[list[int]], vocab: int, seed: int, steps: int = 4
 ) -> list[tuple[list[int], int, Float32[Tensor, " vocab"]]]:
-    """Random tokens on two rows a prompt, reordered at random inside their prompts.
+    """Random tokens on two rows a prompt, reordered at random inside their prompts, some of which leave.
 
     Returns:
-        For every row its text, the length of its prompt, and the last step's processed scores.
+        For every row that stays its text, the number of its prompt, and the last step's processed scores.
     """
     generator = torch.Generator().manual_seed(seed)
     prompt = Prompt.from_ids(batch)
-    rows = 2 * len(batch)
+    numbers = list(range(len(batch)))
     history = prompt.history(prompt.tokens.shape[1] + steps, 2)
     session, logits = HashModel(vocab, seed).start(prompt, rows_per_prompt=2, capacity=0)
     memory = processor.init(history)
     scores = logits
     for number in range(steps):
+        rows = 2 * len(numbers)
         scores, memory = processor.apply(history, logits, memory)
         check(
             all(tensor.ndim == 0 or len(tensor) == rows for tensor in tensors(memory)),
@@ -152,8 +155,13 @@ def _run_reordered(
             memory = reorder_memory(memory, sources)
             history = history.take(sources).append(tokens)
             logits = session.advance(tokens, sources)
+        if number == 1 and whole_part(processor) is None and can_be_split(memory):
+            stay = torch.randperm(len(numbers), generator=generator)[: 1 + seed % len(numbers)].sort().values
+            history, memory = keep_prompts((history, memory), stay, len(numbers))
+            session.keep_prompts(stay)
+            numbers, logits = stay.tolist(), session.logits()
     texts = [tokens[valid].tolist() for tokens, valid in zip(history.tokens, history.valid, strict=True)]
-    return [(text, len(batch[row // 2]), scores[row]) for row, text in enumerate(texts)]
+    return [(text, numbers[row // 2], scores[row]) for row, text in enumerate(texts)]
 
 
 def _run_alone(
