@@ -71,7 +71,6 @@ class Branches:
         if self.slots + self.beams > self._bias.shape[-1]:
             self._make_room()
         new = slice(self.slots, self.slots + self.beams)
-        self._bias[:, :, new] = self._unseen
         self._bias[:, :, new].diagonal(dim1=1, dim2=2).zero_()
         self._depths[:, new] = self._depth[:, None]
         self._depth = self._depth + 1

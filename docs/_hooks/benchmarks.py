@@ -167,6 +167,8 @@ def _found(run: dict[str, Any], part: str) -> str:
         "|---|" + "---|" * len(columns),
     ]
     for row in run["decoders"]:
+        if row[part] is None:  # it cannot decode such a model
+            continue
         cells = [
             "-" if row[part][key] is None else f"{row[part][key]:.{places}f}" for _, key, places in columns
         ]

@@ -29,8 +29,12 @@ def prompts(family: str, *, padded: bool = True) -> dk.Prompt:
     read = batch(pads, seed=3)
     if family not in ENCODER_DECODERS:
         return dk.Prompt(read.tokens, read.mask.bool())
-    begun = torch.cat([torch.full((3, 1), START), batch((0, 0, 0), seed=5).tokens[:, :1]], 1)
-    prompt = dk.Prompt(begun, torch.ones_like(begun, dtype=torch.bool))
+    begun = torch.cat([torch.full((3, 1), START), batch((0, 0, 0), seed=5).tokens[:, :2]], 1)
+    mask = torch.ones_like(begun, dtype=torch.bool)
+    if padded and family not in NO_PADDING:
+        begun[1:, :2] = torch.tensor([[8, START], [8, START]])
+        mask[1, 0] = mask[2, 0] = False
+    prompt = dk.Prompt(begun, mask)
     return prompt.with_source(Source(read.tokens.flip(1), read.mask.flip(1).bool()))
 
 
