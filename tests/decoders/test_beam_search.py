@@ -1,7 +1,9 @@
 """Beam search: solved by hand, against the slow reference, against enumeration."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
+from itertools import permutations
 
 import pytest
 import torch
@@ -293,18 +295,21 @@ def test_beam_sampling_keeps_the_contract_of_decoders() -> None:
 
 
 def test_beam_sampling_draws_sequences_by_their_probability() -> None:
-    # One step, two beams: two tokens without replacement, of which the likelier is the better hypothesis.
-    model = dk.testing.MarkovModel([[0.5, 0.3, 0.2]] * 3)
+    # One step, two beams: four tokens without replacement, of which the two likeliest are the hypotheses.
+    probs = [0.4, 0.25, 0.15, 0.12, 0.08]
+    expected: Counter[tuple[int, ...]] = Counter()
+    for drawn in permutations(range(5), 4):
+        chance, left = 1.0, 1.0
+        for token in drawn:
+            chance, left = chance * probs[token] / left, left - probs[token]
+        expected[tuple(sorted(drawn)[:2])] += chance
     generator = torch.Generator().manual_seed(2)
     search = dk.BeamSearch(2, expansion=dk.SampledExpansion(generator), num_return=2, scorer=dk.LogProb())
-    out = dk.decode(model, [[0]] * 4000, search, max_new_tokens=1)
-    pairs = [tuple(token for [token] in hypotheses) for hypotheses in out.hypotheses()]
-    for pair, expected in (
-        ((0, 1), 0.5 * 0.3 / 0.5 + 0.3 * 0.5 / 0.7),
-        ((0, 2), 0.5 * 0.2 / 0.5 + 0.2 * 0.5 / 0.8),
-        ((1, 2), 0.3 * 0.2 / 0.7 + 0.2 * 0.3 / 0.8),
-    ):
-        assert pairs.count(pair) / 4000 == pytest.approx(expected, abs=4 * (0.25 / 4000) ** 0.5)
+    out = dk.decode(dk.testing.MarkovModel([probs] * 5), [[0]] * 4000, search, max_new_tokens=1)
+    pairs = Counter(tuple(token for [token] in hypotheses) for hypotheses in out.hypotheses())
+    assert set(pairs) == set(expected) == {(0, 1), (0, 2), (1, 2)}
+    for pair, share in expected.items():
+        assert pairs[pair] / 4000 == pytest.approx(share, abs=4 * (0.25 / 4000) ** 0.5)
 
 
 def test_beam_sampling_from_certain_distributions_is_beam_search() -> None:
