@@ -48,8 +48,8 @@ def load(
         ModelError: If there is no such model, or it is not a language model.
 
     Example:
-        >>> dk.load()
-        HFModel(GPT2LMHeadModel, float32 on cpu, cache=rows)
+        >>> dk.load()  # doctest: +ELLIPSIS
+        HFModel(GPT2LMHeadModel, float32 on cpu, cache=auto...)
 
     Hugging Face:
         `AutoModelForCausalLM.from_pretrained(name)`, `AutoModelForSeq2SeqLM.from_pretrained(name)` for an
