@@ -6,16 +6,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from jaxtyping import Float32
-from torch import Tensor
+from torch import Tensor, nn
 
 from decodekit.errors import ModelError
 from decodekit.models import probe
 from decodekit.models.abilities import Abilities
 from decodekit.models.depths import Depths
+from decodekit.models.locks import lock_of
 from decodekit.models.trie import BranchingForward, TrieSession
 from decodekit.models.verification import ForwardAfter
 from decodekit.prompt import Prompt
+
+# More than any model has positions.
+_FAR = 2**24
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +44,12 @@ class Branching:
     may_spread: bool
 
     def start(
-        self, prompt: Prompt, rows_per_prompt: int, capacity: int
+        self, prompt: Prompt, rows_per_prompt: int, capacity: int, *, pretended: int = 0
     ) -> tuple[TrieSession, Float32[Tensor, "rows vocab"]]:
         """A session with so many rows a prompt, and the logits after the prompts."""
         prompt = prompt.to(self.model.device)
         forward = BranchingForward(
-            self.forward_after(prompt, share=True), self.config, self._depths, self.model.dtype
+            self.forward_after(prompt, share=True), self.config, self._depths, self.model
         )
         on_cpu = self.model.device.type == "cpu"  # elsewhere reading keys costs more than looking at them
         session = TrieSession(
@@ -53,28 +58,35 @@ class Branching:
             rows_per_prompt,
             capacity,
             may_spread=self.may_spread and on_cpu and not self.abilities.reads_source,
+            pretended=pretended,
         )
         return session, session.prefill(prompt.tokens.masked_fill(~prompt.mask, 0))
 
     @cached_property
     def refusal(self) -> str:
         """Why the model cannot be run over a trie; empty: it can."""
+        if unfit := self._unfit():
+            return unfit
+        try:
+            with lock_of(self.model), _short_windows(self.config):
+                branches = probe.branches(
+                    self._open, self.abilities.read_after_one_source, self.abilities.texts
+                )
+        except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+            return f"it raises {type(error).__name__}"
+        except ValueError as error:  # as transformers' own checks do, and layers of other kinds
+            return f"it raises ValueError: {error}"
+        return "" if branches else "its logits would be others"
+
+    def _unfit(self) -> str:
+        """What rules it out before it is asked; empty: nothing."""
         if not self.cached:
             return "it has no cache"
         if 0 < self.abilities.positions < probe.LONGEST:
             return "it has too few positions to be asked"
         if not self.abilities.follows_rows:
             return "its cache cannot be reordered"
-        try:
-            with _short_windows(self.config):
-                branches = probe.branches(
-                    self._open, self.abilities.read_after_one_source, self.abilities.texts
-                )
-        except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError) as error:
-            return f"it raises {type(error).__name__}"
-        except ValueError as error:  # as transformers' own checks do, and layers of other kinds
-            return f"it raises ValueError: {error}"
-        return "" if branches else "its logits would be others"
+        return "it holds a mask of all positions" if _holds_mask(self.model) else ""
 
     def check(self) -> None:
         """Raises if the model cannot be run over a trie."""
@@ -98,7 +110,15 @@ class Branching:
     def _open(
         self, prompt: Prompt, rows_per_prompt: int, capacity: int
     ) -> tuple[TrieSession, Float32[Tensor, "rows vocab"]]:
-        return self.start(self.abilities.after_one_source(prompt), rows_per_prompt, capacity)
+        # In a trie the cache's length says nothing about positions: who believes it is found out so.
+        prompt = self.abilities.after_one_source(prompt)
+        return self.start(prompt, rows_per_prompt, capacity, pretended=_FAR)
+
+
+def _holds_mask(model: nn.Module) -> bool:
+    """Whether it has a table of which position sees which: then it counts slots, up to the table's size."""
+    shapes = (buffer.shape for buffer in model.buffers() if buffer.dtype == torch.bool)
+    return any(len(shape) > 1 and shape[-1] == shape[-2] > 1 for shape in shapes)
 
 
 @contextmanager

@@ -31,9 +31,10 @@ class BufferedKeys:
         super().__init__()
         self.dtype, self.device = prompts.keys.dtype, prompts.keys.device
         self.is_initialized = True
-        self._length = prompts.keys.shape[-2]
+        self._length = int(prompts.keys.shape[-2])
         self.prompt_length = self._length if shared is None else shared
         self._capacity = capacity
+        self.pretended: int = 0
         columns = min(capacity, self._length + _ROOM)
         self._buffers = _buffers((prompts.keys, prompts.values), rows, columns)
         self._show()
@@ -65,6 +66,10 @@ class BufferedKeys:
         columns = self._buffers[0].shape[-2]
         self._buffers = _buffers((self.keys, self.values), rows, columns)
         self._show()
+
+    def get_seq_length(self) -> int:
+        """How many columns there are, as models are told."""
+        return self._length + self.pretended
 
     def compact(self, columns: Int64[Tensor, "rows kept"]) -> None:
         """Keeps some columns of every row, those of the prompt first and in their places."""

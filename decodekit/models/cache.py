@@ -103,6 +103,11 @@ class Cache:
             if layer.is_initialized:
                 layer.compact(columns)
 
+    def pretend(self, columns: int) -> None:
+        """Makes a widened cache say that it holds so many columns more than it does."""
+        for layer in self._layers:
+            layer.pretended = columns
+
     @torch.inference_mode()
     def spread(self, rows: Int64[Tensor, " new_rows"], columns: Int64[Tensor, "new_rows kept"]) -> "Cache":
         """A cache of transformers' own: row `i` holds the columns `columns[i]` of row `rows[i]`."""

@@ -1,15 +1,16 @@
 """Decoder-only models: a forward pass over a text."""
 
-import inspect
 from typing import Any
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from decodekit.models.accepted import accepted
 from decodekit.models.cache import Cache
 from decodekit.models.evaluating import evaluating
 from decodekit.models.layer_masks import Mask
+from decodekit.models.locks import lock_of
 from decodekit.models.packed import Packing
 from decodekit.models.sessions import Columns, as_given
 
@@ -26,7 +27,7 @@ class DecoderOnly:
 
     def __init__(self, model: Any, config: Any, cache_name: str | None, packing: Packing) -> None:  # noqa: ANN401
         self._model, self._config, self._cache_name, self._packing = model, config, cache_name, packing
-        self._accepts = frozenset(inspect.signature(model.forward).parameters)
+        self._accepts = accepted(model)
 
     def forward(
         self,
@@ -52,7 +53,12 @@ class DecoderOnly:
         if cache is not None and self._cache_name is not None:
             given[self._cache_name] = cache.content
         # Inference mode keeps no books for autograd, which is several per cent of a small model's step.
-        with torch.inference_mode(), evaluating(self._model), self._packing.active():
+        with (
+            lock_of(self._model),
+            torch.inference_mode(),
+            evaluating(self._model),
+            self._packing.active(),
+        ):
             output = self._model(input_ids=tokens, return_dict=True, **given)
         if cache is not None and self._cache_name is not None:
             # A model that keeps its state elsewhere returns none; the probe finds out what that means.

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from decodekit.errors import ModelError, PromptError
 from decodekit.history import Source, rows_of
+from decodekit.models.accepted import accepted
 from decodekit.models.cache import Cache, cache_name
 from decodekit.models.evaluating import evaluating
 from decodekit.models.layer_masks import Mask
+from decodekit.models.locks import lock_of
 from decodekit.models.packed import Packing
 from decodekit.models.sessions import Columns, as_given
 
@@ -50,7 +52,7 @@ class ConditionedDecoder:
         packing: Packing,
     ) -> None:
         self._model, self._share, self._packing = model, share, packing
-        self._accepts = frozenset(inspect.signature(model.forward).parameters)
+        self._accepts = accepted(model)
         self._cache_name = cache_name(self._accepts) or "past_key_values"
         self._attentions = attentions(model.get_decoder())
         if states is not None:
@@ -62,7 +64,7 @@ class ConditionedDecoder:
         self._valid = source.valid
         tokens = source.tokens.masked_fill(~source.valid, 0)  # never looked at, but must be an id
         _check_source(tokens, model)
-        with torch.inference_mode(), evaluating(model), packing.active():
+        with lock_of(model), torch.inference_mode(), evaluating(model), packing.active():
             self._read = model.get_encoder()(
                 input_ids=tokens, attention_mask=source.valid.long(), return_dict=True
             )
@@ -92,7 +94,12 @@ class ConditionedDecoder:
             given["logits_to_keep"] = keep
         if cache is not None:
             given[self._cache_name] = cache.content
-        with torch.inference_mode(), evaluating(self._model), self._packing.active():
+        with (
+            lock_of(self._model),
+            torch.inference_mode(),
+            evaluating(self._model),
+            self._packing.active(),
+        ):
             if len(tokens) != len(self._valid) and not self._share:
                 self._repeat(len(tokens) // len(self._valid), cache)
             with _rows_as_queries(self._attentions, len(tokens), len(self._valid)):

@@ -1,6 +1,5 @@
 """Transformers models."""
 
-import inspect
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from decodekit.errors import ModelError
 from decodekit.model import RevealingSession, Session, VerifyingSession
 from decodekit.models.abilities import Abilities, most_positions
+from decodekit.models.accepted import accepted, inner
 from decodekit.models.branching import Branching
 from decodekit.models.cache import cache_name
 from decodekit.models.decoder_only import DecoderOnly
@@ -86,7 +86,7 @@ class HFModel:
     ) -> None:
         self.model = cast("Any", model)
         self.tokenizer = tokenizer
-        name = type(model).__name__
+        name = type(inner(model)).__name__
         config: Any = getattr(model, "config", None)
         if config is None or not callable(getattr(model, "generate", None)):
             raise ModelError(
@@ -106,7 +106,7 @@ class HFModel:
         self._cache, self._packed = cache, packed
         self._packing = Packing(self.model, packed)
         self._shallow: dict[int, HFModel] = {}
-        accepts = frozenset(inspect.signature(self.model.forward).parameters)
+        accepts = accepted(self.model)
         self._cache_name = None if cache == "none" else cache_name(accepts)
         self._abilities = Abilities(
             name=name,
@@ -273,4 +273,4 @@ class HFModel:
         cache = "none" if self._cache_name is None else self._branching.describe(self._cache)
         source = f", source={self._abilities.source_path}" if self._abilities.reads_source else ""
         packed = f", packed={self._packing}" if self._packing.bytes else ""
-        return f"HFModel({type(self.model).__name__}, {where}, cache={cache}{source}{packed})"
+        return f"HFModel({type(inner(self.model)).__name__}, {where}, cache={cache}{source}{packed})"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from decodekit.errors import ModelError
 from decodekit.models.cache import Cache
+from decodekit.models.locks import lock_of
 from decodekit.models.probe import WideningSession
 from decodekit.models.sessions import Forward
 from decodekit.prompt import Prompt
@@ -52,7 +53,11 @@ class WatchedForward:
         keep: int = 1,
     ) -> Any:  # noqa: ANN401 - transformers' ModelOutput
         """The model's output; what it shows is in `revealed` after."""
-        with _asking(self._model, self._asked), _eager(self._model, needed=self._reveal.attention):
+        with (
+            lock_of(self._model),
+            _asking(self._model, self._asked),
+            _eager(self._model, needed=self._reveal.attention),
+        ):
             output = self._forward.forward(tokens, mask, position_ids, cache=cache, keep=keep)
         self._columns = tokens.shape[1] + (0 if cache is None else self._columns)
         states = self._states(output) if self._asked["output_hidden_states"] else ()

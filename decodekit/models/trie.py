@@ -11,6 +11,7 @@ from decodekit.models.cache import Cache
 from decodekit.models.depths import Depths, Places
 from decodekit.models.grouped_attention import grouped_attention
 from decodekit.models.layer_masks import LayerMasks
+from decodekit.models.locks import lock_of
 from decodekit.models.sessions import CachedSession, Forward, PromptKeeper, positions
 
 
@@ -21,18 +22,19 @@ class BranchingForward:
         model: The forward pass of rows.
         config: Of the half that says the text.
         depths: What in it counts positions by the cache's length.
-        dtype: Of its weights.
+        module: The model.
     """
 
-    def __init__(self, model: Forward, config: Any, depths: Depths, dtype: torch.dtype) -> None:  # noqa: ANN401
-        self.model, self.dtype = model, dtype
+    def __init__(self, model: Forward, config: Any, depths: Depths, module: Any) -> None:  # noqa: ANN401
+        self.model, self._module = model, module
+        self.dtype: torch.dtype = module.dtype
         self._config, self._depths, self._masks = config, depths, LayerMasks.of(config)
 
     def __call__(self, tokens: Tensor, branches: Branches, cache: Cache) -> Any:  # noqa: ANN401 - ModelOutput
         """The model's output for one more token on every beam, `[batch beams]`."""
         places = Places(branches.depths, branches.positions, branches.depth)
         mask = self._masks(branches.bias, places.depths, places.positions)
-        with grouped_attention(self._config), self._depths.counted(places):
+        with lock_of(self._module), grouped_attention(self._config), self._depths.counted(places):
             return self.model.forward(tokens, mask, places.positions, cache=cache, keep=tokens.shape[1])
 
 
@@ -49,6 +51,7 @@ class TrieSession:
         capacity: Columns that prompts and continuations take at most.
         may_spread: Whether to go on with one entry a row once most of what a beam looks at is not its own, as
             with samples that are longer than their prompt.
+        pretended: Columns that the cache says it holds beside those it does: a test of who believes it.
     """
 
     def __init__(
@@ -59,9 +62,10 @@ class TrieSession:
         capacity: int,
         *,
         may_spread: bool = False,
+        pretended: int = 0,
     ) -> None:
         self._forward, self._mask, self._capacity = forward, prompt_mask, capacity
-        self._may_spread = may_spread
+        self._may_spread, self._pretended = may_spread, pretended
         self._rows: CachedSession | None = None
         self._cache = forward.model.new_cache(whole=True)
         self._branches = Branches(prompt_mask, beams, forward.dtype)
@@ -74,6 +78,7 @@ class TrieSession:
         )
         length, beams = self._branches.length, self._branches.beams
         self._cache.widen(None, length + beams * (self._capacity - length))
+        self._cache.pretend(self._pretended)
         logits: Tensor = output.logits[:, -1].float()
         return logits.repeat_interleave(beams, 0)
 

@@ -3,11 +3,13 @@
 import copy
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 import decodekit as dk
@@ -239,6 +241,73 @@ def test_no_key_or_value_is_copied_in_a_step() -> None:
     # One entry a prompt: nine columns, and a slot a beam and step.
     assert session._cache.content.layers[0].keys.shape[0] == 3
     assert session._cache.content.layers[0].keys.shape[2] == 9 + 8 * 4
+
+
+SIZES = {
+    "vocab_size": VOCAB,
+    "bos_token_id": 1,
+    "eos_token_id": None,
+    "pad_token_id": 3,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+}
+
+
+def test_what_counts_slots_only_in_long_runs_is_found_out_too() -> None:
+    torch.manual_seed(0)
+    # Its windows are in a table by slot: the text of the probe is too short to reach it.
+    neo = transformers.GPTNeoConfig(
+        **{name: size for name, size in SIZES.items() if "num" not in name},
+        num_layers=2,
+        num_heads=4,
+        attention_types=[[["global", "local"], 1]],
+    )
+    # It scales queries by the cache's length, in steps of so many columns.
+    llama4 = transformers.Llama4TextConfig(
+        **SIZES,
+        intermediate_size=48,
+        intermediate_size_mlp=48,
+        num_local_experts=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        no_rope_layers=[1, 0],
+        floor_scale=64,
+    )
+    for config in (neo, llama4):
+        model = transformers.AutoModelForCausalLM.from_config(config).double().eval()
+        said = [
+            dk.decode(dk.HFModel(model, cache=cache), [[8] * 26], dk.BeamSearch(5), max_new_tokens=40)
+            for cache in ("auto", "rows")
+        ]
+        assert said[0].hypotheses() == said[1].hypotheses()
+        torch.testing.assert_close(said[0].score, said[1].score)
+
+
+@pytest.mark.parametrize("family", ["t5", "bart", "llama"])
+def test_threads_may_share_a_model(family: str) -> None:
+    hf = dk.HFModel(build(family))
+    before = {name: set(vars(module)) for name, module in hf.model.named_modules()}
+    beams, work = dk.BeamSearch(4), ([[9, 10]], [[9, 10], [11, 12], [13, 14]])
+    alone = [dk.decode(hf, prompts, beams, max_new_tokens=12).hypotheses() for prompts in work]
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(4):
+            runs = [pool.submit(dk.decode, hf, prompts, beams, max_new_tokens=12) for prompts in work]
+            assert [run.result().hypotheses() for run in runs] == alone
+    assert {name: set(vars(module)) for name, module in hf.model.named_modules()} == before
+
+
+@pytest.mark.parametrize("family", ["gpt2", "qwen2", "t5"])
+def test_a_compiled_model_is_run_as_the_one_in_it(family: str) -> None:
+    prompt = prompts(family)
+    said = []
+    for model in (build(family), torch.compile(build(family), backend="eager")):
+        hf = dk.HFModel(model)
+        said.append(dk.decode(hf, prompt, dk.BeamSearch(3), max_new_tokens=3).hypotheses())
+        assert "cache=trie" in repr(hf)
+        assert type(build(family)).__name__ in repr(hf)
+    assert said[0] == said[1]
 
 
 def test_families_are_all_there() -> None:
