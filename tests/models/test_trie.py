@@ -263,6 +263,7 @@ def test_what_counts_slots_only_in_long_runs_is_found_out_too() -> None:
         num_layers=2,
         num_heads=4,
         attention_types=[[["global", "local"], 1]],
+        window_size=32,
     )
     # It scales queries by the cache's length, in steps of so many columns.
     llama4 = transformers.Llama4TextConfig(
@@ -273,10 +274,13 @@ def test_what_counts_slots_only_in_long_runs_is_found_out_too() -> None:
         num_key_value_heads=2,
         head_dim=8,
         no_rope_layers=[1, 0],
-        floor_scale=64,
+        floor_scale=16,
     )
     for config in (neo, llama4):
         model = transformers.AutoModelForCausalLM.from_config(config).double().eval()
+        for weights in model.parameters():
+            if weights.ndim > 1:
+                weights.data.mul_(10)
         said = [
             dk.decode(dk.HFModel(model, cache=cache), [[8] * 26], dk.BeamSearch(5), max_new_tokens=40)
             for cache in ("auto", "rows")
