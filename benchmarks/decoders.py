@@ -142,7 +142,7 @@ def run(
     new: int,
 ) -> tuple[dict[str, Any], list[str]]:
     """What one decoder finds and costs, and its first texts."""
-    dk.decode(model, prompts[:1], make(1), processors, max_new_tokens=2)  # what a model can do is asked once
+    dk.decode(model, prompts, make(len(prompts)), processors, max_new_tokens=2)  # asks what the model can do
     with counted(model) as passes:
         started = time.perf_counter()
         out = dk.decode(model, prompts, make(len(prompts)), processors, max_new_tokens=new)
