@@ -1,7 +1,7 @@
 """What processors and stopping criteria remember, and how it follows its rows."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int64
@@ -15,7 +15,7 @@ Memory = Any  # any nest of tuples, lists and dicts; its tensors lead with `rows
 class Splitting(Protocol):
     """A part of a memory or a state that knows itself how to go on with some prompts only."""
 
-    def for_prompts(self, prompts: Int64[Tensor, " kept"], batch: int) -> Self:
+    def for_prompts(self, prompts: Int64[Tensor, " kept"], batch: int) -> "Splitting":
         """The same for some prompts.
 
         Args:

@@ -82,7 +82,7 @@ def _bar(row: Row, rest: np.float32, most: int) -> tuple[np.float32, bool]:
     # Where a score is not a number below infinity no mass is one, which NumPy takes for more than any rest.
     length = min(int(np.searchsorted(mass, rest, side="right")), most)
     floor = ascending[length]
-    return floor, length > 0 and ascending[length - 1] == floor > -np.inf
+    return floor, bool(length > 0 and ascending[length - 1] == floor > -np.inf)
 
 
 def _sorted(row: Row) -> Row:
