@@ -62,8 +62,9 @@ class ConstrainedBeamSearch(Decoder[ConstrainedState]):
 
     A step looks at the best continuations of all hypotheses, the best token of each, and every token that
     leads ahead with a constraint. They compete in banks, by the number of tokens that are still missing: in
-    turn the best of each bank gets a place, the one that misses the fewest first. So with `max_new_tokens` of
-    at least all constraints together a text is found, unless the processors ban what it must contain.
+    turn the best of each bank gets a place, the one that misses the fewest first. So a text is found where
+    `max_new_tokens` are enough for one, unless the processors ban what it must contain. (With so many
+    constraints at once that more than 8,192 states of them can be reached: enough for all side by side.)
 
     Nothing else is ever returned: a text ends only where every constraint is met, and hypotheses that can no
     longer meet them within `max_new_tokens` give their places up. Where there are fewer texts than were asked

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from decodekit.decoders.records import Entry, Records
+from decodekit.errors import DecodingError
 from decodekit.limits import Limits
 from decodekit.output import Decoded
 
@@ -84,7 +85,13 @@ class Finished(NamedTuple):
         return finished, every.scatter(1, chosen, -torch.inf).amax(-1)
 
     def decoded(self, limits: Limits, number: int) -> Decoded:
-        """The best `number` of each prompt, best first; reads the device."""
+        """The best `number` of each prompt, best first; reads the device.
+
+        Raises:
+            DecodingError: If a score is not a number.
+        """
+        if self.scores.isnan().any():
+            raise no_number()
         lengths = self.lengths[:, :number].masked_fill(~self.used[:, :number], 0)
         new = max(int(lengths.max()), 1)
         said = torch.arange(new, device=lengths.device) < lengths[..., None]
@@ -104,6 +111,14 @@ class Finished(NamedTuple):
             pad_id=limits.pad_id,
             why=self.why[:, :number],
         )
+
+
+def no_number() -> DecodingError:
+    """The error where a scorer has given what is not a number: it would be ranked above all others."""
+    return DecodingError(
+        "decode: a scorer must give every hypothesis a number, or minus infinity to what is not allowed, "
+        "and gave NaN. Look at what it does with short and long texts, and with log-probabilities below 0."
+    )
 
 
 def worthless(batch: int, hyps: int, device: torch.device) -> Float32[Tensor, "batch hyps"]:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from decodekit.decoders.joint_distances import joint_distances
 from decodekit.errors import DecodekitError
 from decodekit.history import History
 
@@ -34,6 +35,8 @@ class Progress:
         whole: What the beginning of its quest needed.
         ahead: The ids that bring each state further, filled up with -1.
         starts: Where every prompt's quests begin, filled up with `MET`; one row: those of all prompts.
+        joint: States of all quests of a prompt, as one number each, ascending, and a last one that is none.
+        joint_left: The fewest tokens that each of them needs to meet all, where they may overlap.
         stride: Above every id.
     """
 
@@ -44,6 +47,8 @@ class Progress:
     whole: Int64[Tensor, " states"]
     ahead: Int64[Tensor, "states most"]
     starts: Int64[Tensor, "prompts quests"]
+    joint: Int64[Tensor, " joint"]
+    joint_left: Int64[Tensor, " joint"]
     stride: int
 
     @classmethod
@@ -58,6 +63,8 @@ class Progress:
             for number, state in enumerate(states)
             for token, target in state.moves.items()
         )
+        begins = [begin + [MET] * (width - len(begin)) for begin in begins]
+        joint = _together(begins, states)
         most = max(1, *(len(state.ahead) for state in states))
         return cls(
             edges=torch.tensor([*(edge for edge, _ in moves), 2**63 - 1]),
@@ -66,7 +73,9 @@ class Progress:
             left=torch.tensor([state.left for state in states]),
             whole=torch.tensor([state.whole for state in states]),
             ahead=torch.tensor([[*state.ahead, *[-1] * (most - len(state.ahead))] for state in states]),
-            starts=torch.tensor([begin + [MET] * (width - len(begin)) for begin in begins]),
+            starts=torch.tensor(begins),
+            joint=torch.tensor([*(number for number, _ in joint), 2**63 - 1]),
+            joint_left=torch.tensor([*(left for _, left in joint), 0]),
             stride=stride,
         )
 
@@ -101,8 +110,16 @@ class Progress:
         return unmet.sum(-1) - (unmet - left).amax(-1)
 
     def fewest(self, states: Int64[Tensor, "rows quests"]) -> Int64[Tensor, " rows"]:
-        """No fewer tokens than this meet every constraint; they may overlap."""
-        return _at(self.left, states).amax(-1)
+        """No fewer tokens than this meet every constraint; they may overlap.
+
+        And this many do, unless there are very many states: then it is what the furthest alone needs.
+        """
+        numbers = torch.zeros_like(states[:, 0])
+        for state in states.unbind(-1):
+            numbers = numbers * len(self.left) + state
+        places = torch.searchsorted(self.joint, numbers).clamp(max=len(self.joint) - 1)
+        known = self.joint.index_select(0, places) == numbers
+        return torch.where(known, self.joint_left.index_select(0, places), _at(self.left, states).amax(-1))
 
     def next_ids(self, states: Int64[Tensor, "rows quests"]) -> Int64[Tensor, "rows next"]:
         """The ids that bring a row further with a constraint; -1: none."""
@@ -121,6 +138,8 @@ def on_device(progress: Progress, device: torch.device) -> Progress:
         whole=progress.whole.to(device),
         ahead=progress.ahead.to(device),
         starts=progress.starts.to(device),
+        joint=progress.joint.to(device),
+        joint_left=progress.joint_left.to(device),
     )
 
 
@@ -132,6 +151,34 @@ class _State(NamedTuple):
     left: int
     whole: int
     ahead: tuple[int, ...]
+
+
+def _together(begins: Sequence[Sequence[int]], states: Sequence[_State]) -> list[tuple[int, int]]:
+    """The states of all quests of a prompt as one number, and the fewest tokens until all are met."""
+    count, width = len(states), len(begins[0])
+    if width == 1 or count**width >= 2**62:  # one alone is known, and so many have no numbers
+        return []
+
+    def move(state: int, token: int | None) -> int:
+        return states[state].root if token is None else states[state].moves.get(token, states[state].root)
+
+    found: dict[int, int] = {}
+    for begin in begins:
+        ids = sorted(_ids_from(set(begin), states))
+        for together, left in joint_distances(tuple(begin), move, ids, MET).items():
+            number = 0
+            for state in together:
+                number = number * count + state
+            found[number] = left
+    return sorted(found.items())
+
+
+def _ids_from(begins: set[int], states: Sequence[_State]) -> set[int]:
+    """The ids that lead anywhere from some states or those behind them."""
+    reached = list(begins)
+    for number in reached:
+        reached += [target for target in states[number].moves.values() if target not in reached]
+    return {token for number in reached for token in states[number].moves}
 
 
 def _add(quest: Quest, states: list[_State]) -> int:

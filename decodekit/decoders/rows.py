@@ -169,5 +169,6 @@ def raise_if_stuck(stuck: Bool[Tensor, " batch"], history: History | None = None
         number = first if history is None else history.prompt(first)
         raise DecodingError(
             f"decode: at every step some token must be allowed, and for prompt {number} the processors (or "
-            "the model) banned every one. Loosen the processors, or allow an end id."
+            "the model) banned every one, or a scorer of minus infinity every text that ends. Loosen them, "
+            "or allow an end id."
         )

@@ -1,6 +1,7 @@
 """The tree of a prompt's texts, as far as an exact search has seen it."""
 
 import heapq
+import math
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from itertools import count
 import torch
 
 from decodekit.decoders.branch import Branch, Node
+from decodekit.decoders.finished import no_number
 from decodekit.decoders.growing import Grown
 
 
@@ -153,7 +155,11 @@ class Tree:
             heapq.heappush(self._waiting, (self._plan.order(branch), next(self._number), branch))
 
     def _end(self, node: Node) -> None:
-        """Takes in a text that has ended; of tied ones the first stays."""
+        """Takes in a text that has ended, if it is allowed; of tied ones the first stays."""
+        if math.isnan(node.score):
+            raise no_number()
+        if node.score == -torch.inf:
+            return
         place = bisect_right(self.finished, -node.score, key=lambda other: -other.score)
         self.finished.insert(place, node)
         if len(self.finished) > self._plan.num_return:

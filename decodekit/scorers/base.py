@@ -92,7 +92,7 @@ class PathScorer(ABC):
     def score(
         self, log_probs: Float[Tensor, " hyps"], lengths: Int64[Tensor, " hyps"], memory: Memory
     ) -> Float[Tensor, " hyps"]:
-        """The worth of hypotheses, if they end here.
+        """The worth of hypotheses, if they end here; minus infinity: such a text is not allowed.
 
         Args:
             log_probs: Sums over the tokens, in nats.
@@ -146,6 +146,8 @@ class Scorer(PathScorer):
         self, log_probs: Float[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"]
     ) -> Float[Tensor, "*shape"]:
         """The worth of hypotheses of this summed log-probability and length.
+
+        Minus infinity says that such a text is not allowed: it is never returned.
 
         Args:
             log_probs: Sums over the tokens, in nats.

@@ -16,7 +16,7 @@ from decodekit.scorers.information_density import InformationDensityScorer
 class UIDMaximum(InformationDensityScorer):
     r"""Takes off the greatest surprisal: favours texts without a surprising token.
 
-    $s(y) - \lambda \max_t u_t$ with the surprisals $u_t = -\log P(y_t \mid y_{<t}, x)$.
+    $s(y) - \lambda \max(0, \max_t u_t)$ with the surprisals $u_t = -\log P(y_t \mid y_{<t}, x)$.
     Log-probabilities are those that the search adds up. Unfinished hypotheses are ranked so as well.
 
     Args:

@@ -1,6 +1,7 @@
 """Constrained beam search: solved by hand, against enumeration, and what it must never return."""
 
 import math
+from itertools import product
 from typing import Any
 
 import pytest
@@ -259,3 +260,32 @@ def test_a_run_refuses_ids_lists_and_beams_that_do_not_fit() -> None:
         dk.decode(model, [[1], [2], [3]], Search(2, [[], [dk.Phrase(1)]]), max_new_tokens=2)
     with pytest.raises(dk.DecodekitError, match=r"^ConstrainedBeamSearch: there must be at least as many"):
         dk.decode(model, [[1]], Search(5, []), max_new_tokens=1)
+
+
+def has(text: tuple[int, ...], phrase: list[int]) -> bool:
+    return any(list(text[place : place + len(phrase)]) == phrase for place in range(len(text)))
+
+
+@pytest.mark.parametrize(
+    ("phrases", "new"),
+    [
+        ([[1, 2], [2, 3]], 3),
+        ([[1, 2], [2, 3], [3, 1]], 4),
+        ([[1, 2], [2, 1]], 3),
+        ([[1, 1], [1, 2]], 3),
+        ([[1, 2, 1], [2, 1, 2]], 4),
+        ([[0, 1], [2]], 3),
+        ([[1], [2], [3]], 3),
+    ],
+)
+def test_where_phrases_must_overlap_every_text_that_there_is_room_for_is_found(
+    phrases: list[list[int]], new: int
+) -> None:
+    valid = {text for text in product(range(4), repeat=new) if all(has(text, phrase) for phrase in phrases)}
+    for seed in range(6):
+        for beams in (1, 2, 4):
+            search = dk.ConstrainedBeamSearch(beams, [dk.Phrase(ids) for ids in phrases], num_return=beams)
+            out = dk.decode(HashModel(4, seed=seed, scale=2.0), [[0]], search, max_new_tokens=new)
+            found = {tuple(ids) for ids in out.hypotheses()[0]}
+            assert found <= valid
+            assert len(found) == min(beams, len(valid))

@@ -1,5 +1,8 @@
 """What a beam search claims to have proved is true, and it does claim it where that is easy."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -118,3 +121,22 @@ def test_nothing_is_claimed_where_a_scorer_remembers_more_than_was_looked_at() -
         out = dk.decode(HashModel(9, 1), [[1]], dk.BeamSearch(2, scorer=scorer), max_new_tokens=2)
         assert isinstance(out.report, dk.Certificate)
         assert out.report.bound.tolist() == [torch.inf]
+
+
+@pytest.mark.parametrize("search", [dk.BeamSearch(27, scorer=dk.LogProb()), dk.BestFirst(), dk.DepthFirst()])
+def test_a_score_that_is_not_a_number_is_an_error_and_not_the_best(search: Any) -> None:  # noqa: ANN401
+    model = HashModel(3, seed=1, end_ids=(0,))
+    broken = dk.ScoreFunction(lambda log_probs, lengths: (log_probs + lengths).sqrt())
+    with pytest.raises(dk.DecodingError, match=r"a scorer must give every hypothesis a number.*gave NaN"):
+        dk.decode(model, [[1]], replace(search, scorer=broken), max_new_tokens=3)
+
+
+@pytest.mark.parametrize("search", [dk.BeamSearch(9, scorer=dk.LogProb()), dk.BestFirst(), dk.DepthFirst()])
+def test_a_score_of_minus_infinity_is_a_text_that_is_not_allowed(search: Any) -> None:  # noqa: ANN401
+    model = HashModel(3, seed=1, end_ids=(0,))
+    long = dk.ScoreFunction(lambda sums, lengths: torch.where(lengths < 3, -torch.inf, sums))
+    out = dk.decode(model, [[1]], replace(search, scorer=long), max_new_tokens=4)
+    assert int(out.lengths[0, 0]) >= 3
+    never = dk.ScoreFunction(lambda sums, lengths: torch.where(lengths < 9, -torch.inf, sums))
+    with pytest.raises(dk.DecodingError, match="a scorer of minus infinity every text that ends"):
+        dk.decode(model, [[1]], replace(search, scorer=never), max_new_tokens=3)
