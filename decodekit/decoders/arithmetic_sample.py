@@ -17,15 +17,19 @@ from decodekit.history import History
 from decodekit.limits import Limits
 from decodekit.output import Decoded
 
-GRID = 2.0**-52  # codes are known to this: the spacing of double precision just below 1, twice
+GRID = 2.0**-52  # no code is closer to 1 than this: the spacing of double precision just below 1, twice
 SHIFT = -1  # the stream of the lattice's shift; those of the rows count from 0
 
 
 class ArithmeticState(NamedTuple):
-    """Rows, what is left of each row's code, and the two numbers its further digits are made from."""
+    """Rows, where each row's code lies in its text's interval, and how wide that is.
+
+    And the two numbers that further codes are made from.
+    """
 
     rows: RowState
     codes: Float64[Tensor, " rows"]
+    widths: Float64[Tensor, " rows"]
     seeds: Int64[Tensor, " rows"]
     streams: Int64[Tensor, " rows"]
 
@@ -55,9 +59,10 @@ class ArithmeticSample(Decoder[ArithmeticState]):
     begin alike and have probability p together, $\lfloor N p \rfloor$ or $\lceil N p \rceil$ are drawn. Rows
     need nothing of each other.
 
-    A code is known to 52 binary digits, and a token of probability p uses up $\log_2 (1 / p)$ of them.
-    As many new ones, drawn for the row alone, take their place at the far end at every step: by the time
-    they count, no other sample begins with the same text, so long texts are distributed as short ones are.
+    Once a text is less probable than $1 / N$, its interval holds no other code, and where the row's own lies
+    in it says nothing more about other samples: from there on a new number, drawn for the row and the step,
+    takes its place. So long texts are distributed as short ones are, and rounding is never stretched by more
+    than $N$: the digits of a code that is followed to the end are soon those of the rounding.
 
     Args:
         num_samples: Samples of each prompt, at least 1. The prompt is computed once.
@@ -113,7 +118,8 @@ class ArithmeticSample(Decoder[ArithmeticState]):
         streams = torch.arange(self.num_samples, device=device).repeat(batch)
         shifts = rng.uniform(seeds, torch.full_like(streams, SHIFT), torch.zeros_like(streams[0]))
         codes = (streams.double() / self.num_samples + shifts).remainder(1)
-        return ArithmeticState(RowState.start(history, limits), codes, seeds, streams)
+        rows, widths = RowState.start(history, limits), torch.ones_like(codes)
+        return ArithmeticState(rows, codes.clamp(max=1 - GRID), widths, seeds, streams)
 
     def observe(self, scores: Float32[Tensor, "rows vocab"], state: ArithmeticState) -> ArithmeticState:
         """Keeps the logits, to report the drawn tokens' log-probabilities."""
@@ -124,9 +130,11 @@ class ArithmeticSample(Decoder[ArithmeticState]):
     ) -> tuple[ArithmeticState, Selection]:
         """One digit of every row's code."""
         tokens, codes, widths = look_up(scores.double().softmax(-1), state.codes)
-        digits = rng.uniform(state.seeds, state.streams, state.rows.step)
+        widths = state.widths * widths
+        fresh = rng.uniform(state.seeds, state.streams, state.rows.step)
         rows, selection = state.rows.say(tokens, scores)
-        return state._replace(rows=rows, codes=refill(codes, widths, digits)), selection
+        codes = follow(codes, widths * self.num_samples, fresh)
+        return state._replace(rows=rows, codes=codes, widths=widths), selection
 
     def settled(self, state: ArithmeticState) -> list[list[list[int]]]:
         """All that was said."""
@@ -164,17 +172,16 @@ def look_up(
     return tokens, (codes - (ends - widths)) / widths, widths
 
 
-def refill(
-    codes: Float64[Tensor, " rows"], widths: Float64[Tensor, " rows"], digits: Float[Tensor, " rows"]
+def follow(
+    codes: Float64[Tensor, " rows"], share: Float64[Tensor, " rows"], fresh: Float[Tensor, " rows"]
 ) -> Float64[Tensor, " rows"]:
-    """The codes with new digits behind those that are known, so that they are uniform in [0, 1) again.
+    """The codes, or new ones where no other sample can begin with the same text.
 
-    A code that was known to one part of the grid is known to 1 / width parts once it is stretched.
+    That is asked of the text alone, and not of the other samples: only then is a new code as good.
 
     Args:
-        codes: Where in its token's part each code lies.
-        widths: How wide that part was.
-        digits: Uniform in [0, 1).
+        codes: Where in its text's interval each code lies.
+        share: How many codes of the lattice such an interval holds, in the mean.
+        fresh: Uniform in [0, 1).
     """
-    filled = codes.clamp(min=0.0) + digits * (GRID / widths)
-    return filled.remainder(1).clamp(max=1 - GRID)
+    return torch.where(share < 1, fresh.double(), codes).clamp(min=0.0, max=1 - GRID)

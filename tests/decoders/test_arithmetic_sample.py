@@ -20,7 +20,7 @@ MODEL = MarkovModel([[0.2, 0.5, 0.3], [0.6, 0.1, 0.3], [0.25, 0.25, 0.5]])
 # One binary digit a token, exactly: a code that is not refilled ends in zeros.
 COIN = MarkovModel([[0.5, 0.5], [0.5, 0.5]])
 # 99.99 % quantiles of the chi-square distribution, by degrees of freedom.
-CHI_SQUARE = {7: 29.88, 8: 31.83, 26: 61.66}
+CHI_SQUARE = {7: 29.88, 8: 31.83, 15: 44.26, 26: 61.66}
 SEEDS = list(range(3000))
 
 
@@ -36,10 +36,9 @@ def drawn(out: dk.Decoded, which: int = 0) -> list[tuple[int, ...]]:
     return [tuple(texts[which]) for texts in out.hypotheses()]
 
 
-def shift(seed: int) -> float:
-    """The lattice's shift for a seed."""
-    one = torch.tensor([seed])
-    return rng.uniform(one, torch.tensor([arithmetic_sample.SHIFT]), torch.tensor(0)).item()
+def number_of(seed: int, stream: int, step: int) -> float:
+    """What is drawn for a row and a step, or for the lattice's shift."""
+    return rng.uniform(torch.tensor([seed]), torch.tensor([stream]), torch.tensor(step)).item()
 
 
 def test_a_token_is_looked_up_and_the_code_goes_on_with_where_in_its_part_it_lies() -> None:
@@ -51,12 +50,10 @@ def test_a_token_is_looked_up_and_the_code_goes_on_with_where_in_its_part_it_lie
     assert widths.tolist() == [0.25, 0.5, 0.5, 0.25]
 
 
-def test_new_digits_go_behind_those_that_are_known() -> None:
-    grid = arithmetic_sample.GRID
-    codes, widths = torch.tensor([0.5, 0.5, 0.75]).double(), torch.tensor([0.25, grid * 4, grid]).double()
-    digits = torch.tensor([0.5, 0.5, 0.5]).double()
-    # known to a quarter: half a quarter further; known to nothing: half the circle further
-    assert arithmetic_sample.refill(codes, widths, digits).tolist() == [0.5 + 2 * grid, 0.625, 0.25]
+def test_a_code_is_followed_as_long_as_another_may_lie_in_the_same_interval() -> None:
+    codes, fresh = torch.tensor([0.5, 0.5, 0.5]).double(), torch.tensor([0.25, 0.25, 1.0]).double()
+    followed = arithmetic_sample.follow(codes, torch.tensor([1.0, 0.99, 0.5]).double(), fresh)
+    assert followed.tolist() == [0.5, 0.25, 1 - arithmetic_sample.GRID]
 
 
 def test_samples_of_a_coin_are_its_texts_each_as_often_as_it_is_probable() -> None:
@@ -72,7 +69,7 @@ def test_each_text_is_the_one_at_its_code_in_exact_arithmetic(seed: int, number:
     model, chain, new = HashModel(5, seed, scale=1.0, end_ids=(2,)), dk.TopP(0.9), 6
     out = dk.decode(model, [[1]], dk.ArithmeticSample(number, seeds=[seed]), chain, max_new_tokens=new)
     for row, text in enumerate(out.hypotheses()[0]):
-        code = (Fraction(row, number) + Fraction(shift(seed))) % 1
+        code = (Fraction(row, number) + Fraction(number_of(seed, arithmetic_sample.SHIFT, 0))) % 1
         low, width, said = Fraction(0), Fraction(1), list[int]()
         while not said or (said[-1] != 2 and len(said) < new):
             probs = [Fraction(prob) for prob in next_probs(model, dk.Chain(chain), [1], said, 1 + new)]
@@ -81,6 +78,8 @@ def test_each_text_is_the_one_at_its_code_in_exact_arithmetic(seed: int, number:
                 low += width * probs[token] / sum(probs)
                 token += 1
             width *= probs[token] / sum(probs)
+            if width * number < 1:
+                code = low + width * Fraction(number_of(seed, row, len(said)))
             said.append(token)
         assert said == text
 
@@ -111,7 +110,7 @@ def test_a_sampler_that_forgets_to_stretch_the_code_fails_the_same_test(
     monkeypatch.setattr(
         arithmetic_sample, "look_up", lambda probs, codes: (look_up(probs, codes)[0], codes, probs.amax(-1))
     )
-    out = dk.decode(MODEL, [[0]] * 3000, dk.ArithmeticSample(seeds=SEEDS), max_new_tokens=2)
+    out = dk.decode(MODEL, [[0]] * 3000, dk.ArithmeticSample(4, seeds=SEEDS), max_new_tokens=2)
     assert chi_square(drawn(out), every_text(MODEL, [0], dk.Chain(), 2)) > CHI_SQUARE[8]
 
 
@@ -149,11 +148,39 @@ def test_long_texts_are_distributed_as_the_model_says() -> None:
     assert ends_of_long_texts(COIN) < CHI_SQUARE[7]
 
 
-def test_a_sampler_that_does_not_refill_its_codes_fails_the_same_test(
+def test_a_sampler_that_follows_its_codes_to_the_end_fails_the_same_test(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(arithmetic_sample, "refill", lambda codes, *_: codes)
+    monkeypatch.setattr(arithmetic_sample, "follow", lambda codes, *_: codes)
     assert ends_of_long_texts(COIN) > CHI_SQUARE[7]
+
+
+@pytest.mark.parametrize("which", [0, 3])
+def test_samples_that_were_alone_with_their_text_are_distributed_as_the_model_says(which: int) -> None:
+    model, new = MarkovModel([[0.35, 0.65], [0.55, 0.45]]), 4
+    out = dk.decode(model, [[0]] * 3000, dk.ArithmeticSample(4, seeds=SEEDS), max_new_tokens=new)
+    assert chi_square(drawn(out, which), every_text(model, [0], dk.Chain(), new)) < CHI_SQUARE[15]
+
+
+def test_a_sampler_that_asks_who_is_alone_fails_the_same_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A new code wherever the row's is alone in the middle of its interval: those at the rims are left over.
+    monkeypatch.setattr(
+        arithmetic_sample,
+        "follow",
+        lambda codes, share, fresh: torch.where((codes - 0.5).abs() * share < 0.5, fresh.double(), codes),
+    )
+    model, new = MarkovModel([[0.35, 0.65], [0.55, 0.45]]), 4
+    out = dk.decode(model, [[0]] * 3000, dk.ArithmeticSample(4, seeds=SEEDS), max_new_tokens=new)
+    assert chi_square(drawn(out), every_text(model, [0], dk.Chain(), new)) > CHI_SQUARE[15]
+
+
+def test_in_single_precision_too_a_prompts_samples_do_not_depend_on_the_batch() -> None:
+    texts = ["Once upon a time", "The king", "There was once a poor woodcutter who", "One day", "In the wood"]
+    model = dk.load()
+    together = dk.decode(model, texts, dk.ArithmeticSample(4, seeds=range(5)), max_new_tokens=40)
+    for number, text in enumerate(texts):
+        alone = dk.decode(model, text, dk.ArithmeticSample(4, seeds=[number]), max_new_tokens=40)
+        assert together.hypotheses()[number] == alone.hypotheses()[0]
 
 
 def test_averages_vary_less_than_those_of_independent_samples() -> None:
