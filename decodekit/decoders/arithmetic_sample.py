@@ -83,7 +83,7 @@ class ArithmeticSample(Decoder[ArithmeticState]):
 
     Source:
         Vilnis et al., 2023, https://arxiv.org/abs/2210.15458. There codes are 1 / (N + 1) apart, which
-        leaves a gap of twice that; and single precision, which long texts use up.
+        leaves a gap of twice that, and are followed to the end, in single precision.
 
     Hugging Face:
         None.

@@ -17,7 +17,7 @@ from decodekit.testing.strategies import prompts
 from tests.decoders.enumerated import every_text, next_probs
 
 MODEL = MarkovModel([[0.2, 0.5, 0.3], [0.6, 0.1, 0.3], [0.25, 0.25, 0.5]])
-# One binary digit a token, exactly: a code that is not refilled ends in zeros.
+# One binary digit a token, exactly: a code that is followed to the end ends in zeros.
 COIN = MarkovModel([[0.5, 0.5], [0.5, 0.5]])
 # 99.99 % quantiles of the chi-square distribution, by degrees of freedom.
 CHI_SQUARE = {7: 29.88, 8: 31.83, 15: 44.26, 26: 61.66}
