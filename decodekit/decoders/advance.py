@@ -78,8 +78,7 @@ def advance(
     """
     step = state.history.position - state.limits.prompt_length
     exists, ends = candidates.log_probs > -torch.inf, candidates.why > 0
-    # A score of minus infinity says that a text is not allowed.
-    enters = ends & exists & ranks.first & state.open[:, None] & (candidates.scores != -torch.inf)
+    enters = ends & exists & ranks.first & state.open[:, None]
     ending = Ending(enters, candidates.source_beams, candidates.entry, candidates.scores, candidates.why)
     finished, left = state.finished.after(ending, state.live, step)
     # Go on: the best that did not end. At the limit none does; who shows what ended says a last token there.

@@ -67,7 +67,8 @@ class Finished(NamedTuple):
         slots = self.scores.shape[1]
         new_scores = ending.scores.masked_fill(~ending.enters, -torch.inf)
         every = torch.cat([self.scores, new_scores], 1)
-        # Stable: of tied hypotheses the first stays first, however many further steps are taken.
+        # Stable: of tied hypotheses the first stays first, however many further steps are taken; and what is
+        # worth minus infinity, which says that it is not allowed, comes after the empty slots.
         scores, chosen = (part[:, :slots] for part in every.sort(descending=True, stable=True))
         is_new = chosen >= slots
         candidate = (chosen - slots).clamp(min=0)
