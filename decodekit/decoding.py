@@ -32,6 +32,7 @@ def decode(  # noqa: PLR0913 - the library's front door; its options are keyword
     stop: Stop = (),
     trace: int | None = None,
     check_every: int = 1,
+    capture: bool = False,
     batch_tokens: BatchTokens = None,
     progress: bool = False,
     on_step: Callable[[int], None] | None = None,
@@ -56,6 +57,9 @@ def decode(  # noqa: PLR0913 - the library's front door; its options are keyword
         check_every: Asks the device every so many steps whether all is done. More than 1 waits less
             and may compute steps too many, which do not change the result. A GPU is never waited for: its
             answer may be a few steps old.
+        capture: Records a step once (decoder, processors, criteria and the model's pass) and replays it: on a
+            GPU as CUDA graphs, elsewhere as a list of operations. The results are the same. Nobody leaves the
+            batch. What works on the host (grammars, processors with a model of their own) is refused.
         batch_tokens: Decodes a long list of prompts in several batches of similar lengths, each of at most so
             many columns of all rows together, continuations included; `"auto"`: as many as fit the memory.
             Where that was too many, half as many. None: all prompts in one batch.
@@ -84,6 +88,7 @@ def decode(  # noqa: PLR0913 - the library's front door; its options are keyword
         stop=stop,
         trace=trace,
         check_every=check_every,
+        capture=capture,
         watched=False,
     )
     check_budget(batch_tokens)
@@ -118,6 +123,7 @@ def decode_each(  # noqa: PLR0913 - decode's arguments
     pad_id: int | None = None,
     stop: Stop = (),
     check_every: int = 1,
+    capture: bool = False,
     batch_tokens: BatchTokens = "auto",
     progress: bool = False,
 ) -> Iterator[tuple[int, Decoded]]:
@@ -133,6 +139,7 @@ def decode_each(  # noqa: PLR0913 - decode's arguments
         pad_id: As in `decode`.
         stop: As in `decode`.
         check_every: As in `decode`.
+        capture: As in `decode`.
         batch_tokens: As in `decode`.
         progress: As in `decode`.
 
@@ -158,6 +165,7 @@ def decode_each(  # noqa: PLR0913 - decode's arguments
         pad_id=pad_id,
         stop=stop,
         check_every=check_every,
+        capture=capture,
         watched=False,
     )
     check_budget(batch_tokens)
@@ -211,7 +219,7 @@ def run_own(
     options: Options,
 ) -> Generator[None, None, Decoded]:
     """An algorithm's own loop: pauses whenever it does, and at the end gives the result."""
-    if options.trace is not None or options.check_every > 1:
+    if options.trace is not None or options.check_every > 1 or options.capture:
         step_by_step(algorithm)
     job = _job(model, prompts, processor, options)
     result = yield from algorithm.run(job)

@@ -1,11 +1,16 @@
 """What is done in another way where the numbers lie in the computer's own memory."""
 
+from contextvars import ContextVar
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 # 4 MB of float32: more would leave the cache, and the system is asked anew for every page of it.
 BLOCK = 2**20
+
+is_recorded: ContextVar[bool] = ContextVar("is_recorded", default=False)
+"""Whether operations are written down, to be done again with other numbers."""
 
 
 def is_on_host(tensor: Tensor) -> bool:
@@ -15,7 +20,7 @@ def is_on_host(tensor: Tensor) -> bool:
     taken.
     """
     # A subclass may stand for numbers that are not there, as torch's fake tensors do.
-    is_plain = type(tensor) is Tensor and tensor.device.type == "cpu"
+    is_plain = type(tensor) is Tensor and tensor.device.type == "cpu" and not is_recorded.get()
     return is_plain and not tensor.requires_grad and not torch.compiler.is_compiling()
 
 

@@ -19,7 +19,7 @@ def as_model(model: Model | nn.Module) -> Model:
     if isinstance(model, Model) and not isinstance(model, type):
         return model
     if isinstance(model, nn.Module):
-        return HFModel(model, packed=False)  # for one call, copies of its weights do not pay
+        return HFModel(model, packed=False, recorded=False)  # for one call they do not pay
     raise DecodekitError(
         f"decode: model must be a Model or a transformers model, got {model!r:.80}. "
         "Use dk.load(name) or dk.HFModel(model, tokenizer)."

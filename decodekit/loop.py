@@ -1,14 +1,16 @@
 """The one loop: every decoder over every model, with every processor."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from typing import Any, Generic, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float32
+from jaxtyping import Float32
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from decodekit import trace as tracing
+from decodekit.capture import CapturedStep, start_captured
 from decodekit.decoders.base import Decoder, Selection, State
 from decodekit.decoders.own_loop import Job, OwnLoop
 from decodekit.errors import DecodekitError
@@ -16,13 +18,13 @@ from decodekit.inputs import as_model, as_processor, vocabulary_of
 from decodekit.joining import join
 from decodekit.leaving import Attendance, Present, can_leave
 from decodekit.limits import Limits, Stopping
-from decodekit.memory import Memory, reorder_memory
 from decodekit.model import Model, RevealingModel, RevealingSession, Session
 from decodekit.options import Options
 from decodekit.output import Decoded
-from decodekit.processors.applying import apply_processor, broken_rows, not_numbers
+from decodekit.processors.applying import not_numbers
 from decodekit.processors.base import LogitsProcessor
 from decodekit.prompt import Prompt, Share
+from decodekit.stepping import Step, step
 from decodekit.vocabulary import Vocabulary
 
 
@@ -102,7 +104,8 @@ def walk(
     prompt, options, chain = job.prompt, job.options, job.processor
     length, rows = prompt.tokens.shape[1], decoder.rows_per_prompt
     capacity, last = length + options.max_new_tokens, options.max_new_tokens + decoder.delay
-    session, logits = start(job.model, prompt, decoder, capacity)
+    starting = start_captured if options.capture else start
+    session, logits = starting(job.model, prompt, decoder, capacity)
     limits = job.limits(logits.shape[-1])
     history = prompt.to(logits.device).history(capacity, rows)
     history = history if share is None else share.of_run(history)
@@ -110,12 +113,14 @@ def walk(
     _check_asks(decoder, state, limits)
     broken = torch.zeros(logits.shape[0], dtype=torch.bool, device=logits.device)
     steps: list[tracing.Step] = []
-    may_leave = options.free and can_leave(session, (decoder, chain, options.criteria), (state, memory))
+    take = _stepper(decoder, chain, limits, options)
+    free = options.free and not options.capture  # a recorded step has a batch of fixed size
+    may_leave = free and can_leave(session, (decoder, chain, options.criteria), (state, memory))
     attendance = Attendance(decoder, history, may_leave=may_leave, waits=not options.free)
 
     for number in range(1, last + 1):
         state = look(decoder, session, state)
-        state, selection, memory, scores, broken = step(decoder, chain, logits, state, memory, broken)
+        state, selection, memory, scores, broken = take(logits, state, memory, broken)
         if options.trace is not None:
             steps.append(tracing.record(logits, scores, *selection, options.trace))
         left = attendance.left
@@ -136,6 +141,13 @@ def walk(
     if broken.any():
         raise not_numbers(state.history.prompt(int(broken.int().argmax()) // rows))
     return Walked(attendance.results(state), limits, steps)
+
+
+def _stepper(
+    decoder: Decoder[Any], chain: LogitsProcessor, limits: Limits, options: Options
+) -> Callable[..., Step]:
+    """What takes a step from logits, state, memory and broken rows."""
+    return CapturedStep(decoder, chain, limits.criteria) if options.capture else partial(step, decoder, chain)
 
 
 def start(
@@ -160,31 +172,6 @@ def look(decoder: Decoder[State], session: Session, state: State) -> State:
     return state
 
 
-def step(
-    decoder: Decoder[State],
-    chain: LogitsProcessor,
-    logits: Float32[Tensor, "rows vocab"],
-    state: State,
-    memory: Memory,
-    broken: Bool[Tensor, " rows"],
-) -> tuple[State, Selection, Memory, Float32[Tensor, "rows vocab"], Bool[Tensor, " rows"]]:
-    """One step, from logits to the next tokens; nothing in it reads the device.
-
-    Returns:
-        The state, the selection, every row's memory in its new place, the processed scores, and the
-        rows on which some score so far was not a number (or infinite).
-    """
-    prepared = decoder.prepare(logits)
-    state = decoder.observe(prepared, state)
-    prepared = decoder.adjust(prepared, state)
-    scores, memory = apply_processor(chain, state.history, prepared, memory)
-    broken = broken | broken_rows(scores)
-    state, selection = decoder.step(scores, state)
-    if selection.source_rows is not None:
-        memory = reorder_memory(memory, selection.source_rows)
-    return state, selection, memory, scores, broken
-
-
 def _check_asks(decoder: Decoder[State], state: State, limits: Limits) -> None:
     """Raises if there are stopping criteria and the decoder does not ask them."""
     leaves = tree_flatten(state, is_leaf=lambda part: isinstance(part, Stopping))[0]
@@ -201,8 +188,8 @@ def step_by_step(decoder: object) -> Decoder[Any]:
     if isinstance(decoder, OwnLoop):
         raise TypeError(
             f"decode: {type(decoder).__name__} has a loop of its own, which cannot be watched step by step: "
-            "no trace, no check_every, no batch_tokens, no progress, no streaming, no generate(). Use "
-            "dk.decode(...) without them."
+            "no trace, no check_every, no capture, no batch_tokens, no progress, no streaming, no "
+            "generate(). Use dk.decode(...) without them."
         )
     if not isinstance(decoder, Decoder):
         raise TypeError(

@@ -125,6 +125,25 @@ class RevealingModel(Model, Protocol):
 
 
 @runtime_checkable
+class CapturableModel(Model, Protocol):
+    """A model whose passes can be recorded and replayed, for `decode(capture=True)`."""
+
+    def start_captured(
+        self, prompt: Prompt, *, rows_per_prompt: int, capacity: int
+    ) -> tuple[Session, Float32[Tensor, "rows vocab"]]:
+        """The same as `start`, with a session that records its passes and replays them.
+
+        Args:
+            prompt: The prompts, left-padded.
+            rows_per_prompt: Beams or samples of each prompt.
+            capacity: Columns that prompts and continuations take at most.
+
+        Raises:
+            ModelError: If the model cannot be recorded; the message says why.
+        """
+
+
+@runtime_checkable
 class VerifyingSession(Protocol):
     """A session whose rows read different numbers of tokens, and can take back what they have read."""
 

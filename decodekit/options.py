@@ -34,6 +34,7 @@ class Options:
     stop: Stop = ()
     trace: int | None = None
     check_every: int = 1
+    capture: bool = False
     watched: bool = True
     criteria: tuple[StoppingCriterion, ...] = field(init=False)
     started: float = field(init=False, default_factory=time.monotonic)
@@ -46,6 +47,8 @@ class Options:
         ):
             if type(value) is not int or value < 1:
                 raise DecodekitError(f"decode: {name} must be an integer of at least 1, got {value!r}.")
+        if type(self.capture) is not bool:
+            raise DecodekitError(f"decode: capture must be True or False, got {self.capture!r:.80}.")
         object.__setattr__(self, "criteria", _criteria(self.stop))  # a frozen field
 
     @property

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch.utils._pytree import tree_flatten
 
 from decodekit.memory import Memory, Splitting
@@ -32,6 +33,19 @@ def whole_part(*parts: object) -> object | None:
             if inner is not None:
                 return inner
     return None
+
+
+def parts_of(*parts: object) -> list[object]:
+    """Some parts of a run, and all that these are made of, each before its own parts."""
+    found: list[object] = []
+    for part in parts:
+        if isinstance(part, Part):
+            found += [part, *parts_of(*_values(part))]
+        elif isinstance(part, Sequence) and not isinstance(part, str):
+            found += parts_of(*part) if part and isinstance(part[0], Part) else []
+        elif hasattr(part, "capturable") or isinstance(part, torch.Generator):
+            found.append(part)
+    return found
 
 
 def can_be_split(memory: Memory) -> bool:

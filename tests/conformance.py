@@ -720,6 +720,7 @@ CONFORMANCE: dict[str, Laws | str] = {
     ),
     "Reveal": "tests/models/test_revealing.py",
     "Revealed": "tests/models/test_revealing.py",
+    "CapturableModel": "tests/test_capture.py",
     "RevealingModel": "tests/models/test_revealing.py",
     "RevealingSession": "tests/models/test_revealing.py",
     "ShrinkingSession": "tests/test_leaving.py",

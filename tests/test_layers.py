@@ -17,6 +17,12 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "rng": set(),
     "history": set(),
     "host": set(),
+    "recording": {"errors", "host"},
+    "stepping": {"decoders", "memory", "processors"},
+    "capture": {
+        *("decoders", "errors", "history", "memory", "model", "processors", "prompt"),
+        *("recording", "splitting", "stepping"),
+    },
     "kernels": set(),
     "memory": set(),
     "splitting": {"memory"},
@@ -49,10 +55,11 @@ MAY_IMPORT: dict[str, set[str] | None] = {
         # algorithms with a loop of their own
         *("drafts", "model", "options", "processors", "prompt", "verifying", "vocabulary"),
     },
-    "models": {"errors", "history", "kernels", "model", "prompt", "reveal", "vocabulary"},
+    "models": {"errors", "history", "kernels", "model", "prompt", "recording", "reveal", "vocabulary"},
     "loop": {
         *("errors", "limits", "memory", "options", "prompt", "vocabulary", "trace", "output"),
         *("processors", "decoders", "model", "inputs", "joining", "leaving"),
+        *("capture", "stepping"),
     },
     "decoding": {
         *("options", "output", "processors", "decoders", "model", "inputs", "loop", "prompt"),

@@ -81,7 +81,7 @@ def wrap(model: Any) -> HFModel:  # noqa: ANN401
         return model
     if not isinstance(model, nn.Module):
         raise DecodekitError(f"generate: model must be a transformers model, got {model!r:.80}.")
-    return HFModel(model, packed=False)  # for one call, copies do not pay
+    return HFModel(model, packed=False, recorded=False)  # for one call they do not pay
 
 
 def special_ids(wrapped: HFModel, config: Any) -> tuple[tuple[int, ...], int | None]:  # noqa: ANN401

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float32
@@ -15,6 +15,7 @@ from decodekit.models import probe
 from decodekit.models.abilities import Abilities
 from decodekit.models.depths import Depths
 from decodekit.models.locks import lock_of
+from decodekit.models.recorder import WORTHWHILE, Recorder
 from decodekit.models.trie import BranchingForward, TrieSession
 from decodekit.models.verification import ForwardAfter
 from decodekit.prompt import Prompt
@@ -34,6 +35,7 @@ class Branching:
         forward_after: Its forward pass.
         cached: Whether it has a cache.
         may_spread: Whether a run may go on with one entry a row where that is quicker.
+        recorder: Records passes.
     """
 
     abilities: Abilities
@@ -42,9 +44,16 @@ class Branching:
     forward_after: ForwardAfter
     cached: bool
     may_spread: bool
+    recorder: Recorder
 
     def start(
-        self, prompt: Prompt, rows_per_prompt: int, capacity: int, *, pretended: int = 0
+        self,
+        prompt: Prompt,
+        rows_per_prompt: int,
+        capacity: int,
+        *,
+        recorded: bool | Literal["must"] = False,
+        pretended: int = 0,
     ) -> tuple[TrieSession, Float32[Tensor, "rows vocab"]]:
         """A session with so many rows a prompt, and the logits after the prompts."""
         prompt = prompt.to(self.model.device)
@@ -57,10 +66,35 @@ class Branching:
             prompt.mask,
             rows_per_prompt,
             capacity,
-            may_spread=self.may_spread and on_cpu and not self.abilities.reads_source,
+            may_spread=self.may_spread and on_cpu and not self.abilities.reads_source and recorded != "must",
+            record=partial(self.recorder.record, must=recorded == "must") if recorded else None,
             pretended=pretended,
         )
         return session, session.prefill(prompt.tokens.masked_fill(~prompt.mask, 0))
+
+    def records(self, new: int) -> bool:
+        """Whether passes are recorded in a run of so many new tokens.
+
+        Raises:
+            ModelError: If they must be, and cannot.
+        """
+        if self.recorder.wanted is True:
+            self.check_recorded()
+            return True
+        return new >= WORTHWHILE and not self.unrecorded
+
+    @property
+    def unrecorded(self) -> str:
+        """Why passes are not recorded; empty: they are."""
+        return self.recorder.refusal or self._counting or self.refusal
+
+    def check_recorded(self) -> None:
+        """Raises if passes cannot be recorded."""
+        self.recorder.check(self._counting or self.refusal)
+
+    @property
+    def _counting(self) -> str:
+        return "it counts positions by its cache's length" if self._depths.is_needed else ""
 
     @cached_property
     def refusal(self) -> str:
@@ -102,6 +136,12 @@ class Branching:
             return wanted
         refusal = vars(self).get("refusal")  # kept once it was asked
         return wanted if refusal is None else "trie" if not refusal else f"rows ({refusal})"
+
+    def describe_recorded(self) -> str:
+        """Whether passes are recorded, once it was asked."""
+        if "refusal" not in vars(self):
+            return ""
+        return f", recorded=no ({self.unrecorded})" if self.unrecorded else ", recorded=yes"
 
     @cached_property
     def _depths(self) -> Depths:

@@ -34,7 +34,6 @@ class BufferedKeys:
         self._length = int(prompts.keys.shape[-2])
         self.prompt_length = self._length if shared is None else shared
         self._capacity = capacity
-        self.pretended: int = 0
         columns = min(capacity, self._length + _ROOM)
         self._buffers = _buffers((prompts.keys, prompts.values), rows, columns)
         self._show()
@@ -69,15 +68,7 @@ class BufferedKeys:
 
     def get_seq_length(self) -> int:
         """How many columns there are, as models are told."""
-        return self._length + self.pretended
-
-    def compact(self, columns: Int64[Tensor, "rows kept"]) -> None:
-        """Keeps some columns of every row, those of the prompt first and in their places."""
-        moved = columns[:, self.prompt_length :]
-        self._length = columns.shape[1]
-        for buffer in self._buffers:
-            buffer[:, :, self.prompt_length : self._length] = picked(buffer, moved)
-        self._show()
+        return self._length
 
     def _show(self) -> tuple[Tensor, Tensor]:
         # What the base class reads lengths from, and others keys and values.

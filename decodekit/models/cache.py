@@ -13,6 +13,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from decodekit.models.buffered_layer import buffered_layer, picked
+from decodekit.models.slotted_layer import slotted_layer
 
 # What a model's forward calls its cache: since transformers 5.24, before it, and in families of their own.
 _NAMES = ("cache", "past_key_values", "cache_params", "state")
@@ -69,6 +70,25 @@ class Cache:
             else:
                 layer.reorder_cache(rows)
 
+    @torch.inference_mode()
+    def slot(self, room: int, places: Int64[Tensor, " beams"]) -> None:
+        """Gives every layer of plain attention `room` slots, once the prompts are in.
+
+        Args:
+            room: At least as many as the prompts have columns.
+            places: Where new keys and values go; it is written to from outside.
+        """
+        for number, layer in enumerate(layers := self._layers):
+            if type(layer).__name__ == "DynamicLayer" and layer.is_initialized:
+                layers[number] = slotted_layer(cast("Any", type(layer)))(layer, room, places)
+
+    @torch.inference_mode()
+    def make_room(self, room: int) -> None:
+        """Goes on with so many slots."""
+        for layer in self._layers:
+            if layer.is_initialized:
+                layer.make_room(room)
+
     @property
     def has_layers(self) -> bool:
         """Whether it is one of transformers' own, layer by layer, and not a family's."""
@@ -98,13 +118,13 @@ class Cache:
 
     @torch.inference_mode()
     def compact(self, columns: Int64[Tensor, "rows kept"]) -> None:
-        """The same in the buffers of a widened cache; the prompt's columns come first and stay."""
+        """The same in slots; the prompt's columns come first and stay."""
         for layer in self._layers:
             if layer.is_initialized:
                 layer.compact(columns)
 
     def pretend(self, columns: int) -> None:
-        """Makes a widened cache say that it holds so many columns more than it does."""
+        """Makes a cache of slots say that it holds so many more than it does."""
         for layer in self._layers:
             layer.pretended = columns
 

@@ -46,6 +46,11 @@ class Depths:
         ]
         self._sloped: list[Any] = [module for module in modules if hasattr(module, "build_alibi_tensor")]
 
+    @property
+    def is_needed(self) -> bool:
+        """Whether the model counts by its cache's length anywhere."""
+        return bool(self._tables or self._relative or self._sloped)
+
     @contextmanager
     def counted(self, places: Places) -> Iterator[None]:
         """Inside, positions are those of `places`."""

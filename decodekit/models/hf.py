@@ -22,6 +22,7 @@ from decodekit.models.encoder_decoder import (
 from decodekit.models.packed import Packing
 from decodekit.models.pretrained import load_pretrained
 from decodekit.models.probe import Texts, after
+from decodekit.models.recorder import Recorder
 from decodekit.models.revealing import WatchedForward, WatchedSession
 from decodekit.models.sessions import (
     CachedSession,
@@ -56,16 +57,19 @@ class HFModel:
         cache: `"trie"` keeps one entry a prompt, of which the rows of the prompt are branches; `"rows"`
             keeps one a row; `"none"` reads the whole text again at every step. `"auto"` takes the first
             of these that the model can, which a small numerical test finds out. `repr` says which.
-
         packed: Copies linear layers as oneDNN multiplies few rows fastest, for float32 on the CPU: the same
             tokens, and up to five times as fast. True copies all; `"auto"` those for which it pays, if
             memory allows; False none. `repr` says what the copies take. The model is left as it was.
+        recorded: Records a pass and replays its operations without the model's Python, over a trie: sooner
+            done. True always; `"auto"` on the CPU, in runs of 32 tokens and more, where all modules are
+            transformers' and torch's own and none has a hook; False never. `repr` says whether, and why not.
+            On a GPU see `decode(capture=True)`.
 
     Raises:
         ModelError: If it is not a transformers model with a head, or an encoder-decoder that reads
             something else than text, or whose decoder has no id to start with. Where several rows of a
             prompt are run with `cache="trie"` and the model cannot. With `packed=True`, if there is
-            nothing to pack.
+            nothing to pack. With `recorded=True`, if the model has hooks or reads what it computes.
 
     Example:
         >>> bundled = transformers.AutoModelForCausalLM.from_pretrained(dk.bundled_path())
@@ -83,6 +87,7 @@ class HFModel:
         *,
         cache: Literal["auto", "trie", "rows", "none"] = "auto",
         packed: bool | Literal["auto"] = "auto",
+        recorded: bool | Literal["auto"] = "auto",
     ) -> None:
         self.model = cast("Any", model)
         self.tokenizer = tokenizer
@@ -103,7 +108,8 @@ class HFModel:
         self._config = config.get_text_config(decoder=True)
         if cache not in {"auto", "trie", "rows", "none"}:
             raise ModelError(f"HFModel: cache must be 'auto', 'trie', 'rows' or 'none', got {cache!r:.80}.")
-        self._cache, self._packed = cache, packed
+        self._options: dict[str, Any] = {"cache": cache, "packed": packed, "recorded": recorded}
+        self._cache = cache
         self._packing = Packing(self.model, packed)
         self._shallow: dict[int, HFModel] = {}
         accepts = accepted(self.model)
@@ -124,6 +130,7 @@ class HFModel:
             forward_after=self.forward_after,
             cached=self._cache_name is not None,
             may_spread=cache == "auto",
+            recorder=Recorder(self.model, self._config, recorded, cache),
         )
         self._verification = Verification(self._abilities, self._cache_name, self.model, self.forward_after)
 
@@ -154,15 +161,27 @@ class HFModel:
                 cache cannot be reordered and there is more than one row a prompt, or if the model
                 cannot ignore left padding and there is some.
         """
-        self._abilities.check_positions(prompt, capacity - prompt.tokens.shape[1])
-        self._abilities.check(prompt, rows_per_prompt)
-        self._packing.refresh()
-        if rows_per_prompt > 1 and self._branches:
-            return self._branching.start(prompt, rows_per_prompt, capacity)
+        self._prepare(prompt, rows_per_prompt, new := capacity - prompt.tokens.shape[1])
+        recorded = self._branching.records(new)
+        if recorded or (rows_per_prompt > 1 and self._branches):
+            return self._branching.start(prompt, rows_per_prompt, capacity, recorded=recorded)
         share = rows_per_prompt > 1 and self._abilities.shares_source
         session, logits = self._open(prompt, capacity, share=share)
         rows = session.widen(rows_per_prompt)
         return session, logits.index_select(0, rows)
+
+    @torch.no_grad()
+    def start_captured(
+        self, prompt: Prompt, *, rows_per_prompt: int, capacity: int
+    ) -> tuple[Session, Float32[Tensor, "rows vocab"]]:
+        """The same, with a session whose passes are recorded and replayed: on a GPU as CUDA graphs.
+
+        Raises:
+            ModelError: As `start` does, or if the model cannot be recorded.
+        """
+        self._prepare(prompt, rows_per_prompt, capacity - prompt.tokens.shape[1])
+        self._branching.check_recorded()
+        return self._branching.start(prompt, rows_per_prompt, capacity, recorded="must")
 
     @torch.no_grad()
     def start_revealing(
@@ -174,9 +193,7 @@ class HFModel:
             ModelError: As `start` does, or if the model cannot show what is asked for; with `cache="trie"`.
         """
         self._check_rows("showing hidden states, early layers or attention")
-        self._abilities.check_positions(prompt, capacity - prompt.tokens.shape[1])
-        self._abilities.check(prompt, rows_per_prompt)
-        self._packing.refresh()
+        self._prepare(prompt, rows_per_prompt, capacity - prompt.tokens.shape[1])
         prompt = prompt.to(self.model.device)
         share = rows_per_prompt > 1 and self._abilities.shares_source
         watched = WatchedForward(self.forward_after(prompt, share=share), self.model, prompt, reveal)
@@ -194,9 +211,7 @@ class HFModel:
                 `cache="trie"`.
         """
         self._check_rows("verifying several tokens a pass")
-        self._abilities.check_positions(prompt, capacity - prompt.tokens.shape[1])
-        self._abilities.check(prompt, rows_per_prompt=1)
-        self._packing.refresh()
+        self._prepare(prompt, 1, capacity - prompt.tokens.shape[1])
         return self._verification.start(prompt, rows_per_prompt, capacity)
 
     def shallow(self, layers: int) -> "HFModel":
@@ -207,7 +222,7 @@ class HFModel:
         """
         if layers not in self._shallow:  # kept, because what a model can do is asked only once
             cut = first_layers(self.model, layers)
-            self._shallow[layers] = HFModel(cut, self.tokenizer, cache=self._cache, packed=self._packed)
+            self._shallow[layers] = HFModel(cut, self.tokenizer, **self._options)
         return self._shallow[layers]
 
     @torch.no_grad()
@@ -219,10 +234,13 @@ class HFModel:
         prompt, tokens, lengths = prompt.to(device), tokens.to(device), lengths.to(device)
         if new == 0:
             return torch.zeros(tokens.shape, dtype=torch.float32, device=device)
-        self._abilities.check_positions(prompt, new)
-        self._abilities.check(prompt, rows_per_prompt=1)
-        self._packing.refresh()
+        self._prepare(prompt, 1, new)
         return teacher_forced(self.forward_after(prompt, share=False), prompt, tokens, lengths)
+
+    def _prepare(self, prompt: Prompt, rows_per_prompt: int, new: int) -> None:
+        self._abilities.check_positions(prompt, new)
+        self._abilities.check(prompt, rows_per_prompt)
+        self._packing.refresh()
 
     def _check_rows(self, what: str) -> None:
         if self._cache == "trie":
@@ -273,4 +291,7 @@ class HFModel:
         cache = "none" if self._cache_name is None else self._branching.describe(self._cache)
         source = f", source={self._abilities.source_path}" if self._abilities.reads_source else ""
         packed = f", packed={self._packing}" if self._packing.bytes else ""
-        return f"HFModel({type(inner(self.model)).__name__}, {where}, cache={cache}{source}{packed})"
+        recorded = self._branching.describe_recorded()
+        return (
+            f"HFModel({type(inner(self.model)).__name__}, {where}, cache={cache}{source}{packed}{recorded})"
+        )

@@ -1,5 +1,6 @@
 """The trie cache: the beams of a prompt are queries of one batch row, and share what they have in common."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +14,9 @@ from decodekit.models.grouped_attention import grouped_attention
 from decodekit.models.layer_masks import LayerMasks
 from decodekit.models.locks import lock_of
 from decodekit.models.sessions import CachedSession, Forward, PromptKeeper, positions
+
+# What to call in place of a pass.
+Record = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
 
 
 class BranchingForward:
@@ -51,10 +55,11 @@ class TrieSession:
         capacity: Columns that prompts and continuations take at most.
         may_spread: Whether to go on with one entry a row once most of what a beam looks at is not its own, as
             with samples that are longer than their prompt.
+        record: Records a pass: what to call in its place. None: every pass runs the model.
         pretended: Columns that the cache says it holds beside those it does: a test of who believes it.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - as Branching has them
         self,
         forward: BranchingForward,
         prompt_mask: Bool[Tensor, "batch length"],
@@ -62,13 +67,19 @@ class TrieSession:
         capacity: int,
         *,
         may_spread: bool = False,
+        record: Record | None = None,
         pretended: int = 0,
     ) -> None:
         self._forward, self._mask, self._capacity = forward, prompt_mask, capacity
         self._may_spread, self._pretended = may_spread, pretended
         self._rows: CachedSession | None = None
         self._cache = forward.model.new_cache(whole=True)
-        self._branches = Branches(prompt_mask, beams, forward.dtype)
+        new = capacity - prompt_mask.shape[1]
+        self._branches = Branches(prompt_mask, beams, forward.dtype, new)
+        self._room = self._branches.room
+        self._tokens = torch.zeros((len(prompt_mask), beams), dtype=torch.long, device=prompt_mask.device)
+        self._record = record
+        self._pass = self._new_pass()
 
     def prefill(self, tokens: Int64[Tensor, "batch length"]) -> Float32[Tensor, "rows vocab"]:
         """The logits after the prompts, for every row of each."""
@@ -76,11 +87,10 @@ class TrieSession:
         output = self._forward.model.forward(
             tokens, None if whole else self._mask, positions(self._mask), cache=self._cache
         )
-        length, beams = self._branches.length, self._branches.beams
-        self._cache.widen(None, length + beams * (self._capacity - length))
+        self._cache.slot(self._room, self._branches.places)
         self._cache.pretend(self._pretended)
         logits: Tensor = output.logits[:, -1].float()
-        return logits.repeat_interleave(beams, 0)
+        return logits.repeat_interleave(self._branches.beams, 0)
 
     def advance(
         self, tokens: Int64[Tensor, " rows"], source_rows: Int64[Tensor, " rows"] | None
@@ -97,10 +107,23 @@ class TrieSession:
             self._rows = self._spread()
             return self._rows.advance(tokens, None)
         self._branches.grow()
-        tokens = tokens.view(-1, self._branches.beams)
-        output = self._forward(tokens, self._branches, self._cache)
-        logits: Tensor = output.logits.to(torch.float32, copy=True)
-        return logits.flatten(0, 1).contiguous()
+        if self._room != self._branches.room:
+            self._room = self._branches.room
+            self._cache.make_room(self._room)
+            self._pass = self._new_pass()
+        self._tokens.copy_(tokens.view(self._tokens.shape))
+        # A copy: what a pass returns may be overwritten by the next one.
+        return self._pass().to(torch.float32, copy=True).flatten(0, 1).contiguous()
+
+    def _new_pass(self) -> Callable[[], Tensor]:
+        """The model's pass over what was written to the branches and to the tokens, in the shapes of now."""
+        branches, tokens = self._branches, self._tokens
+
+        def run() -> Tensor:
+            logits: Tensor = self._forward(tokens, branches, self._cache).logits
+            return logits
+
+        return run if self._record is None else self._record(run)
 
     @property
     def shrinks(self) -> bool:
@@ -117,6 +140,8 @@ class TrieSession:
         self._branches.keep(prompts)
         self._mask = self._mask.index_select(0, prompts)
         self._cache.keep(prompts)
+        self._tokens = self._tokens[: len(prompts)].clone()
+        self._pass = self._new_pass()
 
     def cache_of(self, source_rows: Int64[Tensor, " rows"] | None) -> Any:  # noqa: ANN401 - transformers' Cache
         """A cache of one entry a row, its rows put where the next token would find them."""

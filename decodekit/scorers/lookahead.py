@@ -108,6 +108,7 @@ class Lookahead(PathScorer):
     _phrases: tuple[tuple[int, tuple[int, ...]], ...] = field(init=False, repr=False, compare=False)
 
     splits = True
+    capturable = False
 
     def __post_init__(self) -> None:
         if isinstance(self.model, type) or not isinstance(self.model, Model):

@@ -9,13 +9,16 @@ from torch.utils._pytree import tree_flatten
 
 from decodekit.decoders.base import Decoder
 from decodekit.decoders.greedy import Greedy
+from decodekit.decoding import decode
+from decodekit.errors import DecodekitError
 from decodekit.history import History
 from decodekit.limits import Limits
-from decodekit.loop import step
 from decodekit.options import Options, Stop
 from decodekit.processors.base import LogitsProcessor
 from decodekit.processors.chain import Chain
 from decodekit.reveal import Reveal, Revealed
+from decodekit.stepping import step
+from decodekit.testing.toys import HashModel
 
 
 def check_captures(
@@ -29,7 +32,8 @@ def check_captures(
     """Raises unless a step can be captured: no read of the device, no shape that depends on data.
 
     Runs two steps on tensors that have shapes and no contents (`device="meta"`), where every read
-    raises, and compares the shapes of state and memory before and after.
+    raises, and compares the shapes of state and memory before and after. Then decodes with a toy model, with
+    `capture=True` and without: a step that is replayed must do what it did.
 
     Args:
         decoder: The decoder; None is greedy search.
@@ -39,7 +43,7 @@ def check_captures(
         batch: Number of prompts.
 
     Raises:
-        AssertionError: If a step reads the device, or a shape or dtype changes.
+        AssertionError: If a step reads the device, a shape or dtype changes, or a replay does something else.
 
     Example:
         >>> check_captures(dk.BeamSearch(4), [dk.NoRepeatNGram(2), dk.TopP(0.9)])
@@ -82,6 +86,25 @@ def check_captures(
                 f"check_captures: shapes must not change in a step, and they went from {before} to {after}."
             )
             before = after
+    if not decoder.reveal:
+        _check_replays(decoder, chain, stop, vocab, batch)
+
+
+def _check_replays(decoder: Decoder[Any], chain: LogitsProcessor, stop: Stop, vocab: int, batch: int) -> None:
+    """Raises unless a captured run gives what a plain one does."""
+    prompts = [[(5 * number + place) % vocab for place in range(number + 1)] for number in range(batch)]
+    for seed in range(3):
+        model = HashModel(vocab, seed, end_ids=(1,))
+        try:
+            plain = decode(model, prompts, decoder, chain, max_new_tokens=9, stop=stop)
+        except DecodekitError:
+            continue  # with these scores there may be no way on
+        captured = decode(model, prompts, decoder, chain, max_new_tokens=9, stop=stop, capture=True)
+        for name in ("tokens", "lengths", "token_log_probs", "score", "parents"):
+            assert torch.equal(getattr(plain, name), getattr(captured, name)), (  # noqa: S101
+                f"check_captures: a step must do the same when it is replayed, and {decoder!r} with "
+                f"{chain!r} gives other {name}."
+            )
 
 
 def _imagined(reveal: Reveal, is_first: bool, history: History, vocab: int) -> Revealed:  # noqa: FBT001

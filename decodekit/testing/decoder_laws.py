@@ -13,12 +13,13 @@ from decodekit.decoders.base import Decoder
 from decodekit.decoders.own_loop import OwnLoop
 from decodekit.decoding import decode
 from decodekit.limits import Limits
-from decodekit.loop import look, run, start, step, step_by_step
+from decodekit.loop import look, run, start, step_by_step
 from decodekit.options import Options, Stop
 from decodekit.output import Decoded
 from decodekit.processors.chain import Chain
 from decodekit.prompt import Prompt
 from decodekit.scoring import score
+from decodekit.stepping import step
 from decodekit.testing.captures import check_captures, shapes, tensors
 from decodekit.testing.checking import check, repeatable
 from decodekit.testing.strategies import prompts

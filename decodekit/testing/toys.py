@@ -79,6 +79,12 @@ class HashModel:
         )
         return session, session.logits()
 
+    def start_captured(
+        self, prompt: Prompt, *, rows_per_prompt: int, capacity: int
+    ) -> tuple["ToySession", Float32[Tensor, "rows vocab"]]:
+        """The same: a pass is a few operations, which need not be recorded."""
+        return self.start(prompt, rows_per_prompt=rows_per_prompt, capacity=capacity)
+
     @staticmethod
     def _update(state: Int64[Tensor, " rows"], tokens: Int64[Tensor, " rows"]) -> Int64[Tensor, " rows"]:
         return rng.mix(rng.mix(state) + tokens)

@@ -27,7 +27,7 @@ def test_beams_see_their_prompt_their_ancestors_and_themselves() -> None:
     branches.grow()
     assert seen(branches) == [[[1, 2, 4, 5], [1, 2, 4, 6]]]
     assert set(branches.bias.unique().tolist()) == {0.0, UNSEEN}
-    assert branches.depths.tolist() == [[0, 0, 1, 2, 2, 3, 3]]
+    assert branches.depths.tolist() == [[0, 0, 1, 2, 2, 3, 3, *[0] * (branches.room - 7)]]
     assert branches.positions.tolist() == [[3, 3]]
     assert branches.depth == 3
     # A rows cache would hold as much: one column of padding, two of the prompt and two of text.
@@ -48,7 +48,7 @@ def test_dead_branches_are_garbage_once_they_are_more_than_half() -> None:
     assert kept.tolist() == [[0, 1, *range(2, 66, 4)]]
     branches.compact(kept)
     assert seen(branches) == [[list(range(18))] * 4]
-    assert branches.depths.tolist() == [[0, 1, *range(2, 18)]]
+    assert branches.depths.tolist() == [[0, 1, *range(2, 18), *[0] * (branches.room - 18)]]
 
 
 def test_nothing_is_gathered_where_every_branch_lives() -> None:

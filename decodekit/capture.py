@@ -1,0 +1,180 @@
+"""The same step, recorded once and replayed: on a CUDA device as a graph, elsewhere as operations."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from typing import Any, Generic
+
+import torch
+from jaxtyping import Bool, Float32
+from torch import Tensor
+
+from decodekit.decoders.base import Decoder, Selection, State
+from decodekit.errors import DecodekitError
+from decodekit.history import History
+from decodekit.memory import Memory
+from decodekit.model import CapturableModel, Model, Session
+from decodekit.processors.base import LogitsProcessor
+from decodekit.prompt import Prompt
+from decodekit.recording import CannotRecordError, record
+from decodekit.splitting import parts_of
+from decodekit.stepping import Step, step
+
+
+class CapturedStep(Generic[State]):
+    """A decoder's step with its processors and criteria, which stays in the same memory.
+
+    What evolves is copied once, at the first step; from then on every step reads and writes those copies, so
+    that the states it returns are one and the same.
+
+    Args:
+        decoder: The algorithm.
+        chain: What changes the scores.
+        criteria: What finishes a hypothesis.
+
+    Raises:
+        DecodekitError: If one of them cannot be captured; the message says which.
+    """
+
+    def __init__(self, decoder: Decoder[State], chain: LogitsProcessor, criteria: tuple[object, ...]) -> None:
+        check_capturable(decoder, chain, *criteria)
+        self._decoder, self._chain = decoder, chain
+        parts = parts_of(decoder, chain, *criteria)
+        self._generators = [part for part in parts if isinstance(part, torch.Generator)]
+        self._recording: Callable[[], tuple[Selection, Tensor]] | None = None
+        self._logits: Any = None
+        self._carried: Any = None
+
+    def __call__(
+        self,
+        logits: Float32[Tensor, "rows vocab"],
+        state: State,
+        memory: Memory,
+        broken: Bool[Tensor, " rows"],
+    ) -> Step:
+        """The next step. Only the first call looks at `state`, `memory` and `broken`.
+
+        Raises:
+            DecodekitError: If the step cannot be captured.
+        """
+        if self._recording is None:
+            self._logits = torch.empty_like(logits)
+            self._carried = map_tensors(lambda tensor: tensor.clone(), (state, memory, broken))
+            self._recording = record(self._step, logits.device, self._generators)
+        self._logits.copy_(logits)
+        try:
+            selection, scores = self._recording()
+        except CannotRecordError as error:
+            raise DecodekitError(
+                f"decode: with capture=True a step must not read the device, and {self._decoder!r:.200} with "
+                f"{self._chain!r:.200} does ({error}). Use it without capture=True."
+            ) from error
+        state, memory, broken = self._carried
+        return state, selection, memory, scores, broken
+
+    def _step(self) -> tuple[Selection, Tensor]:
+        """A step on what is carried, which is overwritten with what comes of it."""
+        state, memory, broken = self._carried
+        state, selection, memory, scores, broken = step(
+            self._decoder, self._chain, self._logits, state, memory, broken
+        )
+        self._carry((state, memory, broken))
+        return selection, scores
+
+    def _carry(self, new: Any) -> None:  # noqa: ANN401 - a nest of tensors
+        """Writes a new state over the old one."""
+        before, after = list(_leaves(self._carried)), list(_leaves(new))
+        if len(before) != len(after):
+            raise self._changed(f"{len(before)} parts of its state", f"{len(after)}")
+        held = {leaf.untyped_storage().data_ptr() for leaf in before if isinstance(leaf, Tensor)}
+        moves = []
+        for old, found in zip(before, after, strict=True):
+            if not isinstance(old, Tensor) or not isinstance(found, Tensor):
+                if old is not found and (isinstance(found, Tensor) or old != found):
+                    raise self._changed(f"{old!r:.80}", f"{found!r:.80}")
+                continue
+            if old.shape != found.shape or old.dtype != found.dtype:
+                raise self._changed(_kind(old), _kind(found))
+            if old is not found:
+                # What lies in memory that is about to be written to is read first.
+                moves.append((old, found.clone() if found.untyped_storage().data_ptr() in held else found))
+        for old, found in moves:
+            old.copy_(found)
+
+    def _changed(self, old: str, new: str) -> DecodekitError:
+        return DecodekitError(
+            "decode: with capture=True a step must keep every shape, dtype and plain value of its state, and "
+            f"{self._decoder!r:.200} with {self._chain!r:.200} makes {new} of {old}. Use it without "
+            "capture=True."
+        )
+
+
+def start_captured(
+    model: Model, prompt: Prompt, decoder: Decoder[Any], capacity: int
+) -> tuple[Session, Float32[Tensor, "rows vocab"]]:
+    """The model's session whose passes are captured.
+
+    Raises:
+        DecodekitError: If decoder or model cannot be captured; the message says which.
+    """
+    if decoder.reveal:
+        raise DecodekitError(
+            f"decode: with capture=True the model must show nothing but logits, and {type(decoder).__name__} "
+            f"needs {decoder.reveal}. Use it without capture=True."
+        )
+    if not isinstance(model, CapturableModel):
+        raise DecodekitError(
+            f"decode: capture=True needs a model with start_captured(), and {model!r:.80} has none. Use "
+            "dk.HFModel, or write that method: see decodekit.CapturableModel."
+        )
+    return model.start_captured(prompt, rows_per_prompt=decoder.rows_per_prompt, capacity=capacity)
+
+
+def check_capturable(*parts: object) -> None:
+    """Raises if a part of a run, or of those it is made of, says that it works on the host."""
+    for part in parts_of(*parts):
+        on_host = getattr(part, "capturable", True) is False
+        if on_host and not list(_made_of_uncapturable(part)):
+            raise DecodekitError(
+                f"decode: with capture=True nothing may work on the host, and {type(part).__name__} does. "
+                "Use it without capture=True."
+            )
+
+
+def _made_of_uncapturable(part: object) -> Iterator[object]:
+    """What of a part is to blame; nothing: the part itself."""
+    return (inner for inner in parts_of(part) if inner is not part and not getattr(inner, "capturable", True))
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:  # noqa: ANN401 - any nest
+    """The same nest with other tensors."""
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if isinstance(tree, History):
+        return replace(
+            tree, **{f.name: map_tensors(function, getattr(tree, f.name)) for f in fields(tree) if f.init}
+        )
+    if isinstance(tree, tuple):
+        inner = [map_tensors(function, part) for part in tree]
+        return type(tree)(*inner) if hasattr(tree, "_fields") else tuple(inner)
+    if isinstance(tree, list):
+        return [map_tensors(function, part) for part in tree]
+    if isinstance(tree, dict):
+        return {key: map_tensors(function, part) for key, part in tree.items()}
+    return tree
+
+
+def _leaves(tree: Any) -> Iterator[object]:  # noqa: ANN401
+    """What a nest holds, in order: tensors, and plain values."""
+    if isinstance(tree, History):
+        tree = [getattr(tree, field.name) for field in fields(tree)]
+    elif isinstance(tree, dict):
+        tree = list(tree.values())
+    if isinstance(tree, tuple | list):
+        for part in tree:
+            yield from _leaves(part)
+    else:
+        yield tree
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tensor.dtype} of shape {tuple(tensor.shape)}"

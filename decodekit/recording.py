@@ -1,0 +1,260 @@
+"""A function of tensors that is run once, recorded, and from then on replayed on the same memory.
+
+What Python decides on the way (which branch, which length) is decided once. A replay reads and writes the
+very tensors that the recorded run did, so whoever wants other values in them writes them there before.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar, cast, final
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from decodekit.errors import DecodekitError
+from decodekit.host import is_recorded
+
+Result = TypeVar("Result")
+Call = Any  # a function or an operation of torch
+
+# Calls before a tape is recorded: recording costs some steps' worth, which a short run would not earn back.
+CALLS_BEFORE_TAPE = 3
+# They copy to the host, past all that counts operations.
+_COPIES_TO_HOST = (Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.cpu)
+
+
+class CannotRecordError(DecodekitError):
+    """Something reads the device, or has a shape that depends on what it computes."""
+
+
+class Recording(ABC, Generic[Result]):
+    """A function without arguments, which is called instead of it.
+
+    Args:
+        function: Computes tensors from tensors that it holds, and may write to them. It must do the same
+            whatever is in them.
+    """
+
+    def __init__(self, function: Callable[[], Result]) -> None:
+        self._function = function
+
+    @abstractmethod
+    def __call__(self) -> Result:
+        """What the function returns, in inference mode; a replay, once it was recorded.
+
+        Raises:
+            CannotRecordError: If it cannot be recorded.
+        """
+
+
+@final
+class Tape(Recording[Result]):
+    """A recording of torch's operations, for any device: a replay does nothing else, so no Python of a model.
+
+    The same operations on the same memory in the same order: a replay gives the very bits of a run. What it
+    returns is new at every call.
+
+    Example:
+        >>> number, tape = torch.tensor(1), Tape(lambda: number.mul_(2) + 1)
+        >>> [int(tape()) for _ in range(6)]
+        [3, 5, 9, 17, 33, 65]
+    """
+
+    def __init__(self, function: Callable[[], Result]) -> None:
+        super().__init__(function)
+        self._calls = 0
+        self._replay: Callable[[], Result] | None = None
+
+    @torch.inference_mode()
+    def __call__(self) -> Result:
+        """What the function returns."""
+        if self._replay is not None:
+            return self._replay()
+        self._calls += 1
+        if self._calls <= CALLS_BEFORE_TAPE:
+            return self._function()
+        writer, before = _Writer(), is_recorded.set(True)
+        try:
+            with _NoCopiesToHost(), writer:
+                result = self._function()
+        finally:
+            is_recorded.reset(before)
+        self._replay = writer.replay(result)
+        return result
+
+
+class _NoCopiesToHost(TorchFunctionMode):
+    """Refuses what reads a tensor without an operation of torch."""
+
+    def __torch_function__(  # torch's signature
+        self, function: Call, types: object, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:  # noqa: ANN401
+        del types
+        if function in _COPIES_TO_HOST:
+            raise CannotRecordError(f"Tape: nothing may read tensors, and Tensor.{function.__name__} does.")
+        return function(*args, **(kwargs or {}))
+
+
+class _Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Writes down every operation, as a line of Python; what it did not compute is given by name."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._lines: list[tuple[str, set[str]]] = []  # and the names in it
+        self._names: dict[int, str] = {}
+        self._given: dict[str, object] = {}
+        self._alive: list[object] = []  # what is gone could lend its identity to another
+
+    def __torch_dispatch__(  # torch's signature
+        self, function: Call, types: object, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:  # noqa: ANN401
+        del types
+        kwargs = kwargs or {}
+        if _reads(function):
+            raise CannotRecordError(f"Tape: nothing may read tensors, and {function} does.")
+        if _has_shape_of_data(function, args):
+            raise CannotRecordError(f"Tape: shapes must not depend on data, and that of {function} does.")
+        result = function(*args, **kwargs)
+        results = list(result) if isinstance(result, tuple | list) else [result]
+        known = all(id(one) in self._names or not isinstance(one, Tensor) for one in results)
+        if known and not function._schema.is_mutable and results != [None]:  # noqa: SLF001 - where torch says so
+            return result
+        used: set[str] = set()
+        given = [self._written(value, used) for value in args]
+        given += [f"{name}={self._written(value, used)}" for name, value in kwargs.items()]
+        call = f"{self._give(function)}({', '.join(given)})"
+        new = [self._new(one, used) for one in results]
+        left = f"[{', '.join(new)}]" if isinstance(result, tuple | list) else new[0]
+        self._lines.append((f"{left} = {call}", used))
+        return result
+
+    def replay(self, result: Result) -> Callable[[], Result]:
+        """What was written down, as a function; it returns what was computed then as `result`."""
+        leaves, spec = tree_flatten(result)
+        used: set[str] = set()
+        self._lines.append((f"return [{', '.join(self._written(leaf, used) for leaf in leaves)}]", used))
+        lines, later = [], set(self._given)
+        for line, names in reversed(self._lines):
+            dead = sorted(names - later)  # nobody reads them after this line, and their memory is free
+            lines.append(f"{line}; del {', '.join(dead)}" if dead and not line.startswith("return") else line)
+            later |= names
+        source = "def run():\n" + "".join(f"    {line}\n" for line in reversed(lines))
+        exec(source, self._given)  # noqa: S102 - written above, of nothing but names and numbers
+        return _Replay(cast("Callable[[], list[Any]]", self._given["run"]), spec)
+
+    def _written(self, value: object, used: set[str]) -> str:
+        """A value in the text of a line."""
+        if isinstance(value, Tensor):
+            name = self._names.get(id(value)) or self._give(value)
+            used.add(name)
+            return name
+        if isinstance(value, tuple | list):
+            return f"[{', '.join(self._written(one, used) for one in value)}]"
+        plain = value is None or type(value) in {bool, int, str}  # others (infinity, a device) by name
+        return repr(value) if plain else self._give(value)
+
+    def _new(self, one: object, used: set[str]) -> str:
+        """The name of a result."""
+        if not isinstance(one, Tensor) or id(one) in self._names:
+            return "_"
+        self._alive.append(one)
+        name = self._names[id(one)] = f"t{len(self._names)}"
+        used.add(name)
+        return name
+
+    def _give(self, value: object) -> str:
+        """The name of what was there before."""
+        name = self._names.get(id(value))
+        if name is None:
+            self._alive.append(value)
+            name = self._names[id(value)] = f"given_{len(self._given)}"
+            self._given[name] = value
+        return name
+
+
+def _reads(function: Call) -> bool:
+    """Whether it returns what it finds in a tensor, as a number or a truth value."""
+    kinds = {str(value.type) for value in function._schema.returns}  # noqa: SLF001 - where torch says so
+    is_tagged = torch.Tag.data_dependent_output in function.tags
+    return is_tagged or not kinds.isdisjoint({"bool", "number", "Scalar"})
+
+
+def _has_shape_of_data(function: Call, args: Sequence[Any]) -> bool:
+    if function is torch.ops.aten.index.Tensor:  # whose shape depends on data where it is given truth values
+        return any(index is not None and index.dtype in {torch.bool, torch.uint8} for index in args[1])
+    return torch.Tag.dynamic_output_shape in function.tags
+
+
+class _Replay(Generic[Result]):
+    """Runs what was written, and gives its results the structure that they had."""
+
+    def __init__(self, run: Callable[[], list[Any]], spec: TreeSpec) -> None:
+        self._run, self._spec = run, spec
+
+    def __call__(self) -> Result:
+        return cast("Result", tree_unflatten(self._run(), self._spec))
+
+
+@final
+class CudaGraph(Recording[Result]):
+    """A recording of a CUDA device's work: a replay is one launch.
+
+    The first call runs the function, which warms up what the device's libraries set up; the second records
+    it. What it returns stands in the same memory at every call.
+
+    Args:
+        function: As `Recording` has it, of tensors on one CUDA device.
+        generators: The random streams that it draws from, beside torch's own.
+    """
+
+    def __init__(self, function: Callable[[], Result], generators: Sequence[torch.Generator] = ()) -> None:
+        super().__init__(function)
+        self._generators = generators
+        self._is_warm = False
+        self._graph: Any = None
+        self._result: Any = None
+
+    @torch.inference_mode()
+    def __call__(self) -> Result:
+        """What the function returns."""
+        if not self._is_warm:
+            self._is_warm = True
+            return self._warm_up()
+        if self._graph is None:
+            self._graph = self._record()
+        self._graph.replay()
+        return cast("Result", self._result)
+
+    def _warm_up(self) -> Result:
+        current, beside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        beside.wait_stream(current)
+        with torch.cuda.stream(beside):
+            result = self._function()
+        current.wait_stream(beside)
+        for leaf in tree_flatten(result)[0]:
+            if isinstance(leaf, Tensor):
+                leaf.record_stream(current)
+        return result
+
+    def _record(self) -> Any:  # noqa: ANN401 - torch.cuda.CUDAGraph
+        graph: Any = torch.cuda.CUDAGraph()
+        for generator in self._generators:
+            graph.register_generator_state(generator)
+        try:
+            with torch.cuda.graph(graph):
+                self._result = self._function()
+        except RuntimeError as error:
+            raise CannotRecordError(
+                f"CudaGraph: nothing may read the device, or wait for it, and something does: {error}"
+            ) from error
+        return graph
+
+
+def record(
+    function: Callable[[], Result], device: torch.device, generators: Sequence[torch.Generator] = ()
+) -> Recording[Result]:
+    """The recording for a device: a CUDA graph, or elsewhere a tape."""
+    return CudaGraph(function, generators) if device.type == "cuda" else Tape(function)
