@@ -1,13 +1,13 @@
 """Options that several benchmarks have."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 Repeats = Annotated[int, typer.Option(help="Timed runs of each contender.")]
 Threads = Annotated[int, typer.Option(help="CPU threads.")]
-Device = Annotated[str, typer.Option(help="Where to run: cpu or cuda.")]
+Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to run.")]
 Note = Annotated[str, typer.Option(help="What else is to be said of this run, for the record.")]
 Capture = Annotated[bool, typer.Option(help="Whether decodekit replays a captured step; on CUDA only.")]
 Quick = Annotated[

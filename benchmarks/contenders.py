@@ -8,6 +8,7 @@ import in_ctranslate2
 import in_vllm
 import torch
 import transformers
+from compiling import compiled_step, compiled_steps, own_options
 from random_models import make
 from record import SEED
 from works import Work
@@ -68,27 +69,43 @@ class Bench:
         Returns:
             The function; None: the peer is not installed, or cannot do it.
         """
-        ids = self.prompts(work)
-        if peer == "decodekit":
-            return lambda: self.decode(work, ids)
-        if peer == "ctranslate2":
-            if not self._can_ctranslate2(work):
-                return None
-            self._ctranslate2 = self._ctranslate2 or in_ctranslate2.Converted(
-                self.model, self.device, self.threads
-            )
-            return self._ctranslate2.run_of(work, ids.tolist())
-        if peer == "vllm":
-            if self.device != "cuda" or work.samples or find_spec("vllm") is None:
-                return None
-            self._vllm = self._vllm or in_vllm.Engine(self.model)
-            return self._vllm.run_of(work, ids.tolist())
-        return lambda: self.generate(work, ids, compiled=peer == "compiled")
+        makers: dict[str, Callable[[Work, torch.Tensor], Run | None]] = {
+            "generate": lambda work, ids: lambda: self.generate(work, ids),
+            "compiled": self._compiled,
+            "ctranslate2": self._in_ctranslate2,
+            "vllm": self._in_vllm,
+            "decodekit": lambda work, ids: lambda: self.decode(work, ids),
+        }
+        return makers[peer](work, self.prompts(work))
 
-    def _can_ctranslate2(self, work: Work) -> bool:
-        """Whether it has the model and the algorithm, and is installed for this device and these numbers."""
+    def _compiled(self, work: Work, ids: torch.Tensor) -> Run:
+        """`generate` with a static cache and a compiled step."""
+        if work.beams == 1:
+            return lambda: self.generate(work, ids, **own_options())
+        step = compiled_step(self.model)
+
+        def run() -> Texts:
+            with compiled_steps(self.model, step):
+                return self.generate(work, ids, cache_implementation="static")
+
+        return run
+
+    def _in_ctranslate2(self, work: Work, ids: torch.Tensor) -> Run | None:
+        """Where it has the model and the algorithm, and is installed for this device and these numbers."""
         is_known = isinstance(self.model, transformers.GPT2LMHeadModel) and not work.samples
-        return is_known and in_ctranslate2.is_there(self.device, in_ctranslate2.numbers(self.model))
+        if not is_known or not in_ctranslate2.is_there(self.device, in_ctranslate2.numbers(self.model)):
+            return None
+        if self._ctranslate2 is None:
+            self._ctranslate2 = in_ctranslate2.Converted(self.model, self.device, self.threads)
+        return self._ctranslate2.run_of(work, ids.tolist())
+
+    def _in_vllm(self, work: Work, ids: torch.Tensor) -> Run | None:
+        """Where it is installed, on a GPU; what it samples is not what the others do."""
+        if self.device != "cuda" or work.samples or find_spec("vllm") is None:
+            return None
+        if self._vllm is None:
+            self._vllm = in_vllm.Engine(self.model)
+        return self._vllm.run_of(work, ids.tolist())
 
     def decoder(self, work: Work) -> Any:  # noqa: ANN401 - a Decoder
         """The algorithm of decodekit for the work."""
@@ -105,18 +122,12 @@ class Bench:
         texts: Texts = out.tokens.flatten(0, 1).tolist()
         return texts
 
-    def generate(self, work: Work, ids: torch.Tensor, *, compiled: bool) -> Texts:
-        """By transformers; compiled: with a static cache and torch.compile."""
+    def generate(self, work: Work, ids: torch.Tensor, **options: Any) -> Texts:  # noqa: ANN401
+        """By transformers, with more options."""
         torch.manual_seed(SEED)
-        options: dict[str, Any] = {"num_beams": work.beams, "do_sample": bool(work.samples)}
+        options |= {"num_beams": work.beams, "do_sample": bool(work.samples)}
         if work.samples:
             options |= {"num_return_sequences": work.samples, "top_k": 0}
-        if compiled:
-            from transformers.generation import CompileConfig  # noqa: PLC0415 - only here
-
-            config = CompileConfig(fullgraph=False, dynamic=True)
-            config._compile_all_devices = True  # noqa: SLF001 - on the CPU it is off otherwise
-            options |= {"cache_implementation": "static", "compile_config": config}
         out = self.model.generate(
             ids,
             attention_mask=torch.ones_like(ids),

@@ -12,7 +12,7 @@ import torch
 from tests.benchmarks.scripts import script
 
 SCRIPT, CONTENDERS, WORKS = script("peers"), script("contenders"), script("works")
-VLLM, MODELS = script("in_vllm"), script("random_models")
+COMPILING, VLLM, MODELS = script("compiling"), script("in_vllm"), script("random_models")
 
 
 def make_bench(model: str = "S", dtype: torch.dtype = torch.float32, **options: Any) -> Any:  # noqa: ANN401
@@ -91,6 +91,22 @@ def test_a_quick_run_has_every_work_of_the_device(
     assert found["quartiles_seconds"].keys() == medians.keys()
     assert found["floor_seconds"] > 0
     assert 0 <= found["same_texts"]["decodekit"] <= 1
+
+
+def test_steps_are_compiled_and_prompts_are_not() -> None:
+    bench, work, lengths = make_bench(), replace(WORKS.CPU_WORKS[1], prompts=2, length=5, new=4), []
+    plain = bench.model.forward
+
+    def step(*args: Any, **given: Any) -> Any:  # noqa: ANN401
+        lengths.append(given["input_ids"].shape[1])
+        return plain(*args, **given)
+
+    with COMPILING.compiled_steps(bench.model, step):
+        texts = bench.generate(work, bench.prompts(work), cache_implementation="static")
+    assert lengths == [1, 1, 1]  # after the prompt
+    assert texts == bench.run_of("generate", work)()
+    assert len(lengths) == 3
+    assert bench.model.forward == plain
 
 
 def test_a_captured_step_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
