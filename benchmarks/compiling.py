@@ -16,9 +16,13 @@ def own_options() -> dict[str, Any]:
     return {"cache_implementation": "static", "compile_config": config}
 
 
+def forget() -> None:
+    """Makes the next work compile for its own shapes, and not for those of several works."""
+    torch._dynamo.reset()  # noqa: SLF001 - as its documentation says
+
+
 def compiled_step(model: Any) -> Any:  # noqa: ANN401 - of transformers
     """The model's forward, compiled for the shapes of one work."""
-    torch._dynamo.reset()  # noqa: SLF001 - as its documentation says
     # Not as a CUDA graph: every reorder of beams gives the cache other buffers, and so another graph.
     return torch.compile(model.forward, dynamic=False)
 

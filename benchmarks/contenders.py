@@ -8,7 +8,7 @@ import in_ctranslate2
 import in_vllm
 import torch
 import transformers
-from compiling import compiled_step, compiled_steps, own_options
+from compiling import compiled_step, compiled_steps, forget, own_options
 from random_models import make
 from record import SEED
 from works import Work
@@ -80,6 +80,7 @@ class Bench:
 
     def _compiled(self, work: Work, ids: torch.Tensor) -> Run:
         """`generate` with a static cache and a compiled step."""
+        forget()
         if work.beams == 1:
             return lambda: self.generate(work, ids, **own_options())
         step = compiled_step(self.model)

@@ -2,16 +2,16 @@
 
     python benchmarks/peers.py                    # writes benchmarks/results/peers_cpu.json
     python benchmarks/peers.py --device cuda      # writes benchmarks/results/peers_cuda.json
-    python benchmarks/peers.py --only "S, 4 x 512" --compiled
+    python benchmarks/peers.py --only "S, 4 x 512" --no-compiled
 
-The same prompts and the same random model, in one run and in turns: `model.generate()`; on request, and where
-there is a bar against it, the same with a static cache and `torch.compile`, whose first use is timed too;
-CTranslate2 and, on a GPU, vLLM, where they are installed (`pip install ctranslate2 vllm`); and decodekit. In
-float32, on the CPU, decodekit's tokens must be those of `generate()`, or there is no result. In bfloat16, on
-a GPU, many tokens are tied and other kernels round otherwise: the share of texts that are the same is in the
-table. Beside the medians stand the floor, bytes that must be read (all weights once a step, and the keys and
-values of what is alive) over the bandwidth measured in the same run; the memory of the cache at its largest;
-and, on a GPU, the memory that each takes at most.
+The same prompts and the same random model, in one run and in turns: `model.generate()`; the same with a
+static cache and `torch.compile`, whose first use is timed too; CTranslate2 and, on a GPU, vLLM, where they
+are installed (`pip install ctranslate2 vllm`); and decodekit. In float32, on the CPU, decodekit's tokens must
+be those of `generate()`, or there is no result. In bfloat16, on a GPU, many tokens are tied and other kernels
+round otherwise: the share of texts that are the same is in the table. Beside the medians stand the floor,
+bytes that must be read (all weights once a step, and the keys and values of what is alive) over the bandwidth
+measured in the same run; the memory of the cache at its largest; and, on a GPU, the memory that each takes at
+most.
 """
 
 import gc
@@ -57,7 +57,7 @@ def measure(bench: Bench, work: Work, repeats: int, *, compiled: bool) -> dict[s
     first_use, said, memory = {}, {}, {}
     runs: dict[str, Run] = {}
     for peer in PEERS:
-        if peer == "compiled" and not (compiled or peer in work.bars):
+        if peer == "compiled" and not compiled:
             continue
         before = torch.cuda.memory_allocated() if bench.device == "cuda" else 0
         run = bench.run_of(peer, work)
@@ -141,7 +141,10 @@ def main(
     threads: Threads = 2,
     device: Device = "cpu",
     only: Annotated[str, typer.Option(help="Only works whose name begins so.")] = "",
-    compiled: Annotated[bool, typer.Option(help="With generate's static cache and torch.compile.")] = False,
+    compiled: Annotated[
+        bool | None,
+        typer.Option(help="With generate's static cache and torch.compile; default: but for a quick run."),
+    ] = None,
     capture: Capture = True,
     note: Note = "",
     quick: Quick = False,
@@ -153,13 +156,14 @@ def main(
     # A quick run is on the CPU, with the works and the numbers of the device that was asked for.
     where, dtype = "cpu" if quick else device, DTYPES[device]
     is_captured = capture and where == "cuda"
+    is_compiled = not quick if compiled is None else compiled
     works = [work for work in WORKS[device] if work.name.startswith(only)]
     rows = []
     for name, several in groupby(works, lambda work: work.model):
         bench = Bench(name, where, dtype, threads, capture=is_captured, quick=quick)
         for work in several:
             small = work.in_small() if quick else work
-            found = measure(bench, small, 1 if quick else repeats, compiled=compiled)
+            found = measure(bench, small, 1 if quick else repeats, compiled=is_compiled)
             rows.append(summed_up(bench, small, found, bandwidth(where)))
         del bench  # before the next one takes its place
         gc.collect()

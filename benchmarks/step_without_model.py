@@ -78,6 +78,12 @@ class FreeModel:
         del prompt, rows_per_prompt, capacity
         return self, self.logits
 
+    def start_captured(
+        self, prompt: dk.Prompt, *, rows_per_prompt: int, capacity: int
+    ) -> tuple["FreeModel", Tensor]:
+        """The same: there is nothing to record."""
+        return self.start(prompt, rows_per_prompt=rows_per_prompt, capacity=capacity)
+
     def advance(self, tokens: Tensor, source_rows: Tensor | None) -> Tensor:
         """The same logits at every step."""
         del tokens, source_rows
