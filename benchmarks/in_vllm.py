@@ -1,7 +1,9 @@
 """A model of transformers in vLLM, where it is installed: beam search, and greedy search."""
 
 import copy
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,10 +31,11 @@ class Engine:
 
         size = sum(weight.nbytes for weight in model.parameters())
         self.is_dummy = size > MOST_BYTES
-        self._folder = tempfile.TemporaryDirectory()  # as long as the engine
-        save(model, Path(self._folder.name), with_weights=not self.is_dummy)
+        folder = tempfile.mkdtemp()
+        weakref.finalize(self, shutil.rmtree, folder)  # when the engine has gone
+        save(model, Path(folder), with_weights=not self.is_dummy)
         self._engine = LLM(
-            self._folder.name,
+            folder,
             dtype=str(model.dtype).removeprefix("torch."),
             load_format="dummy" if self.is_dummy else "auto",
             max_model_len=min(model.config.max_position_embeddings, MOST_COLUMNS),
