@@ -1,33 +1,30 @@
 """decodekit against `model.generate()`: the same tokens, in how much of its time and memory?
 
-    python benchmarks/against_generate.py            # writes benchmarks/results/against_generate.json
+    python benchmarks/against_generate.py     # writes the "cpu" part of results/against_generate.json
 
-Both decode the same prompts with the same random model in one run, in turns. A table shows the medians
-and their ratio; the JSON has every measurement, the device and the versions. Peak memory is what the
-process grew by in a run of its own: on Linux, or on CUDA.
+Both decode the same prompts with the same random model in one run, in turns. A table shows the medians, their
+ratio and the floor, bytes that must be read over the bandwidth measured in the same run; the JSON has every
+measurement, the device and the versions. Peak memory is what the process grew by in a run of its own: on
+Linux, or on CUDA.
 """
 
-import json
 import multiprocessing
-import platform
-import statistics
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import transformers
 import typer
+from command_line import Device, Note, Out, Quick, Repeats, Threads
+from floor import bandwidth, bytes_read
+from measuring import gpu_memory, in_turns
+from record import SEED, circumstances, place, summary, write_part
 from rich.console import Console
 from rich.table import Table
 
 import decodekit as dk
-
-SEED = 0
-RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True)
@@ -80,15 +77,12 @@ def make_run(contender: str, work: Work, model: Any, device: str) -> Callable[[]
         if contender == "decodekit":
             return dk.decode(wrapped, ids, decoder, processors, max_new_tokens=work.new).sequences
         mask = torch.ones_like(ids)
-        return model.generate(ids, attention_mask=mask, max_new_tokens=work.new, pad_token_id=0, **options)
+        texts: torch.Tensor = model.generate(
+            ids, attention_mask=mask, max_new_tokens=work.new, pad_token_id=0, **options
+        )
+        return texts
 
     return run
-
-
-def wait(device: str) -> None:
-    """Until the device has done what it was asked."""
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def measure(work: Work, model: Any, device: str, repeats: int) -> dict[str, list[float]]:  # noqa: ANN401
@@ -97,28 +91,16 @@ def measure(work: Work, model: Any, device: str, repeats: int) -> dict[str, list
     first, second = (run() for run in runs.values())
     if not torch.equal(first, second):
         raise SystemExit(f"{work.name}: the tokens differ, so the times mean nothing.")
-    seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-    for _ in range(repeats):
-        for name, run in runs.items():
-            wait(device)
-            start = time.perf_counter()
-            run()
-            wait(device)
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
+    return in_turns(runs, repeats, device)
 
 
 def peak_memory(contender: str, work: Work, device: str, threads: int) -> float:
     """MB that one run adds to what the process had with the model loaded."""
     torch.set_num_threads(threads)
     model = make_model(device)
-    warm = Work(work.name, prompts=1, length=2, new=2, beams=work.beams, samples=work.samples)
-    make_run(contender, warm, model, device)()
+    make_run(contender, replace(work, prompts=1, length=2, new=2), model, device)()
     if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        make_run(contender, work, model, device)()
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
+        return gpu_memory(make_run(contender, work, model, device), torch.cuda.memory_allocated())
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten: man 5 proc
     before = from_status("VmRSS")
     make_run(contender, work, model, device)()
@@ -137,53 +119,62 @@ def in_own_process(contender: str, work: Work, device: str, threads: int) -> flo
         return pool.apply(peak_memory, (contender, work, device, threads))
 
 
+def summed_up(
+    work: Work, seconds: dict[str, list[float]], memory: dict[str, float], floor: float
+) -> dict[str, Any]:
+    """The work with what was measured."""
+    return {
+        **asdict(work),
+        "seconds": {name: [round(value, 4) for value in times] for name, times in seconds.items()},
+        **summary(seconds, "seconds", against="generate"),
+        "floor_seconds": round(floor, 4),
+        "peak_memory_mb": {name: round(value, 1) for name, value in memory.items()},
+    }
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """The table."""
+    table = Table("work", *CONTENDERS, "floor", "ratio", "bar", *(f"{name} MB" for name in CONTENDERS))
+    for row in rows:
+        medians, memory = row["median_seconds"], row["peak_memory_mb"]
+        table.add_row(
+            row["name"],
+            *(f"{medians[name]:.3f} s" for name in CONTENDERS),
+            f"{row['floor_seconds']:.3f} s",
+            f"{row['ratio']:.2f}",
+            f"{row['bar']:.2f}",
+            *(f"{memory[name]:.0f}" for name in CONTENDERS),
+        )
+    Console(width=120).print(table)
+
+
 def main(
-    repeats: Annotated[int, typer.Option(help="Timed runs of each contender.")] = 7,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
-    device: Annotated[str, typer.Option(help="Where to run: cpu or cuda.")] = "cpu",
-    out: Annotated[Path, typer.Option(help="The JSON file.")] = RESULTS / "against_generate.json",
+    *,
+    repeats: Repeats = 7,
+    threads: Threads = 2,
+    device: Device = "cpu",
+    note: Note = "",
+    quick: Quick = False,
+    out: Out = None,
 ) -> None:
     """Measure, print the table and write the JSON."""
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(threads)
-    model = make_model(device)
-    table = Table("work", "generate", "decodekit", "ratio", "bar", "generate MB", "decodekit MB")
-    rows = []
-    for work in WORKS:
-        seconds = measure(work, model, device, repeats)
-        medians = {name: statistics.median(times) for name, times in seconds.items()}
+    works = [replace(WORKS[-1], prompts=1, length=4, new=3)] if quick else WORKS
+    model, rows = make_model(device), []
+    bytes_a_second = bandwidth(device)
+    for work in works:
+        seconds = measure(work, model, device, 1 if quick else repeats)
         memory = {name: in_own_process(name, work, device, threads) for name in CONTENDERS}
-        ratio = medians["decodekit"] / medians["generate"]
-        rows.append(
-            {
-                **asdict(work),
-                "seconds": {name: [round(value, 4) for value in times] for name, times in seconds.items()},
-                "median_seconds": {name: round(value, 4) for name, value in medians.items()},
-                "ratio": round(ratio, 3),
-                "peak_memory_mb": {name: round(value, 1) for name, value in memory.items()},
-            }
-        )
-        table.add_row(
-            work.name,
-            *(f"{medians[name]:.3f} s" for name in CONTENDERS),
-            f"{ratio:.2f}",
-            f"{work.bar:.2f}",
-            *(f"{memory[name]:.0f}" for name in CONTENDERS),
-        )
-    Console(width=110).print(table)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    machine = torch.cuda.get_device_name() if device == "cuda" else f"{threads} threads, {platform.machine()}"
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    record = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "device": machine,
-        "versions": versions | {"python": platform.python_version()},
+        floor = bytes_read(model, [(work.length, work.new)] * work.prompts) / bytes_a_second
+        rows.append(summed_up(work, seconds, memory, floor))
+    show(rows)
+    part = circumstances(device, threads, repeats, note=note) | {
         "model": "random GPT-2, 4 layers x 256, vocabulary 4096, float32",
-        "seed": SEED,
-        "repeats": repeats,
+        "bandwidth_gb_per_second": round(bytes_a_second / 1e9, 2),
         "work": rows,
     }
-    out.write_text(json.dumps(record, indent=1) + "\n")
+    write_part(place(out, "against_generate.json", quick=quick), device, part)
 
 
 if __name__ == "__main__":

@@ -7,31 +7,29 @@ out for the test with the translation model. For each decoder there are: the mod
 token of the first hypothesis; the share of its words, and of its pairs of words, that are different
 (distinct-1 and -2); the share of its 4-grams that it had said before (repetition); how alike the hypotheses
 of one prompt are (self-BLEU, of decoders that return several); chrF of translations; passes through the model
-for each new token; and time, as a multiple of greedy search's.
+for each new token; and time, the median of some runs, as a multiple of greedy search's.
 """
 
-import json
-import platform
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from statistics import mean
 from typing import Annotated, Any
 
 import torch
 import typer
+from command_line import Note, Out, Quick, Repeats, Threads
+from measuring import in_turns
+from record import circumstances, place, summary, write
 from rich.console import Console
 from rich.table import Table
-from sacrebleu.metrics import BLEU, CHRF
-from train_en_fr import read_pairs, references
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
+from sentence_pairs import read_pairs, references
 
 import decodekit as dk
 
-RESULTS = Path(__file__).parent / "results"
 SEVERAL = 4  # hypotheses a prompt, of decoders that can return several
 OPENINGS = (
     "Once upon a time there was a king who had",
@@ -48,9 +46,10 @@ OPENINGS = (
     "At last they came to a great castle, whose gates",
 )
 Make = Callable[[int], dk.Decoder[Any] | dk.OwnLoop]
-
 # The name, what makes the decoder for so many prompts, and the processors.
-DECODERS: tuple[tuple[str, Make, tuple[dk.LogitsProcessor, ...]], ...] = (
+Strategy = tuple[str, Make, tuple[dk.LogitsProcessor, ...]]
+
+DECODERS: tuple[Strategy, ...] = (
     ("Greedy", lambda n: dk.Greedy(), ()),  # noqa: ARG005 - for so many prompts
     ("Greedy, NoRepeatNGram(3)", lambda n: dk.Greedy(), (dk.NoRepeatNGram(3),)),  # noqa: ARG005
     ("BeamSearch(4)", lambda n: dk.BeamSearch(4, num_return=SEVERAL), ()),  # noqa: ARG005
@@ -136,17 +135,19 @@ def self_bleu(rows: list[list[str]]) -> float | None:
 def run(
     model: dk.HFModel,
     prompts: list[str],
-    name: str,
-    make: Make,
-    processors: tuple[dk.LogitsProcessor, ...],
+    strategy: Strategy,
     new: int,
+    repeats: int,
 ) -> tuple[dict[str, Any], list[str]]:
     """What one decoder finds and costs, and its first texts."""
-    dk.decode(model, prompts, make(len(prompts)), processors, max_new_tokens=2)  # asks what the model can do
+    name, make, processors = strategy
+
+    def search() -> dk.Decoded:
+        return dk.decode(model, prompts, make(len(prompts)), processors, max_new_tokens=new)
+
     with counted(model) as passes:
-        started = time.perf_counter()
-        out = dk.decode(model, prompts, make(len(prompts)), processors, max_new_tokens=new)
-        seconds = time.perf_counter() - started
+        out = search()  # warms up, too
+    told = summary(in_turns({name: search}, repeats), "s")
     assert out.texts is not None  # noqa: S101 - both models have a tokenizer
     found = [row for row in range(len(prompts)) if bool(out.valid[row, 0])]
     first = [out.texts[row][0] if out.texts[row] else "" for row in range(len(prompts))]
@@ -162,7 +163,8 @@ def run(
         "repetition": repetition([out.hypotheses()[row][0] for row in found]),
         "self_bleu": self_bleu(out.texts),
         "passes_per_token": passes[0] / max(int(out.lengths.max()), 1),
-        "seconds": seconds,
+        "median_s": told["median_s"][name],
+        "quartiles_s": told["quartiles_s"][name],
     }
     return measured, first
 
@@ -171,11 +173,12 @@ def translated(
     model: dk.HFModel,
     sentences: list[str],
     columns: list[list[str]],
-    strategy: tuple[str, Make, tuple[dk.LogitsProcessor, ...]],
+    strategy: Strategy,
+    repeats: int,
 ) -> dict[str, Any] | None:
     """What one decoder translates; None if encoder-decoders cannot be decoded so."""
     try:
-        found, texts = run(model, sentences, *strategy, new=40)
+        found, texts = run(model, sentences, strategy, new=40, repeats=repeats)
     except dk.ModelError:
         return None
     return found | {"chrf": CHRF().corpus_score(texts, columns).score}
@@ -194,42 +197,44 @@ def main(
         Path | None, typer.Argument(help="The archive of sentence pairs; without it, stories only.")
     ] = None,
     *,
+    repeats: Repeats = 3,
     sentences: Annotated[int, typer.Option(help="Test sentences to translate.")] = 64,
     new: Annotated[int, typer.Option(help="New tokens of a story.")] = 64,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
-    out: Annotated[Path, typer.Option(help="Where the measurements go.")] = RESULTS / "decoders.json",
+    threads: Threads = 1,
+    note: Note = "",
+    quick: Quick = False,
+    out: Out = None,
 ) -> None:
-    """Measure every decoder, print a table and write OUT."""
+    """Measure every decoder, print a table and write the JSON."""
     torch.set_num_threads(threads)
-    rows = []
+    openings = list(OPENINGS)
+    if quick:
+        openings, repeats, new = openings[:2], 1, 3
+    rows: list[dict[str, Any]] = []
     stories, translator = dk.load(), dk.load("en-fr")
     chosen, columns = ([], []) if pairs is None else test_sentences(pairs, sentences)
-    for name, make, processors in DECODERS:
-        found, _ = run(stories, list(OPENINGS), name, make, processors, new)
-        rows.append({"name": name, "stories": found})
+    for strategy in DECODERS:
+        found, _ = run(stories, openings, strategy, new, repeats)
+        rows.append({"name": strategy[0], "stories": found})
         if chosen:
-            rows[-1]["translation"] = translated(translator, chosen, columns, (name, make, processors))
-        print(name, f"{rows[-1]['stories']['seconds']:.1f} s", flush=True)
+            rows[-1]["translation"] = translated(translator, chosen, columns, strategy, repeats)
+        print(strategy[0], f"{found['median_s']:.2f} s", flush=True)
     for part in ("stories", "translation") if chosen else ("stories",):
         for row in rows:
             if row[part] is not None:
-                row[part]["time"] = row[part]["seconds"] / rows[0][part]["seconds"]
-    out.parent.mkdir(exist_ok=True)
-    out.write_text(
-        json.dumps(
-            {
-                "date": f"{datetime.now(tz=UTC):%Y-%m-%d}",
-                "device": f"CPU ({platform.processor() or platform.machine()}), {threads} thread",
-                "versions": {name: version(name) for name in ("torch", "transformers", "sacrebleu")},
-                "openings": len(OPENINGS),
-                "new": new,
-                "sentences": len(chosen),
-                "decoders": rows,
-            },
-            indent=1,
-        )
-        + "\n"
-    )
+                row[part]["time"] = row[part]["median_s"] / rows[0][part]["median_s"]
+    show(rows)
+    record = circumstances("cpu", threads, repeats, ["sacrebleu"], note) | {
+        "openings": len(openings),
+        "new": new,
+        "sentences": len(chosen),
+        "decoders": rows,
+    }
+    write(place(out, "decoders.json", quick=quick), record)
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """The table of what was found with the stories."""
     table = Table(title="Stories")
     for heading in ("decoder", "log-prob", "distinct-2", "repetition", "self-BLEU", "passes", "time"):
         table.add_column(heading)

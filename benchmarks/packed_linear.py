@@ -15,36 +15,40 @@ clock, since compilers are processes of their own.
 
 import copy
 import gc
-import json
 import os
-import platform
-import statistics
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
 from typing import Annotated, Any
 
 import torch
 import transformers
 import typer
+from command_line import Note, Out, Quick, Threads
+from floor import bandwidth, bytes_read
+from measuring import in_turns, timed
+from record import SEED, circumstances, place, summary, write
 from torch import Tensor, nn
 
 from decodekit.models.linear_layers import packable
 from decodekit.models.packed import MOST_ROWS, Packing, _forward
 
-SEED = 0
-RESULTS = Path(__file__).parent / "results"
-SHAPES = {(768, 3072): (1, 5, 20, 64, 256), (3072, 768): (1, 5, 20, 64, 256), (768, 50257): (1, 5, 20, 64)}
+Way = Callable[[Tensor], Tensor]
+Ways = dict[str, Callable[[nn.Linear], Way]]
+Shapes = dict[tuple[int, int], tuple[int, ...]]
+
+SHAPES: Shapes = {
+    (768, 3072): (1, 5, 20, 64, 256),
+    (3072, 768): (1, 5, 20, 64, 256),
+    (768, 50257): (1, 5, 20, 64),
+}
 LARGE = 10_000  # features, from which on a call is slow enough to be timed well
 CACHE = 64e6  # bytes of other weights between two uses of one; more than this machine's last cache holds
 PROMPT = 32
 RUNS = ((1, 32), (5, 12))  # prompts, new tokens
-LINE = "{:>14} {:>5} " + " {:>12}" * 5 + " {:>7}"
-WAYS = ("F.linear", "addmm", "utils.mkldnn", "freezing", "packed")
-
-Way = Callable[[Tensor], Tensor]
+SMALL_SHAPES: Shapes = {(256, 512): (1, 5)}
+SMALL_MODEL = {"n_layer": 2, "n_embd": 256, "n_head": 4}
 
 
 def plain(layer: nn.Linear) -> Way:
@@ -62,7 +66,8 @@ def mkldnn_module(layer: nn.Linear) -> Way:
     """With the copy that `torch.utils.mkldnn` makes; only its own layers take rows that are no copies."""
     from torch.utils.mkldnn import to_mkldnn  # noqa: PLC0415 - compiles scripts as it is imported
 
-    return to_mkldnn(copy.deepcopy(layer))
+    way: Way = to_mkldnn(copy.deepcopy(layer))  # type: ignore[no-untyped-call]
+    return way
 
 
 def frozen(layer: nn.Linear) -> Way:
@@ -88,7 +93,13 @@ def packed(layer: nn.Linear) -> Way:
     return run
 
 
-MAKERS: tuple[Callable[[nn.Linear], Way], ...] = (plain, transposed, mkldnn_module, frozen, packed)
+WAYS: Ways = {
+    "F.linear": plain,
+    "addmm": transposed,
+    "utils.mkldnn": mkldnn_module,
+    "freezing": frozen,
+    "packed": packed,
+}
 
 
 def now() -> float:
@@ -103,10 +114,10 @@ def layers(width: int, features: int) -> list[nn.Linear]:
     return [nn.Linear(width, features) for _ in range(many)]
 
 
-def first_uses(shape: tuple[int, int], rows: int) -> dict[str, float]:
+def first_uses(ways: Ways, shape: tuple[int, int], rows: int) -> dict[str, float]:
     """Milliseconds from a layer to its first result: the least of two, as the first also imports."""
     found: dict[str, float] = {}
-    for name, make in zip(WAYS, MAKERS, strict=True):
+    for name, make in ways.items():
         times = []
         for number in range(2):
             torch.manual_seed(SEED + number)
@@ -118,47 +129,34 @@ def first_uses(shape: tuple[int, int], rows: int) -> dict[str, float]:
     return found
 
 
-def per_call(shape: tuple[int, int], counts: tuple[int, ...], repeats: int) -> list[dict[str, Any]]:
+def per_call(
+    ways: Ways, shape: tuple[int, int], counts: tuple[int, ...], repeats: int
+) -> list[dict[str, Any]]:
     """Milliseconds of a call for every number of rows, all ways in turns."""
     made = layers(*shape)
     # Compiled code is looked up by layer and shape, so one layer of it stands for all: it is measured with
     # the other ways' weights between two of its calls.
-    ways = {
-        name: [make(layer) for layer in made]
-        for name, make in zip(WAYS, MAKERS, strict=True)
-        if make is not frozen
+    calls = {
+        name: [make(layer) for layer in (made[:1] if make is frozen else made)] for name, make in ways.items()
     }
-    alone = frozen(made[0])
     found = []
     for count in counts:
         rows = torch.randn(count, shape[0])
         expected = made[0](rows)
-        times: dict[str, list[float]] = {name: [] for name in WAYS}
+        times: dict[str, list[float]] = {name: [] for name in ways}
         for number in range(-1, repeats):  # the first warms up
-            for name in WAYS:
-                way = alone if name == "freezing" else ways[name][number % len(made)]
-                start = now()
-                output = way(rows)
+            for name, each in calls.items():
+                place = number % len(each)
                 if number >= 0:
-                    times[name].append(1e3 * (now() - start))
-                elif way is alone or number % len(made) == 0:
+                    times[name].append(1e3 * timed(partial(each[place], rows), clock=now))
+                    continue
+                output = each[place](rows)
+                if place == 0:
                     torch.testing.assert_close(output, expected, atol=1e-3, rtol=1e-3)
-        found.append({"in": shape[0], "out": shape[1], "rows": count, **summary(times)})
+        told = summary(times, "ms", against="F.linear", ours="packed")
+        least = {name: round(min(values), 4) for name, values in times.items()}
+        found.append({"in": shape[0], "out": shape[1], "rows": count, **told, "least_ms": least})
     return found
-
-
-def summary(times: dict[str, list[float]]) -> dict[str, Any]:
-    """Medians, quartiles, the least, and the ratio of medians of packed to F.linear."""
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    quartiles = {
-        name: statistics.quantiles(values, n=4, method="inclusive") for name, values in times.items()
-    }
-    return {
-        "median_ms": {name: round(value, 4) for name, value in medians.items()},
-        "quartiles_ms": {name: [round(low, 4), round(high, 4)] for name, (low, _, high) in quartiles.items()},
-        "least_ms": {name: round(min(values), 4) for name, values in times.items()},
-        "ratio": round(medians["packed"] / medians["F.linear"], 3),
-    }
 
 
 def greedy(model: Any, packing: Packing | None, prompts: int, new: int) -> Tensor:  # noqa: ANN401 - of transformers
@@ -173,25 +171,23 @@ def greedy(model: Any, packing: Packing | None, prompts: int, new: int) -> Tenso
     return torch.cat(said, 1)
 
 
-def whole_model(repeats: int) -> dict[str, Any]:
+def whole_model(repeats: int, bytes_a_second: float, *, quick: bool) -> dict[str, Any]:
     """Whole runs, and what packing, looking for changes, and the context take."""
     torch.manual_seed(SEED)
-    model = transformers.GPT2LMHeadModel(transformers.GPT2Config()).eval()
+    config = transformers.GPT2Config(**SMALL_MODEL) if quick else transformers.GPT2Config()
+    model = transformers.GPT2LMHeadModel(config).eval()
     packing = Packing(model, "auto")
-    start = now()
-    packing.refresh()
-    first = now() - start
-    start = now()
-    packing.refresh()
-    again = now() - start
-    start = now()
-    for _ in range(100):
-        with packing.active():
-            pass
-    entered = (now() - start) / 100
+    first, again = timed(packing.refresh, clock=now), timed(packing.refresh, clock=now)
+
+    def enter_and_leave() -> None:
+        for _ in range(100):
+            with packing.active():
+                pass
+
+    entered = timed(enter_and_leave, clock=now) / 100
     return {
-        "name": "GPT-2 124M",
-        "runs": [greedy_runs(model, packing, *work, repeats) for work in RUNS],
+        "name": "a small GPT-2" if quick else "GPT-2 124M",
+        "runs": [greedy_runs(model, packing, *work, repeats, bytes_a_second) for work in RUNS],
         "pack_s": round(first, 3),
         "check_s": round(again, 4),
         "enter_and_leave_ms": round(1e3 * entered, 4),
@@ -199,70 +195,75 @@ def whole_model(repeats: int) -> dict[str, Any]:
     }
 
 
-def greedy_runs(model: Any, packing: Packing, prompts: int, new: int, repeats: int) -> dict[str, Any]:  # noqa: ANN401
+def greedy_runs(
+    model: Any,  # noqa: ANN401
+    packing: Packing,
+    prompts: int,
+    new: int,
+    repeats: int,
+    bytes_a_second: float,
+) -> dict[str, Any]:
     """Seconds of a run, plain and packed in turns, after one run each."""
-    same = torch.equal(greedy(model, None, prompts, new), greedy(model, packing, prompts, new))
-    times: dict[str, list[float]] = {"plain": [], "packed": []}
-    for _ in range(repeats):
-        for name, used in (("plain", None), ("packed", packing)):
-            start = now()
-            greedy(model, used, prompts, new)
-            times[name].append(now() - start)
-    medians = {name: statistics.median(values) for name, values in times.items()}
+    runs = {
+        "plain": partial(greedy, model, None, prompts, new),
+        "packed": partial(greedy, model, packing, prompts, new),
+    }
+    first, second = (run() for run in runs.values())
     return {
         "work": f"greedy, {prompts} x {PROMPT}, {new} new",
-        "median_s": {name: round(value, 3) for name, value in medians.items()},
-        "spread_s": {name: [round(min(values), 3), round(max(values), 3)] for name, values in times.items()},
-        "ratio": round(medians["packed"] / medians["plain"], 3),
-        "same_tokens": same,
+        **summary(in_turns(runs, repeats, clock=now), "s", against="plain", ours="packed"),
+        "floor_s": round(bytes_read(model, [(PROMPT, new)] * prompts) / bytes_a_second, 4),
+        "same_tokens": torch.equal(first, second),
     }
 
 
 def main(
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    *,
     repeats: Annotated[int, typer.Option(help="Timed calls of each way; of the head a third.")] = 15,
     runs: Annotated[int, typer.Option(help="Timed runs of the whole model.")] = 3,
-    out: Annotated[Path, typer.Option(help="The JSON file.")] = RESULTS / "packed_linear.json",
+    threads: Threads = 2,
+    note: Note = "",
+    quick: Quick = False,
+    out: Out = None,
 ) -> None:
     """Measure, print the table and write the JSON."""
     torch.set_num_threads(threads)
+    ways, shapes = WAYS, SHAPES
+    if quick:
+        ways = {name: make for name, make in WAYS.items() if make is not frozen}  # which compiles
+        shapes, repeats, runs = SMALL_SHAPES, 2, 1
     load = os.getloadavg()[0]
+    bytes_a_second = bandwidth(clock=now)
     print(f"milliseconds, medians; {threads} threads, load {load:.1f}")
-    print(LINE.format("in x out", "rows", *WAYS, "ratio"))
-    calls, first = [], {}
+    line = "{:>14} {:>5} " + " {:>12}" * len(ways) + " {:>7}"
+    print(line.format("in x out", "rows", *ways, "ratio"))
+    calls, first, floors = [], {}, {}
     with torch.inference_mode():
-        for shape, counts in SHAPES.items():
+        for shape, counts in shapes.items():
             name = f"{shape[0]} x {shape[1]}"
-            first[name] = first_uses(shape, 5)
-            print(LINE.format(name, "first", *(f"{first[name][way]:.1f}" for way in WAYS), ""), flush=True)
-            for found in per_call(shape, counts, repeats if shape[1] < LARGE else -(-repeats // 3)):
+            first[name] = first_uses(ways, shape, 5)
+            floors[name] = round(4e3 * shape[0] * shape[1] / bytes_a_second, 4)
+            print(line.format(name, "first", *(f"{first[name][way]:.1f}" for way in ways), ""), flush=True)
+            for found in per_call(ways, shape, counts, repeats if shape[1] < LARGE else -(-repeats // 3)):
                 calls.append(found)
-                medians = (f"{found['median_ms'][way]:.3f}" for way in WAYS)
-                print(LINE.format(name, found["rows"], *medians, f"{found['ratio']:.2f}"), flush=True)
+                medians = (f"{found['median_ms'][way]:.3f}" for way in ways)
+                print(line.format(name, found["rows"], *medians, f"{found['ratio']:.2f}"), flush=True)
             gc.collect()
-        model = whole_model(runs)
+        model = whole_model(runs, bytes_a_second, quick=quick)
     for run in model["runs"]:
         print(run["work"], run["median_s"], f"ratio {run['ratio']:.2f}, same tokens: {run['same_tokens']}")
     print(", ".join(f"{key} {value}" for key, value in model.items() if key not in {"name", "runs"}))
-    record = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "device": f"{threads} threads, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+    record = circumstances("cpu", threads, repeats, note=note) | {
         "clock": "of the thread" if threads == 1 else "wall",
         "load": [round(load, 1), round(os.getloadavg()[0], 1)],
-        "versions": {
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
-        "seed": SEED,
-        "repeats": repeats,
         "most_rows": MOST_ROWS,
+        "bandwidth_gb_per_second": round(bytes_a_second / 1e9, 2),
+        "floor_ms": floors,
         "first_use_ms": first,
         "calls": calls,
         "model": model,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(record, indent=1) + "\n")
+    write(place(out, "packed_linear.json", quick=quick), record)
 
 
 if __name__ == "__main__":

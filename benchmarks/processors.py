@@ -4,28 +4,37 @@
 
 64 rows are in the middle of their run: 496 tokens of a prompt, 16 said, 16 to come. Ours and theirs see the
 same random scores in one run, in turns; where their scores should be equal and are not there is no result. A
-table shows the medians and their ratio; the JSON has the quartiles, the device and the versions.
+table shows the medians and their ratio; the JSON has the quartiles, the device, the versions and the floor:
+reading the scores once, at the bandwidth measured in the same run.
 """
 
-import json
-import platform
-import statistics
-import time
 from collections.abc import Callable
-from dataclasses import replace
-from datetime import UTC, datetime
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any
 
 import torch
-import transformers
 import typer
-from processor_cases import CASES, OTHERS, Case, Setting
+from command_line import Device, Note, Out, Quick, Repeats, Threads
+from floor import bandwidth
+from measuring import timed
+from processor_cases import CASES, Case
+from processor_setting import OTHERS, Setting
+from record import SEED, circumstances, place, summary, write_part
 
-SEED = 0
-RESULTS = Path(__file__).parent / "results"
-VOCABULARIES = (50257, 151936)  # of GPT-2 and of Qwen
-ROWS, PROMPT, SAID, TO_COME = 64, 496, 16, 16
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of what the processors see: rows, vocabularies, and columns of the text."""
+
+    rows: int = 64
+    vocabularies: tuple[int, ...] = (50257, 151936)  # of GPT-2 and of Qwen
+    prompt: int = 496
+    said: int = 16
+    to_come: int = 16
+
+
+SMALL = Sizes(2, (1500,), 30, 16, 4)
 
 LINE = "{:40} {:>18} {:>16} {:>13} {:>7}"
 
@@ -77,90 +86,66 @@ def contenders(case: Case, setting: Setting) -> dict[str, Step]:
 
 
 def measure(steps: dict[str, Step], device: str, repeats: int) -> dict[str, list[float]]:
-    """Milliseconds of every step, the contenders in turns."""
+    """Milliseconds of every step, the contenders in turns, each time after another last token."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(repeats):
         for name, step in steps.items():
-            wait(device)
-            start = time.perf_counter()
-            step(number % OTHERS)
-            wait(device)
-            times[name].append(1e3 * (time.perf_counter() - start))
+            times[name].append(1e3 * timed(partial(step, number % OTHERS), device))
     return times
 
 
-def wait(device: str) -> None:
-    """Until the device has done what it was asked."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def summary(times: dict[str, list[float]]) -> dict[str, Any]:
-    """Medians, quartiles and, where there are two, the ratio of the medians."""
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    quartiles = {
-        name: statistics.quantiles(values, n=4, method="inclusive") for name, values in times.items()
-    }
-    spread = {name: [round(low, 4), round(high, 4)] for name, (low, _, high) in quartiles.items()}
-    found = {"median_ms": {name: round(value, 4) for name, value in medians.items()}, "quartiles_ms": spread}
-    if len(medians) == 1:
-        return found
-    return found | {"ratio": round(medians["decodekit"] / medians["transformers"], 3)}
+def measured(case: Case, sizes: Sizes, device: str, repeats: int) -> dict[str, Any]:
+    """A line of the JSON, printed too."""
+    work: dict[str, Any] = {}
+    rows = min(case.rows or sizes.rows, sizes.rows)
+    for vocab in sizes.vocabularies:
+        setting = Setting.random(
+            rows, vocab, sizes.prompt, sizes.said, sizes.to_come, device=device, seed=SEED
+        )
+        with torch.inference_mode():
+            times = measure(contenders(case, setting), device, repeats)
+        found = summary(times, "ms", against="transformers")
+        work[str(vocab)] = found
+        medians = found["median_ms"]
+        theirs, ratio = (
+            (f"{medians['transformers']:.2f}", f"{found['ratio']:.2f}") if "ratio" in found else ("-", "-")
+        )
+        shape = f"{rows} x {vocab}"
+        print(LINE.format(case.name, shape, theirs, f"{medians['decodekit']:.2f}", ratio), flush=True)
+    return {"name": case.name, "rows": rows, "vocabularies": work}
 
 
 def main(
-    repeats: Annotated[int, typer.Option(help="Timed steps of each contender.")] = 15,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
-    device: Annotated[str, typer.Option(help="Where to run: cpu or cuda.")] = "cpu",
+    *,
+    repeats: Repeats = 15,
+    threads: Threads = 2,
+    device: Device = "cpu",
     only: Annotated[str, typer.Option(help="Only cases whose name begins so; writes nothing.")] = "",
-    out: Annotated[Path, typer.Option(help="The JSON file; other devices' parts of it stay.")] = (
-        RESULTS / "processors.json"
-    ),
+    note: Note = "",
+    quick: Quick = False,
+    out: Out = None,
 ) -> None:
     """Measure, print the table and write the JSON."""
     torch.set_num_threads(threads)
-    columns = ("processor", "rows x vocabulary", "transformers ms", "decodekit ms", "ratio")
-    print(LINE.format(*columns))
-    cases = []
-    for case in (case for case in CASES if case.name.startswith(only)):
-        work: dict[str, Any] = {}
-        for vocab in VOCABULARIES:
-            setting = Setting.random(
-                case.rows or ROWS, vocab, PROMPT, SAID, TO_COME, device=device, seed=SEED
-            )
-            with torch.inference_mode():
-                found = summary(measure(contenders(case, setting), device, repeats))
-            work[str(vocab)] = found
-            medians = found["median_ms"]
-            theirs, ratio = (
-                (f"{medians['transformers']:.2f}", f"{found['ratio']:.2f}")
-                if "ratio" in found
-                else ("-", "-")
-            )
-            shape = f"{setting.rows} x {vocab}"
-            print(LINE.format(case.name, shape, theirs, f"{medians['decodekit']:.2f}", ratio), flush=True)
-        cases.append({"name": case.name, "rows": case.rows or ROWS, "vocabularies": work})
-    if not only:
-        write(out, device, threads, repeats, cases)
-
-
-def write(out: Path, device: str, threads: int, repeats: int, cases: list[dict[str, Any]]) -> None:
-    """The device's part of the JSON."""
-    machine = torch.cuda.get_device_name() if device == "cuda" else f"{threads} threads, {platform.machine()}"
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    record = json.loads(out.read_text()) if out.exists() else {}
-    record[device] = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "device": machine,
-        "versions": versions | {"python": platform.python_version()},
-        "seed": SEED,
-        "repeats": repeats,
-        "rows": ROWS,
-        "length": PROMPT + SAID,
+    sizes = SMALL if quick else Sizes()
+    bytes_a_second = bandwidth(device)
+    print(LINE.format("processor", "rows x vocabulary", "transformers ms", "decodekit ms", "ratio"))
+    cases = [
+        measured(case, sizes, device, 1 if quick else repeats) for case in CASES if case.name.startswith(only)
+    ]
+    if only:
+        return
+    part = circumstances(device, threads, repeats, note=note) | {
+        "rows": sizes.rows,
+        "length": sizes.prompt + sizes.said,
+        "bandwidth_gb_per_second": round(bytes_a_second / 1e9, 2),
+        "floor_ms": {
+            str(vocab): round(1e3 * 4 * sizes.rows * vocab / bytes_a_second, 4)
+            for vocab in sizes.vocabularies
+        },
         "cases": cases,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(record, indent=1) + "\n")
+    write_part(place(out, "processors.json", quick=quick), device, part)
 
 
 if __name__ == "__main__":

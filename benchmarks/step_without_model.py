@@ -1,35 +1,36 @@
 """What does a step cost beside the model, next to that of `model.generate()`?
 
-    python benchmarks/step_without_model.py      # writes the "cpu" part of results/step_without_model.json
+    python benchmarks/step_without_model.py     # writes the "cpu" part of results/step_without_model.json
+    python benchmarks/step_without_model.py --device cuda
 
 The model costs nothing: it has one row of random scores for each row, whatever was said. So what is measured
 is the processors alone, or all that a step does: processors, the choice of tokens, histories, finished
 hypotheses. Both see the same scores in one run, in turns; where they do not choose the same there is no
-result. A table shows the medians and their ratio; the JSON has the quartiles, the device and the versions.
+result. A table shows the medians and their ratio; the JSON has the quartiles, the device, the versions and
+the floor: reading the scores once, at the bandwidth measured in the same run.
 """
 
-import json
-import platform
-import statistics
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 import torch
 import transformers
 import transformers.generation.logits_process as hf
 import typer
+from command_line import Capture, Device, Note, Out, Quick, Repeats, Threads
+from floor import bandwidth
+from measuring import in_turns
+from record import SEED, circumstances, place, summary, write_part
 from torch import Tensor
 from transformers.modeling_outputs import CausalLMOutput
+from works import STEP_BARS, STEP_ROWS, STEP_VOCABULARY
 
 import decodekit as dk
 
-SEED = 0
-RESULTS = Path(__file__).parent / "results"
-PROMPTS, ROWS, LENGTH = 8, 8, 512  # rows of each prompt
+PROMPTS, ROWS = STEP_ROWS
+LENGTH = 512
+_CPU, _CUDA = ({device: STEP_BARS[device]} for device in ("cpu", "cuda"))
 LINE = "{:64} {:>16} {:>13} {:>7} {:>6}"
 
 
@@ -43,7 +44,7 @@ class Work:
         top_k: Of a processor before top-p; 0 for none.
         scale: How far apart the random scores are: their standard deviation.
         is_rounded: Whether they are those of a model in bfloat16, of which many are tied.
-        bar: decodekit's share of the time, at most, where one was set.
+        bars: decodekit's share of the time, at most, by device, where one was set.
     """
 
     name: str
@@ -51,16 +52,16 @@ class Work:
     top_k: int = 0
     scale: float = 1.0
     is_rounded: bool = False
-    bar: float | None = None
+    bars: dict[str, float] = field(default_factory=dict)
 
 
 WORKS = (
-    Work("repetition penalty, top-p 0.9", bar=0.5),
+    Work("repetition penalty, top-p 0.9", bars=_CPU),
     Work("repetition penalty, top-p 0.9, peaked scores", scale=4.0),
     Work("repetition penalty, top-p 0.9, scores from bfloat16", is_rounded=True),
     Work("repetition penalty, top-k 50, top-p 0.9", top_k=50),
-    Work("a step of 8 beams: repetition penalty, top-p 0.9", "beams"),
-    Work("a step of 8 samples: repetition penalty, top-p 0.9", "samples"),
+    Work("a step of 8 beams: repetition penalty, top-p 0.9", "beams", bars=_CUDA),
+    Work("a step of 8 samples: repetition penalty, top-p 0.9", "samples", bars=_CUDA),
     Work("a step of 8 samples: repetition penalty, top-k 50, top-p 0.9", "samples", top_k=50),
 )
 Run = Callable[[], Tensor]
@@ -77,13 +78,19 @@ class FreeModel:
         del prompt, rows_per_prompt, capacity
         return self, self.logits
 
+    def start_captured(
+        self, prompt: dk.Prompt, *, rows_per_prompt: int, capacity: int
+    ) -> tuple["FreeModel", Tensor]:
+        """The same: there is nothing to record."""
+        return self.start(prompt, rows_per_prompt=rows_per_prompt, capacity=capacity)
+
     def advance(self, tokens: Tensor, source_rows: Tensor | None) -> Tensor:
         """The same logits at every step."""
         del tokens, source_rows
         return self.logits
 
 
-class FreeTransformer(transformers.PreTrainedModel, transformers.GenerationMixin):
+class FreeTransformer(transformers.PreTrainedModel, transformers.GenerationMixin):  # type: ignore[misc]
     """The same for transformers."""
 
     config_class = transformers.PretrainedConfig
@@ -101,8 +108,16 @@ class FreeTransformer(transformers.PreTrainedModel, transformers.GenerationMixin
         return CausalLMOutput(logits=self.logits[:, None])
 
 
-def runs(work: Work, vocab: int, device: str, steps: int) -> dict[str, Run]:
-    """Who is measured: functions that make `steps` steps, and return the last scores or the texts."""
+def runs(work: Work, vocab: int, device: str, steps: int, *, capture: bool = False) -> dict[str, Run]:
+    """Who is measured: functions that make `steps` steps, and return the last scores or the texts.
+
+    Args:
+        work: What is done.
+        vocab: Tokens to choose from.
+        device: Where.
+        steps: How often.
+        capture: Whether decodekit replays a captured step, where whole steps are done.
+    """
     generator = torch.Generator().manual_seed(SEED)
     logits = work.scale * torch.randn(PROMPTS * ROWS, vocab, generator=generator).to(device)
     if work.is_rounded:
@@ -116,12 +131,13 @@ def runs(work: Work, vocab: int, device: str, steps: int) -> dict[str, Run]:
     ours.append(dk.TopP(0.9))
     if work.decoder:
         ids = torch.randint(0, vocab, (PROMPTS, LENGTH), generator=generator).to(device)
-        return whole_steps(work, logits, ids, (theirs, ours), steps)
+        return whole_steps(work, logits, ids, (theirs, ours), steps, {"capture": True} if capture else {})
     ids = torch.randint(0, vocab, (PROMPTS * ROWS, LENGTH), generator=generator).to(device)
     mask = torch.ones_like(ids, dtype=torch.bool)
     history, chain = dk.Prompt(ids, mask).history(LENGTH, 1), dk.Chain(*ours)
 
     def processors_of_transformers() -> Tensor:
+        scores = logits
         for _ in range(steps):
             scores = transformers.LogitsProcessorList(theirs)(ids, logits)
         return scores
@@ -135,9 +151,14 @@ def runs(work: Work, vocab: int, device: str, steps: int) -> dict[str, Run]:
 
 
 def whole_steps(
-    work: Work, logits: Tensor, ids: Tensor, processors: tuple[list[Any], list[Any]], steps: int
+    work: Work,
+    logits: Tensor,
+    ids: Tensor,
+    processors: tuple[list[Any], list[Any]],
+    steps: int,
+    ours_only: dict[str, Any],
 ) -> dict[str, Run]:
-    """`runs` from logits to texts."""
+    """`runs` from logits to texts; `ours_only` are options of decodekit."""
     theirs, ours = processors
     model = FreeTransformer(logits)
     options: dict[str, Any] = {"do_sample": False, "num_beams": ROWS}
@@ -148,7 +169,7 @@ def whole_steps(
 
     def generate() -> Tensor:
         torch.manual_seed(SEED)
-        return model.generate(
+        texts: Tensor = model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=steps,
@@ -157,91 +178,76 @@ def whole_steps(
             logits_processor=transformers.LogitsProcessorList(theirs),
             **options,
         )
+        return texts
 
     def decode() -> Tensor:
         torch.manual_seed(SEED)
         free = FreeModel(logits)
-        return dk.decode(free, ids, decoder, ours, max_new_tokens=steps, end_ids=(), pad_id=0).sequences
+        options: dict[str, Any] = {"max_new_tokens": steps, "end_ids": (), "pad_id": 0} | ours_only
+        return dk.decode(free, ids, decoder, ours, **options).sequences
 
     return {"transformers": generate, "decodekit": decode}
 
 
-def wait(device: str) -> None:
-    """Until the device has done what it was asked."""
-    if device == "cuda":
-        torch.cuda.synchronize()
+def measure(
+    contenders: dict[str, Run], name: str, device: str, repeats: int, steps: int, *, captured: bool = False
+) -> tuple[dict[str, list[float]], bool]:
+    """Milliseconds of a step in every run, in turns, after one run each, and whether both chose the same.
 
-
-def measure(work: Work, vocab: int, device: str, repeats: int, steps: int) -> dict[str, list[float]]:
-    """Milliseconds of a step in every run, the contenders in turns, after one run each to warm up."""
-    contenders = runs(work, vocab, device, steps)
+    A captured step draws other random numbers: it alone may choose something else.
+    """
     first, second = (run() for run in contenders.values())
-    if not torch.equal(first, second):
-        raise SystemExit(f"{work.name}: what is chosen differs, so the times mean nothing.")
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(repeats):
-        for name, run in contenders.items():
-            wait(device)
-            start = time.perf_counter()
-            run()
-            wait(device)
-            times[name].append(1e3 * (time.perf_counter() - start) / steps)
-    return times
-
-
-def summary(work: Work, times: dict[str, list[float]]) -> dict[str, Any]:
-    """The work with medians, quartiles and the ratio of the medians."""
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    quartiles = {
-        name: statistics.quantiles(values, n=4, method="inclusive") for name, values in times.items()
-    }
-    return {
-        **asdict(work),
-        "median_ms": {name: round(value, 3) for name, value in medians.items()},
-        "quartiles_ms": {name: [round(low, 3), round(high, 3)] for name, (low, _, high) in quartiles.items()},
-        "ratio": round(medians["decodekit"] / medians["transformers"], 3),
-    }
+    is_same = torch.equal(first, second)
+    if not is_same and not captured:
+        raise SystemExit(f"{name}: what is chosen differs, so the times mean nothing.")
+    times = in_turns(contenders, repeats, device)
+    return {who: [1e3 * value / steps for value in values] for who, values in times.items()}, is_same
 
 
 def main(
-    repeats: Annotated[int, typer.Option(help="Timed runs of each contender.")] = 5,
+    *,
+    repeats: Repeats = 5,
     steps: Annotated[int, typer.Option(help="Steps of a run.")] = 3,
-    vocab: Annotated[int, typer.Option(help="Tokens to choose from.")] = 151936,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
-    device: Annotated[str, typer.Option(help="Where to run: cpu or cuda.")] = "cpu",
-    out: Annotated[Path, typer.Option(help="The JSON file; other devices' parts of it stay.")] = (
-        RESULTS / "step_without_model.json"
-    ),
+    vocab: Annotated[int, typer.Option(help="Tokens to choose from.")] = STEP_VOCABULARY,
+    threads: Threads = 2,
+    device: Device = "cpu",
+    capture: Capture = True,
+    note: Note = "",
+    quick: Quick = False,
+    out: Out = None,
 ) -> None:
     """Measure, print the table and write the JSON."""
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(threads)
+    is_captured = capture and device == "cuda"
+    if quick:
+        repeats, steps, vocab = 1, 1, 500
+    bytes_a_second = bandwidth(device)
     print(LINE.format("work", "transformers ms", "decodekit ms", "ratio", "bar"))
     rows = []
     for work in WORKS:
         with torch.inference_mode():
-            found = summary(work, measure(work, vocab, device, repeats, steps))
+            contenders = runs(work, vocab, device, steps, capture=is_captured)
+            captured = is_captured and bool(work.decoder)
+            times, is_same = measure(contenders, work.name, device, repeats, steps, captured=captured)
+        found = {key: value for key, value in asdict(work).items() if key != "bars"}
+        found |= {"bar": work.bars.get(device), **summary(times, "ms", against="transformers")}
+        found["is_same"] = is_same
         rows.append(found)
         medians = (f"{found['median_ms'][name]:.1f}" for name in ("transformers", "decodekit"))
-        bar = "" if work.bar is None else f"{work.bar:.2f}"
+        bar = "" if found["bar"] is None else f"{found['bar']:.2f}"
         print(LINE.format(work.name, *medians, f"{found['ratio']:.2f}", bar), flush=True)
-    machine = torch.cuda.get_device_name() if device == "cuda" else f"{threads} threads, {platform.machine()}"
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    record = json.loads(out.read_text()) if out.exists() else {}
-    record[device] = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "device": machine,
-        "versions": versions | {"python": platform.python_version()},
-        "seed": SEED,
-        "repeats": repeats,
+    part = circumstances(device, threads, repeats, note=note) | {
         "steps": steps,
         "rows": [PROMPTS, ROWS],
         "length": LENGTH,
         "vocabulary": vocab,
+        "captured": is_captured,
+        "bandwidth_gb_per_second": round(bytes_a_second / 1e9, 2),
+        "floor_ms": round(1e3 * 4 * PROMPTS * ROWS * vocab / bytes_a_second, 4),
         "work": rows,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(record, indent=1) + "\n")
+    write_part(place(out, "step_without_model.json", quick=quick), device, part)
 
 
 if __name__ == "__main__":

@@ -6,27 +6,24 @@ Prompts of 16 to 256 tokens, of which each stops after 8 to 128 new ones of its 
 greedy search, with a model of random weights. `generate` gets batches of 32 prompts, as they come and sorted
 by their lengths; decodekit gets the list. All in one run, in turns. A table shows the medians, the ratio and
 how many texts are the same: products of matrices round differently for different numbers of rows, which now
-and then decides between two tokens. The JSON has the quartiles, the device and the versions.
+and then decides between two tokens. The JSON has the quartiles, the device, the versions, and the floor: the
+bytes that must be read if all prompts are one batch, over the bandwidth measured in the same run.
 """
 
-import json
-import platform
-import statistics
-import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import transformers
 import typer
+from command_line import Device, Note, Out, Quick, Repeats, Threads
+from floor import bandwidth, bytes_read
+from measuring import in_turns
+from record import SEED, circumstances, place, summary, write_part
 from torch import Tensor
 
 import decodekit as dk
 
-SEED = 0
-RESULTS = Path(__file__).parent / "results"
 BATCH, LONGEST_PROMPT, MOST_NEW = 32, 256, 128
 BAR = 0.5
 LINE = "{:42} {:>9} {:>14} {:>7} {:>6} {:>11}"
@@ -56,7 +53,7 @@ class Enough(dk.StoppingCriterion):
         return history.position - start >= lengths, memory
 
 
-class EnoughForGenerate(transformers.StoppingCriteria):
+class EnoughForGenerate(transformers.StoppingCriteria):  # type: ignore[misc]
     """The same for transformers, and a batch."""
 
     def __init__(self, lengths: Sequence[int], start: int, device: torch.device) -> None:
@@ -98,15 +95,19 @@ def generate_in_batches(model: Any, texts: Texts, new: list[int], order: Sequenc
     return said
 
 
-def contenders(device: str, prompts: int) -> dict[str, Callable[[], Texts]]:
-    """Who is measured."""
+def make_model(device: str) -> Any:  # noqa: ANN401 - of transformers
+    """A random GPT-2 of 4 layers, 256 wide, over GPT-2's tokens."""
     torch.manual_seed(SEED)
     config = transformers.GPT2Config(
         n_layer=4, n_embd=256, n_head=8, n_positions=1024, bos_token_id=None, eos_token_id=None
     )
-    model: Any = transformers.GPT2LMHeadModel(config).eval().to(device)
+    return transformers.GPT2LMHeadModel(config).eval().to(device)
+
+
+def contenders(model: Any, prompts: int) -> dict[str, Callable[[], Texts]]:  # noqa: ANN401
+    """Who is measured."""
     wrapped = dk.HFModel(model)
-    texts, new = work(prompts, config.vocab_size)
+    texts, new = work(prompts, model.config.vocab_size)
     as_they_come = range(prompts)
     by_length = sorted(as_they_come, key=lambda number: len(texts[number]))
 
@@ -135,27 +136,19 @@ def contenders(device: str, prompts: int) -> dict[str, Callable[[], Texts]]:
 def measure(runs: dict[str, Callable[[], Texts]], repeats: int, device: str) -> list[dict[str, Any]]:
     """The seconds of every run, in turns, after one each to warm up, against the first."""
     texts = {name: run() for name, run in runs.items()}
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            times[name].append(time.perf_counter() - start)
+    times = in_turns(runs, repeats, device)
     first = next(iter(runs))
     rows = []
-    for name, seconds in times.items():
-        median = statistics.median(seconds)
-        low, _, high = statistics.quantiles(seconds, n=4, method="inclusive") if repeats > 1 else [median] * 3
-        said = sum(map(len, texts[name]))
+    for name in runs:
+        found = summary(times, "s", against=first, ours=name)
+        median = found["median_s"][name]
         rows.append(
             {
                 "name": name,
-                "median_s": round(median, 3),
-                "quartiles_s": [round(low, 3), round(high, 3)],
-                "tokens_per_s": round(said / median, 1),
-                "ratio": round(median / statistics.median(times[first]), 3),
+                "median_s": median,
+                "quartiles_s": found["quartiles_s"][name],
+                "tokens_per_s": round(sum(map(len, texts[name])) / median, 1),
+                "ratio": found["ratio"],
                 "bar": BAR if name.startswith("decodekit") else None,
                 "same_texts": sum(a == b for a, b in zip(texts[first], texts[name], strict=True)),
             }
@@ -164,39 +157,38 @@ def measure(runs: dict[str, Callable[[], Texts]], repeats: int, device: str) -> 
 
 
 def main(
-    repeats: Annotated[int, typer.Option(help="Timed runs of each contender.")] = 3,
+    *,
+    repeats: Repeats = 3,
     prompts: Annotated[int, typer.Option(help="Prompts in the list.")] = 256,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
-    device: Annotated[str, typer.Option(help="Where to run: cpu or cuda.")] = "cpu",
-    note: Annotated[str, typer.Option(help="What else is to be said of this run.")] = "",
-    out: Annotated[Path, typer.Option(help="The JSON file; other devices' parts of it stay.")] = (
-        RESULTS / "throughput.json"
-    ),
+    threads: Threads = 2,
+    device: Device = "cpu",
+    note: Note = "",
+    quick: Quick = False,
+    out: Out = None,
 ) -> None:
     """Measure, print the table and write the JSON."""
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(threads)
-    rows = measure(contenders(device, prompts), repeats, device)
+    if quick:
+        repeats, prompts = 1, 3
+    model = make_model(device)
+    texts, new = work(prompts, model.config.vocab_size)
+    bytes_a_second = bandwidth(device)
+    floor = bytes_read(model, zip(map(len, texts), new, strict=True)) / bytes_a_second
+    rows = measure(contenders(model, prompts), repeats, device)
     print(LINE.format("who", "seconds", "new tokens/s", "ratio", "bar", "same texts"))
     for row in rows:
         bar = "" if row["bar"] is None else f"{row['bar']:.2f}"
         numbers = (f"{row['median_s']:.2f}", f"{row['tokens_per_s']:.0f}", f"{row['ratio']:.2f}")
         print(LINE.format(row["name"], *numbers, bar, f"{row['same_texts']}/{prompts}"))
-    machine = torch.cuda.get_device_name() if device == "cuda" else f"{threads} threads, {platform.machine()}"
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    record = json.loads(out.read_text()) if out.exists() else {}
-    record[device] = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "device": machine,
-        "versions": versions | {"python": platform.python_version()},
-        "seed": SEED,
-        "repeats": repeats,
+    print(LINE.format("floor", f"{floor:.2f}", "", "", "", ""))
+    part = circumstances(device, threads, repeats, note=note) | {
         "prompts": prompts,
-        "note": note,
+        "bandwidth_gb_per_second": round(bytes_a_second / 1e9, 2),
+        "floor_s": round(floor, 4),
         "runs": rows,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(record, indent=1) + "\n")
+    write_part(place(out, "throughput.json", quick=quick), device, part)
 
 
 if __name__ == "__main__":

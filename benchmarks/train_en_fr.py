@@ -5,27 +5,23 @@
 The pairs are those of manythings.org/anki, from tatoeba.org: English, a tab, French, one pair a line. What
 comes out is a Marian-architecture model of about 4 million parameters with a byte-level BPE tokenizer for
 both languages, in half precision, and `training.json`: the settings, the loss curve and the final losses.
-Two hundredths of the English sentences, with all their translations, are never trained on: `read_pairs`
-says which. A run that was interrupted goes on from `--checkpoint`, if it is started again with the same
-arguments. The schedule is fixed by `--epochs`, so the same command gives the same model up to the rounding
-of parallel sums.
+Two hundredths of the English sentences, with all their translations, are never trained on: `read_pairs` says
+which. A run that was interrupted goes on from `--checkpoint`, if it is started again with the same arguments.
+The schedule is fixed by `--epochs`, so one command gives one model up to the rounding of parallel sums.
 """
 
 import copy
-import hashlib
 import json
 import math
-import re
 import time
-import unicodedata
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import torch
 import transformers
 import typer
+from sentence_pairs import read_pairs
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -34,42 +30,6 @@ from transformers import GenerationConfig, MarianConfig, MarianMTModel, PreTrain
 PAD, END = "<pad>", "</s>"
 PAD_ID, END_ID = 0, 1
 LONGEST = 64  # tokens of a sentence that is trained on
-
-
-class Pairs(NamedTuple):
-    """English sentences and their translations, in three parts that share no English sentence."""
-
-    train: list[tuple[str, str]]
-    validation: list[tuple[str, str]]
-    test: list[tuple[str, str]]
-
-
-def clean(text: str) -> str:
-    """Composed characters, and one plain space wherever there is white space of any kind."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
-
-
-def read_pairs(path: Path) -> Pairs:
-    """The pairs; by a hash of its words a sentence is for validation or test (a hundredth each) or not."""
-    parts = Pairs([], [], [])
-    with zipfile.ZipFile(path) as archive:
-        lines = archive.read("fra.txt").decode().splitlines()
-    for line in lines:
-        english, french = (clean(text) for text in line.split("\t")[:2])
-        # Sentences of the same words differ by punctuation only: they must not be on both sides.
-        words = " ".join(re.findall(r"\w+", english.casefold()))
-        place = int.from_bytes(hashlib.sha256(words.encode()).digest()[:4], "big") % 100
-        part = parts.validation if place == 0 else parts.test if place == 1 else parts.train
-        part.append((english, french))
-    return parts
-
-
-def references(pairs: list[tuple[str, str]]) -> dict[str, list[str]]:
-    """All translations of every sentence."""
-    found: dict[str, list[str]] = {}
-    for english, french in pairs:
-        found.setdefault(english, []).append(french)
-    return found
 
 
 def train_tokenizer(texts: list[str], vocab: int) -> Tokenizer:
@@ -245,7 +205,7 @@ class Fit:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step / self.steps, self.peak)
         loss = loss_of(self.model, source, target, smoothing)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()

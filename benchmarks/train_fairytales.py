@@ -76,7 +76,7 @@ def epochs(tokens: Tensor, length: int, batch: int, generator: torch.Generator) 
         offset = int(torch.randint(length, (), generator=generator))
         cut = blocks(tokens[offset:], length)
         order = torch.randperm(len(cut), generator=generator)
-        for chosen in order.split(batch):
+        for chosen in order.split(batch):  # type: ignore[no-untyped-call]
             if len(chosen) == batch:
                 yield cut[chosen]
 
@@ -92,9 +92,11 @@ def loss_of(model: GPT2LMHeadModel, batch: Tensor) -> Tensor:
 def evaluate(model: GPT2LMHeadModel, tokens: Tensor, length: int) -> float:
     """Mean loss over all of `tokens`, in nats per token."""
     model.eval()
-    losses = [loss_of(model, batch).item() * len(batch) for batch in blocks(tokens, length).split(8)]
+    cut = blocks(tokens, length)
+    batches = cut.split(8)  # type: ignore[no-untyped-call]
+    losses = [loss_of(model, batch).item() * len(batch) for batch in batches]
     model.train()
-    return sum(losses) / len(blocks(tokens, length))
+    return sum(losses) / len(cut)
 
 
 def learning_rate(progress: float, peak: float) -> float:
@@ -164,7 +166,7 @@ def main(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step / steps, peak)
         loss = loss_of(model, next(batches))
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -5,32 +5,30 @@
 Translates the sentences that `train_en_fr.py` held out for the test with every decoder, and compares the
 results with all reference translations: corpus chrF and BLEU by sacrebleu, with 95 % intervals from 1,000
 bootstrap resamples. A table shows them with the mean log-probability, the length against the references' and
-the time.
+the median time of some runs.
 """
 
 import json
-import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
+from command_line import Note, Out, Repeats, Threads
+from record import SEED, circumstances, place, quartiles, write
 from rich.console import Console
 from rich.table import Table
-from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.metrics.base import Metric
-from train_en_fr import read_pairs, references
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
+from sentence_pairs import read_pairs, references
 
 import decodekit as dk
 
-SEED = 0
-RESULTS = Path(__file__).parent / "results"
 RESAMPLES = 1000
 MAX_NEW_TOKENS = 64
 
@@ -103,7 +101,7 @@ class Found:
     """What a strategy made of every sentence."""
 
     translations: list[Translation]
-    seconds: float
+    seconds: list[float]
 
 
 def batches(sources: list[str], size: int) -> Iterator[list[int]]:
@@ -112,10 +110,23 @@ def batches(sources: list[str], size: int) -> Iterator[list[int]]:
     return (order[first : first + size] for first in range(0, len(order), size))
 
 
-def translate(model: dk.HFModel, strategy: Strategy, sources: list[str], batch: int) -> Found:
-    """The best hypothesis of every sentence, in the sentences' order."""
+def translate(
+    model: dk.HFModel, strategy: Strategy, sources: list[str], batch: int, repeats: int = 1
+) -> Found:
+    """The best hypothesis of every sentence, in the sentences' order, and the seconds of every run."""
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        found = translations(model, strategy, sources, batch)
+        seconds.append(time.perf_counter() - start)
+    return Found([found[number] for number in range(len(sources))], seconds)
+
+
+def translations(
+    model: dk.HFModel, strategy: Strategy, sources: list[str], batch: int
+) -> dict[int, Translation]:
+    """The best hypothesis of every sentence, by its number."""
     found: dict[int, Translation] = {}
-    start = time.perf_counter()
     for numbers in batches(sources, batch):
         out = dk.decode(
             model,
@@ -129,8 +140,7 @@ def translate(model: dk.HFModel, strategy: Strategy, sources: list[str], batch: 
         texts = [several[0] for several in out.texts or []]
         best = zip(numbers, texts, out.log_prob[:, 0].tolist(), out.lengths[:, 0].tolist(), strict=True)
         found |= {number: Translation(*rest) for number, *rest in best}
-    seconds = time.perf_counter() - start
-    return Found([found[number] for number in range(len(sources))], seconds)
+    return found
 
 
 def streams(wanted: list[list[str]]) -> list[list[str | None]]:
@@ -141,7 +151,8 @@ def streams(wanted: list[list[str]]) -> list[list[str | None]]:
 
 def measured(metric: Metric, texts: list[str], wanted: list[list[str]]) -> dict[str, Any]:
     """The corpus's score, half the width of its 95 % interval, and sacrebleu's signature of both."""
-    score = metric.corpus_score(texts, streams(wanted), n_bootstrap=RESAMPLES)
+    several: Any = streams(wanted)  # None is not in sacrebleu's types
+    score = metric.corpus_score(texts, several, n_bootstrap=RESAMPLES)
     signature = str(metric.get_signature())
     said = json.loads(score.format(width=2, signature=signature, is_json=True))
     found = {"score": round(score.score, 2), "interval": said.get("confidence_var", 0.0)}
@@ -163,18 +174,21 @@ def summary(strategy: Strategy, found: Found, wanted: list[list[str]]) -> dict[s
         "bleu": measured(BLEU(), texts, wanted),
         "mean_log_prob": round(mean(log_probs), 3),
         "mean_tokens": round(mean(lengths), 2),
-        "seconds": round(found.seconds, 2),
+        "median_s": round(median(found.seconds), 2),
+        "quartiles_s": quartiles(found.seconds),
     }
 
 
 def main(
     pairs: Annotated[Path, typer.Argument(help="The archive of sentence pairs.")],
     *,
+    repeats: Repeats = 3,
     sentences: Annotated[int, typer.Option(help="Sentences to translate, at most.")] = 500,
     batch: Annotated[int, typer.Option(help="Sentences a batch.")] = 64,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    threads: Threads = 1,
     model: Annotated[str, typer.Option(help="Another model from English to French.")] = "en-fr",
-    out: Annotated[Path, typer.Option(help="The JSON file.")] = RESULTS / "translation.json",
+    note: Note = "",
+    out: Out = None,
 ) -> None:
     """Translate, print the table and write the JSON."""
     torch.set_num_threads(threads)
@@ -188,24 +202,18 @@ def main(
     table = Table("strategy", "chrF", "BLEU", "length", "log-prob", "seconds")
     rows = []
     for strategy in STRATEGIES:
-        row = summary(strategy, translate(loaded, strategy, sources, batch), wanted)
+        row = summary(strategy, translate(loaded, strategy, sources, batch, repeats), wanted)
         rows.append(row)
         table.add_row(
             strategy.name,
             *(f"{row[metric]['score']:.1f} ± {row[metric]['interval']:.1f}" for metric in ("chrf", "bleu")),
             f"{row['bleu']['length_ratio']:.2f}",
             f"{row['mean_log_prob']:.2f}",
-            f"{row['seconds']:.1f}",
+            f"{row['median_s']:.1f}",
         )
     Console(width=110).print(table)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    versions = {name: version(name) for name in ("torch", "transformers", "sacrebleu")}
-    record = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "device": f"{threads} thread{'s' * (threads > 1)}, {platform.machine()}",
-        "versions": versions | {"python": platform.python_version()},
+    record = circumstances("cpu", threads, repeats, ["sacrebleu"], note) | {
         "model": model,
-        "seed": SEED,
         "sentences": len(sources),
         "references": sum(map(len, wanted)),
         "batch": batch,
@@ -213,7 +221,7 @@ def main(
         "reference_mean_log_prob": round(first.log_prob.mean().item(), 3),
         "strategies": rows,
     }
-    out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write(place(out, "translation.json", quick=False), record)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,20 @@
 
 from html import escape
 
-_WIDTH, _LINE, _NAMES = 760, 22, 250
-_COLOURS = {"decodekit": "#3f51b5", "floor": "#9e9e9e"}
+_WIDTH, _LINE, _NAMES, _NUMBERS = 760, 22, 290, 90
+_OURS, _FLOOR, _THEIRS = "#3f51b5", "#9e9e9e", "#ff9800"
 
 
-def bars(title: str, values: dict[str, float], unit: str) -> str:
-    """An SVG with one bar for each value; the longest takes the width."""
-    longest = max(values.values())
+def bars(title: str, values: dict[str, float], unit: str, ours: str = "decodekit") -> str:
+    """An SVG with one bar for each value; the longest takes the width.
+
+    Args:
+        title: Above it.
+        values: By name; that of the floor is called so.
+        unit: After every number.
+        ours: How the names begin whose bars have our colour.
+    """
+    longest = max(*values.values(), 1e-9)
     height = _LINE * (len(values) + 1) + 8
     style = "max-width:100%;font:13px sans-serif;fill:currentColor"
     lines = [
@@ -18,8 +25,8 @@ def bars(title: str, values: dict[str, float], unit: str) -> str:
     ]
     for place, (name, value) in enumerate(values.items(), start=1):
         top = place * _LINE
-        colour = _COLOURS.get(name, "#ff9800")
-        width = max(1.0, (_WIDTH - _NAMES - 90) * value / longest)
+        colour = _FLOOR if name == "floor" else _OURS if name.startswith(ours) else _THEIRS
+        width = max(1.0, (_WIDTH - _NAMES - _NUMBERS) * value / longest)
         lines += [
             f'<text x="{_NAMES - 8}" y="{top + 15}" text-anchor="end">{escape(name)}</text>',
             f'<rect x="{_NAMES}" y="{top + 3}" width="{width:.1f}" height="{_LINE - 6}" fill="{colour}"/>',

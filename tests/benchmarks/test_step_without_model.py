@@ -1,27 +1,14 @@
 """What `benchmarks/step_without_model.py` measures, in small."""
 
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from tests.benchmarks.scripts import script
 
-
-def script() -> ModuleType:
-    """The script."""
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        import step_without_model  # noqa: PLC0415 - from that folder
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    return step_without_model
-
-
-SCRIPT = script()
+SCRIPT = script("step_without_model")
 
 
 @pytest.mark.parametrize("work", SCRIPT.WORKS, ids=lambda work: work.name)
@@ -31,23 +18,41 @@ def test_both_contenders_choose_the_same(work: object) -> None:
     assert torch.equal(first, second)
 
 
-def test_contenders_that_do_not_choose_the_same_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        SCRIPT,
-        "runs",
-        lambda *_: {"transformers": lambda: torch.zeros(1), "decodekit": lambda: torch.ones(1)},
-    )
+def test_contenders_that_do_not_choose_the_same_are_refused_unless_captured() -> None:
+    contenders = {"transformers": lambda: torch.zeros(1), "decodekit": lambda: torch.ones(1)}
     with pytest.raises(SystemExit, match="what is chosen differs"):
-        SCRIPT.measure(SCRIPT.WORKS[0], 10, "cpu", 1, 1)
+        SCRIPT.measure(contenders, "work", "cpu", 1, 1)
+    times, is_same = SCRIPT.measure(contenders, "work", "cpu", 2, 1, captured=True)
+    assert len(times["decodekit"]) == 2
+    assert not is_same
+
+
+def test_a_captured_step_is_asked_of_decodekit_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {}
+    monkeypatch.setattr(SCRIPT.dk, "decode", lambda *_, **options: given.update(options))
+    for capture in (True, False):
+        given.clear()
+        contenders = SCRIPT.runs(SCRIPT.Work("a step", "beams"), 50, "cpu", 1, capture=capture)
+        with pytest.raises(AttributeError):  # nothing was decoded
+            contenders["decodekit"]()
+        assert given.get("capture", False) == capture
+
+
+def test_the_bars_of_the_cpu_and_of_a_gpu_are_those_that_were_set() -> None:
+    bars = {(work.name, device): bar for work in SCRIPT.WORKS for device, bar in work.bars.items()}
+    assert {device for _, device in bars} == {"cpu", "cuda"}
+    assert set(bars.values()) == {0.5, 0.2}
 
 
 def test_the_json_has_every_work_and_keeps_other_devices(tmp_path: Path) -> None:
     out, threads = tmp_path / "results.json", torch.get_num_threads()
     out.write_text('{"cuda": {"date": "then"}}')
-    SCRIPT.main(repeats=2, steps=1, vocab=100, threads=threads, device="cpu", out=out)
+    SCRIPT.main(repeats=2, steps=1, vocab=100, threads=threads, out=out)
     record = json.loads(out.read_text())
     assert record["cuda"] == {"date": "then"}
     assert [work["name"] for work in record["cpu"]["work"]] == [work.name for work in SCRIPT.WORKS]
     found = record["cpu"]["work"][0]
     medians = found["median_ms"]
+    assert found["is_same"]
+    assert record["cpu"]["floor_ms"] > 0
     assert found["ratio"] == pytest.approx(medians["decodekit"] / medians["transformers"], abs=0.01)

@@ -1,30 +1,16 @@
 """What `benchmarks/translation.py` measures, in small, and what was held out for it."""
 
 import re
-import sys
 import zipfile
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from sacrebleu.metrics import BLEU, CHRF
 
 import decodekit as dk
+from tests.benchmarks.scripts import script
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-def script() -> ModuleType:
-    """The script, which finds the split beside it."""
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        import translation  # noqa: PLC0415 - from that folder
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    return translation
-
-
-SCRIPT = script()
+SCRIPT = script("translation")
 
 
 def archive(folder: Path, pairs: list[tuple[str, str]]) -> Path:

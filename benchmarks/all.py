@@ -1,0 +1,124 @@
+"""Runs every benchmark whose needs are there, and says which took how long.
+
+    python benchmarks/all.py --pairs fra-eng.zip      # all of them, on the CPU
+    python benchmarks/all.py --device cuda
+    python benchmarks/all.py --quick                  # small sizes, to see that everything runs
+
+Each is a process of its own, one after the other. What is left out is named with the reason. Ends with 1 if
+one of them failed; the others run nevertheless.
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from command_line import Device, Note, Quick
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Script:
+    """A benchmark.
+
+    Attributes:
+        name: Its file.
+        devices: Where it runs.
+        needs_pairs: Whether it wants the archive of sentence pairs, which is to be downloaded.
+        runs_in_small: Whether it can do without that in a quick run.
+    """
+
+    name: str
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    needs_pairs: bool = False
+    runs_in_small: bool = True
+
+
+SCRIPTS = (
+    Script("against_generate.py"),
+    Script("peers.py"),
+    Script("throughput.py"),
+    Script("step_without_model.py"),
+    Script("processors.py"),
+    Script("packed_linear.py", ("cpu",)),
+    Script("decoders.py", ("cpu",), needs_pairs=True),
+    Script("translation.py", ("cpu",), needs_pairs=True, runs_in_small=False),
+)
+# What is no benchmark but stands among them, and why it is not run.
+NOT_RUN = {
+    "train_fairytales.py": "trains the bundled language model, from texts that are to be downloaded",
+    "train_en_fr.py": "trains the bundled translation model, from sentences that are to be downloaded",
+}
+
+
+def why_not(script: Script, device: str, pairs: Path | None, *, quick: bool) -> str | None:
+    """Why a script is left out; None: it runs."""
+    if device not in script.devices:
+        return f"measures the {' and the '.join(script.devices)} only"
+    if script.needs_pairs and pairs is None and not (quick and script.runs_in_small):
+        return "needs the archive of sentence pairs, http://www.manythings.org/anki/fra-eng.zip: --pairs"
+    return None
+
+
+def command(
+    script: Script, device: str, pairs: Path | None, note: str, *, threads: int | None, folder: Path | None
+) -> list[str]:
+    """What is run.
+
+    Args:
+        script: Of this folder.
+        device: Where.
+        pairs: The archive, for those that need it.
+        note: For the record.
+        threads: Of the CPU; None: each script's own choice.
+        folder: Where a quick run writes; None: a full one, whose JSON goes where each script says.
+    """
+    words = [sys.executable, str(HERE / script.name), "--note", note]
+    if script.needs_pairs and pairs is not None:
+        words.insert(2, str(pairs))
+    if len(script.devices) > 1:
+        words += ["--device", device]
+    if threads is not None:
+        words += ["--threads", str(threads)]
+    if folder is not None:
+        words += ["--quick", "--out", str(folder / Path(script.name).with_suffix(".json"))]
+    return words
+
+
+def main(
+    *,
+    device: Device = "cpu",
+    only: Annotated[str, typer.Option(help="Only scripts whose name begins so.")] = "",
+    pairs: Annotated[Path | None, typer.Option(help="The archive of sentence pairs.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads, instead of each script's own.")] = None,
+    note: Note = "",
+    quick: Quick = False,
+) -> None:
+    """Run every script, one after the other."""
+    folder = Path(tempfile.mkdtemp()) if quick else None
+    lines, failed = [], False
+    for script in (script for script in SCRIPTS if script.name.startswith(only)):
+        reason = why_not(script, device, pairs, quick=quick)
+        if reason is not None:
+            lines.append(f"{script.name:24} left out: {reason}")
+            continue
+        words = command(script, device, pairs, note, threads=threads, folder=folder)
+        print("$", *words[1:], flush=True)
+        start = time.perf_counter()
+        code = subprocess.run(words, check=False).returncode  # noqa: S603 - a script of this folder
+        seconds = time.perf_counter() - start
+        failed |= code != 0
+        lines.append(f"{script.name:24} {seconds:7.1f} s" + (f", failed with {code}" if code else ""))
+    lines += [f"{name:24} left out: {why}" for name, why in NOT_RUN.items() if name.startswith(only)]
+    print("\n".join(lines))
+    if failed:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,51 @@
+"""The least that decoding can take: the bytes that must be read, over the bandwidth of this machine."""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from measuring import timed
+
+_BYTES = {"cpu": 2**29, "cuda": 2**32}  # many times what the caches hold
+
+
+def bandwidth(device: str = "cpu", clock: Callable[[], float] = time.perf_counter) -> float:
+    """Bytes a second that this process can read, from memory: the best of several sums."""
+    numbers = torch.ones(_BYTES[device] // 4, device=device)
+    numbers.sum()
+    return numbers.nbytes / min(timed(numbers.sum, device, clock) for _ in range(8))
+
+
+def bytes_a_step(model: Any) -> int:  # noqa: ANN401 - a transformers model
+    """The weights that every step must read: all but tables of which it looks up a row for each token."""
+    head = model.get_output_embeddings().weight
+    tables = {
+        id(module.weight): int(module.weight.nbytes)
+        for module in model.modules()
+        if isinstance(module, torch.nn.Embedding) and module.weight is not head
+    }
+    every = sum(int(weight.nbytes) for weight in model.parameters())
+    return every - sum(tables.values())
+
+
+def bytes_a_token(model: Any) -> int:  # noqa: ANN401
+    """Keys and values of one token."""
+    config = model.config
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return int(config.num_hidden_layers * 2 * heads * head * model.dtype.itemsize)
+
+
+def bytes_read(model: Any, texts: Iterable[tuple[int, int]]) -> int:  # noqa: ANN401
+    """All weights once for every step, and the keys and values of each prompt and of one text after it.
+
+    Args:
+        model: Of transformers.
+        texts: Tokens of each prompt, and tokens to say after it; all of them in one batch.
+    """
+    every = list(texts)
+    steps = max(new for _, new in every)
+    # The first step reads none: step `i` after it reads those of the prompt and of `i` tokens.
+    columns = sum((new - 1) * length + new * (new - 1) // 2 for length, new in every)
+    return steps * bytes_a_step(model) + columns * bytes_a_token(model)

@@ -1,0 +1,103 @@
+"""What every benchmark's JSON says alike: when, where and with what it ran, and how its times spread."""
+
+import json
+import os
+import platform
+import statistics
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SEED = 0
+RESULTS = Path(__file__).parent / "results"
+
+
+def circumstances(
+    device: str, threads: int, repeats: int, packages: Iterable[str] = (), note: str = ""
+) -> dict[str, Any]:
+    """What stands first in every JSON.
+
+    Args:
+        device: "cpu" or "cuda".
+        threads: Of the CPU.
+        repeats: Timed runs of each.
+        packages: Whose versions are said besides torch's, transformers' and Python's, where they are there.
+        note: What else is to be said of this run.
+    """
+    names = ["torch", "transformers", *(package for package in packages if find_spec(package))]
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": machine(device, threads),
+        "versions": {name: version(name) for name in names} | {"python": platform.python_version()},
+        "seed": SEED,
+        "repeats": repeats,
+        "note": note,
+    }
+
+
+def machine(device: str, threads: int) -> str:
+    """What computes, in words."""
+    if device == "cuda":
+        return str(torch.cuda.get_device_name())
+    used = f"{threads} thread{'s' * (threads > 1)} of {os.cpu_count()}"
+    return f"{used}, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def summary(
+    times: Mapping[str, Sequence[float]], unit: str, against: str | None = None, ours: str = "decodekit"
+) -> dict[str, Any]:
+    """Medians, quartiles and, where both were measured, the ratio of two medians.
+
+    Args:
+        times: Of each contender.
+        unit: Of the times, which the names of the fields end with: "seconds", "s" or "ms".
+        against: Whose median divides that of `ours`; None: nobody's.
+        ours: Whose median is divided.
+    """
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    found: dict[str, Any] = {
+        f"median_{unit}": {name: round(value, 4) for name, value in medians.items()},
+        f"quartiles_{unit}": {name: quartiles(values) for name, values in times.items()},
+    }
+    if against in medians and ours in medians:
+        found["ratio"] = round(medians[ours] / medians[against], 3)
+    return found
+
+
+def quartiles(values: Sequence[float]) -> list[float]:
+    """The first and the last; of a single value itself, twice."""
+    if len(values) == 1:
+        return [round(values[0], 4)] * 2
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return [round(low, 4), round(high, 4)]
+
+
+def place(out: Path | None, name: str, *, quick: bool) -> Path:
+    """Where the JSON goes: where it was asked for, else among the results, but not that of a quick run.
+
+    Args:
+        out: What was asked for.
+        name: Of the file.
+        quick: Whether nothing is measured.
+    """
+    if out is not None:
+        return out
+    return (Path(tempfile.mkdtemp()) if quick else RESULTS) / name
+
+
+def write(out: Path, record: Mapping[str, Any]) -> None:
+    """Writes the whole file."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    print(f"written: {out}")
+
+
+def write_part(out: Path, device: str, part: Mapping[str, Any]) -> None:
+    """Writes one device's part; the others' stay."""
+    write(out, (json.loads(out.read_text()) if out.exists() else {}) | {device: part})

@@ -1,0 +1,268 @@
+# ruff: noqa: INP001 - loaded by its path, not imported
+"""A table and pictures of each benchmark but that of the peers."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from bars import bars
+from cells import Run, floor_of, machine, met, milliseconds, spread, table
+
+
+def against_generate(run: Run) -> str:
+    """Times, and memory."""
+    floors = "floor_seconds" in run["work"][0]
+    rows = []
+    for work in run["work"]:
+        medians, quartiles, memory = (
+            work[key] for key in ("median_seconds", "quartiles_seconds", "peak_memory_mb")
+        )
+        rows.append(
+            [
+                work["name"],
+                f"{work['prompts']} of {work['length']} + {work['new']}",
+                *(spread(medians[who], quartiles[who], 3) for who in ("generate", "decodekit")),
+                *([f"{work['floor_seconds']:.3f}"] if floors else []),
+                f"**{work['ratio']:.2f}**",
+                met(work["ratio"], work["bar"]),
+                f"{memory['generate']:.0f} → {memory['decodekit']:.0f}",
+            ]
+        )
+    head = ["work", "prompts of tokens + new", "`generate()`, s", "decodekit, s"]
+    head += [*(["floor, s"] if floors else []), "ratio", "at most", "peak memory, MB"]
+    pictures = [
+        bars(work["name"], work["median_seconds"] | _floor(work, "floor_seconds"), "s")
+        for work in run["work"]
+    ]
+    first = f"{machine(run)}; {run['model']}; medians of {run['repeats']} runs, with quartiles:"
+    return "\n".join([first, "", table(head, rows), "", *pictures])
+
+
+def _floor(work: Run, key: str) -> dict[str, float]:
+    return {"floor": work[key]} if key in work else {}
+
+
+def processors(run: Run) -> str:
+    """Milliseconds of every processor, for two vocabularies."""
+    vocabularies = list(run["cases"][0]["vocabularies"])
+    head = ["processor, milliseconds: transformers → decodekit"]
+    for vocab in vocabularies:
+        head += [f"{int(vocab):,} tokens", "ratio"]
+    rows = []
+    for case in run["cases"]:
+        few = "" if case["rows"] == run["rows"] else f", {case['rows']} rows"
+        cells = [cell for vocab in vocabularies for cell in _cells(case["vocabularies"][vocab])]
+        rows.append([f"`{case['name']}`{few}", *cells])
+    size = f"{run['rows']} rows of {run['length']} tokens"
+    floors = ", ".join(
+        f"{milliseconds(value)} ms for {int(vocab):,} tokens"
+        for vocab, value in run.get("floor_ms", {}).items()
+    )
+    floor = f" The floor, reading the scores once: {floors}." if floors else ""
+    first = f"{machine(run)}; {size}; medians of {run['repeats']} steps.{floor}"
+    return "\n".join([first, "", table(head, rows)])
+
+
+def _cells(found: dict[str, Any]) -> tuple[str, str]:
+    medians = found["median_ms"]
+    ours = milliseconds(medians["decodekit"])
+    if "ratio" not in found:
+        return ours, "-"
+    return f"{milliseconds(medians['transformers'])} → {ours}", f"**{found['ratio']:.2f}**"
+
+
+def step_without_model(run: Run) -> str:
+    """Milliseconds of a step."""
+    prompts, rows = run["rows"]
+    size = f"{prompts} prompts, {rows} rows of each, {run['vocabulary']:,} tokens to choose from"
+    runs = f"medians of {run['repeats']} runs of {run['steps']} steps, with quartiles"
+    lines = []
+    for work in run["work"]:
+        medians, quartiles = work["median_ms"], work["quartiles_ms"]
+        differs = "" if work.get("is_same", True) else ", with other tokens chosen"
+        lines.append(
+            [
+                work["name"] + differs,
+                *(spread(medians[who], quartiles[who], 1) for who in ("transformers", "decodekit")),
+                f"**{work['ratio']:.2f}**",
+                met(work["ratio"], work["bar"]),
+            ]
+        )
+    return "\n".join(
+        [
+            f"{machine(run)}; {size}; {runs}.{floor_of(run, 'floor_ms', 'ms')}",
+            "",
+            table(["milliseconds a step", "transformers", "decodekit", "ratio", "at most"], lines),
+            "",
+            *(bars(work["name"], work["median_ms"] | _floor(run, "floor_ms"), "ms") for work in run["work"]),
+        ]
+    )
+
+
+def throughput(run: Run) -> str:
+    """Seconds for a long list of prompts."""
+    rows = [
+        [
+            f"`{row['name']}`",
+            spread(row["median_s"], row["quartiles_s"], 1),
+            f"{row['tokens_per_s']:.0f}",
+            f"**{row['ratio']:.2f}**",
+            met(row["ratio"], row["bar"]),
+            f"{row['same_texts']} of {run['prompts']}",
+        ]
+        for row in run["runs"]
+    ]
+    times = {row["name"]: row["median_s"] for row in run["runs"]} | _floor(run, "floor_s")
+    first = f"{machine(run)}; {run['prompts']} prompts; medians of {run['repeats']} runs, with quartiles."
+    return "\n".join(
+        [
+            f"{first}{floor_of(run, 'floor_s', 's')}",
+            "",
+            table(["who", "seconds", "new tokens a second", "ratio", "at most", "same texts"], rows),
+            "",
+            bars(f"{run['prompts']} prompts", times, "s"),
+        ]
+    )
+
+
+def packed_linear(run: Run) -> str:
+    """Milliseconds of a call, of the first use, and of whole runs."""
+    ways = list(run["calls"][0]["median_ms"])
+    floors = run.get("floor_ms", {})
+    calls = [
+        [
+            f"{call['in']} x {call['out']}",
+            str(call["rows"]),
+            *(milliseconds(call["median_ms"][way]) for way in ways),
+            *([milliseconds(floors[f"{call['in']} x {call['out']}"])] if floors else []),
+            f"**{call['ratio']:.2f}**",
+        ]
+        for call in run["calls"]
+    ]
+    names = [f"`{way}`" for way in ways]
+    first = [
+        [shape, *(milliseconds(times[way]) for way in ways)] for shape, times in run["first_use_ms"].items()
+    ]
+    floor = ["floor"] if floors else []
+    return "\n".join(
+        [
+            f"{machine(run)}; clock: {run['clock']}; medians of {run['repeats']} calls, in milliseconds:",
+            "",
+            table(["layer", "rows", *names, *floor, "packed / `F.linear`"], calls),
+            "",
+            table(["first use of a layer, in milliseconds", *names], first),
+            "",
+            _packing(run["model"]),
+            "",
+            table(["work", "plain, s", "packed, s", "floor, s", "ratio", "same tokens"], _whole_runs(run)),
+            "",
+            *_pictures_of_layers(run),
+        ]
+    )
+
+
+def _packing(model: Run) -> str:
+    size = f"{model['bytes'] / 1e6:.0f} MB of copies"
+    return f"{model['name']}, packed once in {model['pack_s']:.2f} s into {size}:"
+
+
+def _whole_runs(run: Run) -> Iterator[list[str]]:
+    for work in run["model"]["runs"]:
+        medians, floor = work["median_s"], work.get("floor_s")
+        yield [
+            work["work"],
+            *(f"{medians[way]:.2f}" for way in ("plain", "packed")),
+            "-" if floor is None else f"{floor:.2f}",
+            f"**{work['ratio']:.2f}**",
+            "yes" if work["same_tokens"] else "no",
+        ]
+
+
+def _pictures_of_layers(run: Run) -> Iterator[str]:
+    """Few rows, where packing is for."""
+    few = 5
+    for call in run["calls"]:
+        if call["rows"] == few:
+            shape = f"{call['in']} x {call['out']}"
+            times = call["median_ms"] | ({"floor": run["floor_ms"][shape]} if "floor_ms" in run else {})
+            yield bars(f"{shape}, {few} rows", times, "ms", ours="packed")
+    for work in run["model"]["runs"]:
+        times = work["median_s"] | _floor(work, "floor_s")
+        yield bars(f"{run['model']['name']}, {work['work']}", times, "s", ours="packed")
+
+
+def translation(run: Run) -> str:
+    """Quality, and what it costs."""
+    first = run["strategies"][0]
+    said = f"{run['sentences']} sentences with {run['references']} reference translations"
+    worth = f"the first ones of which have {run['reference_mean_log_prob']:.2f} nats in the mean"
+    rows = [
+        [
+            row["name"],
+            *(f"{row[name]['score']:.1f} ± {row[name]['interval']:.1f}" for name in ("chrf", "bleu")),
+            f"{row['bleu']['length_ratio']:.2f}",
+            f"{row['mean_log_prob']:.2f}",
+            spread(row["median_s"], row["quartiles_s"], 1),
+        ]
+        for row in run["strategies"]
+    ]
+    signatures = " and ".join(f"`{first[name]['signature']}`" for name in ("chrf", "bleu"))
+    return "\n".join(
+        [
+            f"{machine(run)}; {said}, {worth}:",
+            "",
+            table(["decoder", "chrF", "BLEU", "length", "log-probability", "seconds"], rows),
+            "",
+            f"sacrebleu's signatures: {signatures}.",
+        ]
+    )
+
+
+def decoders(run: Run) -> str:
+    """What each decoder found, with the language model and the translation model."""
+    parts = [
+        f"{machine(run)}; {run['openings']} openings of stories, {run['new']} new tokens:",
+        "",
+        _found(run, "stories"),
+    ]
+    if run["sentences"]:
+        parts += ["", f"{run['sentences']} held-out sentences, translated:", "", _found(run, "translation")]
+    return "\n".join(parts)
+
+
+def _found(run: Run, part: str) -> str:
+    """What each decoder found with one of the models."""
+    columns = [
+        ("log-prob a token", "log_prob_per_token", 2),
+        ("distinct-1", "distinct_1", 2),
+        ("distinct-2", "distinct_2", 2),
+        ("repetition", "repetition", 2),
+        ("self-BLEU", "self_bleu", 0),
+        *([("chrF", "chrf", 1)] if part == "translation" else []),
+        ("passes a token", "passes_per_token", 1),
+        ("time", "time", 1),
+    ]
+    rows = [
+        [
+            f"`{row['name']}`",
+            *(
+                "-" if row[part][key] is None else f"{row[part][key]:.{places}f}"
+                for _, key, places in columns
+            ),
+        ]
+        for row in run["decoders"]
+        if row[part] is not None  # it can decode such a model
+    ]
+    return table(["decoder", *(heading for heading, _, _ in columns)], rows)
+
+
+def pictures_of_decoders(run: Run) -> str:
+    """Time, and how many of the words are different, of every decoder."""
+    stories = {row["name"]: row["stories"] for row in run["decoders"]}
+    return "\n".join(
+        bars(title, {name: story[key] for name, story in stories.items()}, unit, ours="")
+        for title, key, unit in (
+            ("Stories: time, that of greedy search as 1", "time", ""),
+            ("Stories: different pairs of words, as a share of all", "distinct_2", ""),
+            ("Stories: 4-grams said before, as a share of all", "repetition", ""),
+        )
+    )

@@ -1,0 +1,159 @@
+# ruff: noqa: INP001 - loaded by its path, not imported
+"""Tables and pictures of decodekit against its peers, on the CPU and on a GPU."""
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bars import bars
+from cells import Run, machine, met, spread, table
+
+NAMES = {
+    "generate": "`generate()`",
+    "compiled": "`generate()`, static cache, compiled",
+    "ctranslate2": "CTranslate2",
+    "vllm": "vLLM",
+    "decodekit": "decodekit",
+    "floor": "floor",
+}
+NO_GPU = (
+    "No GPU was at hand when this was written. So nothing was measured on one, and the table stays empty "
+    "rather than guessed."
+)
+BARS = ("work", "decodekit against", "of its", "ratio", "at most")
+_BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def _works() -> ModuleType:
+    """What is decoded, and the bars, as the scripts have them."""
+    spec = importlib.util.spec_from_file_location("works", _BENCHMARKS / "works.py")
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    return module
+
+
+def peers(run: Run) -> str:
+    """Seconds of all, then every bar, then a picture of each work."""
+    names = [name for name in NAMES if any(name in work["median_seconds"] for work in run["work"])]
+    models = "; ".join(f"{name}: {words}" for name, words in run["models"].items())
+    return "\n".join(
+        [
+            f"{machine(run)}; {models}; medians of {run['repeats']} runs, with quartiles, in seconds:",
+            "",
+            table(
+                ["work", *(NAMES[name] for name in names), "floor", "same texts"],
+                [[work["name"], *_seconds(work, names), _same(work)] for work in run["work"]],
+            ),
+            "",
+            table(
+                BARS,
+                [row for work in run["work"] for row in _bars(work, work)],
+            ),
+            "",
+            *_first_uses(run),
+            *_memory(run),
+            *(bars(work["name"], _times(work), "s") for work in run["work"]),
+        ]
+    )
+
+
+def peers_on_gpu(run: Run | None, step: Run | None) -> str:
+    """The same for a GPU, and a step without the model; what was not measured is empty.
+
+    Args:
+        run: Of `peers.py`; None: there is none.
+        step: Of `step_without_model.py`; None: there is none.
+    """
+    works = _works()
+    lines = (
+        [*(row for work in works.CUDA_WORKS for row in _bars(_described(work), None))] if run is None else []
+    )
+    every = table(BARS, [*lines, *_steps(works, step)])
+    if run is None:
+        return f"{NO_GPU}\n\n{every}" if step is None else every
+    return f"{peers(run)}\n\n{every}"
+
+
+def _described(work: Any) -> Run:  # noqa: ANN401 - a Work
+    return {"name": work.name, "bars": work.bars, "cache_bar": work.cache_bar}
+
+
+def _times(work: Run) -> dict[str, float]:
+    return work["median_seconds"] | {"floor": work["floor_seconds"]}
+
+
+def _seconds(work: Run, names: list[str]) -> Iterator[str]:
+    medians, quartiles = work["median_seconds"], work["quartiles_seconds"]
+    for name in names:
+        yield spread(medians[name], quartiles[name]) if name in medians else "-"
+    yield f"{work['floor_seconds']:.2g}"
+
+
+def _same(work: Run) -> str:
+    """Whose texts are those of `generate`, and how many of them."""
+    shares = {name: share for name, share in work["same_texts"].items() if name != "generate"}
+    if all(share == 1 for share in shares.values()):
+        return "all"
+    told = {name: "not comparable" if share is None else f"{share:.0%}" for name, share in shares.items()}
+    return ", ".join(f"{NAMES[name]} {said}" for name, said in told.items())
+
+
+def _bars(work: Run, found: Run | None) -> Iterator[list[str]]:
+    """A line for every bar of a work, and for what was measured without one."""
+    ratios: dict[str, float] = {} if found is None else found["ratios"]
+    for name in dict.fromkeys([*work["bars"], *ratios]):
+        ratio = ratios.get(name)
+        yield [work["name"], NAMES[name], "time", _ratio(ratio), met(ratio, work["bars"].get(name))]
+    if found is not None or work["cache_bar"] is not None:
+        ratio = None if found is None else found["cache_ratio"]
+        most = met(ratio, work["cache_bar"])
+        yield [work["name"], NAMES["generate"], "cache's memory", _ratio(ratio), most]
+
+
+def _ratio(ratio: float | None) -> str:
+    return "" if ratio is None else f"**{ratio:.2f}**"
+
+
+def _first_uses(run: Run) -> Iterator[str]:
+    """How long the first use takes of what compiles or captures, in a sentence."""
+    slow = [
+        f"{work['name']}: {NAMES[name]} {work['first_use_seconds'][name]:.0f} s"
+        for work in run["work"]
+        for name in ("compiled", *(["decodekit"] if run.get("captured") else []))
+        if name in work["first_use_seconds"]
+    ]
+    if slow:
+        yield f"The first use takes: {'; '.join(slow)}.\n"
+
+
+def _memory(run: Run) -> Iterator[str]:
+    """What each takes of a GPU's memory, where that was measured."""
+    works = [work for work in run["work"] if work.get("peak_memory_mb")]
+    names = [name for name in NAMES if any(name in work["peak_memory_mb"] for work in works)]
+    if works:
+        rows = [
+            [
+                work["name"],
+                *(
+                    f"{work['peak_memory_mb'][name]:.0f}" if name in work["peak_memory_mb"] else "-"
+                    for name in names
+                ),
+            ]
+            for work in works
+        ]
+        yield table(["MB at most beside the model", *(NAMES[name] for name in names)], rows) + "\n"
+
+
+def _steps(works: ModuleType, step: Run | None) -> Iterator[list[str]]:
+    """The lines of a step without the model: those with a bar."""
+    prompts, rows = works.STEP_ROWS
+    name = f"a step without the model, {prompts * rows} rows x {works.STEP_VOCABULARY:,} tokens"
+    if step is None:
+        yield [name, NAMES["generate"], "time", "", met(None, works.STEP_BARS["cuda"])]
+        return
+    for work in step["work"]:
+        if work["bar"] is not None:
+            ratio = work["ratio"]
+            yield [work["name"], NAMES["generate"], "time", _ratio(ratio), met(ratio, work["bar"])]
