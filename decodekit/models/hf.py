@@ -59,7 +59,8 @@ class HFModel:
             of these that the model can, which a small numerical test finds out. `repr` says which.
         packed: Copies linear layers as oneDNN multiplies few rows fastest, for float32 on the CPU: the same
             tokens, and up to five times as fast. True copies all; `"auto"` those for which it pays, if
-            memory allows; False none. `repr` says what the copies take. The model is left as it was.
+            memory allows; False none. Also does a GELU that is written out in one operation. `repr` says what
+            the copies take. The model is left as it was.
         recorded: Records a pass and replays its operations without the model's Python, over a trie: sooner
             done. True always; `"auto"` on the CPU, in runs of 32 tokens and more, where all modules are
             transformers' and torch's own and none has a hook; False never. `repr` says whether, and why not.

@@ -20,6 +20,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from decodekit.errors import ModelError
+from decodekit.models.activations import in_one, written_out
 from decodekit.models.linear_layers import Key, LinearLayer, packable
 from decodekit.models.memory_left import memory_left
 
@@ -60,7 +61,7 @@ class Packing:
     """The packed copies of a model's linear layers, and the moments in which they are used.
 
     The model is left as it was: outside of `active` nothing of it is changed, and no attribute is added.
-    A weight that several layers share is packed once.
+    A weight that several layers share is packed once. Inside, a GELU that is written out is one operation.
 
     Args:
         model: Any module. Plain `nn.Linear` and transformers' `Conv1D` in float32 on the CPU can be packed.
@@ -107,6 +108,8 @@ class Packing:
         self._swaps = [
             (vars(layer.module), _forward(layer, packs[layer.key].content, fewest)) for layer in layers
         ]
+        if self._packed is not False:
+            self._swaps += [(vars(module), in_one(module)) for module in written_out(self._model)]
 
     @contextmanager
     def active(self) -> Iterator[None]:
