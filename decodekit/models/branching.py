@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from decodekit.errors import ModelError
 from decodekit.models import probe
 from decodekit.models.abilities import Abilities
+from decodekit.models.compiled import Compiled
+from decodekit.models.decoder_only import DecoderOnly
 from decodekit.models.depths import Depths
 from decodekit.models.locks import lock_of
 from decodekit.models.recorder import WORTHWHILE, Recorder
@@ -36,6 +38,7 @@ class Branching:
         cached: Whether it has a cache.
         may_spread: Whether a run may go on with one entry a row where that is quicker.
         recorder: Records passes.
+        compiled: Compiles them; None: they are not compiled.
     """
 
     abilities: Abilities
@@ -45,6 +48,7 @@ class Branching:
     cached: bool
     may_spread: bool
     recorder: Recorder
+    compiled: Compiled | None
 
     def start(
         self,
@@ -57,10 +61,13 @@ class Branching:
     ) -> tuple[TrieSession, Float32[Tensor, "rows vocab"]]:
         """A session with so many rows a prompt, and the logits after the prompts."""
         prompt = prompt.to(self.model.device)
-        forward = BranchingForward(
-            self.forward_after(prompt, share=True), self.config, self._depths, self.model
-        )
+        model = self.forward_after(prompt, share=True)
+        if self.compiled is not None and isinstance(model, DecoderOnly) and not pretended:  # not in a test
+            model = model.by(self.compiled)
+        forward = BranchingForward(model, self.config, self._depths, self.model)
         on_cpu = self.model.device.type == "cpu"  # elsewhere reading keys costs more than looking at them
+        if self.compiled is not None and on_cpu:  # its operations are not torch's
+            recorded = False
         session = TrieSession(
             forward,
             prompt.mask,
@@ -73,12 +80,12 @@ class Branching:
         return session, session.prefill(prompt.tokens.masked_fill(~prompt.mask, 0))
 
     def records(self, new: int) -> bool:
-        """Whether passes are recorded in a run of so many new tokens.
+        """Whether passes are recorded or compiled in a run of so many new tokens.
 
         Raises:
             ModelError: If they must be, and cannot.
         """
-        if self.recorder.wanted is True:
+        if self.recorder.wanted is True or self.compiled is not None:
             self.check_recorded()
             return True
         return new >= WORTHWHILE and not self.unrecorded
@@ -89,7 +96,7 @@ class Branching:
         return self.recorder.refusal or self._counting or self.refusal
 
     def check_recorded(self) -> None:
-        """Raises if passes cannot be recorded."""
+        """Raises if passes cannot be recorded or compiled."""
         self.recorder.check(self._counting or self.refusal)
 
     @property
@@ -122,6 +129,17 @@ class Branching:
             return "its cache cannot be reordered"
         return "it holds a mask of all positions" if _holds_mask(self.model) else ""
 
+    def check_rows(self, what: str) -> None:
+        """Raises if what needs rows is asked for over a trie that must be.
+
+        Args:
+            what: What needs them.
+        """
+        if self.recorder.cache == "trie":
+            raise ModelError(
+                f"HFModel: {what} needs a cache with one entry a row, got cache='trie'. Use cache='auto'."
+            )
+
     def check(self) -> None:
         """Raises if the model cannot be run over a trie."""
         if self.refusal:
@@ -138,7 +156,9 @@ class Branching:
         return wanted if refusal is None else "trie" if not refusal else f"rows ({refusal})"
 
     def describe_recorded(self) -> str:
-        """Whether passes are recorded, once it was asked."""
+        """Whether passes are recorded, once it was asked; or how long it took to compile them."""
+        if self.compiled is not None:
+            return f", compiled={self.compiled}"
         if "refusal" not in vars(self):
             return ""
         return f", recorded=no ({self.unrecorded})" if self.unrecorded else ", recorded=yes"

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from decodekit.models.accepted import accepted
 from decodekit.models.cache import Cache
+from decodekit.models.compiled import Compiled
 from decodekit.models.evaluating import evaluating
 from decodekit.models.layer_masks import Mask
 from decodekit.models.locks import lock_of
@@ -28,6 +29,12 @@ class DecoderOnly:
     def __init__(self, model: Any, config: Any, cache_name: str | None, packing: Packing) -> None:  # noqa: ANN401
         self._model, self._config, self._cache_name, self._packing = model, config, cache_name, packing
         self._accepts = accepted(model)
+        self._compiled: Compiled | None = None
+
+    def by(self, compiled: Compiled) -> "DecoderOnly":
+        """The same, with passes over branches by a compiled model."""
+        self._compiled = compiled
+        return self
 
     def forward(
         self,
@@ -59,7 +66,9 @@ class DecoderOnly:
             evaluating(self._model),
             self._packing.active(),
         ):
-            output = self._model(input_ids=tokens, return_dict=True, **given)
+            over_branches = isinstance(mask, dict) or (mask is not None and mask.ndim > tokens.ndim)
+            call = self._compiled if self._compiled is not None and over_branches else self._model
+            output = call(input_ids=tokens, return_dict=True, **given)
         if cache is not None and self._cache_name is not None:
             # A model that keeps its state elsewhere returns none; the probe finds out what that means.
             cache.content = output.get(self._cache_name, cache.content)

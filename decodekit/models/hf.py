@@ -13,6 +13,7 @@ from decodekit.models.abilities import Abilities, most_positions
 from decodekit.models.accepted import accepted, inner
 from decodekit.models.branching import Branching
 from decodekit.models.cache import cache_name
+from decodekit.models.compiled import Compiled
 from decodekit.models.decoder_only import DecoderOnly
 from decodekit.models.encoder_decoder import (
     ConditionedDecoder,
@@ -65,12 +66,15 @@ class HFModel:
             done. True always; `"auto"` on the CPU, in runs of 32 tokens and more, where all modules are
             transformers' and torch's own and none has a hook; False never. `repr` says whether, and why not.
             On a GPU see `decode(capture=True)`.
+        compiled: Compiles passes with `torch.compile`, over a trie, once for all shapes that come: True with
+            torch's own backend, or the name of one. `repr` says how long it took. False: not at all.
 
     Raises:
         ModelError: If it is not a transformers model with a head, or an encoder-decoder that reads
             something else than text, or whose decoder has no id to start with. Where several rows of a
             prompt are run with `cache="trie"` and the model cannot. With `packed=True`, if there is
-            nothing to pack. With `recorded=True`, if the model has hooks or reads what it computes.
+            nothing to pack. With `recorded=True` or `compiled`, if the model has hooks or cannot run over a
+            trie.
 
     Example:
         >>> bundled = transformers.AutoModelForCausalLM.from_pretrained(dk.bundled_path())
@@ -89,6 +93,7 @@ class HFModel:
         cache: Literal["auto", "trie", "rows", "none"] = "auto",
         packed: bool | Literal["auto"] = "auto",
         recorded: bool | Literal["auto"] = "auto",
+        compiled: bool | str = False,
     ) -> None:
         self.model = cast("Any", model)
         self.tokenizer = tokenizer
@@ -109,8 +114,8 @@ class HFModel:
         self._config = config.get_text_config(decoder=True)
         if cache not in {"auto", "trie", "rows", "none"}:
             raise ModelError(f"HFModel: cache must be 'auto', 'trie', 'rows' or 'none', got {cache!r:.80}.")
-        self._options: dict[str, Any] = {"cache": cache, "packed": packed, "recorded": recorded}
         self._cache = cache
+        self._options: dict[str, Any] = {"packed": packed, "recorded": recorded, "compiled": compiled}
         self._packing = Packing(self.model, packed)
         self._shallow: dict[int, HFModel] = {}
         accepts = accepted(self.model)
@@ -131,7 +136,8 @@ class HFModel:
             forward_after=self.forward_after,
             cached=self._cache_name is not None,
             may_spread=cache == "auto",
-            recorder=Recorder(self.model, self._config, recorded, cache),
+            recorder=Recorder(self.model, self._config, recorded, cache, must=compiled is not False),
+            compiled=None if compiled is False else Compiled(self.model, compiled),
         )
         self._verification = Verification(self._abilities, self._cache_name, self.model, self.forward_after)
 
@@ -193,7 +199,7 @@ class HFModel:
         Raises:
             ModelError: As `start` does, or if the model cannot show what is asked for; with `cache="trie"`.
         """
-        self._check_rows("showing hidden states, early layers or attention")
+        self._branching.check_rows("showing hidden states, early layers or attention")
         self._prepare(prompt, rows_per_prompt, capacity - prompt.tokens.shape[1])
         prompt = prompt.to(self.model.device)
         share = rows_per_prompt > 1 and self._abilities.shares_source
@@ -211,7 +217,7 @@ class HFModel:
             ModelError: As `start` does, or if the model's cache cannot give back what it has read; with
                 `cache="trie"`.
         """
-        self._check_rows("verifying several tokens a pass")
+        self._branching.check_rows("verifying several tokens a pass")
         self._prepare(prompt, 1, capacity - prompt.tokens.shape[1])
         return self._verification.start(prompt, rows_per_prompt, capacity)
 
@@ -223,7 +229,7 @@ class HFModel:
         """
         if layers not in self._shallow:  # kept, because what a model can do is asked only once
             cut = first_layers(self.model, layers)
-            self._shallow[layers] = HFModel(cut, self.tokenizer, **self._options)
+            self._shallow[layers] = HFModel(cut, self.tokenizer, cache=self._cache, **self._options)
         return self._shallow[layers]
 
     @torch.no_grad()
@@ -242,12 +248,6 @@ class HFModel:
         self._abilities.check_positions(prompt, new)
         self._abilities.check(prompt, rows_per_prompt)
         self._packing.refresh()
-
-    def _check_rows(self, what: str) -> None:
-        if self._cache == "trie":
-            raise ModelError(
-                f"HFModel: {what} needs a cache with one entry a row, got cache='trie'. Use cache='auto'."
-            )
 
     @property
     def _branches(self) -> bool:

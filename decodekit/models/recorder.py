@@ -31,18 +31,27 @@ class Recorder:
         wanted: True raises where a pass cannot be recorded; `"auto"` records on the CPU where it can, if the
             model is all transformers' and torch's own; False never does.
         cache: As `HFModel` takes it: only what runs over branches is recorded.
+        must: Whether to raise over another cache at once, because passes are compiled.
 
     Raises:
         ModelError: If `wanted` is none of these, or True over another cache.
     """
 
-    def __init__(self, model: Any, config: Any, wanted: bool | Literal["auto"], cache: str) -> None:  # noqa: ANN401, FBT001
+    def __init__(
+        self,
+        model: Any,  # noqa: ANN401
+        config: Any,  # noqa: ANN401
+        wanted: bool | Literal["auto"],  # noqa: FBT001
+        cache: str,
+        *,
+        must: bool = False,
+    ) -> None:
         if wanted is not True and wanted is not False and wanted != "auto":
             raise ModelError(f"HFModel: recorded must be True, False or 'auto', got {wanted!r:.80}.")
         self._model, self._config, self.wanted = model, config, wanted
-        self._cache = cache
+        self.cache = cache
         self._tried = ""  # what a try has found
-        if wanted is True:
+        if wanted is True or must:
             self.check_cache()
 
     @property
@@ -50,8 +59,8 @@ class Recorder:
         """Why passes are not recorded; empty: they are."""
         if self.wanted is False:
             return "recorded=False"
-        if self._cache not in _BRANCHES:
-            return f"cache={self._cache}"
+        if self.cache not in _BRANCHES:
+            return f"cache={self.cache}"
         if self.wanted == "auto" and self._model.device.type != "cpu":
             return "only on the CPU unless asked for"
         return self._tried or self.obstacle(("auto",) if self.wanted == "auto" else ())
@@ -95,9 +104,9 @@ class Recorder:
 
     def check_cache(self) -> None:
         """Raises if the cache that was asked for is not one of branches."""
-        if self._cache not in _BRANCHES:
+        if self.cache not in _BRANCHES:
             raise ModelError(
-                f"HFModel: what is recorded must run over a trie, got cache={self._cache!r}. "
+                f"HFModel: what is recorded or compiled must run over a trie, got cache={self.cache!r}. "
                 "Use cache='auto'."
             )
 
@@ -111,7 +120,7 @@ class Recorder:
         if found := refusal or self._tried or self.obstacle():
             raise ModelError(
                 f"HFModel: {type(inner(self._model)).__name__} cannot be recorded: {found}. Use it without "
-                "capture=True and recorded=True."
+                "capture=True, recorded=True and compiled=True."
             )
 
 
