@@ -3,6 +3,7 @@
 import math
 import os
 import time
+import warnings
 from functools import cache
 from importlib.util import find_spec
 
@@ -14,6 +15,8 @@ from decodekit.kernels.split_attention import split_attention
 
 # Bits of a word: the beams that one launch serves.
 BEAMS = 64
+# What rounding costs, of the largest value: products of float32 may be taken in TF32.
+_NEAR = {torch.float32: 2e-3, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 # Which beams see which slots: as truth values, or for at most 64 beams as the bits of one word a slot.
 Visible = Bool[Tensor, "batch beams slots"] | Int[Tensor, "batch slots"]
@@ -55,8 +58,8 @@ def trie_attention(
     that no beam sees is not read at all. The slots are split, so that one prompt too keeps a device busy.
 
     Written where there was no GPU: it was tested with Triton's interpreter and compiled for one (compute
-    capability 9.0), but never run there. Whether it beats PyTorch's own attention with a mask is not known
-    until `is_faster` has measured both on the device at hand, so nothing should use it unasked.
+    capability 9.0), but never run there. So it is used only where `pays` has found, on the device at hand,
+    that it is right and faster than PyTorch's own attention with a mask.
 
     Args:
         query: One a beam. Heads are a multiple of groups, those of a group together.
@@ -135,6 +138,39 @@ def unpack(words: Int[Tensor, "batch slots"], beams: int) -> Bool[Tensor, "batch
     """What `pack` packed."""
     bits = torch.arange(beams, device=words.device, dtype=words.dtype)[:, None]
     return (words[:, None] >> bits & 1).bool()
+
+
+def pays(
+    query: Float[Tensor, "batch heads beams width"],
+    key: Float[Tensor, "batch groups slots width"],
+    value: Float[Tensor, "batch groups slots value_width"],
+    visible: Bool[Tensor, "batch beams slots"],
+) -> bool:
+    """Whether the kernel is right and faster on these tensors: tries it. Waits for the device.
+
+    False wherever the kernel does not run, or is only interpreted, and where it raises.
+    """
+    if query.device.type != "cuda" or query.dtype not in _NEAR or not is_available(query.device):
+        return False
+    try:
+        return is_right(query, key, value, visible) and is_faster(query, key, value, visible)
+    except Exception as error:  # noqa: BLE001 - Triton's compiler raises what it likes
+        warnings.warn(f"trie_attention: the kernel is not used, as it raises {error!r:.200}", stacklevel=2)
+        return False
+
+
+def is_right(
+    query: Float[Tensor, "batch heads beams width"],
+    key: Float[Tensor, "batch groups slots width"],
+    value: Float[Tensor, "batch groups slots value_width"],
+    visible: Bool[Tensor, "batch beams slots"],
+) -> bool:
+    """Whether the kernel gives what plain PyTorch gives in float32, but for rounding."""
+    given = trie_attention(query, key, value, visible).float()
+    scale = 1 / math.sqrt(query.shape[-1])
+    right = plain_attention(query.float(), key.float(), value.float(), visible, scale=scale)
+    near = _NEAR[query.dtype]
+    return torch.allclose(given, right, rtol=near, atol=near * float(value.abs().max()))
 
 
 def is_faster(

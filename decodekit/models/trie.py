@@ -38,7 +38,7 @@ class BranchingForward:
         """The model's output for one more token on every beam, `[batch beams]`."""
         places = Places(branches.depths, branches.positions, branches.depth)
         mask = self._masks(branches.bias, places.depths, places.positions)
-        with lock_of(self._module), grouped_attention(self._config), self._depths.counted(places):
+        with lock_of(self._module), grouped_attention(self._config, mask), self._depths.counted(places):
             return self.model.forward(tokens, mask, places.positions, cache=cache, keep=tokens.shape[1])
 
 
