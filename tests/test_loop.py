@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 import decodekit as dk
-from decodekit import loop
+from decodekit import stepping
 from decodekit.model import Session
 from decodekit.testing import HashModel, MarkovModel, check_captures, check_model
 from decodekit.testing.strategies import prompts
@@ -63,7 +63,7 @@ def test_memory_follows_its_beam(batch: list[list[int]], seed: int) -> None:
 
 
 def test_without_the_reorder_of_memory_the_law_above_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "reorder_memory", lambda memory, source_rows: memory)  # noqa: ARG005
+    monkeypatch.setattr(stepping, "reorder_memory", lambda memory, source_rows: memory)  # noqa: ARG005
     wrong = sum(
         beam_texts(AtMostRecounted(1, 1), [[1]], seed) != beam_texts(AtMost(1), [[1]], seed)
         for seed in range(20)

@@ -17,6 +17,7 @@ from decodekit.options import Options, Stop
 from decodekit.processors.base import LogitsProcessor
 from decodekit.processors.chain import Chain
 from decodekit.reveal import Reveal, Revealed
+from decodekit.splitting import parts_of
 from decodekit.stepping import step
 from decodekit.testing.toys import HashModel
 
@@ -95,11 +96,18 @@ def _check_replays(decoder: Decoder[Any], chain: LogitsProcessor, stop: Stop, vo
     prompts = [[(5 * number + place) % vocab for place in range(number + 1)] for number in range(batch)]
     for seed in range(3):
         model = HashModel(vocab, seed, end_ids=(1,))
-        try:
-            plain = decode(model, prompts, decoder, chain, max_new_tokens=9, stop=stop)
-        except DecodekitError:
-            continue  # with these scores there may be no way on
-        captured = decode(model, prompts, decoder, chain, max_new_tokens=9, stop=stop, capture=True)
+        generators = [part for part in parts_of(decoder, chain) if isinstance(part, torch.Generator)]
+        states = [generator.get_state() for generator in generators]
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(seed)
+            try:
+                plain = decode(model, prompts, decoder, chain, max_new_tokens=9, stop=stop)
+            except DecodekitError:
+                continue  # with these scores there may be no way on
+            torch.manual_seed(seed)
+            for generator, state in zip(generators, states, strict=True):
+                generator.set_state(state)
+            captured = decode(model, prompts, decoder, chain, max_new_tokens=9, stop=stop, capture=True)
         for name in ("tokens", "lengths", "token_log_probs", "score", "parents"):
             assert torch.equal(getattr(plain, name), getattr(captured, name)), (  # noqa: S101
                 f"check_captures: a step must do the same when it is replayed, and {decoder!r} with "

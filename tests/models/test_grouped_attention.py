@@ -36,7 +36,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("recorded", [True, False])
 def test_texts_by_the_kernel_are_those_by_pytorch(
     family: str,
-    recorded: bool,
+    recorded: bool,  # noqa: FBT001
     kernel: list[tuple[int, ...]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

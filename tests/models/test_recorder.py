@@ -183,7 +183,8 @@ def test_a_model_that_reads_what_it_computes_goes_on_unrecorded() -> None:
 @pytest.mark.parametrize("cache", ["rows", "none"])
 def test_another_cache_is_not_recorded_and_refused_where_it_must_be(cache: Any) -> None:  # noqa: ANN401
     with pytest.raises(
-        dk.ModelError, match=f"HFModel: what is recorded must run over a trie, got cache='{cache}'"
+        dk.ModelError,
+        match=f"HFModel: what is recorded or compiled must run over a trie, got cache='{cache}'",
     ):
         dk.HFModel(build("gpt2"), cache=cache, recorded=True)
     hf = dk.HFModel(build("gpt2"), cache=cache)
