@@ -42,6 +42,7 @@ class Script:
 SCRIPTS = (
     Script("against_generate.py"),
     Script("peers.py"),
+    Script("where_time_goes.py", ("cpu",)),
     Script("throughput.py"),
     Script("step_without_model.py"),
     Script("processors.py"),

@@ -17,6 +17,15 @@ def bandwidth(device: str = "cpu", clock: Callable[[], float] = time.perf_counte
     return numbers.nbytes / min(timed(numbers.sum, device, clock) for _ in range(8))
 
 
+def multiplications(device: str = "cpu", clock: Callable[[], float] = time.perf_counter) -> float:
+    """Multiplications of float32 a second that this process can do: the best of several large products."""
+    one = torch.ones(2048, 2048, device=device)
+    product = torch.empty_like(one)
+    torch.mm(one, one, out=product)
+    best = min(timed(lambda: torch.mm(one, one, out=product), device, clock) for _ in range(5))
+    return 2048**3 / best
+
+
 def bytes_a_step(model: Any) -> int:  # noqa: ANN401 - a transformers model
     """The weights that every step must read: all but tables of which it looks up a row for each token."""
     head = model.get_output_embeddings().weight

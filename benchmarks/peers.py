@@ -155,12 +155,11 @@ def main(
     torch.set_num_threads(threads)
     # A quick run is on the CPU, with the works and the numbers of the device that was asked for.
     where, dtype = "cpu" if quick else device, DTYPES[device]
-    is_captured = capture and where == "cuda"
     is_compiled = not quick if compiled is None else compiled
     works = [work for work in WORKS[device] if work.name.startswith(only)]
     rows = []
     for name, several in groupby(works, lambda work: work.model):
-        bench = Bench(name, where, dtype, threads, capture=is_captured, quick=quick)
+        bench = Bench(name, where, dtype, threads, capture=capture, quick=quick)
         for work in several:
             small = work.in_small() if quick else work
             found = measure(bench, small, 1 if quick else repeats, compiled=is_compiled)
@@ -174,7 +173,7 @@ def main(
         "models": {
             name: described(name, dtype, quick=quick) for name in dict.fromkeys(work.model for work in works)
         },
-        "captured": is_captured,
+        "captured": capture,
         "quick": quick,
         "work": rows,
     }

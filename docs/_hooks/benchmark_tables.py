@@ -266,3 +266,31 @@ def pictures_of_decoders(run: Run) -> str:
             ("Stories: 4-grams said before, as a share of all", "repetition", ""),
         )
     )
+
+
+def where_time_goes(run: Run) -> str:
+    """Parts of each work's time, and the floors of its linear layers."""
+    parts = list(run["work"][0]["parts_seconds"])
+    rows = [
+        [
+            work["name"],
+            spread(work["median_seconds"], work["quartiles_seconds"]),
+            *(f"{work['parts_seconds'][part]:.3f}" for part in parts),
+            "{reading:.3f} / {multiplying:.3f}".format(**work["floor_seconds"]),
+        ]
+        for work in run["work"]
+    ]
+    head = ["work", "seconds", *parts, "floor of linear layers, reading / multiplying"]
+    first = f"{machine(run)}; medians of {run['repeats']} runs, with quartiles, in seconds:"
+    pictures = [bars(work["name"], _with_floor(work), "s", ours="linear") for work in run["work"]]
+    return "\n".join([first, "", table(head, rows), "", *pictures])
+
+
+def _with_floor(work: Run) -> dict[str, float]:
+    """Parts, the floor after what it is the floor of."""
+    shown: dict[str, float] = {}
+    for part, seconds in work["parts_seconds"].items():
+        shown[part] = seconds
+        if part == "linear layers":
+            shown["floor"] = max(work["floor_seconds"].values())
+    return shown

@@ -15,6 +15,7 @@ from benchmark_tables import (
     step_without_model,
     throughput,
     translation,
+    where_time_goes,
 )
 from peer_tables import peers, peers_on_gpu
 
@@ -54,6 +55,7 @@ SHOWN: dict[str, Callable[[], str]] = {
     "throughput": _of_devices("throughput", throughput),
     "packed_linear": _of_file("packed_linear", packed_linear),
     "peers_cpu": _of_file("peers_cpu", peers),
+    "where_time_goes": _of_file("where_time_goes", where_time_goes),
     "peers_cuda": _gpu,
     "translation": _of_file("translation", translation),
     "decoders": _of_file("decoders", decoders),

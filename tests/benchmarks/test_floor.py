@@ -51,3 +51,8 @@ def test_the_bandwidth_is_that_of_the_best_sum(monkeypatch: pytest.MonkeyPatch) 
     seconds = iter([3.0, 2.0, 0.5, 9.0, 9.0, 9.0, 9.0, 9.0])
     monkeypatch.setattr(FLOOR, "timed", lambda *_: next(seconds))
     assert FLOOR.bandwidth() == 4096 / 0.5
+
+
+def test_multiplications_are_those_of_the_fastest_product() -> None:
+    ticks = iter([0.0, 3.0, 3.0, 5.0, 5.0, 6.0, 6.0, 8.0, 8.0, 12.0])
+    assert FLOOR.multiplications("cpu", lambda: next(ticks)) == 2048**3
