@@ -38,8 +38,8 @@ class CapturedStep(Generic[State]):
     def __init__(self, decoder: Decoder[State], chain: LogitsProcessor, criteria: tuple[object, ...]) -> None:
         check_capturable(decoder, chain, *criteria)
         self._decoder, self._chain = decoder, chain
-        parts = parts_of(decoder, chain, *criteria)
-        self._generators = [part for part in parts if isinstance(part, torch.Generator)]
+        self._parts = parts_of(decoder, chain, *criteria)
+        self._generators = [part for part in self._parts if isinstance(part, torch.Generator)]
         self._carried: _Carried | None = None
         self._recording: Any = None
 
@@ -56,7 +56,7 @@ class CapturedStep(Generic[State]):
             DecodekitError: If the step cannot be captured.
         """
         if self._carried is None:
-            self._carried = _Carried(self._decoder, self._chain, logits, (state, memory, broken))
+            self._carried = _Carried(self._decoder, self._chain, self._parts, logits, (state, memory, broken))
             self._recording = record(self._carried.step, logits.device, self._generators)
         self._carried.logits.copy_(logits)
         try:
@@ -76,6 +76,7 @@ class _Carried:
     Args:
         decoder: The algorithm.
         chain: What changes the scores.
+        made_of: These, what they are made of, and the criteria.
         logits: Of the first step.
         parts: State, memory and broken rows; copied.
     """
@@ -84,19 +85,26 @@ class _Carried:
         self,
         decoder: Decoder[Any],
         chain: LogitsProcessor,
+        made_of: list[object],
         logits: Float32[Tensor, "rows vocab"],
         parts: tuple[Any, Memory, Tensor],
     ) -> None:
-        self._decoder, self._chain = decoder, chain
+        self._decoder, self._chain, self._made_of = decoder, chain, made_of
+        self._is_first = True
         self.logits = torch.empty_like(logits)
         self.parts = map_tensors(lambda tensor: tensor.clone(), parts)
 
     def step(self) -> tuple[Selection, Tensor]:
         """A step on what is carried, which is overwritten with what comes of it."""
         state, memory, broken = self.parts
+        before = _numbers(self._made_of)
         state, selection, memory, scores, broken = step(
             self._decoder, self._chain, self.logits, state, memory, broken
         )
+        counted = [pair for pair in zip(before, _numbers(self._made_of), strict=False) if pair[0] != pair[1]]
+        if counted and not self._is_first:  # in which something may be kept for later
+            raise self._changed(*counted[0])
+        self._is_first = False
         held = {_memory(leaf) for leaf in _leaves(self.parts) if isinstance(leaf, Tensor)}
 
         def apart(tensor: Tensor) -> Tensor:
@@ -199,6 +207,17 @@ def _leaves(tree: Any) -> Iterator[object]:  # noqa: ANN401
             yield from _leaves(part)
     else:
         yield tree
+
+
+def _numbers(parts: list[object]) -> list[str]:
+    """What Python could count in parts of a run: a replay would count no further."""
+    return [
+        f"{type(part).__name__}.{name} = {value!r}"
+        for part in parts
+        if not isinstance(part, torch.Generator)
+        for name, value in getattr(part, "__dict__", {}).items()
+        if type(value) in {bool, int, float}
+    ]
 
 
 def _memory(tensor: Tensor) -> int:

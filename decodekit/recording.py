@@ -109,6 +109,7 @@ class _NoCopiesToHost(TorchFunctionMode):
         if function in _COPIES_TO_HOST:
             raise self._writer.refused(f"nothing may read tensors, and Tensor.{function.__name__} does.")
         given = kwargs or {}
+        self._writer.streams += [one for one in given.values() if isinstance(one, torch.Generator)]
         if function in _MAKE_TENSORS and any(map(_lists_tensors, [*args, *given.values()])):
             raise self._writer.refused(f"nothing may read tensors, and {function.__name__} does with a list.")
         return function(*args, **given)
@@ -125,6 +126,7 @@ class _Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._alive: list[object] = []  # what is gone could lend its identity to another
         self._outside: set[int] = set()  # the memory of what it did not compute
         self._inside: set[int] = set()  # and of what it did
+        self.streams: list[torch.Generator] = []  # that were drawn from, as Python has them
         self.refusal: CannotRecordError | None = None
 
     def refused(self, why: str) -> CannotRecordError:
@@ -169,9 +171,9 @@ class _Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def replay(self, result: Result) -> Callable[[], Result]:
         """What was written down, as a function; it returns what was computed then as `result`."""
-        for value in self._given.values():
-            # Here, in the list of what is alive, as the loop's variable and as an argument: nobody else has it.
-            if isinstance(value, torch.Generator) and getrefcount(value) <= 4:  # noqa: PLR2004
+        # Who holds one: the list of streams, and whoever made it. The loop and the call hold it too.
+        for stream in self.streams:
+            if getrefcount(stream) - self.streams.count(stream) <= 2:  # noqa: PLR2004
                 raise self.refused("a random stream must go on, and one is made anew at every call.")
         leaves, spec = tree_flatten(result)
         used: set[str] = set()
