@@ -38,11 +38,10 @@ class CapturedStep(Generic[State]):
     def __init__(self, decoder: Decoder[State], chain: LogitsProcessor, criteria: tuple[object, ...]) -> None:
         check_capturable(decoder, chain, *criteria)
         self._decoder, self._chain = decoder, chain
-        parts = parts_of(decoder, chain, *criteria)
-        self._generators = [part for part in parts if isinstance(part, torch.Generator)]
-        self._recording: Callable[[], tuple[Selection, Tensor]] | None = None
-        self._logits: Any = None
-        self._carried: Any = None
+        self._parts = parts_of(decoder, chain, *criteria)
+        self._generators = [part for part in self._parts if isinstance(part, torch.Generator)]
+        self._carried: _Carried | None = None
+        self._recording: Any = None
 
     def __call__(
         self,
@@ -56,11 +55,10 @@ class CapturedStep(Generic[State]):
         Raises:
             DecodekitError: If the step cannot be captured.
         """
-        if self._recording is None:
-            self._logits = torch.empty_like(logits)
-            self._carried = map_tensors(lambda tensor: tensor.clone(), (state, memory, broken))
-            self._recording = record(self._step, logits.device, self._generators)
-        self._logits.copy_(logits)
+        if self._carried is None:
+            self._carried = _Carried(self._decoder, self._chain, self._parts, logits, (state, memory, broken))
+            self._recording = record(self._carried.step, logits.device, self._generators)
+        self._carried.logits.copy_(logits)
         try:
             selection, scores = self._recording()
         except CannotRecordError as error:
@@ -68,24 +66,60 @@ class CapturedStep(Generic[State]):
                 f"decode: with capture=True a step must not read the device, and {self._decoder!r:.200} with "
                 f"{self._chain!r:.200} does ({error}). Use it without capture=True."
             ) from error
-        state, memory, broken = self._carried
+        state, memory, broken = self._carried.parts
         return state, selection, memory, scores, broken
 
-    def _step(self) -> tuple[Selection, Tensor]:
+
+class _Carried:
+    """What evolves, in the same memory at every step. It knows nothing of the recording, which holds it.
+
+    Args:
+        decoder: The algorithm.
+        chain: What changes the scores.
+        made_of: These, what they are made of, and the criteria.
+        logits: Of the first step.
+        parts: State, memory and broken rows; copied.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder[Any],
+        chain: LogitsProcessor,
+        made_of: list[object],
+        logits: Float32[Tensor, "rows vocab"],
+        parts: tuple[Any, Memory, Tensor],
+    ) -> None:
+        self._decoder, self._chain, self._made_of = decoder, chain, made_of
+        self._is_first = True
+        self.logits = torch.empty_like(logits)
+        self.parts = map_tensors(lambda tensor: tensor.clone(), parts)
+
+    def step(self) -> tuple[Selection, Tensor]:
         """A step on what is carried, which is overwritten with what comes of it."""
-        state, memory, broken = self._carried
+        state, memory, broken = self.parts
+        before = _numbers(self._made_of)
         state, selection, memory, scores, broken = step(
-            self._decoder, self._chain, self._logits, state, memory, broken
+            self._decoder, self._chain, self.logits, state, memory, broken
         )
-        self._carry((state, memory, broken))
+        counted = [pair for pair in zip(before, _numbers(self._made_of), strict=False) if pair[0] != pair[1]]
+        if counted and not self._is_first:  # in which something may be kept for later
+            raise self._changed(*counted[0])
+        self._is_first = False
+        held = {_memory(leaf) for leaf in _leaves(self.parts) if isinstance(leaf, Tensor)}
+
+        def apart(tensor: Tensor) -> Tensor:
+            # What lies in memory that is about to be written to is read first.
+            return tensor.clone() if _memory(tensor) in held else tensor
+
+        selection, scores = map_tensors(apart, (selection, scores))
+        self._carry((state, memory, broken), apart)
         return selection, scores
 
-    def _carry(self, new: Any) -> None:  # noqa: ANN401 - a nest of tensors
+    def _carry(self, new: Any, apart: Callable[[Tensor], Tensor]) -> None:  # noqa: ANN401 - a nest of tensors
         """Writes a new state over the old one."""
-        before, after = list(_leaves(self._carried)), list(_leaves(new))
+        before, after = list(_leaves(self.parts)), list(_leaves(new))
         if len(before) != len(after):
             raise self._changed(f"{len(before)} parts of its state", f"{len(after)}")
-        held = {leaf.untyped_storage().data_ptr() for leaf in before if isinstance(leaf, Tensor)}
         moves = []
         for old, found in zip(before, after, strict=True):
             if not isinstance(old, Tensor) or not isinstance(found, Tensor):
@@ -95,8 +129,7 @@ class CapturedStep(Generic[State]):
             if old.shape != found.shape or old.dtype != found.dtype:
                 raise self._changed(_kind(old), _kind(found))
             if old is not found:
-                # What lies in memory that is about to be written to is read first.
-                moves.append((old, found.clone() if found.untyped_storage().data_ptr() in held else found))
+                moves.append((old, apart(found)))
         for old, found in moves:
             old.copy_(found)
 
@@ -168,12 +201,27 @@ def _leaves(tree: Any) -> Iterator[object]:  # noqa: ANN401
     if isinstance(tree, History):
         tree = [getattr(tree, field.name) for field in fields(tree)]
     elif isinstance(tree, dict):
-        tree = list(tree.values())
+        tree = [tree[key] for key in sorted(tree, key=repr)]  # in whatever order they were written
     if isinstance(tree, tuple | list):
         for part in tree:
             yield from _leaves(part)
     else:
         yield tree
+
+
+def _numbers(parts: list[object]) -> list[str]:
+    """What Python could count in parts of a run: a replay would count no further."""
+    return [
+        f"{type(part).__name__}.{name} = {value!r}"
+        for part in parts
+        if not isinstance(part, torch.Generator)
+        for name, value in getattr(part, "__dict__", {}).items()
+        if type(value) in {bool, int, float}
+    ]
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _kind(tensor: Tensor) -> str:

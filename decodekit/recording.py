@@ -6,6 +6,7 @@ very tensors that the recorded run did, so whoever wants other values in them wr
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from sys import getrefcount
 from typing import Any, Generic, TypeVar, cast, final
 
 import torch
@@ -23,7 +24,9 @@ Call = Any  # a function or an operation of torch
 # Calls before a tape is recorded: recording costs some steps' worth, which a short run would not earn back.
 CALLS_BEFORE_TAPE = 3
 # They copy to the host, past all that counts operations.
-_COPIES_TO_HOST = (Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.cpu)
+_COPIES_TO_HOST = (Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.cpu, Tensor.__repr__)
+# So they do with tensors inside of what they are given.
+_MAKE_TENSORS = (torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor)
 
 
 class CannotRecordError(DecodekitError):
@@ -78,10 +81,16 @@ class Tape(Recording[Result]):
             return self._function()
         writer, before = _Writer(), is_recorded.set(True)
         try:
-            with _NoCopiesToHost(), writer:
+            with _NoCopiesToHost(writer), writer:
                 result = self._function()
+        except RuntimeError as error:
+            if writer.refusal is None:
+                raise
+            raise writer.refusal from error  # of which TorchScript makes an error of its own
         finally:
             is_recorded.reset(before)
+        if writer.refusal is not None:  # and somebody went on nevertheless
+            raise writer.refusal
         self._replay = writer.replay(result)
         return result
 
@@ -89,13 +98,21 @@ class Tape(Recording[Result]):
 class _NoCopiesToHost(TorchFunctionMode):
     """Refuses what reads a tensor without an operation of torch."""
 
+    def __init__(self, writer: "_Writer") -> None:
+        super().__init__()
+        self._writer = writer
+
     def __torch_function__(  # torch's signature
         self, function: Call, types: object, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:  # noqa: ANN401
         del types
         if function in _COPIES_TO_HOST:
-            raise CannotRecordError(f"Tape: nothing may read tensors, and Tensor.{function.__name__} does.")
-        return function(*args, **(kwargs or {}))
+            raise self._writer.refused(f"nothing may read tensors, and Tensor.{function.__name__} does.")
+        given = kwargs or {}
+        self._writer.streams += [one for one in given.values() if isinstance(one, torch.Generator)]
+        if function in _MAKE_TENSORS and any(map(_lists_tensors, [*args, *given.values()])):
+            raise self._writer.refused(f"nothing may read tensors, and {function.__name__} does with a list.")
+        return function(*args, **given)
 
 
 class _Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -107,6 +124,15 @@ class _Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._names: dict[int, str] = {}
         self._given: dict[str, object] = {}
         self._alive: list[object] = []  # what is gone could lend its identity to another
+        self._outside: set[int] = set()  # the memory of what it did not compute
+        self._inside: set[int] = set()  # and of what it did
+        self.streams: list[torch.Generator] = []  # that were drawn from, as Python has them
+        self.refusal: CannotRecordError | None = None
+
+    def refused(self, why: str) -> CannotRecordError:
+        """The error to raise, which is remembered in case somebody catches it."""
+        self.refusal = CannotRecordError(f"Tape: {why}")
+        return self.refusal
 
     def __torch_dispatch__(  # torch's signature
         self, function: Call, types: object, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
@@ -114,9 +140,13 @@ class _Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         del types
         kwargs = kwargs or {}
         if _reads(function):
-            raise CannotRecordError(f"Tape: nothing may read tensors, and {function} does.")
+            raise self.refused(f"nothing may read tensors, and {function} does.")
         if _has_shape_of_data(function, args):
-            raise CannotRecordError(f"Tape: shapes must not depend on data, and that of {function} does.")
+            raise self.refused(f"shapes must not depend on data, and that of {function} does.")
+        if any(isinstance(value, torch.UntypedStorage) for value in args):  # whose memory has no name
+            raise self.refused(f"memory must not be taken from a tensor, and {function} does.")
+        if function is torch.ops.aten.lift_fresh.default:
+            return self._fresh(args[0])
         result = function(*args, **kwargs)
         results = list(result) if isinstance(result, tuple | list) else [result]
         known = all(id(one) in self._names or not isinstance(one, Tensor) for one in results)
@@ -131,8 +161,20 @@ class _Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._lines.append((f"{left} = {call}", used))
         return result
 
+    def _fresh(self, one: Tensor) -> Tensor:
+        """What Python has just made of numbers: every replay makes it anew, as somebody may write to it."""
+        if id(one) not in self._names:
+            used: set[str] = set()
+            call = f"{self._give(torch.ops.aten.clone.default)}({self._give(one.clone())})"
+            self._lines.append((f"{self._new(one, used)} = {call}", used))
+        return one
+
     def replay(self, result: Result) -> Callable[[], Result]:
         """What was written down, as a function; it returns what was computed then as `result`."""
+        # Who holds one: the list of streams, and whoever made it. The loop and the call hold it too.
+        for stream in self.streams:
+            if getrefcount(stream) - self.streams.count(stream) <= 2:  # noqa: PLR2004
+                raise self.refused("a random stream must go on, and one is made anew at every call.")
         leaves, spec = tree_flatten(result)
         used: set[str] = set()
         self._lines.append((f"return [{', '.join(self._written(leaf, used) for leaf in leaves)}]", used))
@@ -143,7 +185,8 @@ class _Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             later |= names
         source = "def run():\n" + "".join(f"    {line}\n" for line in reversed(lines))
         exec(source, self._given)  # noqa: S102 - written above, of nothing but names and numbers
-        return _Replay(cast("Callable[[], list[Any]]", self._given["run"]), spec)
+        run = self._given.pop("run")  # else the function would hold itself, and its tensors with it
+        return _Replay(cast("Callable[[], list[Any]]", run), spec)
 
     def _written(self, value: object, used: set[str]) -> str:
         """A value in the text of a line."""
@@ -161,6 +204,8 @@ class _Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not isinstance(one, Tensor) or id(one) in self._names:
             return "_"
         self._alive.append(one)
+        if (memory := _memory(one)) not in self._outside:
+            self._inside.add(memory)
         name = self._names[id(one)] = f"t{len(self._names)}"
         used.add(name)
         return name
@@ -169,10 +214,26 @@ class _Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The name of what was there before."""
         name = self._names.get(id(value))
         if name is None:
+            if isinstance(value, Tensor):
+                if (memory := _memory(value)) in self._inside:
+                    raise self.refused("tensors must be made by torch's operations, and a view is not.")
+                self._outside.add(memory)
             self._alive.append(value)
             name = self._names[id(value)] = f"given_{len(self._given)}"
             self._given[name] = value
         return name
+
+
+def _memory(tensor: Tensor) -> int:
+    """Where its numbers are; the tensor's own identity where that is no single place."""
+    plain = tensor.layout == torch.strided and tensor.numel() > 0
+    return tensor.untyped_storage().data_ptr() if plain else -id(tensor)
+
+
+def _lists_tensors(given: object) -> bool:
+    """Whether it is a list, however deep, with tensors among its numbers."""
+    leaves = tree_flatten(given)[0] if isinstance(given, list | tuple) else []
+    return any(isinstance(leaf, Tensor) for leaf in leaves)
 
 
 def _reads(function: Call) -> bool:

@@ -1,5 +1,7 @@
 """A captured run gives what a plain one gives, and what cannot be captured is refused by name."""
 
+import gc
+import weakref
 from typing import Any, NamedTuple
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 from torch import Tensor
 
 import decodekit as dk
+from decodekit.capture import CapturedStep
 from decodekit.decoders.rows import RowState
 from tests.equivalence.families import build
 from tests.models.test_trie import prompts
@@ -155,6 +158,105 @@ def test_what_is_found_out_only_when_it_runs_is_refused_too() -> None:
         dk.DecodekitError, match=r"must keep every shape, dtype and plain value .* makes 1 of 0"
     ):
         dk.decode(toy, [[1]], CountsInPython(), max_new_tokens=9, capture=True)
+
+
+class Late(NamedTuple):
+    """A state with what is said a step later, and a dictionary."""
+
+    rows: RowState
+    pending: Tensor
+    kept: dict[str, Tensor]
+
+    @property
+    def history(self) -> dk.History:
+        """What was said."""
+        return self.rows.history
+
+    @property
+    def done(self) -> Tensor:
+        """Whether it is over."""
+        return self.rows.done
+
+
+class SaysLate(dk.Decoder[Late]):
+    """A decoder that hands on a tensor of its old state, and writes its dictionary in another order."""
+
+    rows_per_prompt = 1
+
+    def __init__(self) -> None:
+        self.sums: list[float] = []
+
+    def init(self, history: dk.History, limits: Any) -> Late:  # noqa: ANN401
+        """Three is said first."""
+        pending = torch.full((len(history.tokens),), 3)
+        return Late(RowState.start(history, limits), pending, {"a": torch.zeros(2), "b": torch.ones(2)})
+
+    def observe(self, scores: Tensor, state: Late) -> Late:
+        """As rows do."""
+        return state._replace(rows=state.rows._replace(observed=scores))
+
+    def step(self, scores: Tensor, state: Late) -> tuple[Late, dk.Selection]:
+        """What was likeliest a step ago."""
+        rows, _ = state.rows.say(state.pending, scores)
+        kept = {"b": state.kept["b"] + 2, "a": state.kept["a"] + 1}
+        return Late(rows, scores.argmax(-1), kept), dk.Selection(state.pending, None)
+
+    def finalize(self, state: Late) -> dk.Decoded:
+        """As rows do."""
+        self.sums.append(float(state.kept["a"].sum()))
+        return state.rows.decoded(hypotheses=1)
+
+
+def test_what_is_handed_on_from_the_old_state_is_not_overwritten() -> None:
+    toy, decoder = dk.testing.HashModel(17), SaysLate()
+    plain, captured = [
+        dk.decode(toy, [[1], [2]], decoder, max_new_tokens=12, end_ids=(), capture=capture)
+        for capture in (False, True)
+    ]
+    assert torch.equal(plain.tokens, captured.tokens)
+    assert decoder.sums == [24.0, 24.0]
+
+
+class CountsItsCalls(dk.StatelessProcessor):
+    """A processor that keeps what evolves where a replay does not look."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def process(self, history: dk.History, scores: Tensor) -> Tensor:
+        """Something else after some calls."""
+        del history
+        self.calls += 1
+        return scores if self.calls < 6 else scores.roll(1, -1)
+
+
+def test_a_processor_that_counts_in_python_is_refused() -> None:
+    toy = dk.testing.HashModel(7)
+    with pytest.raises(
+        dk.DecodekitError, match=r"makes CountsItsCalls.calls = 2 of CountsItsCalls.calls = 1"
+    ):
+        dk.decode(toy, [[1]], dk.Greedy(), CountsItsCalls(), max_new_tokens=9, capture=True)
+
+
+def test_a_captured_step_is_gone_when_it_is_over() -> None:
+    toy = dk.testing.HashModel(7)
+    gc.collect()
+    gc.disable()
+    try:
+        made: list[Any] = []
+        init = CapturedStep.__init__
+
+        class Watched(CapturedStep[Any]):
+            def __init__(self, *args: Any) -> None:  # noqa: ANN401
+                init(self, *args)
+                made.append(weakref.ref(self))
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("decodekit.loop.CapturedStep", Watched)
+            dk.decode(toy, [[1]], dk.BeamSearch(2), max_new_tokens=9, end_ids=(), capture=True)
+        assert [step() for step in made] == [None]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.cuda

@@ -1,12 +1,17 @@
 """What is recorded is replayed on the same memory, and what reads the device is refused."""
 
+import copy
+import gc
+import weakref
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from decodekit.host import is_recorded
 from decodekit.recording import CALLS_BEFORE_TAPE, CannotRecordError, CudaGraph, Tape, record
 
 MORE = CALLS_BEFORE_TAPE + 4
@@ -105,14 +110,89 @@ X = torch.tensor([0.5, 2.0])
         X.nonzero,
         X.unique,
         lambda: torch.masked_select(X, X > 1),
+        # None of these asks the dispatcher for what it reads.
+        lambda: torch.tensor([X[0], X[1]]),
+        lambda: torch.as_tensor([[X[0]]]),
+        lambda: X.new_tensor([X[0]]),
+        lambda: str(X),
+        lambda: copy.deepcopy(X),
+        lambda: copy.copy(X),
+        lambda: torch.nn.Parameter(X * 2) + 1,
+        lambda: (X * 2).as_subclass(torch.Tensor) + 1,
+        lambda: torch.empty(0).set_((X * 2).untyped_storage(), 0, (2,)) + 1,  # type: ignore[call-overload]
+        lambda: torch.rand(2, generator=torch.Generator().manual_seed(1)),
     ],
 )
 def test_what_reads_tensors_or_has_a_shape_of_data_is_refused(function: Callable[[], object]) -> None:
     tape = Tape(function)
     for _ in range(CALLS_BEFORE_TAPE):
         tape()
-    with pytest.raises(CannotRecordError, match=r"Tape: (nothing may read|shapes must not)"):
+    reasons = "nothing may read|shapes must not|memory must not|tensors must be|a random stream must"
+    with pytest.raises(CannotRecordError, match=f"Tape: ({reasons})"):
         tape()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.tensor([0.0, 0.0]),
+        lambda: torch.as_tensor([0.0, 0.0]),
+        lambda: torch.from_numpy(np.zeros(2, dtype=np.float32)),
+        lambda: X.new_tensor([0, 0]),
+    ],
+)
+def test_what_python_makes_of_numbers_is_made_anew_at_every_call(make: Callable[[], Tensor]) -> None:
+    tape = Tape(lambda: make().add_(X))
+    results = [tape() for _ in range(MORE)]
+    assert all(torch.equal(result, X) for result in results)
+    assert len({result.data_ptr() for result in results}) == MORE
+
+
+def test_a_copy_of_a_tensor_is_none_that_is_read() -> None:
+    tape = Tape(lambda: torch.as_tensor(X) + X.new_tensor([0, 0]) + (2 * X).data)
+    assert all(torch.equal(tape(), 3 * X) for _ in range(MORE))
+
+
+def test_who_catches_the_refusal_is_refused_all_the_same() -> None:
+    def function() -> Tensor:
+        try:
+            return X * X.max().item()
+        except ValueError:
+            return X
+
+    tape = Tape(function)
+    for _ in range(CALLS_BEFORE_TAPE):
+        tape()
+    with pytest.raises(CannotRecordError, match="nothing may read tensors"):
+        tape()
+
+
+def test_an_error_that_is_none_of_recording_stays_what_it_is() -> None:
+    def function() -> Tensor:
+        if is_recorded.get():
+            raise RuntimeError("out of memory")
+        return X
+
+    tape = Tape(function)
+    for _ in range(CALLS_BEFORE_TAPE):
+        tape()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        tape()
+    assert not is_recorded.get()
+
+
+def test_nothing_lives_longer_than_the_tape() -> None:
+    held = torch.zeros(2)
+    tape = Tape(lambda held=held: held.add_(1) + 0)  # type: ignore[misc]
+    for _ in range(MORE):
+        tape()
+    seen = weakref.ref(held)
+    gc.disable()
+    try:
+        del tape, held
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 def test_an_index_of_numbers_is_no_shape_of_data() -> None:

@@ -20,6 +20,7 @@ from decodekit.models.encoder_decoder import (
     check_encoder_decoder,
     source_positions,
 )
+from decodekit.models.locks import lock_of
 from decodekit.models.packed import Packing
 from decodekit.models.pretrained import load_pretrained
 from decodekit.models.probe import Texts, after
@@ -247,7 +248,8 @@ class HFModel:
     def _prepare(self, prompt: Prompt, rows_per_prompt: int, new: int) -> None:
         self._abilities.check_positions(prompt, new)
         self._abilities.check(prompt, rows_per_prompt)
-        self._packing.refresh()
+        with lock_of(self.model):  # another thread's pass has forwards of its own
+            self._packing.refresh()
 
     @property
     def _branches(self) -> bool:

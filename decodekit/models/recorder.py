@@ -8,6 +8,7 @@ from torch.nn.modules import module as modules_of_torch
 
 from decodekit.errors import ModelError
 from decodekit.models.accepted import inner
+from decodekit.models.locks import lock_of
 from decodekit.recording import CannotRecordError, record
 
 # A recording costs about as much as it saves in so many steps.
@@ -67,6 +68,10 @@ class Recorder:
 
     def obstacle(self, strictness: Iterable[str] = ()) -> str:
         """What of the model a replay would leave out; empty: nothing."""
+        with lock_of(self._model):  # another thread's pass has forwards and an attention of its own
+            return self._obstacle(strictness)
+
+    def _obstacle(self, strictness: Iterable[str]) -> str:
         if inner(self._model) is not self._model:
             return "it is compiled"
         attention = getattr(self._config, "_attn_implementation", None)
@@ -74,7 +79,7 @@ class Recorder:
             return f"its attention is {attention}"
         if modules_of_torch._global_forward_hooks or modules_of_torch._global_forward_pre_hooks:  # noqa: SLF001
             return "all modules have hooks"
-        found = (_obstacle(name, module, strictness) for name, module in self._model.named_modules())
+        found = (_obstacle_of(name, module, strictness) for name, module in self._model.named_modules())
         return next((obstacle for obstacle in found if obstacle), "")
 
     def record(self, run: Callable[[], Tensor], *, must: bool) -> Callable[[], Tensor]:
@@ -124,7 +129,7 @@ class Recorder:
             )
 
 
-def _obstacle(name: str, module: nn.Module, strictness: Iterable[str]) -> str:
+def _obstacle_of(name: str, module: nn.Module, strictness: Iterable[str]) -> str:
     where = f"its {name}" if name else "it"
     if module._forward_hooks or module._forward_pre_hooks:  # noqa: SLF001 - where torch keeps them
         return f"{where} has hooks"

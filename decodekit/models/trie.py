@@ -109,18 +109,19 @@ class TrieSession:
         self._branches.grow()
         if self._room != self._branches.room:
             self._room = self._branches.room
+            self._pass = self._new_pass()  # before: a recording holds the memory that it reads
             self._cache.make_room(self._room)
-            self._pass = self._new_pass()
         self._tokens.copy_(tokens.view(self._tokens.shape))
         # A copy: what a pass returns may be overwritten by the next one.
         return self._pass().to(torch.float32, copy=True).flatten(0, 1).contiguous()
 
     def _new_pass(self) -> Callable[[], Tensor]:
         """The model's pass over what was written to the branches and to the tokens, in the shapes of now."""
-        branches, tokens = self._branches, self._tokens
+        # What holds the session itself would keep its memory until Python looks for cycles.
+        forward, branches, tokens, cache = self._forward, self._branches, self._tokens, self._cache
 
         def run() -> Tensor:
-            logits: Tensor = self._forward(tokens, branches, self._cache).logits
+            logits: Tensor = forward(tokens, branches, cache).logits
             return logits
 
         return run if self._record is None else self._record(run)
@@ -137,11 +138,11 @@ class TrieSession:
             return
         if isinstance(self._forward.model, PromptKeeper):
             self._forward.model.keep_prompts(prompts, len(self._mask), self._cache)
+        self._tokens = self._tokens[: len(prompts)].clone()
+        self._pass = self._new_pass()  # before: as above
         self._branches.keep(prompts)
         self._mask = self._mask.index_select(0, prompts)
         self._cache.keep(prompts)
-        self._tokens = self._tokens[: len(prompts)].clone()
-        self._pass = self._new_pass()
 
     def cache_of(self, source_rows: Int64[Tensor, " rows"] | None) -> Any:  # noqa: ANN401 - transformers' Cache
         """A cache of one entry a row, its rows put where the next token would find them."""
@@ -160,6 +161,7 @@ class TrieSession:
         """The same run with one entry a row."""
         rows, branches = self._of_rows(None), self._branches
         self._cache = rows  # what was shared is not needed any more
+        self._pass = self._new_pass()
         session = CachedSession(
             self._forward.model, self._mask, self._capacity, rows, branches.length + branches.steps
         )

@@ -1,7 +1,10 @@
 """Recorded passes give what the model gives; where a replay would leave something out there is none."""
 
 import copy
+import gc
 import random
+import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ import transformers
 from torch import Tensor, nn
 
 import decodekit as dk
+from decodekit.models.locks import lock_of
 from decodekit.recording import Tape
 from tests.equivalence.families import ENCODER_DECODERS, VOCAB, build
 from tests.models.test_trie import TRIES, prompts
@@ -211,3 +215,49 @@ def test_a_compiled_model_is_not_recorded() -> None:
     hf = dk.HFModel(torch.compile(model, backend="eager"))  # type: ignore[arg-type]
     dk.decode(hf, [[1, 2]], dk.BeamSearch(2), max_new_tokens=33, end_ids=())
     assert recorded_of(hf) == "no (it is compiled)"
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_session_is_gone_with_its_memory_when_it_is_over(recorded: bool) -> None:  # noqa: FBT001
+    hf = dk.HFModel(build("gpt2"), cache="trie", recorded=recorded)
+    session: Any = hf.start(prompts("gpt2"), rows_per_prompt=2, capacity=60)[0]
+    walk(session, 2, 8, seed=0)
+    keys = weakref.ref(session._cache._layers[0].keys)
+    gc.disable()
+    try:
+        del session
+        assert keys() is None
+    finally:
+        gc.enable()
+
+
+def test_more_room_does_not_keep_the_old_one() -> None:
+    hf = dk.HFModel(build("gpt2"), recorded=True)
+    session: Any = hf.start(prompts("gpt2"), rows_per_prompt=2, capacity=60)[0]
+    walk(session, 2, 8, seed=0)
+    old, alive = [weakref.ref(layer.keys) for layer in session._cache._layers], []
+    make_room = session._cache._layers[1].make_room
+    session._cache._layers[1].make_room = lambda room: (alive.append(old[0]()), make_room(room))
+    session._branches.room = session._branches.slots  # full
+    walk(session, 2, 1, seed=0)
+    assert alive == [None]  # what the first layer had was free before the second asked for more
+
+
+def test_another_threads_pass_is_no_obstacle() -> None:
+    model: Any = build("llama")
+    hf, inside, found = dk.HFModel(model, recorded=True), threading.Event(), []
+    branching = hf._branching
+
+    def ask() -> None:
+        inside.set()
+        found.append(branching.recorder.obstacle(("auto",)))
+
+    with lock_of(model):
+        vars(model.lm_head)["forward"] = model.lm_head.forward  # as a pass with packed layers does
+        thread = threading.Thread(target=ask)
+        thread.start()
+        inside.wait()
+        thread.join(0.05)
+        del vars(model.lm_head)["forward"]
+    thread.join()
+    assert found == [""]
