@@ -66,9 +66,8 @@ MAY_IMPORT: dict[str, set[str] | None] = {
         *("joining", "progress", "waves"),
     },
     "progress": set(),
-    "waves": {
-        *("decoders", "errors", "loop", "models", "output", "prompt", "reveal", "splitting"),
-    },
+    "abreast": {"decoders", "leaving", "loop", "model", "models", "output", "prompt", "reveal"},
+    "waves": {"abreast", "decoders", "errors", "models", "splitting"},
     "streaming": {
         *("errors", "limits", "options", "vocabulary", "output"),
         *("processors", "decoders", "inputs", "model", "loop"),

@@ -17,6 +17,7 @@ from decodekit.models.compiled import Compiled
 from decodekit.models.decoder_only import DecoderOnly
 from decodekit.models.depths import Depths
 from decodekit.models.locks import lock_of
+from decodekit.models.probe import LONGEST
 from decodekit.models.recorder import WORTHWHILE, Recorder
 from decodekit.models.trie import BranchingForward, TrieSession
 from decodekit.models.verification import ForwardAfter
@@ -64,7 +65,7 @@ class Branching:
         model = self.forward_after(prompt, share=True)
         if self.compiled is not None and isinstance(model, DecoderOnly) and not pretended:  # not in a test
             model = model.by(self.compiled)
-        forward = BranchingForward(model, self.config, self._depths, self.model)
+        forward = BranchingForward(model, self.config, self._depths, self.model, lambda: self.joins)
         on_cpu = self.model.device.type == "cpu"  # elsewhere reading keys costs more than looking at them
         if self.compiled is not None and on_cpu:  # its operations are not torch's
             recorded = False
@@ -119,11 +120,19 @@ class Branching:
             return f"it raises ValueError: {error}"
         return "" if branches else "its logits would be others"
 
+    @cached_property
+    def joins(self) -> bool:
+        """Whether trees of several runs can be joined; never where every new shape has to be compiled."""
+        if self.compiled is not None:
+            return False
+        with lock_of(self.model), _short_windows(self.config):
+            return self.abilities.joins_over(lambda prompt: self.start(prompt, 2, LONGEST, pretended=_FAR))
+
     def _unfit(self) -> str:
         """What rules it out before it is asked; empty: nothing."""
         if not self.cached:
             return "it has no cache"
-        if 0 < self.abilities.positions < probe.LONGEST:
+        if 0 < self.abilities.positions < LONGEST:
             return "it has too few positions to be asked"
         if not self.abilities.follows_rows:
             return "its cache cannot be reordered"

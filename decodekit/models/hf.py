@@ -271,10 +271,12 @@ class HFModel:
             prompt: On the model's device.
             share: As in `ConditionedDecoder`.
         """
+        can_join = self._abilities.can_join
         if prompt.source is None:
-            return DecoderOnly(self.model, self._config, self._cache_name, self._packing)
+            return DecoderOnly(self.model, self._config, self._cache_name, self._packing, can_join)
+        source, states = prompt.source, prompt.states
         return ConditionedDecoder(
-            self.model, prompt.source, prompt.states, share=share, packing=self._packing
+            self.model, source, states, share=share, packing=self._packing, can_join=can_join
         )
 
     def _read(self, text: list[int], source: list[int]) -> Float32[Tensor, "length vocab"]:
