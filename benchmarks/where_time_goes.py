@@ -4,10 +4,10 @@
 
 Each work of `peers.py` is decoded as there. A first set of runs is timed: reading the prompt, the passes of
 the model after it, and the rest, which is the decoder with its state. A last run is watched by torch's
-profiler, which splits the passes: into linear layers, attention, all other operations, and what is not in any
-operation (Python, and torch's way to the operations). Beside the linear layers stands their floor: what reading
-all weights takes once a step, or multiplying them with every row if that is longer, at the speeds that were
-measured in the same run.
+profiler, which splits the passes: into linear layers, attention, all other operations, and what is in no
+operation (Python, and torch's way to the operations). Beside the linear layers stands their floor: what
+reading all weights takes once a step, or multiplying them with every row if that is longer, at the speeds
+that were measured in the same run.
 """
 
 import statistics

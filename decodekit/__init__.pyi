@@ -63,6 +63,7 @@ from .limits import Limits as Limits
 from .loading import bundled_path as bundled_path
 from .loading import load as load
 from .model import CapturableModel as CapturableModel
+from .model import JoiningSession as JoiningSession
 from .model import Model as Model
 from .model import RevealingModel as RevealingModel
 from .model import RevealingSession as RevealingSession

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
 
+from decodekit.cuda_graph import record
 from decodekit.decoders.base import Decoder, Selection, State
 from decodekit.errors import DecodekitError
 from decodekit.history import History
@@ -15,7 +16,7 @@ from decodekit.memory import Memory
 from decodekit.model import CapturableModel, Model, Session
 from decodekit.processors.base import LogitsProcessor
 from decodekit.prompt import Prompt
-from decodekit.recording import CannotRecordError, record
+from decodekit.recording import CannotRecordError
 from decodekit.splitting import parts_of
 from decodekit.stepping import Step, step
 

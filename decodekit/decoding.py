@@ -60,9 +60,11 @@ def decode(  # noqa: PLR0913 - the library's front door; its options are keyword
         capture: Records a step once (decoder, processors, criteria and the model's pass) and replays it: on a
             GPU as CUDA graphs, elsewhere as a list of operations. The results are the same. Nobody leaves the
             batch. What works on the host (grammars, processors with a model of their own) is refused.
-        batch_tokens: Decodes a long list of prompts in several batches of similar lengths, each of at most so
-            many columns of all rows together, continuations included; `"auto"`: as many as fit the memory.
-            Where that was too many, half as many. None: all prompts in one batch.
+        batch_tokens: Of a long list of prompts, so many columns of all rows together are under way at once,
+            continuations included, the longest first; `"auto"`: as many as fit the memory. Once a quarter of
+            the places is free, the next prompts take them; where the model's cache cannot be joined (windows,
+            recurrent layers), once all are. Where memory was not enough, half as many. None: all prompts in
+            one batch.
         progress: Shows how many prompts are finished.
         on_step: Called with the number of steps taken, after every step.
 

@@ -46,15 +46,19 @@ class Attendance(Generic[State]):
         history: The rows at first.
         may_leave: False keeps all of them to the end.
         waits: Whether the device is waited for at every question.
+
+    Attributes:
+        here: Which prompts are still there.
+        left: The results of those that have left, and which they are; it grows.
     """
 
     def __init__(self, decoder: Decoder[State], history: History, *, may_leave: bool, waits: bool) -> None:
         self._decoder = decoder
         batch, device = len(history.tokens) // decoder.rows_per_prompt, history.tokens.device
-        self._here = history.own(torch.arange(history.batch, device=device)).tolist()
+        self.here: list[int] = history.own(torch.arange(history.batch, device=device)).tolist()
         self._may_leave = may_leave and batch > 1
         self._answers = answers_from(torch.device("cpu") if waits else device)
-        self._stay: list[int] = []
+        self._gone: list[int] = []
         self.left: list[tuple[list[int], Decoded]] = []
 
     def ask(self, state: State, broken: Bool[Tensor, " rows"]) -> None:
@@ -66,35 +70,40 @@ class Attendance(Generic[State]):
     def is_over(self) -> bool:
         """Whether the run is known to be done."""
         answer = self._answers.newest()
-        is_over, *finished = [False] if answer is None else answer
-        stay = [place for place, is_finished in enumerate(finished) if not is_finished]
-        self._stay = stay if len(stay) <= MOST * len(finished) else []
+        if answer is None:
+            return False
+        is_over, *finished = answer
+        self._gone = [place for place, is_finished in enumerate(finished) if is_finished]
         return is_over
 
-    def leavers(self) -> bool:
-        """Whether enough prompts are finished, and others are not."""
-        return bool(self._stay)
+    @property
+    def finished(self) -> int:
+        """How many prompts are known to be finished."""
+        return len(self._gone)
 
-    def leave(self, present: Present[State], session: Session) -> Present[State]:
-        """Takes down the results of those that are finished; returns what goes on."""
-        batch, device = len(self._here), present.broken.device
-        gone = sorted(set(range(batch)) - set(self._stay))
+    def leave(self, present: Present[State]) -> tuple[Present[State], Int64[Tensor, " kept"]]:
+        """Takes down the results of those that are finished; returns what goes on, and which prompts stay."""
+        batch, device, gone = len(self.here), present.broken.device, self._gone
+        stay = sorted(set(range(batch)) - set(gone))
         finished = keep_prompts(present.state, torch.tensor(gone, device=device), batch)
-        self.left.append(self._result(finished, [self._here[place] for place in gone]))
-        self._here = [self._here[place] for place in self._stay]
+        self.left.append(self._result(finished, [self.here[place] for place in gone]))
+        self.here, self._gone = [self.here[place] for place in stay], []
         self._answers.forget()
-        kept = torch.tensor(self._stay, device=device)
-        if isinstance(session, ShrinkingSession):
-            session.keep_prompts(kept)
+        kept = torch.tensor(stay, device=device)
         state, memory, broken = keep_prompts((present.state, present.memory, present.broken), kept, batch)
-        return Present(state, memory, _of_some(present.selection, kept, batch), broken)
+        return Present(state, memory, _of_some(present.selection, kept, batch), broken), kept
 
     def results(self, state: State) -> list[tuple[list[int], Decoded]]:
         """The results of all prompts, and which prompts each is of."""
-        return [*self.left, self._result(state, self._here)]
+        return [*self.left, self._result(state, self.here)]
 
     def _result(self, state: State, numbers: list[int]) -> tuple[list[int], Decoded]:
         return numbers, of_run(self._decoder.finalize(state), numbers, self._decoder.rows_per_prompt)
+
+
+def are_enough(finished: int, prompts: int) -> bool:
+    """Whether so many of so many prompts are enough to leave, and others go on."""
+    return 0 < prompts - finished <= MOST * prompts
 
 
 def _of_some(selection: Selection, prompts: Int64[Tensor, " kept"], batch: int) -> Selection:

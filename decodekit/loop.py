@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any, Generic, NamedTuple
 
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
@@ -16,9 +16,9 @@ from decodekit.decoders.own_loop import Job, OwnLoop
 from decodekit.errors import DecodekitError
 from decodekit.inputs import as_model, as_processor, vocabulary_of
 from decodekit.joining import join
-from decodekit.leaving import Attendance, Present, can_leave
+from decodekit.leaving import Attendance, Present, are_enough, can_leave
 from decodekit.limits import Limits, Stopping
-from decodekit.model import Model, RevealingModel, RevealingSession, Session
+from decodekit.model import Model, RevealingModel, RevealingSession, Session, ShrinkingSession
 from decodekit.options import Options
 from decodekit.output import Decoded
 from decodekit.processors.applying import not_numbers
@@ -41,7 +41,6 @@ class Progress(NamedTuple, Generic[State]):
         prompt: The prompts.
         vocabulary: What the model's ids mean.
         session: The model's run.
-        left: The results of prompts that have left, as `Walked` has them; it grows.
     """
 
     number: int
@@ -53,7 +52,6 @@ class Progress(NamedTuple, Generic[State]):
     prompt: Prompt
     vocabulary: Vocabulary
     session: Session
-    left: list[tuple[list[int], Decoded]]
 
 
 class Walked(NamedTuple):
@@ -91,56 +89,132 @@ def run(
 
 
 @torch.no_grad()
-def walk(
-    job: Job, decoder: Decoder[State], share: Share | None = None
-) -> Generator[Progress[State], None, Walked]:
+def walk(job: Job, decoder: Decoder[State]) -> Generator[Progress[State], None, Walked]:
     """The loop itself.
 
     Args:
         job: What to continue, and how.
         decoder: The algorithm.
-        share: Whose these prompts are, where they are a part of those that `decode` was given.
     """
-    prompt, options, chain = job.prompt, job.options, job.processor
-    length, rows = prompt.tokens.shape[1], decoder.rows_per_prompt
-    capacity, last = length + options.max_new_tokens, options.max_new_tokens + decoder.delay
-    starting = start_captured if options.capture else start
-    session, logits = starting(job.model, prompt, decoder, capacity)
-    limits = job.limits(logits.shape[-1])
-    history = prompt.to(logits.device).history(capacity, rows)
-    history = history if share is None else share.of_run(history)
-    state, memory = decoder.init(history, limits), chain.init(history)
-    _check_asks(decoder, state, limits)
-    broken = torch.zeros(logits.shape[0], dtype=torch.bool, device=logits.device)
+    options, prompt = job.options, job.prompt
+    session, logits = start_run(job, decoder)
+    run = Run(job, decoder, session, logits)
     steps: list[tracing.Step] = []
-    take = _stepper(decoder, chain, limits, options)
-    free = options.free and not options.capture  # a recorded step has a batch of fixed size
-    may_leave = free and can_leave(session, (decoder, chain, options.criteria), (state, memory))
-    attendance = Attendance(decoder, history, may_leave=may_leave, waits=not options.free)
-
-    for number in range(1, last + 1):
-        state = look(decoder, session, state)
-        state, selection, memory, scores, broken = take(logits, state, memory, broken)
+    while True:
+        scores = run.step(logits)
         if options.trace is not None:
-            steps.append(tracing.record(logits, scores, *selection, options.trace))
-        left = attendance.left
-        yield Progress(
-            number, state, logits, scores, selection, limits, prompt, job.vocabulary, session, left
-        )
-        if number == last:
-            break
-        if number % options.check_every == 0:
-            attendance.ask(state, broken)
-        if attendance.is_over():
-            break
-        if attendance.leavers():
-            present = Present(state, memory, selection, broken)
-            state, memory, selection, broken = attendance.leave(present, session)
-        logits = session.advance(selection.tokens, selection.source_rows)
+            steps.append(tracing.record(logits, scores, *run.selection, options.trace))
+        number, state, selection, limits = run.number, run.state, run.selection, run.limits
+        yield Progress(number, state, logits, scores, selection, limits, prompt, job.vocabulary, session)
+        if run.is_over():
+            return Walked(run.results(), limits, steps)
+        if are_enough(run.finished, run.prompts) and isinstance(session, ShrinkingSession):
+            session.keep_prompts(run.leave())
+        logits = session.advance(*run.selection)
 
-    if broken.any():
-        raise not_numbers(state.history.prompt(int(broken.int().argmax()) // rows))
-    return Walked(attendance.results(state), limits, steps)
+
+class Run(Generic[State]):
+    """A decoder over some prompts, one step at a time: is given the model's logits, and says how to go on.
+
+    Args:
+        job: What to continue, and how.
+        decoder: The algorithm.
+        session: The model's run over the prompts.
+        logits: After the prompts.
+        share: Whose the prompts are, where they are a part of those that `decode` was given.
+
+    Attributes:
+        number: Steps taken.
+        state: The decoder's.
+        selection: What the last step decided: what the model must read next.
+        limits: Where hypotheses end.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        decoder: Decoder[State],
+        session: Session,
+        logits: Float32[Tensor, "rows vocab"],
+        share: Share | None = None,
+    ) -> None:
+        options, length, rows = job.options, job.prompt.tokens.shape[1], decoder.rows_per_prompt
+        self._decoder = decoder
+        self._shows = session if isinstance(session, RevealingSession) else None
+        self._last, self._check_every = options.max_new_tokens + decoder.delay, options.check_every
+        self.number, self.limits = 0, job.limits(logits.shape[-1])
+        history = job.prompt.to(logits.device).history(length + options.max_new_tokens, rows)
+        history = history if share is None else share.of_run(history)
+        self.state, self._memory = decoder.init(history, self.limits), job.processor.init(history)
+        _check_asks(decoder, self.state, self.limits)
+        self._broken = torch.zeros(logits.shape[0], dtype=torch.bool, device=logits.device)
+        self.selection = Selection(history.last())  # nothing yet
+        self._take = _stepper(decoder, job.processor, self.limits, options)
+        parts, memory = (decoder, job.processor, options.criteria), (self.state, self._memory)
+        free = options.free and not options.capture  # a recorded step has a batch of fixed size
+        may_leave = free and can_leave(session, parts, memory)
+        self._attendance = Attendance(decoder, history, may_leave=may_leave, waits=not options.free)
+
+    def step(self, logits: Float32[Tensor, "rows vocab"]) -> Float32[Tensor, "rows vocab"]:
+        """A step from the model's logits; returns the scores after the processors."""
+        self.number += 1
+        state = look(self._decoder, self._shows, self.state)
+        self.state, self.selection, self._memory, scores, self._broken = self._take(
+            logits, state, self._memory, self._broken
+        )
+        return scores
+
+    def is_over(self) -> bool:
+        """Whether that was the last step, as far as it is known. To be asked once after every step."""
+        if self.number == self._last:
+            return True
+        if self.number % self._check_every == 0:
+            self._attendance.ask(self.state, self._broken)
+        return self._attendance.is_over()
+
+    @property
+    def prompts(self) -> int:
+        """How many are still there."""
+        return len(self._attendance.here)
+
+    @property
+    def here(self) -> list[int]:
+        """Which those are."""
+        return self._attendance.here
+
+    @property
+    def finished(self) -> int:
+        """How many of them are known to be finished, and can leave."""
+        return self._attendance.finished
+
+    def leave(self) -> Int64[Tensor, " kept"]:
+        """Takes down the results of those, and goes on without them; returns which prompts stay."""
+        present = Present(self.state, self._memory, self.selection, self._broken)
+        present, kept = self._attendance.leave(present)
+        self.state, self._memory, self.selection, self._broken = present
+        return kept
+
+    def take_left(self) -> list[tuple[list[int], Decoded]]:
+        """The results of prompts that have left since it was asked last, and which prompts each is of."""
+        left, self._attendance.left = self._attendance.left, []
+        return left
+
+    def results(self) -> list[tuple[list[int], Decoded]]:
+        """The same of all prompts whose results were not taken yet.
+
+        Raises:
+            DecodingError: If some score was not a number.
+        """
+        if self._broken.any():
+            row = int(self._broken.int().argmax())
+            raise not_numbers(self.state.history.prompt(row // self._decoder.rows_per_prompt))
+        return self._attendance.results(self.state)
+
+
+def start_run(job: Job, decoder: Decoder[Any]) -> tuple[Session, Float32[Tensor, "rows vocab"]]:
+    """The model's session for a run, and the logits after the prompts."""
+    starting = start_captured if job.options.capture else start
+    return starting(job.model, job.prompt, decoder, job.prompt.tokens.shape[1] + job.options.max_new_tokens)
 
 
 def _stepper(
@@ -165,7 +239,7 @@ def start(
     return model.start_revealing(prompt, rows_per_prompt=rows, capacity=capacity, reveal=decoder.reveal)
 
 
-def look(decoder: Decoder[State], session: Session, state: State) -> State:
+def look(decoder: Decoder[State], session: Session | None, state: State) -> State:
     """The decoder's state after it has seen what the model shows, if it asks for that."""
     if decoder.reveal and isinstance(session, RevealingSession):
         return decoder.look(session.revealed, state)

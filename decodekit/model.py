@@ -43,6 +43,22 @@ class ShrinkingSession(Session, Protocol):
 
 
 @runtime_checkable
+class JoiningSession(ShrinkingSession, Protocol):
+    """A session that prompts can also join, while others are under way: places that are free are filled."""
+
+    def can_join(self) -> bool:
+        """Whether another run of the model can be taken in: the cache of some models cannot be joined."""
+
+    def join(self, other: "JoiningSession") -> None:
+        """Goes on with the prompts of another run after its own, each from where it is.
+
+        Args:
+            other: A run of the same model with as many rows a prompt, which is not used after. Its texts may
+                be longer or shorter.
+        """
+
+
+@runtime_checkable
 class Model(Protocol):
     """Gives the logits of the next token, and a session that goes on from there.
 

@@ -3,40 +3,27 @@
 import gc
 from collections import deque
 from collections.abc import Generator, Sequence
-from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import torch
 
+from decodekit.abreast import Abreast, Part
 from decodekit.decoders.base import Decoder
 from decodekit.decoders.own_loop import Job
 from decodekit.errors import DecodekitError
-from decodekit.loop import walk
 from decodekit.models.footprint import is_out_of_memory, tokens_that_fit
 from decodekit.models.hf import HFModel
-from decodekit.output import Decoded
-from decodekit.prompt import Share
-from decodekit.reveal import NOTHING
 from decodekit.splitting import whole_part
 
 BatchTokens = int | Literal["auto"] | None
 # For models whose memory is not known: toy models, and those of other libraries.
 UNKNOWN = 2**15
+# Others take the places of those that have left once this part of all places is free: each time costs a pass
+# over the new prompts and a copy of the cache.
+FREE = 0.25
 # On a CPU a step of more rows takes longer by as much, and rows wait longer for each other: in the same
 # measurement as `leaving.MOST` 11.1 s with 32 rows, 10.4 with 64, 11.0 with 128.
 MOST_ROWS_ON_CPU = 64
-
-
-class Part(NamedTuple):
-    """Some prompts that are finished.
-
-    Attributes:
-        numbers: Which they are.
-        result: Their result, without its context.
-    """
-
-    numbers: list[int]
-    result: Decoded
 
 
 class Budget(NamedTuple):
@@ -52,9 +39,10 @@ class Budget(NamedTuple):
 
 
 def in_waves(job: Job, decoder: Decoder[Any], batch_tokens: BatchTokens) -> Generator[list[Part], None, None]:
-    """Decodes the prompts batch by batch, the longest first; yields after every step what is finished.
+    """Decodes the prompts, the longest first; yields after every step what is finished.
 
-    A batch holds prompts of similar lengths, as many as its budget allows, and finished prompts leave it.
+    As many are under way as the budget allows. Finished prompts leave, and once a good part of the places is
+    free, others take them; where the model's cache cannot be joined, once all are over.
     Where memory is not enough, the budget is halved, and prompts that were not finished begin again.
 
     Args:
@@ -68,30 +56,71 @@ def in_waves(job: Job, decoder: Decoder[Any], batch_tokens: BatchTokens) -> Gene
     """
     check_apart(job, decoder, batch_tokens)
     columns = _columns(job)
-    waiting = deque(sorted(range(len(columns)), key=columns.__getitem__, reverse=True))
-    budget = _budget(job, decoder, batch_tokens, columns)
-    while waiting:
-        wave = _next_wave(waiting, columns, budget, decoder.rows_per_prompt)
-        unfinished, is_too_large = set(wave), False
-        steps = _walk(job, decoder, sorted(wave))
-        while not is_too_large:
-            try:
-                parts = next(steps)
-            except StopIteration:
-                break
-            except (MemoryError, RuntimeError) as error:
-                if len(wave) == 1 or not is_out_of_memory(error):
-                    raise
-                is_too_large = True  # the error holds on to the batch's tensors until it is left behind
-            else:
-                unfinished -= {number for part in parts for number in part.numbers}
-                yield parts
+    queue = Queue(columns, _budget(job, decoder, batch_tokens, columns), decoder.rows_per_prompt)
+    abreast = Abreast(job, decoder)
+    while queue.waiting or abreast.here:
+        numbers, is_too_large = queue.next(abreast), False
+        try:
+            if numbers:
+                abreast.begin(numbers)
+            numbers = []  # they have begun
+            abreast.step()
+        except (MemoryError, RuntimeError) as error:
+            if queue.is_one or not is_out_of_memory(error):
+                raise
+            is_too_large = True  # the error holds on to the batch's tensors until it is left behind
+        yield abreast.take_finished()
         if is_too_large:
-            steps.close()
+            lost = numbers or abreast.here
+            if not numbers:  # else those that are under way go on
+                abreast.forget()
             _clear()
-            rows = len(wave) * decoder.rows_per_prompt
-            budget = Budget(max(rows * columns[wave[0]] // 2, 1), max(rows // 2, 1))
-            waiting.extendleft(number for number in reversed(wave) if number in unfinished)
+            queue.halve(lost)
+        if abreast.failure is not None and not abreast.here:
+            raise abreast.failure
+
+
+class Queue:
+    """The prompts that wait, the longest first, and how many may be under way at once.
+
+    Args:
+        columns: What every prompt takes with its continuation.
+        budget: For all that are under way.
+        rows_per_prompt: Beams or samples of each.
+    """
+
+    def __init__(self, columns: Sequence[int], budget: Budget, rows_per_prompt: int) -> None:
+        self.waiting = deque(sorted(range(len(columns)), key=columns.__getitem__, reverse=True))
+        self._columns, self._budget, self._rows_per_prompt = columns, budget, rows_per_prompt
+        self._fullest = budget
+
+    def next(self, abreast: Abreast[Any]) -> list[int]:
+        """The prompts that begin now: as many as fit, and one at least where nobody is under way."""
+        if not self.waiting:
+            return []
+        here, columns = abreast.here, self._columns
+        under_way = (columns[number] + steps for number, steps in zip(here, abreast.steps, strict=True))
+        longest = max([columns[self.waiting[0]], *under_way])
+        most = min(self._budget.tokens // longest, self._budget.rows) // self._rows_per_prompt
+        free = most - len(here) if here else max(most, 1)
+        enough = min(FREE * most, len(self.waiting)) if here else 1
+        if free < max(enough, 1) or (here and not abreast.has_place):
+            return []
+        numbers = [self.waiting.popleft() for _ in range(min(free, len(self.waiting)))]
+        rows = (len(here) + len(numbers)) * self._rows_per_prompt
+        self._fullest = Budget(rows * longest, rows)
+        return numbers
+
+    @property
+    def is_one(self) -> bool:
+        """Whether no more than one prompt was under way since others were last told to begin."""
+        return self._fullest.rows == self._rows_per_prompt
+
+    def halve(self, lost: Sequence[int]) -> None:
+        """Takes back prompts that memory was not enough for; from now on half as many are under way."""
+        tokens, rows = self._fullest
+        self._budget = Budget(max(tokens // 2, 1), max(rows // 2, 1))
+        self.waiting.extendleft(sorted(lost, key=self._columns.__getitem__))
 
 
 def check_budget(batch_tokens: object) -> None:
@@ -126,23 +155,6 @@ def check_apart(job: Job, decoder: Decoder[Any], batch_tokens: BatchTokens) -> N
         )
 
 
-def _walk(job: Job, decoder: Decoder[Any], numbers: list[int]) -> Generator[list[Part], None, None]:
-    """Some of the prompts in one batch: after every step what has left, and at the end the rest."""
-    share = Share(numbers, job.prompt)
-    own = replace(job, prompt=share.prompt(trims_source=decoder.reveal == NOTHING))
-    steps, seen = walk(own, decoder, share), 0
-    while True:
-        try:
-            progress = next(steps)
-        except StopIteration as finished:
-            yield [Part(*part) for part in finished.value.parts[seen:]]
-            return
-        left = [Part(*part) for part in progress.left[seen:]]
-        del progress  # it holds the batch's logits
-        seen += len(left)
-        yield left
-
-
 def _columns(job: Job) -> list[int]:
     """How many columns every prompt takes with its continuation, what an encoder reads included."""
     lengths = job.prompt.mask.sum(-1)
@@ -161,15 +173,6 @@ def _budget(job: Job, decoder: Decoder[Any], batch_tokens: BatchTokens, columns:
         return Budget(UNKNOWN, every)
     rows = MOST_ROWS_ON_CPU if job.model.model.device.type == "cpu" else every
     return Budget(tokens_that_fit(job.model.model, max(columns)), rows)
-
-
-def _next_wave(
-    waiting: deque[int], columns: Sequence[int], budget: Budget, rows_per_prompt: int
-) -> list[int]:
-    """The next prompts, as many as fit the budget, and one at least."""
-    longest = columns[waiting[0]]
-    fits = min(budget.tokens // longest, budget.rows) // rows_per_prompt
-    return [waiting.popleft() for _ in range(min(max(fits, 1), len(waiting)))]
 
 
 def _clear() -> None:

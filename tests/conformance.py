@@ -724,6 +724,7 @@ CONFORMANCE: dict[str, Laws | str] = {
     "RevealingModel": "tests/models/test_revealing.py",
     "RevealingSession": "tests/models/test_revealing.py",
     "ShrinkingSession": "tests/test_leaving.py",
+    "JoiningSession": "tests/models/test_sessions.py",
     "bundled_path": the_bundled_model_is_an_ordinary_one,
     "load": the_bundled_model_is_an_ordinary_one,
     # Scoring

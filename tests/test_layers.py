@@ -17,11 +17,13 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "rng": set(),
     "history": set(),
     "host": set(),
-    "recording": {"errors", "host"},
+    "recording": {"errors"},
+    "tape": {"host", "recording"},
+    "cuda_graph": {"recording", "tape"},
     "stepping": {"decoders", "memory", "processors"},
     "capture": {
         *("decoders", "errors", "history", "memory", "model", "processors", "prompt"),
-        *("recording", "splitting", "stepping"),
+        *("cuda_graph", "recording", "splitting", "stepping"),
     },
     "kernels": set(),
     "memory": set(),
@@ -55,7 +57,17 @@ MAY_IMPORT: dict[str, set[str] | None] = {
         # algorithms with a loop of their own
         *("drafts", "model", "options", "processors", "prompt", "verifying", "vocabulary"),
     },
-    "models": {"errors", "history", "kernels", "model", "prompt", "recording", "reveal", "vocabulary"},
+    "models": {
+        "errors",
+        "history",
+        "kernels",
+        "model",
+        "prompt",
+        "cuda_graph",
+        "recording",
+        "reveal",
+        "vocabulary",
+    },
     "loop": {
         *("errors", "limits", "memory", "options", "prompt", "vocabulary", "trace", "output"),
         *("processors", "decoders", "model", "inputs", "joining", "leaving"),
@@ -66,9 +78,8 @@ MAY_IMPORT: dict[str, set[str] | None] = {
         *("joining", "progress", "waves"),
     },
     "progress": set(),
-    "waves": {
-        *("decoders", "errors", "loop", "models", "output", "prompt", "reveal", "splitting"),
-    },
+    "abreast": {"decoders", "leaving", "loop", "model", "models", "output", "prompt", "reveal"},
+    "waves": {"abreast", "decoders", "errors", "models", "splitting"},
     "streaming": {
         *("errors", "limits", "options", "vocabulary", "output"),
         *("processors", "decoders", "inputs", "model", "loop"),

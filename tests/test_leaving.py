@@ -96,10 +96,10 @@ def cuts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     leave = leaving.Attendance.leave
 
-    def spy(self: Any, present: Any, session: Any) -> Any:  # noqa: ANN401
-        after = leave(self, present, session)
+    def spy(self: Any, present: Any) -> Any:  # noqa: ANN401
+        after, kept = leave(self, present)
         seen.append(len(after.broken))
-        return after
+        return after, kept
 
     monkeypatch.setattr(leaving.Attendance, "leave", spy)
     return seen

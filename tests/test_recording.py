@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from decodekit.cuda_graph import CudaGraph, record
 from decodekit.host import is_recorded
-from decodekit.recording import CALLS_BEFORE_TAPE, CannotRecordError, CudaGraph, Tape, record
+from decodekit.recording import CannotRecordError
+from decodekit.tape import CALLS_BEFORE_TAPE, Tape
 
 MORE = CALLS_BEFORE_TAPE + 4
 

@@ -103,9 +103,11 @@ def test_where_memory_is_not_enough_batches_become_smaller(
     assert out.lengths[:, 0].tolist() == lengths
     sizes = [len(batch) for batch in model.batches]
     assert sizes[0] == len(lengths)
-    # Never larger than the batch before, and half of it after one that failed.
-    for before, after in itertools.pairwise(sizes):
-        assert after <= (before if before <= prompts_that_fit else max(before // 2, 1))
+    # Half of the batch after one that failed; then never more than what did fit.
+    tried = list(itertools.takewhile(lambda size: size > prompts_that_fit, sizes))
+    for before, after in itertools.pairwise([*tried, *sizes[len(tried) : len(tried) + 1]]):
+        assert after == max(before // 2, 1)
+    assert max(sizes[len(tried) :]) == sizes[len(tried)]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What a transformers model at hand can do: asked once, by numerical tests, and refused by name."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Protocol, runtime_checkable
@@ -8,8 +9,12 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from decodekit.errors import ModelError
+from decodekit.model import JoiningSession, Session
 from decodekit.models import probe
 from decodekit.prompt import Prompt
+
+# Runs a prompt with two rows.
+OverTwoRows = Callable[[Prompt], tuple[Session, Float32[Tensor, "rows vocab"]]]
 
 
 @runtime_checkable
@@ -106,6 +111,35 @@ class Abilities:
     def ignores_padding(self) -> bool:
         """Whether padding to the left of a text changes nothing."""
         return probe.ignores_padding(self._run_after_one_source, self.read_after_one_source, self.texts)
+
+    @cached_property
+    def joins(self) -> bool:
+        """Whether runs of rows can be joined."""
+
+        def rows(prompt: Prompt) -> tuple[Session, Float32[Tensor, "rows vocab"]]:
+            session, logits = self.run(prompt, probe.LONGEST, share=self.shares_source)
+            return session, logits.index_select(0, session.widen(2))
+
+        return self.joins_over(rows)
+
+    def can_join(self) -> bool:
+        """The same, to be asked later."""
+        return self.joins
+
+    def joins_over(self, run: OverTwoRows) -> bool:
+        """Whether runs of two rows can be joined."""
+
+        def begin(text: list[int], source: list[int]) -> tuple[JoiningSession, Float32[Tensor, "rows vocab"]]:
+            prompt = Prompt.from_ids([text])
+            session, logits = run(probe.after([source], prompt) if self.reads_source else prompt)
+            if not isinstance(session, JoiningSession):
+                raise TypeError(f"{type(session).__name__} cannot be joined.")
+            return session, logits
+
+        try:
+            return probe.joins(begin, self.read, self.texts)
+        except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+            return False  # what a family raises whose cache is built otherwise
 
     @cached_property
     def shares_source(self) -> bool:

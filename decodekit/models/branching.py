@@ -17,11 +17,14 @@ from decodekit.models.compiled import Compiled
 from decodekit.models.decoder_only import DecoderOnly
 from decodekit.models.depths import Depths
 from decodekit.models.locks import lock_of
+from decodekit.models.probe import LONGEST
 from decodekit.models.recorder import WORTHWHILE, Recorder
 from decodekit.models.trie import BranchingForward, TrieSession
 from decodekit.models.verification import ForwardAfter
 from decodekit.prompt import Prompt
 
+# How configurations call what layers look back to.
+_WINDOWS = ("sliding_window", "attention_chunk_size")
 # More than any model has positions.
 _FAR = 2**24
 
@@ -64,7 +67,7 @@ class Branching:
         model = self.forward_after(prompt, share=True)
         if self.compiled is not None and isinstance(model, DecoderOnly) and not pretended:  # not in a test
             model = model.by(self.compiled)
-        forward = BranchingForward(model, self.config, self._depths, self.model)
+        forward = BranchingForward(model, self.config, self._depths, self.model, lambda: self.joins)
         on_cpu = self.model.device.type == "cpu"  # elsewhere reading keys costs more than looking at them
         if self.compiled is not None and on_cpu:  # its operations are not torch's
             recorded = False
@@ -79,7 +82,7 @@ class Branching:
         )
         return session, session.prefill(prompt.tokens.masked_fill(~prompt.mask, 0))
 
-    def records(self, new: int) -> bool:
+    def records(self, new: int, rows_per_prompt: int) -> bool:
         """Whether passes are recorded or compiled in a run of so many new tokens.
 
         Raises:
@@ -88,7 +91,9 @@ class Branching:
         if self.recorder.wanted is True or self.compiled is not None:
             self.check_recorded()
             return True
-        return new >= WORTHWHILE and not self.unrecorded
+        # With one row a prompt a window would spare memory that a trie keeps.
+        keeps = rows_per_prompt > 1 or not any(getattr(self.config, name, None) for name in _WINDOWS)
+        return new >= WORTHWHILE and keeps and not self.unrecorded
 
     @property
     def unrecorded(self) -> str:
@@ -119,15 +124,33 @@ class Branching:
             return f"it raises ValueError: {error}"
         return "" if branches else "its logits would be others"
 
+    @cached_property
+    def joins(self) -> bool:
+        """Whether trees of several runs can be joined; never where every new shape has to be compiled."""
+        if self.compiled is not None:
+            return False
+        with lock_of(self.model), _short_windows(self.config):
+            return self.abilities.joins_over(lambda prompt: self.start(prompt, 2, LONGEST, pretended=_FAR))
+
     def _unfit(self) -> str:
         """What rules it out before it is asked; empty: nothing."""
         if not self.cached:
             return "it has no cache"
-        if 0 < self.abilities.positions < probe.LONGEST:
+        if 0 < self.abilities.positions < LONGEST:
             return "it has too few positions to be asked"
         if not self.abilities.follows_rows:
             return "its cache cannot be reordered"
         return "it holds a mask of all positions" if _holds_mask(self.model) else ""
+
+    def is_used(self) -> bool:
+        """Whether several rows of a prompt share its cache.
+
+        Raises:
+            ModelError: If they must, and cannot.
+        """
+        if self.recorder.cache == "trie":
+            self.check()
+        return self.recorder.cache in {"auto", "trie"} and not self.refusal
 
     def check_rows(self, what: str) -> None:
         """Raises if what needs rows is asked for over a trie that must be.
@@ -138,6 +161,11 @@ class Branching:
         if self.recorder.cache == "trie":
             raise ModelError(
                 f"HFModel: {what} needs a cache with one entry a row, got cache='trie'. Use cache='auto'."
+            )
+        if self.recorder.wanted is True or self.compiled is not None:
+            raise ModelError(
+                f"HFModel: {what} cannot be recorded or compiled, got recorded={self.recorder.wanted} and "
+                f"compiled={self.compiled is not None}. Use recorded='auto' and compiled=False."
             )
 
     def check(self) -> None:
@@ -184,7 +212,7 @@ def _holds_mask(model: nn.Module) -> bool:
 @contextmanager
 def _short_windows(config: Any) -> Iterator[None]:  # noqa: ANN401
     """Inside, windows and chunks of attention are so short that the texts of the test reach beyond them."""
-    names = [name for name in ("sliding_window", "attention_chunk_size") if getattr(config, name, None)]
+    names = [name for name in _WINDOWS if getattr(config, name, None)]
     before = {name: getattr(config, name) for name in names}
     try:
         for name in names:

@@ -4,8 +4,9 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
+import torch
 from jaxtyping import Int64, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 # Columns of room made with the prompt; a buffer that is full is doubled.
 _ROOM = 128
@@ -60,10 +61,25 @@ class BufferedKeys:
         """Moves what was generated; what came before is the same on all rows of a prompt."""
         _reorder([buffer[:, :, self.prompt_length : self._length] for buffer in self._buffers], beam_idx)
 
-    def keep(self, rows: Int64[Tensor, " kept"]) -> None:
-        """Goes on with some rows, in buffers of the same columns."""
+    def keep(self, rows: Int64[Tensor, " kept"], first: int = 0) -> None:
+        """Goes on with some rows, and without the columns before `first`, in buffers of the same room."""
         columns = self._buffers[0].shape[-2]
-        self._buffers = _buffers((self.keys, self.values), rows, columns)
+        some = (tensor[:, :, first:] for tensor in (self.keys, self.values))
+        self._buffers = _buffers(some, rows, columns - first)
+        self._length -= first
+        self.prompt_length = max(self.prompt_length - first, 0)
+        self._show()
+
+    def join(self, other: "BufferedKeys", shifts: tuple[int, int], columns: int, room: int) -> None:
+        """Goes on with the rows of another layer after its own: see `Cache.join`."""
+        mine, theirs = shifts
+        now = max(columns, min(room, columns + _ROOM))
+        self._buffers = [
+            torch.cat([moved(one, mine, now), moved(another, theirs, now)])
+            for one, another in ((self.keys, other.keys), (self.values, other.values))
+        ]
+        self._length, self._capacity = columns, room
+        self.prompt_length = max(min(self.prompt_length + mine, other.prompt_length + theirs), 0)
         self._show()
 
     def get_seq_length(self) -> int:
@@ -87,6 +103,14 @@ def buffered_layer(base: Any) -> Any:  # noqa: ANN401 - a class of transformers,
 
 def _buffers(tensors: Iterable[Tensor], rows: Int64[Tensor, " rows"] | None, columns: int) -> list[Tensor]:
     return [_with_room(tensor, rows, columns) for tensor in tensors]
+
+
+def moved(
+    tensor: Shaped[Tensor, "rows heads columns width"], shift: int, columns: int
+) -> Shaped[Tensor, "rows heads more width"]:
+    """The tensor with its columns further to the right, and so many of them; zeros in the others."""
+    # Zeros, because what nobody sees is multiplied by 0, and what is not a number would stay so.
+    return nn.functional.pad(tensor, (0, 0, shift, columns - shift - tensor.shape[2]))
 
 
 def _reorder(tensors: Iterable[Tensor], rows: Int64[Tensor, " rows"]) -> None:

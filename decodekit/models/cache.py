@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from decodekit.models.buffered_layer import buffered_layer, picked
-from decodekit.models.slotted_layer import slotted_layer
+from decodekit.models.buffered_layer import BufferedKeys, buffered_layer, picked
+from decodekit.models.slotted_layer import SlottedKeys, slotted_layer
 
 # What a model's forward calls its cache: since transformers 5.24, before it, and in families of their own.
 _NAMES = ("cache", "past_key_values", "cache_params", "state")
@@ -62,13 +62,45 @@ class Cache:
             layer.reorder_cache(rows)
 
     @torch.inference_mode()
-    def keep(self, rows: Int64[Tensor, " kept"]) -> None:
-        """Goes on with some rows only."""
+    def keep(self, rows: Int64[Tensor, " kept"], first: int = 0) -> None:
+        """Goes on with some rows only; where all layers have buffers, without the columns before `first`."""
         for layer in self._layers:
-            if (keep := getattr(layer, "keep", None)) is not None:
-                keep(rows)
+            if isinstance(layer, BufferedKeys):
+                layer.keep(rows, first)
+            elif isinstance(layer, SlottedKeys):
+                layer.keep(rows)
             else:
                 layer.reorder_cache(rows)
+
+    @property
+    def is_buffered(self) -> bool:
+        """Whether all keys and values stand in buffers, so that another cache can be joined to it."""
+        buffered = [isinstance(layer, BufferedKeys | SlottedKeys) for layer in self._layers]
+        # What stayed as transformers made it is empty: such a layer looks at another's keys.
+        plain = [type(layer).__name__ == "DynamicLayer" for layer in self._layers]
+        return any(buffered) and all(map(any, zip(buffered, plain, strict=True)))
+
+    @torch.inference_mode()
+    def join(self, other: "Cache", shifts: tuple[int, int], columns: int, room: int) -> None:
+        """Goes on with the rows of another one after its own.
+
+        Args:
+            other: The other one.
+            shifts: By how much the columns of each move to the right; those that move out to the left are
+                dropped.
+            columns: How many there are after.
+            room: In slots, how many there are; else as many columns at most, later.
+        """
+        for layer, another in zip(self._layers, other._layers, strict=True):  # noqa: SLF001 - of this class
+            if layer.is_initialized:
+                layer.join(another, shifts, columns, room)
+
+    @torch.inference_mode()
+    def drop(self, first: int, room: int) -> None:
+        """Goes on without the slots before `first`, with so many in all."""
+        for layer in self._layers:
+            if layer.is_initialized:
+                layer.drop(first, room)
 
     @torch.inference_mode()
     def slot(self, room: int, places: Int64[Tensor, " beams"]) -> None:

@@ -1,5 +1,6 @@
 """Decoder-only models: a forward pass over a text."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,10 +25,19 @@ class DecoderOnly:
         config: Of its text.
         cache_name: What its forward calls its cache; None: it has none.
         packing: Of its linear layers.
+        can_join: Whether its cache can be joined with another.
     """
 
-    def __init__(self, model: Any, config: Any, cache_name: str | None, packing: Packing) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        model: Any,  # noqa: ANN401
+        config: Any,  # noqa: ANN401
+        cache_name: str | None,
+        packing: Packing,
+        can_join: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._model, self._config, self._cache_name, self._packing = model, config, cache_name, packing
+        self._can_join = can_join
         self._accepts = accepted(model)
         self._compiled: Compiled | None = None
 
@@ -78,6 +88,13 @@ class DecoderOnly:
     def wants_mask(self) -> bool:
         """Rows that have ended say the pad id, for which some models warn where there is no mask."""
         return self._config.pad_token_id is not None
+
+    def can_join(self) -> bool:
+        """Whether the model goes on right after its cache was joined with another."""
+        return self._can_join()
+
+    def join(self, other: object, batches: tuple[int, int], caches: tuple[Cache, Cache]) -> None:
+        """Nothing: it knows nothing about its prompts."""
 
     def new_cache(self, *, whole: bool = False) -> Cache:
         """An empty cache, as this model wants it; `whole`: without the windows of its layers."""

@@ -20,11 +20,13 @@ class Places(NamedTuple):
         depths: The position of every slot.
         positions: Those of the queries, the same for all of a prompt.
         depth: The greatest of them.
+        tops: All that there are, and maybe others that there were.
     """
 
     depths: Int64[Tensor, "batch slots"]
     positions: Int64[Tensor, "batch beams"]
     depth: int
+    tops: tuple[int, ...]
 
 
 class Depths:
@@ -83,21 +85,28 @@ def _patched(module: nn.Module, name: str, function: Callable[..., Any]) -> Iter
 def _rows_for_queries(embed: Callable[..., Tensor], places: Places) -> Callable[..., Tensor]:
     """A table of positions that is asked about rows of one token after `depth` others."""
     batch, beams = places.positions.shape
+    own = places.positions.flatten()[:, None, None]  # [batch*beams 1 1]
 
-    def asked(ids: Any, *rest: Any, **named: Any) -> Tensor:  # noqa: ANN401 - ids, embeddings or a shape
+    def asked(*given: Any, **named: Any) -> Tensor:  # noqa: ANN401 - ids, embeddings or a shape
+        first, *others = places.tops
+        found = asked_at(first, *given, **named)
+        for top in others:  # prompts that joined later are not as far
+            found = torch.where(own == top, asked_at(top, *given, **named), found)
+        # [batch*beams 1 width] -> [batch beams width]; a table may answer for all rows at once
+        return found.view(batch, beams, -1) if found.shape[:-1] == (batch * beams, 1) else found
+
+    def asked_at(depth: int, ids: Any, *rest: Any, **named: Any) -> Tensor:  # noqa: ANN401
         def as_rows(given: Any) -> Any:  # noqa: ANN401
             if isinstance(given, Tensor) and given.shape[:2] == (batch, beams):
                 return given.reshape(batch * beams, 1, *given.shape[2:])
             if isinstance(given, Tensor) and given.shape == (beams,):  # positions from the cache's length on
-                return given.new_full((1,), places.depth)
+                return given.new_full((1,), depth)
             if isinstance(given, tuple) and tuple(given[:2]) == (batch, beams):
                 return torch.Size((batch * beams, 1, *given[2:]))
-            return places.depth if type(given) is int else given
+            return depth if type(given) is int else given
 
         named = {name: as_rows(value) for name, value in named.items() if value is not None}
-        found = embed(as_rows(ids), *(as_rows(value) for value in rest), **named)
-        # [batch*beams 1 width] -> [batch beams width]; a table may answer for all rows at once
-        return found.view(batch, beams, -1) if found.shape[:-1] == (batch * beams, 1) else found
+        return embed(as_rows(ids), *(as_rows(value) for value in rest), **named)
 
     return asked
 

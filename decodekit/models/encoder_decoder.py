@@ -7,7 +7,7 @@ from functools import cache as cached
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from decodekit.errors import ModelError, PromptError
@@ -37,6 +37,7 @@ class ConditionedDecoder:
         share: False for a model whose cross-attention cannot be fed so: then what was read is repeated
             for every row, once.
         packing: Of the model's linear layers.
+        can_join: Whether its cache can be joined with another.
     """
 
     # The decoder of such a model is never told which of its tokens are padding, unless some are.
@@ -50,7 +51,9 @@ class ConditionedDecoder:
         *,
         share: bool,
         packing: Packing,
+        can_join: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._can_join = can_join
         self._model, self._share, self._packing = model, share, packing
         self._accepts = accepted(model)
         self._cache_name = cache_name(self._accepts) or "past_key_values"
@@ -120,6 +123,40 @@ class ConditionedDecoder:
         self._valid = self._valid.index_select(0, rows)
         if cache is not None:
             cache.content.cross_attention_cache.reorder_cache(rows)
+
+    def can_join(self) -> bool:
+        """Whether the model goes on right after its cache was joined with another."""
+        return self._can_join()
+
+    @torch.inference_mode()
+    def join(
+        self, other: "ConditionedDecoder", batches: tuple[int, int], caches: tuple[Cache, Cache]
+    ) -> None:
+        """Takes in what another one has read."""
+        states, valid = other.read_for(batches[1], len(self._valid) // batches[0], caches[1])
+        more = max(valid.shape[1] - self._valid.shape[1], 0)
+        length = self._valid.shape[1] + more
+
+        def together(mine: Tensor, theirs: Tensor, axis: int) -> Tensor:
+            """Both, with zeros after the shorter sources."""
+            after = (0, 0) * (mine.ndim - 1 - axis)
+            wide = (nn.functional.pad(one, (*after, 0, length - one.shape[axis])) for one in (mine, theirs))
+            return torch.cat(list(wide))
+
+        self._read.last_hidden_state = together(self._read.last_hidden_state, states, 1)
+        self._valid = together(self._valid, valid, 1)
+        layers = (cache.content.cross_attention_cache.layers for cache in caches)
+        for layer, another in zip(*layers, strict=True):
+            layer.keys = together(layer.keys, another.keys, 2)
+            layer.values = together(layer.values, another.values, 2)
+
+    def read_for(
+        self, batch: int, each: int, cache: Cache
+    ) -> tuple[Float[Tensor, "read source width"], Bool[Tensor, "read source"]]:
+        """What it has read, `each` times for every prompt, and which of it counts."""
+        if len(self._valid) != batch * each:
+            self._repeat(each, cache)
+        return self._read.last_hidden_state, self._valid
 
     def _repeat(self, rows_per_prompt: int, cache: Cache | None) -> None:
         """One copy a row of all that was read: from now on every row is a prompt of its own."""

@@ -170,8 +170,8 @@ class HFModel:
                 cannot ignore left padding and there is some.
         """
         self._prepare(prompt, rows_per_prompt, new := capacity - prompt.tokens.shape[1])
-        recorded = self._branching.records(new)
-        if recorded or (rows_per_prompt > 1 and self._branches):
+        recorded = self._branching.records(new, rows_per_prompt)
+        if recorded or (rows_per_prompt > 1 and self._branching.is_used()):
             return self._branching.start(prompt, rows_per_prompt, capacity, recorded=recorded)
         share = rows_per_prompt > 1 and self._abilities.shares_source
         session, logits = self._open(prompt, capacity, share=share)
@@ -251,13 +251,6 @@ class HFModel:
         with lock_of(self.model):  # another thread's pass has forwards of its own
             self._packing.refresh()
 
-    @property
-    def _branches(self) -> bool:
-        """Whether the rows of a prompt share its cache."""
-        if self._cache == "trie":
-            self._branching.check()
-        return self._cache in {"auto", "trie"} and not self._branching.refusal
-
     def _open(
         self, prompt: Prompt, capacity: int, *, share: bool
     ) -> tuple[CachedSession | RecomputingSession, Float32[Tensor, "rows vocab"]]:
@@ -273,10 +266,12 @@ class HFModel:
             prompt: On the model's device.
             share: As in `ConditionedDecoder`.
         """
+        can_join = self._abilities.can_join
         if prompt.source is None:
-            return DecoderOnly(self.model, self._config, self._cache_name, self._packing)
+            return DecoderOnly(self.model, self._config, self._cache_name, self._packing, can_join)
+        source, states = prompt.source, prompt.states
         return ConditionedDecoder(
-            self.model, prompt.source, prompt.states, share=share, packing=self._packing
+            self.model, source, states, share=share, packing=self._packing, can_join=can_join
         )
 
     def _read(self, text: list[int], source: list[int]) -> Float32[Tensor, "length vocab"]:

@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from decodekit.history import Source
-from decodekit.model import Session
+from decodekit.model import JoiningSession, Session
 from decodekit.prompt import Prompt
 
 # Rounding stays well below this share of what another text changes; a wrong cache row makes the whole
@@ -46,6 +46,10 @@ Read = Callable[[list[int]], Float32[Tensor, "length vocab"]]
 
 # The same for an encoder-decoder that has read a source.
 ReadAfter = Callable[[list[int], list[int]], Float32[Tensor, "length vocab"]]
+
+
+# A run of one text with two rows, after a source if the model reads any.
+Begin = Callable[[list[int], list[int]], tuple[JoiningSession, Float32[Tensor, "rows vocab"]]]
 
 
 class Texts(NamedTuple):
@@ -146,6 +150,30 @@ def branches(run: OpenRows, read: Read, texts: Texts) -> bool:
         )
         same = same and texts.agree(logits, expected, signal=signal)
     return same
+
+
+def joins(begin: Begin, read: ReadAfter, texts: Texts) -> bool:
+    """Whether runs can be joined: then each goes on from its own text, shorter or longer than the others."""
+    first, second, last, _ = texts
+    longer, sources = [*second, last], [first, [*second, last, last], second]
+    session, logits = begin(first, sources[0])
+    session.join(begin(longer, sources[1])[0])
+    device = logits.device
+    tokens = torch.tensor([first[0], second[0], last, first[0]], device=device)
+    got = [session.advance(tokens, None)]
+    session.join(begin(second, sources[2])[0])
+    moves = [1, 1, 3, 2, 4, 4]
+    rows = torch.tensor(moves, device=device)
+    got.append(session.advance(torch.full((6,), last, device=device), rows))
+    said = [[*first, first[0]], [*first, second[0]], [*longer, last], [*longer, first[0]], second, second]
+    expected = [
+        torch.stack([read(text, sources[row // 2])[-1] for row, text in enumerate(several)])
+        for several in (said[:4], [[*said[row], last] for row in moves])
+    ]
+    # Of two texts that differ in their first token only, and are as long as the longest.
+    one, other = (read([*text, last, first[0], last], sources[0]) for text in (first, second))
+    signal = (one - other)[2:].abs().amax(-1).min()
+    return all(texts.agree(logits, alone, signal=signal) for logits, alone in zip(got, expected, strict=True))
 
 
 def ignores_padding(run: Open, read: Read, texts: Texts) -> bool:

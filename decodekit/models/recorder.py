@@ -3,13 +3,15 @@
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, final
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as modules_of_torch
 
+from decodekit.cuda_graph import record
 from decodekit.errors import ModelError
 from decodekit.models.accepted import inner
 from decodekit.models.locks import lock_of
-from decodekit.recording import CannotRecordError, record
+from decodekit.recording import CannotRecordError
 
 # A recording costs about as much as it saves in so many steps.
 WORTHWHILE = 32
@@ -64,6 +66,8 @@ class Recorder:
             return f"cache={self.cache}"
         if self.wanted == "auto" and self._model.device.type != "cpu":
             return "only on the CPU unless asked for"
+        if self.wanted == "auto" and self._model.dtype not in {torch.float32, torch.float64}:
+            return "only in float32 and float64 unless asked for"  # where a trie rounds as rows do, or nearly
         return self._tried or self.obstacle(("auto",) if self.wanted == "auto" else ())
 
     def obstacle(self, strictness: Iterable[str] = ()) -> str:

@@ -1,10 +1,10 @@
 """Runs of a transformers model: with a cache, and for models that have none."""
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float32, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from decodekit.history import rows_of
 from decodekit.models.cache import Cache
@@ -43,6 +43,23 @@ class Forward(Protocol):
 
 
 @runtime_checkable
+class Joinable(Protocol):
+    """A forward pass that serves the prompts of several runs as it serves those of one."""
+
+    def can_join(self) -> bool:
+        """Whether the model goes on right after its cache was joined with another: a numerical test."""
+
+    def join(self, other: Any, batches: tuple[int, int], caches: tuple[Cache, Cache]) -> None:  # noqa: ANN401
+        """Takes in what another forward pass of its kind knows about its prompts.
+
+        Args:
+            other: The other one.
+            batches: How many prompts each knows.
+            caches: Of the sessions that they are driven by.
+        """
+
+
+@runtime_checkable
 class PromptKeeper(Protocol):
     """A forward pass that knows something about every prompt."""
 
@@ -54,6 +71,26 @@ class PromptKeeper(Protocol):
             batch: How many those are.
             cache: Of the session that it is driven by.
         """
+
+
+class Standing(NamedTuple):
+    """What a run leaves to another that takes it in.
+
+    Attributes:
+        model: Its forward pass.
+        cache: Its cache.
+        seen: Which columns hold tokens so far.
+        unseen: How many of the first hold none on any row.
+        left: How many more there may be.
+        batch: Prompts.
+    """
+
+    model: Forward
+    cache: Cache
+    seen: Columns
+    unseen: int
+    left: int
+    batch: int
 
 
 class CachedSession:
@@ -79,7 +116,7 @@ class CachedSession:
         self._cache = model.new_cache() if cache is None else cache
         self._known = known
         batch, self._column = prompt_mask.shape
-        self._batch = batch
+        self._batch, self._has_joined = batch, False
         # The mask of the whole run: after the prompt every column will hold a token.
         mask = torch.ones((batch, capacity), dtype=torch.bool, device=prompt_mask.device)
         mask[:, : self._column] = prompt_mask
@@ -111,11 +148,10 @@ class CachedSession:
         self._cache.widen(rows if rows_per_prompt > 1 else None, self._positions.shape[1])
         return rows
 
-    def go_on(self, rows_per_prompt: int) -> None:
-        """Begins after what is in a cache that has so many rows of every prompt already."""
+    def go_on(self, rows_per_prompt: int, shared: int) -> None:
+        """Begins after a cache that has so many rows of every prompt already, alike in `shared` columns."""
         self._repeat(rows_per_prompt)
-        self._cache.widen(None, self._positions.shape[1], shared=self._column)
-        self._column = self._known
+        self._cache.widen(None, self._positions.shape[1], shared=shared)
 
     def _repeat(self, rows_per_prompt: int) -> Int64[Tensor, " rows"]:
         rows = torch.arange(self._batch, device=self._positions.device).repeat_interleave(rows_per_prompt)
@@ -132,12 +168,53 @@ class CachedSession:
     def keep_prompts(self, prompts: Int64[Tensor, " kept"]) -> None:
         """Goes on with some prompts only."""
         rows = rows_of(prompts, len(self._positions) // self._batch)
-        self._cache.keep(rows)
-        if isinstance(self._model, PromptKeeper):
-            self._model.keep_prompts(prompts, self._batch, self._cache)
         self._positions = self._positions.index_select(0, rows)
         self._mask = None if self._mask is None else self._mask.index_select(0, rows)
+        first = self._unseen() if self._has_joined else 0
+        self._positions = self._positions[:, first:]
+        self._mask = None if self._mask is None else self._mask[:, first:]
+        self._column -= first
+        self._cache.keep(rows, first)
+        if isinstance(self._model, PromptKeeper):
+            self._model.keep_prompts(prompts, self._batch, self._cache)
         self._batch = len(prompts)
+
+    def can_join(self) -> bool:
+        """Whether another run can be taken in."""
+        return self._cache.is_buffered and isinstance(self._model, Joinable) and self._model.can_join()
+
+    def join(self, other: "CachedSession") -> None:
+        """Goes on with another run's prompts after its own; the newest columns of both are the same."""
+        both = (self.standing, other.standing)
+        if isinstance(self._model, Joinable):
+            self._model.join(both[1].model, (self._batch, both[1].batch), (self._cache, both[1].cache))
+        columns = max(run.seen.shape[1] - run.unseen for run in both)
+        left = max(run.left for run in both)
+        mine, theirs = shifts = [columns - run.seen.shape[1] for run in both]
+        self._cache.join(both[1].cache, (mine, theirs), columns, columns + left)
+        mask = torch.cat(
+            [nn.functional.pad(run.seen, (shift, left)) for run, shift in zip(both, shifts, strict=True)]
+        )
+        mask[:, columns:] = True
+        self._mask = None if bool(mask.all()) and not self._model.wants_mask else mask
+        self._positions = positions(mask)
+        self._column, self._batch, self._has_joined = columns, self._batch + both[1].batch, True
+
+    @property
+    def standing(self) -> "Standing":
+        """What another run needs to take this one in."""
+        seen, left = self._seen(), self._positions.shape[1] - self._column
+        return Standing(self._model, self._cache, seen, self._unseen(), left, self._batch)
+
+    def _seen(self) -> Columns:
+        """Which columns hold tokens so far."""
+        if self._mask is None:
+            return torch.ones_like(self._positions[:, : self._column], dtype=torch.bool)
+        return self._mask[:, : self._column]
+
+    def _unseen(self) -> int:
+        """How many of the first columns hold tokens on no row. Reads the device."""
+        return int(self._seen().any(0).int().argmax())
 
     def _logits(self, tokens: Int64[Tensor, "rows columns"], columns: slice) -> Float32[Tensor, "rows vocab"]:
         mask = None if self._mask is None else self._mask[:, : columns.stop]

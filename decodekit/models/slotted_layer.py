@@ -3,10 +3,11 @@
 from functools import cache
 from typing import Any
 
+import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from decodekit.models.buffered_layer import picked
+from decodekit.models.buffered_layer import moved, picked
 
 
 class SlottedKeys:
@@ -54,6 +55,20 @@ class SlottedKeys:
     def keep(self, prompts: Int64[Tensor, " kept"]) -> None:
         """Goes on with some prompts."""
         self._show([buffer.index_select(0, prompts) for buffer in self._buffers])
+
+    def join(self, other: "SlottedKeys", shifts: tuple[int, int], columns: int, room: int) -> None:
+        """Goes on with the prompts of another layer after its own: see `Cache.join`."""
+        del columns  # a mask says which slots count
+        both = ((self, shifts[0]), (other, shifts[1]))
+        keys = torch.cat([moved(layer.keys, shift, room) for layer, shift in both])
+        values = torch.cat([moved(layer.values, shift, room) for layer, shift in both])
+        self.prompt_length += shifts[0]
+        self._show([keys, values])
+
+    def drop(self, first: int, room: int) -> None:
+        """Goes on without the first slots, with so many in all."""
+        self.prompt_length -= first
+        self._show([moved(buffer, -first, room) for buffer in self._buffers])
 
     def compact(self, slots: Int64[Tensor, "batch kept"]) -> None:
         """Keeps some slots of every prompt, those of its text first and in their places."""

@@ -1,5 +1,7 @@
 """What must hold for every model."""
 
+from typing import cast
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +9,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from decodekit.history import Source, rows_of
-from decodekit.model import DescribedModel, Model, Session, ShrinkingSession
+from decodekit.model import DescribedModel, JoiningSession, Model, Session, ShrinkingSession
 from decodekit.prompt import Prompt
 from decodekit.testing.checking import check, repeatable
 from decodekit.testing.strategies import prompts
@@ -17,7 +19,8 @@ from decodekit.vocabulary import Vocabulary
 def check_model(model: Model, *, vocab: int, tolerance: float = 1e-4, max_examples: int = 10) -> None:
     """Raises unless `advance` gives what a fresh `start` on the grown text gives, whatever the rows.
 
-    A session that prompts can leave (`ShrinkingSession`) must go on so for those that stay.
+    A session that prompts can leave (`ShrinkingSession`) must go on so for those that stay, and one that
+    others can join (`JoiningSession`) for all.
 
     An encoder-decoder (its `vocabulary` has a `decoder_start_id`) reads the random prompts as sources, and
     its decoder's texts begin with the start id.
@@ -36,32 +39,42 @@ def check_model(model: Model, *, vocab: int, tolerance: float = 1e-4, max_exampl
     """
 
     @repeatable(max_examples)
-    @given(prompts(vocab), st.integers(1, 3), st.integers(0, 2**31))
-    def laws(batch: list[list[int]], rows: int, seed: int) -> None:
+    @given(prompts(vocab), prompts(vocab), st.integers(1, 3), st.integers(0, 2**31))
+    def laws(batch: list[list[int]], others: list[list[int]], rows: int, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
-        prompt = Prompt.of(batch, model.vocabulary if isinstance(model, DescribedModel) else Vocabulary())
-        capacity = prompt.tokens.shape[1] + 4
-        session, logits = model.start(prompt, rows_per_prompt=rows, capacity=capacity)
-        texts = [text for text in prompt.ids() for _ in range(rows)]
-        sources = [_source_of(prompt, row // rows) for row in range(len(texts))]
+        session, logits, said = _start(model, batch, rows)
         for number in range(4):
+            if number == 1 and isinstance(session, JoiningSession) and session.can_join():
+                other, more, theirs = _start(model, others, rows)
+                check(isinstance(other, JoiningSession), "every session of a model must join, or none")
+                session.join(cast("JoiningSession", other))
+                logits, said = torch.cat([logits, more]), said + theirs
             if number == 2:  # noqa: PLR2004 - there is a step before and one after
-                stay = _let_leave(session, len(texts) // rows, rows, generator, logits.device)
-                texts, sources = [texts[row] for row in stay], [sources[row] for row in stay]
-                logits = logits[stay].contiguous()
+                stay = _let_leave(session, len(said) // rows, rows, generator, logits.device)
+                said, logits = [said[row] for row in stay], logits[stay].contiguous()
             check(logits.dtype == torch.float32 and logits.is_contiguous(), "logits must be float32")
-            _check_fresh(model, list(zip(texts, sources, strict=True)), logits, tolerance)
+            _check_fresh(model, said, logits, tolerance)
             if number < 3:  # noqa: PLR2004 - the last logits are looked at, not continued
-                first = torch.arange(len(texts)) // rows * rows
-                moves = first + torch.randint(0, rows, (len(texts),), generator=generator)
+                first = torch.arange(len(said)) // rows * rows
+                moves = first + torch.randint(0, rows, (len(said),), generator=generator)
                 if number == 1:
-                    moves = torch.arange(len(texts))
-                tokens = torch.randint(0, vocab, (len(texts),), generator=generator)
-                texts = [[*texts[source], token] for source, token in _pairs(moves, tokens)]
+                    moves = torch.arange(len(said))
+                tokens = torch.randint(0, vocab, (len(said),), generator=generator)
+                said = [([*said[old][0], token], said[old][1]) for old, token in _pairs(moves, tokens)]
                 moved = None if number == 1 else moves.to(logits.device)
                 logits = session.advance(tokens.to(logits.device), moved)
 
     laws()
+
+
+def _start(
+    model: Model, batch: list[list[int]], rows: int
+) -> tuple[Session, Float32[Tensor, "rows vocab"], list[tuple[list[int], Source | None]]]:
+    """A run, and of every row its text and what its encoder reads."""
+    prompt = Prompt.of(batch, model.vocabulary if isinstance(model, DescribedModel) else Vocabulary())
+    session, logits = model.start(prompt, rows_per_prompt=rows, capacity=prompt.tokens.shape[1] + 4)
+    said = [(text, _source_of(prompt, number)) for number, text in enumerate(prompt.ids())]
+    return session, logits, [one for one in said for _ in range(rows)]
 
 
 def _let_leave(

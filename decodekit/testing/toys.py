@@ -108,7 +108,7 @@ class ToySession:
         logits: Callable[[Tensor], Tensor],
         batch: int,
     ) -> None:
-        self._state, self._batch = state, batch
+        self.state, self.batch = state, batch
         self._update = update
         self._logits = logits
 
@@ -119,17 +119,26 @@ class ToySession:
 
     def keep_prompts(self, prompts: Int64[Tensor, " kept"]) -> None:
         """Goes on with some prompts only."""
-        self._state = self._state.view(self._batch, -1).index_select(0, prompts).flatten()
-        self._batch = len(prompts)
+        self.state = self.state.view(self.batch, -1).index_select(0, prompts).flatten()
+        self.batch = len(prompts)
+
+    def can_join(self) -> bool:
+        """Others can join."""
+        return True
+
+    def join(self, other: "ToySession") -> None:
+        """Goes on with another run's prompts after its own."""
+        self.state = torch.cat([self.state, other.state])
+        self.batch += other.batch
 
     def logits(self) -> Float32[Tensor, "rows vocab"]:
         """The logits of every row's next token."""
-        return self._logits(self._state)
+        return self._logits(self.state)
 
     def advance(
         self, tokens: Int64[Tensor, " rows"], source_rows: Int64[Tensor, " rows"] | None
     ) -> Float32[Tensor, "rows vocab"]:
         """The logits after one more token on every row."""
-        state = self._state if source_rows is None else self._state[source_rows]
-        self._state = self._update(state, tokens)
+        state = self.state if source_rows is None else self.state[source_rows]
+        self.state = self._update(state, tokens)
         return self.logits()

@@ -58,6 +58,33 @@ def test_nothing_is_gathered_where_every_branch_lives() -> None:
         branches.grow()
 
 
+def test_the_trees_of_two_runs_stand_side_by_side() -> None:
+    one = Branches(torch.tensor([[False, True, True, True], [False, False, True, True]]), 2, torch.float32)
+    one.grow()
+    one.keep(torch.tensor([1]))
+    other = Branches(torch.ones(1, 1, dtype=torch.bool), 2, torch.float32)
+    # Two columns of padding go: nobody sees them. The shorter prompt gets one, and two slots it does not see.
+    assert one.join(other) == (-2, 1)
+    assert (one.batch, one.length, one.slots) == (2, 2, 4)
+    assert seen(one) == [[[0, 1, 2], [0, 1, 3]], [[1], [1]]]
+    assert one.depths[:, :4].tolist() == [[0, 1, 2, 2], [0, 0, 0, 0]]
+    assert not one.depths[:, 4:].any()
+    assert one.places.tolist() == [2, 3]
+    assert one.positions.tolist() == [[2, 2], [0, 0]]
+    assert (one.depth, one.columns, one.shared) == (2, 3, 2)
+    assert one.texts.tolist() == [[True, True, True], [False, False, True]]
+    one.follow(torch.tensor([1, 1, 3, 2]))
+    one.grow()
+    assert seen(one) == [[[0, 1, 3, 4], [0, 1, 3, 5]], [[1, 4], [1, 5]]]
+    assert one.paths()[:2].tolist() == [[0, 1, 3, 4], [0, 1, 3, 5]]
+    assert one.paths()[2:, 2:].tolist() == [[1, 4], [1, 5]]
+    first = one.unseen(torch.tensor([1]))
+    one.keep(torch.tensor([1]), first)
+    assert (first, one.length, one.slots, one.columns) == (1, 1, 5, 2)
+    assert seen(one) == [[[0, 3], [0, 4]]]
+    assert one.paths().tolist() == [[0, 3], [0, 4]]
+
+
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32), beams=st.integers(1, 5), batch=st.integers(1, 3), steps=st.integers(1, 60))
 def test_the_mask_is_that_of_the_ancestors_through_any_moves(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import decodekit as dk
 from decodekit.models.locks import lock_of
-from decodekit.recording import Tape
+from decodekit.tape import Tape
 from tests.equivalence.families import ENCODER_DECODERS, VOCAB, build
 from tests.models.test_trie import TRIES, prompts
 

@@ -60,8 +60,29 @@ class ReordersAfterwards:
 
     def advance(self, tokens: Tensor, source_rows: Tensor | None) -> Tensor:
         logits = self.session.advance(tokens, None)
-        self.session._state = self.session._state if source_rows is None else self.session._state[source_rows]
+        self.session.state = self.session.state if source_rows is None else self.session.state[source_rows]
         return logits if source_rows is None else logits[source_rows].contiguous()
+
+
+@dataclass
+class PutsNewPromptsFirst:
+    """Broken: the prompts of another run that joins it come before its own."""
+
+    session: ToySession
+    shrinks = True
+
+    def advance(self, tokens: Tensor, source_rows: Tensor | None) -> Tensor:
+        return self.session.advance(tokens, source_rows)
+
+    def keep_prompts(self, prompts: Tensor) -> None:
+        self.session.keep_prompts(prompts)
+
+    def can_join(self) -> bool:
+        return True
+
+    def join(self, other: "PutsNewPromptsFirst") -> None:
+        other.session.join(self.session)
+        self.session = other.session
 
 
 @dataclass
@@ -110,7 +131,7 @@ class MixesUpItsRows(HashModel):
         batch = len(prompt.tokens)
         session, logits = super().start(prompt, rows_per_prompt=rows_per_prompt, capacity=capacity)
         order = torch.arange(batch * rows_per_prompt).view(batch, -1).T.flatten()
-        session._state = session._state[order]
+        session.state = session.state[order]
         return session, logits[order].contiguous()
 
 
@@ -124,6 +145,7 @@ def test_a_model_that_keeps_the_contract_passes() -> None:
         ForgetsTheReorder,
         OneTokenLate,
         ReordersAfterwards,
+        PutsNewPromptsFirst,
         ForgetsTheTokensOfRowsThatStay,
     ],
 )
