@@ -135,7 +135,9 @@ class Recorder:
 
 def _obstacle_of(name: str, module: nn.Module, strictness: Iterable[str]) -> str:
     where = f"its {name}" if name else "it"
-    if module._forward_hooks or module._forward_pre_hooks:  # noqa: SLF001 - where torch keeps them
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]  # noqa: SLF001 - torch's
+    # transformers leaves its own, which collect states where they are asked for.
+    if any(not getattr(hook, "__module__", "").startswith("transformers.") for hook in hooks):
         return f"{where} has hooks"
     if "forward" in vars(module) or module._compiled_call_impl is not None:  # noqa: SLF001
         return f"{where} has a forward of its own"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import decodekit as dk
 from decodekit.models.locks import lock_of
+from decodekit.models.sessions import CachedSession
 from decodekit.tape import Tape
 from tests.equivalence.families import ENCODER_DECODERS, VOCAB, build
 from tests.models.test_trie import TRIES, prompts
@@ -49,6 +50,9 @@ def test_recorded_passes_give_the_very_logits_of_the_model(family: str, beams: i
     length = prompt.tokens.shape[1]
     session, _ = recorded.start(prompt, rows_per_prompt=beams, capacity=length + steps)
     got = walk(session, beams, steps, seed=1)
+    if beams == 1 and getattr(model.config, "sliding_window", None):
+        assert isinstance(session, CachedSession)  # which keeps no more than its window
+        return
     reason = recorded_of(recorded)
     if reason != "yes":
         assert family in NOT_RECORDED or "aten." in reason
@@ -199,6 +203,29 @@ def test_another_cache_is_not_recorded_and_refused_where_it_must_be(cache: Any) 
 def test_an_option_that_is_none_is_refused() -> None:
     with pytest.raises(dk.ModelError, match=r"HFModel: recorded must be True, False or 'auto', got 'yes'"):
         dk.HFModel(build("gpt2"), recorded="yes")  # type: ignore[arg-type]
+
+
+def test_hooks_that_transformers_leaves_are_no_obstacle() -> None:
+    model = copy.deepcopy(build("llama"))
+    dk.decode(dk.HFModel(model), [[9, 8]], dk.ContrastiveSearch(), max_new_tokens=2)  # looks at hidden states
+    assert any(module._forward_hooks for module in model.modules())
+    hf = dk.HFModel(model)
+    dk.decode(hf, [[9, 8]], dk.BeamSearch(2), max_new_tokens=33, end_ids=())
+    assert recorded_of(hf) == "yes"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_where_a_trie_rounds_otherwise_nothing_is_recorded_unasked(dtype: torch.dtype) -> None:
+    model = copy.deepcopy(build("llama")).to(dtype)
+    hf = dk.HFModel(model)
+    dk.decode(hf, [[9, 8]], dk.BeamSearch(2), max_new_tokens=33, end_ids=())
+    assert recorded_of(hf) == "no (only in float32 and float64 unless asked for)"
+
+
+def test_what_would_not_be_recorded_is_refused_where_it_must_be() -> None:
+    hf = dk.HFModel(build("llama"), recorded=True)
+    with pytest.raises(dk.ModelError, match=r"showing hidden states.* cannot be recorded or compiled"):
+        dk.decode(hf, [[9, 8]], dk.ContrastiveSearch(), max_new_tokens=2)
 
 
 def test_a_short_run_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
