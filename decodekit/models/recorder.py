@@ -1,6 +1,6 @@
 """Whether a model's forward pass may be recorded, and what was found out when it was tried."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Literal, final
 
 import torch
@@ -68,22 +68,26 @@ class Recorder:
             return "only on the CPU unless asked for"
         if self.wanted == "auto" and self._model.dtype not in {torch.float32, torch.float64}:
             return "only in float32 and float64 unless asked for"  # where a trie rounds as rows do, or nearly
-        return self._tried or self.obstacle(("auto",) if self.wanted == "auto" else ())
+        return self._tried or self.obstacle(strict=self.wanted == "auto")
 
-    def obstacle(self, strictness: Iterable[str] = ()) -> str:
-        """What of the model a replay would leave out; empty: nothing."""
+    def obstacle(self, *, strict: bool = False) -> str:
+        """What of the model a replay would leave out; empty: nothing.
+
+        Args:
+            strict: Whether modules and attention of the user's own count too, of which that is not known.
+        """
         with lock_of(self._model):  # another thread's pass has forwards and an attention of its own
-            return self._obstacle(strictness)
+            return self._obstacle(strict=strict)
 
-    def _obstacle(self, strictness: Iterable[str]) -> str:
+    def _obstacle(self, *, strict: bool) -> str:
         if inner(self._model) is not self._model:
             return "it is compiled"
         attention = getattr(self._config, "_attn_implementation", None)
-        if "auto" in strictness and attention not in _KNOWN_ATTENTION:
+        if strict and attention not in _KNOWN_ATTENTION:
             return f"its attention is {attention}"
         if modules_of_torch._global_forward_hooks or modules_of_torch._global_forward_pre_hooks:  # noqa: SLF001
             return "all modules have hooks"
-        found = (_obstacle_of(name, module, strictness) for name, module in self._model.named_modules())
+        found = (_obstacle_of(name, module, strict=strict) for name, module in self._model.named_modules())
         return next((obstacle for obstacle in found if obstacle), "")
 
     def record(self, run: Callable[[], Tensor], *, must: bool) -> Callable[[], Tensor]:
@@ -133,7 +137,7 @@ class Recorder:
             )
 
 
-def _obstacle_of(name: str, module: nn.Module, strictness: Iterable[str]) -> str:
+def _obstacle_of(name: str, module: nn.Module, *, strict: bool) -> str:
     where = f"its {name}" if name else "it"
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]  # noqa: SLF001 - torch's
     # transformers leaves its own, which collect states where they are asked for.
@@ -142,6 +146,6 @@ def _obstacle_of(name: str, module: nn.Module, strictness: Iterable[str]) -> str
     if "forward" in vars(module) or module._compiled_call_impl is not None:  # noqa: SLF001
         return f"{where} has a forward of its own"
     kind = type(module)
-    if "auto" in strictness and not f"{kind.__module__}.".startswith(_KNOWN):
+    if strict and not f"{kind.__module__}.".startswith(_KNOWN):
         return f"{where} is of {kind.__module__}"
     return ""

@@ -34,7 +34,7 @@ class SlottedKeys:
         self.prompt_length = int(prompts.keys.shape[-2])
         self.pretended: int = 0
         self._places = places
-        self._show([_with_room(tensor, room) for tensor in (prompts.keys, prompts.values)])
+        self._show([moved(tensor, 0, room) for tensor in (prompts.keys, prompts.values)])
 
     def update(
         self,
@@ -72,13 +72,13 @@ class SlottedKeys:
 
     def compact(self, slots: Int64[Tensor, "batch kept"]) -> None:
         """Keeps some slots of every prompt, those of its text first and in their places."""
-        moved = slots[:, self.prompt_length :]
+        branched = slots[:, self.prompt_length :]
         for buffer in self._buffers:
-            buffer[:, :, self.prompt_length : slots.shape[1]] = picked(buffer, moved)
+            buffer[:, :, self.prompt_length : slots.shape[1]] = picked(buffer, branched)
 
     def make_room(self, room: int) -> None:
         """Goes on with so many slots, at least as many as there are."""
-        self._show([_with_room(buffer, room) for buffer in self._buffers])
+        self._show([moved(buffer, 0, room) for buffer in self._buffers])
 
     def _show(self, buffers: list[Tensor]) -> None:
         self._buffers = buffers
@@ -92,11 +92,3 @@ def slotted_layer(base: Any) -> Any:  # noqa: ANN401 - a class of transformers, 
     Made from its base class at run time, because transformers is imported only where it is needed.
     """
     return type("SlottedLayer", (SlottedKeys, base), {})
-
-
-def _with_room(tensor: Tensor, room: int) -> Tensor:
-    """The same columns in a buffer of `room`, the others zeros."""
-    batch, heads, length, width = tensor.shape
-    buffer = tensor.new_zeros((batch, heads, room, width))
-    buffer[:, :, :length] = tensor
-    return buffer

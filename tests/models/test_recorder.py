@@ -277,7 +277,7 @@ def test_another_threads_pass_is_no_obstacle() -> None:
 
     def ask() -> None:
         inside.set()
-        found.append(branching.recorder.obstacle(("auto",)))
+        found.append(branching.recorder.obstacle(strict=True))
 
     with lock_of(model):
         vars(model.lm_head)["forward"] = model.lm_head.forward  # as a pass with packed layers does
