@@ -31,8 +31,8 @@ from measuring import in_turns, timed
 from record import SEED, circumstances, place, summary, write
 from torch import Tensor, nn
 
-from decodekit.models.linear_layers import packable
-from decodekit.models.packed import MOST_ROWS, Packing, _forward
+from decodekit.accelerate.packed_linear.layers import packable
+from decodekit.accelerate.packed_linear.packing import MOST_ROWS, Packing, _forward
 
 Way = Callable[[Tensor], Tensor]
 Ways = dict[str, Callable[[nn.Linear], Way]]

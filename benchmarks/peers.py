@@ -33,8 +33,8 @@ from rich.console import Console
 from rich.table import Table
 from works import WORKS, Work
 
-from decodekit.loop import run as steps_of
-from decodekit.options import Options
+from decodekit.core.request import Options
+from decodekit.engine.loop import run as steps_of
 
 OWN_WEIGHTS = "has random weights of its own (load_format=dummy), so its texts cannot be compared"
 NO_MEMORY = {"ctranslate2", "vllm"}  # torch does not see what they take

@@ -7,7 +7,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 import decodekit as dk
-from decodekit.history import Source
+from decodekit.core.history import Source
 
 OTHERS = 16  # last tokens of each row
 

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from decodekit.cli.compare import compare
+from decodekit.cli.errors import PlainMistakes
 from decodekit.cli.generate import generate
-from decodekit.cli.mistakes import PlainMistakes
 from decodekit.cli.score import score
 
 app = typer.Typer(

@@ -7,10 +7,10 @@ from rich.console import Console
 from rich.text import Text
 
 import decodekit as dk
-from decodekit.cli import options, show
-from decodekit.cli.mistakes import constructing
+from decodekit.cli import options, output
+from decodekit.cli.errors import constructing
+from decodekit.cli.loaded_model import name_of, shown_before, workplace
 from decodekit.cli.strategy import Outcome, Strategy
-from decodekit.cli.workplace import name_of, shown_before, workplace
 
 
 def compare(  # noqa: PLR0913 - one parameter per command-line option
@@ -77,7 +77,7 @@ def compare(  # noqa: PLR0913 - one parameter per command-line option
         Strategy("warming up", dk.BeamSearch(2), []).run(loaded, prompt, 1, progress)
         outcomes = [strategy.run(loaded, prompt, max_new_tokens, progress) for strategy in strategies]
     if as_json:
-        show.print_json(
+        output.print_json(
             {
                 "prompt": prompt,
                 "model": name_of(model),
@@ -88,12 +88,12 @@ def compare(  # noqa: PLR0913 - one parameter per command-line option
             }
         )
     else:
-        _print_outcomes(show.stdout(), shown_before(loaded, prompt), outcomes)
+        _print_outcomes(output.stdout(), shown_before(loaded, prompt), outcomes)
 
 
 def _print_outcomes(console: Console, prompt: str, outcomes: list[Outcome]) -> None:
     """The numbers in a table, then the texts."""
-    table = show.table("Strategy", "Log-prob", "Tokens", "Seconds")
+    table = output.table("Strategy", "Log-prob", "Tokens", "Seconds")
     for outcome in outcomes:
         best = outcome.hypotheses[0]
         table.add_row(
@@ -103,7 +103,7 @@ def _print_outcomes(console: Console, prompt: str, outcomes: list[Outcome]) -> N
     for outcome in outcomes:
         console.print()
         console.print(Text(outcome.strategy.name, "bold"))
-        console.print(show.continued(prompt, outcome.hypotheses[0].text))
+        console.print(output.continued(prompt, outcome.hypotheses[0].text))
 
 
 def _count(number: int, noun: str) -> str:

@@ -7,13 +7,13 @@ import typer
 from rich.text import Text
 
 import decodekit as dk
-from decodekit.cli import options, show
-from decodekit.cli.building import beam_search, built, not_ending, refuse_ignored
-from decodekit.cli.mistakes import constructing
+from decodekit.cli import options, output
+from decodekit.cli.decoder_options import beam_search, built, not_ending, refuse_ignored
+from decodekit.cli.errors import constructing
+from decodekit.cli.loaded_model import name_of, shown_before, workplace
 from decodekit.cli.options import DecoderName, StopRuleName
 from decodekit.cli.strategy import Outcome, Strategy
-from decodekit.cli.tracing import CHOICES, trace_table
-from decodekit.cli.workplace import name_of, shown_before, workplace
+from decodekit.cli.trace_output import CHOICES, trace_table
 
 SAMPLING = "Sampling (--decoder sample)"
 BEAM_SEARCH = "Beam search (--decoder beam)"
@@ -202,7 +202,7 @@ def generate(  # noqa: PLR0913 - one parameter per command-line option
         strategy = Strategy(decoder, algorithm, chain, criteria)
         outcome = strategy.run(loaded, prompt, max_new_tokens, progress, trace=CHOICES if trace else None)
     if as_json:
-        show.print_json(
+        output.print_json(
             {
                 "prompt": prompt,
                 "model": name_of(model),
@@ -219,10 +219,10 @@ def generate(  # noqa: PLR0913 - one parameter per command-line option
 
 def _print_outcome(prompt: str, outcome: Outcome, seed: int | None) -> None:
     """Every hypothesis with its numbers, the trace if there is one, and how to get the same again."""
-    console = show.stdout()
+    console = output.stdout()
     for hypothesis in outcome.hypotheses:
-        console.print(show.continued(prompt, hypothesis.text))
-        console.print(show.summary(hypothesis))
+        console.print(output.continued(prompt, hypothesis.text))
+        console.print(output.summary(hypothesis))
         console.print()
     if outcome.decoded.trace is not None:
         console.print(trace_table(outcome.decoded.trace, console.width))

@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.text import Text
 
 import decodekit as dk
-from decodekit.cli import options, show
-from decodekit.cli.letters import visible
-from decodekit.cli.mistakes import UsageError
-from decodekit.cli.workplace import name_of, workplace
+from decodekit.cli import options, output
+from decodekit.cli.errors import UsageError
+from decodekit.cli.loaded_model import name_of, workplace
+from decodekit.cli.printable import visible
 
 BATCH = 16  # continuations a forward pass, so that many do not need the memory of all at once
 
@@ -52,7 +52,7 @@ def score(
         seconds = time.perf_counter() - start
     results = _results(loaded.vocabulary, prompt, continuations, scored)
     if as_json:
-        show.print_json(
+        output.print_json(
             {
                 "prompt": prompt,
                 "model": name_of(model),
@@ -62,7 +62,7 @@ def score(
             }
         )
     else:
-        _print_results(show.stdout(), results)
+        _print_results(output.stdout(), results)
 
 
 def _results(
@@ -93,13 +93,13 @@ def _results(
 
 def _print_results(console: Console, results: list[dict[str, Any]]) -> None:
     """The continuations in a table, then the tokens of each."""
-    table = show.table("Continuation", "Log-prob", "Tokens", "Mean")
+    table = output.table("Continuation", "Log-prob", "Tokens", "Mean")
     for result in results:
         numbers = f"{result['log_prob']:.2f}", str(result["length"]), f"{result['mean']:.3f}"
         table.add_row(Text(visible(result["text"])), *numbers)
     console.print(table)
     for result in results:
-        tokens = show.table("Token", "Log-prob", "Probability")
+        tokens = output.table("Token", "Log-prob", "Probability")
         for token in result["tokens"]:
             text = visible(token["text"] or f"<{token['token']}>")
             tokens.add_row(Text(text), f"{token['log_prob']:.2f}", f"{math.exp(token['log_prob']):.2%}")

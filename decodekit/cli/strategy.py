@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from rich.progress import Progress
 
 import decodekit as dk
-from decodekit.cli.tracing import trace_document
+from decodekit.cli.trace_output import trace_document
 
 
 class Hypothesis(NamedTuple):

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
+from decodekit.core.history import History
+from decodekit.core.stopping_criterion import Run, StoppingCriterion
 from decodekit.errors import DecodekitError
-from decodekit.history import History
 from decodekit.processors.base import LogitsProcessor
 from decodekit.processors.chain import Chain
 from decodekit.stopping.any_of import AnyOf
-from decodekit.stopping.base import Run, StoppingCriterion
 
 # These keep something about every row on themselves, where no beam search can reorder it.
 _HOLDS_ROWS = {

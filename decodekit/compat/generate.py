@@ -13,9 +13,9 @@ from decodekit.compat.processors import Setting
 from decodekit.compat.recipe import Recipe, build
 from decodekit.compat.refusals import refuse_arguments
 from decodekit.compat.streamers import Feed
-from decodekit.loop import run
-from decodekit.models.hf import HFModel
-from decodekit.options import Options
+from decodekit.core.request import Options
+from decodekit.engine.loop import run
+from decodekit.models.hf.model import HFModel
 
 
 def generate(  # noqa: PLR0913, PLR0917 - the signature of model.generate

@@ -8,14 +8,14 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
-from decodekit.arguments import plain
-from decodekit.compat.continuing import PAST_NAMES, Continuing
+from decodekit.compat.given_cache import PAST_NAMES, Continuing
 from decodekit.compat.refusals import refuse_arguments
+from decodekit.core.history import Source
+from decodekit.core.prompt import Prompt
+from decodekit.core.validation import plain
 from decodekit.errors import DecodekitError
-from decodekit.history import Source
-from decodekit.model import Model
-from decodekit.models.hf import HFModel
-from decodekit.prompt import Prompt
+from decodekit.models.hf.model import HFModel
+from decodekit.models.protocols import Model
 
 _NEW_TOKENS = 20  # generate's default
 

@@ -6,13 +6,13 @@ from typing import Any
 from jaxtyping import Float32
 from torch import Tensor
 
+from decodekit.core.result import Decoded
 from decodekit.decoders.base import Decoder
-from decodekit.decoders.beam_search import BeamSearch
-from decodekit.loop import Progress
-from decodekit.models.cache import cache_name
-from decodekit.models.sessions import CachedSession
-from decodekit.models.trie import TrieSession
-from decodekit.output import Decoded
+from decodekit.decoders.beam.search import BeamSearch
+from decodekit.engine.loop import Progress
+from decodekit.models.hf.row_cache.cache import cache_name
+from decodekit.models.hf.sessions import CachedSession
+from decodekit.models.hf.trie_cache.session import TrieSession
 
 
 @dataclass

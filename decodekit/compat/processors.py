@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from decodekit.errors import DecodekitError
-from decodekit.model import Model
+from decodekit.models.protocols import Model
 from decodekit.processors.bad_words import BadWords
 from decodekit.processors.classifier_free_guidance import ClassifierFreeGuidance
 from decodekit.processors.encoder_no_repeat_ngram import EncoderNoRepeatNGram

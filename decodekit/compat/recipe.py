@@ -10,17 +10,17 @@ from decodekit.compat.from_hf import NOT_KEPT, FromHF, HFCriterion
 from decodekit.compat.inputs import plain_config, read_end_ids, wrap
 from decodekit.compat.processors import Named, Setting, last, penalties_and_constraints, warpers
 from decodekit.compat.refusals import refuse_options
+from decodekit.core.stopping_criterion import StoppingCriterion
 from decodekit.decoders.base import Decoder
-from decodekit.decoders.beam_search import BeamSearch
-from decodekit.decoders.expansion import BestExpansion, SampledExpansion
+from decodekit.decoders.beam.expansion import BestExpansion, SampledExpansion
+from decodekit.decoders.beam.search import BeamSearch
+from decodekit.decoders.beam.stop_rules import Heuristic, Proved, StopRule, WhenFull
 from decodekit.decoders.greedy import Greedy
 from decodekit.decoders.sample import Sample
-from decodekit.decoders.stop_rule import Heuristic, Proved, StopRule, WhenFull
 from decodekit.errors import DecodekitError
-from decodekit.model import Model
+from decodekit.models.protocols import Model
 from decodekit.processors.chain import Chain
 from decodekit.scorers.length_penalty import LengthPenalty
-from decodekit.stopping.base import StoppingCriterion
 from decodekit.stopping.max_time import MaxTime
 
 _TOP_K = 50  # generate's default, where there is sampling

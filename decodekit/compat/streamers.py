@@ -4,12 +4,12 @@ from typing import Any
 
 import torch
 
+from decodekit.core.prompt import Prompt
+from decodekit.core.result import Decoded
 from decodekit.decoders.base import Decoder
-from decodekit.decoders.beam_search import BeamSearch
+from decodekit.decoders.beam.search import BeamSearch
+from decodekit.engine.loop import Progress
 from decodekit.errors import DecodekitError
-from decodekit.loop import Progress
-from decodekit.output import Decoded
-from decodekit.prompt import Prompt
 
 
 class Feed:

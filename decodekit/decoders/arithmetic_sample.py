@@ -9,13 +9,13 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
 from decodekit import rng
-from decodekit.arguments import is_count
+from decodekit.core.history import History
+from decodekit.core.limits import Limits
+from decodekit.core.result import Decoded
+from decodekit.core.validation import is_count
 from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.prompt_seeds import own_seeds, read_seeds
 from decodekit.decoders.rows import RowState
-from decodekit.history import History
-from decodekit.limits import Limits
-from decodekit.output import Decoded
 
 GRID = 2.0**-52  # no code is closer to 1 than this: the spacing of double precision just below 1, twice
 SHIFT = -1  # the stream of the lattice's shift; those of the rows count from 0

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from decodekit.history import History
-from decodekit.limits import Limits
-from decodekit.output import Decoded
-from decodekit.reveal import NOTHING, Reveal, Revealed
+from decodekit.core.history import History
+from decodekit.core.limits import Limits
+from decodekit.core.result import Decoded
+from decodekit.models.model_outputs import NOTHING, Reveal, Revealed
 
 
 class Selection(NamedTuple):

@@ -8,13 +8,13 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
-from decodekit.arguments import is_count, is_number
+from decodekit.core.history import History
+from decodekit.core.limits import Limits
+from decodekit.core.result import Decoded
+from decodekit.core.validation import is_count, is_number
 from decodekit.decoders.base import Decoder, Selection, write_column
 from decodekit.decoders.rows import RowState
-from decodekit.history import History
-from decodekit.limits import Limits
-from decodekit.output import Decoded
-from decodekit.reveal import Reveal, Revealed
+from decodekit.models.model_outputs import Reveal, Revealed
 
 
 class Offer(NamedTuple):

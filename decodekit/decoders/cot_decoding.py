@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
 
-from decodekit.arguments import is_count
+from decodekit.core.history import History
+from decodekit.core.limits import LENGTH, Limits
+from decodekit.core.result import Decoded
+from decodekit.core.validation import is_count
+from decodekit.core.vocabulary import Vocabulary
 from decodekit.decoders.base import Decoder, Selection, write_column
 from decodekit.decoders.rows import RowState
 from decodekit.errors import DecodekitError
-from decodekit.history import History
-from decodekit.limits import LENGTH, Limits
-from decodekit.output import Decoded
-from decodekit.vocabulary import Vocabulary
 
 Span = tuple[int, int]
 Item = TypeVar("Item")

@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
 
-from decodekit.arguments import is_count, is_number, plain
+from decodekit.core.history import History
+from decodekit.core.limits import Limits
+from decodekit.core.result import Decoded
+from decodekit.core.validation import is_count, is_number, plain
 from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.greedy import Greedy
-from decodekit.history import History
-from decodekit.limits import Limits
-from decodekit.output import Decoded
-from decodekit.reveal import Reveal, Revealed
+from decodekit.models.model_outputs import Reveal, Revealed
 
 
 class DoLaState(NamedTuple):

@@ -6,11 +6,11 @@ from typing import final
 from jaxtyping import Bool, Float32
 from torch import Tensor
 
+from decodekit.core.history import History
+from decodekit.core.limits import Limits
+from decodekit.core.result import Decoded
 from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.rows import RowState
-from decodekit.history import History
-from decodekit.limits import Limits
-from decodekit.output import Decoded
 
 
 @final

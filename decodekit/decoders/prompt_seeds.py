@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from decodekit.arguments import plain
+from decodekit.core.history import History
+from decodekit.core.validation import plain
 from decodekit.errors import DecodekitError
-from decodekit.history import History
 
 
 def read_seeds(

@@ -6,13 +6,13 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
+from decodekit.core.device import chosen_log_probs
+from decodekit.core.history import History
+from decodekit.core.limits import Limits, Stopping
+from decodekit.core.pytrees import reorder_memory
+from decodekit.core.result import Decoded
 from decodekit.decoders.base import Selection, write_column
 from decodekit.errors import DecodingError
-from decodekit.history import History
-from decodekit.host import chosen_log_probs
-from decodekit.limits import Limits, Stopping
-from decodekit.memory import reorder_memory
-from decodekit.output import Decoded
 
 
 class RowState(NamedTuple):

@@ -9,13 +9,13 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from decodekit import rng
+from decodekit.core.history import History
+from decodekit.core.limits import Limits
+from decodekit.core.result import Decoded
 from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.prompt_seeds import own_seeds, read_seeds
 from decodekit.decoders.rows import RowState
 from decodekit.errors import DecodekitError
-from decodekit.history import History
-from decodekit.limits import Limits
-from decodekit.output import Decoded
 
 
 class SampleState(NamedTuple):

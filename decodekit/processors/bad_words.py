@@ -8,10 +8,10 @@ from typing import final
 from jaxtyping import Float32
 from torch import Tensor
 
-from decodekit.arguments import read_ids
-from decodekit.history import History
+from decodekit.core.history import History
+from decodekit.core.validation import read_ids
+from decodekit.processors._shared.sequences import Sequences
 from decodekit.processors.base import StatelessProcessor
-from decodekit.processors.sequences import Sequences
 
 
 @final

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
+from decodekit.core.history import History
+from decodekit.core.pytrees import Memory
 from decodekit.errors import DecodekitError
-from decodekit.history import History
-from decodekit.memory import Memory
-from decodekit.processors.parameters import EachPrompt, check_one_a_prompt
+from decodekit.processors._shared.parameters import EachPrompt, check_one_a_prompt
 
 if TYPE_CHECKING:
     from decodekit.processors.chain import Chain

@@ -6,8 +6,8 @@ from typing import final
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from decodekit.history import History
-from decodekit.memory import Memory
+from decodekit.core.history import History
+from decodekit.core.pytrees import Memory
 from decodekit.processors.base import LogitsProcessor
 
 

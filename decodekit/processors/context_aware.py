@@ -6,13 +6,19 @@ from typing import Any, final
 from jaxtyping import Float32
 from torch import Tensor
 
-from decodekit.arguments import is_finite
-from decodekit.history import History
-from decodekit.model import Model
+from decodekit.core.history import History
+from decodekit.core.validation import is_finite
+from decodekit.models.protocols import Model
+from decodekit.processors._shared.log_probs import keep_banned, normalized, weighted
+from decodekit.processors._shared.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
+from decodekit.processors._shared.second_model import (
+    Reading,
+    check_model,
+    read_on,
+    read_second_prompts,
+    start_reading,
+)
 from decodekit.processors.base import LogitsProcessor
-from decodekit.processors.log_probs import keep_banned, normalized, weighted
-from decodekit.processors.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
-from decodekit.processors.reading import Reading, check_model, read_on, read_second_prompts, start_reading
 
 
 @final

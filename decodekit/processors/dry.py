@@ -9,10 +9,10 @@ from jaxtyping import Bool, Float32, Int32, Int64
 from torch import Tensor
 from torch.nn.functional import pad
 
-from decodekit.arguments import is_count, is_finite, read_ids
-from decodekit.history import History
+from decodekit.core.history import History
+from decodekit.core.validation import is_count, is_finite, read_ids
+from decodekit.processors._shared.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
 from decodekit.processors.base import LogitsProcessor, device_ids
-from decodekit.processors.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
 
 
 @final

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from decodekit.arguments import is_count
-from decodekit.history import History
+from decodekit.core.history import History
+from decodekit.core.validation import is_count
+from decodekit.processors._shared.sources import SourceIds, check_source, read_source, source_of
 from decodekit.processors.base import LogitsProcessor, put
-from decodekit.processors.sources import SourceIds, check_source, read_source, source_of
 
 
 @final

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from decodekit.arguments import is_positive
-from decodekit.history import History
+from decodekit.core.history import History
+from decodekit.core.validation import is_positive
+from decodekit.processors._shared.parameters import PerPrompt, check_one_a_prompt, each, for_rows, per_prompt
+from decodekit.processors._shared.sources import SourceIds, check_source, read_source, source_of
 from decodekit.processors.base import LogitsProcessor, put
-from decodekit.processors.parameters import PerPrompt, check_one_a_prompt, each, for_rows, per_prompt
-from decodekit.processors.sources import SourceIds, check_source, read_source, source_of
 
 
 @final

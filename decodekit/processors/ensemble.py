@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from decodekit.arguments import is_finite
+from decodekit.core.history import History
+from decodekit.core.validation import is_finite
 from decodekit.errors import DecodekitError
-from decodekit.history import History
-from decodekit.model import Model
+from decodekit.models.protocols import Model
+from decodekit.processors._shared.log_probs import keep_banned, weighted
+from decodekit.processors._shared.parameters import EachPrompt, PerPrompt, each, for_rows, largest, per_prompt
+from decodekit.processors._shared.second_model import Reading, check_model, read_on, start_reading
 from decodekit.processors.base import LogitsProcessor
-from decodekit.processors.log_probs import keep_banned, weighted
-from decodekit.processors.parameters import EachPrompt, PerPrompt, each, for_rows, largest, per_prompt
-from decodekit.processors.reading import Reading, check_model, read_on, start_reading
 
 
 @final

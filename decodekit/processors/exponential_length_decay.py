@@ -10,16 +10,16 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from decodekit.arguments import is_count, is_number, read_ids
-from decodekit.history import History
-from decodekit.processors.base import LogitsProcessor, in_vocab
-from decodekit.processors.parameters import (
+from decodekit.core.history import History
+from decodekit.core.validation import is_count, is_number, read_ids
+from decodekit.processors._shared.parameters import (
     EachPrompt,
     PerPrompt,
     check_one_a_prompt,
     for_rows,
     per_prompt,
 )
+from decodekit.processors.base import LogitsProcessor, in_vocab
 
 _MOST = torch.finfo(torch.float32).max
 

@@ -7,10 +7,10 @@ from typing import final
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from decodekit.arguments import is_count, read_ids
-from decodekit.history import History
+from decodekit.core.history import History
+from decodekit.core.validation import is_count, read_ids
+from decodekit.processors._shared.parameters import PerPrompt, check_one_a_prompt, each, for_rows, per_prompt
 from decodekit.processors.base import LogitsProcessor, force
-from decodekit.processors.parameters import PerPrompt, check_one_a_prompt, each, for_rows, per_prompt
 
 
 @final

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from decodekit.arguments import plain, read_ids
+from decodekit.core.history import History
+from decodekit.core.validation import plain, read_ids
 from decodekit.errors import DecodekitError
-from decodekit.history import History
 from decodekit.processors.base import LogitsProcessor
 
 NONE = -1  # past the end of a prefix

@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from decodekit.arguments import read_ids
+from decodekit.core.history import History
+from decodekit.core.validation import read_ids
+from decodekit.core.vocabulary import Tokenizer, Vocabulary
 from decodekit.errors import DecodekitError
-from decodekit.history import History
 from decodekit.processors.base import LogitsProcessor
-from decodekit.vocabulary import Tokenizer, Vocabulary
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer

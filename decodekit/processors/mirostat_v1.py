@@ -8,12 +8,18 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from decodekit.arguments import is_count
-from decodekit.history import History
-from decodekit.processors import mirostat
+from decodekit.core.history import History
+from decodekit.core.validation import is_count
+from decodekit.processors._shared import mirostat
+from decodekit.processors._shared.mirostat import MirostatMemory
+from decodekit.processors._shared.parameters import (
+    PerPrompt,
+    check_one_a_prompt,
+    for_rows,
+    largest,
+    per_prompt,
+)
 from decodekit.processors.base import LogitsProcessor
-from decodekit.processors.mirostat import MirostatMemory
-from decodekit.processors.parameters import PerPrompt, check_one_a_prompt, for_rows, largest, per_prompt
 
 
 @final

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from decodekit.history import History
-from decodekit.processors import mirostat
+from decodekit.core.history import History
+from decodekit.processors._shared import mirostat
+from decodekit.processors._shared.mirostat import MirostatMemory
+from decodekit.processors._shared.parameters import PerPrompt, check_one_a_prompt
 from decodekit.processors.base import LogitsProcessor
-from decodekit.processors.mirostat import MirostatMemory
-from decodekit.processors.parameters import PerPrompt, check_one_a_prompt
 
 
 @final

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from decodekit.arguments import is_count
-from decodekit.history import History
+from decodekit.core.history import History
+from decodekit.core.validation import is_count
 from decodekit.processors.base import StatelessProcessor, put
 
 

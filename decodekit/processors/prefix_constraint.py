@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from decodekit.arguments import is_count, plain
+from decodekit.core.history import History
+from decodekit.core.pytrees import Memory
+from decodekit.core.validation import is_count, plain
 from decodekit.errors import DecodekitError
-from decodekit.history import History
-from decodekit.memory import Memory
 from decodekit.processors.base import LogitsProcessor
 
 # The number of a prompt, and the ids of one of its rows, to the ids that may come next.

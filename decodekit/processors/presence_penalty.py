@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from decodekit.arguments import is_number
-from decodekit.history import History
+from decodekit.core.history import History
+from decodekit.core.validation import is_number
+from decodekit.processors._shared.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
 from decodekit.processors.base import LogitsProcessor, put
-from decodekit.processors.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
 
 
 @final

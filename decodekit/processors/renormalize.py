@@ -6,9 +6,9 @@ from typing import final
 from jaxtyping import Float32
 from torch import Tensor
 
-from decodekit.history import History
+from decodekit.core.history import History
+from decodekit.processors._shared.log_probs import normalized
 from decodekit.processors.base import StatelessProcessor
-from decodekit.processors.log_probs import normalized
 
 
 @final

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from decodekit.arguments import is_count, is_positive
-from decodekit.history import History
+from decodekit.core.history import History
+from decodekit.core.validation import is_count, is_positive
+from decodekit.processors._shared.parameters import PerPrompt, for_rows, per_prompt
 from decodekit.processors.base import StatelessProcessor, put
-from decodekit.processors.parameters import PerPrompt, for_rows, per_prompt
 
 
 @final

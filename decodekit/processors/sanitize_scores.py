@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from decodekit.history import History
+from decodekit.core.history import History
 from decodekit.processors.base import StatelessProcessor
 
 _MOST = torch.finfo(torch.float32).max

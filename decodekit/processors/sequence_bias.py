@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from decodekit.arguments import is_number, read_ids
-from decodekit.history import History
+from decodekit.core.history import History
+from decodekit.core.validation import is_number, read_ids
+from decodekit.processors._shared.sequences import Sequences
 from decodekit.processors.base import StatelessProcessor
-from decodekit.processors.sequences import Sequences
 
 _MOST = torch.finfo(torch.float32).max
 

@@ -7,8 +7,8 @@ from typing import final
 from jaxtyping import Float32
 from torch import Tensor
 
-from decodekit.arguments import read_ids
-from decodekit.history import History
+from decodekit.core.history import History
+from decodekit.core.validation import read_ids
 from decodekit.processors.base import StatelessProcessor, ban
 
 

@@ -7,8 +7,8 @@ from typing import final
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from decodekit.arguments import is_count, read_ids
-from decodekit.history import History
+from decodekit.core.history import History
+from decodekit.core.validation import is_count, read_ids
 from decodekit.processors.base import LogitsProcessor, ban
 
 

@@ -10,8 +10,8 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 from torch.nn.functional import pad
 
-from decodekit.arguments import is_count
-from decodekit.history import History
+from decodekit.core.history import History
+from decodekit.core.validation import is_count
 from decodekit.processors.base import LogitsProcessor
 
 _MULTIPLIER = 6364136223846793005  # Knuth's, for a linear congruential generator of 64 bits

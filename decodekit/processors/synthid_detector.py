@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from decodekit.arguments import is_number
+from decodekit.core.validation import is_number
 from decodekit.errors import DecodekitError
+from decodekit.processors._shared.texts import Texts, read_texts
 from decodekit.processors.synthid import SynthID, extend_hash, hash_tokens
-from decodekit.processors.texts import Texts, read_texts
 
 
 class SynthIDDetection(NamedTuple):

@@ -13,14 +13,14 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from decodekit.arguments import is_count
+from decodekit.core.history import History
+from decodekit.core.prompt import Prompt
+from decodekit.core.validation import is_count
+from decodekit.core.vocabulary import Vocabulary
 from decodekit.errors import DecodekitError
-from decodekit.history import History
-from decodekit.model import DescribedModel
+from decodekit.models.protocols import DescribedModel
+from decodekit.processors._shared.token_texts import token_texts
 from decodekit.processors.base import LogitsProcessor, device_ids
-from decodekit.processors.token_texts import token_texts
-from decodekit.prompt import Prompt
-from decodekit.vocabulary import Vocabulary
 
 # A row's state: all is said, or something else was said; from 2 on, a byte of a removed text.
 _FREE, _DEAD, _FIRST = 0, 1, 2

@@ -6,11 +6,11 @@ from typing import final
 from jaxtyping import Float32
 from torch import Tensor
 
-from decodekit.arguments import is_count, is_number
-from decodekit.history import History
+from decodekit.core.history import History
+from decodekit.core.validation import is_count, is_number
+from decodekit.processors._shared.nucleus import ban_tail
+from decodekit.processors._shared.parameters import PerPrompt, each, for_rows, per_prompt
 from decodekit.processors.base import StatelessProcessor
-from decodekit.processors.nucleus import ban_tail
-from decodekit.processors.parameters import PerPrompt, each, for_rows, per_prompt
 
 
 @final

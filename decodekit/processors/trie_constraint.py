@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from decodekit.arguments import read_ids
+from decodekit.core.history import History
+from decodekit.core.validation import read_ids
 from decodekit.errors import DecodekitError
-from decodekit.history import History
+from decodekit.processors._shared.token_trie import Strings, TokenTrie, on_device
 from decodekit.processors.base import LogitsProcessor, device_ids
-from decodekit.processors.token_trie import Strings, TokenTrie, on_device
 
 
 class Walk(NamedTuple):

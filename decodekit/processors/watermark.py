@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from decodekit.arguments import is_count, is_finite, is_number
-from decodekit.history import History
+from decodekit.core.history import History
+from decodekit.core.validation import is_count, is_finite, is_number
+from decodekit.processors._shared.green_lists import LISTS, SCHEMES, Lists, SeedingScheme, hashed, permuted
+from decodekit.processors._shared.parameters import PerPrompt, for_rows, per_prompt
 from decodekit.processors.base import StatelessProcessor
-from decodekit.processors.green_lists import LISTS, SCHEMES, Lists, SeedingScheme, hashed, permuted
-from decodekit.processors.parameters import PerPrompt, for_rows, per_prompt
 
 CANDIDATES = 40  # how many of the likeliest tokens selfhash tries with permutations, as Hugging Face does
 

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from decodekit.arguments import is_count, is_number
+from decodekit.core.validation import is_count, is_number
 from decodekit.errors import DecodekitError
-from decodekit.processors.texts import Texts, read_texts
+from decodekit.processors._shared.texts import Texts, read_texts
 from decodekit.processors.watermark import Watermark
 
 

@@ -8,10 +8,10 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from decodekit import rng
-from decodekit.arguments import is_number
-from decodekit.history import History
+from decodekit.core.history import History
+from decodekit.core.validation import is_number
+from decodekit.processors._shared.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
 from decodekit.processors.base import LogitsProcessor
-from decodekit.processors.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
 
 # Mixed into the seeds, so that a `Sample` with the same ones does not draw the same numbers.
 _OWN = int.from_bytes(b"XTC")

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from decodekit.arguments import is_count, is_finite
-from decodekit.rerank.ngrams import Counts, count_ngrams, matches, mean_counts
+from decodekit.core.validation import is_count, is_finite
+from decodekit.rerank._shared.ngrams import Counts, count_ngrams, matches, mean_counts
 from decodekit.rerank.utility import AggregableUtility
 
 _USUAL = {"floor": 0.1, "add-k": 1.0}  # sacrebleu's values, after Chen & Cherry, 2014

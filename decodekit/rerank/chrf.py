@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from decodekit.arguments import is_count, is_positive
-from decodekit.rerank.ngrams import Counts, count_ngrams, matches, mean_counts
+from decodekit.core.validation import is_count, is_positive
+from decodekit.rerank._shared.ngrams import Counts, count_ngrams, matches, mean_counts
 from decodekit.rerank.utility import AggregableUtility
 
 _EPSILON = 1e-16  # what chrF with smoothing has where a fraction has nothing below the line

@@ -5,10 +5,10 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from decodekit.core.result import Decoded
 from decodekit.errors import DecodekitError
-from decodekit.output import Decoded
-from decodekit.rerank.order import rank, rank_alone, reorder, valid_numbers
-from decodekit.rerank.reading import check_decoded, read_hypotheses
+from decodekit.rerank._shared.ranking import rank, rank_alone, reorder, valid_numbers
+from decodekit.rerank._shared.text_inputs import check_decoded, read_hypotheses
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from decodekit.core.result import Decoded
 from decodekit.errors import DecodekitError
-from decodekit.output import Decoded
-from decodekit.rerank.comparing import (
+from decodekit.rerank._shared.expected_utility import (
     Compared,
     References,
     compare_all,
@@ -20,9 +20,9 @@ from decodekit.rerank.comparing import (
     weigh_by_probability,
     weigh_uniformly,
 )
-from decodekit.rerank.order import rank, reorder, valid_numbers
+from decodekit.rerank._shared.ranking import rank, reorder, valid_numbers
+from decodekit.rerank._shared.text_inputs import check_decoded, read_hypotheses
 from decodekit.rerank.pruning import Pruning
-from decodekit.rerank.reading import check_decoded, read_hypotheses
 from decodekit.rerank.utility import AggregableUtility, Utility
 from decodekit.rerank.utility_function import UtilityFunction
 

@@ -2,13 +2,13 @@
 
 from torch import nn
 
-from decodekit.arguments import is_count, is_finite
-from decodekit.model import Model
-from decodekit.output import Decoded
+from decodekit.core.result import Decoded
+from decodekit.core.validation import is_count, is_finite
+from decodekit.models.protocols import Model
+from decodekit.rerank._shared.model_terms import check_weight, lengths_of, log_probs_of, rank_by_terms
+from decodekit.rerank._shared.text_inputs import check_decoded
 from decodekit.rerank.channel import Channel, as_channel
 from decodekit.rerank.prior import Prior, sums
-from decodekit.rerank.reading import check_decoded
-from decodekit.rerank.terms import check_weight, lengths_of, log_probs_of, rank_by_terms
 
 
 def mmi_antilm(

@@ -7,14 +7,19 @@ from typing import Any, final
 import torch
 from torch import nn
 
+from decodekit.core.prompt import Prompt
+from decodekit.core.result import Decoded
+from decodekit.core.vocabulary import Vocabulary
+from decodekit.engine.inputs import as_model
+from decodekit.engine.scoring import score
 from decodekit.errors import DecodekitError
-from decodekit.inputs import as_model
-from decodekit.model import DescribedModel, Model
-from decodekit.output import Decoded
-from decodekit.prompt import Prompt
-from decodekit.rerank.reading import check_batch_size, check_is_model, read_hypotheses, read_reasons
-from decodekit.scoring import score
-from decodekit.vocabulary import Vocabulary
+from decodekit.models.protocols import DescribedModel, Model
+from decodekit.rerank._shared.text_inputs import (
+    check_batch_size,
+    check_is_model,
+    read_hypotheses,
+    read_reasons,
+)
 
 
 @final

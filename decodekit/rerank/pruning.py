@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from decodekit.arguments import is_count, is_number, plain
+from decodekit.core.validation import is_count, is_number, plain
 from decodekit.errors import DecodekitError
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from decodekit.arguments import plain
+from decodekit.core.result import Decoded
+from decodekit.core.validation import plain
 from decodekit.errors import DecodekitError
-from decodekit.output import Decoded
-from decodekit.rerank.order import rank, reorder, valid_numbers
-from decodekit.rerank.reading import check_decoded, read_hypotheses
+from decodekit.rerank._shared.ranking import rank, reorder, valid_numbers
+from decodekit.rerank._shared.text_inputs import check_decoded, read_hypotheses
 
 
 def best_of_n(

@@ -6,11 +6,11 @@ from typing import NamedTuple, final
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from decodekit.arguments import is_finite
-from decodekit.history import History
-from decodekit.limits import Limits
-from decodekit.memory import Memory
-from decodekit.reveal import NOTHING, Reveal
+from decodekit.core.history import History
+from decodekit.core.limits import Limits
+from decodekit.core.pytrees import Memory
+from decodekit.core.validation import is_finite
+from decodekit.models.model_outputs import NOTHING, Reveal
 from decodekit.scorers.base import Growth, PathScorer
 
 

@@ -7,10 +7,10 @@ from typing import final
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from decodekit.history import History
-from decodekit.limits import Limits
-from decodekit.memory import Memory
-from decodekit.reveal import NOTHING, Reveal
+from decodekit.core.history import History
+from decodekit.core.limits import Limits
+from decodekit.core.pytrees import Memory
+from decodekit.models.model_outputs import NOTHING, Reveal
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from decodekit.history import History
-from decodekit.limits import Limits
+from decodekit.core.history import History
+from decodekit.core.limits import Limits
+from decodekit.scorers._shared.expected_length import check_expected, expected_length
 from decodekit.scorers.adjusted import AdjustedScorer, check_weight
 from decodekit.scorers.base import Growth, PathScorer
-from decodekit.scorers.expected_length import check_expected, expected_length
 from decodekit.scorers.log_prob import LogProb
 
 

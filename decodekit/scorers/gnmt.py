@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from decodekit.arguments import is_finite
+from decodekit.core.validation import is_finite
 from decodekit.scorers.base import Scorer
 
 

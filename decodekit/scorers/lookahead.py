@@ -8,17 +8,17 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from decodekit.arguments import is_count, is_finite
+from decodekit.core.history import History
+from decodekit.core.limits import Limits
+from decodekit.core.prompt import Prompt
+from decodekit.core.pytrees import Memory
+from decodekit.core.validation import is_count, is_finite
 from decodekit.errors import DecodekitError
-from decodekit.history import History
-from decodekit.limits import Limits
-from decodekit.memory import Memory
-from decodekit.model import DescribedModel, Model
-from decodekit.prompt import Prompt
-from decodekit.reveal import Reveal
+from decodekit.models.model_outputs import Reveal
+from decodekit.models.protocols import DescribedModel, Model
+from decodekit.scorers._shared.rollouts import Hope, likeliest_ahead
 from decodekit.scorers.base import Growth, PathScorer
 from decodekit.scorers.log_prob import LogProb
-from decodekit.scorers.rollouts import Hope, likeliest_ahead
 
 LEAST = -100.0  # nats; so that what is out of sight is not out of the search
 

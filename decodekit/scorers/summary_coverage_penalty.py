@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from decodekit.scorers._shared.coverage import Coverage, CoverageScorer
 from decodekit.scorers.base import PathScorer
-from decodekit.scorers.coverage import Coverage, CoverageScorer
 from decodekit.scorers.length_penalty import LengthPenalty
 
 

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from decodekit.scorers._shared.information_density import InformationDensityScorer
 from decodekit.scorers.base import Growth
-from decodekit.scorers.information_density import InformationDensityScorer
 
 
 @final

@@ -6,8 +6,8 @@ from typing import final
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from decodekit.scorers._shared.information_density import InformationDensityScorer
 from decodekit.scorers.base import Growth
-from decodekit.scorers.information_density import InformationDensityScorer
 
 
 @final

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from decodekit.history import History
-from decodekit.limits import Limits
+from decodekit.core.history import History
+from decodekit.core.limits import Limits
+from decodekit.scorers._shared.information_density import InformationDensityScorer, nothing
 from decodekit.scorers.base import Growth
-from decodekit.scorers.information_density import InformationDensityScorer, nothing
 
 
 class Moments(NamedTuple):

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
 
-from decodekit.history import History
-from decodekit.memory import Memory
-from decodekit.stopping.base import Run, StoppingCriterion, check_criteria
+from decodekit.core.history import History
+from decodekit.core.pytrees import Memory
+from decodekit.core.stopping_criterion import Run, StoppingCriterion, check_criteria
 
 
 @final

@@ -7,10 +7,10 @@ from typing import ClassVar, final
 from jaxtyping import Bool, Float32
 from torch import Tensor
 
-from decodekit.arguments import is_number
-from decodekit.history import History
-from decodekit.memory import Memory
-from decodekit.stopping.base import Run, StoppingCriterion
+from decodekit.core.history import History
+from decodekit.core.pytrees import Memory
+from decodekit.core.stopping_criterion import Run, StoppingCriterion
+from decodekit.core.validation import is_number
 
 
 @final

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
 
-from decodekit.arguments import read_ids
-from decodekit.history import History
-from decodekit.memory import Memory
-from decodekit.stopping.base import Run, StoppingCriterion, check_reason
+from decodekit.core.history import History
+from decodekit.core.pytrees import Memory
+from decodekit.core.stopping_criterion import Run, StoppingCriterion, check_reason
+from decodekit.core.validation import read_ids
 
 
 @final

@@ -6,9 +6,9 @@ from typing import final
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from decodekit.arguments import is_count
-from decodekit.history import History
-from decodekit.stopping.base import Run, StoppingCriterion, check_reason
+from decodekit.core.history import History
+from decodekit.core.stopping_criterion import Run, StoppingCriterion, check_reason
+from decodekit.core.validation import is_count
 
 
 @final

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from decodekit.arguments import is_count
-from decodekit.history import History
-from decodekit.stopping.base import Run, StoppingCriterion
+from decodekit.core.history import History
+from decodekit.core.stopping_criterion import Run, StoppingCriterion
+from decodekit.core.validation import is_count
 
 
 @final

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
 
+from decodekit.core.history import History
+from decodekit.core.stopping_criterion import Run, StoppingCriterion
 from decodekit.errors import DecodekitError
-from decodekit.history import History
-from decodekit.stopping.base import Run, StoppingCriterion
-from decodekit.stopping.texts import NewText, start_reading_text
+from decodekit.stopping._shared.new_text import NewText, start_reading_text
 
 
 @final

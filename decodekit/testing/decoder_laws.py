@@ -9,21 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from decodekit.core.limits import Limits
+from decodekit.core.prompt import Prompt
+from decodekit.core.request import Options, Stop
+from decodekit.core.result import Decoded
 from decodekit.decoders.base import Decoder
-from decodekit.decoders.own_loop import OwnLoop
-from decodekit.decoding import decode
-from decodekit.limits import Limits
-from decodekit.loop import look, run, start, step_by_step
-from decodekit.options import Options, Stop
-from decodekit.output import Decoded
+from decodekit.decoders.custom_loop import OwnLoop
+from decodekit.engine.decode import decode
+from decodekit.engine.loop import look, run, start, step_by_step
+from decodekit.engine.scoring import score
+from decodekit.engine.step import step
 from decodekit.processors.chain import Chain
-from decodekit.prompt import Prompt
-from decodekit.scoring import score
-from decodekit.stepping import step
-from decodekit.testing.captures import check_captures, shapes, tensors
+from decodekit.testing.capture_laws import check_captures, shapes, tensors
 from decodekit.testing.checking import check, repeatable
 from decodekit.testing.strategies import prompts
-from decodekit.testing.toys import HashModel
+from decodekit.testing.toy_models import HashModel
 
 END_ID = 2  # of the toy models that laws are tried on
 

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from decodekit.history import Source, rows_of
-from decodekit.model import DescribedModel, JoiningSession, Model, Session, ShrinkingSession
-from decodekit.prompt import Prompt
+from decodekit.core.history import Source, rows_of
+from decodekit.core.prompt import Prompt
+from decodekit.core.vocabulary import Vocabulary
+from decodekit.models.protocols import DescribedModel, JoiningSession, Model, Session, ShrinkingSession
 from decodekit.testing.checking import check, repeatable
 from decodekit.testing.strategies import prompts
-from decodekit.vocabulary import Vocabulary
 
 
 def check_model(model: Model, *, vocab: int, tolerance: float = 1e-4, max_examples: int = 10) -> None:

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import torch
 
-from decodekit.model import Model
-from decodekit.prompt import Prompt
+from decodekit.core.prompt import Prompt
+from decodekit.models.protocols import Model
 from decodekit.scorers.base import Scorer
 
 # The log-probabilities of the next token after a text.

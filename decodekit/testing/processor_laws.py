@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from jaxtyping import Float32
 from torch import Tensor
 
-from decodekit.history import History
-from decodekit.memory import keep_prompts, reorder_memory
+from decodekit.core.batch_independence import can_be_split, whole_part
+from decodekit.core.history import History
+from decodekit.core.prompt import Prompt
+from decodekit.core.pytrees import keep_prompts, reorder_memory
 from decodekit.processors.base import LogitsProcessor
-from decodekit.prompt import Prompt
-from decodekit.splitting import can_be_split, whole_part
-from decodekit.testing.captures import check_captures, tensors
+from decodekit.testing.capture_laws import check_captures, tensors
 from decodekit.testing.checking import check, repeatable
 from decodekit.testing.strategies import cases, prompts
-from decodekit.testing.toys import HashModel
+from decodekit.testing.toy_models import HashModel
 
 
 def check_processor(

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from jaxtyping import Float32
 from torch import Tensor
 
-from decodekit.history import History
+from decodekit.core.history import History
 
 
 @st.composite

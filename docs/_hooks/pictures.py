@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import decodekit as dk
-from decodekit.history import Source
+from decodekit.core.history import Source
 from decodekit.testing import HashModel
 
 BEFORE = (0.28, 0.20, 0.14, 0.10, 0.08, 0.06, 0.05, 0.04, 0.025, 0.015, 0.007, 0.003)

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LogitsProcessorList
 
 import decodekit as dk
-from decodekit.arguments import read_ids
+from decodekit.core.validation import read_ids
 from decodekit.processors.base import ban, device_ids, put, seen_tokens
 from decodekit.testing.strategies import cases
 from tests.processors.parity import LAWS, Call, calls

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from transformers import EncoderNoRepeatNGramLogitsProcessor
 
 import decodekit as dk
-from decodekit.history import Source
+from decodekit.core.history import Source
 from decodekit.testing import check_processor
 from tests.processors.parity import LAWS, Call, assert_same_at_every_step, calls, history_of, said_by
 

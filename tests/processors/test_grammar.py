@@ -10,7 +10,7 @@ from llguidance import LLMatcher
 from llguidance.hf import from_tokenizer
 
 import decodekit as dk
-from decodekit.memory import reorder_memory
+from decodekit.core.pytrees import reorder_memory
 from decodekit.testing import check_processor
 
 BANNED = -torch.inf

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import decodekit as dk
 from decodekit.testing import HashModel, check_processor
-from decodekit.testing.captures import shapes
+from decodekit.testing.capture_laws import shapes
 from tests.processors.parity import LAWS
 from tests.processors.reference import BANNED, history_of, probabilities
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import decodekit as dk
-from decodekit.processors.token_texts import token_texts
+from decodekit.processors._shared.token_texts import token_texts
 from decodekit.testing import HashModel, MarkovModel, check_captures, check_processor
 from tests.processors.parity import LAWS
 
@@ -182,7 +182,7 @@ def test_heal_takes_as_many_tokens_as_it_is_asked_to() -> None:
 
 
 def test_heal_keeps_what_an_encoder_reads() -> None:
-    source = dk.history.Source(torch.tensor([[3, 4]]), torch.tensor([[True, True]]))
+    source = dk.core.history.Source(torch.tensor([[3, 4]]), torch.tensor([[True, True]]))
     prompt = dk.Prompt.from_ids([[6, HTTP, COLON]]).with_source(source)
     vocabulary = dk.Vocabulary(size=8, decoder_start_id=6, tokenizer=Letters(URL))
     healed, _ = dk.heal(vocabulary, prompt)

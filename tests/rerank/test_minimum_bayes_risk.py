@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sacrebleu.metrics.chrf import CHRF
 
 import decodekit as dk
-from decodekit.rerank.comparing import different_ones
+from decodekit.rerank._shared.expected_utility import different_ones
 from tests.rerank.texts import SENTENCES, decoded
 
 LISTS = st.lists(SENTENCES, min_size=1, max_size=6)

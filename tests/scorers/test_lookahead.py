@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import decodekit as dk
-from decodekit.limits import Limits
+from decodekit.core.limits import Limits
 from decodekit.testing import HashModel, MarkovModel
 from tests.equivalence.families import wrap
 

@@ -7,7 +7,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 import decodekit as dk
-from decodekit.vocabulary import Tokenizer
+from decodekit.core.vocabulary import Tokenizer
 
 
 class Pieces:

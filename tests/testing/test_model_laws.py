@@ -9,7 +9,7 @@ from torch import Tensor
 
 import decodekit as dk
 from decodekit.testing import HashModel, check_model
-from decodekit.testing.toys import ToySession
+from decodekit.testing.toy_models import ToySession
 
 pytestmark = pytest.mark.usefixtures("first_failure")
 

@@ -1,0 +1,73 @@
+"""Work of a CUDA device, recorded as one launch."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast, final
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
+
+from decodekit.accelerate.recording import CannotRecordError, Recording, Result
+from decodekit.accelerate.tape import Tape
+
+
+@final
+class CudaGraph(Recording[Result]):
+    """A recording of a CUDA device's work: a replay is one launch.
+
+    The first call runs the function, which warms up what the device's libraries set up; the second records
+    it. What it returns stands in the same memory at every call.
+
+    Args:
+        function: As `Recording` has it, of tensors on one CUDA device.
+        generators: The random streams that it draws from, beside torch's own.
+    """
+
+    def __init__(self, function: Callable[[], Result], generators: Sequence[torch.Generator] = ()) -> None:
+        super().__init__(function)
+        self._generators = generators
+        self._is_warm = False
+        self._graph: Any = None
+        self._result: Any = None
+
+    @torch.inference_mode()
+    def __call__(self) -> Result:
+        """What the function returns."""
+        if not self._is_warm:
+            self._is_warm = True
+            return self._warm_up()
+        if self._graph is None:
+            self._graph = self._record()
+        self._graph.replay()
+        return cast("Result", self._result)
+
+    def _warm_up(self) -> Result:
+        current, beside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        beside.wait_stream(current)
+        with torch.cuda.stream(beside):
+            result = self._function()
+        current.wait_stream(beside)
+        for leaf in tree_flatten(result)[0]:
+            if isinstance(leaf, Tensor):
+                leaf.record_stream(current)
+        return result
+
+    def _record(self) -> Any:  # noqa: ANN401 - torch.cuda.CUDAGraph
+        graph: Any = torch.cuda.CUDAGraph()
+        for generator in self._generators:
+            graph.register_generator_state(generator)
+        try:
+            with torch.cuda.graph(graph):
+                self._result = self._function()
+        except RuntimeError as error:
+            raise CannotRecordError(
+                f"CudaGraph: nothing may read the device, or wait for it, and something does: {error}"
+            ) from error
+        return graph
+
+
+def record(
+    function: Callable[[], Result], device: torch.device, generators: Sequence[torch.Generator] = ()
+) -> Recording[Result]:
+    """The recording for a device: a CUDA graph, or elsewhere a tape."""
+    return CudaGraph(function, generators) if device.type == "cuda" else Tape(function)

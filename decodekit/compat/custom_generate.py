@@ -1,0 +1,183 @@
+"""decodekit's loop inside `model.generate`."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from decodekit.compat.from_hf import FromHF
+from decodekit.compat.generate import perform
+from decodekit.compat.given_cache import PAST_NAMES
+from decodekit.compat.inputs import Inputs, plain_config, special_ids, wrap
+from decodekit.compat.processors import Setting, last
+from decodekit.compat.recipe import Recipe, criteria_of, decoder_of, take_limits
+from decodekit.compat.refusals import refuse_arguments, refuse_options
+from decodekit.core.history import Source
+from decodekit.core.prompt import Prompt
+from decodekit.decoders.base import Decoder
+from decodekit.errors import DecodekitError
+from decodekit.models.hf.model import HFModel
+from decodekit.processors.base import LogitsProcessor
+from decodekit.processors.chain import Chain
+from decodekit.processors.classifier_free_guidance import ClassifierFreeGuidance
+from decodekit.processors.encoder_no_repeat_ngram import EncoderNoRepeatNGram
+from decodekit.processors.encoder_repetition_penalty import EncoderRepetitionPenalty
+from decodekit.processors.prefix_constraint import PrefixConstraint
+from decodekit.processors.renormalize import Renormalize
+from decodekit.processors.repetition_penalty import RepetitionPenalty
+
+# What generate prepares for the model and decodekit's sessions make themselves.
+_PREPARED = {
+    *PAST_NAMES,
+    *("attention_mask", "decoder_attention_mask", "encoder_outputs", "logits_to_keep", "position_ids"),
+    "use_cache",
+}
+
+
+def custom_generate(  # noqa: PLR0913, PLR0917 - the contract of generate's callables
+    model: Any,  # noqa: ANN401 - a transformers model
+    input_ids: Int64[Tensor, "rows length"],
+    logits_processor: Any,  # noqa: ANN401 - transformers' LogitsProcessorList
+    stopping_criteria: Any,  # noqa: ANN401 - transformers' StoppingCriteriaList
+    generation_config: Any,  # noqa: ANN401 - transformers' GenerationConfig
+    decoder: Decoder[Any] | None = None,
+    dk_streamer: Any = None,  # noqa: ANN401 - transformers' BaseStreamer
+    **model_kwargs: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401 - ids, or one of transformers' output classes
+    """Decodes with decodekit inside `model.generate(..., custom_generate=dk.compat.hf.custom_generate)`.
+
+    `generate` reads its arguments and makes its processors and criteria; the loop is decodekit's: greedy
+    search, sampling, beam search or beam sampling as they say, or any decoder. The prompts, which `generate`
+    repeats for every beam, are computed once. Processors of decodekit among `logits_processor` follow their
+    beams, and so does guidance.
+
+    Args:
+        model: Given by `generate`, as all that follows but the next two.
+        input_ids: See `model`.
+        logits_processor: See `model`.
+        stopping_criteria: See `model`.
+        generation_config: See `model`.
+        decoder: A decoder of one's own, `generate(..., decoder=dk.BeamSearch(4))`; leave `num_beams` and
+            `num_return_sequences` at 1 then.
+        dk_streamer: A streamer: `generate` does not hand on its own.
+        **model_kwargs: See `model`.
+
+    Raises:
+        DecodekitError: For what is not supported, by its name.
+
+    Example:
+        >>> bundled = dk.load()
+        >>> ids = bundled.tokenizer("Once upon a", return_tensors="pt").input_ids
+        >>> options = {"num_beams": 3, "max_new_tokens": 5}
+        >>> ours = bundled.model.generate(ids, custom_generate=dk.compat.hf.custom_generate, **options)
+        >>> torch.equal(ours, bundled.model.generate(ids, **options))
+        True
+    """
+    config = plain_config(generation_config)
+    refuse_options(config)
+    refuse_arguments(
+        {name: value for name, value in model_kwargs.items() if name not in _PREPARED},
+        "decodekit makes the model's other inputs itself.",
+    )
+    _refuse_half_a_prompt(generation_config, input_ids.shape[1])
+    wrapped = wrap(model)
+    length = input_ids.shape[1]
+    repeats = max(config.num_beams or 1, config.num_return_sequences or 1)
+    end_ids, pad_id = special_ids(wrapped, config)
+    limit, ends, criteria = take_limits(stopping_criteria, config.max_length - length, end_ids, length)
+    read = Inputs(
+        prompt=_prompt(input_ids[::repeats], model_kwargs, repeats),
+        end_ids=tuple(token for token in ends or () if 0 <= token < (wrapped.vocabulary.size or token + 1)),
+        pad_id=pad_id,
+        past=_past(next((model_kwargs[name] for name in PAST_NAMES if name in model_kwargs), None), repeats),
+        cached=config.use_cache is not False,
+    )
+    if read.prompt.states is not None:
+        _refuse_unknown_source(logits_processor)
+    recipe = Recipe(
+        decoder=decoder_of(config) if decoder is None else decoder,
+        processor=Chain(*_processors(logits_processor, config, wrapped, own=decoder is not None)),
+        stop=criteria_of(criteria, config),
+        max_new_tokens=limit,
+    )
+    return perform(wrapped, read, recipe, config, dk_streamer)
+
+
+def _refuse_unknown_source(processors: Any) -> None:  # noqa: ANN401 - transformers' LogitsProcessorList
+    """Raises for processors of the run's own source: generate hands over what the encoder made of it only."""
+    for processor in processors:
+        if isinstance(processor, Chain):
+            _refuse_unknown_source(processor.processors)
+        kinds = EncoderNoRepeatNGram | EncoderRepetitionPenalty
+        if isinstance(processor, kinds) and processor.source is None:
+            raise DecodekitError(
+                f"custom_generate: {processor!r} needs the ids that the encoder has read, and generate does "
+                "not hand them on. Pass source=."
+            )
+
+
+def _prompt(ids: Int64[Tensor, "batch length"], prepared: dict[str, Any], repeats: int) -> Prompt:
+    """The prompts once each, from what generate has prepared for every row."""
+    mask = prepared.get("attention_mask")
+    mask = None if mask is None else mask[::repeats].bool()
+    encoded = prepared.get("encoder_outputs")
+    if encoded is None:
+        return Prompt(ids, torch.ones_like(ids, dtype=torch.bool) if mask is None else mask)
+    states = encoded.last_hidden_state[::repeats]
+    valid = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device) if mask is None else mask
+    prefix = prepared.get("decoder_attention_mask")
+    prefix = torch.ones_like(ids, dtype=torch.bool) if prefix is None else prefix[::repeats].bool()
+    # The ids that were read are not known here, and not needed: their states are.
+    return Prompt(ids, prefix, Source(torch.zeros_like(valid, dtype=torch.long), valid), states)
+
+
+def _past(cache: Any, repeats: int) -> Any:  # noqa: ANN401 - transformers' Cache
+    """The cache, if it is the caller's: generate makes an empty one itself."""
+    if cache is None:
+        return None
+    is_callers = getattr(cache, "_is_user_defined", False) and repeats == 1
+    return cache if is_callers or int(cache.get_seq_length()) > 0 else None
+
+
+def _refuse_half_a_prompt(config: Any, length: int) -> None:  # noqa: ANN401 - transformers' GenerationConfig
+    """Raises where only the ids after those in a cache are given: what stands before them is not known."""
+    if getattr(config, "_mask_length", length) != length:
+        raise DecodekitError(
+            f"custom_generate: a cache goes with all ids of the prompts, got {length} of "
+            f"{config._mask_length}. Pass those in the cache, too."  # noqa: SLF001 - it keeps it there
+        )
+
+
+def _processors(
+    given: Any,  # noqa: ANN401 - transformers' LogitsProcessorList
+    config: Any,  # noqa: ANN401 - transformers' GenerationConfig
+    wrapped: HFModel,
+    *,
+    own: bool,
+) -> Iterator[LogitsProcessor]:
+    """The processors of generate; those that hold something a row as decodekit's own, which follows its row.
+
+    Args:
+        given: What generate has made of its arguments.
+        config: What it has made them from.
+        wrapped: For guidance.
+        own: Whether the decoder is the caller's, with another number of rows.
+    """
+    for processor in given:
+        name = type(processor).__name__
+        if name == "UnbatchedClassifierFreeGuidanceLogitsProcessor":
+            ids, mask = (processor.unconditional_context[key] for key in ("input_ids", "attention_mask"))
+            prompts = None if ids is None else (ids, torch.ones_like(ids) if mask is None else mask)
+            yield ClassifierFreeGuidance(wrapped, processor.guidance_scale, prompts)
+        elif name == "SynthIDTextWatermarkLogitsProcessor" and config.watermarking_config is not None:
+            yield from (
+                marked for _, marked in last(Setting(config=config, end_ids=())) if marked != Renormalize()
+            )
+        elif own and name == "RepetitionPenaltyLogitsProcessor":
+            yield RepetitionPenalty(processor.penalty)
+        elif own and name == "PrefixConstrainedLogitsProcessor":
+            yield PrefixConstraint(processor._prefix_allowed_tokens_fn)  # noqa: SLF001 - it keeps it there
+        else:
+            yield FromHF(processor)

@@ -1,0 +1,198 @@
+"""What a run gives back."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor
+
+from decodekit.core.limits import FIRST_CRITERION
+from decodekit.core.prompt import Prompt
+from decodekit.core.stopping_criterion import StoppingCriterion
+from decodekit.core.trace import Trace
+from decodekit.core.vocabulary import Vocabulary
+from decodekit.errors import DecodekitError
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Decoded:
+    """The continuations of every prompt, and what they are worth.
+
+    Log-probabilities are the model's own, before any processor, whatever the decoder chose by.
+
+    Attributes:
+        tokens: New tokens, the end id included; filled with `pad_id` after it.
+        lengths: New tokens of each hypothesis, the end id included.
+        finish_reason: For every hypothesis `"end"` (it said an end id), `"length"`, or `"missing"` (it is
+            not valid), or the reason of the stopping criterion that finished it.
+        valid: False where a prompt has fewer hypotheses than were asked for.
+        token_log_probs: The model's log-probability of each new token, in nats; 0 past the end.
+        score: What the decoder ranked by: the scorer's value under beam search, else `log_prob`.
+        parents: The row that each token was chosen on (Hugging Face's `beam_indices`), -1 past the
+            end. Row `prompt * rows_per_prompt + beam`.
+        pad_id: What fills `tokens` past the end.
+        why: What finished each hypothesis as a number, of which `finish_reason` is the name: see `Limits`.
+        prompt: The prompts.
+        texts: For every prompt its valid hypotheses as text, special tokens and stop strings left out;
+            None without a tokenizer.
+        trace: Every step's candidates, if they were asked for.
+        report: What else the algorithm found out; its documentation says what. None for most.
+
+    Example:
+        >>> out = dk.decode(dk.load(), "Once upon a time", dk.BeamSearch(3, num_return=2),
+        ...                 max_new_tokens=8)
+        >>> out.tokens.shape, out.log_prob.shape
+        (torch.Size([1, 2, 8]), torch.Size([1, 2]))
+    """
+
+    tokens: Int64[Tensor, "batch hyps new"]
+    lengths: Int64[Tensor, "batch hyps"]
+    finish_reason: list[list[str]]
+    valid: Bool[Tensor, "batch hyps"]
+    token_log_probs: Float32[Tensor, "batch hyps new"]
+    score: Float32[Tensor, "batch hyps"]
+    parents: Int64[Tensor, "batch hyps new"]
+    pad_id: int
+    why: Int64[Tensor, "batch hyps"] | None = None
+    prompt: Prompt | None = None
+    texts: list[list[str]] | None = None
+    trace: Trace | None = None
+    report: object = None
+
+    @property
+    def log_prob(self) -> Float32[Tensor, "batch hyps"]:
+        """The model's log-probability of each whole continuation, in nats; minus infinity if not valid."""
+        return sum_log_probs(self.token_log_probs).masked_fill(~self.valid, -torch.inf)
+
+    @property
+    def sequences(self) -> Int64[Tensor, "sequences length"]:
+        """Prompts and continuations in Hugging Face's layout, `batch * hyps` rows."""
+        if self.prompt is None:
+            raise DecodekitError(
+                "Decoded: sequences need the prompts, and finalize() has not been given them. Use decode()."
+            )
+        prompts = self.prompt.tokens.to(self.tokens.device)
+        return torch.cat([prompts.repeat_interleave(self.tokens.shape[1], 0), self.tokens.flatten(0, 1)], 1)
+
+    def hypotheses(self) -> list[list[list[int]]]:
+        """The token ids of every prompt's valid hypotheses, without padding."""
+        return [
+            [row[:length] for row, length, valid in zip(rows, lengths, valids, strict=True) if valid]
+            for rows, lengths, valids in zip(
+                self.tokens.tolist(), self.lengths.tolist(), self.valid.tolist(), strict=True
+            )
+        ]
+
+    def in_order(self, places: Int64[Tensor, "batch hyps"]) -> "Decoded":
+        """The same hypotheses in another order.
+
+        Args:
+            places: Where each stood before. Those that are not valid must come last in the new order.
+        """
+        index = places[..., None].expand_as(self.tokens)
+        order = places.tolist()
+        valid = self.valid.gather(1, places)
+        named = zip(self.finish_reason, order, valid.tolist(), strict=True)
+        texts = self.texts
+        if texts is not None:
+            # Only valid hypotheses have a text, in their order.
+            numbers = (self.valid.long().cumsum(1) - 1).gather(1, places).tolist()
+            texts = [
+                [row[number] for number, is_valid in zip(several, is_there, strict=True) if is_valid]
+                for row, several, is_there in zip(texts, numbers, valid.tolist(), strict=True)
+            ]
+        return replace(
+            self,
+            tokens=self.tokens.gather(1, index),
+            lengths=self.lengths.gather(1, places),
+            finish_reason=[
+                [
+                    row[place] if is_valid else "missing"
+                    for place, is_valid in zip(several, is_there, strict=True)
+                ]
+                for row, several, is_there in named
+            ],
+            valid=valid,
+            token_log_probs=self.token_log_probs.gather(1, index),
+            score=self.score.gather(1, places),
+            parents=self.parents.gather(1, index),
+            why=None if self.why is None else self.why.gather(1, places),
+            texts=texts,
+        )
+
+    def with_context(
+        self,
+        prompt: Prompt,
+        vocabulary: Vocabulary,
+        trace: Trace | None,
+        criteria: tuple[StoppingCriterion, ...] = (),
+    ) -> "Decoded":
+        """The same result with its prompts, its texts if they can be read, and its trace.
+
+        Args:
+            prompt: The prompts.
+            vocabulary: Reads the texts.
+            trace: Every step, if it was asked for.
+            criteria: What may have finished a hypothesis, and may cut its text.
+        """
+        texts = None
+        if vocabulary.tokenizer is not None:
+            why = torch.zeros_like(self.lengths) if self.why is None else self.why
+            rows = zip(prompt.ids(), self.hypotheses(), why.tolist(), strict=True)
+            texts = [
+                [
+                    read_text(vocabulary, ids, tokens, criteria, number - FIRST_CRITERION)
+                    for tokens, number in zip(hypotheses, numbers, strict=False)  # those not valid are last
+                ]
+                for ids, hypotheses, numbers in rows
+            ]
+        return replace(self, prompt=prompt, texts=texts, trace=trace)
+
+    def __repr__(self) -> str:
+        batch, hyps, new = self.tokens.shape
+        ids = self.hypotheses()
+        log_probs, lengths = self.log_prob.tolist(), self.lengths.tolist()
+        lines = [f"Decoded(prompts={batch}, hypotheses={hyps}, new tokens≤{new})"]
+        for prompt, row in enumerate(ids):
+            for rank, tokens in enumerate(row):  # those that are not valid stand last
+                text = tokens if self.texts is None else self.texts[prompt][rank]
+                lines.append(
+                    f"  [{prompt}][{rank}] log-prob {log_probs[prompt][rank]:9.2f}  "
+                    f"{lengths[prompt][rank]:4d} tokens  {self.finish_reason[prompt][rank]:6}  "
+                    f"{_shorten(repr(text))}"
+                )
+        return "\n".join(lines)
+
+
+def read_text(
+    vocabulary: Vocabulary,
+    prompt: list[int],
+    tokens: list[int],
+    criteria: tuple[StoppingCriterion, ...],
+    fired: int,
+) -> str:
+    """A hypothesis's text, cut by the criterion that finished it, or by another that holds as well.
+
+    Args:
+        vocabulary: Reads the text.
+        prompt: The prompt's ids.
+        tokens: The hypothesis's.
+        criteria: Of the run.
+        fired: Which of them finished it; below 0: none did.
+    """
+    text = vocabulary.text(prompt, tokens) or ""
+    if not criteria or not tokens:
+        return text
+    before = vocabulary.text(prompt, tokens[:-1]) or ""
+    numbers = sorted(range(len(criteria)), key=lambda number: number != fired)
+    cuts = (criteria[number].trim(text, before, fired=number == fired) for number in numbers)
+    return next((cut for cut in cuts if cut is not None), text)
+
+
+def sum_log_probs(log_probs: Float32[Tensor, "*shape new"]) -> Float32[Tensor, "*shape"]:
+    """Sums in double precision: a thousand single-precision terms drift in the third decimal."""
+    return log_probs.sum(-1, dtype=torch.float64).to(log_probs.dtype)
+
+
+def _shorten(text: str, width: int = 100) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"

@@ -1,0 +1,169 @@
+"""What a run saw at every step, when it was asked to keep it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from decodekit.core.prompt import Prompt
+from decodekit.core.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Candidate(NamedTuple):
+    """One of a row's likeliest tokens at one step.
+
+    Attributes:
+        token: Its id.
+        text: How it reads; None without a tokenizer.
+        log_prob: The model's own log-probability, in nats.
+        score: What it was worth after the processors; minus infinity when they banned it.
+    """
+
+    token: int
+    text: str | None
+    log_prob: float
+    score: float
+
+
+class Choice(NamedTuple):
+    """One row at one step: what it continued, what was likely, and what came next.
+
+    Attributes:
+        step: 0 for the first new token.
+        prompt: Which prompt.
+        row: Which of the prompt's rows (beams or samples).
+        tokens: The continuation so far, before this step.
+        text: Prompt and continuation so far; None without a tokenizer.
+        candidates: The likeliest tokens under the model, best first.
+    """
+
+    step: int
+    prompt: int
+    row: int
+    tokens: list[int]
+    text: str | None
+    candidates: list[Candidate]
+
+
+class Step(NamedTuple):
+    """The tensors of one step, rows in the order they had before it."""
+
+    candidates: Int64[Tensor, "rows choices"]
+    log_probs: Float32[Tensor, "rows choices"]
+    scores: Float32[Tensor, "rows choices"]
+    tokens: Int64[Tensor, " rows"]  # of the rows after the step
+    source_rows: Int64[Tensor, " rows"] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """Every step's likeliest tokens on every row, and which row went on from which.
+
+    Iterate over it for `Choice` objects, or take the notebook's table with `to_frame`.
+
+    Attributes:
+        prompt: The prompts.
+        rows_per_prompt: Rows (beams or samples) of each prompt.
+        vocabulary: Reads the tokens.
+        end_ids: Ids that end a row; what it says after one is left out.
+        steps: One entry a step.
+        lengths: How many tokens each row said, where rows never change places.
+
+    Example:
+        >>> out = dk.decode(dk.load(), "Once upon a time there was", dk.Greedy(), max_new_tokens=2, trace=3)
+        >>> [choice.candidates[0].text for choice in out.trace]
+        [' a', ' man']
+    """
+
+    prompt: Prompt
+    rows_per_prompt: int
+    vocabulary: Vocabulary
+    end_ids: tuple[int, ...]
+    steps: list[Step] = field(repr=False)
+    lengths: Int64[Tensor, "batch hyps"] | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[Choice]:
+        prompts = self.prompt.ids()
+        said: list[list[int]] = [[] for _ in range(len(prompts) * self.rows_per_prompt)]
+        lengths = [len(self.steps)] * len(said)
+        if self.lengths is not None and all(step.source_rows is None for step in self.steps):
+            lengths = self.lengths.flatten().tolist()
+        for number, step in enumerate(self.steps):
+            candidates, log_probs, scores = (t.tolist() for t in step[:3])
+            for row, tokens in enumerate(said):
+                if number >= lengths[row] or not set(self.end_ids).isdisjoint(tokens):
+                    continue
+                prompt = row // self.rows_per_prompt
+                yield Choice(
+                    step=number,
+                    prompt=prompt,
+                    row=row % self.rows_per_prompt,
+                    tokens=tokens,
+                    text=self.vocabulary.text([], prompts[prompt] + tokens),
+                    candidates=[
+                        Candidate(token, self.vocabulary.text(prompts[prompt] + tokens, [token]), *values)
+                        for token, *values in zip(candidates[row], log_probs[row], scores[row], strict=True)
+                    ],
+                )
+            sources = range(len(said)) if step.source_rows is None else step.source_rows.tolist()
+            said = [
+                [*said[source], token] for source, token in zip(sources, step.tokens.tolist(), strict=True)
+            ]
+
+    def records(self) -> list[dict[str, Any]]:
+        """The notebook's table: a dictionary a step and row, candidates as `' time (88.73%)'`."""
+        prompts = self.prompt.ids()
+        return [
+            {
+                "Step": choice.step,
+                "Prompt": choice.prompt,
+                "Row": choice.row,
+                "Input": prompts[choice.prompt] + choice.tokens if choice.text is None else choice.text,
+            }
+            | {
+                f"Choice {rank}": f"{_read(candidate)} ({_percent(candidate.log_prob)})"
+                for rank, candidate in enumerate(choice.candidates, start=1)
+            }
+            for choice in self
+        ]
+
+    def to_frame(self) -> "pd.DataFrame":
+        """`records` as a pandas data frame. Needs the extra `decodekit[frames]`."""
+        import pandas as pd  # noqa: PLC0415 - an extra
+
+        return pd.DataFrame(self.records())
+
+
+def record(
+    logits: Float32[Tensor, "rows vocab"],
+    scores: Float32[Tensor, "rows vocab"],
+    tokens: Int64[Tensor, " rows"],
+    source_rows: Int64[Tensor, " rows"] | None,
+    choices: int,
+) -> Step:
+    """One step of a trace: the `choices` likeliest tokens of every row."""
+    log_probs, candidates = logits.log_softmax(-1).topk(min(choices, logits.shape[-1]))
+    return Step(
+        candidates=candidates.cpu(),
+        log_probs=log_probs.cpu(),
+        scores=scores.gather(1, candidates).cpu(),
+        tokens=tokens.cpu(),
+        source_rows=None if source_rows is None else source_rows.cpu(),
+    )
+
+
+def _read(candidate: Candidate) -> str:
+    return str(candidate.token) if candidate.text is None else candidate.text
+
+
+def _percent(log_prob: float) -> str:
+    return f"{torch.tensor(log_prob).exp():.2%}"

@@ -1,0 +1,109 @@
+"""What a text must contain."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+from decodekit.core.validation import read_ids
+
+
+@final
+@dataclass(frozen=True)
+class Phrase:
+    """A sequence of tokens that a text must contain, one after the other.
+
+    Args:
+        ids: Its token ids, at least one; one id or several.
+
+    Raises:
+        ValueError: If there is no id, or one is not an integer of at least 0.
+
+    Example:
+        >>> Phrase([5, 7])
+        Phrase(ids=(5, 7))
+
+    Hugging Face:
+        `PhrasalConstraint(ids)`.
+    """
+
+    ids: int | Iterable[int]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ids", _read("Phrase", self.ids))  # a frozen field
+
+    @property
+    def alternatives(self) -> tuple[tuple[int, ...], ...]:
+        """The phrase itself."""
+        return (read_ids("Phrase", self.ids),)
+
+
+@final
+@dataclass(frozen=True)
+class OneOf:
+    """Sequences of tokens of which a text must contain at least one: the forms of a word, for instance.
+
+    Args:
+        phrases: The token ids of each, at least one.
+
+    Raises:
+        ValueError: If there is no sequence, one is empty, or an id is not an integer of at least 0.
+
+    Example:
+        >>> OneOf([[5, 7], [9]])
+        OneOf(phrases=((5, 7), (9,)))
+
+    Hugging Face:
+        `DisjunctiveConstraint(phrases)`, which refuses a sequence that another begins with.
+    """
+
+    phrases: Iterable[int | Iterable[int]]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.phrases, Iterable) or isinstance(self.phrases, str | bytes):
+            raise ValueError(  # noqa: TRY004 - a bad argument, like the others
+                f"OneOf: phrases must be sequences of ids, got {self.phrases!r:.80}."
+            )
+        phrases = tuple(_read("OneOf", ids) for ids in self.phrases)
+        if not phrases:
+            raise ValueError("OneOf: phrases must hold at least one sequence of ids, got none.")
+        object.__setattr__(self, "phrases", phrases)  # a frozen field
+
+    @property
+    def alternatives(self) -> tuple[tuple[int, ...], ...]:
+        """Every phrase."""
+        return tuple(read_ids("OneOf", ids) for ids in self.phrases)
+
+
+Constraint = Phrase | OneOf
+
+
+def read_constraints(
+    who: str,
+    given: Any,  # noqa: ANN401 - it may be anything
+) -> tuple[Constraint, ...] | tuple[tuple[Constraint, ...], ...]:
+    """The constraints of all prompts, or of each, as they are kept.
+
+    Raises:
+        TypeError: If they are not constraints.
+    """
+    if _is_list(given):
+        if all(isinstance(one, Constraint) for one in given):
+            return tuple(given)
+        if all(_is_list(one) and all(isinstance(each, Constraint) for each in one) for one in given):
+            return tuple(tuple(one) for one in given)
+    raise TypeError(
+        f"{who}: constraints must be a list of Phrase and OneOf, such as [Phrase([5, 7])], or such a list "
+        f"for each prompt, got {given!r:.200}."
+    )
+
+
+def _is_list(given: object) -> bool:
+    return isinstance(given, Sequence) and not isinstance(given, str | bytes)
+
+
+def _read(who: str, ids: int | Iterable[int]) -> tuple[int, ...]:
+    """The ids of one phrase."""
+    read = read_ids(who, ids)
+    if not read:
+        raise ValueError(f"{who}: a phrase must hold at least one id, got none.")
+    return read

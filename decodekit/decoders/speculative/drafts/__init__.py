@@ -1,0 +1,1 @@
+"""Drafts: the sources of the proposals that speculative decoding verifies."""

@@ -1,1 +1,0 @@
-"""Drafts for speculative decoding: what proposes tokens that the model then verifies."""

@@ -1,0 +1,1 @@
+"""The engine: from a call of `decode` to its result."""

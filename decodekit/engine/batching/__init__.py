@@ -1,0 +1,1 @@
+"""Batches that change while they are decoded: eviction, merging, long lists of prompts."""

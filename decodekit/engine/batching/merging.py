@@ -1,0 +1,133 @@
+"""Results of some prompts each, as the result of all of them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from decodekit.core.result import Decoded
+from decodekit.errors import DecodekitError
+
+
+def join(parts: Sequence[tuple[Sequence[int], Decoded]]) -> Decoded:
+    """The results of some prompts each, in the order of the prompts.
+
+    Args:
+        parts: Which prompts, and their result without its context; together every number from 0 on, once.
+    """
+    if len(parts) == 1:
+        return parts[0][1]
+    numbers = [number for several, _ in parts for number in several]
+    order = sorted(range(len(numbers)), key=numbers.__getitem__)
+    results = [result for _, result in parts]
+    first, device = results[0], results[0].tokens.device
+    new = max(result.tokens.shape[-1] for result in results)
+    index = torch.tensor(order, device=device)
+
+    def together(read: Callable[[Decoded], Tensor], fill: float | None = None) -> Tensor:
+        tensors = [read(result) for result in results]
+        if fill is not None:
+            tensors = [pad(tensor, (0, new - tensor.shape[-1]), value=fill) for tensor in tensors]
+        return torch.cat(tensors).index_select(0, index)
+
+    reasons = [row for result in results for row in result.finish_reason]
+    return Decoded(
+        tokens=together(lambda result: result.tokens, first.pad_id),
+        lengths=together(lambda result: result.lengths),
+        finish_reason=[reasons[place] for place in order],
+        valid=together(lambda result: result.valid),
+        token_log_probs=together(lambda result: result.token_log_probs, 0.0),
+        score=together(lambda result: result.score),
+        parents=together(lambda result: result.parents, -1),
+        pad_id=first.pad_id,
+        why=None if first.why is None else together(lambda result: _known(result.why)),
+        report=_join_reports([result.report for result in results], [len(s) for s, _ in parts], order),
+    )
+
+
+def of_run(result: Decoded, numbers: Sequence[int], rows_per_prompt: int) -> Decoded:
+    """The result with its parents counted through the rows of the whole run.
+
+    Args:
+        result: Of some prompts.
+        numbers: Which they are.
+        rows_per_prompt: Beams or samples of each.
+    """
+    if list(numbers) == list(range(len(result.parents))):
+        return result
+    first = torch.tensor(numbers, device=result.parents.device)[:, None, None] * rows_per_prompt
+    parents = (first + result.parents % rows_per_prompt).where(result.parents >= 0, -1)
+    return replace(result, parents=parents)
+
+
+def alone(result: Decoded, place: int) -> Decoded:
+    """The result of one prompt of several, without its context, as wide as it is long.
+
+    Args:
+        result: Of all.
+        place: Which of them.
+    """
+    batch, one = len(result.tokens), slice(place, place + 1)
+    new = max(int(result.lengths[one].max()), 1)
+    report = result.report
+    if is_dataclass(report) and not isinstance(report, type):
+        values = {field.name: getattr(report, field.name) for field in fields(report) if field.init}
+        report = replace(
+            report,
+            **{
+                name: value[one] if isinstance(value, Tensor | list) and len(value) == batch else value
+                for name, value in values.items()
+                if not isinstance(value, Tensor) or value.ndim
+            },
+        )
+    return replace(
+        result,
+        tokens=result.tokens[one, :, :new],
+        lengths=result.lengths[one],
+        finish_reason=result.finish_reason[one],
+        valid=result.valid[one],
+        token_log_probs=result.token_log_probs[one, :, :new],
+        score=result.score[one],
+        parents=result.parents[one, :, :new],
+        why=None if result.why is None else result.why[one],
+        report=report,
+    )
+
+
+def _known(why: Tensor | None) -> Tensor:
+    if why is None:
+        raise DecodekitError("decode: the results of all prompts must say why they ended, or none of them.")
+    return why
+
+
+def _join_reports(reports: Sequence[Any], batches: Sequence[int], order: Sequence[int]) -> Any:  # noqa: ANN401
+    first = reports[0]
+    if first is None:
+        return None
+    if not is_dataclass(first) or isinstance(first, type):
+        raise DecodekitError(
+            "decode: a report must be a dataclass where prompts are decoded apart from each other, got "
+            f"{first!r:.80}. Set splits = False in the decoder."
+        )
+    names = [field.name for field in fields(first) if field.init]
+    columns = {name: [getattr(report, name) for report in reports] for name in names}
+    return replace(first, **{name: _join_values(column, batches, order) for name, column in columns.items()})
+
+
+def _join_values(values: Sequence[Any], batches: Sequence[int], order: Sequence[int]) -> Any:  # noqa: ANN401
+    """Tensors and lists that have an entry a prompt, or one value that all have."""
+    first, sizes = values[0], zip(values, batches, strict=True)
+    if isinstance(first, Tensor) and first.ndim:
+        return torch.cat(list(values)).index_select(0, torch.tensor(order, device=first.device))
+    if isinstance(first, list) and all(len(value) == batch for value, batch in sizes):
+        every = [entry for value in values for entry in value]
+        return [every[place] for place in order]
+    if all(value is first or value == first for value in values):
+        return first
+    raise DecodekitError(
+        "decode: what a report holds must be a tensor or a list with an entry for each prompt, where prompts "
+        f"are decoded apart from each other, got {first!r:.80}. Set splits = False in the decoder."
+    )

@@ -1,0 +1,1 @@
+"""Numerical experiments that find out what a transformers model at hand can do."""

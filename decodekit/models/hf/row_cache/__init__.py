@@ -1,0 +1,1 @@
+"""The row cache: one entry of keys and values per row."""

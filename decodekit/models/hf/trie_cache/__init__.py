@@ -1,0 +1,1 @@
+"""The trie cache: one entry per prompt, shared by its rows."""

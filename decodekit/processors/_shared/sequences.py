@@ -1,0 +1,102 @@
+"""Sequences of tokens, each with what it adds to the score of its last one."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple, final
+
+import torch
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor
+
+from decodekit.core.history import History
+from decodekit.errors import DecodekitError
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Sequences:
+    """Sequences of ids with a bias each; equal only to itself, so that looking it up costs nothing.
+
+    Attributes:
+        ids: The sequences, of one id or more.
+        biases: As many, finite or minus infinity.
+        largest: The largest id; -1 if there is none.
+    """
+
+    ids: tuple[tuple[int, ...], ...]
+    biases: tuple[float, ...]
+    largest: int
+
+    @classmethod
+    def of(cls, who: str, pairs: Iterable[tuple[tuple[int, ...], float]]) -> "Sequences":
+        """Sequences with their biases; of equal sequences the last one counts.
+
+        Raises:
+            ValueError: If a sequence is empty.
+        """
+        biases = dict(pairs)
+        if () in biases:
+            raise ValueError(f"{who}: a sequence must hold at least one id, got an empty one.")
+        # The order in which Hugging Face adds up: single ids, then lengths as they come.
+        first: dict[int, int] = {}
+        for place, ids in enumerate(biases):
+            first.setdefault(len(ids), place)
+        ordered = sorted(biases, key=lambda ids: (len(ids) > 1, first[len(ids)]))
+        largest = max((max(ids) for ids in ordered), default=-1)
+        return cls(tuple(ordered), tuple(biases[ids] for ids in ordered), largest)
+
+    def add(
+        self, who: str, history: History, scores: Float32[Tensor, "rows vocab"]
+    ) -> Float32[Tensor, "rows vocab"]:
+        """The scores with the bias of every sequence that the next token would complete."""
+        vocab = scores.shape[-1]
+        if self.largest >= vocab:
+            raise DecodekitError(
+                f"{who}: token ids must be below the vocabulary size {vocab}, got {self.largest}."
+            )
+        if not self.ids:
+            return scores
+        table = _table(self, scores.device)
+        prefix = table.ids[:, :-1]
+        # The newest tokens, as many as the longest sequence asks for; a row may have fewer.
+        columns = history.position + torch.arange(-prefix.shape[1], 0, device=scores.device)
+        inside = columns.clamp(0, history.tokens.shape[1] - 1)
+        newest = history.tokens.index_select(1, inside)
+        real = history.valid.index_select(1, inside) & (columns >= 0)
+        # [rows sequences prefix] -> [rows sequences]
+        same = (newest[:, None] == prefix) & real[:, None]
+        completed = (same | ~table.used[:, :-1]).all(-1)
+        added = torch.where(completed, table.biases, 0.0)
+        # Only where some sequence ends: [rows vocab] -> [rows ends]
+        before = scores.index_select(1, table.ends)
+        bias = torch.zeros_like(before).index_add_(1, table.end, added)
+        # Infinities of both signs would not add up to a number.
+        banned = (bias == -torch.inf) | (before == -torch.inf)
+        return scores.index_copy(1, table.ends, (before + bias).masked_fill(banned, -torch.inf))
+
+
+class _Table(NamedTuple):
+    ids: Int64[Tensor, "sequences longest"]  # padded on the left, so that all end in the last column
+    used: Bool[Tensor, "sequences longest"]
+    biases: Float32[Tensor, " sequences"]
+    ends: Int64[Tensor, " ends"]  # the last ids, each once
+    end: Int64[Tensor, " sequences"]  # which of them each sequence has
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)  # it is kept, and may be used where gradients are taken
+def _table(sequences: Sequences, device: torch.device) -> _Table:
+    # Made once: a copy a step would stall the device's stream.
+    longest = max(map(len, sequences.ids))
+    ids = [[0] * (longest - len(some)) + list(some) for some in sequences.ids]
+    used = [[False] * (longest - len(some)) + [True] * len(some) for some in sequences.ids]
+    ends = list(dict.fromkeys(some[-1] for some in sequences.ids))
+    place = {last: number for number, last in enumerate(ends)}
+    return _Table(
+        torch.tensor(ids, device=device),
+        torch.tensor(used, device=device),
+        torch.tensor(sequences.biases, dtype=torch.float32, device=device),
+        torch.tensor(ends, device=device),
+        torch.tensor([place[some[-1]] for some in sequences.ids], device=device),
+    )

@@ -1,0 +1,83 @@
+"""What each id of a vocabulary says, as bytes."""
+
+import json
+import re
+from typing import Any
+
+from decodekit.core.vocabulary import Tokenizer, Vocabulary
+from decodekit.errors import DecodekitError
+
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+def token_texts(who: str, vocabulary: Vocabulary) -> tuple[bytes, ...]:
+    """The bytes of every id; none for special tokens, and for ids that say nothing of their own.
+
+    Bytes, because a token may hold a part of a character only. Those of byte-level and of SentencePiece
+    tokenizers are read from their vocabulary; for any other tokenizer what an id adds to a text counts.
+
+    Raises:
+        DecodekitError: If there is no tokenizer, or one of unknown size.
+    """
+    tokenizer = vocabulary.tokenizer
+    if tokenizer is None:
+        raise DecodekitError(f"{who}: the vocabulary must have a tokenizer. Use HFModel(model, tokenizer).")
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        described = json.loads(backend.to_str())
+        steps = _steps(described["decoder"])
+        kinds = {step["type"] for step in steps}
+        if kinds & {"ByteLevel", "ByteFallback", "Metaspace"}:
+            texts = {
+                id_: _byte_level(token) if "ByteLevel" in kinds else _sentence_piece(token, kinds)
+                for token, id_ in backend.get_vocab(with_added_tokens=True).items()
+            }
+            texts |= {added["id"]: added["content"].encode() for added in described["added_tokens"]}
+            special = {added["id"] for added in described["added_tokens"] if added["special"]}
+            special |= set(getattr(tokenizer, "all_special_ids", ()))
+            size = max(max(texts, default=0) + 1, vocabulary.size or 0)
+            return tuple(b"" if id_ in special else texts.get(id_, b"") for id_ in range(size))
+    if vocabulary.size is None:
+        raise DecodekitError(f"{who}: the vocabulary must say how many ids there are. Pass size=...")
+    return tuple(_added_by(tokenizer, id_) for id_ in range(vocabulary.size))
+
+
+def _steps(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """What a tokenizer does with tokens to make a text, one after the other."""
+    if decoder is None:
+        return []
+    if decoder["type"] == "Sequence":
+        return [step for part in decoder["decoders"] for step in _steps(part)]
+    return [decoder]
+
+
+def _alphabet() -> dict[str, int]:
+    """Byte-level tokenizers write every byte as a character that can be seen.
+
+    Those of Latin-1 that are seen stand for themselves, the others for the characters from 256 on.
+    """
+    seen = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    unseen = [byte for byte in range(256) if byte not in seen]
+    return {chr(byte): byte for byte in seen} | {chr(256 + place): byte for place, byte in enumerate(unseen)}
+
+
+_ALPHABET = _alphabet()
+
+
+def _byte_level(token: str) -> bytes:
+    if all(character in _ALPHABET for character in token):
+        return bytes(_ALPHABET[character] for character in token)
+    return token.encode()
+
+
+def _sentence_piece(token: str, kinds: set[str]) -> bytes:
+    byte = _BYTE.fullmatch(token) if "ByteFallback" in kinds else None
+    return bytes([int(byte[1], 16)]) if byte else token.replace("\u2581", " ").encode()
+
+
+def _added_by(tokenizer: Tokenizer, id_: int) -> bytes:
+    """What an id adds to a text that ends with it already: some drop the space of a text's first word."""
+    once = tokenizer.decode([id_], skip_special_tokens=True)
+    twice = tokenizer.decode([id_, id_], skip_special_tokens=True)
+    added = twice[len(once) :] if twice.startswith(once) else ""
+    return b"" if "\ufffd" in added else added.encode()

@@ -1,0 +1,145 @@
+"""Whether a step could be captured as a graph, asked without a GPU."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
+
+from decodekit.core.batch_independence import parts_of
+from decodekit.core.history import History
+from decodekit.core.limits import Limits
+from decodekit.core.request import Options, Stop
+from decodekit.decoders.base import Decoder
+from decodekit.decoders.greedy import Greedy
+from decodekit.engine.decode import decode
+from decodekit.engine.step import step
+from decodekit.errors import DecodekitError
+from decodekit.models.model_outputs import Reveal, Revealed
+from decodekit.processors.base import LogitsProcessor
+from decodekit.processors.chain import Chain
+from decodekit.testing.toy_models import HashModel
+
+
+def check_captures(
+    decoder: Decoder[Any] | None = None,
+    processor: LogitsProcessor | Sequence[LogitsProcessor] = (),
+    *,
+    stop: Stop = (),
+    vocab: int = 61,
+    batch: int = 3,
+) -> None:
+    """Raises unless a step can be captured: no read of the device, no shape that depends on data.
+
+    Runs two steps on tensors that have shapes and no contents (`device="meta"`), where every read
+    raises, and compares the shapes of state and memory before and after. Then decodes with a toy model, with
+    `capture=True` and without: a step that is replayed must do what it did.
+
+    Args:
+        decoder: The decoder; None is greedy search.
+        processor: The processors, in order.
+        stop: Stopping criteria, as in `decode`.
+        vocab: Size of the vocabulary.
+        batch: Number of prompts.
+
+    Raises:
+        AssertionError: If a step reads the device, a shape or dtype changes, or a replay does something else.
+
+    Example:
+        >>> check_captures(dk.BeamSearch(4), [dk.NoRepeatNGram(2), dk.TopP(0.9)])
+    """
+    decoder = Greedy() if decoder is None else decoder
+    chain = processor if isinstance(processor, LogitsProcessor) else Chain(*processor)
+    rows, prompt_length, new = batch * decoder.rows_per_prompt, 7, 20
+    limits = Limits(
+        end_ids=(0, 1),
+        pad_id=0,
+        prompt_length=prompt_length,
+        max_new_tokens=new,
+        vocab=vocab,
+        criteria=Options(max_new_tokens=new, stop=stop).criteria,
+    )
+    with torch.device("meta"):
+        tokens = torch.zeros(rows, prompt_length + new, dtype=torch.long)
+        history = History(
+            tokens,
+            torch.zeros_like(tokens, dtype=torch.bool),
+            torch.zeros((), dtype=torch.long),
+            prompts=torch.arange(batch).repeat_interleave(decoder.rows_per_prompt),
+            rows_per_prompt=decoder.rows_per_prompt,
+        )
+        logits, broken = torch.empty(rows, vocab), torch.zeros(rows, dtype=torch.bool)
+        state, memory = decoder.init(history, limits), chain.init(history)
+        before: list[tuple[Any, ...]] | None = None if decoder.reveal else shapes((state, memory))
+        for _ in range(2):
+            if decoder.reveal:
+                state = decoder.look(_imagined(decoder.reveal, before is None, history, vocab), state)
+            try:
+                state, _, memory, _, broken = step(decoder, chain, logits, state, memory, broken)
+            except (RuntimeError, NotImplementedError) as error:
+                raise AssertionError(
+                    f"check_captures: a step must not read the device, and {decoder!r} with {chain!r} and "
+                    f"{limits.criteria!r} does: {error}"
+                ) from error
+            after = shapes((state, memory))
+            assert before in (None, after), (  # noqa: S101 - this is a test's helper
+                f"check_captures: shapes must not change in a step, and they went from {before} to {after}."
+            )
+            before = after
+    if not decoder.reveal:
+        _check_replays(decoder, chain, stop, vocab, batch)
+
+
+def _check_replays(decoder: Decoder[Any], chain: LogitsProcessor, stop: Stop, vocab: int, batch: int) -> None:
+    """Raises unless a captured run gives what a plain one does."""
+    prompts = [[(5 * number + place) % vocab for place in range(number + 1)] for number in range(batch)]
+    for seed in range(3):
+        model = HashModel(vocab, seed, end_ids=(1,))
+        generators = [part for part in parts_of(decoder, chain) if isinstance(part, torch.Generator)]
+        states = [generator.get_state() for generator in generators]
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(seed)
+            try:
+                plain = decode(model, prompts, decoder, chain, max_new_tokens=9, stop=stop)
+            except DecodekitError:
+                continue  # with these scores there may be no way on
+            torch.manual_seed(seed)
+            for generator, state in zip(generators, states, strict=True):
+                generator.set_state(state)
+            captured = decode(model, prompts, decoder, chain, max_new_tokens=9, stop=stop, capture=True)
+        for name in ("tokens", "lengths", "token_log_probs", "score", "parents"):
+            assert torch.equal(getattr(plain, name), getattr(captured, name)), (  # noqa: S101
+                f"check_captures: a step must do the same when it is replayed, and {decoder!r} with "
+                f"{chain!r} gives other {name}."
+            )
+
+
+def _imagined(reveal: Reveal, is_first: bool, history: History, vocab: int) -> Revealed:  # noqa: FBT001
+    """What a model would show: shapes without contents."""
+    rows, length, width = len(history.tokens), 7, 5
+    batch = rows // history.rows_per_prompt
+    layers = 2 if isinstance(reveal.layers, str) else len(reveal.layers)
+    return Revealed(
+        hidden=torch.empty(rows, width) if reveal.hidden else None,
+        prompt_hidden=torch.empty(batch, length, width) if reveal.hidden and is_first else None,
+        layer_logits=torch.empty(rows, layers, vocab) if reveal.layers else None,
+        attention=torch.empty(rows, length) if reveal.attention else None,
+    )
+
+
+def shapes(tree: object) -> list[tuple[Any, ...]]:
+    """Shape and dtype of every tensor in a state or memory, in order."""
+    return [(*tensor.shape, tensor.dtype) for tensor in tensors(tree)]
+
+
+def tensors(tree: object) -> list[Tensor]:
+    """Every tensor in a state or memory, in order."""
+    found: list[Tensor] = []
+    for leaf in tree_flatten(tree)[0]:
+        if isinstance(leaf, History):
+            found += [leaf.tokens, leaf.valid, leaf.position]
+            found += [] if leaf.prompts is None else [leaf.prompts]
+        elif isinstance(leaf, Tensor):
+            found.append(leaf)
+    return found

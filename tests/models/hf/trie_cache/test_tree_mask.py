@@ -1,0 +1,126 @@
+"""The mask of a tree: solved by hand, and against lists of ancestors."""
+
+import random
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from decodekit.models.hf.trie_cache.tree_mask import Branches
+
+UNSEEN = torch.finfo(torch.float32).min
+
+
+def seen(branches: Branches) -> list[list[list[int]]]:
+    """For every prompt and beam the slots it sees."""
+    return [
+        [[slot for slot, bias in enumerate(row) if bias == 0.0] for row in prompt]
+        for prompt in branches.bias[:, 0].tolist()
+    ]
+
+
+def test_beams_see_their_prompt_their_ancestors_and_themselves() -> None:
+    branches = Branches(torch.tensor([[False, True, True]]), 2, torch.float32)
+    branches.grow()
+    assert seen(branches) == [[[1, 2, 3], [1, 2, 4]]]
+    branches.follow(torch.tensor([1, 1]))
+    branches.grow()
+    assert seen(branches) == [[[1, 2, 4, 5], [1, 2, 4, 6]]]
+    assert set(branches.bias.unique().tolist()) == {0.0, UNSEEN}
+    assert branches.depths.tolist() == [[0, 0, 1, 2, 2, 3, 3, *[0] * (branches.room - 7)]]
+    assert branches.positions.tolist() == [[3, 3]]
+    assert branches.depth == 3
+    # A rows cache would hold as much: one column of padding, two of the prompt and two of text.
+    assert branches.paths()[:, 1:].tolist() == [[1, 2, 4, 5], [1, 2, 4, 6]]
+    assert branches.paths().shape == (2, 5)
+
+
+def test_dead_branches_are_garbage_once_they_are_more_than_half() -> None:
+    branches = Branches(torch.ones(1, 2, dtype=torch.bool), 4, torch.float32)
+    for step in range(16):
+        if step:
+            branches.follow(torch.zeros(4, dtype=torch.long))
+        assert branches.garbage() is None
+        branches.grow()
+    branches.follow(torch.zeros(4, dtype=torch.long))
+    kept = branches.garbage()
+    assert kept is not None
+    assert kept.tolist() == [[0, 1, *range(2, 66, 4)]]
+    branches.compact(kept)
+    assert seen(branches) == [[list(range(18))] * 4]
+    assert branches.depths.tolist() == [[0, 1, *range(2, 18), *[0] * (branches.room - 18)]]
+
+
+def test_nothing_is_gathered_where_every_branch_lives() -> None:
+    branches = Branches(torch.ones(1, 2, dtype=torch.bool), 4, torch.float32)
+    for _ in range(40):
+        assert branches.garbage() is None
+        branches.grow()
+
+
+def test_the_trees_of_two_runs_stand_side_by_side() -> None:
+    one = Branches(torch.tensor([[False, True, True, True], [False, False, True, True]]), 2, torch.float32)
+    one.grow()
+    one.keep(torch.tensor([1]))
+    other = Branches(torch.ones(1, 1, dtype=torch.bool), 2, torch.float32)
+    # Two columns of padding go: nobody sees them. The shorter prompt gets one, and two slots it does not see.
+    assert one.join(other) == (-2, 1)
+    assert (one.batch, one.length, one.slots) == (2, 2, 4)
+    assert seen(one) == [[[0, 1, 2], [0, 1, 3]], [[1], [1]]]
+    assert one.depths[:, :4].tolist() == [[0, 1, 2, 2], [0, 0, 0, 0]]
+    assert not one.depths[:, 4:].any()
+    assert one.places.tolist() == [2, 3]
+    assert one.positions.tolist() == [[2, 2], [0, 0]]
+    assert (one.depth, one.columns, one.shared) == (2, 3, 2)
+    assert one.texts.tolist() == [[True, True, True], [False, False, True]]
+    one.follow(torch.tensor([1, 1, 3, 2]))
+    one.grow()
+    assert seen(one) == [[[0, 1, 3, 4], [0, 1, 3, 5]], [[1, 4], [1, 5]]]
+    assert one.paths()[:2].tolist() == [[0, 1, 3, 4], [0, 1, 3, 5]]
+    assert one.paths()[2:, 2:].tolist() == [[1, 4], [1, 5]]
+    first = one.unseen(torch.tensor([1]))
+    one.keep(torch.tensor([1]), first)
+    assert (first, one.length, one.slots, one.columns) == (1, 1, 5, 2)
+    assert seen(one) == [[[0, 3], [0, 4]]]
+    assert one.paths().tolist() == [[0, 3], [0, 4]]
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32), beams=st.integers(1, 5), batch=st.integers(1, 3), steps=st.integers(1, 60))
+def test_the_mask_is_that_of_the_ancestors_through_any_moves(
+    seed: int, beams: int, batch: int, steps: int
+) -> None:
+    chance = random.Random(seed)  # noqa: S311 - a seed, no secret
+    length = chance.randint(1, 4)
+    padding = [chance.randrange(length) for _ in range(batch)]
+    mask = torch.tensor([[column >= pad for column in range(length)] for pad in padding])
+    branches = Branches(mask, beams, torch.float32)
+    # Every slot is named by (step, beam); the prompt's by (-1, column).
+    names = [[(-1, column) for column in range(length)] for _ in range(batch)]
+    ancestors = [[[(-1, c) for c in range(padding[b], length)] for _ in range(beams)] for b in range(batch)]
+    for step in range(steps):
+        if chance.random() < 0.8:
+            width = chance.randint(1, beams)
+            parents = [[chance.randrange(width) for _ in range(beams)] for _ in range(batch)]
+            branches.follow(torch.tensor([b * beams + p for b in range(batch) for p in parents[b]]))
+            ancestors = [[list(ancestors[b][p]) for p in parents[b]] for b in range(batch)]
+        if (kept := branches.garbage()) is not None:
+            branches.compact(kept)
+            names = [[names[b][slot] for slot in kept[b].tolist()] for b in range(batch)]
+        branches.grow()
+        for b in range(batch):
+            names[b] += [(step, beam) for beam in range(beams)]
+            for beam in range(beams):
+                ancestors[b][beam].append((step, beam))
+    expected = [[sorted(path) for path in prompt] for prompt in ancestors]
+    said = [
+        [sorted(names[b][slot] for slot in path) for path in prompt]
+        for b, prompt in enumerate(seen(branches))
+    ]
+    assert said == expected
+    paths = branches.paths().tolist()
+    for row, path in enumerate(paths):
+        b, beam = divmod(row, beams)
+        assert len(path) == length + steps
+        assert [names[b][slot] for slot in path[padding[b] :]] == ancestors[b][beam]
+    assert branches.slots <= length + beams * steps
