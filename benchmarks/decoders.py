@@ -45,7 +45,7 @@ OPENINGS = (
     "The wolf knocked at the door and",
     "At last they came to a great castle, whose gates",
 )
-Make = Callable[[int], dk.Decoder[Any] | dk.OwnLoop]
+Make = Callable[[int], dk.Decoder[Any] | dk.CustomLoop]
 # The name, what makes the decoder for so many prompts, and the processors.
 Strategy = tuple[str, Make, tuple[dk.LogitsProcessor, ...]]
 

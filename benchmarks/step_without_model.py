@@ -64,7 +64,7 @@ WORKS = (
     Work("a step of 8 samples: repetition penalty, top-p 0.9", "samples", bars=_CUDA),
     Work("a step of 8 samples: repetition penalty, top-k 50, top-p 0.9", "samples", top_k=50),
 )
-Run = Callable[[], Tensor]
+StoppingContext = Callable[[], Tensor]
 
 
 class FreeModel:
@@ -108,7 +108,9 @@ class FreeTransformer(transformers.PreTrainedModel, transformers.GenerationMixin
         return CausalLMOutput(logits=self.logits[:, None])
 
 
-def runs(work: Work, vocab: int, device: str, steps: int, *, capture: bool = False) -> dict[str, Run]:
+def runs(
+    work: Work, vocab: int, device: str, steps: int, *, capture: bool = False
+) -> dict[str, StoppingContext]:
     """Who is measured: functions that make `steps` steps, and return the last scores or the texts.
 
     Args:
@@ -157,7 +159,7 @@ def whole_steps(
     processors: tuple[list[Any], list[Any]],
     steps: int,
     ours_only: dict[str, Any],
-) -> dict[str, Run]:
+) -> dict[str, StoppingContext]:
     """`runs` from logits to texts; `ours_only` are options of decodekit."""
     theirs, ours = processors
     model = FreeTransformer(logits)
@@ -190,7 +192,13 @@ def whole_steps(
 
 
 def measure(
-    contenders: dict[str, Run], name: str, device: str, repeats: int, steps: int, *, captured: bool = False
+    contenders: dict[str, StoppingContext],
+    name: str,
+    device: str,
+    repeats: int,
+    steps: int,
+    *,
+    captured: bool = False,
 ) -> tuple[dict[str, list[float]], bool]:
     """Milliseconds of a step in every run, in turns, after one run each, and whether both chose the same.
 

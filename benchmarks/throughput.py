@@ -34,7 +34,7 @@ class Enough(dk.StoppingCriterion):
     """Finishes every prompt after a number of tokens of its own, for decodekit."""
 
     reason = "enough"
-    splits = True
+    batch_independent = True
 
     def __init__(self, lengths: Sequence[int]) -> None:
         self.lengths = torch.tensor(lengths)

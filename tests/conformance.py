@@ -64,7 +64,8 @@ def path_scorers(*instances: dk.PathScorer) -> Laws:
                 dk.BeamSearch(3, scorer=scorer, num_return=3),
             ):
                 decoders(
-                    decoder, model=dk.testing.RevealingHashModel if scorer.reveal else dk.testing.HashModel
+                    decoder,
+                    model=dk.testing.HashModelWithOutputs if scorer.outputs_spec else dk.testing.HashModel,
                 )()
 
     return laws
@@ -203,13 +204,13 @@ class SecondBest(dk.Decoder[dk.RowState]):
     def init(self, history: dk.History, limits: dk.Limits) -> dk.RowState:
         return dk.RowState.start(history, limits)
 
-    def observe(self, scores: Float32[Tensor, "rows vocab"], state: dk.RowState) -> dk.RowState:
-        return state._replace(observed=scores)
+    def record_log_probs(self, scores: Float32[Tensor, "rows vocab"], state: dk.RowState) -> dk.RowState:
+        return state._replace(model_scores=scores)
 
     def step(
         self, scores: Float32[Tensor, "rows vocab"], state: dk.RowState
     ) -> tuple[dk.RowState, dk.Selection]:
-        return state.say(scores.topk(2).indices[:, 1], scores)
+        return state.emit(scores.topk(2).indices[:, 1], scores)
 
     def finalize(self, state: dk.RowState) -> dk.Decoded:
         return state.decoded(hypotheses=1)
@@ -238,7 +239,9 @@ class Weakest(dk.PathScorer):
     def init(self, history: dk.History, limits: dk.Limits) -> Float32[Tensor, " rows"]:  # noqa: ARG002
         return torch.zeros(len(history.tokens), device=history.tokens.device)
 
-    def extend(self, growth: dk.Growth, memory: Float32[Tensor, " hyps"]) -> Float32[Tensor, " hyps"]:
+    def extend(
+        self, growth: dk.ExtendedHypotheses, memory: Float32[Tensor, " hyps"]
+    ) -> Float32[Tensor, " hyps"]:
         return torch.minimum(memory, growth.log_probs)
 
     def score(
@@ -276,7 +279,7 @@ class Guiding(Weakest):
 class EvenFirst(dk.Expansion):
     """Prefers even ids."""
 
-    def pick(self, log_probs: Float32[Tensor, "batch beams vocab"], number: int) -> dk.Picked:
+    def pick(self, log_probs: Float32[Tensor, "batch beams vocab"], number: int) -> dk.ExpansionResult:
         odd = torch.arange(log_probs.shape[-1], device=log_probs.device) % 2
         return dk.BestExpansion().pick(log_probs - 2.0 * odd, number)
 
@@ -287,7 +290,7 @@ class Until(dk.StopRule):
 
     length: int
 
-    def goes_on(self, standing: dk.Standing) -> Bool[Tensor, " batch"]:
+    def goes_on(self, standing: dk.SearchStatus) -> Bool[Tensor, " batch"]:
         return ~standing.full | (standing.lengths < self.length)
 
 
@@ -296,7 +299,7 @@ class Third(dk.StoppingCriterion):
 
     reason = "third"
 
-    def init(self, history: dk.History, run: dk.Run) -> Int64[Tensor, " rows"]:  # noqa: ARG002
+    def init(self, history: dk.History, run: dk.StoppingContext) -> Int64[Tensor, " rows"]:  # noqa: ARG002
         return torch.zeros(len(history.tokens), dtype=torch.long, device=history.tokens.device)
 
     def apply(
@@ -549,7 +552,7 @@ CONFORMANCE: dict[str, Laws | str] = {
         dk.BeamSearch(3, scorer=dk.LengthPenalty(-1.0)),
         dk.BeamSearch([3, 1, 2], num_return=2),
     ),
-    "Answers": "tests/decoders/test_cot_decoding.py",
+    "CoTAnswers": "tests/decoders/test_cot_decoding.py",
     "CoTDecoding": decoders(dk.CoTDecoding(3), dk.CoTDecoding(9, aggregate=True)),
     "BestFirst": decoders(
         dk.BestFirst(),
@@ -583,7 +586,7 @@ CONFORMANCE: dict[str, Laws | str] = {
     "ContrastiveSearch": decoders(
         dk.ContrastiveSearch(3),
         dk.ContrastiveSearch(9, 1.0),
-        model=dk.testing.RevealingHashModel,
+        model=dk.testing.HashModelWithOutputs,
         stop=dk.RepetitionLoop(2, 1),
     ),
     "DoLa": decoders(
@@ -591,14 +594,14 @@ CONFORMANCE: dict[str, Laws | str] = {
         dk.DoLa(dk.BeamSearch(3, num_return=2), layers=[4, 1]),
         dk.DoLa(dk.ContrastiveSearch(2), layers="high", relative_top=0.5),
         lambda numbers: dk.DoLa(dk.Sample(2, seeds=numbers), layers=(3,)),
-        model=dk.testing.RevealingHashModel,
+        model=dk.testing.HashModelWithOutputs,
         stop=dk.RepetitionLoop(2, 1),
     ),
     "Greedy": decoders(dk.Greedy()),
     "Diversity": "tests/decoders/diverse_beam/test_diversity.py",
     "Hamming": decoders(dk.DiverseBeamSearch(3, 3, diversity=dk.Hamming(1.5), num_return=2)),
     "Inclusion": "tests/decoders/without_replacement/test_inclusion.py",
-    "Job": "tests/decoders/test_custom_loop.py",
+    "DecodeRequest": "tests/decoders/test_custom_loop.py",
     "NGramDiversity": decoders(
         dk.DiverseBeamSearch(4, 2, diversity=dk.NGramDiversity(1, 0.5), num_return=4),
         dk.DiverseBeamSearch(3, 3, diversity=dk.NGramDiversity(3, 1.5)),
@@ -606,21 +609,21 @@ CONFORMANCE: dict[str, Laws | str] = {
     "OneOf": "tests/decoders/constrained_beam/test_constraints.py",
     "PerNodeExpansion": expansions(dk.PerNodeExpansion(1), dk.PerNodeExpansion(3)),
     "Phrase": "tests/decoders/constrained_beam/test_constraints.py",
-    "Picked": expansions(EvenFirst()),
+    "ExpansionResult": expansions(EvenFirst()),
     "Acceptance": "tests/decoders/speculative/test_speculative.py",
     "Draft": "tests/decoders/speculative/drafts/test_base.py",
     "DraftSession": "tests/decoders/speculative/drafts/test_base.py",
     "Proposal": "tests/decoders/speculative/drafts/test_base.py",
-    "ShallowModel": "tests/models/test_rereading.py",
+    "EarlyExitModel": "tests/models/test_rereading.py",
     "VerifyingModel": "tests/models/test_rereading.py",
     "VerifyingSession": "tests/models/hf/probes/test_verification.py",
     "ArithmeticSample": all_of(
         decoders(lambda seeds: dk.ArithmeticSample(3, seeds=seeds)),
         decoders(lambda seeds: dk.ArithmeticSample(2, seeds=seeds), stop=dk.EndIds(4) | dk.RepetitionLoop(2)),
     ),
-    "OwnLoop": "tests/decoders/test_custom_loop.py",
+    "CustomLoop": "tests/decoders/test_custom_loop.py",
     "SampledExpansion": decoders(beam_sampling, captures=False, batch_gives_alone=False),
-    "Said": "tests/decoders/diverse_beam/test_diversity.py",
+    "EmittedTokens": "tests/decoders/diverse_beam/test_diversity.py",
     "Sample": all_of(decoders(seeded), decoders(from_a_generator, captures=False, batch_gives_alone=False)),
     "SampledMass": "tests/decoders/without_replacement/test_sampled_mass.py",
     "ConditionalPoissonBeams": all_of(
@@ -660,7 +663,7 @@ CONFORMANCE: dict[str, Laws | str] = {
     "Heuristic": stop_rules(dk.Heuristic()),
     "Patience": stop_rules(dk.Patience(1.0), dk.Patience(2.0)),
     "Proved": stop_rules(dk.Proved()),
-    "Standing": stop_rules(Until(1)),
+    "SearchStatus": stop_rules(Until(1)),
     "StopRule": stop_rules(Until(4), Until(100)),
     "WhenFull": stop_rules(dk.WhenFull()),
     # Stopping criteria
@@ -687,7 +690,7 @@ CONFORMANCE: dict[str, Laws | str] = {
         dk.CoveragePenalty(0.3), dk.CoveragePenalty(0.5, base=dk.LogProb(), stepwise=True)
     ),
     "GNMTLengthPenalty": scorers(*(dk.GNMTLengthPenalty(alpha) for alpha in (-1.0, 0.0, 0.6, 2.0))),
-    "Growth": path_scorers(Weakest()),
+    "ExtendedHypotheses": path_scorers(Weakest()),
     "PathScorer": path_scorers(Weakest(), Guiding()),
     "Lookahead": decoders(lookahead, captures=False),  # the host runs the model
     "Product": path_scorers(dk.Product([dk.LogProb(), dk.LengthPenalty(0.5)])),
@@ -718,13 +721,13 @@ CONFORMANCE: dict[str, Laws | str] = {
         vocab=3,
         max_examples=EXAMPLES,
     ),
-    "Reveal": "tests/models/hf/forwards/test_watched.py",
-    "Revealed": "tests/models/hf/forwards/test_watched.py",
+    "ModelOutputsSpec": "tests/models/hf/forwards/test_watched.py",
+    "ModelOutputs": "tests/models/hf/forwards/test_watched.py",
     "CapturableModel": "tests/engine/test_capture.py",
-    "RevealingModel": "tests/models/hf/forwards/test_watched.py",
-    "RevealingSession": "tests/models/hf/forwards/test_watched.py",
+    "ModelWithOutputs": "tests/models/hf/forwards/test_watched.py",
+    "SessionWithOutputs": "tests/models/hf/forwards/test_watched.py",
     "ShrinkingSession": "tests/engine/batching/test_eviction.py",
-    "JoiningSession": "tests/models/hf/test_sessions.py",
+    "MergeableSession": "tests/models/hf/test_sessions.py",
     "bundled_path": the_bundled_model_is_an_ordinary_one,
     "load": the_bundled_model_is_an_ordinary_one,
     # Scoring
@@ -756,11 +759,11 @@ CONFORMANCE: dict[str, Laws | str] = {
     "History": "tests/core/test_history.py",
     "Limits": "tests/engine/test_loop.py",
     "ModelError": "tests/models/hf/test_model.py",
-    "Piece": "tests/engine/test_streaming.py",
+    "TextChunk": "tests/engine/test_streaming.py",
     "Prompt": "tests/core/test_prompt.py",
     "PromptError": "tests/core/test_prompt.py",
     "RowState": "tests/engine/test_loop.py",
-    "Run": "tests/core/test_stopping_criterion.py",
+    "StoppingContext": "tests/core/test_stopping_criterion.py",
     "Selection": "tests/engine/test_loop.py",
     "Stream": "tests/engine/test_streaming.py",
     "SynthIDDetector": "tests/processors/test_synthid_detector.py",

@@ -22,8 +22,19 @@ COVERED = {name: row for name, row in CONFORMANCE.items() if isinstance(row, str
 
 # What a run makes and hands over, nobody builds by hand: the classes they belong to have the examples.
 HANDED_OVER = {
-    *("Answers", "Growth", "Hypothesis", "Job", "Limits", "Picked", "Piece", "Revealed", "RowState", "Run"),
-    *("Said", "Scored", "Selection", "Standing"),
+    *(
+        "CoTAnswers",
+        "ExtendedHypotheses",
+        "Hypothesis",
+        "DecodeRequest",
+        "Limits",
+        "ExpansionResult",
+        "TextChunk",
+        "ModelOutputs",
+        "RowState",
+        "StoppingContext",
+    ),
+    *("EmittedTokens", "Scored", "Selection", "SearchStatus"),
 }
 
 

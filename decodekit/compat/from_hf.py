@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from decodekit.core.history import History
-from decodekit.core.stopping_criterion import Run, StoppingCriterion
+from decodekit.core.stopping_criterion import StoppingContext, StoppingCriterion
 from decodekit.errors import DecodekitError
 from decodekit.processors.base import LogitsProcessor
 from decodekit.processors.chain import Chain
@@ -113,7 +113,7 @@ class HFCriterion(StoppingCriterion):
         """The class's name."""
         return type(self.criterion).__name__
 
-    def init(self, history: History, run: Run) -> int:  # noqa: ARG002 - the contract's signature
+    def init(self, history: History, run: StoppingContext) -> int:  # noqa: ARG002 - the contract's signature
         """How long the prompts are."""
         return int(history.position)
 

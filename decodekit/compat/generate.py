@@ -8,7 +8,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from decodekit.compat.inputs import Inputs, merge_config, read_inputs, wrap
-from decodekit.compat.outputs import Recorder
+from decodekit.compat.outputs import OutputRecorder
 from decodekit.compat.processors import Setting
 from decodekit.compat.recipe import Recipe, build
 from decodekit.compat.refusals import refuse_arguments
@@ -110,7 +110,7 @@ def perform(
     streamer: Any = None,  # noqa: ANN401 - transformers' BaseStreamer
 ) -> Any:  # noqa: ANN401 - ids, or one of transformers' output classes
     """Runs a recipe, and returns what `generate` would."""
-    decoder, recorder = recipe.decoder, Recorder(config)
+    decoder, recorder = recipe.decoder, OutputRecorder(config)
     options = Options(
         max_new_tokens=recipe.max_new_tokens,
         end_ids=read.end_ids if recipe.end_ids is None else recipe.end_ids,

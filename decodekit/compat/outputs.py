@@ -9,14 +9,14 @@ from torch import Tensor
 from decodekit.core.result import Decoded
 from decodekit.decoders.base import Decoder
 from decodekit.decoders.beam.search import BeamSearch
-from decodekit.engine.loop import Progress
+from decodekit.engine.loop import StepSnapshot
 from decodekit.models.hf.row_cache.cache import cache_name
 from decodekit.models.hf.sessions import CachedSession
 from decodekit.models.hf.trie_cache.session import TrieSession
 
 
 @dataclass
-class Recorder:
+class OutputRecorder:
     """Keeps from every step what `return_dict_in_generate` returns.
 
     Attributes:
@@ -29,9 +29,9 @@ class Recorder:
     config: Any
     scores: list[Float32[Tensor, "rows vocab"]] = field(default_factory=list)
     logits: list[Float32[Tensor, "rows vocab"]] = field(default_factory=list)
-    last: Progress[Any] | None = None
+    last: StepSnapshot[Any] | None = None
 
-    def see(self, progress: Progress[Any]) -> None:
+    def see(self, progress: StepSnapshot[Any]) -> None:
         """Takes down a step."""
         self.last = progress
         if not self.config.return_dict_in_generate:

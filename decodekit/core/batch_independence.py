@@ -6,29 +6,29 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch.utils._pytree import tree_flatten
 
-from decodekit.core.pytrees import Memory, Splitting
+from decodekit.core.pytrees import Memory, PromptSelectable
 
 
 @runtime_checkable
-class Part(Protocol):
+class Splittable(Protocol):
     """A decoder, a processor, a criterion, or what one of them is made of."""
 
-    splits: bool
+    batch_independent: bool
 
 
 def whole_part(*parts: object) -> object | None:
     """The first of some parts of a run, or of the parts these are made of, that needs all prompts at once.
 
-    None: there is none, prompts can be taken apart. What is not a `Part` does not count.
+    None: there is none, prompts can be taken apart. What is not a `Splittable` does not count.
     """
     for part in parts:
-        if isinstance(part, Part):
-            if not part.splits:
+        if isinstance(part, Splittable):
+            if not part.batch_independent:
                 return part
             inner = whole_part(*_values(part))
             if inner is not None:
                 return inner
-        elif isinstance(part, Sequence) and part and isinstance(part[0], Part):
+        elif isinstance(part, Sequence) and part and isinstance(part[0], Splittable):
             inner = whole_part(*part)
             if inner is not None:
                 return inner
@@ -39,10 +39,10 @@ def parts_of(*parts: object) -> list[object]:
     """Some parts of a run, and all that these are made of, each before its own parts."""
     found: list[object] = []
     for part in parts:
-        if isinstance(part, Part):
+        if isinstance(part, Splittable):
             found += [part, *parts_of(*_values(part))]
         elif isinstance(part, Sequence) and not isinstance(part, str):
-            found += parts_of(*part) if part and isinstance(part[0], Part) else []
+            found += parts_of(*part) if part and isinstance(part[0], Splittable) else []
         elif hasattr(part, "capturable") or isinstance(part, torch.Generator):
             found.append(part)
     return found
@@ -50,8 +50,8 @@ def parts_of(*parts: object) -> list[object]:
 
 def can_be_split(memory: Memory) -> bool:
     """Whether some prompts can go on with a memory without the others."""
-    leaves = tree_flatten(memory, is_leaf=lambda node: isinstance(node, Splitting))[0]
-    return all(leaf.splits for leaf in leaves if isinstance(leaf, Part))
+    leaves = tree_flatten(memory, is_leaf=lambda node: isinstance(node, PromptSelectable))[0]
+    return all(leaf.batch_independent for leaf in leaves if isinstance(leaf, Splittable))
 
 
 def _values(part: object) -> list[object]:

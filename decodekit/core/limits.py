@@ -10,7 +10,7 @@ from torch import Tensor
 
 from decodekit.core.history import History
 from decodekit.core.pytrees import Memory
-from decodekit.core.stopping_criterion import Run, StoppingCriterion
+from decodekit.core.stopping_criterion import StoppingContext, StoppingCriterion
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.errors import DecodekitError
 
@@ -44,7 +44,7 @@ class Limits:
     max_new_tokens: int
     vocab: int
     criteria: tuple[StoppingCriterion, ...] = ()
-    run: Run = field(default_factory=lambda: Run(Vocabulary(), time.monotonic()))
+    run: StoppingContext = field(default_factory=lambda: StoppingContext(Vocabulary(), time.monotonic()))
 
     def is_end(self, tokens: Int64[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
         """Which tokens are end ids."""
@@ -68,20 +68,20 @@ class Limits:
             log_probs: The model's own log-probability of that token, in nats.
             stopping: What the criteria remember.
         """
-        why = self.finish_token(history.last(), history.position)
+        finish_code = self.finish_token(history.last(), history.position)
         memories = []
         for number, (criterion, memory) in enumerate(zip(self.criteria, stopping.memories, strict=True)):
             fired, after = criterion.apply(history, log_probs, memory)
-            if not isinstance(fired, Tensor) or fired.shape != why.shape or fired.dtype != torch.bool:
+            if not isinstance(fired, Tensor) or fired.shape != finish_code.shape or fired.dtype != torch.bool:
                 given = (fired.dtype, tuple(fired.shape)) if isinstance(fired, Tensor) else fired
                 raise DecodekitError(
-                    f"decode: stopping criteria must return one boolean for each of the {len(why)} rows, and "
+                    f"decode: stopping criteria must return one boolean per row ({len(finish_code)}), and "
                     f"{criterion!r:.200} returned {given}."
                 )
-            first = fired & ((why == 0) | (why == LENGTH))
-            why = torch.where(first, FIRST_CRITERION + number, why)
+            first = fired & ((finish_code == 0) | (finish_code == LENGTH))
+            finish_code = torch.where(first, FIRST_CRITERION + number, finish_code)
             memories.append(after)
-        return why, Stopping(tuple(memories))
+        return finish_code, Stopping(tuple(memories))
 
     def finish_token(
         self, tokens: Int64[Tensor, "*shape"], position: Int64[Tensor, ""]
@@ -93,10 +93,10 @@ class Limits:
             position: The column after them.
         """
         at_limit = position >= self.prompt_length + self.max_new_tokens
-        why = torch.where(at_limit, LENGTH, torch.zeros_like(tokens))
-        return torch.where(self.is_end(tokens), END, why)
+        finish_code = torch.where(at_limit, LENGTH, torch.zeros_like(tokens))
+        return torch.where(self.is_end(tokens), END, finish_code)
 
-    def reasons(self, why: Int64[Tensor, "batch hyps"]) -> list[list[str]]:
+    def reasons(self, finish_code: Int64[Tensor, "batch hyps"]) -> list[list[str]]:
         """What `Decoded.finish_reason` says."""
         names = ["", "end", "length", *(criterion.reason for criterion in self.criteria)]
-        return [[names[code] for code in row] for row in why.tolist()]
+        return [[names[code] for code in row] for row in finish_code.tolist()]

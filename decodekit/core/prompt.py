@@ -163,7 +163,7 @@ class Prompt:
         )
 
 
-class Share(NamedTuple):
+class PromptSubset(NamedTuple):
     """Some prompts of a run, which are decoded on their own.
 
     Attributes:

@@ -12,10 +12,10 @@ Memory = Any  # any nest of tuples, lists and dicts; its tensors lead with `rows
 
 
 @runtime_checkable
-class Splitting(Protocol):
+class PromptSelectable(Protocol):
     """A part of a memory or a state that knows itself how to go on with some prompts only."""
 
-    def for_prompts(self, prompts: Int64[Tensor, " kept"], batch: int) -> "Splitting":
+    def for_prompts(self, prompts: Int64[Tensor, " kept"], batch: int) -> "PromptSelectable":
         """The same for some prompts.
 
         Args:
@@ -43,7 +43,7 @@ def keep_prompts(tree: Memory, prompts: Int64[Tensor, " kept"], batch: int) -> M
     """
 
     def part(leaf: object) -> object:
-        if isinstance(leaf, Splitting):
+        if isinstance(leaf, PromptSelectable):
             return leaf.for_prompts(prompts, batch)
         if not isinstance(leaf, Tensor) or not leaf.ndim:
             return leaf
@@ -51,7 +51,7 @@ def keep_prompts(tree: Memory, prompts: Int64[Tensor, " kept"], batch: int) -> M
         by_prompt = leaf.reshape(batch, len(leaf) // batch, *leaf.shape[1:])
         return by_prompt.index_select(0, prompts).flatten(0, 1)
 
-    return tree_map(part, tree, is_leaf=lambda node: isinstance(node, Splitting))
+    return tree_map(part, tree, is_leaf=lambda node: isinstance(node, PromptSelectable))
 
 
 def pick_memory(memories: Sequence[Memory], chosen: Int64[Tensor, "batch beams"]) -> Memory:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from decodekit.core.limits import Limits
-from decodekit.core.stopping_criterion import Run, StoppingCriterion
+from decodekit.core.stopping_criterion import StoppingContext, StoppingCriterion
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.errors import DecodekitError
 from decodekit.stopping.any_of import flatten
@@ -82,7 +82,7 @@ class Options:
             max_new_tokens=self.max_new_tokens,
             vocab=vocab,
             criteria=self.criteria,
-            run=Run(vocabulary, self.started),
+            run=StoppingContext(vocabulary, self.started),
         )
 
 

@@ -53,7 +53,7 @@ class Decoded:
     score: Float32[Tensor, "batch hyps"]
     parents: Int64[Tensor, "batch hyps new"]
     pad_id: int
-    why: Int64[Tensor, "batch hyps"] | None = None
+    finish_code: Int64[Tensor, "batch hyps"] | None = None
     prompt: Prompt | None = None
     texts: list[list[str]] | None = None
     trace: Trace | None = None
@@ -116,7 +116,7 @@ class Decoded:
             token_log_probs=self.token_log_probs.gather(1, index),
             score=self.score.gather(1, places),
             parents=self.parents.gather(1, index),
-            why=None if self.why is None else self.why.gather(1, places),
+            finish_code=None if self.finish_code is None else self.finish_code.gather(1, places),
             texts=texts,
         )
 
@@ -137,8 +137,8 @@ class Decoded:
         """
         texts = None
         if vocabulary.tokenizer is not None:
-            why = torch.zeros_like(self.lengths) if self.why is None else self.why
-            rows = zip(prompt.ids(), self.hypotheses(), why.tolist(), strict=True)
+            finish_code = torch.zeros_like(self.lengths) if self.finish_code is None else self.finish_code
+            rows = zip(prompt.ids(), self.hypotheses(), finish_code.tolist(), strict=True)
             texts = [
                 [
                     read_text(vocabulary, ids, tokens, criteria, number - FIRST_CRITERION)

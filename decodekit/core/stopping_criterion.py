@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from decodekit.stopping.any_of import AnyOf
 
 
-class Run(NamedTuple):
+class StoppingContext(NamedTuple):
     """What a criterion may know of the run it stops.
 
     Attributes:
@@ -53,7 +53,7 @@ class StoppingCriterion(ABC):
     capturable: bool = True
     """False only for code that must run on the host, such as one that reads text."""
 
-    splits: bool = False
+    batch_independent: bool = False
     """True where every row is treated by itself, whichever others there are: then prompts can be decoded in
     several batches, and leave theirs when they are finished."""
 
@@ -63,7 +63,7 @@ class StoppingCriterion(ABC):
         """What `Decoded.finish_reason` says of the hypotheses it finished. A class attribute will do."""
 
     @abstractmethod
-    def init(self, history: History, run: Run) -> Memory:
+    def init(self, history: History, run: StoppingContext) -> Memory:
         """What to remember before the first new token; `()` for nothing."""
 
     @abstractmethod

@@ -94,7 +94,7 @@ class ArithmeticSample(Decoder[ArithmeticState]):
     generator: torch.Generator | None = None
     seeds: Sequence[int] | Int64[Tensor, " batch"] | None = None
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         if not is_count(self.num_samples, 1):
@@ -121,9 +121,11 @@ class ArithmeticSample(Decoder[ArithmeticState]):
         rows, widths = RowState.start(history, limits), torch.ones_like(codes)
         return ArithmeticState(rows, codes.clamp(max=1 - GRID), widths, seeds, streams)
 
-    def observe(self, scores: Float32[Tensor, "rows vocab"], state: ArithmeticState) -> ArithmeticState:
+    def record_log_probs(
+        self, scores: Float32[Tensor, "rows vocab"], state: ArithmeticState
+    ) -> ArithmeticState:
         """Keeps the logits, to report the drawn tokens' log-probabilities."""
-        return state._replace(rows=state.rows._replace(observed=scores))
+        return state._replace(rows=state.rows._replace(model_scores=scores))
 
     def step(
         self, scores: Float32[Tensor, "rows vocab"], state: ArithmeticState
@@ -132,13 +134,13 @@ class ArithmeticSample(Decoder[ArithmeticState]):
         tokens, codes, widths = look_up(scores.double().softmax(-1), state.codes)
         widths = state.widths * widths
         fresh = rng.uniform(state.seeds, state.streams, state.rows.step)
-        rows, selection = state.rows.say(tokens, scores)
+        rows, selection = state.rows.emit(tokens, scores)
         codes = follow(codes, widths * self.num_samples, fresh)
         return state._replace(rows=rows, codes=codes, widths=widths), selection
 
-    def settled(self, state: ArithmeticState) -> list[list[list[int]]]:
+    def stable_prefix(self, state: ArithmeticState) -> list[list[list[int]]]:
         """All that was said."""
-        return state.rows.settled(hypotheses=self.num_samples)
+        return state.rows.stable_prefix(hypotheses=self.num_samples)
 
     def finished(self, state: ArithmeticState) -> Bool[Tensor, " batch"]:
         """Prompts whose rows are all finished."""

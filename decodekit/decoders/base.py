@@ -10,7 +10,7 @@ from torch import Tensor
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.result import Decoded
-from decodekit.models.model_outputs import NOTHING, Reveal, Revealed
+from decodekit.models.model_outputs import LOGITS_ONLY, ModelOutputs, ModelOutputsSpec
 
 
 class Selection(NamedTuple):
@@ -54,12 +54,12 @@ class Decoder(ABC, Generic[State]):
         >>> class SecondBest(dk.Decoder):
         ...     rows_per_prompt = 1
         ...     def init(self, history, limits): return RowState.start(history, limits)
-        ...     def observe(self, scores, state): return state._replace(observed=scores)
-        ...     def step(self, scores, state): return state.say(scores.topk(2).indices[:, 1], scores)
+        ...     def record_log_probs(self, scores, state): return state._replace(model_scores=scores)
+        ...     def step(self, scores, state): return state.emit(scores.topk(2).indices[:, 1], scores)
         ...     def finalize(self, state): return state.decoded(hypotheses=1)
     """
 
-    splits: bool = False
+    batch_independent: bool = False
     """True where prompts do not know of each other: then they can be decoded in several batches, and leave
     theirs when `finished` says so. Every tensor of the state leads with as many entries for each prompt,
     prompt-major, or is 0-d; a report is a dataclass of such tensors, and of lists with an entry a prompt."""
@@ -70,9 +70,9 @@ class Decoder(ABC, Generic[State]):
         """Rows that each prompt is widened to: beams or samples. A class attribute will do."""
 
     @property
-    def reveal(self) -> Reveal:
+    def outputs_spec(self) -> ModelOutputsSpec:
         """What the model must show beside its logits. By default nothing."""
-        return NOTHING
+        return LOGITS_ONLY
 
     @property
     def delay(self) -> int:
@@ -82,8 +82,8 @@ class Decoder(ABC, Generic[State]):
         """
         return 0
 
-    def look(self, revealed: Revealed, state: State) -> State:  # noqa: ARG002
-        """Keeps what the model has shown, before every step; called only where `reveal` asks for it.
+    def on_model_outputs(self, model_outputs: ModelOutputs, state: State) -> State:  # noqa: ARG002
+        """Keeps what the model has shown, before every step; called only where `outputs_spec` asks for it.
 
         The first call may add to the state's shapes; later ones must not.
         """
@@ -93,7 +93,7 @@ class Decoder(ABC, Generic[State]):
         """What the processors see. Beam search normalises here, sampling does not."""
         return logits
 
-    def observe(self, scores: Float32[Tensor, "rows vocab"], state: State) -> State:  # noqa: ARG002
+    def record_log_probs(self, scores: Float32[Tensor, "rows vocab"], state: State) -> State:  # noqa: ARG002
         """Keeps from the prepared scores, before any processor, what is reported later.
 
         Here a decoder that reports the model's own log-probabilities takes them down.
@@ -112,7 +112,7 @@ class Decoder(ABC, Generic[State]):
     def step(self, scores: Float32[Tensor, "rows vocab"], state: State) -> tuple[State, Selection]:
         """One token for every row."""
 
-    def settled(self, state: State) -> list[list[list[int]]]:  # noqa: ARG002
+    def stable_prefix(self, state: State) -> list[list[list[int]]]:  # noqa: ARG002
         """The new tokens that no further step can change, of every hypothesis that will be returned.
 
         For streaming: prompts, hypotheses, ids. May read the device. By default nothing is settled
@@ -126,7 +126,7 @@ class Decoder(ABC, Generic[State]):
 
     @abstractmethod
     def finalize(self, state: State) -> Decoded:
-        """The result. Beside `settled` the only method that may read the device."""
+        """The result. Beside `stable_prefix` the only method that may read the device."""
 
 
 def write_column(

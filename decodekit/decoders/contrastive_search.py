@@ -14,7 +14,7 @@ from decodekit.core.result import Decoded
 from decodekit.core.validation import is_count, is_number
 from decodekit.decoders.base import Decoder, Selection, write_column
 from decodekit.decoders.rows import RowState
-from decodekit.models.model_outputs import Reveal, Revealed
+from decodekit.models.model_outputs import ModelOutputs, ModelOutputsSpec
 
 
 class Offer(NamedTuple):
@@ -50,7 +50,7 @@ class ContrastiveState(NamedTuple):
     history: History
     parents: Int64[Tensor, "batch new"]
     offer: Offer | None = None
-    observed: Float32[Tensor, "rows vocab"] | None = None
+    model_scores: Float32[Tensor, "rows vocab"] | None = None
     context: Float32[Tensor, "batch capacity width"] | None = None
     states: Float32[Tensor, "batch k width"] | None = None
 
@@ -95,7 +95,7 @@ class ContrastiveSearch(Decoder[ContrastiveState]):
     k: int = 4
     penalty: float = 0.6
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         if not is_count(self.k, 1):
@@ -109,9 +109,9 @@ class ContrastiveSearch(Decoder[ContrastiveState]):
         return self.k
 
     @property
-    def reveal(self) -> Reveal:
+    def outputs_spec(self) -> ModelOutputsSpec:
         """The states that are compared."""
-        return Reveal(hidden=True)
+        return ModelOutputsSpec(hidden=True)
 
     @property
     def delay(self) -> int:
@@ -125,21 +125,23 @@ class ContrastiveSearch(Decoder[ContrastiveState]):
         parents = firsts.new_zeros(len(firsts), limits.max_new_tokens)
         return ContrastiveState(RowState.start(decided, limits), history, parents)
 
-    def look(self, revealed: Revealed, state: ContrastiveState) -> ContrastiveState:
+    def on_model_outputs(self, model_outputs: ModelOutputs, state: ContrastiveState) -> ContrastiveState:
         """Keeps the prompt's states, at first, and then those of the candidates."""
-        if revealed.prompt_hidden is not None:
-            batch, length, width = revealed.prompt_hidden.shape
-            context = revealed.prompt_hidden.new_zeros(batch, state.history.tokens.shape[1], width)
-            context[:, :length] = normalize(revealed.prompt_hidden, dim=-1)
+        if model_outputs.prompt_hidden is not None:
+            batch, length, width = model_outputs.prompt_hidden.shape
+            context = model_outputs.prompt_hidden.new_zeros(batch, state.history.tokens.shape[1], width)
+            context[:, :length] = normalize(model_outputs.prompt_hidden, dim=-1)
             return state._replace(context=context)
-        if revealed.hidden is None:
+        if model_outputs.hidden is None:
             return state
-        states = normalize(revealed.hidden, dim=-1)
+        states = normalize(model_outputs.hidden, dim=-1)
         return state._replace(states=states.view(-1, self.k, states.shape[-1]))
 
-    def observe(self, scores: Float32[Tensor, "rows vocab"], state: ContrastiveState) -> ContrastiveState:
+    def record_log_probs(
+        self, scores: Float32[Tensor, "rows vocab"], state: ContrastiveState
+    ) -> ContrastiveState:
         """Keeps the logits, to report the chosen tokens' log-probabilities."""
-        return state._replace(observed=scores)
+        return state._replace(model_scores=scores)
 
     def step(
         self, scores: Float32[Tensor, "rows vocab"], state: ContrastiveState
@@ -150,21 +152,23 @@ class ContrastiveSearch(Decoder[ContrastiveState]):
         if state.offer is not None:
             state = self._decide(rows, state.offer, state)
         picked = scores.index_select(0, rows)
-        log_probs = picked if state.observed is None else state.observed.index_select(0, rows)
+        log_probs = picked if state.model_scores is None else state.model_scores.index_select(0, rows)
         tokens, probs = self._likeliest(picked)
-        tokens = torch.where((state.text.why > 0)[:, None], state.text.limits.pad_id, tokens).flatten()
+        tokens = torch.where(
+            (state.text.finish_code > 0)[:, None], state.text.limits.pad_id, tokens
+        ).flatten()
         sources = rows.repeat_interleave(self.k)
         state = state._replace(
             history=state.history.take(sources).append(tokens),
             offer=Offer(probs, picked, log_probs, parents=rows),
-            observed=None,
+            model_scores=None,
             states=None,
         )
         return state, Selection(tokens, sources)
 
-    def settled(self, state: ContrastiveState) -> list[list[list[int]]]:
+    def stable_prefix(self, state: ContrastiveState) -> list[list[list[int]]]:
         """All that is decided."""
-        return state.text.settled(hypotheses=1)
+        return state.text.stable_prefix(hypotheses=1)
 
     def finished(self, state: ContrastiveState) -> Bool[Tensor, " batch"]:
         """Prompts whose text is finished."""
@@ -207,7 +211,7 @@ class ContrastiveSearch(Decoder[ContrastiveState]):
         """The state after every prompt has said what stands on one of its rows."""
         before, column = state.text, state.history.position - 1
         tokens = state.history.last().index_select(0, rows)
-        text, _ = before._replace(observed=offer.log_probs).say(tokens, offer.scores)
+        text, _ = before._replace(model_scores=offer.log_probs).emit(tokens, offer.scores)
         speaks = text.lengths > before.lengths
         parents = write_column(state.parents, before.step, offer.parents, speaks)
         context = state.context

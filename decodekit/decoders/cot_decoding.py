@@ -46,7 +46,7 @@ class BranchState(NamedTuple):
         return self.rows.done
 
 
-class Answer(NamedTuple):
+class CoTAnswer(NamedTuple):
     """What a hypothesis answers, and how sure the model is of it."""
 
     said: str | tuple[int, ...] | None
@@ -54,7 +54,7 @@ class Answer(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Answers:
+class CoTAnswers:
     """The answers of chain-of-thought decoding, in the order of the hypotheses: `Decoded.report`.
 
     Attributes:
@@ -108,7 +108,7 @@ class CoTDecoding(Decoder[BranchState]):
     ids: bool = False
     aggregate: bool = False
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         if not is_count(self.branches, 1):
@@ -131,11 +131,11 @@ class CoTDecoding(Decoder[BranchState]):
     def init(self, history: History, limits: Limits) -> BranchState:
         """Nothing said yet."""
         rows = RowState.start(history, limits)
-        return BranchState(rows, torch.zeros_like(rows.token_log_probs), torch.ones_like(rows.stuck))
+        return BranchState(rows, torch.zeros_like(rows.token_log_probs), torch.ones_like(rows.all_banned))
 
-    def observe(self, scores: Float32[Tensor, "rows vocab"], state: BranchState) -> BranchState:
+    def record_log_probs(self, scores: Float32[Tensor, "rows vocab"], state: BranchState) -> BranchState:
         """Keeps the logits, to report the chosen tokens' log-probabilities."""
-        return state._replace(rows=state.rows._replace(observed=scores))
+        return state._replace(rows=state.rows._replace(model_scores=scores))
 
     def step(
         self, scores: Float32[Tensor, "rows vocab"], state: BranchState
@@ -149,12 +149,12 @@ class CoTDecoding(Decoder[BranchState]):
         missing = (branch >= scores.shape[-1]) | ((worth == -torch.inf) & (branch > 0))
         exists = state.exists & ~(is_first & missing)
         # What does not exist is over before it begins.
-        rows = rows._replace(why=torch.where(exists, rows.why, LENGTH))
-        speaks = rows.why == 0
+        rows = rows._replace(finish_code=torch.where(exists, rows.finish_code, LENGTH))
+        speaks = rows.finish_code == 0
         probs = likeliest.values.sub(scores.logsumexp(-1, keepdim=True)).exp()
         margin = probs[:, 0] - (probs[:, 1] if probs.shape[1] > 1 else 0.0)
         margins = write_column(state.margins, rows.step, margin, speaks)
-        rows, selection = rows.say(likeliest.indices.gather(1, place)[:, 0], scores)
+        rows, selection = rows.emit(likeliest.indices.gather(1, place)[:, 0], scores)
         return BranchState(rows, margins, exists), selection
 
     def finished(self, state: BranchState) -> Bool[Tensor, " batch"]:
@@ -178,7 +178,7 @@ class CoTDecoding(Decoder[BranchState]):
         def arranged(rows: list[list[Item]]) -> list[list[Item]]:
             return [[row[place] for place in places] for row, places in zip(rows, order, strict=True)]
 
-        report = Answers(
+        report = CoTAnswers(
             answers=arranged([[answer.said for answer in several] for several in answers]),
             confidence=arranged([[answer.confidence for answer in several] for several in answers]),
             total=arranged(totals),
@@ -187,7 +187,7 @@ class CoTDecoding(Decoder[BranchState]):
         score = torch.tensor(report.total if self.aggregate else report.confidence, device=exists.device)
         return replace(decoded, score=score, report=report)
 
-    def _answers(self, prompt: int, decoded: Decoded, state: BranchState) -> list[Answer]:
+    def _answers(self, prompt: int, decoded: Decoded, state: BranchState) -> list[CoTAnswer]:
         """What the hypotheses of a prompt answer."""
         limits, first = state.rows.limits, prompt * self.branches
         columns = state.history.valid[first, : limits.prompt_length]
@@ -196,16 +196,16 @@ class CoTDecoding(Decoder[BranchState]):
         return [
             self._answer(before, tokens[: lengths[b]], state.margins[first + b], limits.run.vocabulary)
             if exists[b]
-            else Answer(None, -math.inf)
+            else CoTAnswer(None, -math.inf)
             for b, tokens in enumerate(decoded.tokens[prompt].tolist())
         ]
 
     def _answer(
         self, prompt: list[int], tokens: list[int], margins: Float32[Tensor, " new"], vocabulary: Vocabulary
-    ) -> Answer:
+    ) -> CoTAnswer:
         """A hypothesis's answer, and how sure the model is of its tokens."""
         if self.answer is None:
-            return Answer(tuple(tokens), float(margins[: len(tokens)].mean()))
+            return CoTAnswer(tuple(tokens), float(margins[: len(tokens)].mean()))
         text = tokens if self.ids else vocabulary.text(prompt, tokens)
         if text is None:
             raise DecodekitError(
@@ -213,17 +213,17 @@ class CoTDecoding(Decoder[BranchState]):
             )
         span = self.answer(text)
         if span is None:
-            return Answer(None, -math.inf)
+            return CoTAnswer(None, -math.inf)
         first, last = _checked(span, len(text))
         if isinstance(text, list):
-            return Answer(tuple(text[first:last]), float(margins[first:last].mean()))
+            return CoTAnswer(tuple(text[first:last]), float(margins[first:last].mean()))
         # A token is part of the answer if it adds to the text between these characters.
         ends = [len(vocabulary.text(prompt, tokens[: place + 1]) or "") for place in range(len(tokens))]
         inside = [b < last and e > first for b, e in zip([0, *ends[:-1]], ends, strict=True)]
-        return Answer(text[first:last], float(margins[: len(tokens)][torch.tensor(inside)].mean()))
+        return CoTAnswer(text[first:last], float(margins[: len(tokens)][torch.tensor(inside)].mean()))
 
 
-def _total(answer: Answer, several: list[Answer]) -> float:
+def _total(answer: CoTAnswer, several: list[CoTAnswer]) -> float:
     """The confidence of all that answer the same."""
     if answer.said is None:
         return -math.inf

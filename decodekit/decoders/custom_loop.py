@@ -14,7 +14,7 @@ from decodekit.processors.base import LogitsProcessor
 
 
 @dataclass(frozen=True)
-class Job:
+class DecodeRequest:
     """What `decode` was asked to do.
 
     Attributes:
@@ -40,7 +40,7 @@ class Job:
         return self.options.limits(self.vocabulary, self.prompt.tokens.shape[1], vocab)
 
 
-class OwnLoop(ABC):
+class CustomLoop(ABC):
     """An algorithm with a loop of its own: its rows gain different numbers of tokens, or jump in the tree.
 
     `decode` takes it where it takes a `Decoder`. It is made of the same parts (sessions, processors, limits)
@@ -48,10 +48,10 @@ class OwnLoop(ABC):
     own, every processor's memory follows its hypothesis, and stopping criteria are asked.
 
     Example:
-        >>> issubclass(OwnLoop, dk.Decoder)
+        >>> issubclass(CustomLoop, dk.Decoder)
         False
     """
 
     @abstractmethod
-    def run(self, job: Job) -> Generator[None, None, Decoded]:
+    def run(self, request: DecodeRequest) -> Generator[None, None, Decoded]:
         """Continues the prompts; yields after every pass through the model, returns the result."""

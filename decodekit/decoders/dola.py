@@ -15,7 +15,7 @@ from decodekit.core.result import Decoded
 from decodekit.core.validation import is_count, is_number, plain
 from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.greedy import Greedy
-from decodekit.models.model_outputs import Reveal, Revealed
+from decodekit.models.model_outputs import ModelOutputs, ModelOutputsSpec
 
 
 class DoLaState(NamedTuple):
@@ -51,8 +51,8 @@ class DoLa(Decoder[DoLaState]):
         inner: What decides by these scores: `Greedy()`, `Sample(...)` or any other decoder that goes step by
             step. A beam search sees them normalised.
         layers: The early layers: their numbers, 0 for the embeddings; or every second one of the lower or
-            upper half, as `Reveal` counts them. The authors take high ones for short answers, and low ones
-            for long answers.
+            upper half, as `ModelOutputsSpec` counts them. The authors take high ones for short answers, and
+            low ones for long answers.
         relative_top: The fraction $r$ of the largest probability, in [0, 1]; 0 keeps every token. Usual: 0.1.
 
     Raises:
@@ -81,7 +81,7 @@ class DoLa(Decoder[DoLaState]):
     layers: Literal["low", "high"] | Sequence[int] = field(default="low", kw_only=True)
     relative_top: float = field(default=0.1, kw_only=True)
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.inner, Decoder):
@@ -108,10 +108,10 @@ class DoLa(Decoder[DoLaState]):
         return self.inner.rows_per_prompt
 
     @property
-    def reveal(self) -> Reveal:
+    def outputs_spec(self) -> ModelOutputsSpec:
         """The early layers, and what the inner decoder looks at."""
         layers: Any = self.layers
-        return Reveal(layers=layers) | self.inner.reveal
+        return ModelOutputsSpec(layers=layers) | self.inner.outputs_spec
 
     @property
     def delay(self) -> int:
@@ -122,18 +122,22 @@ class DoLa(Decoder[DoLaState]):
         """The inner decoder's beginning."""
         return DoLaState(self.inner.init(history, limits))
 
-    def look(self, revealed: Revealed, state: DoLaState) -> DoLaState:
+    def on_model_outputs(self, model_outputs: ModelOutputs, state: DoLaState) -> DoLaState:
         """Keeps what the early layers would say next."""
-        inner = self.inner.look(revealed, state.inner) if self.inner.reveal else state.inner
-        return DoLaState(inner, revealed.layer_logits)
+        inner = (
+            self.inner.on_model_outputs(model_outputs, state.inner)
+            if self.inner.outputs_spec
+            else state.inner
+        )
+        return DoLaState(inner, model_outputs.layer_logits)
 
     def prepare(self, logits: Float32[Tensor, "rows vocab"]) -> Float32[Tensor, "rows vocab"]:
         """What the inner decoder would see."""
         return self.inner.prepare(logits)
 
-    def observe(self, scores: Float32[Tensor, "rows vocab"], state: DoLaState) -> DoLaState:
+    def record_log_probs(self, scores: Float32[Tensor, "rows vocab"], state: DoLaState) -> DoLaState:
         """What the inner decoder keeps of the model's own scores."""
-        return state._replace(inner=self.inner.observe(scores, state.inner))
+        return state._replace(inner=self.inner.record_log_probs(scores, state.inner))
 
     def adjust(
         self, scores: Float32[Tensor, "rows vocab"], state: DoLaState
@@ -154,9 +158,9 @@ class DoLa(Decoder[DoLaState]):
         inner, selection = self.inner.step(scores, state.inner)
         return DoLaState(inner), selection
 
-    def settled(self, state: DoLaState) -> list[list[list[int]]]:
+    def stable_prefix(self, state: DoLaState) -> list[list[list[int]]]:
         """What the inner decoder has settled."""
-        return self.inner.settled(state.inner)
+        return self.inner.stable_prefix(state.inner)
 
     def finished(self, state: DoLaState) -> Bool[Tensor, " batch"] | None:
         """What the inner decoder says."""

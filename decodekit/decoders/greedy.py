@@ -28,7 +28,7 @@ class Greedy(Decoder[RowState]):
         `generate(do_sample=False, num_beams=1)`, the same tokens.
     """
 
-    splits = True
+    batch_independent = True
 
     @property
     def rows_per_prompt(self) -> int:
@@ -39,17 +39,17 @@ class Greedy(Decoder[RowState]):
         """Nothing said yet."""
         return RowState.start(history, limits)
 
-    def observe(self, scores: Float32[Tensor, "rows vocab"], state: RowState) -> RowState:
+    def record_log_probs(self, scores: Float32[Tensor, "rows vocab"], state: RowState) -> RowState:
         """Keeps the logits, to report the chosen tokens' log-probabilities."""
-        return state._replace(observed=scores)
+        return state._replace(model_scores=scores)
 
     def step(self, scores: Float32[Tensor, "rows vocab"], state: RowState) -> tuple[RowState, Selection]:
         """The argmax of every row."""
-        return state.say(scores.argmax(-1), scores)
+        return state.emit(scores.argmax(-1), scores)
 
-    def settled(self, state: RowState) -> list[list[list[int]]]:
+    def stable_prefix(self, state: RowState) -> list[list[list[int]]]:
         """All that was said."""
-        return state.settled(hypotheses=1)
+        return state.stable_prefix(hypotheses=1)
 
     def finished(self, state: RowState) -> Bool[Tensor, " batch"]:
         """Prompts whose row is finished."""

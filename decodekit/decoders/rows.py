@@ -33,13 +33,13 @@ class RowState(NamedTuple):
 
     history: History
     limits: Limits
-    observed: Float32[Tensor, "rows vocab"] | None
+    model_scores: Float32[Tensor, "rows vocab"] | None
     token_log_probs: Float32[Tensor, "rows new"]
     parents: Int64[Tensor, "rows new"]
     lengths: Int64[Tensor, " rows"]
-    why: Int64[Tensor, " rows"]
+    finish_code: Int64[Tensor, " rows"]
     stopping: Stopping
-    stuck: Bool[Tensor, " rows"]
+    all_banned: Bool[Tensor, " rows"]
     done: Bool[Tensor, ""]
 
     @classmethod
@@ -49,13 +49,13 @@ class RowState(NamedTuple):
         return cls(
             history=history,
             limits=limits,
-            observed=None,
+            model_scores=None,
             token_log_probs=torch.zeros(rows, limits.max_new_tokens, dtype=torch.float32, device=device),
             parents=torch.zeros(rows, limits.max_new_tokens, dtype=torch.long, device=device),
             lengths=torch.zeros(rows, dtype=torch.long, device=device),
-            why=torch.zeros(rows, dtype=torch.long, device=device),
+            finish_code=torch.zeros(rows, dtype=torch.long, device=device),
             stopping=limits.start(history),
-            stuck=torch.zeros(rows, dtype=torch.bool, device=device),
+            all_banned=torch.zeros(rows, dtype=torch.bool, device=device),
             done=torch.zeros((), dtype=torch.bool, device=device),
         )
 
@@ -67,7 +67,7 @@ class RowState(NamedTuple):
     @property
     def finished(self) -> Bool[Tensor, " batch"]:
         """The prompts all of whose rows are finished."""
-        return (self.why > 0).view(-1, self.history.rows_per_prompt).all(-1)
+        return (self.finish_code > 0).view(-1, self.history.rows_per_prompt).all(-1)
 
     def take(self, rows: Int64[Tensor, " rows"]) -> "RowState":
         """The state whose row `i` goes on from this one's row `rows[i]`.
@@ -75,21 +75,21 @@ class RowState(NamedTuple):
         The decoder's `Selection` must then say so too: its `source_rows` are these. Once all rows of a prompt
         are finished, they stay as they are, whatever further steps for other prompts ask.
         """
-        finished = ((self.why > 0) | self.stuck).view(-1, self.history.rows_per_prompt).all(-1)
+        finished = ((self.finish_code > 0) | self.all_banned).view(-1, self.history.rows_per_prompt).all(-1)
         is_over = finished.repeat_interleave(self.history.rows_per_prompt)
         rows = torch.where(is_over, torch.arange(len(rows), device=rows.device), rows)
         return self._replace(
             history=self.history.take(rows),
-            observed=None if self.observed is None else self.observed.index_select(0, rows),
+            model_scores=None if self.model_scores is None else self.model_scores.index_select(0, rows),
             token_log_probs=self.token_log_probs.index_select(0, rows),
             parents=self.parents.index_select(0, rows),
             lengths=self.lengths.index_select(0, rows),
-            why=self.why.index_select(0, rows),
+            finish_code=self.finish_code.index_select(0, rows),
             stopping=reorder_memory(self.stopping, rows),
-            stuck=self.stuck.index_select(0, rows),
+            all_banned=self.all_banned.index_select(0, rows),
         )
 
-    def say(
+    def emit(
         self, tokens: Int64[Tensor, " rows"], scores: Float32[Tensor, "rows vocab"]
     ) -> tuple["RowState", Selection]:
         """Every unfinished row says its token; finished rows say the pad id.
@@ -98,34 +98,34 @@ class RowState(NamedTuple):
             tokens: The chosen tokens.
             scores: What they were chosen by; a row whose token is banned is stuck.
         """
-        finished = (self.why > 0) | self.stuck
+        finished = (self.finish_code > 0) | self.all_banned
         # A decoder takes a banned token only where there is no other.
-        stuck = self.stuck | (~finished & (scores.gather(1, tokens[:, None])[:, 0] == -torch.inf))
-        speaks = ~finished & ~stuck
+        all_banned = self.all_banned | (~finished & (scores.gather(1, tokens[:, None])[:, 0] == -torch.inf))
+        speaks = ~finished & ~all_banned
         tokens = torch.where(speaks, tokens, self.limits.pad_id)
         token_log_probs = self.token_log_probs
         chosen = token_log_probs.new_zeros(len(tokens))
-        if self.observed is not None:
-            chosen = chosen_log_probs(self.observed, tokens)
+        if self.model_scores is not None:
+            chosen = chosen_log_probs(self.model_scores, tokens)
             token_log_probs = write_column(token_log_probs, self.step, chosen, speaks)
         history = self.history.append(tokens)
         fired, stopping = self.limits.finish(history, chosen, self.stopping)
-        why = torch.where(speaks, fired, self.why)
+        finish_code = torch.where(speaks, fired, self.finish_code)
         own = torch.arange(len(tokens), device=tokens.device)
         state = self._replace(
             history=history,
-            observed=None,
+            model_scores=None,
             token_log_probs=token_log_probs,
             parents=write_column(self.parents, self.step, own, speaks),
             lengths=self.lengths + speaks,
-            why=why,
+            finish_code=finish_code,
             stopping=stopping,
-            stuck=stuck,
-            done=(why > 0).all() | stuck.any(),
+            all_banned=all_banned,
+            done=(finish_code > 0).all() | all_banned.any(),
         )
         return state, Selection(tokens)
 
-    def settled(self, hypotheses: int) -> list[list[list[int]]]:
+    def stable_prefix(self, hypotheses: int) -> list[list[list[int]]]:
         """What every row has said, `hypotheses` of them a prompt."""
         new = self.history.tokens[:, self.limits.prompt_length :].tolist()
         rows = [tokens[:length] for tokens, length in zip(new, self.lengths.tolist(), strict=True)]
@@ -137,7 +137,7 @@ class RowState(NamedTuple):
         Raises:
             DecodingError: If a row is stuck.
         """
-        raise_if_stuck(self.stuck.view(-1, hypotheses).any(-1), self.history)
+        raise_if_all_banned(self.all_banned.view(-1, hypotheses).any(-1), self.history)
         new = max(int(self.lengths.max()), 1)
         first, shape = self.limits.prompt_length, (-1, hypotheses)
         said = torch.arange(new, device=self.lengths.device) < self.lengths[:, None]
@@ -147,25 +147,25 @@ class RowState(NamedTuple):
                 *shape, new
             ),
             lengths=self.lengths.view(shape),
-            finish_reason=self.limits.reasons(self.why.view(shape)),
-            valid=torch.ones_like(self.stuck).view(shape),
+            finish_reason=self.limits.reasons(self.finish_code.view(shape)),
+            valid=torch.ones_like(self.all_banned).view(shape),
             token_log_probs=token_log_probs.view(*shape, new),
             score=token_log_probs.double().sum(-1).float().view(shape),
             parents=self.parents[:, :new].masked_fill(~said, -1).view(*shape, new),
             pad_id=self.limits.pad_id,
-            why=self.why.view(shape),
+            finish_code=self.finish_code.view(shape),
         )
 
 
-def raise_if_stuck(stuck: Bool[Tensor, " batch"], history: History | None = None) -> None:
+def raise_if_all_banned(all_banned: Bool[Tensor, " batch"], history: History | None = None) -> None:
     """Raises a `DecodingError` that names the first stuck prompt, if there is one.
 
     Args:
         stuck: Which prompts are.
         history: Knows which they are of the whole run, where they are a part of it.
     """
-    if stuck.any():
-        first = int(stuck.int().argmax())
+    if all_banned.any():
+        first = int(all_banned.int().argmax())
         number = first if history is None else history.prompt(first)
         raise DecodingError(
             f"decode: at every step some token must be allowed, and for prompt {number} the processors (or "

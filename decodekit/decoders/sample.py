@@ -102,9 +102,9 @@ class Sample(Decoder[SampleState]):
             streams=torch.arange(self.num_samples, device=device).repeat(batch),
         )
 
-    def observe(self, scores: Float32[Tensor, "rows vocab"], state: SampleState) -> SampleState:
+    def record_log_probs(self, scores: Float32[Tensor, "rows vocab"], state: SampleState) -> SampleState:
         """Keeps the logits, to report the drawn tokens' log-probabilities."""
-        return state._replace(rows=state.rows._replace(observed=scores))
+        return state._replace(rows=state.rows._replace(model_scores=scores))
 
     def step(
         self, scores: Float32[Tensor, "rows vocab"], state: SampleState
@@ -115,12 +115,12 @@ class Sample(Decoder[SampleState]):
             tokens = rng.draw(probs, self.generator)
         else:
             tokens = rng.draw_seeded(probs, state.seeds, state.streams, state.rows.step)
-        rows, selection = state.rows.say(tokens, scores)
+        rows, selection = state.rows.emit(tokens, scores)
         return state._replace(rows=rows), selection
 
-    def settled(self, state: SampleState) -> list[list[list[int]]]:
+    def stable_prefix(self, state: SampleState) -> list[list[list[int]]]:
         """All that was said."""
-        return state.rows.settled(hypotheses=self.num_samples)
+        return state.rows.stable_prefix(hypotheses=self.num_samples)
 
     def finished(self, state: SampleState) -> Bool[Tensor, " batch"]:
         """Prompts whose rows are all finished."""

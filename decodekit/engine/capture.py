@@ -49,15 +49,17 @@ class CapturedStep(Generic[State]):
         logits: Float32[Tensor, "rows vocab"],
         state: State,
         memory: Memory,
-        broken: Bool[Tensor, " rows"],
+        nonfinite: Bool[Tensor, " rows"],
     ) -> Step:
-        """The next step. Only the first call looks at `state`, `memory` and `broken`.
+        """The next step. Only the first call looks at `state`, `memory` and `nonfinite`.
 
         Raises:
             DecodekitError: If the step cannot be captured.
         """
         if self._carried is None:
-            self._carried = _Carried(self._decoder, self._chain, self._parts, logits, (state, memory, broken))
+            self._carried = _Carried(
+                self._decoder, self._chain, self._parts, logits, (state, memory, nonfinite)
+            )
             self._recording = record(self._carried.step, logits.device, self._generators)
         self._carried.logits.copy_(logits)
         try:
@@ -67,8 +69,8 @@ class CapturedStep(Generic[State]):
                 f"decode: with capture=True a step must not read the device, and {self._decoder!r:.200} with "
                 f"{self._chain!r:.200} does ({error}). Use it without capture=True."
             ) from error
-        state, memory, broken = self._carried.parts
-        return state, selection, memory, scores, broken
+        state, memory, nonfinite = self._carried.parts
+        return state, selection, memory, scores, nonfinite
 
 
 class _Carried:
@@ -97,10 +99,10 @@ class _Carried:
 
     def step(self) -> tuple[Selection, Tensor]:
         """A step on what is carried, which is overwritten with what comes of it."""
-        state, memory, broken = self.parts
+        state, memory, nonfinite = self.parts
         before = _numbers(self._made_of)
-        state, selection, memory, scores, broken = step(
-            self._decoder, self._chain, self.logits, state, memory, broken
+        state, selection, memory, scores, nonfinite = step(
+            self._decoder, self._chain, self.logits, state, memory, nonfinite
         )
         counted = [pair for pair in zip(before, _numbers(self._made_of), strict=False) if pair[0] != pair[1]]
         if counted and not self._is_first:  # in which something may be kept for later
@@ -113,7 +115,7 @@ class _Carried:
             return tensor.clone() if _memory(tensor) in held else tensor
 
         selection, scores = map_tensors(apart, (selection, scores))
-        self._carry((state, memory, broken), apart)
+        self._carry((state, memory, nonfinite), apart)
         return selection, scores
 
     def _carry(self, new: Any, apart: Callable[[Tensor], Tensor]) -> None:  # noqa: ANN401 - a nest of tensors
@@ -150,10 +152,10 @@ def start_captured(
     Raises:
         DecodekitError: If decoder or model cannot be captured; the message says which.
     """
-    if decoder.reveal:
+    if decoder.outputs_spec:
         raise DecodekitError(
             f"decode: with capture=True the model must show nothing but logits, and {type(decoder).__name__} "
-            f"needs {decoder.reveal}. Use it without capture=True."
+            f"needs {decoder.outputs_spec}. Use it without capture=True."
         )
     if not isinstance(model, CapturableModel):
         raise DecodekitError(

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from decodekit.core.prompt import Prompt, Share
+from decodekit.core.prompt import Prompt, PromptSubset
 from decodekit.core.request import Options, Stop
 from decodekit.core.result import Decoded
 from decodekit.decoders.base import Decoder, State
-from decodekit.decoders.custom_loop import Job, OwnLoop
+from decodekit.decoders.custom_loop import CustomLoop, DecodeRequest
 from decodekit.engine.batching.merging import alone, join
 from decodekit.engine.batching.scheduler import BatchTokens, check_budget, in_waves
 from decodekit.engine.inputs import IDENTITY, as_model, as_processor, vocabulary_of
@@ -23,7 +23,7 @@ from decodekit.processors.base import LogitsProcessor
 def decode(  # noqa: PLR0913 - the library's front door; its options are keyword-only
     model: Model | nn.Module,
     prompts: Any,  # noqa: ANN401 - whatever Prompt.of reads
-    decoder: Decoder[State] | OwnLoop,
+    decoder: Decoder[State] | CustomLoop,
     processor: LogitsProcessor | Sequence[LogitsProcessor] = IDENTITY,
     *,
     max_new_tokens: int,
@@ -96,10 +96,10 @@ def decode(  # noqa: PLR0913 - the library's front door; its options are keyword
     check_budget(batch_tokens)
     steps: Generator[Any, None, Decoded]
     if batch_tokens is not None or progress:
-        job = _job(model, prompts, processor, options)
-        steps = _run_in_waves(job, step_by_step(decoder), batch_tokens, progress=progress)
-    elif isinstance(decoder, OwnLoop):
-        steps = run_own(model, prompts, decoder, processor, options)
+        request = _request(model, prompts, processor, options)
+        steps = _run_in_waves(request, step_by_step(decoder), batch_tokens, progress=progress)
+    elif isinstance(decoder, CustomLoop):
+        steps = run_custom_loop(model, prompts, decoder, processor, options)
     else:
         steps = run(model, prompts, decoder, processor, options)
     number = 0
@@ -171,58 +171,58 @@ def decode_each(  # noqa: PLR0913 - decode's arguments
         watched=False,
     )
     check_budget(batch_tokens)
-    job = _job(model, prompts, processor, options)
-    return _each(job, step_by_step(decoder), batch_tokens, progress=progress)
+    request = _request(model, prompts, processor, options)
+    return _each(request, step_by_step(decoder), batch_tokens, progress=progress)
 
 
 def _each(
-    job: Job, decoder: Decoder[Any], batch_tokens: BatchTokens, *, progress: bool
+    request: DecodeRequest, decoder: Decoder[Any], batch_tokens: BatchTokens, *, progress: bool
 ) -> Iterator[tuple[int, Decoded]]:
-    with counted(len(job.prompt.tokens), shown=progress) as count:
-        for parts in in_waves(job, decoder, batch_tokens):
+    with counted(len(request.prompt.tokens), shown=progress) as count:
+        for parts in in_waves(request, decoder, batch_tokens):
             for numbers, result in parts:
                 count(len(numbers))
                 for place, number in enumerate(numbers):
-                    prompt = Share([number], job.prompt).prompt()
+                    prompt = PromptSubset([number], request.prompt).prompt()
                     one = alone(result, place)
-                    yield number, one.with_context(prompt, job.vocabulary, None, job.options.criteria)
+                    yield number, one.with_context(prompt, request.vocabulary, None, request.options.criteria)
 
 
 def _run_in_waves(
-    job: Job, decoder: Decoder[Any], batch_tokens: BatchTokens, *, progress: bool
+    request: DecodeRequest, decoder: Decoder[Any], batch_tokens: BatchTokens, *, progress: bool
 ) -> Generator[None, None, Decoded]:
     """All prompts, batch by batch: pauses after every step, and at the end gives the result."""
     every: list[tuple[list[int], Decoded]] = []
-    with counted(len(job.prompt.tokens), shown=progress) as count:
-        for parts in in_waves(job, decoder, batch_tokens):
+    with counted(len(request.prompt.tokens), shown=progress) as count:
+        for parts in in_waves(request, decoder, batch_tokens):
             every += parts
             count(sum(len(part.numbers) for part in parts))
             yield
-    return join(every).with_context(job.prompt, job.vocabulary, None, job.options.criteria)
+    return join(every).with_context(request.prompt, request.vocabulary, None, request.options.criteria)
 
 
-def _job(
+def _request(
     model: Model | nn.Module,
     prompts: Any,  # noqa: ANN401
     processor: LogitsProcessor | Sequence[LogitsProcessor],
     options: Options,
-) -> Job:
+) -> DecodeRequest:
     model = as_model(model)
     vocabulary = vocabulary_of(model)
-    return Job(model, Prompt.of(prompts, vocabulary), as_processor(processor), options, vocabulary)
+    return DecodeRequest(model, Prompt.of(prompts, vocabulary), as_processor(processor), options, vocabulary)
 
 
 @torch.no_grad()
-def run_own(
+def run_custom_loop(
     model: Model | nn.Module,
     prompts: Any,  # noqa: ANN401 - whatever Prompt.of reads
-    algorithm: OwnLoop,
+    algorithm: CustomLoop,
     processor: LogitsProcessor | Sequence[LogitsProcessor],
     options: Options,
 ) -> Generator[None, None, Decoded]:
     """An algorithm's own loop: pauses whenever it does, and at the end gives the result."""
     if options.trace is not None or options.check_every > 1 or options.capture:
         step_by_step(algorithm)
-    job = _job(model, prompts, processor, options)
-    result = yield from algorithm.run(job)
-    return result.with_context(job.prompt, job.vocabulary, None, options.criteria)
+    request = _request(model, prompts, processor, options)
+    result = yield from algorithm.run(request)
+    return result.with_context(request.prompt, request.vocabulary, None, options.criteria)

@@ -11,24 +11,24 @@ from torch.utils._pytree import tree_flatten
 
 from decodekit.core import trace as tracing
 from decodekit.core.limits import Limits, Stopping
-from decodekit.core.prompt import Prompt, Share
+from decodekit.core.prompt import Prompt, PromptSubset
 from decodekit.core.request import Options
 from decodekit.core.result import Decoded
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.decoders.base import Decoder, Selection, State
-from decodekit.decoders.custom_loop import Job, OwnLoop
-from decodekit.engine.batching.eviction import Attendance, Present, are_enough, can_leave
+from decodekit.decoders.custom_loop import CustomLoop, DecodeRequest
+from decodekit.engine.batching.eviction import ActivePrompts, Present, are_enough, can_evict
 from decodekit.engine.batching.merging import join
 from decodekit.engine.capture import CapturedStep, start_captured
 from decodekit.engine.inputs import as_model, as_processor, vocabulary_of
 from decodekit.engine.step import Step, step
 from decodekit.errors import DecodekitError
-from decodekit.models.protocols import Model, RevealingModel, RevealingSession, Session, ShrinkingSession
+from decodekit.models.protocols import Model, ModelWithOutputs, Session, SessionWithOutputs, ShrinkingSession
 from decodekit.processors.apply import not_numbers
 from decodekit.processors.base import LogitsProcessor
 
 
-class Progress(NamedTuple, Generic[State]):
+class StepSnapshot(NamedTuple, Generic[State]):
     """A run after a step, for those who look on.
 
     Attributes:
@@ -54,7 +54,7 @@ class Progress(NamedTuple, Generic[State]):
     session: Session
 
 
-class Walked(NamedTuple):
+class LoopResult(NamedTuple):
     """What came of a walk.
 
     Attributes:
@@ -74,46 +74,52 @@ def run(
     decoder: Decoder[State],
     processor: LogitsProcessor | Sequence[LogitsProcessor],
     options: Options,
-) -> Generator[Progress[State], None, Decoded]:
-    """A decoder over some prompts: a `Progress` after every step, and at the end the result."""
+) -> Generator[StepSnapshot[State], None, Decoded]:
+    """A decoder over some prompts: a `StepSnapshot` after every step, and at the end the result."""
     step_by_step(decoder)
     model = as_model(model)
     vocabulary = vocabulary_of(model)
-    job = Job(model, Prompt.of(prompts, vocabulary), as_processor(processor), options, vocabulary)
-    walked = yield from walk(job, decoder)
-    result, traced = join(walked.parts), None
+    request = DecodeRequest(
+        model, Prompt.of(prompts, vocabulary), as_processor(processor), options, vocabulary
+    )
+    loop = yield from decode_loop(request, decoder)
+    result, traced = join(loop.parts), None
     if options.trace is not None:
-        ends, rows = walked.limits.end_ids, decoder.rows_per_prompt
-        traced = tracing.Trace(job.prompt, rows, vocabulary, ends, walked.steps, result.lengths)
-    return result.with_context(job.prompt, vocabulary, traced, options.criteria)
+        ends, rows = loop.limits.end_ids, decoder.rows_per_prompt
+        traced = tracing.Trace(request.prompt, rows, vocabulary, ends, loop.steps, result.lengths)
+    return result.with_context(request.prompt, vocabulary, traced, options.criteria)
 
 
 @torch.no_grad()
-def walk(job: Job, decoder: Decoder[State]) -> Generator[Progress[State], None, Walked]:
+def decode_loop(
+    request: DecodeRequest, decoder: Decoder[State]
+) -> Generator[StepSnapshot[State], None, LoopResult]:
     """The loop itself.
 
     Args:
         job: What to continue, and how.
         decoder: The algorithm.
     """
-    options, prompt = job.options, job.prompt
-    session, logits = start_run(job, decoder)
-    run = Run(job, decoder, session, logits)
+    options, prompt = request.options, request.prompt
+    session, logits = start_run(request, decoder)
+    run = DecodingRun(request, decoder, session, logits)
     steps: list[tracing.Step] = []
     while True:
         scores = run.step(logits)
         if options.trace is not None:
             steps.append(tracing.record(logits, scores, *run.selection, options.trace))
         number, state, selection, limits = run.number, run.state, run.selection, run.limits
-        yield Progress(number, state, logits, scores, selection, limits, prompt, job.vocabulary, session)
-        if run.is_over():
-            return Walked(run.results(), limits, steps)
+        yield StepSnapshot(
+            number, state, logits, scores, selection, limits, prompt, request.vocabulary, session
+        )
+        if run.is_done():
+            return LoopResult(run.results(), limits, steps)
         if are_enough(run.finished, run.prompts) and isinstance(session, ShrinkingSession):
-            session.keep_prompts(run.leave())
+            session.keep_prompts(run.evict())
         logits = session.advance(*run.selection)
 
 
-class Run(Generic[State]):
+class DecodingRun(Generic[State]):
     """A decoder over some prompts, one step at a time: is given the model's logits, and says how to go on.
 
     Args:
@@ -132,72 +138,72 @@ class Run(Generic[State]):
 
     def __init__(
         self,
-        job: Job,
+        request: DecodeRequest,
         decoder: Decoder[State],
         session: Session,
         logits: Float32[Tensor, "rows vocab"],
-        share: Share | None = None,
+        subset: PromptSubset | None = None,
     ) -> None:
-        options, length, rows = job.options, job.prompt.tokens.shape[1], decoder.rows_per_prompt
+        options, length, rows = request.options, request.prompt.tokens.shape[1], decoder.rows_per_prompt
         self._decoder = decoder
-        self._shows = session if isinstance(session, RevealingSession) else None
+        self._shows = session if isinstance(session, SessionWithOutputs) else None
         self._last, self._check_every = options.max_new_tokens + decoder.delay, options.check_every
-        self.number, self.limits = 0, job.limits(logits.shape[-1])
-        history = job.prompt.to(logits.device).history(length + options.max_new_tokens, rows)
-        history = history if share is None else share.of_run(history)
-        self.state, self._memory = decoder.init(history, self.limits), job.processor.init(history)
+        self.number, self.limits = 0, request.limits(logits.shape[-1])
+        history = request.prompt.to(logits.device).history(length + options.max_new_tokens, rows)
+        history = history if subset is None else subset.of_run(history)
+        self.state, self._memory = decoder.init(history, self.limits), request.processor.init(history)
         _check_asks(decoder, self.state, self.limits)
-        self._broken = torch.zeros(logits.shape[0], dtype=torch.bool, device=logits.device)
+        self._nonfinite = torch.zeros(logits.shape[0], dtype=torch.bool, device=logits.device)
         self.selection = Selection(history.last())  # nothing yet
-        self._take = _stepper(decoder, job.processor, self.limits, options)
-        parts, memory = (decoder, job.processor, options.criteria), (self.state, self._memory)
+        self._take = _stepper(decoder, request.processor, self.limits, options)
+        parts, memory = (decoder, request.processor, options.criteria), (self.state, self._memory)
         free = options.free and not options.capture  # a recorded step has a batch of fixed size
-        may_leave = free and can_leave(session, parts, memory)
-        self._attendance = Attendance(decoder, history, may_leave=may_leave, waits=not options.free)
+        may_evict = free and can_evict(session, parts, memory)
+        self._active = ActivePrompts(decoder, history, may_evict=may_evict, waits=not options.free)
 
     def step(self, logits: Float32[Tensor, "rows vocab"]) -> Float32[Tensor, "rows vocab"]:
         """A step from the model's logits; returns the scores after the processors."""
         self.number += 1
-        state = look(self._decoder, self._shows, self.state)
-        self.state, self.selection, self._memory, scores, self._broken = self._take(
-            logits, state, self._memory, self._broken
+        state = on_model_outputs(self._decoder, self._shows, self.state)
+        self.state, self.selection, self._memory, scores, self._nonfinite = self._take(
+            logits, state, self._memory, self._nonfinite
         )
         return scores
 
-    def is_over(self) -> bool:
+    def is_done(self) -> bool:
         """Whether that was the last step, as far as it is known. To be asked once after every step."""
         if self.number == self._last:
             return True
         if self.number % self._check_every == 0:
-            self._attendance.ask(self.state, self._broken)
-        return self._attendance.is_over()
+            self._active.ask(self.state, self._nonfinite)
+        return self._active.is_done()
 
     @property
     def prompts(self) -> int:
         """How many are still there."""
-        return len(self._attendance.here)
+        return len(self._active.active)
 
     @property
-    def here(self) -> list[int]:
+    def active(self) -> list[int]:
         """Which those are."""
-        return self._attendance.here
+        return self._active.active
 
     @property
     def finished(self) -> int:
         """How many of them are known to be finished, and can leave."""
-        return self._attendance.finished
+        return self._active.finished
 
-    def leave(self) -> Int64[Tensor, " kept"]:
+    def evict(self) -> Int64[Tensor, " kept"]:
         """Takes down the results of those, and goes on without them; returns which prompts stay."""
-        present = Present(self.state, self._memory, self.selection, self._broken)
-        present, kept = self._attendance.leave(present)
-        self.state, self._memory, self.selection, self._broken = present
+        present = Present(self.state, self._memory, self.selection, self._nonfinite)
+        present, kept = self._active.evict(present)
+        self.state, self._memory, self.selection, self._nonfinite = present
         return kept
 
-    def take_left(self) -> list[tuple[list[int], Decoded]]:
+    def take_evicted(self) -> list[tuple[list[int], Decoded]]:
         """The results of prompts that have left since it was asked last, and which prompts each is of."""
-        left, self._attendance.left = self._attendance.left, []
-        return left
+        evicted, self._active.evicted = self._active.evicted, []
+        return evicted
 
     def results(self) -> list[tuple[list[int], Decoded]]:
         """The same of all prompts whose results were not taken yet.
@@ -205,16 +211,21 @@ class Run(Generic[State]):
         Raises:
             DecodingError: If some score was not a number.
         """
-        if self._broken.any():
-            row = int(self._broken.int().argmax())
+        if self._nonfinite.any():
+            row = int(self._nonfinite.int().argmax())
             raise not_numbers(self.state.history.prompt(row // self._decoder.rows_per_prompt))
-        return self._attendance.results(self.state)
+        return self._active.results(self.state)
 
 
-def start_run(job: Job, decoder: Decoder[Any]) -> tuple[Session, Float32[Tensor, "rows vocab"]]:
+def start_run(request: DecodeRequest, decoder: Decoder[Any]) -> tuple[Session, Float32[Tensor, "rows vocab"]]:
     """The model's session for a run, and the logits after the prompts."""
-    starting = start_captured if job.options.capture else start
-    return starting(job.model, job.prompt, decoder, job.prompt.tokens.shape[1] + job.options.max_new_tokens)
+    starting = start_captured if request.options.capture else start
+    return starting(
+        request.model,
+        request.prompt,
+        decoder,
+        request.prompt.tokens.shape[1] + request.options.max_new_tokens,
+    )
 
 
 def _stepper(
@@ -229,20 +240,23 @@ def start(
 ) -> tuple[Session, Float32[Tensor, "rows vocab"]]:
     """The model's session for a decoder, which shows what the decoder needs to see."""
     rows = decoder.rows_per_prompt
-    if not decoder.reveal:
+    if not decoder.outputs_spec:
         return model.start(prompt, rows_per_prompt=rows, capacity=capacity)
-    if not isinstance(model, RevealingModel):
+    if not isinstance(model, ModelWithOutputs):
         raise DecodekitError(
-            f"decode: {type(decoder).__name__} needs a model that shows {decoder.reveal}, and {model!r:.80} "
-            "has no start_revealing(). Use dk.HFModel, or write that method: see decodekit.RevealingModel."
+            f"decode: {type(decoder).__name__} needs a model that shows {decoder.outputs_spec}, and "
+            f"{model!r:.80} has no start_with_outputs(). Use dk.HFModel, or write "
+            "that method: see decodekit.ModelWithOutputs."
         )
-    return model.start_revealing(prompt, rows_per_prompt=rows, capacity=capacity, reveal=decoder.reveal)
+    return model.start_with_outputs(
+        prompt, rows_per_prompt=rows, capacity=capacity, outputs_spec=decoder.outputs_spec
+    )
 
 
-def look(decoder: Decoder[State], session: Session | None, state: State) -> State:
+def on_model_outputs(decoder: Decoder[State], session: Session | None, state: State) -> State:
     """The decoder's state after it has seen what the model shows, if it asks for that."""
-    if decoder.reveal and isinstance(session, RevealingSession):
-        return decoder.look(session.revealed, state)
+    if decoder.outputs_spec and isinstance(session, SessionWithOutputs):
+        return decoder.on_model_outputs(session.model_outputs, state)
     return state
 
 
@@ -259,7 +273,7 @@ def _check_asks(decoder: Decoder[State], state: State, limits: Limits) -> None:
 
 def step_by_step(decoder: object) -> Decoder[Any]:
     """The decoder itself. Raises unless it is one that goes step by step."""
-    if isinstance(decoder, OwnLoop):
+    if isinstance(decoder, CustomLoop):
         raise TypeError(
             f"decode: {type(decoder).__name__} has a loop of its own, which cannot be watched step by step: "
             "no trace, no check_every, no capture, no batch_tokens, no progress, no streaming, no "

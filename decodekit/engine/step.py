@@ -7,7 +7,7 @@ from torch import Tensor
 
 from decodekit.core.pytrees import Memory, reorder_memory
 from decodekit.decoders.base import Decoder, Selection, State
-from decodekit.processors.apply import apply_processor, broken_rows
+from decodekit.processors.apply import apply_processor, nonfinite_rows
 from decodekit.processors.base import LogitsProcessor
 
 # State, selection, every row's memory in its new place, processed scores, and the broken rows.
@@ -20,7 +20,7 @@ def step(
     logits: Float32[Tensor, "rows vocab"],
     state: State,
     memory: Memory,
-    broken: Bool[Tensor, " rows"],
+    nonfinite: Bool[Tensor, " rows"],
 ) -> tuple[State, Selection, Memory, Float32[Tensor, "rows vocab"], Bool[Tensor, " rows"]]:
     """One step, from logits to the next tokens; nothing in it reads the device.
 
@@ -29,11 +29,11 @@ def step(
         rows on which some score so far was not a number (or infinite).
     """
     prepared = decoder.prepare(logits)
-    state = decoder.observe(prepared, state)
+    state = decoder.record_log_probs(prepared, state)
     prepared = decoder.adjust(prepared, state)
     scores, memory = apply_processor(chain, state.history, prepared, memory)
-    broken = broken | broken_rows(scores)
+    nonfinite = nonfinite | nonfinite_rows(scores)
     state, selection = decoder.step(scores, state)
     if selection.source_rows is not None:
         memory = reorder_memory(memory, selection.source_rows)
-    return state, selection, memory, scores, broken
+    return state, selection, memory, scores, nonfinite

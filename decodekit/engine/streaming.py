@@ -11,7 +11,7 @@ from decodekit.core.result import Decoded
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.decoders.base import Decoder, State
 from decodekit.engine.inputs import IDENTITY
-from decodekit.engine.loop import Progress, run
+from decodekit.engine.loop import StepSnapshot, run
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import Model
 from decodekit.processors.base import LogitsProcessor
@@ -19,7 +19,7 @@ from decodekit.processors.base import LogitsProcessor
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer makes of a part of a character
 
 
-class Piece(NamedTuple):
+class TextChunk(NamedTuple):
     """A piece of text that no further step can change.
 
     Attributes:
@@ -33,7 +33,7 @@ class Piece(NamedTuple):
     text: str
 
 
-class Stream(Iterator[Piece]):
+class Stream(Iterator[TextChunk]):
     """A run that hands out its text piece by piece; `result` is what `decode` would have returned.
 
     The pieces of a hypothesis, joined, are its text in `result.texts`.
@@ -50,7 +50,7 @@ class Stream(Iterator[Piece]):
         [[' a man who']]
     """
 
-    def __init__(self, steps: Generator[Progress[Any], None, Decoded], decoder: Decoder[Any]) -> None:
+    def __init__(self, steps: Generator[StepSnapshot[Any], None, Decoded], decoder: Decoder[Any]) -> None:
         self._pieces = self._read(steps, decoder)
         self._result: Decoded | None = None
         self._said: dict[tuple[int, int], str] = {}
@@ -67,7 +67,7 @@ class Stream(Iterator[Piece]):
             )
         return self._result
 
-    def __next__(self) -> Piece:
+    def __next__(self) -> TextChunk:
         piece = next(self._pieces, None)
         if piece is not None:
             return piece
@@ -84,8 +84,8 @@ class Stream(Iterator[Piece]):
         self._pieces.close()
 
     def _read(
-        self, steps: Generator[Progress[Any], None, Decoded], decoder: Decoder[Any]
-    ) -> Generator[Piece, None, None]:
+        self, steps: Generator[StepSnapshot[Any], None, Decoded], decoder: Decoder[Any]
+    ) -> Generator[TextChunk, None, None]:
         prompts: list[list[int]] | None = None
         while True:
             try:
@@ -99,25 +99,25 @@ class Stream(Iterator[Piece]):
                     "HFModel(model, tokenizer)."
                 )
             prompts = progress.prompt.ids() if prompts is None else prompts
-            for prompt, hypotheses in enumerate(decoder.settled(progress.state)):
+            for prompt, hypotheses in enumerate(decoder.stable_prefix(progress.state)):
                 for number, tokens in enumerate(hypotheses):
-                    text = settled_text(progress.vocabulary, progress.limits, prompts[prompt], tokens)
+                    text = stable_text(progress.vocabulary, progress.limits, prompts[prompt], tokens)
                     yield from self._new(prompt, number, text)
         for prompt, texts in enumerate(self._result.texts or []):
             for number, text in enumerate(texts):
                 yield from self._new(prompt, number, text)
 
-    def _new(self, prompt: int, hypothesis: int, text: str) -> Iterator[Piece]:
+    def _new(self, prompt: int, hypothesis: int, text: str) -> Iterator[TextChunk]:
         """What of a text was not handed out yet."""
         said = self._said.get((prompt, hypothesis), "")
         if not text.startswith(said):
             self._took_back = self._took_back or self._result is not None
         elif len(text) > len(said):
             self._said[prompt, hypothesis] = text
-            yield Piece(prompt, hypothesis, text[len(said) :])
+            yield TextChunk(prompt, hypothesis, text[len(said) :])
 
 
-def settled_text(vocabulary: Vocabulary, limits: Limits, prompt: list[int], tokens: list[int]) -> str:
+def stable_text(vocabulary: Vocabulary, limits: Limits, prompt: list[int], tokens: list[int]) -> str:
     """How settled tokens read, without what the next token or a stopping criterion may still change."""
     if limits.criteria:  # the newest token may have finished the text, and part of it be cut away
         tokens = tokens[:-1]
@@ -157,7 +157,7 @@ def stream(  # noqa: PLR0913 - decode's arguments
         trace: As in `decode`.
 
     Returns:
-        An iterator of `Piece`, whose `result` is what `decode` returns.
+        An iterator of `TextChunk`, whose `result` is what `decode` returns.
 
     Raises:
         DecodekitError: As `decode`, or if the model has no tokenizer; at the first piece.

@@ -10,7 +10,7 @@ from decodekit.errors import DecodekitError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reveal:
+class ModelOutputsSpec:
     """What a model is asked to show beside its logits; nothing by default.
 
     Args:
@@ -26,8 +26,8 @@ class Reveal:
         ValueError: If the layers are neither `"low"` nor `"high"` nor integers of at least 0.
 
     Example:
-        >>> Reveal(hidden=True) | Reveal(attention=True)
-        Reveal(hidden=True, layers=(), attention=True)
+        >>> ModelOutputsSpec(hidden=True) | ModelOutputsSpec(attention=True)
+        ModelOutputsSpec(hidden=True, layers=(), attention=True)
     """
 
     hidden: bool = False
@@ -40,16 +40,16 @@ class Reveal:
             type(layer) is not int or layer < 0 for layer in numbers
         ):
             raise ValueError(
-                "Reveal: layers must be a tuple of integers of at least 0, or 'low' or 'high', "
+                "ModelOutputsSpec: layers must be a tuple of integers of at least 0, or 'low' or 'high', "
                 f"got {self.layers!r:.80}."
             )
 
-    def __or__(self, other: "Reveal") -> "Reveal":
+    def __or__(self, other: "ModelOutputsSpec") -> "ModelOutputsSpec":
         if self.layers and other.layers and self.layers != other.layers:
             raise DecodekitError(
-                f"Reveal: layers must be asked for once, got {self.layers} and {other.layers}."
+                f"ModelOutputsSpec: layers must be asked for once, got {self.layers} and {other.layers}."
             )
-        return Reveal(
+        return ModelOutputsSpec(
             hidden=self.hidden or other.hidden,
             layers=self.layers or other.layers,
             attention=self.attention or other.attention,
@@ -59,7 +59,7 @@ class Reveal:
         return self.hidden or bool(self.layers) or self.attention
 
 
-class Revealed(NamedTuple):
+class ModelOutputs(NamedTuple):
     """What a model has shown with its newest logits; None where it was not asked.
 
     Attributes:
@@ -76,4 +76,4 @@ class Revealed(NamedTuple):
     attention: Float32[Tensor, "rows context"] | None = None
 
 
-NOTHING = Reveal()
+LOGITS_ONLY = ModelOutputsSpec()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from decodekit.core.prompt import Prompt
 from decodekit.core.vocabulary import Vocabulary
-from decodekit.models.model_outputs import Reveal, Revealed
+from decodekit.models.model_outputs import ModelOutputs, ModelOutputsSpec
 
 
 @runtime_checkable
@@ -43,13 +43,13 @@ class ShrinkingSession(Session, Protocol):
 
 
 @runtime_checkable
-class JoiningSession(ShrinkingSession, Protocol):
+class MergeableSession(ShrinkingSession, Protocol):
     """A session that prompts can also join, while others are under way: places that are free are filled."""
 
     def can_join(self) -> bool:
         """Whether another run of the model can be taken in: the cache of some models cannot be joined."""
 
-    def join(self, other: "JoiningSession") -> None:
+    def join(self, other: "MergeableSession") -> None:
         """Goes on with the prompts of another run after its own, each from where it is.
 
         Args:
@@ -64,8 +64,8 @@ class Model(Protocol):
 
     Any object with this method can be decoded. One that also has a `vocabulary` is asked for its end
     ids and its tokenizer (`DescribedModel`); one that also has `score_tokens` scores whole texts in
-    one pass (`ScoringModel`); one that also has `start_revealing` shows more than logits to the decoders
-    that need it (`RevealingModel`).
+    one pass (`ScoringModel`); one that also has `start_with_outputs` shows more than logits to the decoders
+    that need it (`ModelWithOutputs`).
     """
 
     def start(
@@ -112,21 +112,21 @@ class ScoringModel(Model, Protocol):
 
 
 @runtime_checkable
-class RevealingSession(Session, Protocol):
+class SessionWithOutputs(Session, Protocol):
     """A session that shows more than logits."""
 
     @property
-    def revealed(self) -> Revealed:
+    def model_outputs(self) -> ModelOutputs:
         """What was asked for, with the newest logits."""
 
 
 @runtime_checkable
-class RevealingModel(Model, Protocol):
+class ModelWithOutputs(Model, Protocol):
     """A model that shows more than logits: hidden states, early layers, attention."""
 
-    def start_revealing(
-        self, prompt: Prompt, *, rows_per_prompt: int, capacity: int, reveal: Reveal
-    ) -> tuple[RevealingSession, Float32[Tensor, "rows vocab"]]:
+    def start_with_outputs(
+        self, prompt: Prompt, *, rows_per_prompt: int, capacity: int, outputs_spec: ModelOutputsSpec
+    ) -> tuple[SessionWithOutputs, Float32[Tensor, "rows vocab"]]:
         """The same as `start`, with a session that shows what is asked for from the first logits on.
 
         Args:
@@ -203,7 +203,7 @@ class VerifyingModel(Model, Protocol):
 
 
 @runtime_checkable
-class ShallowModel(Model, Protocol):
+class EarlyExitModel(Model, Protocol):
     """A model that can stop early: its first layers, and its head, are a model too."""
 
     def shallow(self, layers: int) -> Model:

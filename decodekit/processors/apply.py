@@ -37,6 +37,6 @@ def not_numbers(prompt: int) -> DecodingError:
     )
 
 
-def broken_rows(scores: Float32[Tensor, "rows vocab"]) -> Bool[Tensor, " rows"]:
+def nonfinite_rows(scores: Float32[Tensor, "rows vocab"]) -> Bool[Tensor, " rows"]:
     """The rows on which some score is not a number, or infinite."""
     return ~(scores.amax(-1) < torch.inf)

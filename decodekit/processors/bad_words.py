@@ -43,7 +43,7 @@ class BadWords(StatelessProcessor):
     end_ids: int | Iterable[int] = ()
     _sequences: Sequences = field(init=False, repr=False, compare=False)
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.words, Iterable) or isinstance(self.words, str):

@@ -41,7 +41,7 @@ class LogitsProcessor(ABC):
     argmax_invariant: bool = False
     """True where the likeliest token always stays the likeliest, so greedy may skip it."""
 
-    splits: bool = False
+    batch_independent: bool = False
     """True where every row is treated by itself, whichever others there are, and `history` says whose it is:
     then prompts can be decoded in several batches, and leave theirs when they are finished."""
 

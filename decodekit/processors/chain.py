@@ -36,7 +36,7 @@ class Chain(LogitsProcessor):
 
     processors: tuple[LogitsProcessor, ...]
 
-    splits = True
+    batch_independent = True
 
     def __init__(self, *processors: LogitsProcessor) -> None:
         for processor in processors:

@@ -13,13 +13,13 @@ from decodekit.models.protocols import Model
 from decodekit.processors._shared.log_probs import keep_banned, lifted
 from decodekit.processors._shared.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
 from decodekit.processors._shared.second_model import (
-    Reading,
+    SecondModelState,
+    advance_second_model,
     check_has_prompts,
     check_model,
     last_tokens,
-    read_on,
     read_second_prompts,
-    start_reading,
+    start_second_model,
 )
 from decodekit.processors.base import LogitsProcessor
 
@@ -70,7 +70,7 @@ class ClassifierFreeGuidance(LogitsProcessor):
 
     # A session of another model is run by the host.
     capturable = False
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         check_model("ClassifierFreeGuidance", "model", self.model)
@@ -87,22 +87,22 @@ class ClassifierFreeGuidance(LogitsProcessor):
             object.__setattr__(self, "prompts", prompts)
         check_has_prompts("ClassifierFreeGuidance", self.model, self.prompts)
 
-    def init(self, history: History) -> Reading | tuple[()]:
+    def init(self, history: History) -> SecondModelState | tuple[()]:
         """The second model, after its prompts."""
         check_one_a_prompt(self, history)
         if self.scale == 1:
             return ()
         prompts = last_tokens(history) if self.prompts is None else self.prompts
-        return start_reading("ClassifierFreeGuidance", self.model, history, prompts)
+        return start_second_model("ClassifierFreeGuidance", self.model, history, prompts)
 
     def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: Reading | tuple[()]
-    ) -> tuple[Float32[Tensor, "rows vocab"], Reading | tuple[()]]:
+        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: SecondModelState | tuple[()]
+    ) -> tuple[Float32[Tensor, "rows vocab"], SecondModelState | tuple[()]]:
         """The guided scores."""
         log_probs = scores.log_softmax(-1)
-        if not isinstance(memory, Reading):
+        if not isinstance(memory, SecondModelState):
             return keep_banned(log_probs, scores), memory
-        logits, memory = read_on("ClassifierFreeGuidance", memory, history, scores)
+        logits, memory = advance_second_model("ClassifierFreeGuidance", memory, history, scores)
         scale = for_rows(self.scale, history, scores)
         other = logits.log_softmax(-1)
         floor = lifted(other)

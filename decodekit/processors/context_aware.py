@@ -12,11 +12,11 @@ from decodekit.models.protocols import Model
 from decodekit.processors._shared.log_probs import keep_banned, normalized, weighted
 from decodekit.processors._shared.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
 from decodekit.processors._shared.second_model import (
-    Reading,
+    SecondModelState,
+    advance_second_model,
     check_model,
-    read_on,
     read_second_prompts,
-    start_reading,
+    start_second_model,
 )
 from decodekit.processors.base import LogitsProcessor
 
@@ -65,7 +65,7 @@ class ContextAware(LogitsProcessor):
 
     # A session of another model is run by the host.
     capturable = False
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         check_model("ContextAware", "model", self.model)
@@ -80,16 +80,16 @@ class ContextAware(LogitsProcessor):
         prompts = read_second_prompts("ContextAware", self.model, self.prompts)
         object.__setattr__(self, "prompts", prompts)
 
-    def init(self, history: History) -> Reading:
+    def init(self, history: History) -> SecondModelState:
         """The second model, after the prompts without context."""
         check_one_a_prompt(self, history)
-        return start_reading("ContextAware", self.model, history, self.prompts)
+        return start_second_model("ContextAware", self.model, history, self.prompts)
 
     def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: Reading
-    ) -> tuple[Float32[Tensor, "rows vocab"], Reading]:
+        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: SecondModelState
+    ) -> tuple[Float32[Tensor, "rows vocab"], SecondModelState]:
         """The log-probabilities, with what the context adds counted once more."""
-        logits, memory = read_on("ContextAware", memory, history, scores)
+        logits, memory = advance_second_model("ContextAware", memory, history, scores)
         alpha = for_rows(self.alpha, history, scores)
         aware = (1 + alpha) * scores.log_softmax(-1) + weighted(-alpha, logits.log_softmax(-1))
         return normalized(keep_banned(aware, scores)), memory

@@ -12,7 +12,12 @@ from decodekit.core.validation import is_finite, is_number, is_positive
 from decodekit.models.protocols import Model
 from decodekit.processors._shared.log_probs import keep_banned, weighted
 from decodekit.processors._shared.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
-from decodekit.processors._shared.second_model import Reading, check_model, read_on, start_reading
+from decodekit.processors._shared.second_model import (
+    SecondModelState,
+    advance_second_model,
+    check_model,
+    start_second_model,
+)
 from decodekit.processors.base import LogitsProcessor
 
 
@@ -59,7 +64,7 @@ class ContrastiveGuidance(LogitsProcessor):
 
     # A session of another model is run by the host.
     capturable = False
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         check_model("ContrastiveGuidance", "amateur", self.amateur)
@@ -88,16 +93,16 @@ class ContrastiveGuidance(LogitsProcessor):
         object.__setattr__(self, "weight", weight)
         object.__setattr__(self, "temperature", temperature)
 
-    def init(self, history: History) -> Reading:
+    def init(self, history: History) -> SecondModelState:
         """The amateur, after the prompts."""
         check_one_a_prompt(self, history)
-        return start_reading("ContrastiveGuidance", self.amateur, history)
+        return start_second_model("ContrastiveGuidance", self.amateur, history)
 
     def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: Reading
-    ) -> tuple[Float32[Tensor, "rows vocab"], Reading]:
+        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: SecondModelState
+    ) -> tuple[Float32[Tensor, "rows vocab"], SecondModelState]:
         """The contrast, where the model finds a token plausible."""
-        logits, memory = read_on("ContrastiveGuidance", memory, history, scores)
+        logits, memory = advance_second_model("ContrastiveGuidance", memory, history, scores)
         alpha, weight, temperature = (
             for_rows(value, history, scores) for value in (self.alpha, self.weight, self.temperature)
         )

@@ -11,7 +11,12 @@ from decodekit.core.validation import is_finite
 from decodekit.models.protocols import Model
 from decodekit.processors._shared.log_probs import keep_banned, normalized, weighted
 from decodekit.processors._shared.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
-from decodekit.processors._shared.second_model import Reading, check_model, read_on, start_reading
+from decodekit.processors._shared.second_model import (
+    SecondModelState,
+    advance_second_model,
+    check_model,
+    start_second_model,
+)
 from decodekit.processors.base import LogitsProcessor
 
 
@@ -53,7 +58,7 @@ class DExperts(LogitsProcessor):
 
     # A session of another model is run by the host.
     capturable = False
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         check_model("DExperts", "expert", self.expert)
@@ -68,18 +73,21 @@ class DExperts(LogitsProcessor):
         )
         object.__setattr__(self, "alpha", alpha)  # a frozen field
 
-    def init(self, history: History) -> tuple[Reading, Reading]:
+    def init(self, history: History) -> tuple[SecondModelState, SecondModelState]:
         """Expert and anti-expert, after the prompts."""
         check_one_a_prompt(self, history)
-        expert = start_reading("DExperts", self.expert, history)
-        return expert, start_reading("DExperts", self.antiexpert, history)
+        expert = start_second_model("DExperts", self.expert, history)
+        return expert, start_second_model("DExperts", self.antiexpert, history)
 
     def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: tuple[Reading, Reading]
-    ) -> tuple[Float32[Tensor, "rows vocab"], tuple[Reading, Reading]]:
+        self,
+        history: History,
+        scores: Float32[Tensor, "rows vocab"],
+        memory: tuple[SecondModelState, SecondModelState],
+    ) -> tuple[Float32[Tensor, "rows vocab"], tuple[SecondModelState, SecondModelState]]:
         """The log-probabilities of the product of experts."""
-        wanted, expert = read_on("DExperts", memory[0], history, scores)
-        unwanted, antiexpert = read_on("DExperts", memory[1], history, scores)
+        wanted, expert = advance_second_model("DExperts", memory[0], history, scores)
+        unwanted, antiexpert = advance_second_model("DExperts", memory[1], history, scores)
         alpha = for_rows(self.alpha, history, scores)
         steered = (
             scores.log_softmax(-1)

@@ -63,7 +63,7 @@ class DRY(LogitsProcessor):
     max_match: int = 50
     prompt: bool = True
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         at_least, length = "a finite number of at least {}", "an integer of at least 1"

@@ -51,7 +51,7 @@ class DynamicTemperature(StatelessProcessor):
     exponent: PerPrompt = 1.0
 
     argmax_invariant = True
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         for name in ("low", "high", "exponent"):

@@ -47,7 +47,7 @@ class EncoderNoRepeatNGram(LogitsProcessor):
     n: int
     source: SourceIds = None
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         if not is_count(self.n, 1):

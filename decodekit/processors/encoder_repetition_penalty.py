@@ -46,7 +46,7 @@ class EncoderRepetitionPenalty(LogitsProcessor):
     penalty: PerPrompt
     source: SourceIds = None
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         who = "EncoderRepetitionPenalty"

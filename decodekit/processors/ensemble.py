@@ -15,7 +15,12 @@ from decodekit.errors import DecodekitError
 from decodekit.models.protocols import Model
 from decodekit.processors._shared.log_probs import keep_banned, weighted
 from decodekit.processors._shared.parameters import EachPrompt, PerPrompt, each, for_rows, largest, per_prompt
-from decodekit.processors._shared.second_model import Reading, check_model, read_on, start_reading
+from decodekit.processors._shared.second_model import (
+    SecondModelState,
+    advance_second_model,
+    check_model,
+    start_second_model,
+)
 from decodekit.processors.base import LogitsProcessor
 
 
@@ -61,7 +66,7 @@ class Ensemble(LogitsProcessor):
 
     # A session of another model is run by the host.
     capturable = False
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         models = tuple(self.models) if isinstance(self.models, Sequence) else (self.models,)
@@ -80,7 +85,7 @@ class Ensemble(LogitsProcessor):
         object.__setattr__(self, "models", models)  # a frozen field
         object.__setattr__(self, "weights", _shares(weights))
 
-    def init(self, history: History) -> tuple[Reading, ...]:
+    def init(self, history: History) -> tuple[SecondModelState, ...]:
         """Every other model, after the prompts."""
         batch = history.batch
         for weight in self._weights:
@@ -89,13 +94,13 @@ class Ensemble(LogitsProcessor):
                     f"Ensemble: a weight must be one number, or one for each prompt, got {len(weight)} for "
                     f"{batch} prompts."
                 )
-        return tuple(start_reading("Ensemble", model, history) for model in self._models)
+        return tuple(start_second_model("Ensemble", model, history) for model in self._models)
 
     def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: tuple[Reading, ...]
-    ) -> tuple[Float32[Tensor, "rows vocab"], tuple[Reading, ...]]:
+        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: tuple[SecondModelState, ...]
+    ) -> tuple[Float32[Tensor, "rows vocab"], tuple[SecondModelState, ...]]:
         """The averaged log-probabilities."""
-        read = [read_on("Ensemble", reading, history, scores) for reading in memory]
+        read = [advance_second_model("Ensemble", reading, history, scores) for reading in memory]
         log_probs = [scores.log_softmax(-1), *(logits.log_softmax(-1) for logits, _ in read)]
         if self.average == "prob":
             shares = [for_rows(each(_log, weight), history, scores) for weight in self._weights]

@@ -47,7 +47,7 @@ class EpsilonCutoff(StatelessProcessor):
     min_tokens_to_keep: int = 1
 
     argmax_invariant = True
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         kept = per_prompt(

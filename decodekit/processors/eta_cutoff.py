@@ -50,7 +50,7 @@ class EtaCutoff(StatelessProcessor):
     min_tokens_to_keep: int = 1
 
     argmax_invariant = True
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         kept = per_prompt(

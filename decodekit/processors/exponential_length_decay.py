@@ -58,7 +58,7 @@ class ExponentialLengthDecay(LogitsProcessor):
     factor: PerPrompt
     end_ids: int | Iterable[int]
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         who = "ExponentialLengthDecay"

@@ -40,7 +40,7 @@ class ForcedBOS(StatelessProcessor):
 
     bos_id: int
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         if not is_count(self.bos_id, 0):

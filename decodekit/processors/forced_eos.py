@@ -43,7 +43,7 @@ class ForcedEOS(LogitsProcessor):
     max_new_tokens: PerPrompt
     end_ids: int | Iterable[int]
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         kept = per_prompt(

@@ -46,7 +46,7 @@ class ForcedPrefix(LogitsProcessor):
 
     prefixes: Iterable[int] | Iterable[Iterable[int]]
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         given = plain(self.prefixes)

@@ -47,7 +47,7 @@ class FrequencyPenalty(LogitsProcessor):
     _: KW_ONLY
     prompt: bool = False
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         kept = per_prompt(

@@ -98,7 +98,7 @@ class Grammar(LogitsProcessor):
     size: int = field(init=False, repr=False)
 
     capturable = False  # its matchers run on the host
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         llguidance = _llguidance()

@@ -41,7 +41,7 @@ class MinLength(StatelessProcessor):
     min_length: PerPrompt
     end_ids: int | Iterable[int]
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         kept = per_prompt(

@@ -45,7 +45,7 @@ class MinP(StatelessProcessor):
     min_tokens_to_keep: int = 1
 
     argmax_invariant = True
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         kept = per_prompt("MinP", "p", self.p, lambda p: is_number(p) and 0 < p <= 1, "in (0, 1]")

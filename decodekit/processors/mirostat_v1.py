@@ -72,7 +72,7 @@ class MirostatV1(LogitsProcessor):
 
     capturable = False
     argmax_invariant = True
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         tau, eta = mirostat.read_rates("MirostatV1", self.tau, self.eta)

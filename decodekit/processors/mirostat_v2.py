@@ -53,7 +53,7 @@ class MirostatV2(LogitsProcessor):
 
     capturable = False
     argmax_invariant = True
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         tau, eta = mirostat.read_rates("MirostatV2", self.tau, self.eta)

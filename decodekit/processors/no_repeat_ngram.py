@@ -38,7 +38,7 @@ class NoRepeatNGram(StatelessProcessor):
 
     n: int
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         if not is_count(self.n, 1):

@@ -13,13 +13,13 @@ from decodekit.models.protocols import Model
 from decodekit.processors._shared.log_probs import weighted
 from decodekit.processors._shared.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
 from decodekit.processors._shared.second_model import (
-    Reading,
+    SecondModelState,
+    advance_second_model,
     check_has_prompts,
     check_model,
     last_tokens,
-    read_on,
     read_second_prompts,
-    start_reading,
+    start_second_model,
 )
 from decodekit.processors.base import LogitsProcessor
 
@@ -68,7 +68,7 @@ class PMI(LogitsProcessor):
 
     # A session of another model is run by the host.
     capturable = False
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         check_model("PMI", "model", self.model)
@@ -85,17 +85,17 @@ class PMI(LogitsProcessor):
             object.__setattr__(self, "prompts", read_second_prompts("PMI", self.model, self.prompts))
         check_has_prompts("PMI", self.model, self.prompts)
 
-    def init(self, history: History) -> Reading:
+    def init(self, history: History) -> SecondModelState:
         """The second model, after its prompts."""
         check_one_a_prompt(self, history)
         prompts = last_tokens(history) if self.prompts is None else self.prompts
-        return start_reading("PMI", self.model, history, prompts)
+        return start_second_model("PMI", self.model, history, prompts)
 
     def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: Reading
-    ) -> tuple[Float32[Tensor, "rows vocab"], Reading]:
+        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: SecondModelState
+    ) -> tuple[Float32[Tensor, "rows vocab"], SecondModelState]:
         """The scores, less the language model's where the model is unsure."""
-        logits, memory = read_on("PMI", memory, history, scores)
+        logits, memory = advance_second_model("PMI", memory, history, scores)
         weight, threshold = (for_rows(value, history, scores) for value in (self.weight, self.threshold))
         entropy = torch.special.entr(scores.softmax(-1)).sum(-1, keepdim=True)
         informative = scores + weighted(-weight, logits.log_softmax(-1))

@@ -57,7 +57,7 @@ class PrefixConstraint(LogitsProcessor):
     function: Allowed
 
     capturable = False  # calls a Python function with what the rows say
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         if not callable(self.function):

@@ -45,7 +45,7 @@ class PresencePenalty(LogitsProcessor):
     _: KW_ONLY
     prompt: bool = False
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         kept = per_prompt(

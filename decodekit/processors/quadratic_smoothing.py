@@ -52,7 +52,7 @@ class QuadraticSmoothing(StatelessProcessor):
     # Not even for curves up to 3: close to the top the parabola is so flat that different scores round
     # to the same number.
     argmax_invariant = False
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         factor = per_prompt(

@@ -28,7 +28,7 @@ class Renormalize(StatelessProcessor):
         banned.
     """
 
-    splits = True
+    batch_independent = True
 
     # Not argmax_invariant: rounding can make scores equal that were not quite.
 

@@ -48,7 +48,7 @@ class RepetitionPenalty(StatelessProcessor):
     _: KW_ONLY
     prompt_ignore_length: PerPrompt = 0
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         kept = per_prompt(

@@ -39,7 +39,7 @@ class SanitizeScores(StatelessProcessor):
 
     unban: bool = False
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.unban, bool):

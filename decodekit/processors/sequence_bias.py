@@ -47,7 +47,7 @@ class SequenceBias(StatelessProcessor):
     biases: Mapping[tuple[int, ...], float] | Iterable[tuple[Iterable[int], float]]
     _sequences: Sequences = field(init=False, repr=False, compare=False)
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         pairs = tuple(_read_pairs(self.biases))

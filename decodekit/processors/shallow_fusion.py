@@ -12,11 +12,11 @@ from decodekit.models.protocols import Model
 from decodekit.processors._shared.log_probs import weighted
 from decodekit.processors._shared.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
 from decodekit.processors._shared.second_model import (
-    Reading,
+    SecondModelState,
+    advance_second_model,
     check_model,
-    read_on,
     read_second_prompts,
-    start_reading,
+    start_second_model,
 )
 from decodekit.processors.base import LogitsProcessor
 
@@ -62,7 +62,7 @@ class ShallowFusion(LogitsProcessor):
 
     # A session of another model is run by the host.
     capturable = False
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         check_model("ShallowFusion", "model", self.model)
@@ -78,14 +78,14 @@ class ShallowFusion(LogitsProcessor):
             prompts = read_second_prompts("ShallowFusion", self.model, self.prompts)
             object.__setattr__(self, "prompts", prompts)
 
-    def init(self, history: History) -> Reading:
+    def init(self, history: History) -> SecondModelState:
         """The language model, after its prompts."""
         check_one_a_prompt(self, history)
-        return start_reading("ShallowFusion", self.model, history, self.prompts)
+        return start_second_model("ShallowFusion", self.model, history, self.prompts)
 
     def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: Reading
-    ) -> tuple[Float32[Tensor, "rows vocab"], Reading]:
+        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: SecondModelState
+    ) -> tuple[Float32[Tensor, "rows vocab"], SecondModelState]:
         """The scores plus the language model's."""
-        logits, memory = read_on("ShallowFusion", memory, history, scores)
+        logits, memory = advance_second_model("ShallowFusion", memory, history, scores)
         return scores + weighted(for_rows(self.weight, history, scores), logits.log_softmax(-1)), memory

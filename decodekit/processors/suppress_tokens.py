@@ -34,7 +34,7 @@ class SuppressTokens(StatelessProcessor):
 
     tokens: int | Iterable[int]
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens", read_ids("SuppressTokens", self.tokens))  # a frozen field

@@ -44,7 +44,7 @@ class SuppressTokensAtBegin(LogitsProcessor):
     tokens: int | Iterable[int]
     begin: int = 0
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens", read_ids("SuppressTokensAtBegin", self.tokens))  # a frozen field

@@ -71,7 +71,7 @@ class SynthID(LogitsProcessor):
     sampling_table_size: int = 2**16
     skip_first_ngram_calls: bool = False
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         plain = self.keys.tolist() if isinstance(self.keys, Tensor) else self.keys

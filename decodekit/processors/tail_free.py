@@ -47,7 +47,7 @@ class TailFree(StatelessProcessor):
     z: PerPrompt
 
     argmax_invariant = True
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         kept = per_prompt(

@@ -42,7 +42,7 @@ class Temperature(StatelessProcessor):
     temperature: PerPrompt
 
     argmax_invariant = True
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         kept = per_prompt(

@@ -95,7 +95,7 @@ class TokenHealing(LogitsProcessor):
     first: tuple[int, ...] = field(init=False, repr=False)
     tables: Tables = field(init=False, repr=False)
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         removed, texts = tuple(self.removed), tuple(self.token_texts)

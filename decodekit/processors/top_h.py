@@ -51,7 +51,7 @@ class TopH(StatelessProcessor):
     h: PerPrompt
 
     argmax_invariant = True
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         kept = per_prompt("TopH", "h", self.h, lambda h: is_number(h) and 0 < h <= 1, "in (0, 1]")

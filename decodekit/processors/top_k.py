@@ -43,7 +43,7 @@ class TopK(StatelessProcessor):
     min_tokens_to_keep: int = 1
 
     argmax_invariant = True
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         kept = per_prompt("TopK", "k", self.k, lambda k: is_count(k, 1), "an integer of at least 1")

@@ -43,7 +43,7 @@ class TopNSigma(StatelessProcessor):
     n: PerPrompt
 
     argmax_invariant = True
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         kept = per_prompt(

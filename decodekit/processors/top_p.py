@@ -44,7 +44,7 @@ class TopP(StatelessProcessor):
     min_tokens_to_keep: int = 1
 
     argmax_invariant = True
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         kept = per_prompt("TopP", "p", self.p, lambda p: is_number(p) and 0 <= p <= 1, "in [0, 1]")

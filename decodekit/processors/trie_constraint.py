@@ -72,7 +72,7 @@ class TrieConstraint(LogitsProcessor):
     each_prompt: bool = False
     trie: TokenTrie = field(init=False)
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self, strings: Strings | Sequence[Strings]) -> None:
         ends = read_ids("TrieConstraint", self.end_ids)

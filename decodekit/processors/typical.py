@@ -46,7 +46,7 @@ class Typical(StatelessProcessor):
     mass: PerPrompt
     min_tokens_to_keep: int = 1
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         kept = per_prompt(

@@ -66,7 +66,7 @@ class Watermark(StatelessProcessor):
     _: KW_ONLY
     lists: Lists = "permutation"
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         if not (is_number(self.greenlist_ratio) and 0 < self.greenlist_ratio < 1):

@@ -66,7 +66,7 @@ class XTC(LogitsProcessor):
     probability: PerPrompt
     seeds: PerPrompt
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         for name in ("threshold", "probability"):

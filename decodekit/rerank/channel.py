@@ -127,8 +127,11 @@ class Channel:
         if texts or keep_end:
             return read
         return [
-            [(one[:-1] or one) if reason == "end" else one for one, reason in zip(own, why, strict=True)]
-            for own, why in zip(read, read_reasons(out), strict=True)
+            [
+                (one[:-1] or one) if reason == "end" else one
+                for one, reason in zip(own, finish_code, strict=True)
+            ]
+            for own, finish_code in zip(read, read_reasons(out), strict=True)
         ]
 
 

@@ -93,9 +93,9 @@ class Prior:
         return [
             [
                 [*vocabulary.continuation_ids(None, [], text), *(ends if reason == "end" else [])]
-                for text, reason in zip(own, why, strict=True)
+                for text, reason in zip(own, finish_code, strict=True)
             ]
-            for own, why in zip(read, read_reasons(out), strict=True)
+            for own, finish_code in zip(read, read_reasons(out), strict=True)
         ]
 
 

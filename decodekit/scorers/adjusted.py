@@ -10,8 +10,8 @@ from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.pytrees import Memory
 from decodekit.core.validation import is_finite
-from decodekit.models.model_outputs import NOTHING, Reveal
-from decodekit.scorers.base import Growth, PathScorer
+from decodekit.models.model_outputs import LOGITS_ONLY, ModelOutputsSpec
+from decodekit.scorers.base import ExtendedHypotheses, PathScorer
 
 
 class Remembered(NamedTuple):
@@ -41,16 +41,16 @@ class AdjustedScorer(PathScorer):
         """The other scorer."""
 
     @property
-    def own_reveal(self) -> Reveal:
+    def own_reveal(self) -> ModelOutputsSpec:
         """What the model must show for the adjustment. By default nothing."""
-        return NOTHING
+        return LOGITS_ONLY
 
     @abstractmethod
     def begin(self, history: History, limits: Limits) -> Memory:
         """As `PathScorer.init`, for what the adjustment needs."""
 
     @abstractmethod
-    def grow(self, growth: Growth, memory: Memory) -> Memory:
+    def grow(self, growth: ExtendedHypotheses, memory: Memory) -> Memory:
         """As `PathScorer.extend`, for what the adjustment needs."""
 
     @abstractmethod
@@ -65,9 +65,9 @@ class AdjustedScorer(PathScorer):
 
     @final
     @property
-    def reveal(self) -> Reveal:
+    def outputs_spec(self) -> ModelOutputsSpec:
         """What both ask for."""
-        return self.own_reveal | self.base.reveal
+        return self.own_reveal | self.base.outputs_spec
 
     @final
     def init(self, history: History, limits: Limits) -> Remembered:
@@ -75,7 +75,7 @@ class AdjustedScorer(PathScorer):
         return Remembered(self.begin(history, limits), self.base.init(history, limits))
 
     @final
-    def extend(self, growth: Growth, memory: Remembered) -> Remembered:
+    def extend(self, growth: ExtendedHypotheses, memory: Remembered) -> Remembered:
         """Both go on."""
         return Remembered(self.grow(growth, memory.own), self.base.extend(growth, memory.base))
 

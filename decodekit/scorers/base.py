@@ -10,11 +10,11 @@ from torch import Tensor
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.pytrees import Memory
-from decodekit.models.model_outputs import NOTHING, Reveal
+from decodekit.models.model_outputs import LOGITS_ONLY, ModelOutputsSpec
 
 
 @dataclass(frozen=True, eq=False)
-class Growth:
+class ExtendedHypotheses:
     """One new token of some hypotheses, for a scorer that remembers the way.
 
     Attributes:
@@ -22,7 +22,7 @@ class Growth:
         source_rows: The row of `parents` that each hypothesis continues.
         tokens: What each says next.
         log_probs: What that adds to each one's sum: the log-probability after the processors, in nats.
-        attention: What the model attended to when it gave those, if the scorer's `reveal` asks for it.
+        attention: What the model attended to when it gave those, if the scorer's `outputs_spec` asks for it.
     """
 
     parents: History
@@ -53,8 +53,8 @@ class PathScorer(ABC):
         ...     def upper_bound(self, log_probs, lengths, max_length, memory): return memory
     """
 
-    splits: bool = False
-    """True where every hypothesis is treated by itself, whichever others there are: see `Decoder.splits`."""
+    batch_independent: bool = False
+    """True where every hypothesis is treated alone: see `Decoder.batch_independent`."""
 
     @property
     def guides(self) -> bool:
@@ -71,16 +71,16 @@ class PathScorer(ABC):
         return True
 
     @property
-    def reveal(self) -> Reveal:
+    def outputs_spec(self) -> ModelOutputsSpec:
         """What the model must show beside its logits. By default nothing."""
-        return NOTHING
+        return LOGITS_ONLY
 
     @abstractmethod
     def init(self, history: History, limits: Limits) -> Memory:
         """The memory of every row before the first new token: any nest; its tensors lead with rows."""
 
     @abstractmethod
-    def extend(self, growth: Growth, memory: Memory) -> Memory:
+    def extend(self, growth: ExtendedHypotheses, memory: Memory) -> Memory:
         """The memory of hypotheses that have grown by a token.
 
         Args:
@@ -181,7 +181,7 @@ class Scorer(PathScorer):
         return ()
 
     @final
-    def extend(self, growth: Growth, memory: Memory) -> Memory:  # noqa: ARG002
+    def extend(self, growth: ExtendedHypotheses, memory: Memory) -> Memory:  # noqa: ARG002
         """Nothing to remember."""
         return memory
 

@@ -12,7 +12,7 @@ from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.scorers._shared.expected_length import check_expected, expected_length
 from decodekit.scorers.adjusted import AdjustedScorer, check_weight
-from decodekit.scorers.base import Growth, PathScorer
+from decodekit.scorers.base import ExtendedHypotheses, PathScorer
 from decodekit.scorers.length_penalty import LengthPenalty
 
 
@@ -51,7 +51,7 @@ class BrevityPenalty(AdjustedScorer):
     length: float | Sequence[float] | None = None
     base: PathScorer = LengthPenalty(1.0)
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         check_weight(self, "weight", self.weight)
@@ -61,7 +61,7 @@ class BrevityPenalty(AdjustedScorer):
         """The expected length."""
         return expected_length(self, self.ratio, self.length, history, limits)
 
-    def grow(self, growth: Growth, memory: Float[Tensor, " hyps"]) -> Float[Tensor, " hyps"]:  # noqa: ARG002
+    def grow(self, growth: ExtendedHypotheses, memory: Float[Tensor, " hyps"]) -> Float[Tensor, " hyps"]:  # noqa: ARG002
         """The same."""
         return memory
 

@@ -14,8 +14,8 @@ from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.pytrees import Memory
 from decodekit.core.validation import is_finite
-from decodekit.models.model_outputs import NOTHING, Reveal
-from decodekit.scorers.base import Growth, PathScorer
+from decodekit.models.model_outputs import LOGITS_ONLY, ModelOutputsSpec
+from decodekit.scorers.base import ExtendedHypotheses, PathScorer
 
 
 class CombinedScorer(PathScorer):
@@ -45,15 +45,15 @@ class CombinedScorer(PathScorer):
         return any(scorer.remembers for scorer in self.scorers)
 
     @property
-    def reveal(self) -> Reveal:
+    def outputs_spec(self) -> ModelOutputsSpec:
         """What they ask for together."""
-        return reduce(Reveal.__or__, (scorer.reveal for scorer in self.scorers), NOTHING)
+        return reduce(ModelOutputsSpec.__or__, (scorer.outputs_spec for scorer in self.scorers), LOGITS_ONLY)
 
     def init(self, history: History, limits: Limits) -> tuple[Memory, ...]:
         """A memory for each."""
         return tuple(scorer.init(history, limits) for scorer in self.scorers)
 
-    def extend(self, growth: Growth, memory: tuple[Memory, ...]) -> tuple[Memory, ...]:
+    def extend(self, growth: ExtendedHypotheses, memory: tuple[Memory, ...]) -> tuple[Memory, ...]:
         """Each one's memory."""
         return tuple(scorer.extend(growth, own) for scorer, own in zip(self.scorers, memory, strict=True))
 
@@ -95,7 +95,7 @@ class WeightedSum(CombinedScorer):
     scorers: Sequence[PathScorer]
     weights: Sequence[float] | None = None
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         scorers = _checked("WeightedSum", self.scorers)
@@ -169,7 +169,7 @@ class Product(CombinedScorer):
 
     scorers: Sequence[PathScorer]
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scorers", _checked("Product", self.scorers))  # a frozen field

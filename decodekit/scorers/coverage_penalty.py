@@ -42,7 +42,7 @@ class CoveragePenalty(CoverageScorer):
 
     base: PathScorer = GNMTLengthPenalty(0.6)
 
-    splits = True
+    batch_independent = True
 
     def adjustment(
         self,

@@ -38,7 +38,7 @@ class GNMTLengthPenalty(Scorer):
 
     alpha: float = 0.6
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         if not is_finite(self.alpha):

@@ -39,7 +39,7 @@ class LengthPenalty(Scorer):
 
     alpha: float = 1.0
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         if not (isinstance(self.alpha, Real) and math.isfinite(self.alpha)):

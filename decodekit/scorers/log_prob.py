@@ -22,7 +22,7 @@ class LogProb(Scorer):
         `length_penalty=0.0`.
     """
 
-    splits = True
+    batch_independent = True
 
     def __call__(
         self,

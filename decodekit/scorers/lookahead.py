@@ -14,10 +14,10 @@ from decodekit.core.prompt import Prompt
 from decodekit.core.pytrees import Memory
 from decodekit.core.validation import is_count, is_finite
 from decodekit.errors import DecodekitError
-from decodekit.models.model_outputs import Reveal
+from decodekit.models.model_outputs import ModelOutputsSpec
 from decodekit.models.protocols import DescribedModel, Model
 from decodekit.scorers._shared.rollouts import Hope, likeliest_ahead
-from decodekit.scorers.base import Growth, PathScorer
+from decodekit.scorers.base import ExtendedHypotheses, PathScorer
 from decodekit.scorers.log_prob import LogProb
 
 LEAST = -100.0  # nats; so that what is out of sight is not out of the search
@@ -107,7 +107,7 @@ class Lookahead(PathScorer):
     _has: tuple[tuple[bool, ...], ...] = field(init=False, repr=False, compare=False)
     _phrases: tuple[tuple[int, tuple[int, ...]], ...] = field(init=False, repr=False, compare=False)
 
-    splits = True
+    batch_independent = True
     capturable = False
 
     def __post_init__(self) -> None:
@@ -139,9 +139,9 @@ class Lookahead(PathScorer):
         return True
 
     @property
-    def reveal(self) -> Reveal:
+    def outputs_spec(self) -> ModelOutputsSpec:
         """What the base asks for."""
-        return self.base.reveal
+        return self.base.outputs_spec
 
     def init(self, history: History, limits: Limits) -> Foresight:
         """Everything is lacking."""
@@ -158,7 +158,7 @@ class Lookahead(PathScorer):
         unmet = self._wanted(history).sum(-1).float()
         return Foresight(self.base.init(history, limits), unmet, torch.zeros_like(unmet), limits)
 
-    def extend(self, growth: Growth, memory: Foresight) -> Foresight:
+    def extend(self, growth: ExtendedHypotheses, memory: Foresight) -> Foresight:
         """See what is there by now, and look ahead for the rest."""
         limits, history = memory.limits, growth.history()
         end = min(int(history.position), history.tokens.shape[1])
@@ -211,7 +211,9 @@ class Lookahead(PathScorer):
         has = torch.tensor(self._has, dtype=torch.bool, device=history.tokens.device)
         return history.spread(has if self._is_per_prompt else has.expand(history.batch, -1))
 
-    def _texts(self, growth: Growth, history: History, rows: Int64[Tensor, " texts"], end: int) -> Prompt:
+    def _texts(
+        self, growth: ExtendedHypotheses, history: History, rows: Int64[Tensor, " texts"], end: int
+    ) -> Prompt:
         """What some hypotheses have said, the prompt included, as the model reads it."""
         source = history.source
         vocabulary = self.model.vocabulary if isinstance(self.model, DescribedModel) else None

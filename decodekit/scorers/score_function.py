@@ -38,7 +38,7 @@ class ScoreFunction(Scorer):
     function: Callable[[Tensor, Tensor], Tensor]
     upper: Callable[[Tensor, Tensor, int], Tensor] | None = None
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         if not callable(self.function) or not (self.upper is None or callable(self.upper)):

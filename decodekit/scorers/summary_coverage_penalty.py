@@ -42,7 +42,7 @@ class SummaryCoveragePenalty(CoverageScorer):
 
     base: PathScorer = LengthPenalty(1.0)
 
-    splits = True
+    batch_independent = True
 
     def adjustment(
         self,

@@ -10,7 +10,7 @@ from torch import Tensor
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.scorers._shared.information_density import InformationDensityScorer, nothing
-from decodekit.scorers.base import Growth
+from decodekit.scorers.base import ExtendedHypotheses
 
 
 class Changes(NamedTuple):
@@ -46,13 +46,13 @@ class UIDLocalVariance(InformationDensityScorer):
         None.
     """
 
-    splits = True
+    batch_independent = True
 
     def begin(self, history: History, limits: Limits) -> Changes:  # noqa: ARG002
         """No surprise yet."""
         return Changes(nothing(history), nothing(history))
 
-    def grow(self, growth: Growth, memory: Changes) -> Changes:
+    def grow(self, growth: ExtendedHypotheses, memory: Changes) -> Changes:
         """One change more."""
         surprisal = -growth.log_probs
         return Changes(surprisal, memory.squares + (surprisal - memory.last) ** 2)

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from decodekit.scorers._shared.information_density import InformationDensityScorer
-from decodekit.scorers.base import Growth
+from decodekit.scorers.base import ExtendedHypotheses
 
 
 @final
@@ -36,9 +36,9 @@ class UIDMaximum(InformationDensityScorer):
         None.
     """
 
-    splits = True
+    batch_independent = True
 
-    def grow(self, growth: Growth, memory: Float[Tensor, " hyps"]) -> Float[Tensor, " hyps"]:
+    def grow(self, growth: ExtendedHypotheses, memory: Float[Tensor, " hyps"]) -> Float[Tensor, " hyps"]:
         """The greatest so far."""
         return torch.maximum(memory, -growth.log_probs)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.scorers._shared.information_density import InformationDensityScorer, nothing
-from decodekit.scorers.base import Growth
+from decodekit.scorers.base import ExtendedHypotheses
 
 
 class Moments(NamedTuple):
@@ -46,13 +46,13 @@ class UIDVariance(InformationDensityScorer):
         None.
     """
 
-    splits = True
+    batch_independent = True
 
     def begin(self, history: History, limits: Limits) -> Moments:  # noqa: ARG002
         """No surprise yet."""
         return Moments(nothing(history, torch.float64), nothing(history, torch.float64))
 
-    def grow(self, growth: Growth, memory: Moments) -> Moments:
+    def grow(self, growth: ExtendedHypotheses, memory: Moments) -> Moments:
         """One surprise more."""
         surprisal = -growth.log_probs.double()
         return Moments(memory.sums + surprisal, memory.squares + surprisal**2)

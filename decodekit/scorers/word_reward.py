@@ -41,7 +41,7 @@ class WordReward(Scorer):
     _: KW_ONLY
     base: Scorer = LogProb()
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         if not is_finite(self.reward):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from decodekit.core.history import History
 from decodekit.core.pytrees import Memory
-from decodekit.core.stopping_criterion import Run, StoppingCriterion, check_criteria
+from decodekit.core.stopping_criterion import StoppingContext, StoppingCriterion, check_criteria
 
 
 @final
@@ -34,7 +34,7 @@ class AllOf(StoppingCriterion):
 
     criteria: tuple[StoppingCriterion, ...]
 
-    splits = True
+    batch_independent = True
 
     def __init__(self, *criteria: StoppingCriterion) -> None:
         check_criteria("AllOf", criteria)
@@ -46,7 +46,7 @@ class AllOf(StoppingCriterion):
         """The reasons, as in "string and length"."""
         return " and ".join(criterion.reason for criterion in self.criteria)
 
-    def init(self, history: History, run: Run) -> Memory:
+    def init(self, history: History, run: StoppingContext) -> Memory:
         """Every criterion's memory."""
         return tuple(criterion.init(history, run) for criterion in self.criteria)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from decodekit.core.history import History
 from decodekit.core.pytrees import Memory
-from decodekit.core.stopping_criterion import Run, StoppingCriterion, check_criteria
+from decodekit.core.stopping_criterion import StoppingContext, StoppingCriterion, check_criteria
 
 
 @final
@@ -37,7 +37,7 @@ class AnyOf(StoppingCriterion):
 
     criteria: tuple[StoppingCriterion, ...]
 
-    splits = True
+    batch_independent = True
 
     def __init__(self, *criteria: StoppingCriterion) -> None:
         check_criteria("AnyOf", criteria)
@@ -49,7 +49,7 @@ class AnyOf(StoppingCriterion):
         """The reasons, as in "time or string": inside `AllOf` it is not known which."""
         return " or ".join(criterion.reason for criterion in self.criteria)
 
-    def init(self, history: History, run: Run) -> Memory:
+    def init(self, history: History, run: StoppingContext) -> Memory:
         """Every criterion's memory."""
         return tuple(criterion.init(history, run) for criterion in self.criteria)
 

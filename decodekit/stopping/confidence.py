@@ -9,7 +9,7 @@ from torch import Tensor
 
 from decodekit.core.history import History
 from decodekit.core.pytrees import Memory
-from decodekit.core.stopping_criterion import Run, StoppingCriterion
+from decodekit.core.stopping_criterion import StoppingContext, StoppingCriterion
 from decodekit.core.validation import is_number
 
 
@@ -42,13 +42,13 @@ class Confidence(StoppingCriterion):
 
     reason: ClassVar[str] = "confidence"
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         if not (is_number(self.threshold) and 0 < self.threshold < 1):
             raise ValueError(f"Confidence: threshold must be in (0, 1), got {self.threshold!r}.")
 
-    def init(self, history: History, run: Run) -> Memory:  # noqa: ARG002 - the contract's signature
+    def init(self, history: History, run: StoppingContext) -> Memory:  # noqa: ARG002 - the contract's signature
         """Nothing."""
         return ()
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from decodekit.core.history import History
 from decodekit.core.pytrees import Memory
-from decodekit.core.stopping_criterion import Run, StoppingCriterion, check_reason
+from decodekit.core.stopping_criterion import StoppingContext, StoppingCriterion, check_reason
 from decodekit.core.validation import read_ids
 
 
@@ -39,7 +39,7 @@ class EndIds(StoppingCriterion):
     ids: int | Iterable[int]
     reason: str = "end"
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         ids = read_ids("EndIds", self.ids)
@@ -48,7 +48,7 @@ class EndIds(StoppingCriterion):
         check_reason("EndIds", self.reason)
         object.__setattr__(self, "ids", ids)  # a frozen field
 
-    def init(self, history: History, run: Run) -> Memory:  # noqa: ARG002 - the contract's signature
+    def init(self, history: History, run: StoppingContext) -> Memory:  # noqa: ARG002 - the contract's signature
         """Nothing."""
         return ()
 

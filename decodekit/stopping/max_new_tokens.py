@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from decodekit.core.history import History
-from decodekit.core.stopping_criterion import Run, StoppingCriterion, check_reason
+from decodekit.core.stopping_criterion import StoppingContext, StoppingCriterion, check_reason
 from decodekit.core.validation import is_count
 
 
@@ -37,7 +37,7 @@ class MaxNewTokens(StoppingCriterion):
     max_new_tokens: int
     reason: str = "length"
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         if not is_count(self.max_new_tokens, 1):
@@ -46,7 +46,7 @@ class MaxNewTokens(StoppingCriterion):
             )
         check_reason("MaxNewTokens", self.reason)
 
-    def init(self, history: History, run: Run) -> Int64[Tensor, ""]:  # noqa: ARG002 - the contract's signature
+    def init(self, history: History, run: StoppingContext) -> Int64[Tensor, ""]:  # noqa: ARG002 - the contract's signature
         """The column at which it holds."""
         return history.position + self.max_new_tokens
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float32
 from torch import Tensor
 
 from decodekit.core.history import History
-from decodekit.core.stopping_criterion import Run, StoppingCriterion
+from decodekit.core.stopping_criterion import StoppingContext, StoppingCriterion
 from decodekit.core.validation import is_number
 
 
@@ -41,13 +41,13 @@ class MaxTime(StoppingCriterion):
     capturable = False
     reason: ClassVar[str] = "time"
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         if not (is_number(self.seconds) and 0 < self.seconds < math.inf):
             raise ValueError(f"MaxTime: seconds must be a finite number above 0, got {self.seconds!r}.")
 
-    def init(self, history: History, run: Run) -> float:  # noqa: ARG002 - the contract's signature
+    def init(self, history: History, run: StoppingContext) -> float:  # noqa: ARG002 - the contract's signature
         """The time at which it is over."""
         return run.started + self.seconds
 

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from decodekit.core.history import History
-from decodekit.core.stopping_criterion import Run, StoppingCriterion
+from decodekit.core.stopping_criterion import StoppingContext, StoppingCriterion
 from decodekit.core.validation import is_count
 
 
@@ -45,7 +45,7 @@ class RepetitionLoop(StoppingCriterion):
 
     reason: ClassVar[str] = "loop"
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         if not is_count(self.times, 2):
@@ -55,7 +55,7 @@ class RepetitionLoop(StoppingCriterion):
                 f"RepetitionLoop: longest must be an integer of at least 1, got {self.longest!r}."
             )
 
-    def init(self, history: History, run: Run) -> Int64[Tensor, ""]:  # noqa: ARG002 - the contract's signature
+    def init(self, history: History, run: StoppingContext) -> Int64[Tensor, ""]:  # noqa: ARG002 - the contract's signature
         """The prompt's length in columns."""
         return history.position.clone()
 

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32
 from torch import Tensor
 
 from decodekit.core.history import History
-from decodekit.core.stopping_criterion import Run, StoppingCriterion
+from decodekit.core.stopping_criterion import StoppingContext, StoppingCriterion
 from decodekit.errors import DecodekitError
 from decodekit.stopping._shared.new_text import NewText, start_reading_text
 
@@ -49,7 +49,7 @@ class StopStrings(StoppingCriterion):
     capturable = False
     reason: ClassVar[str] = "string"
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.strings, Iterable):
@@ -62,7 +62,7 @@ class StopStrings(StoppingCriterion):
             raise ValueError("StopStrings: there must be at least one string, got none.")
         object.__setattr__(self, "strings", given)  # a frozen field
 
-    def init(self, history: History, run: Run) -> NewText:
+    def init(self, history: History, run: StoppingContext) -> NewText:
         """Where the new text begins, and what reads it."""
         if run.vocabulary.tokenizer is None:
             raise DecodekitError(
@@ -102,13 +102,13 @@ class StopStrings(StoppingCriterion):
     def _find(self, before: str, now: str) -> tuple[int, int] | None:
         """Where the first string stands that ends in what the newest token added; None if none does."""
         # A character that the token completed was something else before.
-        settled = next(
+        stable_prefix = next(
             (place for place, pair in enumerate(zip(before, now, strict=False)) if pair[0] != pair[1]),
             min(len(before), len(now)),
         )
         found = []
         for string in self.strings:
-            start = now.find(string, max(settled - len(string) + 1, 0))
+            start = now.find(string, max(stable_prefix - len(string) + 1, 0))
             if start >= 0:
                 found.append((start + len(string), start))
         if not found:

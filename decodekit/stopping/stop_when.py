@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32
 from torch import Tensor
 
 from decodekit.core.history import History
-from decodekit.core.stopping_criterion import Run, StoppingCriterion, check_reason
+from decodekit.core.stopping_criterion import StoppingContext, StoppingCriterion, check_reason
 from decodekit.errors import DecodekitError
 from decodekit.stopping._shared.new_text import NewText, start_reading_text
 
@@ -47,14 +47,14 @@ class StopWhen(StoppingCriterion):
     reason: str = "stopped"
 
     capturable = False
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         if not callable(self.function):
             raise TypeError(f"StopWhen: function must be callable, got {self.function!r:.80}.")
         check_reason("StopWhen", self.reason)
 
-    def init(self, history: History, run: Run) -> NewText:
+    def init(self, history: History, run: StoppingContext) -> NewText:
         """Where the new text begins, and what reads it."""
         if not self.ids and run.vocabulary.tokenizer is None:
             raise DecodekitError(

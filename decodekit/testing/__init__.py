@@ -15,4 +15,4 @@ from decodekit.testing.processor_laws import check_processor as check_processor
 from decodekit.testing.scorer_laws import check_scorer as check_scorer
 from decodekit.testing.toy_models import HashModel as HashModel
 from decodekit.testing.toy_models import MarkovModel as MarkovModel
-from decodekit.testing.toy_outputs import RevealingHashModel as RevealingHashModel
+from decodekit.testing.toy_outputs import HashModelWithOutputs as HashModelWithOutputs

@@ -16,7 +16,7 @@ from decodekit.decoders.greedy import Greedy
 from decodekit.engine.decode import decode
 from decodekit.engine.step import step
 from decodekit.errors import DecodekitError
-from decodekit.models.model_outputs import Reveal, Revealed
+from decodekit.models.model_outputs import ModelOutputs, ModelOutputsSpec
 from decodekit.processors.base import LogitsProcessor
 from decodekit.processors.chain import Chain
 from decodekit.testing.toy_models import HashModel
@@ -69,14 +69,16 @@ def check_captures(
             prompts=torch.arange(batch).repeat_interleave(decoder.rows_per_prompt),
             rows_per_prompt=decoder.rows_per_prompt,
         )
-        logits, broken = torch.empty(rows, vocab), torch.zeros(rows, dtype=torch.bool)
+        logits, nonfinite = torch.empty(rows, vocab), torch.zeros(rows, dtype=torch.bool)
         state, memory = decoder.init(history, limits), chain.init(history)
-        before: list[tuple[Any, ...]] | None = None if decoder.reveal else shapes((state, memory))
+        before: list[tuple[Any, ...]] | None = None if decoder.outputs_spec else shapes((state, memory))
         for _ in range(2):
-            if decoder.reveal:
-                state = decoder.look(_imagined(decoder.reveal, before is None, history, vocab), state)
+            if decoder.outputs_spec:
+                state = decoder.on_model_outputs(
+                    _imagined(decoder.outputs_spec, before is None, history, vocab), state
+                )
             try:
-                state, _, memory, _, broken = step(decoder, chain, logits, state, memory, broken)
+                state, _, memory, _, nonfinite = step(decoder, chain, logits, state, memory, nonfinite)
             except (RuntimeError, NotImplementedError) as error:
                 raise AssertionError(
                     f"check_captures: a step must not read the device, and {decoder!r} with {chain!r} and "
@@ -87,7 +89,7 @@ def check_captures(
                 f"check_captures: shapes must not change in a step, and they went from {before} to {after}."
             )
             before = after
-    if not decoder.reveal:
+    if not decoder.outputs_spec:
         _check_replays(decoder, chain, stop, vocab, batch)
 
 
@@ -115,16 +117,16 @@ def _check_replays(decoder: Decoder[Any], chain: LogitsProcessor, stop: Stop, vo
             )
 
 
-def _imagined(reveal: Reveal, is_first: bool, history: History, vocab: int) -> Revealed:  # noqa: FBT001
+def _imagined(outputs_spec: ModelOutputsSpec, is_first: bool, history: History, vocab: int) -> ModelOutputs:  # noqa: FBT001
     """What a model would show: shapes without contents."""
     rows, length, width = len(history.tokens), 7, 5
     batch = rows // history.rows_per_prompt
-    layers = 2 if isinstance(reveal.layers, str) else len(reveal.layers)
-    return Revealed(
-        hidden=torch.empty(rows, width) if reveal.hidden else None,
-        prompt_hidden=torch.empty(batch, length, width) if reveal.hidden and is_first else None,
-        layer_logits=torch.empty(rows, layers, vocab) if reveal.layers else None,
-        attention=torch.empty(rows, length) if reveal.attention else None,
+    layers = 2 if isinstance(outputs_spec.layers, str) else len(outputs_spec.layers)
+    return ModelOutputs(
+        hidden=torch.empty(rows, width) if outputs_spec.hidden else None,
+        prompt_hidden=torch.empty(batch, length, width) if outputs_spec.hidden and is_first else None,
+        layer_logits=torch.empty(rows, layers, vocab) if outputs_spec.layers else None,
+        attention=torch.empty(rows, length) if outputs_spec.attention else None,
     )
 
 

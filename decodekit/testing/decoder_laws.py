@@ -14,9 +14,9 @@ from decodekit.core.prompt import Prompt
 from decodekit.core.request import Options, Stop
 from decodekit.core.result import Decoded
 from decodekit.decoders.base import Decoder
-from decodekit.decoders.custom_loop import OwnLoop
+from decodekit.decoders.custom_loop import CustomLoop
 from decodekit.engine.decode import decode
-from decodekit.engine.loop import look, run, start, step_by_step
+from decodekit.engine.loop import on_model_outputs, run, start, step_by_step
 from decodekit.engine.scoring import score
 from decodekit.engine.step import step
 from decodekit.processors.chain import Chain
@@ -29,7 +29,7 @@ END_ID = 2  # of the toy models that laws are tried on
 
 
 def check_decoder(
-    decoder: Decoder[Any] | OwnLoop | Callable[[list[int]], Decoder[Any] | OwnLoop],
+    decoder: Decoder[Any] | CustomLoop | Callable[[list[int]], Decoder[Any] | CustomLoop],
     *,
     batch_gives_alone: bool = True,
     captures: bool = True,
@@ -61,8 +61,8 @@ def check_decoder(
         >>> check_decoder(dk.BeamSearch(3), max_examples=3)
     """
 
-    def make(numbers: Sequence[int]) -> Decoder[Any] | OwnLoop:
-        return decoder if isinstance(decoder, Decoder | OwnLoop) else decoder(list(numbers))
+    def make(numbers: Sequence[int]) -> Decoder[Any] | CustomLoop:
+        return decoder if isinstance(decoder, Decoder | CustomLoop) else decoder(list(numbers))
 
     @repeatable(max_examples)
     @given(prompts(vocab=7), st.integers(0, 2**31), st.integers(1, 6))
@@ -107,13 +107,13 @@ def _check_steps(decoder: Decoder[Any], model: HashModel, batch: list[list[int]]
         vocab=logits.shape[-1],
         criteria=options.criteria,
     )
-    state = look(decoder, session, decoder.init(prompt.history(length + new, rows), limits))
-    broken = torch.zeros(len(logits), dtype=torch.bool)
+    state = on_model_outputs(decoder, session, decoder.init(prompt.history(length + new, rows), limits))
+    nonfinite = torch.zeros(len(logits), dtype=torch.bool)
     # What a model shows at first may have shapes that only it knows.
-    shape, result, memory = None if decoder.reveal else shapes(state), None, ()
+    shape, result, memory = None if decoder.outputs_spec else shapes(state), None, ()
     for _ in range(new + decoder.delay + 3):
         old, before = tensors(state), [tensor.clone() for tensor in tensors(state)]
-        state, selection, memory, _, broken = step(decoder, Chain(), logits, state, memory, broken)
+        state, selection, memory, _, nonfinite = step(decoder, Chain(), logits, state, memory, nonfinite)
         check(all(map(torch.equal, before, old)), f"{decoder!r} must not write to its old state")
         check(shape in (None, shapes(state)), f"{decoder!r} must keep the shapes of its state")
         shape = shapes(state)
@@ -127,7 +127,7 @@ def _check_steps(decoder: Decoder[Any], model: HashModel, batch: list[list[int]]
                 _check_same(result, final, "after further steps")
             result = final
         logits = session.advance(selection.tokens, sources)
-        state = look(decoder, session, state)
+        state = on_model_outputs(decoder, session, state)
     check(result is not None, f"{decoder!r} must be done after max_new_tokens steps")
 
 

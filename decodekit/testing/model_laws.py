@@ -11,7 +11,7 @@ from torch import Tensor
 from decodekit.core.history import Source, rows_of
 from decodekit.core.prompt import Prompt
 from decodekit.core.vocabulary import Vocabulary
-from decodekit.models.protocols import DescribedModel, JoiningSession, Model, Session, ShrinkingSession
+from decodekit.models.protocols import DescribedModel, MergeableSession, Model, Session, ShrinkingSession
 from decodekit.testing.checking import check, repeatable
 from decodekit.testing.strategies import prompts
 
@@ -20,7 +20,7 @@ def check_model(model: Model, *, vocab: int, tolerance: float = 1e-4, max_exampl
     """Raises unless `advance` gives what a fresh `start` on the grown text gives, whatever the rows.
 
     A session that prompts can leave (`ShrinkingSession`) must go on so for those that stay, and one that
-    others can join (`JoiningSession`) for all.
+    others can join (`MergeableSession`) for all.
 
     An encoder-decoder (its `vocabulary` has a `decoder_start_id`) reads the random prompts as sources, and
     its decoder's texts begin with the start id.
@@ -44,10 +44,10 @@ def check_model(model: Model, *, vocab: int, tolerance: float = 1e-4, max_exampl
         generator = torch.Generator().manual_seed(seed)
         session, logits, said = _start(model, batch, rows)
         for number in range(4):
-            if number == 1 and isinstance(session, JoiningSession) and session.can_join():
+            if number == 1 and isinstance(session, MergeableSession) and session.can_join():
                 other, more, theirs = _start(model, others, rows)
-                check(isinstance(other, JoiningSession), "every session of a model must join, or none")
-                session.join(cast("JoiningSession", other))
+                check(isinstance(other, MergeableSession), "every session of a model must join, or none")
+                session.join(cast("MergeableSession", other))
                 logits, said = torch.cat([logits, more]), said + theirs
             if number == 2:  # noqa: PLR2004 - there is a step before and one after
                 stay = _let_leave(session, len(said) // rows, rows, generator, logits.device)

@@ -30,9 +30,9 @@ def check_processor(
     """Raises unless a processor keeps its contract, on random histories and scores.
 
     It must be pure; treat every row by itself, with memory that follows its row when rows are reordered, also
-    when prompts leave if it says that they may (`splits`); ignore padding, unwritten columns and capacity;
-    not turn minus infinity into anything else, and not make NaN; keep the argmax if it says so; be capturable
-    if it says so.
+    when prompts leave if it says that they may (`batch_independent`); ignore padding, unwritten columns and
+    capacity; not turn minus infinity into anything else, and not make NaN; keep the argmax if it says so; be
+    capturable if it says so.
 
     Args:
         processor: What to check, or a function from the numbers of the prompts in a batch to a processor

@@ -100,10 +100,10 @@ def test_too_little_memory_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_what_is_no_mistake_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object, **__: object) -> None:
+    def nonfinite(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(dk, "decode", broken)
+    monkeypatch.setattr(dk, "decode", nonfinite)
     assert isinstance(run("generate", PROMPT).exception, RuntimeError)
 
 

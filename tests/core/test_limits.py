@@ -18,7 +18,7 @@ class Fires(dk.StoppingCriterion):
     def reason(self) -> str:
         return self.name
 
-    def init(self, history: dk.History, run: dk.Run) -> int:  # noqa: ARG002
+    def init(self, history: dk.History, run: dk.StoppingContext) -> int:  # noqa: ARG002
         return 0
 
     def apply(
@@ -74,10 +74,10 @@ def test_of_several_criteria_the_first_says_why_and_all_are_asked() -> None:
     two = Fires([True, True, False], "two")
     of = limits(one, two)
     said = history([1, 1, 1])
-    why, stopping = of.finish(said, torch.zeros(3), of.start(said))
-    assert why.tolist() == [FIRST_CRITERION + 1, FIRST_CRITERION, 0]
+    finish_code, stopping = of.finish(said, torch.zeros(3), of.start(said))
+    assert finish_code.tolist() == [FIRST_CRITERION + 1, FIRST_CRITERION, 0]
     assert stopping.memories == (1, 1)
-    assert of.reasons(why[None]) == [["two", "one", ""]]
+    assert of.reasons(finish_code[None]) == [["two", "one", ""]]
 
 
 def test_reasons_have_names() -> None:

@@ -27,7 +27,7 @@ class SaidTwice(dk.StoppingCriterion):
 
     reason = "twice"
 
-    def init(self, history: dk.History, run: dk.Run) -> Int64[Tensor, " rows"]:  # noqa: ARG002
+    def init(self, history: dk.History, run: dk.StoppingContext) -> Int64[Tensor, " rows"]:  # noqa: ARG002
         return torch.zeros(len(history.tokens), dtype=torch.long, device=history.tokens.device)
 
     def apply(
@@ -48,7 +48,7 @@ class Spent(dk.StoppingCriterion):
 
     reason = "spent"
 
-    def init(self, history: dk.History, run: dk.Run) -> dict[str, Any]:  # noqa: ARG002
+    def init(self, history: dk.History, run: dk.StoppingContext) -> dict[str, Any]:  # noqa: ARG002
         zeros = torch.zeros(len(history.tokens), 2, device=history.tokens.device)
         return {"sum": [zeros], "step": torch.zeros((), device=zeros.device), "name": "spent"}
 
@@ -74,11 +74,11 @@ class Recorder(dk.StoppingCriterion):
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
-        self.runs: list[dk.Run] = []
+        self.runs: list[dk.StoppingContext] = []
 
     reason = "never"
 
-    def init(self, history: dk.History, run: dk.Run) -> tuple[()]:
+    def init(self, history: dk.History, run: dk.StoppingContext) -> tuple[()]:
         self.runs.append(run)
         assert history.prompts is not None
         return ()
@@ -121,7 +121,7 @@ def test_what_is_not_a_boolean_a_row_is_refused(wrong: Any) -> None:  # noqa: AN
     class Wrong(dk.StoppingCriterion):
         reason = "wrong"
 
-        def init(self, history: dk.History, run: dk.Run) -> tuple[()]:  # noqa: ARG002
+        def init(self, history: dk.History, run: dk.StoppingContext) -> tuple[()]:  # noqa: ARG002
             return ()
 
         def apply(self, history: dk.History, log_probs: Tensor, memory: tuple[()]) -> Any:  # noqa: ANN401, ARG002
@@ -136,7 +136,7 @@ def test_what_is_not_a_boolean_a_row_is_refused(wrong: Any) -> None:  # noqa: AN
 
 def test_a_criterion_needs_a_reason() -> None:
     class Nameless(dk.StoppingCriterion):
-        def init(self, history: dk.History, run: dk.Run) -> tuple[()]:  # noqa: ARG002
+        def init(self, history: dk.History, run: dk.StoppingContext) -> tuple[()]:  # noqa: ARG002
             return ()
 
         def apply(self, history: dk.History, log_probs: Tensor, memory: tuple[()]) -> Any:  # noqa: ANN401, ARG002
@@ -230,9 +230,9 @@ def test_under_beam_search_memory_follows_its_hypothesis(  # noqa: PLR0913, PLR0
         assert out.finish_reason[number] == reasons + ["missing"] * (beams - len(expected))
 
 
-@pytest.mark.parametrize("broken", ["reorder_memory", "pick_memory"])
+@pytest.mark.parametrize("nonfinite", ["reorder_memory", "pick_memory"])
 def test_without_either_reorder_of_memory_the_law_above_fails(
-    broken: str, monkeypatch: pytest.MonkeyPatch
+    nonfinite: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def texts() -> list[list[list[list[int]]]]:
         search = dk.BeamSearch(3, num_return=3)
@@ -246,8 +246,8 @@ def test_without_either_reorder_of_memory_the_law_above_fails(
         "reorder_memory": lambda memory, source_rows: memory,  # noqa: ARG005
         "pick_memory": lambda memories, chosen: memories[0],  # noqa: ARG005
     }
-    module = candidates if broken == "reorder_memory" else advance
-    monkeypatch.setattr(module, broken, forget[broken])
+    module = candidates if nonfinite == "reorder_memory" else step
+    monkeypatch.setattr(module, nonfinite, forget[nonfinite])
     assert sum(ours != theirs for ours, theirs in zip(right, texts(), strict=True)) >= 5
 
 

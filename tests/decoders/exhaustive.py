@@ -10,10 +10,10 @@ from torch import Tensor
 
 import decodekit as dk
 
-NOTHING = dk.Chain()
+LOGITS_ONLY = dk.Chain()
 
 
-class Said(NamedTuple):
+class EmittedTokens(NamedTuple):
     """What a model says along every text of some prompts, step by step."""
 
     log_probs: list[Float32[Tensor, "rows vocab"]]
@@ -47,31 +47,31 @@ def all_texts(vocab: int, new: int, end_ids: tuple[int, ...]) -> Texts:
 @cache
 def read_all(
     vocab: int, seed: int, prompts: tuple[tuple[int, ...], ...], new: int, end_ids: tuple[int, ...]
-) -> Said:
-    """What a `dk.testing.RevealingHashModel` says along all texts: once for all scorers."""
-    model, texts = dk.testing.RevealingHashModel(vocab, seed), all_texts(vocab, new, end_ids)
+) -> EmittedTokens:
+    """What a `dk.testing.HashModelWithOutputs` says along all texts: once for all scorers."""
+    model, texts = dk.testing.HashModelWithOutputs(vocab, seed), all_texts(vocab, new, end_ids)
     prompt, rows = dk.Prompt.from_ids(prompts), len(texts.tokens)
-    session, logits = model.start_revealing(
+    session, logits = model.start_with_outputs(
         prompt,
         rows_per_prompt=rows,
         capacity=prompt.tokens.shape[1] + new,
-        reveal=dk.Reveal(attention=True),
+        outputs_spec=dk.ModelOutputsSpec(attention=True),
     )
     log_probs, attention = [], []
     for tokens in texts.tokens.T:
         log_probs.append(logits.log_softmax(-1))
-        assert session.revealed.attention is not None
-        attention.append(session.revealed.attention)
+        assert session.model_outputs.attention is not None
+        attention.append(session.model_outputs.attention)
         logits = session.advance(tokens.repeat(len(prompts)), None)
-    return Said(log_probs, attention)
+    return EmittedTokens(log_probs, attention)
 
 
 def worth_of_all(  # noqa: PLR0913
-    said: Said,
+    said: EmittedTokens,
     texts: Texts,
     prompts: Sequence[Sequence[int]],
     scorer: dk.PathScorer,
-    chain: dk.LogitsProcessor = NOTHING,
+    chain: dk.LogitsProcessor = LOGITS_ONLY,
     *,
     vocab: int,
     end_ids: tuple[int, ...],
@@ -89,7 +89,9 @@ def worth_of_all(  # noqa: PLR0913
         scores, remembered = chain.apply(history, said.log_probs[step], remembered)
         tokens = texts.tokens[:, step].repeat(len(prompts))
         added = scores.gather(1, tokens[:, None])[:, 0]
-        growth = dk.Growth(history, rows, tokens, added, said.attention[step] if scorer.reveal else None)
+        growth = dk.ExtendedHypotheses(
+            history, rows, tokens, added, said.attention[step] if scorer.outputs_spec else None
+        )
         memory, totals = scorer.extend(growth, memory), totals + added
         now = scorer.score(totals, torch.full_like(lengths, step + 1), memory)
         worth = torch.where(lengths == step + 1, now.masked_fill(totals == -torch.inf, -torch.inf), worth)

@@ -237,10 +237,14 @@ def test_log_probs_are_the_models_not_those_of_the_processed_scores() -> None:
 
 
 def test_a_prompt_with_every_token_banned_is_named() -> None:
-    stuck = MarkovModel([[1.0, 0.0], [0.0, 1.0]])
+    all_banned = MarkovModel([[1.0, 0.0], [0.0, 1.0]])
     with pytest.raises(dk.DecodingError, match="for prompt 1 the processors"):
         dk.decode(
-            stuck, [[0], [1]], dk.ArithmeticSample(2, seeds=[1, 2]), dk.SuppressTokens([1]), max_new_tokens=2
+            all_banned,
+            [[0], [1]],
+            dk.ArithmeticSample(2, seeds=[1, 2]),
+            dk.SuppressTokens([1]),
+            max_new_tokens=2,
         )
 
 

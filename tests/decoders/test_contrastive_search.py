@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 import decodekit as dk
-from decodekit.testing import HashModel, MarkovModel, RevealingHashModel, check_decoder
+from decodekit.testing import HashModel, HashModelWithOutputs, MarkovModel, check_decoder
 from decodekit.testing.strategies import prompts
 from tests.equivalence.families import START, build
 from tests.recorded.recorded import Case, cases, model
@@ -26,22 +26,22 @@ class OneDirectionATokenSession:
 
     def __init__(self, inner: dk.Session, tokens: Int64[Tensor, "batch length"], vocab: int) -> None:
         self._inner, self._axes = inner, torch.eye(vocab)
-        self.revealed = dk.Revealed(prompt_hidden=self._axes[tokens])
+        self.model_outputs = dk.ModelOutputs(prompt_hidden=self._axes[tokens])
 
     def advance(
         self, tokens: Int64[Tensor, " rows"], source_rows: Int64[Tensor, " rows"] | None
     ) -> Float32[Tensor, "rows vocab"]:
-        self.revealed = dk.Revealed(hidden=3 * self._axes[tokens])
+        self.model_outputs = dk.ModelOutputs(hidden=3 * self._axes[tokens])
         return self._inner.advance(tokens, source_rows)
 
 
 class OneDirectionAToken(MarkovModel):
     """A repeated token is as like itself as can be, and unlike all others."""
 
-    def start_revealing(
-        self, prompt: dk.Prompt, *, rows_per_prompt: int, capacity: int, reveal: dk.Reveal
+    def start_with_outputs(
+        self, prompt: dk.Prompt, *, rows_per_prompt: int, capacity: int, outputs_spec: dk.ModelOutputsSpec
     ) -> tuple[OneDirectionATokenSession, Float32[Tensor, "rows vocab"]]:
-        assert reveal == dk.Reveal(hidden=True)
+        assert outputs_spec == dk.ModelOutputsSpec(hidden=True)
         inner, logits = self.start(prompt, rows_per_prompt=rows_per_prompt, capacity=capacity)
         return OneDirectionATokenSession(inner, prompt.tokens, len(self.log_probs)), logits
 
@@ -114,13 +114,16 @@ def reference(
     return text[len(prompt) :]
 
 
-def read_toy(toy: RevealingHashModel) -> Read:
+def read_toy(toy: HashModelWithOutputs) -> Read:
     def read(text: list[int]) -> tuple[list[float], list[list[float]]]:
-        session, logits = toy.start_revealing(
-            dk.Prompt.from_ids([text]), rows_per_prompt=1, capacity=9, reveal=dk.Reveal(hidden=True)
+        session, logits = toy.start_with_outputs(
+            dk.Prompt.from_ids([text]),
+            rows_per_prompt=1,
+            capacity=9,
+            outputs_spec=dk.ModelOutputsSpec(hidden=True),
         )
-        assert session.revealed.prompt_hidden is not None
-        return logits[0].tolist(), session.revealed.prompt_hidden[0].tolist()
+        assert session.model_outputs.prompt_hidden is not None
+        return logits[0].tolist(), session.model_outputs.prompt_hidden[0].tolist()
 
     return read
 
@@ -140,7 +143,7 @@ def test_it_equals_the_slow_reference(
     k: int,
     penalty: float,
 ) -> None:
-    toy, decoder = RevealingHashModel(6, seed, end_ids=(1,)), dk.ContrastiveSearch(k, penalty)
+    toy, decoder = HashModelWithOutputs(6, seed, end_ids=(1,)), dk.ContrastiveSearch(k, penalty)
     for processors, banned in (((), ()), (dk.SuppressTokens([0, 3, 5]), (0, 3, 5))):
         out = dk.decode(toy, batch, decoder, processors, max_new_tokens=new)
         for prompt, got in zip(batch, out.hypotheses(), strict=True):
@@ -151,7 +154,7 @@ def test_it_equals_the_slow_reference(
 def test_one_candidate_or_no_penalty_is_greedy_search(decoder: dk.ContrastiveSearch) -> None:
     batch = [[1, 2], [3], [4, 5, 6, 7]]
     for seed in range(5):
-        toy = RevealingHashModel(9, seed, end_ids=(2,))
+        toy = HashModelWithOutputs(9, seed, end_ids=(2,))
         for processors in ((), dk.NoRepeatNGram(1), dk.RepetitionPenalty(1.5)):
             expected, got = (
                 dk.decode(toy, batch, one, processors, max_new_tokens=6) for one in (dk.Greedy(), decoder)
@@ -165,13 +168,13 @@ def test_one_candidate_or_no_penalty_is_greedy_search(decoder: dk.ContrastiveSea
 
 def test_it_keeps_the_laws_of_decoders() -> None:
     for decoder in (dk.ContrastiveSearch(3), dk.ContrastiveSearch(2, 1.0), dk.ContrastiveSearch(9)):
-        check_decoder(decoder, model=RevealingHashModel, max_examples=6)
+        check_decoder(decoder, model=HashModelWithOutputs, max_examples=6)
     criteria = (dk.RepetitionLoop(2, 1), dk.Confidence(0.2))
-    check_decoder(dk.ContrastiveSearch(3), model=RevealingHashModel, stop=criteria, max_examples=6)
+    check_decoder(dk.ContrastiveSearch(3), model=HashModelWithOutputs, stop=criteria, max_examples=6)
 
 
 def test_a_stop_criterion_looks_at_what_was_decided() -> None:
-    toy = RevealingHashModel(9)
+    toy = HashModelWithOutputs(9)
     whole = dk.decode(toy, [[1, 2], [3]], dk.ContrastiveSearch(4), max_new_tokens=8).hypotheses()
     for length in range(1, 8):
         seen: list[list[int]] = []
@@ -272,7 +275,7 @@ def test_a_prompt_with_every_token_banned_is_an_error_that_names_it() -> None:
             return scores.masked_fill(history.tokens[:, :1] == 4, -torch.inf)
 
     with pytest.raises(dk.DecodingError, match="for prompt 1 the processors"):
-        dk.decode(RevealingHashModel(6), [[3], [4]], dk.ContrastiveSearch(2), AfterFour(), max_new_tokens=3)
+        dk.decode(HashModelWithOutputs(6), [[3], [4]], dk.ContrastiveSearch(2), AfterFour(), max_new_tokens=3)
 
 
 def test_a_model_that_shows_no_states_is_refused() -> None:

@@ -32,7 +32,7 @@ def test_it_branches_on_the_first_token_and_ranks_by_the_margin_of_the_answer() 
     # [1, 3]: 0.45 - 0.25; [2, 3]: 0.9 - 0.1; [3]: its only token has 0.5 - 0.4.
     assert out.hypotheses() == [[[2, 3], [1, 3], [3]]]
     torch.testing.assert_close(out.score, torch.tensor([[0.8, 0.2, 0.1]]))
-    assert isinstance(out.report, dk.Answers)
+    assert isinstance(out.report, dk.CoTAnswers)
     assert out.report.answers == [[(3,), (3,), (3,)]]
     torch.testing.assert_close(torch.tensor(out.report.total), torch.full((1, 3), 1.1))
     torch.testing.assert_close(out.log_prob.exp(), torch.tensor([[0.36, 0.225, 0.1]]))
@@ -109,7 +109,7 @@ def test_an_answer_is_found_in_the_text() -> None:
     out = dk.decode(
         dk.load(), ["Once upon a", "She was as"], dk.CoTDecoding(3, answer=word), max_new_tokens=3
     )
-    assert isinstance(out.report, dk.Answers)
+    assert isinstance(out.report, dk.CoTAnswers)
     assert out.texts is not None
     for texts, answers in zip(out.texts, out.report.answers, strict=True):
         assert [found and found[0] for found in (re.search(r"\w+", text) for text in texts)] == answers

@@ -11,22 +11,22 @@ from torch import Tensor
 import decodekit as dk
 
 
-class GreedyOnePromptAtATime(dk.OwnLoop):
+class GreedyOnePromptAtATime(dk.CustomLoop):
     """Greedy search with a session for each prompt, one after the other."""
 
-    def run(self, job: dk.Job) -> Generator[None, None, dk.Decoded]:
+    def run(self, request: dk.DecodeRequest) -> Generator[None, None, dk.Decoded]:
         parts = []
-        for number in range(len(job.prompt.tokens)):
-            prompt = job.prompt.take(torch.tensor([number]))
-            capacity = prompt.tokens.shape[1] + job.options.max_new_tokens
-            session, logits = job.model.start(prompt, rows_per_prompt=1, capacity=capacity)
-            limits, history = job.limits(logits.shape[-1]), prompt.history(capacity, 1)
-            greedy, memory = dk.Greedy(), job.processor.init(history)
+        for number in range(len(request.prompt.tokens)):
+            prompt = request.prompt.take(torch.tensor([number]))
+            capacity = prompt.tokens.shape[1] + request.options.max_new_tokens
+            session, logits = request.model.start(prompt, rows_per_prompt=1, capacity=capacity)
+            limits, history = request.limits(logits.shape[-1]), prompt.history(capacity, 1)
+            greedy, memory = dk.Greedy(), request.processor.init(history)
             state = greedy.init(history, limits)
             while not state.done:
                 yield
-                state = greedy.observe(logits, state)
-                scores, memory = job.processor.apply(state.history, logits, memory)
+                state = greedy.record_log_probs(logits, state)
+                scores, memory = request.processor.apply(state.history, logits, memory)
                 state, selection = greedy.step(scores, state)
                 logits = session.advance(selection.tokens, None)
             parts.append(greedy.finalize(state))
@@ -86,7 +86,7 @@ def test_what_would_watch_its_steps_is_refused() -> None:
 
 class Watching(NamedTuple):
     rows: dk.RowState
-    seen: dk.Revealed
+    seen: dk.ModelOutputs
 
     @property
     def history(self) -> dk.History:
@@ -101,16 +101,16 @@ class Nearest(dk.Decoder[Watching]):
     """Says the token that the shown layers, states and attention all vote for; one step late."""
 
     rows_per_prompt = 2
-    reveal = dk.Reveal(hidden=True, layers=(0, 2), attention=True)
+    outputs_spec = dk.ModelOutputsSpec(hidden=True, layers=(0, 2), attention=True)
 
     def init(self, history: dk.History, limits: dk.Limits) -> Watching:
-        return Watching(dk.RowState.start(history, limits), dk.Revealed())
+        return Watching(dk.RowState.start(history, limits), dk.ModelOutputs())
 
-    def look(self, revealed: dk.Revealed, state: Watching) -> Watching:
-        return state._replace(seen=revealed._replace(prompt_hidden=None))
+    def on_model_outputs(self, model_outputs: dk.ModelOutputs, state: Watching) -> Watching:
+        return state._replace(seen=model_outputs._replace(prompt_hidden=None))
 
-    def observe(self, scores: Float32[Tensor, "rows vocab"], state: Watching) -> Watching:
-        return state._replace(rows=state.rows._replace(observed=scores))
+    def record_log_probs(self, scores: Float32[Tensor, "rows vocab"], state: Watching) -> Watching:
+        return state._replace(rows=state.rows._replace(model_scores=scores))
 
     def step(self, scores: Float32[Tensor, "rows vocab"], state: Watching) -> tuple[Watching, dk.Selection]:
         hidden, layers, attention = state.seen.hidden, state.seen.layer_logits, state.seen.attention
@@ -118,8 +118,8 @@ class Nearest(dk.Decoder[Watching]):
         assert layers is not None
         assert attention is not None
         choice = scores + layers.sum(1) * hidden.sum(-1, keepdim=True) + attention[:, -1:]
-        rows, selection = state.rows.say(choice.argmax(-1), scores)
-        return Watching(rows, dk.Revealed()), selection
+        rows, selection = state.rows.emit(choice.argmax(-1), scores)
+        return Watching(rows, dk.ModelOutputs()), selection
 
     def finalize(self, state: Watching) -> dk.Decoded:
         return state.rows.decoded(hypotheses=2)
@@ -127,14 +127,14 @@ class Nearest(dk.Decoder[Watching]):
 
 def test_a_decoder_sees_what_it_asks_the_model_to_show() -> None:
     prompts = [[1, 2, 3], [4]]
-    out = dk.decode(dk.testing.RevealingHashModel(9), prompts, Nearest(), max_new_tokens=5)
+    out = dk.decode(dk.testing.HashModelWithOutputs(9), prompts, Nearest(), max_new_tokens=5)
     for number, prompt in enumerate(prompts):
-        alone = dk.decode(dk.testing.RevealingHashModel(9), [prompt], Nearest(), max_new_tokens=5)
+        alone = dk.decode(dk.testing.HashModelWithOutputs(9), [prompt], Nearest(), max_new_tokens=5)
         assert out.hypotheses()[number] == alone.hypotheses()[0]
     assert (
         out.hypotheses()
         != dk.decode(
-            dk.testing.RevealingHashModel(9), prompts, dk.Sample(2, seeds=[1, 2]), max_new_tokens=5
+            dk.testing.HashModelWithOutputs(9), prompts, dk.Sample(2, seeds=[1, 2]), max_new_tokens=5
         ).hypotheses()
     )
 
@@ -148,7 +148,7 @@ def test_a_decoder_with_a_delay_is_given_that_many_steps_more() -> None:
     class Late(Nearest):
         delay = 2
 
-    model = dk.testing.RevealingHashModel(9)
+    model = dk.testing.HashModelWithOutputs(9)
     steps = dk.engine.loop.run(
         model, [[1]], Late(), (), dk.engine.loop.Options(max_new_tokens=3, check_every=9)
     )
@@ -156,22 +156,25 @@ def test_a_decoder_with_a_delay_is_given_that_many_steps_more() -> None:
 
 
 def test_what_to_reveal_is_checked_and_joined() -> None:
-    assert not dk.Reveal()
-    both = dk.Reveal(hidden=True) | dk.Reveal(layers=(1, 2))
-    assert both == dk.Reveal(hidden=True, layers=(1, 2))
+    assert not dk.ModelOutputsSpec()
+    both = dk.ModelOutputsSpec(hidden=True) | dk.ModelOutputsSpec(layers=(1, 2))
+    assert both == dk.ModelOutputsSpec(hidden=True, layers=(1, 2))
     with pytest.raises(ValueError, match=r"layers must be a tuple of integers .* got \(-1,\)"):
-        dk.Reveal(layers=(-1,))
+        dk.ModelOutputsSpec(layers=(-1,))
     with pytest.raises(dk.DecodekitError, match="layers must be asked for once"):
-        _ = dk.Reveal(layers=(1,)) | dk.Reveal(layers=(2,))
+        _ = dk.ModelOutputsSpec(layers=(1,)) | dk.ModelOutputsSpec(layers=(2,))
 
 
 def test_a_showing_model_keeps_its_protocols() -> None:
-    model = dk.testing.RevealingHashModel(9)
-    assert isinstance(model, dk.RevealingModel)
-    assert not isinstance(dk.testing.HashModel(9), dk.RevealingModel)
-    session, _ = model.start_revealing(
-        dk.Prompt.from_ids([[1]]), rows_per_prompt=1, capacity=3, reveal=dk.Reveal(hidden=True)
+    model = dk.testing.HashModelWithOutputs(9)
+    assert isinstance(model, dk.ModelWithOutputs)
+    assert not isinstance(dk.testing.HashModel(9), dk.ModelWithOutputs)
+    session, _ = model.start_with_outputs(
+        dk.Prompt.from_ids([[1]]),
+        rows_per_prompt=1,
+        capacity=3,
+        outputs_spec=dk.ModelOutputsSpec(hidden=True),
     )
-    assert isinstance(session, dk.RevealingSession)
-    assert session.revealed.hidden is not None
-    assert session.revealed.attention is None
+    assert isinstance(session, dk.SessionWithOutputs)
+    assert session.model_outputs.hidden is not None
+    assert session.model_outputs.attention is None

@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 import decodekit as dk
-from decodekit.testing import HashModel, MarkovModel, RevealingHashModel, check_decoder
+from decodekit.testing import HashModel, HashModelWithOutputs, MarkovModel, check_decoder
 from decodekit.testing.strategies import prompts
 from tests.equivalence.families import build
 from tests.recorded.recorded import Case, cases, model
@@ -24,13 +24,13 @@ LAYERS = (0, 3, 5)
 class MarkovLayersSession:
     def __init__(self, last: dk.Session, early: list[dk.Session], logits: list[Tensor]) -> None:
         self._last, self._early = last, early
-        self.revealed = dk.Revealed(layer_logits=torch.stack(logits, 1))
+        self.model_outputs = dk.ModelOutputs(layer_logits=torch.stack(logits, 1))
 
     def advance(
         self, tokens: Int64[Tensor, " rows"], source_rows: Int64[Tensor, " rows"] | None
     ) -> Float32[Tensor, "rows vocab"]:
         shown = [session.advance(tokens, source_rows) for session in self._early]
-        self.revealed = dk.Revealed(layer_logits=torch.stack(shown, 1))
+        self.model_outputs = dk.ModelOutputs(layer_logits=torch.stack(shown, 1))
         return self._last.advance(tokens, source_rows)
 
 
@@ -41,12 +41,12 @@ class MarkovLayers(MarkovModel):
         super().__init__(last)
         self._early = [MarkovModel(transitions) for transitions in early]
 
-    def start_revealing(
-        self, prompt: dk.Prompt, *, rows_per_prompt: int, capacity: int, reveal: dk.Reveal
+    def start_with_outputs(
+        self, prompt: dk.Prompt, *, rows_per_prompt: int, capacity: int, outputs_spec: dk.ModelOutputsSpec
     ) -> tuple[MarkovLayersSession, Float32[Tensor, "rows vocab"]]:
         size: dict[str, Any] = {"rows_per_prompt": rows_per_prompt, "capacity": capacity}
-        assert isinstance(reveal.layers, tuple)
-        started = [self._early[layer].start(prompt, **size) for layer in reveal.layers]
+        assert isinstance(outputs_spec.layers, tuple)
+        started = [self._early[layer].start(prompt, **size) for layer in outputs_spec.layers]
         last, logits = self.start(prompt, **size)
         sessions: list[dk.Session] = [session for session, _ in started]
         return MarkovLayersSession(last, sessions, [first for _, first in started]), logits
@@ -104,15 +104,17 @@ def contrast(last: list[float], layers: list[list[float]], top: float) -> list[f
 def test_greedily_it_says_the_argmax_of_the_slow_reference(
     batch: list[list[int]], seed: int, layers: list[int], top: float
 ) -> None:
-    toy = RevealingHashModel(6, seed, end_ids=(1,))
-    reveal = dk.Reveal(layers=tuple(layers))
+    toy = HashModelWithOutputs(6, seed, end_ids=(1,))
+    outputs_spec = dk.ModelOutputsSpec(layers=tuple(layers))
     out = dk.decode(toy, batch, dk.DoLa(layers=layers, relative_top=top), max_new_tokens=5)
     for prompt, (got,) in zip(batch, out.hypotheses(), strict=True):
         for number, token in enumerate(got):
             text = dk.Prompt.from_ids([prompt + got[:number]])
-            session, logits = toy.start_revealing(text, rows_per_prompt=1, capacity=20, reveal=reveal)
-            assert session.revealed.layer_logits is not None
-            expected = contrast(logits[0].tolist(), session.revealed.layer_logits[0].tolist(), top)
+            session, logits = toy.start_with_outputs(
+                text, rows_per_prompt=1, capacity=20, outputs_spec=outputs_spec
+            )
+            assert session.model_outputs.layer_logits is not None
+            expected = contrast(logits[0].tolist(), session.model_outputs.layer_logits[0].tolist(), top)
             assert expected.index(max(expected)) == token
 
 
@@ -121,7 +123,7 @@ class ContrastedSession:
         self._inner, self._top = inner, top
 
     def contrasted(self, logits: Float32[Tensor, "rows vocab"]) -> Float32[Tensor, "rows vocab"]:
-        shown = self._inner.revealed.layer_logits.tolist()
+        shown = self._inner.model_outputs.layer_logits.tolist()
         rows = zip(logits.tolist(), shown, strict=True)
         return torch.tensor([contrast(row, layers, self._top) for row, layers in rows])
 
@@ -134,14 +136,17 @@ class ContrastedSession:
 class Contrasted:
     """A model whose logits are another one's differences between layers."""
 
-    def __init__(self, inner: RevealingHashModel) -> None:
+    def __init__(self, inner: HashModelWithOutputs) -> None:
         self._inner, self.vocabulary = inner, inner.vocabulary
 
     def start(
         self, prompt: dk.Prompt, *, rows_per_prompt: int, capacity: int
     ) -> tuple[ContrastedSession, Float32[Tensor, "rows vocab"]]:
-        inner, logits = self._inner.start_revealing(
-            prompt, rows_per_prompt=rows_per_prompt, capacity=capacity, reveal=dk.Reveal(layers=LAYERS)
+        inner, logits = self._inner.start_with_outputs(
+            prompt,
+            rows_per_prompt=rows_per_prompt,
+            capacity=capacity,
+            outputs_spec=dk.ModelOutputsSpec(layers=LAYERS),
         )
         session = ContrastedSession(inner, 0.1)
         return session, session.contrasted(logits)
@@ -163,7 +168,7 @@ class Contrasted:
 def test_a_decoder_says_what_it_would_say_over_a_model_of_the_differences(
     inner: dk.Decoder[Any], processor: dk.LogitsProcessor
 ) -> None:
-    toy = RevealingHashModel(8, 5, end_ids=(2,))
+    toy = HashModelWithOutputs(8, 5, end_ids=(2,))
     expected = dk.decode(Contrasted(toy), PROMPTS, inner, processor, max_new_tokens=6)
     got = dk.decode(toy, PROMPTS, dk.DoLa(inner, layers=LAYERS), processor, max_new_tokens=6)
     assert expected.hypotheses() == got.hypotheses()
@@ -176,10 +181,10 @@ def test_a_decoder_says_what_it_would_say_over_a_model_of_the_differences(
 
 def test_it_keeps_the_laws_of_decoders() -> None:
     for inner in (dk.Greedy(), dk.BeamSearch(3, num_return=2), dk.ContrastiveSearch(3)):
-        check_decoder(dk.DoLa(inner, layers="high"), model=RevealingHashModel, max_examples=6)
+        check_decoder(dk.DoLa(inner, layers="high"), model=HashModelWithOutputs, max_examples=6)
     check_decoder(
         lambda numbers: dk.DoLa(dk.Sample(2, seeds=numbers), layers=(1,), relative_top=0.0),
-        model=RevealingHashModel,
+        model=HashModelWithOutputs,
         stop=dk.RepetitionLoop(2, 1),
         max_examples=6,
     )
@@ -219,9 +224,9 @@ def test_a_layer_that_allows_what_the_model_rules_out_is_the_furthest() -> None:
 
 def test_what_the_inner_decoder_looks_at_is_shown_too() -> None:
     inner = dk.BeamSearch(2, scorer=dk.CoveragePenalty(0.5))
-    assert dk.DoLa(inner, layers=[2]).reveal == dk.Reveal(layers=(2,), attention=True)
+    assert dk.DoLa(inner, layers=[2]).outputs_spec == dk.ModelOutputsSpec(layers=(2,), attention=True)
     with pytest.raises(dk.DecodekitError, match="layers must be asked for once"):
-        _ = dk.DoLa(dk.DoLa(layers=[1]), layers=[2]).reveal
+        _ = dk.DoLa(dk.DoLa(layers=[1]), layers=[2]).outputs_spec
 
 
 def test_a_model_that_shows_no_layers_or_has_fewer_is_refused() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import decodekit as dk
-from decodekit.testing import RevealingHashModel
+from decodekit.testing import HashModelWithOutputs
 
 VOCAB, END, NEW = 5, 2, 4
 PROMPTS = [[1], [3, 4], [4, 4, 0], [0, 1]]
@@ -40,7 +40,7 @@ SCORERS: dict[str, dk.PathScorer] = {
     "product": dk.Product([dk.LogProb(), dk.ScoreFunction(lambda _, lengths: 1.0 / lengths)]),
     "function": dk.ScoreFunction(lambda log_probs, lengths: log_probs - 0.1 * lengths),
 }
-Make = Callable[[list[int], dk.PathScorer], "dk.Decoder[Any] | dk.OwnLoop"]
+Make = Callable[[list[int], dk.PathScorer], "dk.Decoder[Any] | dk.CustomLoop"]
 # From the numbers of the prompts, which may be seeds, and a scorer.
 SEARCHES: dict[str, Make] = {
     "beam search": lambda n, s: dk.BeamSearch(4, scorer=s, num_return=4),  # noqa: ARG005
@@ -55,7 +55,7 @@ SEARCHES: dict[str, Make] = {
     "best first": lambda n, s: dk.BestFirst(scorer=s, num_return=2, at_once=4),  # noqa: ARG005
     "depth first": lambda n, s: dk.DepthFirst(scorer=s, num_return=2),  # noqa: ARG005
 }
-OTHERS: dict[str, Callable[[list[int]], dk.Decoder[Any] | dk.OwnLoop]] = {
+OTHERS: dict[str, Callable[[list[int]], dk.Decoder[Any] | dk.CustomLoop]] = {
     "greedy": lambda n: dk.Greedy(),  # noqa: ARG005
     "sampling": lambda n: dk.Sample(3, seeds=n),
     "arithmetic sampling": lambda n: dk.ArithmeticSample(3, seeds=n),
@@ -68,9 +68,9 @@ OTHERS: dict[str, Callable[[list[int]], dk.Decoder[Any] | dk.OwnLoop]] = {
 }
 
 
-def check(make: Callable[[list[int]], dk.Decoder[Any] | dk.OwnLoop], name: str) -> None:
+def check(make: Callable[[list[int]], dk.Decoder[Any] | dk.CustomLoop], name: str) -> None:
     """All that the module says, of one decoder under one processor."""
-    model, processor = RevealingHashModel(VOCAB, 7, scale=1.0, end_ids=(END,)), PROCESSORS[name]
+    model, processor = HashModelWithOutputs(VOCAB, 7, scale=1.0, end_ids=(END,)), PROCESSORS[name]
     numbers = list(range(len(PROMPTS)))
     out = dk.decode(model, PROMPTS, make(numbers), processor, max_new_tokens=NEW)
     for number, prompt in enumerate(PROMPTS):
@@ -110,7 +110,7 @@ def test_decoders_without_a_scorer(decoder: str, processor: str) -> None:
 
 @pytest.mark.parametrize("search", SEARCHES)
 def test_no_text_is_returned_twice_where_few_are_valid(search: str) -> None:
-    model = RevealingHashModel(VOCAB, 7, scale=1.0, end_ids=(END,))
+    model = HashModelWithOutputs(VOCAB, 7, scale=1.0, end_ids=(END,))
     decoder = SEARCHES[search](list(range(len(PROMPTS))), dk.LengthPenalty(1.0))
     out = dk.decode(model, PROMPTS, decoder, PROCESSORS["a trie"], max_new_tokens=NEW)
     for found in out.hypotheses():

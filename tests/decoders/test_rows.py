@@ -18,8 +18,8 @@ class LastTakesFirst(dk.Decoder[dk.RowState]):
     def init(self, history: dk.History, limits: dk.Limits) -> dk.RowState:
         return dk.RowState.start(history, limits)
 
-    def observe(self, scores: Float32[Tensor, "rows vocab"], state: dk.RowState) -> dk.RowState:
-        return state._replace(observed=scores)
+    def record_log_probs(self, scores: Float32[Tensor, "rows vocab"], state: dk.RowState) -> dk.RowState:
+        return state._replace(model_scores=scores)
 
     def step(
         self, scores: Float32[Tensor, "rows vocab"], state: dk.RowState
@@ -29,7 +29,7 @@ class LastTakesFirst(dk.Decoder[dk.RowState]):
         scores = scores.index_select(0, sources)
         ranked = scores.topk(2).indices  # the first row says its best, the last its second best
         tokens = ranked.gather(1, (rows % 2)[:, None])[:, 0]
-        after, selection = state.take(sources).say(tokens, scores)
+        after, selection = state.take(sources).emit(tokens, scores)
         return after, dk.Selection(selection.tokens, sources)
 
     def finalize(self, state: dk.RowState) -> dk.Decoded:

@@ -78,7 +78,7 @@ class Model:
 
 def test_what_cannot_be_captured_is_refused_by_name() -> None:
     hf = dk.load()
-    cases: list[tuple[Any, dk.Decoder[Any] | dk.OwnLoop, dict[str, Any], str]] = [
+    cases: list[tuple[Any, dk.Decoder[Any] | dk.CustomLoop, dict[str, Any], str]] = [
         (Model(), dk.Greedy(), {}, r"capture=True needs a model with start_captured\(\)"),
         (hf, dk.ContrastiveSearch(), {}, "must show nothing but logits, and ContrastiveSearch needs"),
         (hf, dk.Greedy(), {"stop": "x"}, "nothing may work on the host, and StopStrings does"),
@@ -133,14 +133,14 @@ class CountsInPython(dk.Decoder[Counter]):
         """At nothing."""
         return Counter(RowState.start(history, limits), 0)
 
-    def observe(self, scores: Tensor, state: Counter) -> Counter:
+    def record_log_probs(self, scores: Tensor, state: Counter) -> Counter:
         """As rows do."""
-        return Counter(state.rows._replace(observed=scores), state.steps)
+        return Counter(state.rows._replace(model_scores=scores), state.steps)
 
     def step(self, scores: Tensor, state: Counter) -> tuple[Counter, dk.Selection]:
         """The likeliest in the first steps, then the second."""
         tokens = scores.topk(2).indices[:, int(state.steps > 3)]
-        rows, selection = state.rows.say(tokens, scores)
+        rows, selection = state.rows.emit(tokens, scores)
         return Counter(rows, state.steps + 1), selection
 
     def finalize(self, state: Counter) -> dk.Decoded:
@@ -191,13 +191,13 @@ class SaysLate(dk.Decoder[Late]):
         pending = torch.full((len(history.tokens),), 3)
         return Late(RowState.start(history, limits), pending, {"a": torch.zeros(2), "b": torch.ones(2)})
 
-    def observe(self, scores: Tensor, state: Late) -> Late:
+    def record_log_probs(self, scores: Tensor, state: Late) -> Late:
         """As rows do."""
-        return state._replace(rows=state.rows._replace(observed=scores))
+        return state._replace(rows=state.rows._replace(model_scores=scores))
 
     def step(self, scores: Tensor, state: Late) -> tuple[Late, dk.Selection]:
         """What was likeliest a step ago."""
-        rows, _ = state.rows.say(state.pending, scores)
+        rows, _ = state.rows.emit(state.pending, scores)
         kept = {"b": state.kept["b"] + 2, "a": state.kept["a"] + 1}
         return Late(rows, scores.argmax(-1), kept), dk.Selection(state.pending, None)
 

@@ -112,7 +112,7 @@ class Minimal(dk.Decoder[Any]):
         return dk.RowState.start(history, limits)
 
     def step(self, scores: Tensor, state: Any) -> tuple[Any, dk.Selection]:  # noqa: ANN401
-        return state.say(scores.argmin(-1), scores)
+        return state.emit(scores.argmin(-1), scores)
 
     def finalize(self, state: Any) -> dk.Decoded:  # noqa: ANN401
         decoded: dk.Decoded = state.decoded(hypotheses=1)
@@ -129,11 +129,11 @@ def test_a_model_needs_nothing_but_start() -> None:
         def start(self, prompt: dk.Prompt, *, rows_per_prompt: int, capacity: int) -> tuple[Any, Tensor]:  # noqa: ARG002
             rows = len(prompt.tokens) * rows_per_prompt
 
-            class Run:
+            class DecodingRun:
                 def advance(self, tokens: Tensor, source_rows: Tensor | None) -> Tensor:  # noqa: ARG002
                     return torch.zeros(rows, 4)
 
-            return Run(), torch.zeros(rows, 4)
+            return DecodingRun(), torch.zeros(rows, 4)
 
     out = dk.decode(Uniform(), [[0], [1, 2]], dk.BeamSearch(2), max_new_tokens=3)
     assert out.lengths.tolist() == [[3], [3]]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import decodekit as dk
 from decodekit.core.request import Options
-from decodekit.engine.loop import Progress, run
+from decodekit.engine.loop import StepSnapshot, run
 from decodekit.testing import HashModel
 from decodekit.testing.strategies import prompts
 from tests.stopping.scripted import Pieces, Scripted
@@ -36,7 +36,7 @@ class Silent(dk.Decoder[dk.RowState]):
         return dk.RowState.start(history, limits)
 
     def step(self, scores: Tensor, state: dk.RowState) -> tuple[dk.RowState, dk.Selection]:
-        return state.say(scores.argmax(-1), scores)
+        return state.emit(scores.argmax(-1), scores)
 
     def finalize(self, state: dk.RowState) -> dk.Decoded:
         return state.decoded(hypotheses=1)
@@ -157,7 +157,7 @@ def test_pieces_say_where_they_belong() -> None:
     model = Scripted([[0, 1], [1, 0]], 2, Pieces("ab"))
     stream = dk.stream(model, [[0], [0, 1]], dk.Sample(2, seeds=[1, 2]), max_new_tokens=2)
     assert list(stream) == [
-        dk.Piece(prompt, hypothesis, text)
+        dk.TextChunk(prompt, hypothesis, text)
         for texts in ("ab", "ba")
         for prompt, text in enumerate(texts)
         for hypothesis in range(2)
@@ -183,7 +183,7 @@ def test_a_step_is_taken_only_when_a_piece_is_wanted() -> None:
 # Beam search
 
 
-def starts(beams: int, progress: Progress[Any], out: dk.Decoded) -> list[list[list[int]]]:
+def starts(beams: int, progress: StepSnapshot[Any], out: dk.Decoded) -> list[list[list[int]]]:
     """Of every prompt, all that is still in play: what lives and what has finished."""
     step, state = progress.number, progress.state
     said = state.history.tokens[:, progress.limits.prompt_length :][:, :step].view(-1, beams, step)
@@ -240,15 +240,15 @@ def test_what_a_beam_search_has_settled_is_the_longest_common_start_and_stands(
     out = dk.decode(model, batch, search, max_new_tokens=7, end_ids=2, stop=stop)
     said: list[list[int]] = [[] for _ in batch]
     for progress in run(model, batch, search, (), options):
-        settled = search.settled(progress.state)
+        stable_prefix = search.stable_prefix(progress.state)
         for prompt, play in enumerate(starts(beams, progress, out)):
-            best = settled[prompt][0]
+            best = stable_prefix[prompt][0]
             assert best[: len(said[prompt])] == said[prompt]
             said[prompt] = best
             if progress.state.open[prompt]:
                 assert common(play) == best
             # Whatever came of it, it begins so: of every hypothesis.
-            for number, tokens in enumerate(settled[prompt]):
+            for number, tokens in enumerate(stable_prefix[prompt]):
                 final = out.hypotheses()[prompt][number]
                 assert final[: len(tokens)] == tokens
     assert said == [row[0] for row in out.hypotheses()]
@@ -351,7 +351,7 @@ def test_a_stuck_prompt_is_an_error(beams: int | None) -> None:
 def test_a_stuck_beam_search_has_settled_nothing() -> None:
     search = dk.BeamSearch(2)
     steps = run(readable(1), [[0]], search, dk.SuppressTokens(range(6)), Options(max_new_tokens=3))
-    assert search.settled(next(steps).state) == [[[]]]
+    assert search.stable_prefix(next(steps).state) == [[[]]]
 
 
 def test_text_needs_a_tokenizer() -> None:

@@ -184,14 +184,14 @@ def test_a_random_call_returns_what_generate_returns(shard: int) -> None:
         family, prompts, options, users = call
         model = build(family)
         try:
-            expected = say(model.generate, prompts, options, users)
+            expected = emit(model.generate, prompts, options, users)
         except ValueError:
             reject()  # such options do not go together, or leave no token to draw
         assume(not runs_out_of_strings(expected, family, prompts, options, users))
         inside = partial(model.generate, custom_generate=dk.compat.hf.custom_generate)
         for ours in (partial(dk.compat.hf.generate, wrap(family)), inside):
             try:
-                actual = say(ours, prompts, options, users)
+                actual = emit(ours, prompts, options, users)
             except dk.DecodingError:  # every token banned, where theirs says one of them
                 reject()
             assert differences(expected, actual) == []
@@ -199,7 +199,7 @@ def test_a_random_call_returns_what_generate_returns(shard: int) -> None:
     compare()
 
 
-def say(generate: Callable[..., Any], prompts: Batch, options: Options, users: str) -> Any:  # noqa: ANN401
+def emit(generate: Callable[..., Any], prompts: Batch, options: Options, users: str) -> Any:  # noqa: ANN401
     """What a `generate` returns, from the same seed."""
     torch.manual_seed(len(options))
     return generate(prompts.tokens, **arguments(prompts, options, users))
@@ -217,5 +217,5 @@ def runs_out_of_strings(
         return False
     if getattr(expected, "sequences_scores", None) is None:
         scored = options | {"return_dict_in_generate": True, "output_scores": True}
-        expected = say(build(family).generate, prompts, scored, users)
+        expected = emit(build(family).generate, prompts, scored, users)
     return bool((expected.sequences_scores < -1e8).any())

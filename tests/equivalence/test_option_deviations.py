@@ -84,7 +84,7 @@ def test_padding_is_no_text_to_the_encoder_repetition_penalty() -> None:
     assert theirs[0] == ours[0] or theirs[1] != ours[1]
 
 
-class AtOnce(transformers.StoppingCriteria):
+class ImmediateFlags(transformers.StoppingCriteria):
     """Stops the first row after its first token, the others after their sixth."""
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:  # noqa: ANN401, ARG002
@@ -93,7 +93,7 @@ class AtOnce(transformers.StoppingCriteria):
 
 
 def test_a_row_that_was_stopped_says_no_more_also_without_end_ids() -> None:
-    criteria = transformers.StoppingCriteriaList([AtOnce()])
+    criteria = transformers.StoppingCriteriaList([ImmediateFlags()])
     theirs, ours = both("gpt2", batch((0, 0), seed=43), stopping_criteria=criteria, eos_token_id=None)
     free, _ = both("gpt2", batch((0, 0), seed=43), eos_token_id=None)
     assert theirs[0] == free[0][: len(theirs[0])]  # on and on

@@ -37,5 +37,5 @@ def test_a_model_that_can_is_asked() -> None:
 
     assert start_verifying(Able(9), dk.Prompt.from_ids([[1]]), rows_per_prompt=1, capacity=3) == "asked"
     assert isinstance(Able(9), dk.VerifyingModel)
-    assert not isinstance(HashModel(9), dk.VerifyingModel | dk.ShallowModel)
-    assert isinstance(dk.load(), dk.VerifyingModel | dk.ShallowModel)
+    assert not isinstance(HashModel(9), dk.VerifyingModel | dk.EarlyExitModel)
+    assert isinstance(dk.load(), dk.VerifyingModel | dk.EarlyExitModel)

@@ -79,8 +79,8 @@ def test_token_healing_allows_what_goes_on_with_the_removed_text_until_it_is_sai
 def test_token_healing_bans_a_beginning_after_which_nothing_says_the_rest() -> None:
     processor = dk.TokenHealing([b"abc"], [b"a", b"ab", b"b", b"abc", b"c"])
     assert {0, 1, 3} == allowed_after(processor, [], 1, 0, 5)
-    stuck = dk.TokenHealing([b"abc"], [b"a", b"ab", b"bcd", b"abc"])
-    assert {0, 3} == allowed_after(stuck, [], 1, 0, 4)
+    all_banned = dk.TokenHealing([b"abc"], [b"a", b"ab", b"bcd", b"abc"])
+    assert {0, 3} == allowed_after(all_banned, [], 1, 0, 4)
 
 
 def test_tokens_that_the_tokenizer_does_not_know_are_allowed_once_all_is_said() -> None:

@@ -17,7 +17,7 @@ class Beam(NamedTuple):
     tokens: list[int]
 
 
-class Progress(NamedTuple):
+class StepSnapshot(NamedTuple):
     """How far a text has come. Constraints are met one at a time; a token that breaks one begins no other."""
 
     complete: int
@@ -48,7 +48,7 @@ def constraints(case: Case) -> list[Phrases]:
     ]
 
 
-def progress(demanded: list[Phrases], text: list[int]) -> Progress:
+def progress(demanded: list[Phrases], text: list[int]) -> StepSnapshot:
     complete, pending, current, matched = 0, list(demanded), None, list[int]()
     for token in text:
         if current is not None:
@@ -63,10 +63,10 @@ def progress(demanded: list[Phrases], text: list[int]) -> Progress:
             pending, matched = [phrases for phrases in pending if phrases is not current], [token]
         if matched in current:
             complete, current = complete + 1, None
-    return Progress(complete, pending, current, matched)
+    return StepSnapshot(complete, pending, current, matched)
 
 
-def bank(demanded: list[Phrases], state: Progress) -> int:
+def bank(demanded: list[Phrases], state: StepSnapshot) -> int:
     """The place in the queue: more for every constraint met, and for steps into one."""
     longest = max(len(phrase) for phrases in demanded for phrase in phrases)
     within = 0
@@ -84,7 +84,7 @@ class Search:
         self.wanted = case.settings.get("num_return_sequences", 1)
         self.finished, self.done = list[Beam](), False
 
-    def state(self, beam: Beam) -> Progress:
+    def state(self, beam: Beam) -> StepSnapshot:
         """The prompt counts, which it should not."""
         return progress(self.demanded, self.prompt + beam.tokens)
 

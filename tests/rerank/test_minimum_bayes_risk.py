@@ -209,7 +209,7 @@ def test_the_result_is_a_whole_one_in_another_order() -> None:
             assert out.texts[row][place] == best.texts[row][rank]
             assert out.finish_reason[row][place] == best.finish_reason[row][rank]
             assert out.log_prob[row, place] == best.log_prob[row, rank]
-            assert out.why[row, place] == best.why[row, rank]
+            assert out.finish_code[row, place] == best.finish_code[row, rank]
     assert bool((best.score.diff() <= 0).all())
     assert out.sequences.shape == best.sequences.shape
     torch.testing.assert_close(

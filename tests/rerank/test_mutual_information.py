@@ -39,19 +39,19 @@ def test_both_are_sums_by_brute_force(
     out = dk.decode(forward, batch, dk.BeamSearch(3, num_return=3), max_new_tokens=3)
     ahead, told = (dk.testing.next_log_probs(model) for model in (forward, other))
 
-    def say(model: Any, begin: list[int], said: list[int]) -> list[float]:  # noqa: ANN401
+    def emit(model: Any, begin: list[int], said: list[int]) -> list[float]:  # noqa: ANN401
         return [model(begin + said[:step])[token] for step, token in enumerate(said)]
 
     antilm = dk.mmi_antilm(out, dk.Prior(other, [[1]]), weight=weight, first=first, length_reward=reward)
     bidi = dk.mmi_bidi(out, other, weight=weight, length_reward=reward)
     for number, prompt in enumerate(batch):
         anti = [
-            sum(say(ahead, prompt, said)) - weight * sum(say(told, [1], said)[:first]) + reward * len(said)
+            sum(emit(ahead, prompt, said)) - weight * sum(emit(told, [1], said)[:first]) + reward * len(said)
             for said in antilm.hypotheses()[number]
         ]
         both = [
-            (1 - weight) * sum(say(ahead, prompt, said))
-            + weight * sum(say(told, said, prompt))
+            (1 - weight) * sum(emit(ahead, prompt, said))
+            + weight * sum(emit(told, said, prompt))
             + reward * len(said)
             for said in bidi.hypotheses()[number]
         ]

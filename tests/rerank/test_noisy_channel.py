@@ -52,14 +52,14 @@ def test_the_score_is_the_sum_by_brute_force(
     )
     told = [dk.testing.next_log_probs(model) for model in (forward, reverse, alone)]
 
-    def say(number: int, begin: list[int], said: list[int]) -> float:
+    def emit(number: int, begin: list[int], said: list[int]) -> float:
         return sum(told[number](begin + said[:step])[token] for step, token in enumerate(said))
 
     for prompt, row, scores in zip(batch, best.hypotheses(), best.score.tolist(), strict=True):
         expected = [
-            say(0, prompt, said)
-            + channel_weight * say(1, (said[:-1] or said) if said[-1] == 3 else said, prompt)
-            + (channel_weight if prior_weight is None else prior_weight) * say(2, [1], said)
+            emit(0, prompt, said)
+            + channel_weight * emit(1, (said[:-1] or said) if said[-1] == 3 else said, prompt)
+            + (channel_weight if prior_weight is None else prior_weight) * emit(2, [1], said)
             + reward * len(said)
             for said in row
         ]

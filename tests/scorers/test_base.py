@@ -9,7 +9,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 import decodekit as dk
-from decodekit.testing import HashModel, MarkovModel, RevealingHashModel, next_log_probs
+from decodekit.testing import HashModel, HashModelWithOutputs, MarkovModel, next_log_probs
 from tests.conformance import Guiding, Weakest
 
 
@@ -85,9 +85,11 @@ def test_a_guide_decides_which_hypotheses_go_on(seed: int, beams: int, new: int)
 class LastColumn(Weakest):
     """Ranks by how much was attended to the prompt's last column."""
 
-    reveal = dk.Reveal(attention=True)
+    outputs_spec = dk.ModelOutputsSpec(attention=True)
 
-    def extend(self, growth: dk.Growth, memory: Float32[Tensor, " hyps"]) -> Float32[Tensor, " hyps"]:
+    def extend(
+        self, growth: dk.ExtendedHypotheses, memory: Float32[Tensor, " hyps"]
+    ) -> Float32[Tensor, " hyps"]:
         assert growth.attention is not None
         return memory - growth.attention[:, -1]
 
@@ -96,18 +98,21 @@ def test_a_scorer_is_given_the_attention_of_its_own_hypothesis() -> None:
     prompts = [[1], [3, 4, 5]]
     search = dk.BeamSearch(3, scorer=LastColumn(), num_return=3, stop_rule=dk.WhenFull())
     for seed in range(5):
-        model = RevealingHashModel(6, seed)
+        model = HashModelWithOutputs(6, seed)
         out = dk.decode(model, prompts, search, max_new_tokens=4)
         for number, prompt in enumerate(prompts):
             for rank, tokens in enumerate(out.hypotheses()[number]):
                 expected = 0.0
                 for step in range(len(tokens)):
-                    session, _ = model.start_revealing(
-                        dk.Prompt.from_ids([prompt]), rows_per_prompt=1, capacity=9, reveal=LastColumn.reveal
+                    session, _ = model.start_with_outputs(
+                        dk.Prompt.from_ids([prompt]),
+                        rows_per_prompt=1,
+                        capacity=9,
+                        outputs_spec=LastColumn.outputs_spec,
                     )
                     for token in tokens[:step]:
                         session.advance(torch.tensor([token]), None)
-                    seen = session.revealed.attention
+                    seen = session.model_outputs.attention
                     assert seen is not None
                     expected -= float(seen[0, -1])
                 torch.testing.assert_close(out.score[number, rank].item(), expected, atol=1e-5, rtol=1e-5)
@@ -116,7 +121,9 @@ def test_a_scorer_is_given_the_attention_of_its_own_hypothesis() -> None:
 class SaidBefore(Weakest):
     """Ranks by how often the newest token was said before, prompt included: needs the history."""
 
-    def extend(self, growth: dk.Growth, memory: Float32[Tensor, " hyps"]) -> Float32[Tensor, " hyps"]:
+    def extend(
+        self, growth: dk.ExtendedHypotheses, memory: Float32[Tensor, " hyps"]
+    ) -> Float32[Tensor, " hyps"]:
         history = growth.history()
         said = (history.tokens == growth.tokens[:, None]) & history.valid
         return memory - (said.sum(-1) - 1)

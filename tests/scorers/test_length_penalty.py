@@ -55,9 +55,9 @@ def test_length_penalty_takes_any_shape() -> None:
 
 @pytest.mark.parametrize("alpha", [-2.0, 0.0, 1.0])
 def test_length_penalty_keeps_the_worthless_worthless(alpha: float) -> None:
-    worthless, length = torch.tensor([-torch.inf]), torch.tensor([3])
-    assert dk.LengthPenalty(alpha)(worthless, length).tolist() == [-torch.inf]
-    assert dk.LengthPenalty(alpha).bound(worthless, length, 9).tolist() == [-torch.inf]
+    empty_scores, length = torch.tensor([-torch.inf]), torch.tensor([3])
+    assert dk.LengthPenalty(alpha)(empty_scores, length).tolist() == [-torch.inf]
+    assert dk.LengthPenalty(alpha).bound(empty_scores, length, 9).tolist() == [-torch.inf]
 
 
 @pytest.mark.parametrize("alpha", [math.inf, -math.inf, math.nan])
@@ -163,7 +163,7 @@ class RelativeToTheBest(AlwaysTheLongest):
 
 
 @pytest.mark.parametrize(
-    "broken",
+    "nonfinite",
     [
         AlwaysTheLongest(-1.0),
         AlwaysThePresent(1.0),
@@ -171,9 +171,9 @@ class RelativeToTheBest(AlwaysTheLongest):
         CountsOneMore(1.0),
     ],
 )
-def test_check_scorer_catches_a_bound_that_is_too_low(broken: dk.Scorer) -> None:
+def test_check_scorer_catches_a_bound_that_is_too_low(nonfinite: dk.Scorer) -> None:
     with pytest.raises(AssertionError, match=r"bound .* must not be below the score .* of a continuation"):
-        check_scorer(broken)
+        check_scorer(nonfinite)
 
 
 def test_check_scorer_catches_what_is_not_elementwise() -> None:

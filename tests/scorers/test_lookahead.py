@@ -37,7 +37,9 @@ def grow(scorer: dk.PathScorer, prompt: list[int], tokens: list[int], new: int, 
     limits = Limits(end_ids=(END,), pad_id=0, prompt_length=len(prompt), max_new_tokens=new, vocab=vocab)
     memory = scorer.init(history, limits)
     for token in tokens:
-        growth = dk.Growth(history, torch.tensor([0]), torch.tensor([token]), torch.tensor([-1.0]))
+        growth = dk.ExtendedHypotheses(
+            history, torch.tensor([0]), torch.tensor([token]), torch.tensor([-1.0])
+        )
         memory, history = scorer.extend(growth, memory), growth.history()
     return memory
 
@@ -191,7 +193,7 @@ def test_every_text_is_read_with_its_own_source() -> None:
         prompt = dk.Prompt.of(sources, model.vocabulary)
         history, rows = prompt.history(7, 2), torch.arange(2 * len(sources))
         limits = Limits(end_ids=(), pad_id=0, prompt_length=1, max_new_tokens=6, vocab=37)
-        growth = dk.Growth(history, rows, 10 + rows % 2, torch.zeros(len(rows)))
+        growth = dk.ExtendedHypotheses(history, rows, 10 + rows % 2, torch.zeros(len(rows)))
         return scorer.extend(growth, scorer.init(history, limits)).ahead.tolist()
 
     sources = [[8, 9, 10, 11], [14], [15, 16, 17]]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import decodekit as dk
-from decodekit.testing import MarkovModel, RevealingHashModel
+from decodekit.testing import HashModelWithOutputs, MarkovModel
 
 # The surprisals of a hypothesis, its attentions [step][column], and the prompt's length -> the score.
 Slow = Callable[[list[float], list[list[float]], int], float]
@@ -73,15 +73,18 @@ SLOW: dict[str, tuple[dk.PathScorer, Slow]] = {
 
 
 def path(
-    model: RevealingHashModel, prompt: list[int], tokens: list[int]
+    model: HashModelWithOutputs, prompt: list[int], tokens: list[int]
 ) -> tuple[list[float], list[list[float]]]:
     """The surprisals of a text's tokens, and what was attended to before each."""
-    session, logits = model.start_revealing(
-        dk.Prompt.from_ids([prompt]), rows_per_prompt=1, capacity=20, reveal=dk.Reveal(attention=True)
+    session, logits = model.start_with_outputs(
+        dk.Prompt.from_ids([prompt]),
+        rows_per_prompt=1,
+        capacity=20,
+        outputs_spec=dk.ModelOutputsSpec(attention=True),
     )
     surprisals, attentions = [], []
     for token in tokens:
-        seen = session.revealed.attention
+        seen = session.model_outputs.attention
         assert seen is not None
         surprisals.append(-float(logits[0].log_softmax(-1)[token]))
         attentions.append(seen[0].tolist())
@@ -94,7 +97,7 @@ def test_scores_are_what_the_formula_says(name: str) -> None:
     scorer, slow = SLOW[name]
     prompts = [[1, 4], [3], [2, 2, 1]]
     for seed in range(4):
-        model = RevealingHashModel(5, seed, end_ids=(0,))
+        model = HashModelWithOutputs(5, seed, end_ids=(0,))
         search = dk.BeamSearch(3, scorer=scorer, num_return=3)
         out = dk.decode(model, prompts, search, max_new_tokens=5)
         for number, prompt in enumerate(prompts):
@@ -114,7 +117,7 @@ def test_enough_beams_find_the_optimum_and_bounds_hold(
     rule: bool,  # noqa: FBT001
 ) -> None:
     scorer, slow = SLOW[name]
-    model, prompt = RevealingHashModel(vocab, seed, end_ids=(0,)), [1, 1, 0]
+    model, prompt = HashModelWithOutputs(vocab, seed, end_ids=(0,)), [1, 1, 0]
     stop = dk.Proved() if rule else dk.WhenFull()
     search = dk.BeamSearch(vocab**new, scorer=scorer, stop_rule=stop, num_return=1)
     out = dk.decode(model, [prompt], search, max_new_tokens=new)

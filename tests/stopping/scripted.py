@@ -41,13 +41,13 @@ class Scripted:
 
     def start(
         self, prompt: dk.Prompt, *, rows_per_prompt: int, capacity: int
-    ) -> tuple["Reading", Float32[Tensor, "rows vocab"]]:
+    ) -> tuple["SecondModelState", Float32[Tensor, "rows vocab"]]:
         del prompt, capacity
-        reading = Reading(self, rows_per_prompt)
+        reading = SecondModelState(self, rows_per_prompt)
         return reading, reading.logits()
 
 
-class Reading:
+class SecondModelState:
     """A run of a scripted model: it knows nothing but how far it is."""
 
     def __init__(self, model: Scripted, rows: int) -> None:

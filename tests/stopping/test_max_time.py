@@ -13,7 +13,7 @@ HISTORY = dk.History(torch.zeros(3, 4, dtype=torch.long), torch.ones(3, 4, dtype
 def over(seconds: float, spent: float) -> list[bool]:
     """What it says of a run that has taken some time."""
     criterion = dk.MaxTime(seconds)
-    memory = criterion.init(HISTORY, dk.Run(dk.Vocabulary(), time.monotonic() - spent))
+    memory = criterion.init(HISTORY, dk.StoppingContext(dk.Vocabulary(), time.monotonic() - spent))
     rows, after = criterion.apply(HISTORY, torch.zeros(3), memory)
     assert after == memory
     return rows.tolist()

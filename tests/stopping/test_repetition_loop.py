@@ -85,7 +85,7 @@ def test_rows_padding_and_junk_do_not_count() -> None:
     tokens = torch.tensor([[7, 3, 1, 1, 9, 9], [3, 3, 1, 2, 2, 2]])
     valid = torch.ones_like(tokens, dtype=torch.bool)
     start = dk.History(tokens, valid, torch.tensor(2))
-    memory = stop.init(start, dk.Run(dk.Vocabulary(), 0.0))
+    memory = stop.init(start, dk.StoppingContext(dk.Vocabulary(), 0.0))
     rows, _ = stop.apply(dk.History(tokens, valid, torch.tensor(4)), torch.zeros(2), memory)
     assert rows.tolist() == [True, False]
 

@@ -53,7 +53,7 @@ class PicksWithAMask(Counts):
         return scores + 0.0 * history.tokens[history.valid].sum(), memory
 
 
-class Branches(Counts):
+class TreeMask(Counts):
     """Broken: a comparison decides on the host."""
 
     def apply(self, history: dk.History, scores: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,16 +62,16 @@ class Branches(Counts):
         return scores, memory
 
 
-@pytest.mark.parametrize("broken", [CountsInHalves(), KeepsACopy()])
-def test_a_step_that_changes_the_form_of_a_memory_cannot_be_captured(broken: dk.LogitsProcessor) -> None:
+@pytest.mark.parametrize("nonfinite", [CountsInHalves(), KeepsACopy()])
+def test_a_step_that_changes_the_form_of_a_memory_cannot_be_captured(nonfinite: dk.LogitsProcessor) -> None:
     with pytest.raises(AssertionError, match="shapes must not change in a step"):
-        check_captures(processor=broken, vocab=VOCAB)
+        check_captures(processor=nonfinite, vocab=VOCAB)
 
 
-@pytest.mark.parametrize("broken", [AsksTheDevice(), PicksWithAMask(), Branches()])
-def test_a_step_that_reads_the_device_cannot_be_captured(broken: dk.LogitsProcessor) -> None:
-    with pytest.raises(AssertionError, match=rf"must not read the device, and .*{type(broken).__name__}"):
-        check_captures(processor=broken, vocab=VOCAB)
+@pytest.mark.parametrize("nonfinite", [AsksTheDevice(), PicksWithAMask(), TreeMask()])
+def test_a_step_that_reads_the_device_cannot_be_captured(nonfinite: dk.LogitsProcessor) -> None:
+    with pytest.raises(AssertionError, match=rf"must not read the device, and .*{type(nonfinite).__name__}"):
+        check_captures(processor=nonfinite, vocab=VOCAB)
 
 
 @pytest.mark.parametrize(

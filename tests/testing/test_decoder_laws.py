@@ -20,11 +20,11 @@ class GreedyByHand(dk.Decoder[dk.RowState]):
     def init(self, history: dk.History, limits: dk.Limits) -> dk.RowState:
         return dk.RowState.start(history, limits)
 
-    def observe(self, scores: Tensor, state: dk.RowState) -> dk.RowState:
-        return state._replace(observed=scores)
+    def record_log_probs(self, scores: Tensor, state: dk.RowState) -> dk.RowState:
+        return state._replace(model_scores=scores)
 
     def step(self, scores: Tensor, state: dk.RowState) -> tuple[dk.RowState, dk.Selection]:
-        return state.say(scores.argmax(-1), scores)
+        return state.emit(scores.argmax(-1), scores)
 
     def finalize(self, state: dk.RowState) -> dk.Decoded:
         return state.decoded(hypotheses=self.rows_per_prompt)
@@ -44,7 +44,7 @@ class ReadsTheDeviceInAStep(GreedyByHand):
 
     def step(self, scores: Tensor, state: dk.RowState) -> tuple[dk.RowState, dk.Selection]:
         if state.done.item():
-            return state._replace(observed=None), dk.Selection(scores.argmax(-1))
+            return state._replace(model_scores=None), dk.Selection(scores.argmax(-1))
         return super().step(scores, state)
 
 
@@ -86,14 +86,14 @@ class ListensToOtherPrompts(GreedyByHand):
     """Broken: says what is likeliest on the whole."""
 
     def step(self, scores: Tensor, state: dk.RowState) -> tuple[dk.RowState, dk.Selection]:
-        return state.say(scores.mean(0, keepdim=True).argmax(-1).expand(len(scores)), scores)
+        return state.emit(scores.mean(0, keepdim=True).argmax(-1).expand(len(scores)), scores)
 
 
 class ReportsTheNextBest(GreedyByHand):
     """Broken: what it reports is not the model's log-probability of what it said."""
 
-    def observe(self, scores: Tensor, state: dk.RowState) -> dk.RowState:
-        return state._replace(observed=scores.roll(1, -1))
+    def record_log_probs(self, scores: Tensor, state: dk.RowState) -> dk.RowState:
+        return state._replace(model_scores=scores.roll(1, -1))
 
 
 class Flips(NamedTuple):
@@ -118,13 +118,13 @@ class ReordersWithoutItsHistory(dk.Decoder[Flips]):
     def init(self, history: dk.History, limits: dk.Limits) -> Flips:
         return Flips(dk.RowState.start(history, limits))
 
-    def observe(self, scores: Tensor, state: Flips) -> Flips:
-        return Flips(state.rows._replace(observed=scores))
+    def record_log_probs(self, scores: Tensor, state: Flips) -> Flips:
+        return Flips(state.rows._replace(model_scores=scores))
 
     def step(self, scores: Tensor, state: Flips) -> tuple[Flips, dk.Selection]:
         rank = torch.arange(len(scores), device=scores.device)[:, None] % 2
         tokens = scores.topk(2).indices.gather(1, rank)[:, 0]
-        rows, selection = state.rows.say(tokens, scores)
+        rows, selection = state.rows.emit(tokens, scores)
         swapped = torch.arange(len(scores), device=scores.device).view(-1, 2).flip(1).flatten()
         return Flips(rows), selection._replace(source_rows=swapped)
 

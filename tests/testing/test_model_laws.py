@@ -160,7 +160,7 @@ def test_a_model_whose_logits_have_the_wrong_form_is_caught(session: Any) -> Non
         check_model(Altered(session), vocab=VOCAB)
 
 
-@pytest.mark.parametrize("broken", [HearsThePadding(VOCAB), MixesUpItsRows(VOCAB)])
-def test_a_model_whose_first_logits_are_wrong_is_caught(broken: dk.Model) -> None:
+@pytest.mark.parametrize("nonfinite", [HearsThePadding(VOCAB), MixesUpItsRows(VOCAB)])
+def test_a_model_whose_first_logits_are_wrong_is_caught(nonfinite: dk.Model) -> None:
     with pytest.raises(AssertionError, match="not close"):
-        check_model(broken, vocab=VOCAB)
+        check_model(nonfinite, vocab=VOCAB)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("first_failure")
 VOCAB = 9
 
 
-class Said(dk.LogitsProcessor):
+class EmittedTokens(dk.LogitsProcessor):
     """Right: bans every new token, and remembers them in a tensor that leads with rows."""
 
     def init(self, history: dk.History) -> Any:  # noqa: ANN401 - a memory is any nest
@@ -26,14 +26,14 @@ class Said(dk.LogitsProcessor):
         return scores.masked_fill(memory, -torch.inf), memory
 
 
-class SaidInFive(Said):
+class SaidInFive(EmittedTokens):
     """Right, with five tokens."""
 
     def init(self, history: dk.History) -> Any:  # noqa: ANN401
         return super().init(history)[:, :5]
 
 
-class SaidByPlace(Said):
+class SaidByPlace(EmittedTokens):
     """Broken: remembers the rows by their place, in a list that no reorder reaches."""
 
     capturable = False
@@ -46,7 +46,7 @@ class SaidByPlace(Said):
         return scores - torch.tensor(memory)[:, None], memory
 
 
-class SaidAcross(Said):
+class SaidAcross(EmittedTokens):
     """Broken: its memory leads with the vocabulary."""
 
     def init(self, history: dk.History) -> Any:  # noqa: ANN401
@@ -57,7 +57,7 @@ class SaidAcross(Said):
         return scores.masked_fill(memory.T, -torch.inf), memory
 
 
-class SaidOnTheProcessor(Said):
+class SaidOnTheProcessor(EmittedTokens):
     """Broken: keeps its memory on itself, where no reorder reaches it and runs meet each other."""
 
     capturable = False
@@ -71,7 +71,7 @@ class SaidOnTheProcessor(Said):
         return scores, memory
 
 
-class SaidInPlace(Said):
+class SaidInPlace(EmittedTokens):
     """Broken: writes to the memory that it was given."""
 
     def apply(self, history: dk.History, scores: Tensor, memory: Any) -> tuple[Tensor, Any]:  # noqa: ANN401
@@ -203,7 +203,7 @@ def last_tokens(history: dk.History) -> Tensor:
 
 
 def test_a_processor_that_keeps_the_contract_passes() -> None:
-    check_processor(Said(), vocab=VOCAB, max_examples=20)
+    check_processor(EmittedTokens(), vocab=VOCAB, max_examples=20)
     check_processor(ReadsTheDeviceAndSaysSo(), max_examples=10)
 
 
@@ -237,24 +237,26 @@ def test_a_processor_that_mixes_rows_is_caught() -> None:
 
 
 @pytest.mark.parametrize(
-    ("broken", "what"),
+    ("nonfinite", "what"),
     [(WritesToScores(), "scores"), (WritesToTokens(), "tokens"), (WritesToValid(), "valid")],
 )
-def test_a_processor_that_writes_to_its_arguments_is_caught(broken: dk.LogitsProcessor, what: str) -> None:
-    with pytest.raises(AssertionError, match=rf"{type(broken).__name__}.* must not write to {what}"):
-        check_processor(broken)
+def test_a_processor_that_writes_to_its_arguments_is_caught(nonfinite: dk.LogitsProcessor, what: str) -> None:
+    with pytest.raises(AssertionError, match=rf"{type(nonfinite).__name__}.* must not write to {what}"):
+        check_processor(nonfinite)
 
 
 @pytest.mark.parametrize(
-    ("broken", "what"),
+    ("nonfinite", "what"),
     [
         (ReadsPadding(), "columns that are not valid"),
         (ReadsWhatIsNotYetWritten(), "(columns that are not valid|the capacity)"),
     ],
 )
-def test_a_processor_that_looks_at_invalid_columns_is_caught(broken: dk.LogitsProcessor, what: str) -> None:
-    with pytest.raises(AssertionError, match=rf"{type(broken).__name__}.* must ignore {what}"):
-        check_processor(broken)
+def test_a_processor_that_looks_at_invalid_columns_is_caught(
+    nonfinite: dk.LogitsProcessor, what: str
+) -> None:
+    with pytest.raises(AssertionError, match=rf"{type(nonfinite).__name__}.* must ignore {what}"):
+        check_processor(nonfinite)
 
 
 def test_a_processor_that_depends_on_the_capacity_is_caught() -> None:
@@ -288,7 +290,7 @@ def test_a_processor_that_says_falsely_that_it_keeps_the_argmax_is_caught() -> N
         check_processor(SaysItKeepsTheArgmax())
 
 
-@pytest.mark.parametrize("broken", [ReadsTheDevice(), HasAShapeThatDependsOnTheData()])
-def test_a_processor_that_reads_the_device_is_caught(broken: dk.LogitsProcessor) -> None:
-    with pytest.raises(AssertionError, match=rf"must not read the device, and .*{type(broken).__name__}"):
-        check_processor(broken, max_examples=5)
+@pytest.mark.parametrize("nonfinite", [ReadsTheDevice(), HasAShapeThatDependsOnTheData()])
+def test_a_processor_that_reads_the_device_is_caught(nonfinite: dk.LogitsProcessor) -> None:
+    with pytest.raises(AssertionError, match=rf"must not read the device, and .*{type(nonfinite).__name__}"):
+        check_processor(nonfinite, max_examples=5)

@@ -12,7 +12,7 @@ from decodekit.decoders.beam.expansion import Expansion
 from decodekit.decoders.beam.records import Entry
 from decodekit.decoders.beam.state import BeamState
 from decodekit.errors import DecodekitError
-from decodekit.scorers.base import Growth, PathScorer
+from decodekit.scorers.base import ExtendedHypotheses, PathScorer
 
 
 class Candidates(NamedTuple):
@@ -37,7 +37,7 @@ class Candidates(NamedTuple):
     scores: Float32[Tensor, "batch candidates"]
     bounds: Float32[Tensor, "batch candidates"]
     memory: Memory
-    why: Int64[Tensor, "batch candidates"]
+    finish_code: Int64[Tensor, "batch candidates"]
     stopping: list[Stopping]
 
 
@@ -69,8 +69,8 @@ def extend(
     log_probs = log_probs.masked_fill(priority == -torch.inf, -torch.inf)  # what the expansion leaves out
     memory = _remember(Entry(tokens, new, rows_of(source_beams, beams)), state, scorer)
     own = torch.zeros_like(log_probs)
-    if state.observed is not None:
-        own = state.observed.reshape(batch, -1).gather(1, flat)
+    if state.model_scores is not None:
+        own = state.model_scores.reshape(batch, -1).gather(1, flat)
     entry = Entry(tokens, own, rows_of(source_beams, beams))
     if scorer.guides:
         lengths = (step + 1).expand(flat.numel())
@@ -104,7 +104,7 @@ def _remember(new: Entry, state: BeamState, scorer: PathScorer) -> Memory:
         return state.memory
     source_rows = new.parent.flatten()
     seen = None if state.attention is None else state.attention.index_select(0, source_rows)
-    growth = Growth(state.history, source_rows, new.token.flatten(), new.log_prob.flatten(), seen)
+    growth = ExtendedHypotheses(state.history, source_rows, new.token.flatten(), new.log_prob.flatten(), seen)
     return scorer.extend(growth, reorder_memory(state.memory, source_rows))
 
 
@@ -120,7 +120,7 @@ def _judge(  # noqa: PLR0913 - what is known of the candidates, and what they ar
     scorer: PathScorer,
 ) -> Candidates:
     """The candidates with what ends them and what they are worth."""
-    why, stopping = _finish(entry, state)
+    finish_code, stopping = _finish(entry, state)
     lengths, most = (step + 1).expand(log_probs.numel()), state.limits.max_new_tokens
     return Candidates(
         log_probs=log_probs,
@@ -130,7 +130,7 @@ def _judge(  # noqa: PLR0913 - what is known of the candidates, and what they ar
         scores=scorer.score(log_probs.flatten(), lengths, memory).view_as(log_probs),
         bounds=scorer.upper_bound(log_probs.flatten(), lengths, most, memory).view_as(log_probs),
         memory=memory,
-        why=why,
+        finish_code=finish_code,
         stopping=stopping,
     )
 
@@ -140,14 +140,14 @@ def _finish(entry: Entry, state: BeamState) -> tuple[Int64[Tensor, "batch candid
     limits, beams = state.limits, state.log_probs.shape[1]
     if not limits.criteria:
         return limits.finish_token(entry.token, state.history.position + 1), [state.stopping]
-    why, stopping = [], []
+    finish_code, stopping = [], []
     for first in range(0, entry.token.shape[1], beams):
         tokens, log_probs, source_rows = (field[:, first : first + beams].flatten() for field in entry)
         history = state.history.take(source_rows).append(tokens)
         fired, after = limits.finish(history, log_probs, reorder_memory(state.stopping, source_rows))
-        why.append(fired.view(-1, beams))
+        finish_code.append(fired.view(-1, beams))
         stopping.append(after)
-    return torch.cat(why, 1), stopping
+    return torch.cat(finish_code, 1), stopping
 
 
 def rows_of(hyps: Int64[Tensor, "batch chosen"], hyps_per_prompt: int) -> Int64[Tensor, "batch chosen"]:

@@ -12,7 +12,7 @@ from decodekit import rng
 from decodekit.core.validation import is_count, is_finite
 
 
-class Picked(NamedTuple):
+class ExpansionResult(NamedTuple):
     """The continuations to look at, in the order in which they may finish.
 
     Attributes:
@@ -36,11 +36,11 @@ class Expansion(ABC):
         ...         return dk.BestExpansion().pick(log_probs.masked_fill(odd, -torch.inf), number)
     """
 
-    splits: bool = False
-    """True where every prompt is treated by itself, whichever others there are: see `Decoder.splits`."""
+    batch_independent: bool = False
+    """True where every prompt is treated alone: see `Decoder.batch_independent`."""
 
     @abstractmethod
-    def pick(self, log_probs: Float32[Tensor, "batch beams vocab"], number: int) -> Picked:
+    def pick(self, log_probs: Float32[Tensor, "batch beams vocab"], number: int) -> ExpansionResult:
         """The continuations to look at; pure but for random draws, and reads nothing from the device.
 
         Args:
@@ -62,12 +62,12 @@ class BestExpansion(Expansion):
         `generate(num_beams=beams, do_sample=False)`.
     """
 
-    splits = True
+    batch_independent = True
 
-    def pick(self, log_probs: Float32[Tensor, "batch beams vocab"], number: int) -> Picked:
+    def pick(self, log_probs: Float32[Tensor, "batch beams vocab"], number: int) -> ExpansionResult:
         """The greatest sums."""
         best = log_probs.flatten(1).topk(number)
-        return Picked(best.indices, best.values)
+        return ExpansionResult(best.indices, best.values)
 
 
 @final
@@ -102,12 +102,12 @@ class SampledExpansion(Expansion):
                 f"SampledExpansion: generator must be a torch.Generator, got {self.generator!r:.80}."
             )
 
-    def pick(self, log_probs: Float32[Tensor, "batch beams vocab"], number: int) -> Picked:
+    def pick(self, log_probs: Float32[Tensor, "batch beams vocab"], number: int) -> ExpansionResult:
         """Different ones, the greatest sum first."""
         sums = log_probs.flatten(1)
         drawn = rng.draw_several(sums.softmax(-1), number, self.generator)
         chosen, order = sums.gather(1, drawn).sort(descending=True, stable=True)
-        return Picked(drawn.gather(1, order), chosen)
+        return ExpansionResult(drawn.gather(1, order), chosen)
 
 
 @final
@@ -136,7 +136,7 @@ class PerNodeExpansion(Expansion):
 
     children: int
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         if not is_count(self.children, 1):
@@ -144,7 +144,7 @@ class PerNodeExpansion(Expansion):
                 f"PerNodeExpansion: children must be an integer of at least 1, got {self.children!r}."
             )
 
-    def pick(self, log_probs: Float32[Tensor, "batch beams vocab"], number: int) -> Picked:
+    def pick(self, log_probs: Float32[Tensor, "batch beams vocab"], number: int) -> ExpansionResult:
         """The greatest sums among each beam's best."""
         vocab = log_probs.shape[-1]
         siblings = log_probs.topk(min(number, vocab))
@@ -152,7 +152,7 @@ class PerNodeExpansion(Expansion):
         too_many = torch.arange(siblings.values.shape[-1], device=log_probs.device) >= self.children
         worth = siblings.values.masked_fill(too_many & ~is_alone, -torch.inf).flatten(1)
         best = worth.topk(min(number, worth.shape[1]))
-        return Picked(_flat(siblings.indices, vocab).gather(1, best.indices), best.values)
+        return ExpansionResult(_flat(siblings.indices, vocab).gather(1, best.indices), best.values)
 
 
 @final
@@ -182,7 +182,7 @@ class DiverseSiblings(Expansion):
 
     penalty: float
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         if not is_finite(self.penalty) or self.penalty < 0:
@@ -190,7 +190,7 @@ class DiverseSiblings(Expansion):
                 f"DiverseSiblings: penalty must be a finite number of at least 0, got {self.penalty!r}."
             )
 
-    def pick(self, log_probs: Float32[Tensor, "batch beams vocab"], number: int) -> Picked:
+    def pick(self, log_probs: Float32[Tensor, "batch beams vocab"], number: int) -> ExpansionResult:
         """The greatest sums less the penalties."""
         vocab = log_probs.shape[-1]
         # More than `number` siblings of one beam cannot be among the best `number`.
@@ -198,7 +198,7 @@ class DiverseSiblings(Expansion):
         ranks = torch.arange(siblings.values.shape[-1], device=log_probs.device)
         worth = (siblings.values - self.penalty * ranks).flatten(1)
         best = worth.topk(min(number, worth.shape[1]))
-        return Picked(_flat(siblings.indices, vocab).gather(1, best.indices), best.values)
+        return ExpansionResult(_flat(siblings.indices, vocab).gather(1, best.indices), best.values)
 
 
 def _flat(tokens: Int64[Tensor, "batch beams children"], vocab: int) -> Int64[Tensor, "batch beams*children"]:

@@ -27,7 +27,7 @@ class Ending(NamedTuple):
     source_beams: Int64[Tensor, "batch candidates"]
     entry: Entry
     scores: Float32[Tensor, "batch candidates"]
-    why: Int64[Tensor, "batch candidates"]
+    finish_code: Int64[Tensor, "batch candidates"]
 
 
 class Finished(NamedTuple):
@@ -36,7 +36,7 @@ class Finished(NamedTuple):
     records: Records
     lengths: Int64[Tensor, "batch slots"]
     scores: Float32[Tensor, "batch slots"]
-    why: Int64[Tensor, "batch slots"]  # what finished them
+    finish_code: Int64[Tensor, "batch slots"]  # what finished them
     used: Bool[Tensor, "batch slots"]
 
     @classmethod
@@ -46,8 +46,8 @@ class Finished(NamedTuple):
         return cls(
             records=Records.empty(batch, slots, new, device),
             lengths=nothing,
-            scores=worthless(batch, slots, device),
-            why=nothing.clone(),
+            scores=empty_scores(batch, slots, device),
+            finish_code=nothing.clone(),
             used=nothing.bool(),
         )
 
@@ -80,7 +80,7 @@ class Finished(NamedTuple):
             records=records.write(step, ending.entry.take(candidate), is_new),
             lengths=torch.cat([self.lengths, lengths], 1).gather(1, chosen),
             scores=scores,
-            why=torch.cat([self.why, ending.why], 1).gather(1, chosen),
+            finish_code=torch.cat([self.finish_code, ending.finish_code], 1).gather(1, chosen),
             used=torch.cat([self.used, ending.enters], 1).gather(1, chosen),
         )
         return finished, every.scatter(1, chosen, -torch.inf).amax(-1)
@@ -103,14 +103,14 @@ class Finished(NamedTuple):
             lengths=lengths,
             finish_reason=[
                 [reason if is_valid else "missing" for reason, is_valid in zip(*row, strict=True)]
-                for row in zip(limits.reasons(self.why[:, :number]), valid.tolist(), strict=True)
+                for row in zip(limits.reasons(self.finish_code[:, :number]), valid.tolist(), strict=True)
             ],
             valid=valid,
             token_log_probs=log_probs.masked_fill(~said, 0.0),
             score=self.scores[:, :number],
             parents=parents.masked_fill(~said, -1),
             pad_id=limits.pad_id,
-            why=self.why[:, :number],
+            finish_code=self.finish_code[:, :number],
         )
 
 
@@ -122,6 +122,6 @@ def no_number() -> DecodingError:
     )
 
 
-def worthless(batch: int, hyps: int, device: torch.device) -> Float32[Tensor, "batch hyps"]:
+def empty_scores(batch: int, hyps: int, device: torch.device) -> Float32[Tensor, "batch hyps"]:
     """The scores of hypotheses that do not exist."""
     return torch.full((batch, hyps), -torch.inf, dtype=torch.float32, device=device)

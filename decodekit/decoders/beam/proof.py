@@ -10,7 +10,7 @@ from decodekit.decoders.beam.state import BeamState
 from decodekit.scorers.base import PathScorer
 
 
-def let_go(
+def update_pruned_bound(
     candidates: Candidates,
     dropped: Bool[Tensor, "batch candidates"],
     scores: Float32[Tensor, "rows vocab"],
@@ -29,16 +29,16 @@ def let_go(
         expansion: How the candidates were chosen.
     """
     batch, beams = state.log_probs.shape
-    lost = candidates.bounds.masked_fill(~dropped, -torch.inf).amax(-1)
+    pruned_bound = candidates.bounds.masked_fill(~dropped, -torch.inf).amax(-1)
     if candidates.log_probs.shape[1] < beams * scores.shape[-1]:
         # Nothing is known of continuations beyond the candidates, but that none had a greater sum, and that
         # says something only where the bound is one of sums.
-        beyond = torch.full_like(lost, torch.inf)
+        beyond = torch.full_like(pruned_bound, torch.inf)
         if isinstance(expansion, BestExpansion):
             beyond = beyond if scorer.remembers else candidates.bounds[:, -1]
             beyond = beyond.masked_fill(candidates.log_probs.amin(-1) == -torch.inf, -torch.inf)
-        lost = lost.maximum(beyond)
+        pruned_bound = pruned_bound.maximum(beyond)
     # The bound takes for granted that a token adds at most 0.
     rises = (scores.amax(-1).view(batch, beams) > 0) & (state.log_probs > -torch.inf)
-    lost = lost.masked_fill(rises.any(-1), torch.inf)
-    return torch.where(state.open, state.lost.maximum(lost), state.lost)
+    pruned_bound = pruned_bound.masked_fill(rises.any(-1), torch.inf)
+    return torch.where(state.open, state.pruned_bound.maximum(pruned_bound), state.pruned_bound)

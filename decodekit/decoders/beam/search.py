@@ -17,14 +17,14 @@ from decodekit.decoders.beam.arguments import check_continuations, check_parts, 
 from decodekit.decoders.beam.candidates import extend
 from decodekit.decoders.beam.certificate import Certificate
 from decodekit.decoders.beam.expansion import BestExpansion, Expansion
-from decodekit.decoders.beam.finished import Finished, worthless
-from decodekit.decoders.beam.proof import let_go
+from decodekit.decoders.beam.finished import Finished, empty_scores
+from decodekit.decoders.beam.proof import update_pruned_bound
 from decodekit.decoders.beam.records import Records
-from decodekit.decoders.beam.state import BeamState, settled
+from decodekit.decoders.beam.state import BeamState, stable_prefix
 from decodekit.decoders.beam.step import Advance, Ranks, advance
 from decodekit.decoders.beam.stop_rules import Heuristic, StopRule
-from decodekit.decoders.rows import raise_if_stuck
-from decodekit.models.model_outputs import Reveal, Revealed
+from decodekit.decoders.rows import raise_if_all_banned
+from decodekit.models.model_outputs import ModelOutputs, ModelOutputsSpec
 from decodekit.processors.base import device_ids
 from decodekit.scorers.base import PathScorer
 from decodekit.scorers.length_penalty import LengthPenalty
@@ -77,7 +77,7 @@ class BeamSearch(Decoder[BeamState]):
     expansion: Expansion = BestExpansion()
     num_return: int = 1
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         widths = (self.beams,) if not isinstance(self.beams, Sequence) else tuple(self.beams)
@@ -95,8 +95,8 @@ class BeamSearch(Decoder[BeamState]):
             )
         # Only `beams` hypotheses can finish in one step, so more than that is not promised.
         most = min(widths[-1], self.stop_rule.capacity(max(widths)))
-        why = f"the hypotheses that {widths[-1]} beams under {self.stop_rule}"
-        check_returned("BeamSearch", self.num_return, most, why)
+        finish_code = f"the hypotheses that {widths[-1]} beams under {self.stop_rule}"
+        check_returned("BeamSearch", self.num_return, most, finish_code)
 
     @property
     def rows_per_prompt(self) -> int:
@@ -104,21 +104,21 @@ class BeamSearch(Decoder[BeamState]):
         return max(self.beams) if isinstance(self.beams, Sequence) else self.beams
 
     @property
-    def reveal(self) -> Reveal:
+    def outputs_spec(self) -> ModelOutputsSpec:
         """What the scorer asks for."""
-        return self.scorer.reveal
+        return self.scorer.outputs_spec
 
-    def look(self, revealed: Revealed, state: BeamState) -> BeamState:
+    def on_model_outputs(self, model_outputs: ModelOutputs, state: BeamState) -> BeamState:
         """Keeps the attention, for the scorer."""
-        return state._replace(attention=revealed.attention)
+        return state._replace(attention=model_outputs.attention)
 
     def prepare(self, logits: Float32[Tensor, "rows vocab"]) -> Float32[Tensor, "rows vocab"]:
         """Log-probabilities: sums over different texts must be comparable."""
         return logits.log_softmax(-1)
 
-    def observe(self, scores: Float32[Tensor, "rows vocab"], state: BeamState) -> BeamState:
+    def record_log_probs(self, scores: Float32[Tensor, "rows vocab"], state: BeamState) -> BeamState:
         """Keeps the model's log-probabilities, to report the chosen tokens'."""
-        return state._replace(observed=scores)
+        return state._replace(model_scores=scores)
 
     def init(self, history: History, limits: Limits) -> BeamState:
         """One live hypothesis, the prompt; the other beams do not exist yet."""
@@ -127,11 +127,11 @@ class BeamSearch(Decoder[BeamState]):
         device, batch = history.tokens.device, len(history.tokens) // beams
         exists = torch.arange(beams, device=device) == 0
         new, slots = limits.max_new_tokens, self.stop_rule.capacity(beams)
-        log_probs = worthless(batch, beams, device).masked_fill(exists, 0.0)
+        log_probs = empty_scores(batch, beams, device).masked_fill(exists, 0.0)
         return BeamState(
             history=history,
             limits=limits,
-            observed=None,
+            model_scores=None,
             attention=None,
             log_probs=log_probs,
             guides=log_probs.clone() if self.scorer.guides else None,
@@ -139,9 +139,9 @@ class BeamSearch(Decoder[BeamState]):
             memory=self.scorer.init(history, limits),
             stopping=limits.start(history),
             finished=Finished.empty(batch, slots, new, device),
-            lost=worthless(batch, 1, device)[:, 0].clone(),
+            pruned_bound=empty_scores(batch, 1, device)[:, 0].clone(),
             open=torch.ones(batch, dtype=torch.bool, device=device),
-            stuck=torch.zeros(batch, dtype=torch.bool, device=device),
+            all_banned=torch.zeros(batch, dtype=torch.bool, device=device),
             done=torch.zeros((), dtype=torch.bool, device=device),
         )
 
@@ -171,18 +171,22 @@ class BeamSearch(Decoder[BeamState]):
         )
         turn = advance(candidates, ranks, state, self.scorer, self.stop_rule)
         after = turn.state
-        stuck = state.stuck | (~turn.goes.any(-1) & ~after.finished.used.any(-1))
-        lost = let_go(candidates, turn.dropped, scores, state, self.scorer, self.expansion).maximum(turn.left)
+        all_banned = state.all_banned | (~turn.goes.any(-1) & ~after.finished.used.any(-1))
+        pruned_bound = update_pruned_bound(
+            candidates, turn.dropped, scores, state, self.scorer, self.expansion
+        ).maximum(turn.left)
         after = after._replace(
-            lost=torch.where(state.open & ~after.open, lost.maximum(turn.standing.bound()), lost),
-            stuck=stuck,
-            done=~after.open.any() | stuck.any(),
+            pruned_bound=torch.where(
+                state.open & ~after.open, pruned_bound.maximum(turn.status.bound()), pruned_bound
+            ),
+            all_banned=all_banned,
+            done=~after.open.any() | all_banned.any(),
         )
         return turn._replace(state=after)
 
-    def settled(self, state: BeamState) -> list[list[list[int]]]:
+    def stable_prefix(self, state: BeamState) -> list[list[list[int]]]:
         """What all live and finished hypotheses of a prompt begin with: any result will too."""
-        return settled(state, self.num_return)
+        return stable_prefix(state, self.num_return)
 
     def finished(self, state: BeamState) -> Bool[Tensor, " batch"]:
         """Prompts whose search is over."""
@@ -190,11 +194,11 @@ class BeamSearch(Decoder[BeamState]):
 
     def finalize(self, state: BeamState) -> Decoded:
         """The best finished hypotheses, best first, and whether they are proved to be the best."""
-        raise_if_stuck(state.stuck, state.history)
+        raise_if_all_banned(state.all_banned, state.history)
         decoded = state.finished.decoded(state.limits, self.num_return)
         # What is not returned was let go, or is finished and comes next.
         worst, *others = state.finished.scores[:, self.num_return - 1 :].unbind(1)
-        bound = torch.stack([state.lost, *others[:1]]).amax(0)
+        bound = torch.stack([state.pruned_bound, *others[:1]]).amax(0)
         return replace(decoded, report=Certificate(bound=bound, worst=worst))
 
     def _within(self, number: int, step: Int64[Tensor, ""]) -> Bool[Tensor, " number"]:

@@ -36,7 +36,7 @@ class BeamState(NamedTuple):
 
     history: History
     limits: Limits
-    observed: Float32[Tensor, "rows vocab"] | None
+    model_scores: Float32[Tensor, "rows vocab"] | None
     attention: Float32[Tensor, "rows context"] | None
     log_probs: Float32[Tensor, "batch beams"]
     guides: Float32[Tensor, "batch beams"] | None
@@ -44,13 +44,13 @@ class BeamState(NamedTuple):
     memory: Memory
     stopping: Stopping
     finished: Finished
-    lost: Float32[Tensor, " batch"]
+    pruned_bound: Float32[Tensor, " batch"]
     open: Bool[Tensor, " batch"]
-    stuck: Bool[Tensor, " batch"]
+    all_banned: Bool[Tensor, " batch"]
     done: Bool[Tensor, ""]
 
 
-def settled(state: BeamState, num_return: int) -> list[list[list[int]]]:
+def stable_prefix(state: BeamState, num_return: int) -> list[list[list[int]]]:
     """The tokens that no further step can change, of the `num_return` best hypotheses of every prompt."""
     step = int(state.history.position) - state.limits.prompt_length
     live, exists = state.live.tokens[..., :step].tolist(), (state.log_probs > -torch.inf).tolist()

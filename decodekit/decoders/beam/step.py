@@ -12,7 +12,7 @@ from decodekit.decoders.base import Selection
 from decodekit.decoders.beam.candidates import Candidates
 from decodekit.decoders.beam.finished import Ending
 from decodekit.decoders.beam.state import BeamState
-from decodekit.decoders.beam.stop_rules import Standing, StopRule
+from decodekit.decoders.beam.stop_rules import SearchStatus, StopRule
 from decodekit.scorers.base import PathScorer
 
 
@@ -56,7 +56,7 @@ class Advance(NamedTuple):
     goes: Bool[Tensor, "batch beams"]
     dropped: Bool[Tensor, "batch candidates"]
     left: Float32[Tensor, " batch"]
-    standing: Standing
+    status: SearchStatus
 
     @property
     def selection(self) -> Selection:
@@ -77,12 +77,14 @@ def advance(
         stop_rule: When to stop looking.
     """
     step = state.history.position - state.limits.prompt_length
-    exists, ends = candidates.log_probs > -torch.inf, candidates.why > 0
+    exists, ends = candidates.log_probs > -torch.inf, candidates.finish_code > 0
     enters = ends & exists & ranks.first & state.open[:, None]
-    ending = Ending(enters, candidates.source_beams, candidates.entry, candidates.scores, candidates.why)
+    ending = Ending(
+        enters, candidates.source_beams, candidates.entry, candidates.scores, candidates.finish_code
+    )
     finished, left = state.finished.after(ending, state.live, step)
     # Go on: the best that did not end. At the limit none does; who shows what ended says a last token there.
-    stays = ends & (candidates.why != LENGTH) if ranks.shows_ended else ends
+    stays = ends & (candidates.finish_code != LENGTH) if ranks.shows_ended else ends
     order = ranks.order.masked_fill(stays, -torch.inf)
     order, chosen = order.topk(len(ranks.places))
     says = ranks.places & (order > -torch.inf)
@@ -94,7 +96,7 @@ def advance(
     rows = torch.arange(len(log_probs), device=step.device)[:, None] * ends.shape[1] + chosen
     after = state._replace(
         history=state.history.take(source_rows).append(tokens),
-        observed=None,
+        model_scores=None,
         attention=None,
         log_probs=log_probs,
         guides=guides if scorer.guides else None,
@@ -103,11 +105,9 @@ def advance(
         stopping=pick_memory(candidates.stopping, chosen),
         finished=finished,
     )
-    standing = _standing(after, candidates if ranks.shows_ended else None, step, scorer)
+    status = _standing(after, candidates if ranks.shows_ended else None, step, scorer)
     return Advance(
-        state=after._replace(
-            open=state.open & (log_probs > -torch.inf).any(-1) & stop_rule.goes_on(standing)
-        ),
+        state=after._replace(open=state.open & (log_probs > -torch.inf).any(-1) & stop_rule.goes_on(status)),
         tokens=tokens,
         source_rows=source_rows,
         chosen=chosen,
@@ -115,15 +115,15 @@ def advance(
         goes=goes,
         dropped=exists & ~enters & ~torch.zeros_like(ends).scatter(1, chosen, goes),
         left=left,
-        standing=standing,
+        status=status,
     )
 
 
 def _standing(
     after: BeamState, candidates: Candidates | None, step: Int64[Tensor, ""], scorer: PathScorer
-) -> Standing:
+) -> SearchStatus:
     """How the search stands after a step, by what goes on or by all candidates."""
-    return Standing(
+    return SearchStatus(
         live=after.log_probs if candidates is None else candidates.log_probs,
         lengths=(step + 1).expand(len(after.log_probs)),
         worst_finished=after.finished.scores[:, -1],

@@ -14,7 +14,7 @@ from decodekit.core.pytrees import Memory
 from decodekit.scorers.base import PathScorer
 
 
-class Standing(NamedTuple):
+class SearchStatus(NamedTuple):
     """How a beam search stands after a step.
 
     Attributes:
@@ -55,15 +55,15 @@ class Standing(NamedTuple):
 class StopRule(ABC):
     """Decides for each prompt whether the search goes on. Once it stops, it stays stopped."""
 
-    splits: bool = False
-    """True where every prompt is treated by itself, whichever others there are: see `Decoder.splits`."""
+    batch_independent: bool = False
+    """True where every prompt is treated alone: see `Decoder.batch_independent`."""
 
     def capacity(self, beams: int) -> int:
         """How many finished hypotheses a prompt may have."""
         return beams
 
     @abstractmethod
-    def goes_on(self, standing: Standing) -> Bool[Tensor, " batch"]:
+    def goes_on(self, status: SearchStatus) -> Bool[Tensor, " batch"]:
         """True for the prompts that are still worth a step."""
 
 
@@ -80,11 +80,11 @@ class WhenFull(StopRule):
         `early_stopping=True`.
     """
 
-    splits = True
+    batch_independent = True
 
-    def goes_on(self, standing: Standing) -> Bool[Tensor, " batch"]:
+    def goes_on(self, status: SearchStatus) -> Bool[Tensor, " batch"]:
         """Until the set is full."""
-        return ~standing.full
+        return ~status.full
 
 
 @final
@@ -103,11 +103,11 @@ class Heuristic(StopRule):
         `early_stopping=False`, the default.
     """
 
-    splits = True
+    batch_independent = True
 
-    def goes_on(self, standing: Standing) -> Bool[Tensor, " batch"]:
+    def goes_on(self, status: SearchStatus) -> Bool[Tensor, " batch"]:
         """Until the set is full and the best live hypothesis, as it is, would not enter it."""
-        return ~standing.full | (standing.now() > standing.worst_finished)
+        return ~status.full | (status.now() > status.worst_finished)
 
 
 @final
@@ -123,11 +123,11 @@ class Proved(StopRule):
         `early_stopping="never"`.
     """
 
-    splits = True
+    batch_independent = True
 
-    def goes_on(self, standing: Standing) -> Bool[Tensor, " batch"]:
+    def goes_on(self, status: SearchStatus) -> Bool[Tensor, " batch"]:
         """Until the set is full and nothing can become good enough for it."""
-        return ~standing.full | (standing.bound() > standing.worst_finished)
+        return ~status.full | (status.bound() > status.worst_finished)
 
 
 @final
@@ -156,7 +156,7 @@ class Patience(StopRule):
 
     factor: float
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         if not (isinstance(self.factor, Real) and 0 < self.factor < float("inf")):
@@ -166,6 +166,6 @@ class Patience(StopRule):
         """`factor * beams`, rounded half up, at least 1."""
         return max(1, math.floor(self.factor * beams + 0.5))
 
-    def goes_on(self, standing: Standing) -> Bool[Tensor, " batch"]:
+    def goes_on(self, status: SearchStatus) -> Bool[Tensor, " batch"]:
         """Until the set is full."""
-        return ~standing.full
+        return ~status.full

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from decodekit.decoders.beam.expansion import BestExpansion, Expansion, Picked
+from decodekit.decoders.beam.expansion import BestExpansion, Expansion, ExpansionResult
 
 
 @final
@@ -21,9 +21,9 @@ class AheadExpansion(Expansion):
 
     ids: Int64[Tensor, "batch beams next"]
 
-    splits = True
+    batch_independent = True
 
-    def pick(self, log_probs: Float32[Tensor, "batch beams vocab"], number: int) -> Picked:
+    def pick(self, log_probs: Float32[Tensor, "batch beams vocab"], number: int) -> ExpansionResult:
         """Each once, best first."""
         _, beams, vocab = log_probs.shape
         best = BestExpansion().pick(log_probs, number).flat
@@ -38,7 +38,7 @@ class AheadExpansion(Expansion):
         twice = is_same.tril(-1)[:, best.shape[1] :].any(-1) | is_none
         left_out = torch.cat([torch.zeros_like(best, dtype=torch.bool), twice], 1)
         priority, order = sums.masked_fill(left_out, -torch.inf).sort(descending=True, stable=True)
-        return Picked(flat.gather(1, order), priority)
+        return ExpansionResult(flat.gather(1, order), priority)
 
 
 def allocate(

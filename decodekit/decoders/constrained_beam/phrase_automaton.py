@@ -20,7 +20,7 @@ MET = 0  # the state in which nothing is missing any more
 
 @final
 @dataclass(frozen=True, eq=False)
-class Progress:
+class PhraseAutomaton:
     """Automata that look for phrases, one after the other, all numbered through.
 
     A state says how much of a phrase the text ends with (Knuth, Morris & Pratt, 1977; of several phrases
@@ -52,7 +52,7 @@ class Progress:
     stride: int
 
     @classmethod
-    def build(cls, prompts: Sequence[Sequence[Quest]]) -> "Progress":
+    def build(cls, prompts: Sequence[Sequence[Quest]]) -> "PhraseAutomaton":
         """The automata of the quests of every prompt."""
         states = [_State({}, MET, 0, 0, ())]
         begins = [[_add(quest, states) for quest in quests] for quests in prompts]
@@ -127,7 +127,7 @@ class Progress:
 
 
 @lru_cache(maxsize=16)
-def on_device(progress: Progress, device: torch.device) -> Progress:
+def on_device(progress: PhraseAutomaton, device: torch.device) -> PhraseAutomaton:
     """A device's copy of the automata, made once: a copy a step would stall the device's stream."""
     return replace(
         progress,

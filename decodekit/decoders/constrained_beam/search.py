@@ -20,15 +20,15 @@ from decodekit.decoders.beam.arguments import (
 )
 from decodekit.decoders.beam.candidates import Candidates, extend
 from decodekit.decoders.beam.search import BeamSearch
-from decodekit.decoders.beam.state import BeamState, settled
+from decodekit.decoders.beam.state import BeamState, stable_prefix
 from decodekit.decoders.beam.step import Ranks, advance
 from decodekit.decoders.beam.stop_rules import Heuristic, StopRule
 from decodekit.decoders.constrained_beam.allocation import AheadExpansion, allocate
 from decodekit.decoders.constrained_beam.constraints import Constraint, read_constraints
-from decodekit.decoders.constrained_beam.phrase_automaton import Progress, on_device
-from decodekit.decoders.rows import raise_if_stuck
+from decodekit.decoders.constrained_beam.phrase_automaton import PhraseAutomaton, on_device
+from decodekit.decoders.rows import raise_if_all_banned
 from decodekit.errors import DecodekitError
-from decodekit.models.model_outputs import Reveal, Revealed
+from decodekit.models.model_outputs import ModelOutputs, ModelOutputsSpec
 from decodekit.scorers.base import PathScorer
 from decodekit.scorers.length_penalty import LengthPenalty
 
@@ -110,9 +110,9 @@ class ConstrainedBeamSearch(Decoder[ConstrainedState]):
     scorer: PathScorer = LengthPenalty(1.0)
     stop_rule: StopRule = Heuristic()
     num_return: int = 1
-    _table: Progress = field(init=False, repr=False, compare=False)
+    _table: PhraseAutomaton = field(init=False, repr=False, compare=False)
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         who = "ConstrainedBeamSearch"
@@ -121,14 +121,14 @@ class ConstrainedBeamSearch(Decoder[ConstrainedState]):
         if not isinstance(self.ordered, bool):
             raise TypeError(f"{who}: ordered must be True or False, got {self.ordered!r:.80}.")
         most = min(self.beams, self.stop_rule.capacity(self.beams))
-        why = f"the hypotheses that {self.beams} beams under {self.stop_rule}"
-        check_returned(who, self.num_return, most, why)
+        finish_code = f"the hypotheses that {self.beams} beams under {self.stop_rule}"
+        check_returned(who, self.num_return, most, finish_code)
         constraints = read_constraints(who, self.constraints)
         object.__setattr__(self, "constraints", constraints)  # frozen fields
         each = constraints if constraints and isinstance(constraints[0], tuple) else (constraints,)
         phrases = [[one.alternatives for one in prompt] for prompt in each]  # type: ignore[union-attr]
         quests = [[prompt] if self.ordered else [[one] for one in prompt] for prompt in phrases]
-        object.__setattr__(self, "_table", Progress.build(quests))
+        object.__setattr__(self, "_table", PhraseAutomaton.build(quests))
 
     @property
     def rows_per_prompt(self) -> int:
@@ -136,21 +136,23 @@ class ConstrainedBeamSearch(Decoder[ConstrainedState]):
         return self.beams
 
     @property
-    def reveal(self) -> Reveal:
+    def outputs_spec(self) -> ModelOutputsSpec:
         """What the scorer asks for."""
-        return self.scorer.reveal
+        return self.scorer.outputs_spec
 
-    def look(self, revealed: Revealed, state: ConstrainedState) -> ConstrainedState:
+    def on_model_outputs(self, model_outputs: ModelOutputs, state: ConstrainedState) -> ConstrainedState:
         """Keeps the attention, for the scorer."""
-        return state._replace(search=self._search.look(revealed, state.search))
+        return state._replace(search=self._search.on_model_outputs(model_outputs, state.search))
 
     def prepare(self, logits: Float32[Tensor, "rows vocab"]) -> Float32[Tensor, "rows vocab"]:
         """Log-probabilities: sums over different texts must be comparable."""
         return self._search.prepare(logits)
 
-    def observe(self, scores: Float32[Tensor, "rows vocab"], state: ConstrainedState) -> ConstrainedState:
+    def record_log_probs(
+        self, scores: Float32[Tensor, "rows vocab"], state: ConstrainedState
+    ) -> ConstrainedState:
         """Keeps the model's log-probabilities, to report the chosen tokens'."""
-        return state._replace(search=self._search.observe(scores, state.search))
+        return state._replace(search=self._search.record_log_probs(scores, state.search))
 
     def init(self, history: History, limits: Limits) -> ConstrainedState:
         """One live hypothesis, the prompt, which meets nothing yet."""
@@ -186,18 +188,18 @@ class ConstrainedBeamSearch(Decoder[ConstrainedState]):
         able = candidates._replace(log_probs=candidates.log_probs.masked_fill(~can, -torch.inf))
         turn = advance(able, ranks, search, self.scorer, self.stop_rule)
         nothing = search.open & ~exists.any(-1) & ~turn.state.finished.used.any(-1)
-        stuck = search.stuck | nothing
+        all_banned = search.all_banned | nothing
         rows = torch.arange(len(exists), device=scores.device)[:, None] * exists.shape[1] + turn.chosen
         after = ConstrainedState(
-            search=turn.state._replace(stuck=stuck, done=~turn.state.open.any() | stuck.any()),
+            search=turn.state._replace(all_banned=all_banned, done=~turn.state.open.any() | all_banned.any()),
             progress=progress.index_select(0, rows.flatten()),
         )
         return after, turn.selection
 
-    def settled(self, state: ConstrainedState) -> list[list[list[int]]]:
+    def stable_prefix(self, state: ConstrainedState) -> list[list[list[int]]]:
         """As of a beam search, once there is something to return."""
         found = state.search.finished.used.any(-1).tolist()
-        prompts = settled(state.search, self.num_return)
+        prompts = stable_prefix(state.search, self.num_return)
         return [prompt if is_found else [[]] for prompt, is_found in zip(prompts, found, strict=True)]
 
     def finished(self, state: ConstrainedState) -> Bool[Tensor, " batch"]:
@@ -206,7 +208,7 @@ class ConstrainedBeamSearch(Decoder[ConstrainedState]):
 
     def finalize(self, state: ConstrainedState) -> Decoded:
         """The best finished hypotheses, best first: all of them meet all constraints."""
-        raise_if_stuck(state.search.stuck, state.history)
+        raise_if_all_banned(state.search.all_banned, state.history)
         return state.search.finished.decoded(state.search.limits, self.num_return)
 
     @property
@@ -225,5 +227,5 @@ class ConstrainedBeamSearch(Decoder[ConstrainedState]):
     ) -> Bool[Tensor, "batch candidates"]:
         """Which candidates exist and can still meet every constraint, or have."""
         room = search.limits.max_new_tokens - (step + 1)
-        exists, ends = candidates.log_probs > -torch.inf, candidates.why > 0
+        exists, ends = candidates.log_probs > -torch.inf, candidates.finish_code > 0
         return exists & (fewest <= torch.where(ends, 0, room))

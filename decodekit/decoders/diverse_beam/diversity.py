@@ -11,7 +11,7 @@ from torch import Tensor
 from decodekit.core.validation import is_count, is_finite
 
 
-class Said(NamedTuple):
+class EmittedTokens(NamedTuple):
     """The new tokens of a prompt's hypotheses.
 
     Attributes:
@@ -37,12 +37,12 @@ class Diversity(ABC):
         ...         return (first * (step == 0))[:, None].expand(-1, group.tokens.shape[1], -1)
     """
 
-    splits: bool = False
-    """True where every prompt is treated by itself, whichever others there are: see `Decoder.splits`."""
+    batch_independent: bool = False
+    """True where every prompt is treated alone: see `Decoder.batch_independent`."""
 
     @abstractmethod
     def penalties(
-        self, group: Said, earlier: Said, step: Int64[Tensor, ""], vocab: int
+        self, group: EmittedTokens, earlier: EmittedTokens, step: Int64[Tensor, ""], vocab: int
     ) -> Float32[Tensor, "batch beams vocab"]:
         """What is taken from each token's log-probability; pure, and reads nothing from the device.
 
@@ -80,13 +80,13 @@ class Hamming(Diversity):
 
     strength: float
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         _check_strength(self, self.strength)
 
     def penalties(
-        self, group: Said, earlier: Said, step: Int64[Tensor, ""], vocab: int
+        self, group: EmittedTokens, earlier: EmittedTokens, step: Int64[Tensor, ""], vocab: int
     ) -> Float32[Tensor, "batch beams vocab"]:
         """The strength times how many beams that go on have just said each token."""
         newest = earlier.tokens.index_select(2, step.clamp(max=earlier.tokens.shape[2] - 1).view(1))[..., 0]
@@ -124,7 +124,7 @@ class NGramDiversity(Diversity):
     n: int
     strength: float
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         if not is_count(self.n, 1):
@@ -132,7 +132,7 @@ class NGramDiversity(Diversity):
         _check_strength(self, self.strength)
 
     def penalties(
-        self, group: Said, earlier: Said, step: Int64[Tensor, ""], vocab: int
+        self, group: EmittedTokens, earlier: EmittedTokens, step: Int64[Tensor, ""], vocab: int
     ) -> Float32[Tensor, "batch beams vocab"]:
         """The strength times how often each n-gram was said."""
         (batch, beams, new), device = group.tokens.shape, group.tokens.device

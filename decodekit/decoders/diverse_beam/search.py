@@ -24,9 +24,9 @@ from decodekit.decoders.beam.records import Records
 from decodekit.decoders.beam.search import BeamSearch
 from decodekit.decoders.beam.state import BeamState
 from decodekit.decoders.beam.stop_rules import Heuristic, StopRule
-from decodekit.decoders.diverse_beam.diversity import Diversity, Hamming, Said
-from decodekit.decoders.rows import raise_if_stuck
-from decodekit.models.model_outputs import Reveal, Revealed
+from decodekit.decoders.diverse_beam.diversity import Diversity, EmittedTokens, Hamming
+from decodekit.decoders.rows import raise_if_all_banned
+from decodekit.models.model_outputs import ModelOutputs, ModelOutputsSpec
 from decodekit.scorers.base import PathScorer
 from decodekit.scorers.length_penalty import LengthPenalty
 
@@ -92,7 +92,7 @@ class DiverseBeamSearch(Decoder[DiverseState]):
     stop_rule: StopRule = Heuristic()
     num_return: int = 1
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         who = "DiverseBeamSearch"
@@ -108,8 +108,10 @@ class DiverseBeamSearch(Decoder[DiverseState]):
                 f"{who}: diversity must be a Diversity such as Hamming(0.5), got {self.diversity!r:.80}."
             )
         most = self.groups * min(self._width, self.stop_rule.capacity(self._width))
-        why = f"the hypotheses that {self.groups} groups of {self._width} beams under {self.stop_rule}"
-        check_returned(who, self.num_return, most, why)
+        finish_code = (
+            f"the hypotheses that {self.groups} groups of {self._width} beams under {self.stop_rule}"
+        )
+        check_returned(who, self.num_return, most, finish_code)
 
     @property
     def rows_per_prompt(self) -> int:
@@ -117,13 +119,13 @@ class DiverseBeamSearch(Decoder[DiverseState]):
         return self.beams
 
     @property
-    def reveal(self) -> Reveal:
+    def outputs_spec(self) -> ModelOutputsSpec:
         """What the scorer asks for."""
-        return self.scorer.reveal
+        return self.scorer.outputs_spec
 
-    def look(self, revealed: Revealed, state: DiverseState) -> DiverseState:
+    def on_model_outputs(self, model_outputs: ModelOutputs, state: DiverseState) -> DiverseState:
         """Keeps the attention, for the scorer."""
-        attention = revealed.attention
+        attention = model_outputs.attention
         if attention is None:
             return state
         parts = zip(state.groups, self._parts(attention), strict=True)
@@ -133,10 +135,10 @@ class DiverseBeamSearch(Decoder[DiverseState]):
         """Log-probabilities: sums over different texts must be comparable."""
         return logits.log_softmax(-1)
 
-    def observe(self, scores: Float32[Tensor, "rows vocab"], state: DiverseState) -> DiverseState:
+    def record_log_probs(self, scores: Float32[Tensor, "rows vocab"], state: DiverseState) -> DiverseState:
         """Keeps the model's log-probabilities, to report the chosen tokens'."""
         parts = zip(state.groups, self._parts(scores), strict=True)
-        return state._replace(groups=tuple(group._replace(observed=part) for group, part in parts))
+        return state._replace(groups=tuple(group._replace(model_scores=part) for group, part in parts))
 
     def init(self, history: History, limits: Limits) -> DiverseState:
         """One live hypothesis a group, the prompt."""
@@ -154,26 +156,28 @@ class DiverseBeamSearch(Decoder[DiverseState]):
         """Each group's turn, with what those before it have just said in mind."""
         step = state.history.position - state.groups[0].limits.prompt_length
         after: list[BeamState] = []
-        said: list[Said] = []
+        said: list[EmittedTokens] = []
         selections: list[tuple[Tensor, Tensor]] = []
         for number, (group, own) in enumerate(zip(state.groups, self._parts(scores), strict=True)):
             taken = own
             if said:
                 live = (group.log_probs > -torch.inf) & group.open[:, None]
-                beams = Said(group.live.tokens, step * live, live)
+                beams = EmittedTokens(group.live.tokens, step * live, live)
                 costs = self.diversity.penalties(beams, _together(said), step, own.shape[-1])
                 taken = own - costs.flatten(0, 1)
             turn = self._search.turn(taken, group, shows_ended=True)
             after.append(turn.state)
             is_open = group.open[:, None]
-            said.append(Said(turn.state.live.tokens, (step + 1) * (turn.goes & is_open), turn.says & is_open))
+            said.append(
+                EmittedTokens(turn.state.live.tokens, (step + 1) * (turn.goes & is_open), turn.says & is_open)
+            )
             said.append(_finished(turn.state))
             selections.append((turn.tokens, self._rows(turn.source_rows, number)))
         new, sources = (self._whole(parts) for parts in zip(*selections, strict=True))
-        stuck = torch.stack([group.stuck for group in after]).all(0)
+        all_banned = torch.stack([group.all_banned for group in after]).all(0)
         any_open = torch.stack([group.open for group in after]).any()
         history = state.history.take(sources).append(new)
-        return DiverseState(history, tuple(after), ~any_open | stuck.any()), Selection(new, sources)
+        return DiverseState(history, tuple(after), ~any_open | all_banned.any()), Selection(new, sources)
 
     def finished(self, state: DiverseState) -> Bool[Tensor, " batch"]:
         """Prompts whose search is over in every group."""
@@ -181,7 +185,7 @@ class DiverseBeamSearch(Decoder[DiverseState]):
 
     def finalize(self, state: DiverseState) -> Decoded:
         """The best finished hypotheses of all groups, best first."""
-        raise_if_stuck(torch.stack([group.stuck for group in state.groups]).all(0), state.history)
+        raise_if_all_banned(torch.stack([group.all_banned for group in state.groups]).all(0), state.history)
         finished = [
             group.finished._replace(
                 records=group.finished.records._replace(
@@ -217,16 +221,16 @@ class DiverseBeamSearch(Decoder[DiverseState]):
         return rows // self._width * self.beams + group * self._width + rows % self._width
 
 
-def _finished(group: BeamState) -> Said:
+def _finished(group: BeamState) -> EmittedTokens:
     """What a group's finished hypotheses have said."""
     finished = group.finished
     lengths = finished.lengths.masked_fill(~finished.used, 0)
-    return Said(finished.records.tokens, lengths, torch.zeros_like(finished.used))
+    return EmittedTokens(finished.records.tokens, lengths, torch.zeros_like(finished.used))
 
 
-def _together(several: Sequence[Said]) -> Said:
+def _together(several: Sequence[EmittedTokens]) -> EmittedTokens:
     """All hypotheses of each prompt."""
-    return Said(*(torch.cat(parts, 1) for parts in zip(*several, strict=True)))
+    return EmittedTokens(*(torch.cat(parts, 1) for parts in zip(*several, strict=True)))
 
 
 def _best(several: Sequence[Finished]) -> Finished:
@@ -242,7 +246,7 @@ def _best(several: Sequence[Finished]) -> Finished:
         records=records.take(order),
         lengths=ordered("lengths"),
         scores=scores,
-        why=ordered("why"),
+        finish_code=ordered("why"),
         used=ordered("used") & (scores > -torch.inf),
     )
 

@@ -6,7 +6,7 @@ from typing import final
 
 from decodekit.core.result import Decoded
 from decodekit.core.validation import is_count
-from decodekit.decoders.custom_loop import Job, OwnLoop
+from decodekit.decoders.custom_loop import CustomLoop, DecodeRequest
 from decodekit.decoders.exact.branch import Branch
 from decodekit.decoders.exact.search import check_search, search
 from decodekit.decoders.exact.tree import Plan
@@ -16,7 +16,7 @@ from decodekit.scorers.length_penalty import LengthPenalty
 
 @final
 @dataclass(frozen=True)
-class BestFirst(OwnLoop):
+class BestFirst(CustomLoop):
     r"""Finds the best texts there are, and proves it: A* search, which follows the text that promises most.
 
     A text is worth $s(y)$, and it and its continuations no more than $\bar s(y)$, the scorer's `bound`: the
@@ -88,7 +88,7 @@ class BestFirst(OwnLoop):
                 "Use BeamSearch, or leave beams out."
             )
 
-    def run(self, job: Job) -> Generator[None, None, Decoded]:
+    def run(self, request: DecodeRequest) -> Generator[None, None, Decoded]:
         """Looks at texts until nothing that waits can be better than what was found."""
         plan = Plan(
             order=_by_bound if self.beams is None else _by_sum,
@@ -97,7 +97,7 @@ class BestFirst(OwnLoop):
             beams=self.beams,
             at_once=self.at_once,
         )
-        return search(job, "BestFirst", self.scorer, plan)
+        return search(request, "BestFirst", self.scorer, plan)
 
 
 def _by_bound(branch: Branch) -> tuple[float, ...]:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from decodekit.decoders.exact.stored_memory import Kept
+from decodekit.decoders.exact.stored_memory import StoredMemory
 
 
 @dataclass(eq=False)
@@ -42,11 +42,11 @@ class Node:
     log_prob: float = 0.0
     score: float = -torch.inf
     bound: float = torch.inf
-    why: int = 0
-    processed: Kept | None = None
-    judged: Kept | None = None
-    stopping: Kept | None = None
-    observed: Float32[Tensor, " vocab"] | None = None
+    finish_code: int = 0
+    processed: StoredMemory | None = None
+    judged: StoredMemory | None = None
+    stopping: StoredMemory | None = None
+    model_scores: Float32[Tensor, " vocab"] | None = None
     attention: Float32[Tensor, " context"] | None = None
 
     def line(self) -> list["Node"]:
@@ -68,8 +68,8 @@ class Branch:
     Attributes:
         node: The text.
         tokens: The tokens, on the host, as the numbers are.
-        numbers: Of every continuation its `total`, `added`, `log_prob`, `score`, `bound` and `why`, one below
-            the other: see `Node`.
+        numbers: `total`, `added`, `log_prob`, `score`, `bound` and `finish_code` of every continuation, in
+            rows: see `Node`.
         most: The greatest bound of every continuation and all after it.
         processed: What the processors remember once they have seen the text's logits.
         judged: What the scorer remembers of the continuations; None: it was not kept.
@@ -80,8 +80,8 @@ class Branch:
     tokens: Int64[np.ndarray, " children"]
     numbers: Float32[np.ndarray, "numbers children"]
     most: Float32[np.ndarray, " children"]
-    processed: Kept | None = None
-    judged: Kept | None = None
+    processed: StoredMemory | None = None
+    judged: StoredMemory | None = None
     place: int = 0
 
     @property
@@ -116,7 +116,7 @@ class Branch:
         """The first that waits, which waits no longer."""
         place = self.place
         self.place += 1
-        total, added, log_prob, score, bound, why = self.numbers[:, place].tolist()
+        total, added, log_prob, score, bound, finish_code = self.numbers[:, place].tolist()
         return Node(
             prompt=self.node.prompt,
             parent=self.node,
@@ -127,7 +127,7 @@ class Branch:
             log_prob=log_prob,
             score=score,
             bound=bound,
-            why=int(why),
+            finish_code=int(finish_code),
             processed=self.processed,
             judged=None if self.judged is None else self.judged.take(torch.tensor([place])),
         )

@@ -5,7 +5,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import final
 
 from decodekit.core.result import Decoded
-from decodekit.decoders.custom_loop import Job, OwnLoop
+from decodekit.decoders.custom_loop import CustomLoop, DecodeRequest
 from decodekit.decoders.exact.branch import Branch
 from decodekit.decoders.exact.search import check_search, search
 from decodekit.decoders.exact.tree import Plan
@@ -15,7 +15,7 @@ from decodekit.scorers.length_penalty import LengthPenalty
 
 @final
 @dataclass(frozen=True)
-class DepthFirst(OwnLoop):
+class DepthFirst(CustomLoop):
     r"""Finds the best texts there are, and proves it, in little memory: branch and bound.
 
     Follows the most promising continuation until it ends, then goes back to the last choice and takes the
@@ -57,10 +57,10 @@ class DepthFirst(OwnLoop):
     def __post_init__(self) -> None:
         check_search("DepthFirst", self.scorer, self.num_return, self.max_nodes)
 
-    def run(self, job: Job) -> Generator[None, None, Decoded]:
+    def run(self, request: DecodeRequest) -> Generator[None, None, Decoded]:
         """Follows texts to their ends until nothing is left that can be better than what was found."""
         plan = Plan(order=_deepest, num_return=self.num_return, max_nodes=self.max_nodes)
-        return search(job, "DepthFirst", self.scorer, plan)
+        return search(request, "DepthFirst", self.scorer, plan)
 
 
 def _deepest(branch: Branch) -> tuple[float, ...]:

@@ -15,7 +15,7 @@ from decodekit.decoders.exact.stored_memory import keep
 SUM, WORTH, BOUND = 0, 3, 4  # among the numbers of a `Branch`
 
 
-class Grown(NamedTuple):
+class Expanded(NamedTuple):
     """How a text goes on.
 
     Attributes:
@@ -51,13 +51,13 @@ class Sorted(NamedTuple):
         return Branch(node, self.tokens[row, :number], numbers, most)
 
 
-def grow(
+def expand(
     explorer: Explorer,
     nodes: Sequence[Node],
     logits: Float32[Tensor, "rows vocab"],
     attention: Float32[Tensor, "rows context"] | None,
     best: int | None,
-) -> list[Grown]:
+) -> list[Expanded]:
     """How some texts of one length go on.
 
     Args:
@@ -68,29 +68,29 @@ def grow(
         best: How many of the ended are needed; the others come in the order of their bounds. None: ended or
             not, all come in the order of their sums.
     """
-    observed = logits.log_softmax(-1)
-    scores, processed = explorer.process(nodes, observed)
+    model_scores = logits.log_softmax(-1)
+    scores, processed = explorer.process(nodes, model_scores)
     (sums, worth, bounds), memory = explorer.judge(nodes, scores, attention)
     position = torch.tensor(explorer.limits.prompt_length + nodes[0].length + 1, device=logits.device)
     tokens = torch.arange(logits.shape[-1], device=logits.device)
-    why = explorer.limits.finish_token(tokens, position).expand_as(sums)
-    exists, ends = scores > -torch.inf, (why > 0) & (best is not None)
-    numbers = torch.stack([sums, scores, observed, worth, bounds, why.float()], 1)
+    finish_code = explorer.limits.finish_token(tokens, position).expand_as(sums)
+    exists, ends = scores > -torch.inf, (finish_code > 0) & (best is not None)
+    numbers = torch.stack([sums, scores, model_scores, worth, bounds, finish_code.float()], 1)
     ended = _sort(numbers, exists & ends, WORTH, best or 0)
     going = _sort(numbers, exists & ~ends, SUM if best is None else BOUND, len(tokens))
     rises = (exists & (scores > 0)).any(-1).tolist()
     kept = keep(memory, logits.device)
-    grown = []
+    expanded = []
     for row, node in enumerate(nodes):
-        one = Grown(ended.branch(row, node), going.branch(row, node), rises[row])
+        one = Expanded(ended.branch(row, node), going.branch(row, node), rises[row])
         if processed is not None:
             one.going.processed = processed.take(torch.tensor([row]))
         if kept is not None:
             # The scorer remembers every continuation, text after text; or nothing.
             first, each = (row * len(tokens), 1) if explorer.scorer.remembers else (row, 0)
             one.going.judged = kept.take(torch.from_numpy(first + each * one.going.tokens))
-        grown.append(one)
-    return grown
+        expanded.append(one)
+    return expanded
 
 
 def _sort(

@@ -12,10 +12,10 @@ from decodekit.core.history import History
 from decodekit.core.limits import Limits, Stopping
 from decodekit.core.pytrees import Memory, reorder_memory
 from decodekit.decoders.exact.branch import Node
-from decodekit.decoders.exact.stored_memory import Kept, keep, together
-from decodekit.processors.apply import apply_processor, broken_rows, not_numbers
+from decodekit.decoders.exact.stored_memory import StoredMemory, keep, together
+from decodekit.processors.apply import apply_processor, nonfinite_rows, not_numbers
 from decodekit.processors.base import LogitsProcessor
-from decodekit.scorers.base import Growth, PathScorer
+from decodekit.scorers.base import ExtendedHypotheses, PathScorer
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,15 +40,15 @@ class Explorer:
     def finish(self, node: Node) -> int:
         """What has finished a text with its newest token; 0: nothing has."""
         if not self.limits.criteria:
-            return node.why
+            return node.finish_code
         before = self._recall([node], lambda one: one.stopping, self.limits.start, self._stop, but=1)
-        why, after = self._ask([node], before)
-        node.stopping = keep(after, why.device)
-        return int(why)
+        finish_code, after = self._ask([node], before)
+        node.stopping = keep(after, finish_code.device)
+        return int(finish_code)
 
     def process(
-        self, nodes: Sequence[Node], observed: Float32[Tensor, "rows vocab"]
-    ) -> tuple[Float32[Tensor, "rows vocab"], Kept | None]:
+        self, nodes: Sequence[Node], model_scores: Float32[Tensor, "rows vocab"]
+    ) -> tuple[Float32[Tensor, "rows vocab"], StoredMemory | None]:
         """The processed scores of the tokens after some texts of one length, and what is remembered then.
 
         Args:
@@ -59,13 +59,13 @@ class Explorer:
             DecodingError: If scores are not numbers below infinity.
         """
         before = self._recall(nodes, lambda node: node.processed, self.processor.init, self._process)
-        scores, after = apply_processor(self.processor, self.history(nodes), observed, before)
-        broken = broken_rows(scores)
-        if broken.any():
-            raise not_numbers(nodes[int(broken.int().argmax())].prompt)
-        kept = keep(after, observed.device)
-        for node, own in zip(nodes, observed, strict=True):
-            node.observed = own if kept is None else None
+        scores, after = apply_processor(self.processor, self.history(nodes), model_scores, before)
+        nonfinite = nonfinite_rows(scores)
+        if nonfinite.any():
+            raise not_numbers(nodes[int(nonfinite.int().argmax())].prompt)
+        kept = keep(after, model_scores.device)
+        for node, own in zip(nodes, model_scores, strict=True):
+            node.model_scores = own if kept is None else None
         return scores, kept
 
     def judge(
@@ -89,7 +89,7 @@ class Explorer:
             source_rows = torch.arange(rows, device=scores.device).repeat_interleave(vocab)
             seen = None if attention is None else attention.index_select(0, source_rows)
             tokens = torch.arange(vocab, device=scores.device).repeat(rows)
-            growth = Growth(self.history(nodes), source_rows, tokens, scores.flatten(), seen)
+            growth = ExtendedHypotheses(self.history(nodes), source_rows, tokens, scores.flatten(), seen)
             memory = self.scorer.extend(growth, reorder_memory(memory, source_rows))
         totals = torch.tensor([node.total for node in nodes], device=scores.device)
         sums = (totals[:, None] + scores).flatten()
@@ -111,7 +111,7 @@ class Explorer:
     def _recall(
         self,
         nodes: Sequence[Node],
-        kept: Callable[[Node], Kept | None],
+        kept: Callable[[Node], StoredMemory | None],
         start: Callable[[History], Memory],
         step: Callable[[Sequence[Node], Sequence[Node], Memory], Memory],
         but: int = 0,
@@ -141,8 +141,8 @@ class Explorer:
 
     def _process(self, before: Sequence[Node], after: Sequence[Node], memory: Memory) -> Memory:  # noqa: ARG002
         """The processors see the logits of texts, which they have seen before."""
-        observed = torch.stack([node.observed for node in before if node.observed is not None])
-        return self.processor.apply(self.history(before), observed, memory)[1]
+        model_scores = torch.stack([node.model_scores for node in before if node.model_scores is not None])
+        return self.processor.apply(self.history(before), model_scores, memory)[1]
 
     def _begin(self, history: History) -> Memory:
         return self.scorer.init(history, self.limits)
@@ -151,7 +151,7 @@ class Explorer:
         """The scorer follows texts that go on as they did."""
         device = self.prompts.tokens.device
         seen = [node.attention for node in before if node.attention is not None]
-        growth = Growth(
+        growth = ExtendedHypotheses(
             parents=self.history(before),
             source_rows=torch.arange(len(before), device=device),
             tokens=torch.tensor([node.token for node in after], device=device),

@@ -10,8 +10,8 @@ from torch import Tensor
 from decodekit.core.prompt import Prompt
 from decodekit.decoders.exact.branch import Node, by_length
 from decodekit.errors import DecodekitError, ModelError
-from decodekit.models.model_outputs import Reveal
-from decodekit.models.protocols import Model, RevealingModel
+from decodekit.models.model_outputs import ModelOutputsSpec
+from decodekit.models.protocols import Model, ModelWithOutputs
 
 
 class NodeReader:
@@ -25,8 +25,10 @@ class NodeReader:
         new: New tokens at most.
     """
 
-    def __init__(self, model: Model, prompt: Prompt, reveal: Reveal, who: str, new: int) -> None:
-        self._model, self._prompt, self._reveal = model, prompt, reveal
+    def __init__(
+        self, model: Model, prompt: Prompt, outputs_spec: ModelOutputsSpec, who: str, new: int
+    ) -> None:
+        self._model, self._prompt, self._outputs_spec = model, prompt, outputs_spec
         self._who, self._capacity = who, prompt.tokens.shape[1] + new
         self._ids = prompt.ids()
         self._pads = True  # texts of different lengths in one batch; False: the model refuses them
@@ -35,7 +37,7 @@ class NodeReader:
         self, nodes: Sequence[Node]
     ) -> tuple[Float32[Tensor, "rows vocab"], Float32[Tensor, "rows context"] | None]:
         """The logits after every text, and what was attended to, if that is wanted."""
-        if self._reveal:
+        if self._outputs_spec:
             return self._read_on(nodes)
         if self._pads:
             try:
@@ -58,24 +60,25 @@ class NodeReader:
         self, nodes: Sequence[Node]
     ) -> tuple[Float32[Tensor, "rows vocab"], Float32[Tensor, "rows context"] | None]:
         """Token by token after the prompts: what is attended to is told of the prompts' columns."""
-        if not isinstance(self._model, RevealingModel):
+        if not isinstance(self._model, ModelWithOutputs):
             raise DecodekitError(
-                f"decode: {self._who} needs a model that shows {self._reveal}, and {self._model!r:.80} has "
-                "no start_revealing(). Use dk.HFModel, or write that method: see decodekit.RevealingModel."
+                f"decode: {self._who} needs a model that shows {self._outputs_spec}, and "
+                f"{self._model!r:.80} has no start_with_outputs(). Use dk.HFModel, or write "
+                "that method: see decodekit.ModelWithOutputs."
             )
-        session, logits = self._model.start_revealing(
-            self._of(nodes), rows_per_prompt=1, capacity=self._capacity, reveal=self._reveal
+        session, logits = self._model.start_with_outputs(
+            self._of(nodes), rows_per_prompt=1, capacity=self._capacity, outputs_spec=self._outputs_spec
         )
         lines = [node.tokens() for node in nodes]
-        logits, attention = logits.clone(), session.revealed.attention
+        logits, attention = logits.clone(), session.model_outputs.attention
         attention = None if attention is None else attention.clone()
         for step in range(max(map(len, lines))):
             tokens = torch.tensor([(line[step:] or [0])[0] for line in lines], device=logits.device)
             newest = session.advance(tokens, None)
             rows = torch.tensor([step < len(line) for line in lines], device=logits.device)[:, None]
             logits = torch.where(rows, newest, logits)
-            if attention is not None and session.revealed.attention is not None:
-                attention = torch.where(rows, session.revealed.attention, attention)
+            if attention is not None and session.model_outputs.attention is not None:
+                attention = torch.where(rows, session.model_outputs.attention, attention)
         return logits, attention
 
     def _of(self, nodes: Sequence[Node]) -> Prompt:

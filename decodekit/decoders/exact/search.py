@@ -9,17 +9,19 @@ from decodekit.core.limits import Limits
 from decodekit.core.result import Decoded
 from decodekit.core.validation import is_count
 from decodekit.decoders.beam.certificate import Certificate
-from decodekit.decoders.custom_loop import Job
+from decodekit.decoders.custom_loop import DecodeRequest
 from decodekit.decoders.exact.branch import Node, by_length
-from decodekit.decoders.exact.expand import grow
+from decodekit.decoders.exact.expand import expand
 from decodekit.decoders.exact.explorer import Explorer
 from decodekit.decoders.exact.node_reader import NodeReader
 from decodekit.decoders.exact.tree import Plan, Tree
-from decodekit.decoders.rows import raise_if_stuck
+from decodekit.decoders.rows import raise_if_all_banned
 from decodekit.scorers.base import PathScorer
 
 
-def search(job: Job, who: str, scorer: PathScorer, plan: Plan) -> Generator[None, None, Decoded]:
+def search(
+    request: DecodeRequest, who: str, scorer: PathScorer, plan: Plan
+) -> Generator[None, None, Decoded]:
     """Grows every prompt's tree until it is over; a round is one call of the model for all prompts.
 
     Args:
@@ -28,13 +30,13 @@ def search(job: Job, who: str, scorer: PathScorer, plan: Plan) -> Generator[None
         scorer: What texts are worth.
         plan: How the trees are searched.
     """
-    new = job.options.max_new_tokens
-    reader = NodeReader(job.model, job.prompt, scorer.reveal, who, new)
-    picked = [Node(number) for number in range(len(job.prompt.tokens))]
+    new = request.options.max_new_tokens
+    reader = NodeReader(request.model, request.prompt, scorer.outputs_spec, who, new)
+    picked = [Node(number) for number in range(len(request.prompt.tokens))]
     logits, attention = reader.read(picked)
-    limits = job.limits(logits.shape[-1])
-    prompts = job.prompt.to(logits.device).history(job.prompt.tokens.shape[1] + new, 1)
-    explorer = Explorer(job.processor, scorer, limits, prompts)
+    limits = request.limits(logits.shape[-1])
+    prompts = request.prompt.to(logits.device).history(request.prompt.tokens.shape[1] + new, 1)
+    explorer = Explorer(request.processor, scorer, limits, prompts)
     trees = [Tree(plan, explorer.finish) for _ in picked]
     # One more than is wanted bounds what was not returned.
     best = plan.num_return + 1 if plan.beams is None else None
@@ -44,9 +46,9 @@ def search(job: Job, who: str, scorer: PathScorer, plan: Plan) -> Generator[None
             index = torch.tensor(rows, device=logits.device)
             seen = None if attention is None else attention.index_select(0, index)
             nodes = [picked[row] for row in rows]
-            grown = grow(explorer, nodes, logits.index_select(0, index), seen, best)
-            for node, one in zip(nodes, grown, strict=True):
-                trees[node.prompt].grow(one)
+            expanded = expand(explorer, nodes, logits.index_select(0, index), seen, best)
+            for node, one in zip(nodes, expanded, strict=True):
+                trees[node.prompt].expand(one)
         picked = [node for tree in trees for node in tree.pick()]
         if not picked:
             return _decoded(trees, plan.num_return, limits, logits.device)
@@ -67,12 +69,12 @@ def check_search(who: str, scorer: object, num_return: object, max_nodes: object
 
 def _decoded(trees: list[Tree], number: int, limits: Limits, device: torch.device) -> Decoded:
     """The best `number` texts of every prompt, best first."""
-    raise_if_stuck(torch.tensor([tree.is_stuck for tree in trees]))
+    raise_if_all_banned(torch.tensor([tree.is_stuck for tree in trees]))
     new = max([1, *(node.length for tree in trees for node in tree.finished)])
     shape = (len(trees), number, new)
     tokens, parents = torch.full(shape, limits.pad_id), torch.full(shape, -1)
     token_log_probs = torch.zeros(shape)
-    lengths, why = (torch.zeros(shape[:2], dtype=torch.long) for _ in range(2))
+    lengths, finish_code = (torch.zeros(shape[:2], dtype=torch.long) for _ in range(2))
     score = torch.full(shape[:2], -torch.inf)
     for prompt, tree in enumerate(trees):
         for hyp, node in enumerate(tree.finished):
@@ -80,7 +82,11 @@ def _decoded(trees: list[Tree], number: int, limits: Limits, device: torch.devic
             tokens[prompt, hyp, said] = torch.tensor(node.tokens())
             token_log_probs[prompt, hyp, said] = torch.tensor([one.log_prob for one in node.line()[1:]])
             parents[prompt, hyp, said] = prompt
-            lengths[prompt, hyp], why[prompt, hyp], score[prompt, hyp] = node.length, node.why, node.score
+            lengths[prompt, hyp], finish_code[prompt, hyp], score[prompt, hyp] = (
+                node.length,
+                node.finish_code,
+                node.score,
+            )
     valid = lengths > 0
 
     def move(tensor: Tensor) -> Tensor:
@@ -91,14 +97,14 @@ def _decoded(trees: list[Tree], number: int, limits: Limits, device: torch.devic
         lengths=move(lengths),
         finish_reason=[
             [reason if is_valid else "missing" for reason, is_valid in zip(*row, strict=True)]
-            for row in zip(limits.reasons(why), valid.tolist(), strict=True)
+            for row in zip(limits.reasons(finish_code), valid.tolist(), strict=True)
         ],
         valid=move(valid),
         token_log_probs=move(token_log_probs),
         score=move(score),
         parents=move(parents),
         pad_id=limits.pad_id,
-        why=move(why),
+        finish_code=move(finish_code),
         report=Certificate(
             bound=move(torch.tensor([tree.bound for tree in trees])),
             worst=move(torch.tensor([tree.worst for tree in trees])),

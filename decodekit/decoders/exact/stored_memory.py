@@ -15,7 +15,7 @@ from decodekit.core.vocabulary import Vocabulary
 VALUES = Tensor | int | float | str | None | Limits | Vocabulary
 
 
-class Kept(NamedTuple):
+class StoredMemory(NamedTuple):
     """What is remembered about some texts, taken apart.
 
     Attributes:
@@ -28,7 +28,7 @@ class Kept(NamedTuple):
     shape: TreeSpec
     device: torch.device
 
-    def take(self, texts: Int64[Tensor, " some"]) -> "Kept":
+    def take(self, texts: Int64[Tensor, " some"]) -> "StoredMemory":
         """What is remembered about some of them."""
         if not any(map(_has_rows, self.leaves)):
             return self
@@ -37,7 +37,7 @@ class Kept(NamedTuple):
         return self._replace(leaves=tuple(taken))
 
 
-def keep(memory: Memory, device: torch.device) -> Kept | None:
+def keep(memory: Memory, device: torch.device) -> StoredMemory | None:
     """A memory to be put away; None where it cannot be.
 
     Tensors are values, and can be, as can what never changes in a run. Anything else may be the run of a
@@ -50,10 +50,10 @@ def keep(memory: Memory, device: torch.device) -> Kept | None:
     leaves, shape = tree_flatten(memory)
     if not all(isinstance(leaf, VALUES) for leaf in leaves):
         return None
-    return Kept(tuple(leaves), shape, device)
+    return StoredMemory(tuple(leaves), shape, device)
 
 
-def together(kept: Sequence[Kept]) -> Memory:
+def together(kept: Sequence[StoredMemory]) -> Memory:
     """The memory of all these, which are of texts of one length."""
     first = kept[0]
     leaves = [

@@ -12,7 +12,7 @@ import torch
 
 from decodekit.decoders.beam.finished import no_number
 from decodekit.decoders.exact.branch import Branch, Node
-from decodekit.decoders.exact.expand import Grown
+from decodekit.decoders.exact.expand import Expanded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,17 +73,17 @@ class Tree:
         """Whether every text was looked at that may be, and none can end."""
         return not (self.finished or self._waiting or self._is_cut)
 
-    def grow(self, grown: Grown) -> None:
+    def expand(self, expanded: Expanded) -> None:
         """Takes in how a text goes on."""
-        self._rises = self._rises or grown.rises
-        ended = grown.ended
+        self._rises = self._rises or expanded.rises
+        ended = expanded.ended
         while ended.waits and not (self._is_full and ended.bound <= self.worst):
             node = ended.take()
-            node.why = self._finish(node)
+            node.finish_code = self._finish(node)
             self._end(node)
         if ended.waits:
             self._next = max(self._next, ended.bound)
-        self._wait(self._trimmed(grown.going))
+        self._wait(self._trimmed(expanded.going))
 
     def pick(self) -> list[Node]:
         """The texts that are to be looked at next; none: the search is over."""
@@ -117,10 +117,10 @@ class Tree:
                 continue
             node = branch.take()
             self._wait(branch)
-            node.why = self._finish(node)
+            node.finish_code = self._finish(node)
             place = self._seen[node.length]
             self._seen[node.length] += 1
-            if not node.why:
+            if not node.finish_code:
                 self._gone_on[node.length] += 1
                 return node
             if self._plan.beams is None or place < self._plan.beams:

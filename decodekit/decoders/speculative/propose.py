@@ -8,7 +8,7 @@ from torch import Tensor
 
 from decodekit.core.history import History
 from decodekit.decoders.speculative.draws import Draws, Purpose
-from decodekit.decoders.speculative.speculative_row import Line
+from decodekit.decoders.speculative.speculative_row import SpeculativeRow
 from decodekit.errors import DecodekitError, DecodingError
 from decodekit.processors.base import LogitsProcessor, StatelessProcessor
 from decodekit.processors.chain import Chain
@@ -26,7 +26,7 @@ def stateless(processor: LogitsProcessor, *, greedy: bool) -> tuple[StatelessPro
 
 
 @dataclass(frozen=True)
-class Guess:
+class DraftSampler:
     """Chooses a draft's tokens.
 
     Attributes:
@@ -37,7 +37,7 @@ class Guess:
 
     processors: tuple[StatelessProcessor, ...]
     draws: Draws | None
-    lines: list[Line]
+    lines: list[SpeculativeRow]
 
     def __call__(
         self, logits: Float32[Tensor, "rows vocab"], drafted: list[list[int]]

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from decodekit.core.result import Decoded
 from decodekit.core.validation import is_count
-from decodekit.decoders.custom_loop import Job, OwnLoop
+from decodekit.decoders.custom_loop import CustomLoop, DecodeRequest
 from decodekit.decoders.prompt_seeds import read_seeds
 from decodekit.decoders.speculative.acceptance import Tally
 from decodekit.decoders.speculative.drafts.base import Draft, Proposal
 from decodekit.decoders.speculative.draws import Draws
-from decodekit.decoders.speculative.propose import Guess, stateless
-from decodekit.decoders.speculative.speculative_row import Line, decoded
-from decodekit.decoders.speculative.verify import Judge
+from decodekit.decoders.speculative.propose import DraftSampler, stateless
+from decodekit.decoders.speculative.speculative_row import SpeculativeRow, decoded
+from decodekit.decoders.speculative.verify import ProposalVerifier
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import VerifyingSession
 from decodekit.models.rereading import start_verifying
@@ -25,7 +25,7 @@ from decodekit.models.rereading import start_verifying
 
 @final
 @dataclass(frozen=True)
-class Speculative(OwnLoop):
+class Speculative(CustomLoop):
     r"""Lets a cheap draft propose several tokens, which the model verifies in one pass: lossless, and faster.
 
     Greedily: a proposed token is accepted if it is the likeliest, and the first that is not is replaced by
@@ -102,24 +102,24 @@ class Speculative(OwnLoop):
             )
         object.__setattr__(self, "seeds", seeds)  # a frozen field
 
-    def run(self, job: Job) -> Generator[None, None, Decoded]:
+    def run(self, request: DecodeRequest) -> Generator[None, None, Decoded]:
         """Proposes and verifies until every hypothesis has ended."""
-        capacity = job.prompt.tokens.shape[1] + job.options.max_new_tokens
+        capacity = request.prompt.tokens.shape[1] + request.options.max_new_tokens
         session, logits = start_verifying(
-            job.model, job.prompt, rows_per_prompt=self.num_samples, capacity=capacity
+            request.model, request.prompt, rows_per_prompt=self.num_samples, capacity=capacity
         )
-        limits = job.limits(logits.shape[-1])
-        history = job.prompt.to(logits.device).history(capacity, self.num_samples)
-        draws = self._draws(len(job.prompt.tokens), logits.device)
-        lines = Line.start(history, job.processor, limits)
+        limits = request.limits(logits.shape[-1])
+        history = request.prompt.to(logits.device).history(capacity, self.num_samples)
+        draws = self._draws(len(request.prompt.tokens), logits.device)
+        lines = SpeculativeRow.start(history, request.processor, limits)
         drafting = self.draft.start(
-            job.model, job.prompt, rows_per_prompt=self.num_samples, capacity=capacity
+            request.model, request.prompt, rows_per_prompt=self.num_samples, capacity=capacity
         )
-        judge, tally = Judge(job.processor, draws), Tally(len(lines), self.tokens)
+        verifier, tally = ProposalVerifier(request.processor, draws), Tally(len(lines), self.tokens)
         said: list[list[int]] = [[] for _ in lines]  # by each row since the draft was last asked
         while True:
             most = [0 if line.finished else min(self.tokens, line.left - 1) for line in lines]
-            choose = Guess(stateless(job.processor, greedy=not self.sample), draws, lines)
+            choose = DraftSampler(stateless(request.processor, greedy=not self.sample), draws, lines)
             drafted, drafts = self._checked(drafting.propose(said, most, choose), most, limits.vocab)
             # What each row has not read yet: its last token, except after the prompt, and the proposal.
             reads = [[*new[-1:], *guessed] for new, guessed in zip(said, drafted, strict=True)]
@@ -128,7 +128,7 @@ class Speculative(OwnLoop):
             for row, line in enumerate(lines):
                 if not line.finished:
                     probs = None if drafts is None else drafts[row]
-                    lines[row], accepted[row] = judge.follow(line, row, own[row], drafted[row], probs)
+                    lines[row], accepted[row] = verifier.follow(line, row, own[row], drafted[row], probs)
             kept = [len(new[-1:]) + number for new, number in zip(said, accepted, strict=True)]
             said = [line.new(since) for line, since in zip(lines, before, strict=True)]
             tally.add(drafted, accepted, said, [bool(read) for read in reads])

@@ -10,12 +10,12 @@ from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.pytrees import Memory
 from decodekit.core.result import Decoded
-from decodekit.decoders.rows import RowState, raise_if_stuck
-from decodekit.processors.apply import apply_processor, broken_rows, not_numbers
+from decodekit.decoders.rows import RowState, raise_if_all_banned
+from decodekit.processors.apply import apply_processor, nonfinite_rows, not_numbers
 from decodekit.processors.base import LogitsProcessor
 
 
-class Line(NamedTuple):
+class SpeculativeRow(NamedTuple):
     """One hypothesis, and what the processors remember of it.
 
     Each token takes the chain once, in order, as in the main loop: nothing is ever taken back here, so that
@@ -34,7 +34,7 @@ class Line(NamedTuple):
     finished: bool = False
 
     @classmethod
-    def start(cls, history: History, processor: LogitsProcessor, limits: Limits) -> list["Line"]:
+    def start(cls, history: History, processor: LogitsProcessor, limits: Limits) -> list["SpeculativeRow"]:
         """Every row of a history, by itself."""
         rows = torch.arange(len(history.tokens), device=history.tokens.device)
         parts = [history.part(row) for row in rows[:, None]]
@@ -61,30 +61,30 @@ class Line(NamedTuple):
 
     def score(
         self, processor: LogitsProcessor, logits: Float32[Tensor, "1 vocab"]
-    ) -> tuple["Line", Float32[Tensor, "1 vocab"]]:
+    ) -> tuple["SpeculativeRow", Float32[Tensor, "1 vocab"]]:
         """The processed scores of the next token.
 
         Raises:
             DecodingError: If they are not numbers below infinity.
         """
         scores, memory = apply_processor(processor, self.state.history, logits, self.memory)
-        if broken_rows(scores).any():
+        if nonfinite_rows(scores).any():
             raise not_numbers(self.prompt)
-        return self._replace(state=self.state._replace(observed=logits), memory=memory), scores
+        return self._replace(state=self.state._replace(model_scores=logits), memory=memory), scores
 
-    def say(self, tokens: Int64[Tensor, " 1"], scores: Float32[Tensor, "1 vocab"]) -> "Line":
+    def emit(self, tokens: Int64[Tensor, " 1"], scores: Float32[Tensor, "1 vocab"]) -> "SpeculativeRow":
         """The line with one more token.
 
         Raises:
             DecodingError: If every token was banned.
         """
-        state, _ = self.state.say(tokens, scores)
-        if bool(state.stuck):
-            raise_if_stuck(torch.arange(self.prompt + 1) == self.prompt)
+        state, _ = self.state.emit(tokens, scores)
+        if bool(state.all_banned):
+            raise_if_all_banned(torch.arange(self.prompt + 1) == self.prompt)
         return self._replace(state=state, finished=bool(state.done))
 
 
-def decoded(lines: list[Line], hypotheses: int) -> Decoded:
+def decoded(lines: list[SpeculativeRow], hypotheses: int) -> Decoded:
     """All lines as the result, `hypotheses` of them a prompt."""
     states = [line.state for line in lines]
     together = states[0]._replace(
@@ -95,7 +95,7 @@ def decoded(lines: list[Line], hypotheses: int) -> Decoded:
         ),
         token_log_probs=torch.cat([state.token_log_probs for state in states]),
         lengths=torch.cat([state.lengths for state in states]),
-        why=torch.cat([state.why for state in states]),
-        stuck=torch.cat([state.stuck for state in states]),
+        finish_code=torch.cat([state.finish_code for state in states]),
+        all_banned=torch.cat([state.all_banned for state in states]),
     )
     return together.decoded(hypotheses)

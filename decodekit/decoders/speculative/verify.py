@@ -7,12 +7,12 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from decodekit.decoders.speculative.draws import Draws, Purpose
-from decodekit.decoders.speculative.speculative_row import Line
+from decodekit.decoders.speculative.speculative_row import SpeculativeRow
 from decodekit.processors.base import LogitsProcessor
 
 
 @dataclass(frozen=True)
-class Judge:
+class ProposalVerifier:
     """Says the tokens of a proposal as long as they are what the model would have said.
 
     Attributes:
@@ -25,12 +25,12 @@ class Judge:
 
     def follow(
         self,
-        line: Line,
+        line: SpeculativeRow,
         row: int,
         logits: Float32[Tensor, "places vocab"],
         drafted: list[int],
         drafts: Float32[Tensor, "columns vocab"] | None,
-    ) -> tuple[Line, int]:
+    ) -> tuple[SpeculativeRow, int]:
         """The line with the accepted tokens and one more, and how many were accepted.
 
         Args:
@@ -45,7 +45,7 @@ class Judge:
             guess = drafted[number] if number < len(drafted) else None
             draft = None if drafts is None or guess is None else drafts[number : number + 1]
             token = self._token(scores, guess, draft, row, line.said)
-            line = line.say(token, scores)
+            line = line.emit(token, scores)
             accepted = guess is not None and int(token) == guess
             if line.finished or not accepted:
                 return line, number + accepted

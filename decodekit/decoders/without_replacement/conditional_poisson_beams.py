@@ -21,7 +21,7 @@ from decodekit.decoders.without_replacement.conditional_poisson import (
     log_inclusion,
     polynomials,
 )
-from decodekit.decoders.without_replacement.conditioned_texts import KeptTexts, read_texts
+from decodekit.decoders.without_replacement.conditioned_texts import ConditionedTexts, read_texts
 from decodekit.decoders.without_replacement.inclusion import Inclusion
 from decodekit.decoders.without_replacement.sampled_tree import SampledTree
 
@@ -38,7 +38,7 @@ class ConditionalPoissonState(NamedTuple):
 
     tree: SampledTree
     log_inclusion: Float64[Tensor, "batch beams"]
-    kept: KeptTexts | None
+    kept: ConditionedTexts | None
     seeds: Int64[Tensor, " batch"]
 
     @property
@@ -112,7 +112,7 @@ class ConditionalPoissonBeams(Decoder[ConditionalPoissonState]):
     generator: torch.Generator | None = None
     seeds: Sequence[int] | Int64[Tensor, " batch"] | None = None
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         if not is_count(self.beams, 1):
@@ -136,14 +136,14 @@ class ConditionalPoissonBeams(Decoder[ConditionalPoissonState]):
         seeds = own_seeds("ConditionalPoissonBeams", self.generator, self.seeds, history)
         kept = None
         if self.keep is not None:
-            kept = KeptTexts.start("ConditionalPoissonBeams", self.keep, history, limits)
+            kept = ConditionedTexts.start("ConditionalPoissonBeams", self.keep, history, limits)
         return ConditionalPoissonState(tree, torch.zeros_like(tree.log_probs), kept, seeds)
 
-    def observe(
+    def record_log_probs(
         self, scores: Float32[Tensor, "rows vocab"], state: ConditionalPoissonState
     ) -> ConditionalPoissonState:
         """Keeps the model's log-probabilities, to report those of the drawn tokens."""
-        return state._replace(tree=state.tree._replace(observed=scores.log_softmax(-1)))
+        return state._replace(tree=state.tree._replace(model_scores=scores.log_softmax(-1)))
 
     def step(
         self, scores: Float32[Tensor, "rows vocab"], state: ConditionalPoissonState
@@ -186,9 +186,9 @@ class ConditionalPoissonBeams(Decoder[ConditionalPoissonState]):
             numbers.append(rng.uniform_several(state.seeds, streams, state.tree.step, level.shape[1] // 2))
         return numbers
 
-    def settled(self, state: ConditionalPoissonState) -> list[list[list[int]]]:
+    def stable_prefix(self, state: ConditionalPoissonState) -> list[list[list[int]]]:
         """What all hypotheses of a prompt begin with; nothing where one is kept, which is to come first."""
-        return state.tree.settled() if state.kept is None else []
+        return state.tree.stable_prefix() if state.kept is None else []
 
     def finished(self, state: ConditionalPoissonState) -> Bool[Tensor, " batch"]:
         """Prompts whose hypotheses are all finished."""

@@ -30,7 +30,7 @@ def _is_text(text: object) -> bool:
     return isinstance(plain(text), list | tuple) and len(plain(text)) > 0
 
 
-class KeptTexts(NamedTuple):
+class ConditionedTexts(NamedTuple):
     """The text of each prompt that is in its sample.
 
     Attributes:
@@ -44,7 +44,9 @@ class KeptTexts(NamedTuple):
     places: Int64[Tensor, " batch"]
 
     @classmethod
-    def start(cls, who: str, texts: Sequence[Sequence[int]], history: History, limits: Limits) -> "KeptTexts":
+    def start(
+        cls, who: str, texts: Sequence[Sequence[int]], history: History, limits: Limits
+    ) -> "ConditionedTexts":
         """The texts of the prompts that are here, of which nothing is said yet; `texts` are the run's."""
         batch, device = history.batch, history.tokens.device
         if len(texts) != batch:
@@ -71,7 +73,9 @@ class KeptTexts(NamedTuple):
         exists = grown.log_probs.flatten(1).gather(1, flat[:, None])[:, 0] > -torch.inf
         return flat.masked_fill((self.places == NOWHERE) | ~exists, NOWHERE)
 
-    def after(self, chosen: Int64[Tensor, "batch beams"], forced: Int64[Tensor, " batch"]) -> "KeptTexts":
+    def after(
+        self, chosen: Int64[Tensor, "batch beams"], forced: Int64[Tensor, " batch"]
+    ) -> "ConditionedTexts":
         """Where the texts are after a step."""
         place = (chosen == forced[:, None]).long().argmax(-1)
         return self._replace(places=place.masked_fill(forced == NOWHERE, NOWHERE))

@@ -68,7 +68,7 @@ class Node:
     token: int = -1
     log_prob: float = 0.0
     log_mass: float = 0.0
-    why: int = 0
+    finish_code: int = 0
     left: float = 1.0
     choices: Choices | None = None
     children: dict[int, "Node"] = field(default_factory=dict)

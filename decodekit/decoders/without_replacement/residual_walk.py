@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from decodekit import rng
 from decodekit.core.pytrees import Memory
-from decodekit.decoders.speculative.speculative_row import Line
+from decodekit.decoders.speculative.speculative_row import SpeculativeRow
 from decodekit.decoders.without_replacement.residual_trie import Choices, Node
 from decodekit.processors.base import LogitsProcessor
 
@@ -45,7 +45,7 @@ class Walk:
         return [node.token for node in self.path[1:]]
 
 
-class UnsampledTexts:
+class ResidualTrie:
     """What has not been sampled of the continuations of one prompt.
 
     A draw walks down from the root, at every text to a continuation by its unsampled share. It waits where
@@ -62,7 +62,7 @@ class UnsampledTexts:
     """
 
     def __init__(
-        self, line: Line, processor: LogitsProcessor, seed: int, *, wanted: int, parallel: int
+        self, line: SpeculativeRow, processor: LogitsProcessor, seed: int, *, wanted: int, parallel: int
     ) -> None:
         self.samples: list[Drawn] = []
         self.dead_ends: list[float] = []
@@ -118,10 +118,10 @@ class UnsampledTexts:
     def _go_on(self, walk: Walk) -> None:
         """Takes a draw down to where it ends, or waits for the model."""
         last = walk.path[-1]
-        while not last.why and last.choices is not None and len(last.choices.scores):
+        while not last.finish_code and last.choices is not None and len(last.choices.scores):
             last = self._draw(walk, last, last.choices)
             walk.path.append(last)
-        walk.has_ended = last.why > 0 or last.choices is not None
+        walk.has_ended = last.finish_code > 0 or last.choices is not None
 
     def _draw(self, walk: Walk, node: Node, choices: Choices) -> Node:
         """A continuation by its unsampled share."""
@@ -137,7 +137,7 @@ class UnsampledTexts:
         token, device = choices.token(place), node.history.tokens.device
         history = node.history.append(torch.tensor([token], device=device))
         log_prob = choices.log_probs[place : place + 1]
-        why, stopping = self._line.state.limits.finish(history, log_prob.to(device), node.stopping)
+        finish_code, stopping = self._line.state.limits.finish(history, log_prob.to(device), node.stopping)
         share = float(choices.probs()[place])
         return Node(
             history=history,
@@ -145,7 +145,7 @@ class UnsampledTexts:
             token=token,
             log_prob=float(log_prob),
             log_mass=node.log_mass + math.log(share),
-            why=int(why),
+            finish_code=int(finish_code),
         )
 
     def _take(self) -> None:
@@ -154,7 +154,7 @@ class UnsampledTexts:
             *above, last = walk.path
             if last.left == 0 or len(self.samples) >= self._wanted:
                 continue
-            if last.why:
+            if last.finish_code:
                 self.samples.append(Drawn(walk.path[1:], self.left))
             else:
                 self.dead_ends.append(self.left)

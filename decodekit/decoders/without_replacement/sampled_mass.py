@@ -73,9 +73,9 @@ class SampledMass:
         # [batch draws]: what was left at every draw, dead ends and the one to come included.
         longest = max(map(len, self.dead_ends), default=0)
         dead = [[*masses, *[torch.inf] * (longest - len(masses))] for masses in self.dead_ends]
-        lost = torch.tensor(dead, dtype=torch.float64).view(len(dead), longest)
+        pruned_bound = torch.tensor(dead, dtype=torch.float64).view(len(dead), longest)
         to_come = self.remaining.masked_fill(marks_time, torch.inf)[:, None]
-        masses = torch.cat([self.left.masked_fill(~present, torch.inf), lost, to_come], dim=1)
+        masses = torch.cat([self.left.masked_fill(~present, torch.inf), pruned_bound, to_come], dim=1)
         waits = torch.empty(repetitions, *masses.shape, dtype=torch.float64)
         waits.exponential_(1, generator=generator)
         times = (waits / masses).sum(-1)[..., None]  # [repetitions batch 1]; infinite where nothing is left

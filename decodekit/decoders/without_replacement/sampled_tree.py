@@ -14,7 +14,7 @@ from decodekit.decoders.base import Selection
 from decodekit.decoders.beam.finished import Finished
 from decodekit.decoders.beam.records import Entry, Records
 from decodekit.decoders.beam.state import common_start
-from decodekit.decoders.rows import raise_if_stuck
+from decodekit.decoders.rows import raise_if_all_banned
 
 # Beside the reasons in `Limits`: every token was banned, so no hypothesis begins like this.
 DEAD_END = -1
@@ -31,7 +31,7 @@ class Continuations(NamedTuple):
 
     log_probs: Float64[Tensor, "batch beams vocab"]
     stays: Bool[Tensor, "batch beams"]
-    why: Int64[Tensor, "batch beams"]
+    finish_code: Int64[Tensor, "batch beams"]
 
     def with_those_that_stay(
         self, values: Float64[Tensor, "batch beams vocab"], own: Float64[Tensor, "batch beams"]
@@ -59,11 +59,11 @@ class SampledTree(NamedTuple):
 
     history: History
     limits: Limits
-    observed: Float32[Tensor, "rows vocab"] | None
+    model_scores: Float32[Tensor, "rows vocab"] | None
     log_probs: Float64[Tensor, "batch beams"]
     records: Records
     lengths: Int64[Tensor, "batch beams"]
-    why: Int64[Tensor, "batch beams"]
+    finish_code: Int64[Tensor, "batch beams"]
     stopping: Stopping
     done: Bool[Tensor, ""]
 
@@ -77,11 +77,11 @@ class SampledTree(NamedTuple):
         return cls(
             history=history,
             limits=limits,
-            observed=None,
+            model_scores=None,
             log_probs=log_probs,
             records=Records.empty(batch, beams, limits.max_new_tokens, device),
             lengths=nothing,
-            why=nothing.clone(),
+            finish_code=nothing.clone(),
             stopping=limits.start(history),
             done=torch.zeros((), dtype=torch.bool, device=device),
         )
@@ -94,22 +94,24 @@ class SampledTree(NamedTuple):
     @property
     def valid(self) -> Bool[Tensor, "batch beams"]:
         """Which hypotheses there are, without dead ends."""
-        return (self.log_probs > -torch.inf) & (self.why != DEAD_END)
+        return (self.log_probs > -torch.inf) & (self.finish_code != DEAD_END)
 
     @property
     def finished(self) -> Bool[Tensor, " batch"]:
         """Prompts of which no hypothesis goes on."""
-        return ((self.why != 0) | (self.log_probs == -torch.inf)).all(-1)
+        return ((self.finish_code != 0) | (self.log_probs == -torch.inf)).all(-1)
 
     def grow(self, scores: Float32[Tensor, "rows vocab"]) -> Continuations:
         """What could come next, with the probabilities that the scores leave it."""
         batch, beams = self.log_probs.shape
         nothing = scores.amax(-1, keepdim=True) == -torch.inf
         added = scores.double().log_softmax(-1).masked_fill(nothing, -torch.inf)
-        is_dead = (self.why == 0) & (self.log_probs > -torch.inf) & nothing.view(batch, beams)
+        is_dead = (self.finish_code == 0) & (self.log_probs > -torch.inf) & nothing.view(batch, beams)
         # A dead end keeps its place too: it is drawn like any other, and what it stands for is empty.
-        why = self.why.masked_fill(is_dead, DEAD_END)
-        grown = Continuations(self.log_probs[..., None] + added.view(batch, beams, -1), why != 0, why)
+        finish_code = self.finish_code.masked_fill(is_dead, DEAD_END)
+        grown = Continuations(
+            self.log_probs[..., None] + added.view(batch, beams, -1), finish_code != 0, finish_code
+        )
         return grown._replace(
             log_probs=grown.with_those_that_stay(grown.log_probs, self.log_probs).view(batch, beams, -1)
         )
@@ -130,33 +132,33 @@ class SampledTree(NamedTuple):
         speaks = exists & ~grown.stays.gather(1, sources)
         tokens = torch.where(speaks, tokens, self.limits.pad_id)
         own = torch.zeros_like(chosen, dtype=torch.float32)
-        if self.observed is not None:
-            own = torch.where(speaks, self.observed.view(batch, -1).gather(1, chosen), own)
+        if self.model_scores is not None:
+            own = torch.where(speaks, self.model_scores.view(batch, -1).gather(1, chosen), own)
         entry = Entry(tokens, own, rows)
         history = self.history.take(rows.flatten()).append(tokens.flatten())
         before = reorder_memory(self.stopping, rows.flatten())
         fired, stopping = self.limits.finish(history, own.flatten(), before)
-        why = torch.where(speaks, fired.view(batch, beams), grown.why.gather(1, sources))
+        finish_code = torch.where(speaks, fired.view(batch, beams), grown.finish_code.gather(1, sources))
         after = self._replace(
             history=history,
-            observed=None,
+            model_scores=None,
             log_probs=grown.log_probs.flatten(1).gather(1, chosen).masked_fill(~exists, -torch.inf),
             records=self.records.take(sources).write(self.step, entry, speaks),
             lengths=self.lengths.gather(1, sources) + speaks,
-            why=why,
+            finish_code=finish_code,
             stopping=stopping,
         )
-        stuck = ~after.valid.any(-1)
-        done = ((why != 0) | ~exists).all() | stuck.any()
+        all_banned = ~after.valid.any(-1)
+        done = ((finish_code != 0) | ~exists).all() | all_banned.any()
         return after._replace(done=done), Selection(tokens.flatten(), rows.flatten())
 
-    def settled(self) -> list[list[list[int]]]:
+    def stable_prefix(self) -> list[list[list[int]]]:
         """What all of a prompt's hypotheses begin with, or they themselves once none goes on."""
         new = self.records.tokens.tolist()
-        fields = zip(self.lengths.tolist(), self.why.tolist(), self.valid.tolist(), strict=True)
+        fields = zip(self.lengths.tolist(), self.finish_code.tolist(), self.valid.tolist(), strict=True)
         prompts: list[list[list[int]]] = []
-        for rows, (lengths, why, valid) in zip(new, fields, strict=True):
-            beams = zip(rows, lengths, why, valid, strict=True)
+        for rows, (lengths, finish_code, valid) in zip(new, fields, strict=True):
+            beams = zip(rows, lengths, finish_code, valid, strict=True)
             said = [(tokens[:length], reason) for tokens, length, reason, is_valid in beams if is_valid]
             if all(reason for _, reason in said):
                 prompts.append([tokens for tokens, _ in said])
@@ -174,13 +176,13 @@ class SampledTree(NamedTuple):
         Raises:
             DecodingError: If for some prompt every token of every hypothesis was banned.
         """
-        raise_if_stuck(~self.valid.any(-1), self.history)
+        raise_if_all_banned(~self.valid.any(-1), self.history)
         valid = self.valid.gather(1, order)
         finished = Finished(
             records=self.records.take(order),
             lengths=self.lengths.gather(1, order),
             scores=score.gather(1, order).masked_fill(~valid, -torch.inf).float(),
-            why=self.why.gather(1, order).masked_fill(~valid, 0),
+            finish_code=self.finish_code.gather(1, order).masked_fill(~valid, 0),
             used=valid,
         )
         return finished.decoded(self.limits, valid.shape[1])

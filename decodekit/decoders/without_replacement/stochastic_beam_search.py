@@ -101,7 +101,7 @@ class StochasticBeamSearch(Decoder[StochasticBeamState]):
     generator: torch.Generator | None = None
     seeds: Sequence[int] | Int64[Tensor, " batch"] | None = None
 
-    splits = True
+    batch_independent = True
 
     def __post_init__(self) -> None:
         if not is_count(self.beams, 1):
@@ -130,11 +130,11 @@ class StochasticBeamSearch(Decoder[StochasticBeamState]):
             seeds=seeds,
         )
 
-    def observe(
+    def record_log_probs(
         self, scores: Float32[Tensor, "rows vocab"], state: StochasticBeamState
     ) -> StochasticBeamState:
         """Keeps the model's log-probabilities, to report those of the drawn tokens."""
-        return state._replace(tree=state.tree._replace(observed=scores.log_softmax(-1)))
+        return state._replace(tree=state.tree._replace(model_scores=scores.log_softmax(-1)))
 
     def step(
         self, scores: Float32[Tensor, "rows vocab"], state: StochasticBeamState
@@ -155,9 +155,9 @@ class StochasticBeamSearch(Decoder[StochasticBeamState]):
         tree, selection = state.tree.keep(chosen, kept > -torch.inf, grown)
         return StochasticBeamState(tree, kept, threshold, state.seeds), selection
 
-    def settled(self, state: StochasticBeamState) -> list[list[list[int]]]:
+    def stable_prefix(self, state: StochasticBeamState) -> list[list[list[int]]]:
         """What all hypotheses of a prompt begin with."""
-        return state.tree.settled()
+        return state.tree.stable_prefix()
 
     def finished(self, state: StochasticBeamState) -> Bool[Tensor, " batch"]:
         """Prompts whose hypotheses are all finished."""

@@ -12,17 +12,17 @@ from decodekit.core.limits import Limits
 from decodekit.core.prompt import Prompt
 from decodekit.core.result import Decoded
 from decodekit.core.validation import is_count
-from decodekit.decoders.custom_loop import Job, OwnLoop
+from decodekit.decoders.custom_loop import CustomLoop, DecodeRequest
 from decodekit.decoders.prompt_seeds import prompt_seeds, read_seeds
-from decodekit.decoders.rows import raise_if_stuck
-from decodekit.decoders.speculative.speculative_row import Line
-from decodekit.decoders.without_replacement.residual_walk import UnsampledTexts
+from decodekit.decoders.rows import raise_if_all_banned
+from decodekit.decoders.speculative.speculative_row import SpeculativeRow
+from decodekit.decoders.without_replacement.residual_walk import ResidualTrie
 from decodekit.decoders.without_replacement.sampled_mass import SampledMass
 
 
 @final
 @dataclass(frozen=True)
-class UniqueSample(OwnLoop):
+class UniqueSample(CustomLoop):
     r"""Draws different samples, one after the other, each from what is left of the distribution.
 
     $P(y_k = y \mid y_1, \dots, y_{k-1}) = P(y) / (1 - \sum_{j<k} P(y_j))$ for a text y that has not been
@@ -83,17 +83,21 @@ class UniqueSample(OwnLoop):
         seeds = read_seeds("UniqueSample", self.generator, self.seeds)
         object.__setattr__(self, "seeds", seeds)
 
-    def run(self, job: Job) -> Generator[None, None, Decoded]:
+    def run(self, request: DecodeRequest) -> Generator[None, None, Decoded]:
         """Rounds of draws, each from the first text on that is new."""
-        batch, length = job.prompt.tokens.shape
-        capacity = length + job.options.max_new_tokens
+        batch, length = request.prompt.tokens.shape
+        capacity = length + request.options.max_new_tokens
         given = None if self.seeds is None else tuple(self.seeds)
         seeds = prompt_seeds("UniqueSample", self.generator, given, batch).tolist()
-        session, logits = job.model.start(job.prompt, rows_per_prompt=self.parallel, capacity=capacity)
-        limits = job.limits(logits.shape[-1])
-        lines = Line.start(job.prompt.to(logits.device).history(capacity, 1), job.processor, limits)
+        session, logits = request.model.start(
+            request.prompt, rows_per_prompt=self.parallel, capacity=capacity
+        )
+        limits = request.limits(logits.shape[-1])
+        lines = SpeculativeRow.start(
+            request.prompt.to(logits.device).history(capacity, 1), request.processor, limits
+        )
         every = [
-            UnsampledTexts(line, job.processor, seed, wanted=self.num_samples, parallel=self.parallel)
+            ResidualTrie(line, request.processor, seed, wanted=self.num_samples, parallel=self.parallel)
             for line, seed in zip(lines, seeds, strict=True)
         ]
         rows, depth = [(texts, walk) for texts in every for walk in texts.walks], 0
@@ -109,8 +113,8 @@ class UniqueSample(OwnLoop):
                 # All begin where the first of them waits, so that all are at one column.
                 depth = min(len(walk.tokens) for _, walk in rows)
                 prompts = [every.index(texts) for texts, _ in rows]
-                prompt = _grown(job.prompt, prompts, [walk.tokens[:depth] for _, walk in rows])
-                session, logits = job.model.start(prompt, rows_per_prompt=1, capacity=capacity)
+                prompt = _grown(request.prompt, prompts, [walk.tokens[:depth] for _, walk in rows])
+                session, logits = request.model.start(prompt, rows_per_prompt=1, capacity=capacity)
             else:
                 # Those that wait further down say what is known; those that have ended, anything.
                 said = [limits.pad_id if walk.has_ended else walk.tokens[depth] for _, walk in rows]
@@ -126,15 +130,15 @@ def _grown(prompt: Prompt, numbers: list[int], tokens: list[list[int]]) -> Promp
     return replace(some, tokens=torch.cat([some.tokens, new], 1), mask=torch.cat([some.mask, mask], 1))
 
 
-def _decoded(every: list[UnsampledTexts], number: int, limits: Limits, device: torch.device) -> Decoded:
+def _decoded(every: list[ResidualTrie], number: int, limits: Limits, device: torch.device) -> Decoded:
     """All samples as the result, `number` of them a prompt, in the order in which they were drawn."""
-    raise_if_stuck(torch.tensor([not texts.samples for texts in every]))
+    raise_if_all_banned(torch.tensor([not texts.samples for texts in every]))
     batch = len(every)
     new = max(len(drawn.nodes) for texts in every for drawn in texts.samples)
     tokens = torch.full((batch, number, new), limits.pad_id)
     parents = torch.full((batch, number, new), -1)
     token_log_probs = torch.zeros(batch, number, new)
-    lengths, why = (torch.zeros(batch, number, dtype=torch.long) for _ in range(2))
+    lengths, finish_code = (torch.zeros(batch, number, dtype=torch.long) for _ in range(2))
     masses = torch.full((batch, number), -torch.inf, dtype=torch.float64)
     left = torch.zeros_like(masses)
     for prompt, texts in enumerate(every):
@@ -143,12 +147,12 @@ def _decoded(every: list[UnsampledTexts], number: int, limits: Limits, device: t
             tokens[prompt, hyp, :length] = torch.tensor([node.token for node in nodes])
             token_log_probs[prompt, hyp, :length] = torch.tensor([node.log_prob for node in nodes])
             parents[prompt, hyp, :length] = prompt * number + hyp
-            lengths[prompt, hyp], why[prompt, hyp] = length, nodes[-1].why
+            lengths[prompt, hyp], finish_code[prompt, hyp] = length, nodes[-1].finish_code
             masses[prompt, hyp], left[prompt, hyp] = nodes[-1].log_mass, before
     valid = lengths > 0
     reasons = [
         [reason if is_valid else "missing" for reason, is_valid in zip(*row, strict=True)]
-        for row in zip(limits.reasons(why), valid.tolist(), strict=True)
+        for row in zip(limits.reasons(finish_code), valid.tolist(), strict=True)
     ]
     score = token_log_probs.double().sum(-1).float().masked_fill(~valid, -torch.inf)
     return Decoded(
@@ -160,7 +164,7 @@ def _decoded(every: list[UnsampledTexts], number: int, limits: Limits, device: t
         score=score.to(device),
         parents=parents.to(device),
         pad_id=limits.pad_id,
-        why=why.to(device),
+        finish_code=finish_code.to(device),
         report=SampledMass(
             log_probs=masses,
             left=left,

@@ -13,7 +13,7 @@ from torch import Tensor
 AHEAD = 4
 
 
-class Answers(ABC):
+class AsyncFlags(ABC):
     """Reads a few flags from the device now and then; the newest answer may be some steps old."""
 
     @abstractmethod
@@ -30,11 +30,11 @@ class Answers(ABC):
 
 
 @final
-class AtOnce(Answers):
+class ImmediateFlags(AsyncFlags):
     """For flags that the host can read without waiting: each is answered as soon as it is asked.
 
     Example:
-        >>> answers = AtOnce()
+        >>> answers = ImmediateFlags()
         >>> answers.ask(torch.tensor([True, False]))
         >>> answers.newest(), answers.newest()
         ([True, False], None)
@@ -71,7 +71,7 @@ class Copy(Protocol):
 
 
 @final
-class Later(Answers):
+class DeferredFlags(AsyncFlags):
     """For flags on a device that works behind the host: copies them while both go on.
 
     The host waits only where `AHEAD` answers are open, for the oldest of them.
@@ -130,6 +130,6 @@ class CudaCopy:
         return flags
 
 
-def answers_from(device: torch.device) -> Answers:
+def async_flags_for(device: torch.device) -> AsyncFlags:
     """How flags of this device are read."""
-    return Later(CudaCopy) if device.type == "cuda" else AtOnce()
+    return DeferredFlags(CudaCopy) if device.type == "cuda" else ImmediateFlags()

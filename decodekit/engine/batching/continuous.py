@@ -7,15 +7,15 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from decodekit.core.prompt import Share
+from decodekit.core.prompt import PromptSubset
 from decodekit.core.result import Decoded
 from decodekit.decoders.base import Decoder, State
-from decodekit.decoders.custom_loop import Job
+from decodekit.decoders.custom_loop import DecodeRequest
 from decodekit.engine.batching.eviction import are_enough
-from decodekit.engine.loop import Run, start_run
+from decodekit.engine.loop import DecodingRun, start_run
 from decodekit.models.hf.memory_estimate import is_out_of_memory
-from decodekit.models.model_outputs import NOTHING
-from decodekit.models.protocols import JoiningSession, Session, ShrinkingSession
+from decodekit.models.model_outputs import LOGITS_ONLY
+from decodekit.models.protocols import MergeableSession, Session, ShrinkingSession
 
 # Each run costs a decoder's and the processors' work at every step, however few prompts it has left. With
 # the model and the skewed lengths of benchmarks/throughput.py, 256 prompts took 488 passes in waves of 64
@@ -23,7 +23,7 @@ from decodekit.models.protocols import JoiningSession, Session, ShrinkingSession
 MOST_RUNS = 8
 
 
-class Part(NamedTuple):
+class BatchResult(NamedTuple):
     """Some prompts that are finished.
 
     Attributes:
@@ -35,7 +35,7 @@ class Part(NamedTuple):
     result: Decoded
 
 
-class Abreast(Generic[State]):
+class ContinuousBatch(Generic[State]):
     """Takes all its runs a step further in one pass of the model; more runs can begin in between.
 
     All rows of a run write the same column of their histories, and those of another run another one. So every
@@ -49,46 +49,48 @@ class Abreast(Generic[State]):
         failure: The error that a run ended with. The others go on, and no more begin.
     """
 
-    def __init__(self, job: Job, decoder: Decoder[State]) -> None:
-        self._job, self._decoder = job, decoder
+    def __init__(self, request: DecodeRequest, decoder: Decoder[State]) -> None:
+        self._request, self._decoder = request, decoder
         self._session: Session | None = None
         self._new: Session | None = None  # of the run that has just begun
-        self._runs: list[Run[State]] = []
+        self._runs: list[DecodingRun[State]] = []
         self._logits: list[Float32[Tensor, "rows vocab"]] = []
-        self._finished: list[Part] = []
+        self._finished: list[BatchResult] = []
         self.failure: Exception | None = None
 
     @property
-    def here(self) -> list[int]:
+    def active(self) -> list[int]:
         """The prompts that are under way."""
-        return [number for run in self._runs for number in run.here]
+        return [number for run in self._runs for number in run.active]
 
     @property
     def steps(self) -> list[int]:
         """How many tokens each of them has been given."""
-        return [run.number for run in self._runs for _ in run.here]
+        return [run.number for run in self._runs for _ in run.active]
 
     @property
     def has_place(self) -> bool:
         """Whether another run can begin while others are under way."""
-        is_alone = self._decoder.reveal != NOTHING or self._job.options.capture
+        is_alone = self._decoder.outputs_spec != LOGITS_ONLY or self._request.options.capture
         if is_alone or self.failure is not None or len(self._runs) >= MOST_RUNS:
             return False
-        return isinstance(self._session, JoiningSession) and self._session.can_join()
+        return isinstance(self._session, MergeableSession) and self._session.can_join()
 
     def begin(self, numbers: list[int]) -> None:
         """Starts a run of some prompts. Where the model cannot, nothing has changed."""
-        share = Share(sorted(numbers), self._job.prompt)
-        job = replace(self._job, prompt=share.prompt(trims_source=self._decoder.reveal == NOTHING))
-        session, logits = start_run(job, self._decoder)
-        self._runs.append(Run(job, self._decoder, session, logits, share))
+        subset = PromptSubset(sorted(numbers), self._request.prompt)
+        request = replace(
+            self._request, prompt=subset.prompt(trims_source=self._decoder.outputs_spec == LOGITS_ONLY)
+        )
+        session, logits = start_run(request, self._decoder)
+        self._runs.append(DecodingRun(request, self._decoder, session, logits, subset))
         self._logits.append(logits)
         self._new = session
 
     def step(self) -> None:
         """A step of every run, and a pass of the model."""
         self._join()
-        batch, logits = len(self.here), self._logits
+        batch, logits = len(self.active), self._logits
         self._logits = []
         runs = self._runs
         self._runs = [run for run, own in zip(runs, logits, strict=True) if self._goes_on(run, own)]
@@ -98,11 +100,11 @@ class Abreast(Generic[State]):
         if self._session is not None:
             self._logits = self._advance(self._session)
 
-    def take_finished(self) -> list[Part]:
+    def take_finished(self) -> list[BatchResult]:
         """The results since it was asked last."""
         parts, self._finished = self._finished, []
         for run in self._runs:
-            parts += [Part(*part) for part in run.take_left()]
+            parts += [BatchResult(*part) for part in run.take_evicted()]
         return parts
 
     def forget(self) -> None:
@@ -113,23 +115,23 @@ class Abreast(Generic[State]):
         """One session for all runs."""
         if self._session is None:
             self._session = self._new
-        elif isinstance(self._session, JoiningSession) and isinstance(self._new, JoiningSession):
+        elif isinstance(self._session, MergeableSession) and isinstance(self._new, MergeableSession):
             self._session.join(self._new)
         self._new = None
 
-    def _goes_on(self, run: Run[State], logits: Float32[Tensor, "rows vocab"]) -> bool:
+    def _goes_on(self, run: DecodingRun[State], logits: Float32[Tensor, "rows vocab"]) -> bool:
         try:
             run.step(logits)
-            if not run.is_over():
+            if not run.is_done():
                 return True
-            self._finished += [Part(*part) for part in run.results()]
+            self._finished += [BatchResult(*part) for part in run.results()]
         except Exception as error:  # raised once the other runs are over
             if is_out_of_memory(error):
                 raise
             self.failure = error
         return False
 
-    def _let_leave(self, runs: list[Run[State]]) -> None:
+    def _let_leave(self, runs: list[DecodingRun[State]]) -> None:
         """Goes on without those of the runs that are over, and without the finished prompts of the others."""
         kept: list[Int64[Tensor, " some"]] = []
         batch = 0
@@ -139,7 +141,7 @@ class Abreast(Generic[State]):
                 continue
             stay = torch.arange(run.prompts, device=run.selection.tokens.device)
             if 0 < run.finished < run.prompts:
-                stay = run.leave()
+                stay = run.evict()
             kept.append(first + stay)
         if not kept:
             self._session = None

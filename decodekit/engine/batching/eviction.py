@@ -12,7 +12,7 @@ from decodekit.core.history import History, rows_of
 from decodekit.core.pytrees import Memory, keep_prompts
 from decodekit.core.result import Decoded
 from decodekit.decoders.base import Decoder, Selection, State
-from decodekit.engine.batching.async_flags import answers_from
+from decodekit.engine.batching.async_flags import async_flags_for
 from decodekit.engine.batching.merging import of_run
 from decodekit.models.protocols import Session, ShrinkingSession
 
@@ -35,16 +35,16 @@ class Present(NamedTuple, Generic[State]):
     state: State
     memory: Memory
     selection: Selection
-    broken: Bool[Tensor, " rows"]
+    nonfinite: Bool[Tensor, " rows"]
 
 
-class Attendance(Generic[State]):
+class ActivePrompts(Generic[State]):
     """Which prompts of a run are still there, and the results of those that have left.
 
     Args:
         decoder: Says which are finished.
         history: The rows at first.
-        may_leave: False keeps all of them to the end.
+        may_evict: False keeps all of them to the end.
         waits: Whether the device is waited for at every question.
 
     Attributes:
@@ -52,50 +52,52 @@ class Attendance(Generic[State]):
         left: The results of those that have left, and which they are; it grows.
     """
 
-    def __init__(self, decoder: Decoder[State], history: History, *, may_leave: bool, waits: bool) -> None:
+    def __init__(self, decoder: Decoder[State], history: History, *, may_evict: bool, waits: bool) -> None:
         self._decoder = decoder
         batch, device = len(history.tokens) // decoder.rows_per_prompt, history.tokens.device
-        self.here: list[int] = history.own(torch.arange(history.batch, device=device)).tolist()
-        self._may_leave = may_leave and batch > 1
-        self._answers = answers_from(torch.device("cpu") if waits else device)
+        self.active: list[int] = history.own(torch.arange(history.batch, device=device)).tolist()
+        self._may_evict = may_evict and batch > 1
+        self._flags = async_flags_for(torch.device("cpu") if waits else device)
         self._gone: list[int] = []
-        self.left: list[tuple[list[int], Decoded]] = []
+        self.evicted: list[tuple[list[int], Decoded]] = []
 
-    def ask(self, state: State, broken: Bool[Tensor, " rows"]) -> None:
+    def ask(self, state: State, nonfinite: Bool[Tensor, " rows"]) -> None:
         """Asks whether the run is done, and which prompts are finished."""
-        over = (state.done | broken.any()).view(1)
-        finished = self._decoder.finished(state) if self._may_leave else None
-        self._answers.ask(over if finished is None else torch.cat([over, finished]))
+        over = (state.done | nonfinite.any()).view(1)
+        finished = self._decoder.finished(state) if self._may_evict else None
+        self._flags.ask(over if finished is None else torch.cat([over, finished]))
 
-    def is_over(self) -> bool:
+    def is_done(self) -> bool:
         """Whether the run is known to be done."""
-        answer = self._answers.newest()
+        answer = self._flags.newest()
         if answer is None:
             return False
-        is_over, *finished = answer
+        is_done, *finished = answer
         self._gone = [place for place, is_finished in enumerate(finished) if is_finished]
-        return is_over
+        return is_done
 
     @property
     def finished(self) -> int:
         """How many prompts are known to be finished."""
         return len(self._gone)
 
-    def leave(self, present: Present[State]) -> tuple[Present[State], Int64[Tensor, " kept"]]:
+    def evict(self, present: Present[State]) -> tuple[Present[State], Int64[Tensor, " kept"]]:
         """Takes down the results of those that are finished; returns what goes on, and which prompts stay."""
-        batch, device, gone = len(self.here), present.broken.device, self._gone
+        batch, device, gone = len(self.active), present.nonfinite.device, self._gone
         stay = sorted(set(range(batch)) - set(gone))
         finished = keep_prompts(present.state, torch.tensor(gone, device=device), batch)
-        self.left.append(self._result(finished, [self.here[place] for place in gone]))
-        self.here, self._gone = [self.here[place] for place in stay], []
-        self._answers.forget()
+        self.evicted.append(self._result(finished, [self.active[place] for place in gone]))
+        self.active, self._gone = [self.active[place] for place in stay], []
+        self._flags.forget()
         kept = torch.tensor(stay, device=device)
-        state, memory, broken = keep_prompts((present.state, present.memory, present.broken), kept, batch)
-        return Present(state, memory, _of_some(present.selection, kept, batch), broken), kept
+        state, memory, nonfinite = keep_prompts(
+            (present.state, present.memory, present.nonfinite), kept, batch
+        )
+        return Present(state, memory, _of_some(present.selection, kept, batch), nonfinite), kept
 
     def results(self, state: State) -> list[tuple[list[int], Decoded]]:
         """The results of all prompts, and which prompts each is of."""
-        return [*self.left, self._result(state, self.here)]
+        return [*self.evicted, self._result(state, self.active)]
 
     def _result(self, state: State, numbers: list[int]) -> tuple[list[int], Decoded]:
         return numbers, of_run(self._decoder.finalize(state), numbers, self._decoder.rows_per_prompt)
@@ -118,7 +120,7 @@ def _of_some(selection: Selection, prompts: Int64[Tensor, " kept"], batch: int) 
     return Selection(selection.tokens.index_select(0, rows), sources)
 
 
-def can_leave(session: Session, parts: Sequence[object], memory: Memory) -> bool:
+def can_evict(session: Session, parts: Sequence[object], memory: Memory) -> bool:
     """Whether prompts can leave.
 
     Args:

@@ -43,7 +43,9 @@ def join(parts: Sequence[tuple[Sequence[int], Decoded]]) -> Decoded:
         score=together(lambda result: result.score),
         parents=together(lambda result: result.parents, -1),
         pad_id=first.pad_id,
-        why=None if first.why is None else together(lambda result: _known(result.why)),
+        finish_code=None
+        if first.finish_code is None
+        else together(lambda result: _known(result.finish_code)),
         report=_join_reports([result.report for result in results], [len(s) for s, _ in parts], order),
     )
 
@@ -92,15 +94,15 @@ def alone(result: Decoded, place: int) -> Decoded:
         token_log_probs=result.token_log_probs[one, :, :new],
         score=result.score[one],
         parents=result.parents[one, :, :new],
-        why=None if result.why is None else result.why[one],
+        finish_code=None if result.finish_code is None else result.finish_code[one],
         report=report,
     )
 
 
-def _known(why: Tensor | None) -> Tensor:
-    if why is None:
+def _known(finish_code: Tensor | None) -> Tensor:
+    if finish_code is None:
         raise DecodekitError("decode: the results of all prompts must say why they ended, or none of them.")
-    return why
+    return finish_code
 
 
 def _join_reports(reports: Sequence[Any], batches: Sequence[int], order: Sequence[int]) -> Any:  # noqa: ANN401

@@ -9,8 +9,8 @@ import torch
 
 from decodekit.core.batch_independence import whole_part
 from decodekit.decoders.base import Decoder
-from decodekit.decoders.custom_loop import Job
-from decodekit.engine.batching.continuous import Abreast, Part
+from decodekit.decoders.custom_loop import DecodeRequest
+from decodekit.engine.batching.continuous import BatchResult, ContinuousBatch
 from decodekit.errors import DecodekitError
 from decodekit.models.hf.memory_estimate import is_out_of_memory, tokens_that_fit
 from decodekit.models.hf.model import HFModel
@@ -38,7 +38,9 @@ class Budget(NamedTuple):
     rows: int
 
 
-def in_waves(job: Job, decoder: Decoder[Any], batch_tokens: BatchTokens) -> Generator[list[Part], None, None]:
+def in_waves(
+    request: DecodeRequest, decoder: Decoder[Any], batch_tokens: BatchTokens
+) -> Generator[list[BatchResult], None, None]:
     """Decodes the prompts, the longest first; yields after every step what is finished.
 
     As many are under way as the budget allows. Finished prompts leave, and once a good part of the places is
@@ -54,30 +56,30 @@ def in_waves(job: Job, decoder: Decoder[Any], batch_tokens: BatchTokens) -> Gene
         DecodekitError: If the prompts cannot be taken apart.
         RuntimeError: If memory is not enough for a single prompt, as torch raises it.
     """
-    check_apart(job, decoder, batch_tokens)
-    columns = _columns(job)
-    queue = Queue(columns, _budget(job, decoder, batch_tokens, columns), decoder.rows_per_prompt)
-    abreast = Abreast(job, decoder)
-    while queue.waiting or abreast.here:
-        numbers, is_too_large = queue.next(abreast), False
+    check_apart(request, decoder, batch_tokens)
+    columns = _columns(request)
+    queue = Queue(columns, _budget(request, decoder, batch_tokens, columns), decoder.rows_per_prompt)
+    running = ContinuousBatch(request, decoder)
+    while queue.waiting or running.active:
+        numbers, is_too_large = queue.next(running), False
         try:
             if numbers:
-                abreast.begin(numbers)
+                running.begin(numbers)
             numbers = []  # they have begun
-            abreast.step()
+            running.step()
         except (MemoryError, RuntimeError) as error:
             if queue.is_one or not is_out_of_memory(error):
                 raise
             is_too_large = True  # the error holds on to the batch's tensors until it is left behind
-        yield abreast.take_finished()
+        yield running.take_finished()
         if is_too_large:
-            lost = numbers or abreast.here
+            lost = numbers or running.active
             if not numbers:  # else those that are under way go on
-                abreast.forget()
+                running.forget()
             _clear()
             queue.halve(lost)
-        if abreast.failure is not None and not abreast.here:
-            raise abreast.failure
+        if running.failure is not None and not running.active:
+            raise running.failure
 
 
 class Queue:
@@ -94,20 +96,20 @@ class Queue:
         self._columns, self._budget, self._rows_per_prompt = columns, budget, rows_per_prompt
         self._fullest = budget
 
-    def next(self, abreast: Abreast[Any]) -> list[int]:
+    def next(self, running: ContinuousBatch[Any]) -> list[int]:
         """The prompts that begin now: as many as fit, and one at least where nobody is under way."""
         if not self.waiting:
             return []
-        here, columns = abreast.here, self._columns
-        under_way = (columns[number] + steps for number, steps in zip(here, abreast.steps, strict=True))
+        active, columns = running.active, self._columns
+        under_way = (columns[number] + steps for number, steps in zip(active, running.steps, strict=True))
         longest = max([columns[self.waiting[0]], *under_way])
         most = min(self._budget.tokens // longest, self._budget.rows) // self._rows_per_prompt
-        free = most - len(here) if here else max(most, 1)
-        enough = min(FREE * most, len(self.waiting)) if here else 1
-        if free < max(enough, 1) or (here and not abreast.has_place):
+        free = most - len(active) if active else max(most, 1)
+        enough = min(FREE * most, len(self.waiting)) if active else 1
+        if free < max(enough, 1) or (active and not running.has_place):
             return []
         numbers = [self.waiting.popleft() for _ in range(min(free, len(self.waiting)))]
-        rows = (len(here) + len(numbers)) * self._rows_per_prompt
+        rows = (len(active) + len(numbers)) * self._rows_per_prompt
         self._fullest = Budget(rows * longest, rows)
         return numbers
 
@@ -132,9 +134,9 @@ def check_budget(batch_tokens: object) -> None:
     )
 
 
-def check_apart(job: Job, decoder: Decoder[Any], batch_tokens: BatchTokens) -> None:
+def check_apart(request: DecodeRequest, decoder: Decoder[Any], batch_tokens: BatchTokens) -> None:
     """Raises unless the prompts can be decoded in several batches with the same results."""
-    if job.options.trace is not None:
+    if request.options.trace is not None:
         raise DecodekitError(
             "decode: a trace shows the steps of one batch that nobody leaves. Use it without batch_tokens "
             "and progress."
@@ -142,7 +144,7 @@ def check_apart(job: Job, decoder: Decoder[Any], batch_tokens: BatchTokens) -> N
     if batch_tokens is None:
         return
     seeds: Any = vars(decoder).get("seeds", ())
-    whole = decoder if seeds is None else whole_part(decoder, job.processor, job.options.criteria)
+    whole = decoder if seeds is None else whole_part(decoder, request.processor, request.options.criteria)
     if whole is not None:
         advice = (
             "Pass seeds= instead of a generator"
@@ -155,24 +157,26 @@ def check_apart(job: Job, decoder: Decoder[Any], batch_tokens: BatchTokens) -> N
         )
 
 
-def _columns(job: Job) -> list[int]:
+def _columns(request: DecodeRequest) -> list[int]:
     """How many columns every prompt takes with its continuation, what an encoder reads included."""
-    lengths = job.prompt.mask.sum(-1)
-    if job.prompt.source is not None:
-        lengths = lengths + job.prompt.source.valid.sum(-1)
-    return [int(length) + job.options.max_new_tokens for length in lengths.tolist()]
+    lengths = request.prompt.mask.sum(-1)
+    if request.prompt.source is not None:
+        lengths = lengths + request.prompt.source.valid.sum(-1)
+    return [int(length) + request.options.max_new_tokens for length in lengths.tolist()]
 
 
-def _budget(job: Job, decoder: Decoder[Any], batch_tokens: BatchTokens, columns: Sequence[int]) -> Budget:
+def _budget(
+    request: DecodeRequest, decoder: Decoder[Any], batch_tokens: BatchTokens, columns: Sequence[int]
+) -> Budget:
     every = len(columns) * decoder.rows_per_prompt
     if batch_tokens is None:
         return Budget(max(columns) * every, every)
     if batch_tokens != "auto":
         return Budget(batch_tokens, every)
-    if not isinstance(job.model, HFModel):
+    if not isinstance(request.model, HFModel):
         return Budget(UNKNOWN, every)
-    rows = MOST_ROWS_ON_CPU if job.model.model.device.type == "cpu" else every
-    return Budget(tokens_that_fit(job.model.model, max(columns)), rows)
+    rows = MOST_ROWS_ON_CPU if request.model.model.device.type == "cpu" else every
+    return Budget(tokens_that_fit(request.model.model, max(columns)), rows)
 
 
 def _clear() -> None:

@@ -7,7 +7,7 @@ from torch import nn
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Dropout off inside, every module's mode as it was after."""
     if not model.training:
         yield

@@ -4,7 +4,7 @@ import inspect
 from typing import Any
 
 
-def accepted(model: Any) -> frozenset[str]:  # noqa: ANN401 - a transformers model, or one that was compiled
+def forward_signature(model: Any) -> frozenset[str]:  # noqa: ANN401 - a transformers model, or one that was compiled
     """The names of its arguments."""
     return frozenset(inspect.signature(inner(model).forward).parameters)
 

@@ -15,7 +15,7 @@ _WORKING = 16
 _LOGITS = 8
 
 
-class Footprint(NamedTuple):
+class MemoryEstimate(NamedTuple):
     """What a batch takes, in bytes.
 
     Attributes:
@@ -28,7 +28,7 @@ class Footprint(NamedTuple):
     row: int
 
 
-def footprint(model: Any) -> Footprint:  # noqa: ANN401 - a model of transformers
+def memory_estimate(model: Any) -> MemoryEstimate:  # noqa: ANN401 - a model of transformers
     """What a batch takes, from the model's configuration: attention that is written out is not in it."""
     config = model.config.get_text_config(decoder=True)
     heads = config.num_attention_heads
@@ -36,7 +36,7 @@ def footprint(model: Any) -> Footprint:  # noqa: ANN401 - a model of transformer
     keys = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * width
     reads_source = 2 if model.config.is_encoder_decoder else 1
     numbers = 2 * reads_source * keys + _WORKING * config.hidden_size
-    return Footprint(numbers * model.dtype.itemsize, 4 * _LOGITS * config.vocab_size)
+    return MemoryEstimate(numbers * model.dtype.itemsize, 4 * _LOGITS * config.vocab_size)
 
 
 def tokens_that_fit(model: Any, columns: int) -> int:  # noqa: ANN401
@@ -52,7 +52,7 @@ def tokens_that_fit(model: Any, columns: int) -> int:  # noqa: ANN401
         left = free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     else:
         left = memory_left()
-    needs = footprint(model)
+    needs = memory_estimate(model)
     share = SHARE.get(device.type, SHARE["cpu"])
     return max(int(share * left) // (needs.token + needs.row // max(columns, 1)), 1)
 

@@ -12,7 +12,7 @@ from decodekit.core.prompt import Prompt
 from decodekit.core.vocabulary import Tokenizer, Vocabulary
 from decodekit.errors import ModelError
 from decodekit.models.hf.forward_lock import lock_of
-from decodekit.models.hf.forward_signature import accepted, inner
+from decodekit.models.hf.forward_signature import forward_signature, inner
 from decodekit.models.hf.forwards.compiled import Compiled
 from decodekit.models.hf.forwards.decoder_only import DecoderOnly
 from decodekit.models.hf.forwards.encoder_decoder import (
@@ -21,13 +21,13 @@ from decodekit.models.hf.forwards.encoder_decoder import (
     source_positions,
 )
 from decodekit.models.hf.forwards.first_layers import first_layers
-from decodekit.models.hf.forwards.pass_recorder import Recorder
+from decodekit.models.hf.forwards.pass_recorder import PassRecorder
 from decodekit.models.hf.forwards.teacher_forcing import teacher_forced
 from decodekit.models.hf.forwards.watched import WatchedForward, WatchedSession
 from decodekit.models.hf.pretrained import load_pretrained
-from decodekit.models.hf.probes.capabilities import Abilities, most_positions
+from decodekit.models.hf.probes.capabilities import Capabilities, most_positions
 from decodekit.models.hf.probes.experiments import Texts, after
-from decodekit.models.hf.probes.trie_support import Branching
+from decodekit.models.hf.probes.trie_support import TrieSupport
 from decodekit.models.hf.probes.verification import Verification
 from decodekit.models.hf.row_cache.cache import cache_name
 from decodekit.models.hf.sessions import (
@@ -38,8 +38,8 @@ from decodekit.models.hf.sessions import (
     prefilled,
 )
 from decodekit.models.hf.vocabulary import read_vocabulary
-from decodekit.models.model_outputs import Reveal
-from decodekit.models.protocols import RevealingSession, Session, VerifyingSession
+from decodekit.models.model_outputs import ModelOutputsSpec
+from decodekit.models.protocols import Session, SessionWithOutputs, VerifyingSession
 
 
 class HFModel:
@@ -119,9 +119,9 @@ class HFModel:
         self._options: dict[str, Any] = {"packed": packed, "recorded": recorded, "compiled": compiled}
         self._packing = Packing(self.model, packed)
         self._shallow: dict[int, HFModel] = {}
-        accepts = accepted(self.model)
+        accepts = forward_signature(self.model)
         self._cache_name = None if cache == "none" else cache_name(accepts)
-        self._abilities = Abilities(
+        self._capabilities = Capabilities(
             name=name,
             texts=Texts.of(self.vocabulary.size or 1, self._config.pad_token_id, self.model.dtype),
             positions=most_positions(self._config),
@@ -130,17 +130,19 @@ class HFModel:
             run=self._open,
             read=self._read,
         )
-        self._branching = Branching(
-            abilities=self._abilities,
+        self._branching = TrieSupport(
+            capabilities=self._capabilities,
             model=self.model,
             config=self._config,
             forward_after=self.forward_after,
             cached=self._cache_name is not None,
             may_spread=cache == "auto",
-            recorder=Recorder(self.model, self._config, recorded, cache, must=compiled is not False),
+            recorder=PassRecorder(self.model, self._config, recorded, cache, must=compiled is not False),
             compiled=None if compiled is False else Compiled(self.model, compiled),
         )
-        self._verification = Verification(self._abilities, self._cache_name, self.model, self.forward_after)
+        self._verification = Verification(
+            self._capabilities, self._cache_name, self.model, self.forward_after
+        )
 
     @classmethod
     def from_pretrained(
@@ -173,7 +175,7 @@ class HFModel:
         recorded = self._branching.records(new, rows_per_prompt)
         if recorded or (rows_per_prompt > 1 and self._branching.is_used()):
             return self._branching.start(prompt, rows_per_prompt, capacity, recorded=recorded)
-        share = rows_per_prompt > 1 and self._abilities.shares_source
+        share = rows_per_prompt > 1 and self._capabilities.shares_source
         session, logits = self._open(prompt, capacity, share=share)
         rows = session.widen(rows_per_prompt)
         return session, logits.index_select(0, rows)
@@ -192,9 +194,9 @@ class HFModel:
         return self._branching.start(prompt, rows_per_prompt, capacity, recorded="must")
 
     @torch.no_grad()
-    def start_revealing(
-        self, prompt: Prompt, *, rows_per_prompt: int, capacity: int, reveal: Reveal
-    ) -> tuple[RevealingSession, Float32[Tensor, "rows vocab"]]:
+    def start_with_outputs(
+        self, prompt: Prompt, *, rows_per_prompt: int, capacity: int, outputs_spec: ModelOutputsSpec
+    ) -> tuple[SessionWithOutputs, Float32[Tensor, "rows vocab"]]:
         """The same, with a session that shows hidden states, early layers or attention.
 
         Raises:
@@ -203,8 +205,8 @@ class HFModel:
         self._branching.check_rows("showing hidden states, early layers or attention")
         self._prepare(prompt, rows_per_prompt, capacity - prompt.tokens.shape[1])
         prompt = prompt.to(self.model.device)
-        share = rows_per_prompt > 1 and self._abilities.shares_source
-        watched = WatchedForward(self.forward_after(prompt, share=share), self.model, prompt, reveal)
+        share = rows_per_prompt > 1 and self._capabilities.shares_source
+        watched = WatchedForward(self.forward_after(prompt, share=share), self.model, prompt, outputs_spec)
         session, logits = prefilled(watched, prompt, capacity, cached=self._cache_name is not None)
         return WatchedSession(session, watched, rows_per_prompt), logits.repeat_interleave(rows_per_prompt, 0)
 
@@ -246,8 +248,8 @@ class HFModel:
         return teacher_forced(self.forward_after(prompt, share=False), prompt, tokens, lengths)
 
     def _prepare(self, prompt: Prompt, rows_per_prompt: int, new: int) -> None:
-        self._abilities.check_positions(prompt, new)
-        self._abilities.check(prompt, rows_per_prompt)
+        self._capabilities.check_positions(prompt, new)
+        self._capabilities.check(prompt, rows_per_prompt)
         with lock_of(self.model):  # another thread's pass has forwards of its own
             self._packing.refresh()
 
@@ -266,7 +268,7 @@ class HFModel:
             prompt: On the model's device.
             share: As in `ConditionedDecoder`.
         """
-        can_join = self._abilities.can_join
+        can_join = self._capabilities.can_join
         if prompt.source is None:
             return DecoderOnly(self.model, self._config, self._cache_name, self._packing, can_join)
         source, states = prompt.source, prompt.states
@@ -277,7 +279,7 @@ class HFModel:
     def _read(self, text: list[int], source: list[int]) -> Float32[Tensor, "length vocab"]:
         """The logits after every token of a text."""
         prompt = Prompt.from_ids([text])
-        if self._abilities.reads_source:
+        if self._capabilities.reads_source:
             prompt = after([source], prompt)
         prompt = prompt.to(self.model.device)
         forward = self.forward_after(prompt, share=False).forward
@@ -287,7 +289,7 @@ class HFModel:
     def __repr__(self) -> str:
         where = f"{str(self.model.dtype).removeprefix('torch.')} on {self.model.device}"
         cache = "none" if self._cache_name is None else self._branching.describe(self._cache)
-        source = f", source={self._abilities.source_path}" if self._abilities.reads_source else ""
+        source = f", source={self._capabilities.source_path}" if self._capabilities.reads_source else ""
         packed = f", packed={self._packing}" if self._packing.bytes else ""
         recorded = self._branching.describe_recorded()
         return (

@@ -73,7 +73,7 @@ class PromptKeeper(Protocol):
         """
 
 
-class Standing(NamedTuple):
+class MergeState(NamedTuple):
     """What a run leaves to another that takes it in.
 
     Attributes:
@@ -201,10 +201,10 @@ class CachedSession:
         self._column, self._batch, self._has_joined = columns, self._batch + both[1].batch, True
 
     @property
-    def standing(self) -> "Standing":
+    def standing(self) -> "MergeState":
         """What another run needs to take this one in."""
         seen, left = self._seen(), self._positions.shape[1] - self._column
-        return Standing(self._model, self._cache, seen, self._unseen(), left, self._batch)
+        return MergeState(self._model, self._cache, seen, self._unseen(), left, self._batch)
 
     def _seen(self) -> Columns:
         """Which columns hold tokens so far."""

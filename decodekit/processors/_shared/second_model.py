@@ -44,7 +44,7 @@ class CountedSession:
             self._session.keep_prompts(prompts)
 
 
-class Reading(NamedTuple):
+class SecondModelState(NamedTuple):
     """How far a second model has read, on every row.
 
     Attributes:
@@ -60,11 +60,11 @@ class Reading(NamedTuple):
     logits: Float32[Tensor, "rows vocab"] | None
 
     @property
-    def splits(self) -> bool:
+    def batch_independent(self) -> bool:
         """Whether it can go on with some prompts only: whether the session can."""
         return self.session.shrinks
 
-    def for_prompts(self, prompts: Int64[Tensor, " kept"], batch: int) -> "Reading":
+    def for_prompts(self, prompts: Int64[Tensor, " kept"], batch: int) -> "SecondModelState":
         """How far it has read for some prompts; the session goes on with those from now on."""
         self.session.keep_prompts(prompts)
         beams = len(self.rows) // batch
@@ -107,7 +107,9 @@ def last_tokens(history: History) -> Prompt:
     return Prompt(last, torch.ones_like(last, dtype=torch.bool))
 
 
-def start_reading(who: str, model: Model, history: History, prompt: Prompt | None = None) -> Reading:
+def start_second_model(
+    who: str, model: Model, history: History, prompt: Prompt | None = None
+) -> SecondModelState:
     """Starts the second model on the run's own prompts, or on others.
 
     Args:
@@ -133,12 +135,12 @@ def start_reading(who: str, model: Model, history: History, prompt: Prompt | Non
         rows_per_prompt=history.rows_per_prompt,
         capacity=prompt.tokens.shape[1] + capacity - length,
     )
-    return Reading(CountedSession(session), 0, _rows(history), logits)
+    return SecondModelState(CountedSession(session), 0, _rows(history), logits)
 
 
-def read_on(
-    who: str, reading: Reading, history: History, like: Float32[Tensor, "rows vocab"]
-) -> tuple[Float32[Tensor, "rows vocab"], Reading]:
+def advance_second_model(
+    who: str, reading: SecondModelState, history: History, like: Float32[Tensor, "rows vocab"]
+) -> tuple[Float32[Tensor, "rows vocab"], SecondModelState]:
     """The second model's logits for the next token, and how far it has read then.
 
     Args:
@@ -161,7 +163,7 @@ def read_on(
             f"{who}: both models must have the same vocabulary, got {logits.shape[-1]} tokens for "
             f"{like.shape[-1]}. Use a model with the same tokenizer."
         )
-    return logits.to(like.device), Reading(session, session.read, _rows(history), None)
+    return logits.to(like.device), SecondModelState(session, session.read, _rows(history), None)
 
 
 def _own(who: str, model: Model, history: History, length: int) -> Prompt:

@@ -10,9 +10,9 @@ from torch import Tensor
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.errors import DecodekitError
-from decodekit.models.model_outputs import Reveal
+from decodekit.models.model_outputs import ModelOutputsSpec
 from decodekit.scorers.adjusted import AdjustedScorer, check_weight
-from decodekit.scorers.base import Growth, PathScorer
+from decodekit.scorers.base import ExtendedHypotheses, PathScorer
 from decodekit.scorers.log_prob import LogProb
 
 
@@ -35,7 +35,7 @@ class Coverage(NamedTuple):
             valid = history.spread(history.source.valid)
         return cls(torch.zeros_like(valid, dtype=torch.float32), valid)
 
-    def add(self, growth: Growth) -> "Coverage":
+    def add(self, growth: ExtendedHypotheses) -> "Coverage":
         """The attention of one token more."""
         if growth.attention is None or growth.attention.shape != self.sums.shape:
             seen = None if growth.attention is None else tuple(growth.attention.shape)
@@ -68,14 +68,14 @@ class CoverageScorer(AdjustedScorer):
         return self.stepwise
 
     @property
-    def own_reveal(self) -> Reveal:
+    def own_reveal(self) -> ModelOutputsSpec:
         """The attention."""
-        return Reveal(attention=True)
+        return ModelOutputsSpec(attention=True)
 
     def begin(self, history: History, limits: Limits) -> Coverage:
         """Nothing is covered."""
         return Coverage.start(history, limits)
 
-    def grow(self, growth: Growth, memory: Coverage) -> Coverage:
+    def grow(self, growth: ExtendedHypotheses, memory: Coverage) -> Coverage:
         """The attention of one token more."""
         return memory.add(growth)

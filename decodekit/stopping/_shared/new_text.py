@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from decodekit.core.history import History
-from decodekit.core.stopping_criterion import Run
+from decodekit.core.stopping_criterion import StoppingContext
 from decodekit.core.vocabulary import Vocabulary
 
 _CONTEXT = 4  # tokens
@@ -71,6 +71,6 @@ class NewText(NamedTuple):
         return self.vocabulary.text(context, ids) or ""
 
 
-def start_reading_text(history: History, run: Run) -> NewText:
+def start_reading_text(history: History, run: StoppingContext) -> NewText:
     """Reads from the prompt's end on."""
     return NewText(int(history.position), run.vocabulary)

@@ -147,7 +147,7 @@ def test_the_width_one_is_greedy_search() -> None:
 
 def test_what_an_expansion_leaves_out_is_never_returned() -> None:
     class Even(dk.Expansion):
-        def pick(self, log_probs: torch.Tensor, number: int) -> dk.Picked:
+        def pick(self, log_probs: torch.Tensor, number: int) -> dk.ExpansionResult:
             odd = torch.arange(log_probs.shape[-1]) % 2 == 1
             return dk.BestExpansion().pick(log_probs.masked_fill(odd, -torch.inf), number)
 
@@ -161,7 +161,7 @@ def test_what_an_expansion_leaves_out_is_never_returned() -> None:
 
 def test_an_expansion_that_picks_too_few_is_refused() -> None:
     class Three(dk.Expansion):
-        def pick(self, log_probs: torch.Tensor, number: int) -> dk.Picked:
+        def pick(self, log_probs: torch.Tensor, number: int) -> dk.ExpansionResult:
             del number
             return dk.BestExpansion().pick(log_probs, 3)
 
@@ -199,10 +199,10 @@ def test_no_more_is_returned_than_the_last_width_finishes() -> None:
 
 def test_what_an_expansion_picks_and_gives_no_priority_is_never_returned() -> None:
     class NotOdd(dk.Expansion):
-        def pick(self, log_probs: torch.Tensor, number: int) -> dk.Picked:
+        def pick(self, log_probs: torch.Tensor, number: int) -> dk.ExpansionResult:
             best = log_probs.flatten(1).topk(number)
             is_odd = best.indices % log_probs.shape[-1] % 2 == 1
-            return dk.Picked(best.indices, best.values.masked_fill(is_odd, -torch.inf))
+            return dk.ExpansionResult(best.indices, best.values.masked_fill(is_odd, -torch.inf))
 
     for seed in range(5):
         search = dk.BeamSearch(4, expansion=NotOdd(), num_return=4)

@@ -126,9 +126,9 @@ def test_nothing_is_claimed_where_a_scorer_remembers_more_than_was_looked_at() -
 @pytest.mark.parametrize("search", [dk.BeamSearch(27, scorer=dk.LogProb()), dk.BestFirst(), dk.DepthFirst()])
 def test_a_score_that_is_not_a_number_is_an_error_and_not_the_best(search: Any) -> None:  # noqa: ANN401
     model = HashModel(3, seed=1, end_ids=(0,))
-    broken = dk.ScoreFunction(lambda log_probs, lengths: (log_probs + lengths).sqrt())
+    nonfinite = dk.ScoreFunction(lambda log_probs, lengths: (log_probs + lengths).sqrt())
     with pytest.raises(dk.DecodingError, match=r"a scorer must give every hypothesis a number.*gave NaN"):
-        dk.decode(model, [[1]], replace(search, scorer=broken), max_new_tokens=3)
+        dk.decode(model, [[1]], replace(search, scorer=nonfinite), max_new_tokens=3)
 
 
 @pytest.mark.parametrize("search", [dk.BeamSearch(9, scorer=dk.LogProb()), dk.BestFirst(), dk.DepthFirst()])

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import decodekit as dk
-from decodekit.decoders.constrained_beam.phrase_automaton import Progress
+from decodekit.decoders.constrained_beam.phrase_automaton import PhraseAutomaton
 from tests.decoders.constraint_oracle import Constraint, meets
 
 PHRASES = st.lists(st.integers(0, 2), min_size=1, max_size=4)
@@ -14,12 +14,12 @@ CONSTRAINTS = st.lists(
 )
 
 
-def table_of(constraints: list[Constraint], *, ordered: bool) -> Progress:
+def table_of(constraints: list[Constraint], *, ordered: bool) -> PhraseAutomaton:
     phrases = [one.alternatives for one in constraints]
-    return Progress.build([[phrases] if ordered else [[one] for one in phrases]])
+    return PhraseAutomaton.build([[phrases] if ordered else [[one] for one in phrases]])
 
 
-def missing_after(table: Progress, text: list[int]) -> list[int]:
+def missing_after(table: PhraseAutomaton, text: list[int]) -> list[int]:
     """What is missing before each token, and at the end."""
     states = table.begin("test", dk.Prompt.from_ids([[0]]).history(1, 1))
     missing = [int(table.missing(states))]

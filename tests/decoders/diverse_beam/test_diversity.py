@@ -9,9 +9,9 @@ import torch
 import decodekit as dk
 
 
-def said(texts: list[list[int]], lengths: list[int], live: list[bool] | None = None) -> dk.Said:
+def said(texts: list[list[int]], lengths: list[int], live: list[bool] | None = None) -> dk.EmittedTokens:
     exist = [length > 0 for length in lengths] if live is None else live
-    return dk.Said(torch.tensor([texts]), torch.tensor([lengths]), torch.tensor([exist]))
+    return dk.EmittedTokens(torch.tensor([texts]), torch.tensor([lengths]), torch.tensor([exist]))
 
 
 GROUP = said([[1, 2, 0, 0], [3, 2, 0, 0]], [2, 2])

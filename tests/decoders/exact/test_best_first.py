@@ -147,7 +147,7 @@ class Fined(dk.AdjustedScorer):
     def begin(self, history: dk.History, limits: dk.Limits) -> Tensor:  # noqa: ARG002
         return torch.zeros(len(history.tokens))
 
-    def grow(self, growth: dk.Growth, memory: Tensor) -> Tensor:
+    def grow(self, growth: dk.ExtendedHypotheses, memory: Tensor) -> Tensor:
         return memory - sum(fine * (growth.tokens == token) for token, fine in self.fines.items())
 
     def adjustment(self, lengths: Tensor, memory: Tensor) -> Tensor:  # noqa: ARG002

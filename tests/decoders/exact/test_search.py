@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 import decodekit as dk
-from decodekit.testing import HashModel, MarkovModel, RevealingHashModel, check_decoder, next_log_probs
+from decodekit.testing import HashModel, HashModelWithOutputs, MarkovModel, check_decoder, next_log_probs
 from tests.conformance import Guiding, Weakest
 from tests.decoders.exhaustive import all_texts, read_all, worth_of_all
 from tests.equivalence.families import wrap
@@ -78,7 +78,7 @@ def test_the_best_texts_are_found_and_proved_in_a_thousand_trees(scorer: dk.Path
         for search, some in ((dk.BestFirst, number), (dk.DepthFirst, min(number, 50))):
             decoder = search(scorer=scorer, num_return=2)
             out = dk.decode(
-                RevealingHashModel(vocab, 7), prompts[:some], decoder, max_new_tokens=new, end_ids=END
+                HashModelWithOutputs(vocab, 7), prompts[:some], decoder, max_new_tokens=new, end_ids=END
             )
             # The same sums, in the same order: equal to the last digit.
             assert torch.equal(best.values[:some, :2], out.score)
@@ -102,7 +102,7 @@ class Boxed(dk.AdjustedScorer):
     def begin(self, history: dk.History, limits: dk.Limits) -> tuple[Box, Tensor]:  # noqa: ARG002
         return Box(), torch.zeros(len(history.tokens))
 
-    def grow(self, growth: dk.Growth, memory: tuple[Box, Tensor]) -> tuple[Box, Tensor]:
+    def grow(self, growth: dk.ExtendedHypotheses, memory: tuple[Box, Tensor]) -> tuple[Box, Tensor]:
         said = growth.history().last()
         return memory[0], memory[1] + growth.log_probs**2 * (1 + said % 2)
 
@@ -131,7 +131,7 @@ def test_a_scorer_whose_memory_cannot_be_kept_sees_every_text_again(scorer: dk.P
     worth = worth_of_all(said, texts, prompts, scorer, vocab=4, end_ids=END)
     for search in SEARCHES:
         decoder = search(scorer=scorer, num_return=3)
-        out = dk.decode(RevealingHashModel(4, 7), prompts, decoder, max_new_tokens=4, end_ids=END)
+        out = dk.decode(HashModelWithOutputs(4, 7), prompts, decoder, max_new_tokens=4, end_ids=END)
         assert torch.equal(worth.topk(3).values, out.score)
         assert certificate(out).proved.all()
 
@@ -143,7 +143,7 @@ def test_trees_of_six_tokens_and_five_steps() -> None:
         worth = worth_of_all(said, texts, prompts, scorer, vocab=6, end_ids=END)
         for search in SEARCHES:
             decoder = search(scorer=scorer, num_return=5)
-            out = dk.decode(RevealingHashModel(6, 3), prompts, decoder, max_new_tokens=5, end_ids=END)
+            out = dk.decode(HashModelWithOutputs(6, 3), prompts, decoder, max_new_tokens=5, end_ids=END)
             assert torch.equal(worth.topk(5).values, out.score)
 
 
@@ -151,7 +151,7 @@ TRAP = MarkovModel([[0.0, 0.6, 0.4, 0.0], [0.3, 0.3, 0.3, 0.1], [0.0, 0.0, 0.1, 
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-def test_a_tree_that_misleads_greedy_search_is_solved(search: Callable[..., dk.OwnLoop]) -> None:
+def test_a_tree_that_misleads_greedy_search_is_solved(search: Callable[..., dk.CustomLoop]) -> None:
     # 0 -> 1 (.6) -> 1, 2 or 0 (.3) is .18; 0 -> 2 (.4) -> 3 (.9), the end, is .36.
     out = dk.decode(TRAP, [[0]], search(scorer=dk.LogProb()), max_new_tokens=2, end_ids=3)
     assert out.hypotheses() == [[[2, 3]]]
@@ -166,7 +166,7 @@ def test_a_tree_that_misleads_greedy_search_is_solved(search: Callable[..., dk.O
 
 @pytest.mark.parametrize("search", SEARCHES)
 def test_fewer_texts_than_wanted_come_back_as_many_as_there_are_and_that_is_proved(
-    search: Callable[..., dk.OwnLoop],
+    search: Callable[..., dk.CustomLoop],
 ) -> None:
     out = dk.decode(TRAP, [[2], [0]], search(num_return=5), max_new_tokens=2, end_ids=3)
     # From 2: 3; 2 2; 2 3. From 0: 1 0, 1 1, 1 2, 1 3; 2 2, 2 3.
@@ -178,7 +178,7 @@ def test_fewer_texts_than_wanted_come_back_as_many_as_there_are_and_that_is_prov
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-def test_where_no_text_can_end_the_prompt_is_named(search: Callable[..., dk.OwnLoop]) -> None:
+def test_where_no_text_can_end_the_prompt_is_named(search: Callable[..., dk.CustomLoop]) -> None:
     dead_end = MarkovModel([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
     with pytest.raises(dk.DecodingError, match=r"for prompt 1 the processors \(or the model\) banned"):
         dk.decode(dead_end, [[0], [1]], search(), dk.SuppressTokens([2]), max_new_tokens=2)
@@ -212,7 +212,7 @@ def test_scores_that_are_none_are_refused() -> None:
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-def test_a_budget_is_kept_and_the_gap_is_true(search: Callable[..., dk.OwnLoop]) -> None:
+def test_a_budget_is_kept_and_the_gap_is_true(search: Callable[..., dk.CustomLoop]) -> None:
     prompts, texts = prompts_of(4, 16), all_texts(4, 4, END)
     said = read_all(4, 7, prompts, 4, END)
     proved = 0
@@ -221,7 +221,7 @@ def test_a_budget_is_kept_and_the_gap_is_true(search: Callable[..., dk.OwnLoop])
         best = worth.amax(-1)
         for budget in (1, 3, 9, 200):
             decoder = search(scorer=scorer, max_nodes=budget)
-            out = dk.decode(RevealingHashModel(4, 7), prompts, decoder, max_new_tokens=4, end_ids=END)
+            out = dk.decode(HashModelWithOutputs(4, 7), prompts, decoder, max_new_tokens=4, end_ids=END)
             found = certificate(out)
             assert found.nodes is not None
             assert (found.nodes <= budget).all()
@@ -239,7 +239,7 @@ def test_a_budget_is_kept_and_the_gap_is_true(search: Callable[..., dk.OwnLoop])
 
 @pytest.mark.parametrize("search", SEARCHES)
 def test_a_budget_that_ends_before_any_text_gives_none_and_the_bound(
-    search: Callable[..., dk.OwnLoop],
+    search: Callable[..., dk.CustomLoop],
 ) -> None:
     out = dk.decode(TRAP, [[0]], search(scorer=dk.LogProb(), max_nodes=1), max_new_tokens=3)
     assert out.hypotheses() == [[]]
@@ -293,11 +293,13 @@ def test_processors_see_every_text_as_in_the_main_loop(name: str) -> None:
         worth = worth_of_all(said, texts, prompts, scorer, chain, vocab=4, end_ids=END)
         for search in (*SEARCHES, several_at_once):
             decoder = search(scorer=scorer, num_return=2)
-            out = dk.decode(RevealingHashModel(4, 7), prompts, decoder, chain, max_new_tokens=4, end_ids=END)
+            out = dk.decode(
+                HashModelWithOutputs(4, 7), prompts, decoder, chain, max_new_tokens=4, end_ids=END
+            )
             # A second model reads other batches: its logarithms may differ in the last digit.
             torch.testing.assert_close(worth.topk(2).values, out.score, atol=1e-5, rtol=1e-5)
             assert certificate(out).proved.all()
-            rescored = dk.score(RevealingHashModel(4, 7), prompts, out)
+            rescored = dk.score(HashModelWithOutputs(4, 7), prompts, out)
             torch.testing.assert_close(rescored.log_prob, out.log_prob, atol=1e-5, rtol=1e-5)
 
 
@@ -321,14 +323,14 @@ def test_grammars_are_kept() -> None:
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-def test_where_log_probs_are_above_0_all_texts_are_looked_at(search: Callable[..., dk.OwnLoop]) -> None:
+def test_where_log_probs_are_above_0_all_texts_are_looked_at(search: Callable[..., dk.CustomLoop]) -> None:
     prompts, texts = prompts_of(4, 40), all_texts(4, 3, END)
     said = read_all(4, 7, prompts, 3, END)
     rewards = dk.SequenceBias({(2,): 15.0, (3, 3): 20.0, (1, 3): -2.0})
     worth = worth_of_all(said, texts, prompts, dk.LogProb(), rewards, vocab=4, end_ids=END)
     for budget in (None, 2):
         decoder = search(scorer=dk.LogProb(), max_nodes=budget)
-        out = dk.decode(RevealingHashModel(4, 7), prompts, decoder, rewards, max_new_tokens=3, end_ids=END)
+        out = dk.decode(HashModelWithOutputs(4, 7), prompts, decoder, rewards, max_new_tokens=3, end_ids=END)
         found = certificate(out)
         assert found.nodes is not None
         if budget is None:
@@ -360,7 +362,7 @@ class LastTwo(dk.StoppingCriterion):
 
     reason = "twice"
 
-    def init(self, history: dk.History, run: dk.Run) -> Int64[Tensor, " rows"]:  # noqa: ARG002
+    def init(self, history: dk.History, run: dk.StoppingContext) -> Int64[Tensor, " rows"]:  # noqa: ARG002
         return torch.full((len(history.tokens),), -1)
 
     def apply(
@@ -373,11 +375,11 @@ class LastTwo(dk.StoppingCriterion):
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-def test_stopping_criteria_finish_texts(search: Callable[..., dk.OwnLoop]) -> None:
+def test_stopping_criteria_finish_texts(search: Callable[..., dk.CustomLoop]) -> None:
     prompts = prompts_of(4, 8)
     for stop in (LastTwo(), dk.StopWhen(lambda ids: len(ids) > 1 and ids[-1] == ids[-2], ids=True)):
         out = dk.decode(
-            RevealingHashModel(4, 7),
+            HashModelWithOutputs(4, 7),
             prompts,
             search(scorer=dk.LogProb(), num_return=3),
             max_new_tokens=4,
@@ -395,7 +397,7 @@ def test_stopping_criteria_finish_texts(search: Callable[..., dk.OwnLoop]) -> No
 
 
 def texts_that_end_at_a_repeat(prompt: tuple[int, ...]) -> dict[tuple[int, ...], float]:
-    log_probs, texts = next_log_probs(RevealingHashModel(4, 7)), {}
+    log_probs, texts = next_log_probs(HashModelWithOutputs(4, 7)), {}
     waiting: list[tuple[tuple[int, ...], float]] = [((), 0.0)]
     for text, total in waiting:
         if len(text) == 4 or text[-1:] == END or (len(text) > 1 and text[-1] == text[-2]):
@@ -414,12 +416,14 @@ def test_laws_hold_with_stopping_criteria_and_with_attention() -> None:
     ):
         check_decoder(decoder, stop=dk.EndIds(4) | dk.RepetitionLoop(2), max_examples=2)
     seeing = dk.BestFirst(scorer=dk.CoveragePenalty(0.1), max_nodes=10)
-    check_decoder(seeing, model=RevealingHashModel, max_examples=2)
+    check_decoder(seeing, model=HashModelWithOutputs, max_examples=2)
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-def test_a_model_must_show_what_the_scorer_asks_for(search: Callable[..., dk.OwnLoop]) -> None:
-    with pytest.raises(dk.DecodekitError, match=r"(Best|Depth)First needs a model that shows Reveal"):
+def test_a_model_must_show_what_the_scorer_asks_for(search: Callable[..., dk.CustomLoop]) -> None:
+    with pytest.raises(
+        dk.DecodekitError, match=r"(Best|Depth)First needs a model that shows ModelOutputsSpec"
+    ):
         dk.decode(HashModel(4), [[1]], search(scorer=dk.CoveragePenalty(0.1)), max_new_tokens=2)
 
 

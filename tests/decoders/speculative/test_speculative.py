@@ -169,9 +169,9 @@ def chi_square(draft: dk.Draft, chain: list[dk.LogitsProcessor], **source: Any) 
     samples = 500
     decoder = dk.Speculative(draft, tokens=2, sample=True, num_samples=samples, **source)
     tokens = dk.decode(ENUMERABLE, [[0, 1, 0]], decoder, chain, max_new_tokens=3).tokens[0]
-    observed = torch.bincount((tokens * torch.tensor([9, 3, 1])).sum(-1), minlength=27)
+    model_scores = torch.bincount((tokens * torch.tensor([9, 3, 1])).sum(-1), minlength=27)
     expected = samples * torch.tensor([chance(text, chain) for text in itertools.product(range(3), repeat=3)])
-    return float(((observed - expected) ** 2 / expected).sum())
+    return float(((model_scores - expected) ** 2 / expected).sum())
 
 
 def chance(text: tuple[int, ...], chain: list[dk.LogitsProcessor]) -> float:
@@ -298,9 +298,9 @@ def test_the_draft_must_have_the_models_vocabulary_and_numbers_for_logits() -> N
         dk.DecodekitError, match=r"the draft must have the model's vocabulary, got .* \(1, 9\)"
     ):
         dk.decode(model(), [[1]], dk.Speculative(dk.DraftModel(HashModel(9))), max_new_tokens=9)
-    broken = dk.DraftModel(HashModel(VOCAB, scale=math.nan))
+    nonfinite = dk.DraftModel(HashModel(VOCAB, scale=math.nan))
     with pytest.raises(dk.DecodingError, match="the draft's logits must be numbers"):
-        dk.decode(model(), [[1]], dk.Speculative(broken), max_new_tokens=9)
+        dk.decode(model(), [[1]], dk.Speculative(nonfinite), max_new_tokens=9)
 
 
 @pytest.mark.parametrize(

@@ -273,10 +273,10 @@ def test_texts_that_cannot_end_are_set_aside() -> None:
 
 
 def test_a_prompt_of_which_no_text_can_end_is_named() -> None:
-    stuck = MarkovModel([[1.0, 0.0], [0.0, 1.0]])
+    all_banned = MarkovModel([[1.0, 0.0], [0.0, 1.0]])
     with pytest.raises(dk.DecodingError, match="for prompt 1 the processors"):
         dk.decode(
-            stuck, [[0], [1]], dk.UniqueSample(2, seeds=[1, 2]), dk.SuppressTokens([1]), max_new_tokens=2
+            all_banned, [[0], [1]], dk.UniqueSample(2, seeds=[1, 2]), dk.SuppressTokens([1]), max_new_tokens=2
         )
 
 

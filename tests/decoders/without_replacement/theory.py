@@ -85,7 +85,7 @@ class SaysFourIn(dk.StoppingCriterion):
 
     reason = "four"
 
-    def init(self, history: dk.History, run: dk.Run) -> Tensor:  # noqa: ARG002
+    def init(self, history: dk.History, run: dk.StoppingContext) -> Tensor:  # noqa: ARG002
         return torch.zeros(len(history.tokens), dtype=torch.long)
 
     def apply(self, history: dk.History, log_probs: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
@@ -105,14 +105,14 @@ def check_settled(decoder: dk.Decoder[Any], model: dk.Model, chain: dk.Chain, ne
     prompts = [[0], [1, 0], [0, 0]] * 20
     out = dk.decode(model, prompts, decoder, chain, max_new_tokens=new)
     lengths = set()
-    settled: list[list[list[int]]] = []
+    stable_prefix: list[list[list[int]]] = []
     for progress in run(model, prompts, decoder, chain, Options(max_new_tokens=new)):
-        settled = decoder.settled(progress.state)
-        for said, final in zip(settled, out.hypotheses(), strict=True):
+        stable_prefix = decoder.stable_prefix(progress.state)
+        for said, final in zip(stable_prefix, out.hypotheses(), strict=True):
             assert len(said) <= len(final)
             for tokens, whole in zip(said, final, strict=False):
                 assert whole[: len(tokens)] == tokens
             if said and not progress.state.done:
                 lengths.add(len(said[0]))
-    assert settled == out.hypotheses()
+    assert stable_prefix == out.hypotheses()
     return lengths

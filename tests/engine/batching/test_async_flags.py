@@ -8,7 +8,7 @@ from torch import Tensor
 
 import decodekit as dk
 from decodekit.engine.batching import async_flags, eviction
-from decodekit.engine.batching.async_flags import AHEAD, AtOnce, Later, answers_from
+from decodekit.engine.batching.async_flags import AHEAD, DeferredFlags, ImmediateFlags, async_flags_for
 from decodekit.testing import HashModel
 
 
@@ -34,7 +34,7 @@ def flags(*values: bool) -> Tensor:
 
 
 def test_what_the_host_can_read_is_answered_at_once_and_once() -> None:
-    answers = AtOnce()
+    answers = ImmediateFlags()
     assert answers.newest() is None
     answers.ask(flags(False, True))
     assert answers.newest() == [False, True]
@@ -42,13 +42,13 @@ def test_what_the_host_can_read_is_answered_at_once_and_once() -> None:
 
 
 def test_an_answer_that_has_not_arrived_is_not_waited_for() -> None:
-    answers = Later(lambda flags: Slow(flags, asked=2))
+    answers = DeferredFlags(lambda flags: Slow(flags, asked=2))
     answers.ask(flags(True))
     assert [answers.newest() for _ in range(4)] == [None, None, [True], None]
 
 
 def test_the_newest_of_several_answers_counts() -> None:
-    answers = Later(lambda flags: Slow(flags, asked=0))
+    answers = DeferredFlags(lambda flags: Slow(flags, asked=0))
     answers.ask(flags(False))
     answers.ask(flags(True))
     assert answers.newest() == [True]
@@ -61,7 +61,7 @@ def test_the_host_runs_ahead_by_a_few_questions_only() -> None:
         copies.append(Slow(flags, asked=1000))
         return copies[-1]
 
-    answers = Later(copy)
+    answers = DeferredFlags(copy)
     for number in range(AHEAD):
         assert answers.newest() is None
         answers.ask(flags(number == 0))
@@ -70,15 +70,15 @@ def test_the_host_runs_ahead_by_a_few_questions_only() -> None:
 
 
 def test_what_is_on_its_way_can_be_forgotten() -> None:
-    for answers in (AtOnce(), Later(lambda flags: Slow(flags, asked=0))):
+    for answers in (ImmediateFlags(), DeferredFlags(lambda flags: Slow(flags, asked=0))):
         answers.ask(flags(True))
         answers.forget()
         assert answers.newest() is None
 
 
 def test_a_cpu_answers_at_once() -> None:
-    assert isinstance(answers_from(torch.device("cpu")), AtOnce)
-    assert isinstance(answers_from(torch.device("cuda")), Later)
+    assert isinstance(async_flags_for(torch.device("cpu")), ImmediateFlags)
+    assert isinstance(async_flags_for(torch.device("cuda")), DeferredFlags)
 
 
 @pytest.mark.parametrize("asked", [0, 1, 2, 5, 100])
@@ -88,7 +88,7 @@ def test_late_answers_change_no_result(
 ) -> None:
     model, prompts = HashModel(7, 3, end_ids=(2,)), [[1], [3, 4], [5, 6, 0, 1], [2, 2], [0]]
     expected = dk.decode(model, prompts, decoder, max_new_tokens=20)
-    monkeypatch.setattr(eviction, "answers_from", lambda _: Later(lambda flags: Slow(flags, asked)))
+    monkeypatch.setattr(eviction, "answers_from", lambda _: DeferredFlags(lambda flags: Slow(flags, asked)))
     for check_every in (1, 3):
         out = dk.decode(model, prompts, decoder, max_new_tokens=20, check_every=check_every)
         assert expected.hypotheses() == out.hypotheses()
@@ -99,7 +99,7 @@ def test_late_answers_change_no_result(
 
 def test_a_run_that_is_done_stops_a_few_steps_later(monkeypatch: pytest.MonkeyPatch) -> None:
     model = dk.testing.MarkovModel([[1.0, 0.0], [1.0, 0.0]], end_ids=(0,))
-    monkeypatch.setattr(eviction, "answers_from", lambda _: Later(lambda flags: Slow(flags, asked=2)))
+    monkeypatch.setattr(eviction, "answers_from", lambda _: DeferredFlags(lambda flags: Slow(flags, asked=2)))
     steps: list[int] = []
     dk.decode(model, [[1], [1]], dk.Greedy(), max_new_tokens=50, on_step=steps.append)
     assert steps == [1, 2, 3]
@@ -107,7 +107,7 @@ def test_a_run_that_is_done_stops_a_few_steps_later(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.cuda
 def test_a_cuda_device_answers_in_order() -> None:
-    answers = answers_from(torch.device("cuda"))
+    answers = async_flags_for(torch.device("cuda"))
     given = [flags(number % 2 == 0, True).cuda() for number in range(AHEAD)]
     for one in given:
         answers.ask(one)

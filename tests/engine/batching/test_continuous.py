@@ -68,13 +68,13 @@ def one_by_one(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 def joined(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many prompts began each time while others were under way."""
     seen: list[int] = []
-    begin = continuous.Abreast.begin
+    begin = continuous.ContinuousBatch.begin
 
     def spy(self: Any, numbers: list[int]) -> None:  # noqa: ANN401
         seen.extend([len(numbers)] * bool(self.here))
         begin(self, numbers)
 
-    monkeypatch.setattr(continuous.Abreast, "begin", spy)
+    monkeypatch.setattr(continuous.ContinuousBatch, "begin", spy)
     return seen
 
 
@@ -288,7 +288,7 @@ def test_a_stuck_prompt_is_named_after_the_others_are_finished() -> None:
 class Breaks(dk.StatelessProcessor):
     """Makes scores of one prompt that are no numbers."""
 
-    splits = True
+    batch_independent = True
 
     def process(self, history: dk.History, scores: Tensor) -> Tensor:
         bad = history.spread(torch.arange(history.batch) == 5)
@@ -353,13 +353,13 @@ def test_no_more_than_a_few_runs_stand_side_by_side(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(continuous, "MOST_RUNS", 2)
     monkeypatch.setattr(scheduler, "FREE", 0)
     most: list[int] = []
-    step = continuous.Abreast.step
+    step = continuous.ContinuousBatch.step
 
     def spy(self: Any) -> None:  # noqa: ANN401
         most.append(len(self._runs))
         step(self)
 
-    monkeypatch.setattr(continuous.Abreast, "step", spy)
+    monkeypatch.setattr(continuous.ContinuousBatch, "step", spy)
     lengths = [9 if n % 3 == 0 else 1 for n in range(30)]
     out = dk.decode(countdown(9), [[n] for n in lengths], dk.Greedy(), max_new_tokens=9, batch_tokens=60)
     assert out.lengths[:, 0].tolist() == lengths

@@ -94,14 +94,14 @@ def assert_same(expected: dk.Decoded, actual: dk.Decoded) -> None:
 def cuts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many prompts went on after every cut."""
     seen: list[int] = []
-    leave = leaving.Attendance.leave
+    evict = leaving.ActivePrompts.evict
 
     def spy(self: Any, present: Any) -> Any:  # noqa: ANN401
-        after, kept = leave(self, present)
-        seen.append(len(after.broken))
+        after, kept = evict(self, present)
+        seen.append(len(after.nonfinite))
         return after, kept
 
-    monkeypatch.setattr(leaving.Attendance, "leave", spy)
+    monkeypatch.setattr(leaving.ActivePrompts, "leave", spy)
     return seen
 
 
@@ -160,7 +160,7 @@ class EndsAfter(dk.StoppingCriterion):
     """Finishes every prompt after a number of tokens of its own."""
 
     reason = "enough"
-    splits = True
+    batch_independent = True
 
     def __init__(self, lengths: Sequence[int]) -> None:
         self.lengths = tuple(lengths)
@@ -204,7 +204,7 @@ class Says(dk.Decoder[dk.RowState]):
         return dk.RowState.start(history, limits)
 
     def step(self, scores: Tensor, state: dk.RowState) -> tuple[dk.RowState, dk.Selection]:
-        return state.say(scores.argmax(-1), scores)
+        return state.emit(scores.argmax(-1), scores)
 
     def finalize(self, state: dk.RowState) -> dk.Decoded:
         return state.decoded(hypotheses=1)

@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import decodekit as dk
-from decodekit.models.hf.memory_estimate import Footprint, footprint, is_out_of_memory, tokens_that_fit
+from decodekit.models.hf.memory_estimate import (
+    MemoryEstimate,
+    is_out_of_memory,
+    memory_estimate,
+    tokens_that_fit,
+)
 from decodekit.testing import MarkovModel
 from tests.engine.batching.test_eviction import (
     DECODERS,
@@ -246,6 +251,8 @@ def test_texts_are_those_of_one_batch() -> None:
 def test_memory_is_counted_by_the_models_shape() -> None:
     model = build("gpt2")  # two layers of four heads of eight, in float64
     keys, working = 2 * 2 * 4 * 8, 16 * 32
-    assert footprint(model) == Footprint(8 * (2 * keys + working), 32 * model.config.vocab_size)
+    assert memory_estimate(model) == MemoryEstimate(8 * (2 * keys + working), 32 * model.config.vocab_size)
     assert tokens_that_fit(model, 100) > 1000
-    assert footprint(build("qwen2")).token < footprint(build("phi")).token  # half the keys and values
+    assert (
+        memory_estimate(build("qwen2")).token < memory_estimate(build("phi")).token
+    )  # half the keys and values

@@ -83,7 +83,7 @@ def alone(hf: dk.HFModel, texts: list[Text]) -> Tensor:
 def test_what_is_joined_is_what_is_alone(family: str, beams: int, cache: Any) -> None:  # noqa: ANN401
     hf = dk.HFModel(build(family), cache=cache)
     session, seen = wander(hf, beams, seed=beams)
-    assert isinstance(session, dk.JoiningSession)
+    assert isinstance(session, dk.MergeableSession)
     assert session.can_join()
     for logits, texts in seen:
         expected = alone(hf, texts)
@@ -143,7 +143,7 @@ def test_what_cannot_be_joined_says_so(family: str, beams: int) -> None:
 
 def test_a_model_that_reads_everything_again_is_not_joined() -> None:
     session, _ = start(dk.HFModel(build("gpt2"), cache="none"), [([8, 9], ())], 1)
-    assert not isinstance(session, dk.JoiningSession)
+    assert not isinstance(session, dk.MergeableSession)
 
 
 @pytest.mark.parametrize("beams", [1, 2])

@@ -7,7 +7,7 @@ from torch import Tensor
 
 import decodekit as dk
 from decodekit.core.history import Source
-from decodekit.processors._shared.second_model import start_reading
+from decodekit.processors._shared.second_model import start_second_model
 from decodekit.testing import HashModel
 from tests.processors.second import after, always, bare
 
@@ -30,7 +30,7 @@ class Noted:
 
 def test_a_second_model_reads_every_prompt_once_and_none_of_the_room() -> None:
     model = Noted(None)
-    start_reading("Test", model, HISTORY)
+    start_second_model("Test", model, HISTORY)
     assert [prompt.ids() for prompt in model.started] == [[[1], [2, 3]]]
 
 
@@ -96,14 +96,14 @@ def test_a_language_model_reads_no_source_and_an_encoder_decoder_the_runs() -> N
         for vocabulary in (dk.Vocabulary(size=9), dk.Vocabulary(size=9, decoder_start_id=1), None)
     )
     for model in (language, translation, unknown):
-        start_reading("Test", model, history)
+        start_second_model("Test", model, history)
     assert language.started[0].source is None
     assert translation.started[0].source is source
     assert unknown.started[0].source is source
     with pytest.raises(
         dk.DecodekitError, match=r"^Test: an encoder-decoder as second model must read the source"
     ):
-        start_reading("Test", translation, HISTORY)
+        start_second_model("Test", translation, HISTORY)
 
 
 @pytest.mark.parametrize(
@@ -165,13 +165,13 @@ def test_a_row_of_banned_tokens_stays_one(processor: dk.LogitsProcessor) -> None
 def test_a_part_of_the_run_reads_its_own_of_the_second_prompts() -> None:
     model, whole = HashModel(9), dk.Prompt.from_ids([[1], [2], [3]]).history(4, 1)
     prompts = dk.Prompt.from_ids([[4], [5, 6], [7]])
-    together = start_reading("Test", model, whole, prompts).logits
-    alone = start_reading("Test", model, whole.part(torch.tensor([1])), prompts).logits
+    together = start_second_model("Test", model, whole, prompts).logits
+    alone = start_second_model("Test", model, whole.part(torch.tensor([1])), prompts).logits
     assert together is not None
     assert alone is not None
     assert torch.equal(together[1:2], alone)
-    own = start_reading("Test", model, whole.part(torch.tensor([2]))).logits
+    own = start_second_model("Test", model, whole.part(torch.tensor([2]))).logits
     assert own is not None
     assert torch.equal(model.start(dk.Prompt.from_ids([[3]]), rows_per_prompt=1, capacity=3)[1], own)
     with pytest.raises(dk.DecodekitError, match="got 2 for 3"):
-        start_reading("Test", model, whole.part(torch.tensor([1])), prompts.take(torch.tensor([0, 1])))
+        start_second_model("Test", model, whole.part(torch.tensor([1])), prompts.take(torch.tensor([0, 1])))

@@ -8,7 +8,7 @@ from decodekit.core.validation import is_count
 from decodekit.decoders.speculative.drafts.base import Draft, DraftSession
 from decodekit.decoders.speculative.drafts.draft_session import ModelDraft
 from decodekit.errors import ModelError
-from decodekit.models.protocols import Model, ShallowModel
+from decodekit.models.protocols import EarlyExitModel, Model
 
 
 @final
@@ -47,7 +47,7 @@ class EarlyExit(Draft):
 
     def start(self, model: Model, prompt: Prompt, *, rows_per_prompt: int, capacity: int) -> DraftSession:
         """The first layers, after the prompts."""
-        if not isinstance(model, ShallowModel):
+        if not isinstance(model, EarlyExitModel):
             raise ModelError(
                 f"EarlyExit: the model must be one whose first layers are a model too, and {model!r:.80} has "
                 "no shallow(). Use dk.HFModel, write that method, or use another draft."

@@ -8,9 +8,9 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from decodekit.accelerate.packed_linear.packing import Packing
-from decodekit.models.hf.eval_mode import evaluating
+from decodekit.models.hf.eval_mode import eval_mode
 from decodekit.models.hf.forward_lock import lock_of
-from decodekit.models.hf.forward_signature import accepted
+from decodekit.models.hf.forward_signature import forward_signature
 from decodekit.models.hf.forwards.compiled import Compiled
 from decodekit.models.hf.row_cache.cache import Cache
 from decodekit.models.hf.sessions import Columns, as_given
@@ -38,7 +38,7 @@ class DecoderOnly:
     ) -> None:
         self._model, self._config, self._cache_name, self._packing = model, config, cache_name, packing
         self._can_join = can_join
-        self._accepts = accepted(model)
+        self._accepts = forward_signature(model)
         self._compiled: Compiled | None = None
 
     def by(self, compiled: Compiled) -> "DecoderOnly":
@@ -73,7 +73,7 @@ class DecoderOnly:
         with (
             lock_of(self._model),
             torch.inference_mode(),
-            evaluating(self._model),
+            eval_mode(self._model),
             self._packing.active(),
         ):
             over_branches = isinstance(mask, dict) or (mask is not None and mask.ndim > tokens.ndim)

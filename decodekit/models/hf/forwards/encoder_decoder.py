@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from decodekit.accelerate.packed_linear.packing import Packing
 from decodekit.core.history import Source, rows_of
 from decodekit.errors import ModelError, PromptError
-from decodekit.models.hf.eval_mode import evaluating
+from decodekit.models.hf.eval_mode import eval_mode
 from decodekit.models.hf.forward_lock import lock_of
-from decodekit.models.hf.forward_signature import accepted
+from decodekit.models.hf.forward_signature import forward_signature
 from decodekit.models.hf.row_cache.cache import Cache, cache_name
 from decodekit.models.hf.sessions import Columns, as_given
 from decodekit.models.hf.trie_cache.layer_masks import Mask
@@ -55,7 +55,7 @@ class ConditionedDecoder:
     ) -> None:
         self._can_join = can_join
         self._model, self._share, self._packing = model, share, packing
-        self._accepts = accepted(model)
+        self._accepts = forward_signature(model)
         self._cache_name = cache_name(self._accepts) or "past_key_values"
         self._attentions = attentions(model.get_decoder())
         if states is not None:
@@ -67,7 +67,7 @@ class ConditionedDecoder:
         self._valid = source.valid
         tokens = source.tokens.masked_fill(~source.valid, 0)  # never looked at, but must be an id
         _check_source(tokens, model)
-        with lock_of(model), torch.inference_mode(), evaluating(model), packing.active():
+        with lock_of(model), torch.inference_mode(), eval_mode(model), packing.active():
             self._read = model.get_encoder()(
                 input_ids=tokens, attention_mask=source.valid.long(), return_dict=True
             )
@@ -100,7 +100,7 @@ class ConditionedDecoder:
         with (
             lock_of(self._model),
             torch.inference_mode(),
-            evaluating(self._model),
+            eval_mode(self._model),
             self._packing.active(),
         ):
             if len(tokens) != len(self._valid) and not self._share:

@@ -22,7 +22,7 @@ _BRANCHES = {"auto", "trie"}
 
 
 @final
-class Recorder:
+class PassRecorder:
     """Records the passes of a model's runs, where that gives what the model gives.
 
     A replay runs none of the model's Python: what hooks and patched methods do beside computing would be

@@ -14,7 +14,7 @@ from decodekit.models.hf.forward_lock import lock_of
 from decodekit.models.hf.probes.experiments import WideningSession
 from decodekit.models.hf.row_cache.cache import Cache
 from decodekit.models.hf.sessions import Forward
-from decodekit.models.model_outputs import Reveal, Revealed
+from decodekit.models.model_outputs import ModelOutputs, ModelOutputsSpec
 
 # In a model of more layers, the low and the high ones are the first and the last 20.
 _DEEP = 40
@@ -33,15 +33,15 @@ class WatchedForward:
         ModelError: If the model cannot show it; attention and states are found missing in the first pass.
     """
 
-    def __init__(self, forward: Forward, model: Any, prompt: Prompt, reveal: Reveal) -> None:  # noqa: ANN401
-        self._forward, self._model, self._prompt, self._reveal = forward, model, prompt, reveal
-        self._layers = chosen_layers(model, reveal)
+    def __init__(self, forward: Forward, model: Any, prompt: Prompt, outputs_spec: ModelOutputsSpec) -> None:  # noqa: ANN401
+        self._forward, self._model, self._prompt, self._outputs_spec = forward, model, prompt, outputs_spec
+        self._layers = chosen_layers(model, outputs_spec)
         self._asked = {
-            "output_hidden_states": bool(reveal.hidden or self._layers),
-            "output_attentions": reveal.attention,
+            "output_hidden_states": bool(outputs_spec.hidden or self._layers),
+            "output_attentions": outputs_spec.attention,
         }
         self._is_first, self._columns = True, 0
-        self.revealed = Revealed()
+        self.model_outputs = ModelOutputs()
 
     def forward(
         self,
@@ -52,21 +52,21 @@ class WatchedForward:
         cache: Cache | None,
         keep: int = 1,
     ) -> Any:  # noqa: ANN401 - transformers' ModelOutput
-        """The model's output; what it shows is in `revealed` after."""
+        """The model's output; what it shows is in `model_outputs` after."""
         with (
             lock_of(self._model),
             _asking(self._model, self._asked),
-            _eager(self._model, needed=self._reveal.attention),
+            _eager(self._model, needed=self._outputs_spec.attention),
         ):
             output = self._forward.forward(tokens, mask, position_ids, cache=cache, keep=keep)
         self._columns = tokens.shape[1] + (0 if cache is None else self._columns)
         states = self._states(output) if self._asked["output_hidden_states"] else ()
-        shows_prompt = self._reveal.hidden and self._is_first
-        self.revealed = Revealed(
-            hidden=_own(states[-1][:, -1]) if self._reveal.hidden else None,
+        shows_prompt = self._outputs_spec.hidden and self._is_first
+        self.model_outputs = ModelOutputs(
+            hidden=_own(states[-1][:, -1]) if self._outputs_spec.hidden else None,
             prompt_hidden=self._without_padding(states[-1]) if shows_prompt else None,
             layer_logits=self._layer_logits(states, output.logits) if self._layers else None,
-            attention=self._attention(output, len(tokens)) if self._reveal.attention else None,
+            attention=self._attention(output, len(tokens)) if self._outputs_spec.attention else None,
         )
         self._is_first = False
         return output
@@ -156,26 +156,26 @@ class WatchedSession:
     def __init__(self, session: WideningSession, watched: WatchedForward, rows_per_prompt: int) -> None:
         self._session, self._watched = session, watched
         rows = session.widen(rows_per_prompt)
-        first = watched.revealed
+        first = watched.model_outputs
         widened = [part if part is None else part.index_select(0, rows) for part in first]
-        self.revealed = Revealed(*widened)._replace(prompt_hidden=first.prompt_hidden)
+        self.model_outputs = ModelOutputs(*widened)._replace(prompt_hidden=first.prompt_hidden)
 
     def advance(
         self, tokens: Int64[Tensor, " rows"], source_rows: Int64[Tensor, " rows"] | None
     ) -> Float32[Tensor, "rows vocab"]:
         """The logits after one more token on every row."""
         logits = self._session.advance(tokens, source_rows)
-        self.revealed = self._watched.revealed
+        self.model_outputs = self._watched.model_outputs
         return logits
 
 
-def chosen_layers(model: Any, reveal: Reveal) -> tuple[int, ...]:  # noqa: ANN401 - a model of transformers
+def chosen_layers(model: Any, outputs_spec: ModelOutputsSpec) -> tuple[int, ...]:  # noqa: ANN401 - a model of transformers
     """The layers that are asked for, by their numbers.
 
     Raises:
         ModelError: If the model has fewer layers, or is an encoder-decoder.
     """
-    if not reveal.layers:
+    if not outputs_spec.layers:
         return ()
     name = type(model).__name__
     if model.config.is_encoder_decoder:
@@ -183,13 +183,13 @@ def chosen_layers(model: Any, reveal: Reveal) -> tuple[int, ...]:  # noqa: ANN40
             f"HFModel: a head can read early layers of decoder-only models, and {name} is an encoder-decoder."
         )
     last = model.config.get_text_config(decoder=True).num_hidden_layers
-    if isinstance(reveal.layers, tuple):
-        if max(reveal.layers) > last:
+    if isinstance(outputs_spec.layers, tuple):
+        if max(outputs_spec.layers) > last:
             raise ModelError(
-                f"HFModel: layers must be at most {last}, which {name} has, got {reveal.layers}."
+                f"HFModel: layers must be at most {last}, which {name} has, got {outputs_spec.layers}."
             )
-        return reveal.layers
-    if reveal.layers == "high":
+        return outputs_spec.layers
+    if outputs_spec.layers == "high":
         return tuple(range(last - 20 if last > _DEEP else last // 2, last, 2))
     # A tied embedding read by the head that it is gives its own token back, and the layers next to it nearly.
     is_tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight

@@ -11,7 +11,7 @@ from torch import Tensor
 from decodekit.core.prompt import Prompt
 from decodekit.errors import ModelError
 from decodekit.models.hf.probes import experiments
-from decodekit.models.protocols import JoiningSession, Session
+from decodekit.models.protocols import MergeableSession, Session
 
 # Runs a prompt with two rows.
 OverTwoRows = Callable[[Prompt], tuple[Session, Float32[Tensor, "rows vocab"]]]
@@ -28,7 +28,7 @@ class Opening(Protocol):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Abilities:
+class Capabilities:
     """What a model can do, found out where it matters.
 
     Attributes:
@@ -129,10 +129,12 @@ class Abilities:
     def joins_over(self, run: OverTwoRows) -> bool:
         """Whether runs of two rows can be joined."""
 
-        def begin(text: list[int], source: list[int]) -> tuple[JoiningSession, Float32[Tensor, "rows vocab"]]:
+        def begin(
+            text: list[int], source: list[int]
+        ) -> tuple[MergeableSession, Float32[Tensor, "rows vocab"]]:
             prompt = Prompt.from_ids([text])
             session, logits = run(experiments.after([source], prompt) if self.reads_source else prompt)
-            if not isinstance(session, JoiningSession):
+            if not isinstance(session, MergeableSession):
                 raise TypeError(f"{type(session).__name__} cannot be joined.")
             return session, logits
 

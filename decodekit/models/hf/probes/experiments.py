@@ -13,7 +13,7 @@ from torch import Tensor
 
 from decodekit.core.history import Source
 from decodekit.core.prompt import Prompt
-from decodekit.models.protocols import JoiningSession, Session
+from decodekit.models.protocols import MergeableSession, Session
 
 # Rounding stays well below this share of what another text changes; a wrong cache row makes the whole
 # difference, and a wrong position a good part of it.
@@ -49,7 +49,7 @@ ReadAfter = Callable[[list[int], list[int]], Float32[Tensor, "length vocab"]]
 
 
 # A run of one text with two rows, after a source if the model reads any.
-Begin = Callable[[list[int], list[int]], tuple[JoiningSession, Float32[Tensor, "rows vocab"]]]
+Begin = Callable[[list[int], list[int]], tuple[MergeableSession, Float32[Tensor, "rows vocab"]]]
 
 
 class Texts(NamedTuple):

@@ -15,12 +15,12 @@ from decodekit.errors import ModelError
 from decodekit.models.hf.forward_lock import lock_of
 from decodekit.models.hf.forwards.compiled import Compiled
 from decodekit.models.hf.forwards.decoder_only import DecoderOnly
-from decodekit.models.hf.forwards.pass_recorder import WORTHWHILE, Recorder
+from decodekit.models.hf.forwards.pass_recorder import WORTHWHILE, PassRecorder
 from decodekit.models.hf.probes import experiments
-from decodekit.models.hf.probes.capabilities import Abilities
+from decodekit.models.hf.probes.capabilities import Capabilities
 from decodekit.models.hf.probes.experiments import LONGEST
 from decodekit.models.hf.probes.verification import ForwardAfter
-from decodekit.models.hf.trie_cache.position_patches import Depths
+from decodekit.models.hf.trie_cache.position_patches import PositionPatches
 from decodekit.models.hf.trie_cache.session import BranchingForward, TrieSession
 
 # How configurations call what layers look back to.
@@ -30,7 +30,7 @@ _FAR = 2**24
 
 
 @dataclass(frozen=True, eq=False)
-class Branching:
+class TrieSupport:
     """Runs a model over tries, where it can.
 
     Attributes:
@@ -44,13 +44,13 @@ class Branching:
         compiled: Compiles them; None: they are not compiled.
     """
 
-    abilities: Abilities
+    capabilities: Capabilities
     model: Any
     config: Any
     forward_after: ForwardAfter
     cached: bool
     may_spread: bool
-    recorder: Recorder
+    recorder: PassRecorder
     compiled: Compiled | None
 
     def start(
@@ -76,7 +76,10 @@ class Branching:
             prompt.mask,
             rows_per_prompt,
             capacity,
-            may_spread=self.may_spread and on_cpu and not self.abilities.reads_source and recorded != "must",
+            may_spread=self.may_spread
+            and on_cpu
+            and not self.capabilities.reads_source
+            and recorded != "must",
             record=partial(self.recorder.record, must=recorded == "must") if recorded else None,
             pretended=pretended,
         )
@@ -116,7 +119,7 @@ class Branching:
         try:
             with lock_of(self.model), _short_windows(self.config):
                 branches = experiments.branches(
-                    self._open, self.abilities.read_after_one_source, self.abilities.texts
+                    self._open, self.capabilities.read_after_one_source, self.capabilities.texts
                 )
         except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
             return f"it raises {type(error).__name__}"
@@ -130,15 +133,15 @@ class Branching:
         if self.compiled is not None:
             return False
         with lock_of(self.model), _short_windows(self.config):
-            return self.abilities.joins_over(lambda prompt: self.start(prompt, 2, LONGEST, pretended=_FAR))
+            return self.capabilities.joins_over(lambda prompt: self.start(prompt, 2, LONGEST, pretended=_FAR))
 
     def _unfit(self) -> str:
         """What rules it out before it is asked; empty: nothing."""
         if not self.cached:
             return "it has no cache"
-        if 0 < self.abilities.positions < LONGEST:
+        if 0 < self.capabilities.positions < LONGEST:
             return "it has too few positions to be asked"
-        if not self.abilities.follows_rows:
+        if not self.capabilities.follows_rows:
             return "its cache cannot be reordered"
         return "it holds a mask of all positions" if _holds_mask(self.model) else ""
 
@@ -172,7 +175,7 @@ class Branching:
         """Raises if the model cannot be run over a trie."""
         if self.refusal:
             raise ModelError(
-                f"HFModel: {self.abilities.name} cannot be run with cache='trie': {self.refusal}. "
+                f"HFModel: {self.capabilities.name} cannot be run with cache='trie': {self.refusal}. "
                 "Use cache='auto', or 'rows'."
             )
 
@@ -192,14 +195,14 @@ class Branching:
         return f", recorded=no ({self.unrecorded})" if self.unrecorded else ", recorded=yes"
 
     @cached_property
-    def _depths(self) -> Depths:
-        return Depths(self.model.get_decoder() if self.abilities.reads_source else self.model)
+    def _depths(self) -> PositionPatches:
+        return PositionPatches(self.model.get_decoder() if self.capabilities.reads_source else self.model)
 
     def _open(
         self, prompt: Prompt, rows_per_prompt: int, capacity: int
     ) -> tuple[TrieSession, Float32[Tensor, "rows vocab"]]:
         # In a trie the cache's length says nothing about positions: who believes it is found out so.
-        prompt = self.abilities.after_one_source(prompt)
+        prompt = self.capabilities.after_one_source(prompt)
         return self.start(prompt, rows_per_prompt, capacity, pretended=_FAR)
 
 

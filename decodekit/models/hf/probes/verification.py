@@ -11,7 +11,7 @@ from torch import Tensor
 
 from decodekit.core.prompt import Prompt
 from decodekit.errors import ModelError
-from decodekit.models.hf.probes.capabilities import Abilities
+from decodekit.models.hf.probes.capabilities import Capabilities
 from decodekit.models.hf.probes.experiments import LONGEST
 from decodekit.models.hf.sessions import Forward
 from decodekit.models.hf.verifying_sessions import AlignedSession, RereadingSession
@@ -58,7 +58,7 @@ class Verification:
         forward_after: Its forward pass.
     """
 
-    abilities: Abilities
+    capabilities: Capabilities
     cache_name: str | None
     model: Any
     forward_after: ForwardAfter
@@ -89,29 +89,29 @@ class Verification:
         Raises:
             ModelError: If there is none.
         """
-        if self.cache_name is None or 0 < self.abilities.positions < LONGEST:
+        if self.cache_name is None or 0 < self.capabilities.positions < LONGEST:
             return RereadingSession  # nothing to ask, or too short to
-        kinds: list[Verifier] = [AlignedSession] if self.abilities.ignores_padding else []
+        kinds: list[Verifier] = [AlignedSession] if self.capabilities.ignores_padding else []
         for kind in (*kinds, RereadingSession):
-            if takes_back(self.abilities, kind, self.run):
+            if takes_back(self.capabilities, kind, self.run):
                 return kind
         raise ModelError(
-            f"HFModel: {self.abilities.name}'s cache must give back tokens that it has read, and cannot: "
+            f"HFModel: {self.capabilities.name}'s cache must give back tokens that it has read, and cannot: "
             "recurrent states, for one, do not. Use HFModel(model, cache='none'), which reads the text again."
         )
 
 
 def takes_back(
-    abilities: Abilities,
+    capabilities: Capabilities,
     kind: Verifier,
     run: Callable[[Prompt, int, Verifier], tuple[WideningVerifier, Float32[Tensor, "rows vocab"]]],
 ) -> bool:
     """Whether two rows that read and take back different numbers of tokens go on from their own texts."""
-    texts, read = abilities.texts, abilities.read_after_one_source
+    texts, read = capabilities.texts, capabilities.read_after_one_source
     first, second, last, _ = texts
     third = second[0]
     try:
-        prompt = abilities.after_one_source(Prompt.from_ids([first, second]))
+        prompt = capabilities.after_one_source(Prompt.from_ids([first, second]))
         session, logits = run(prompt, LONGEST, kind)
         device = logits.device
         new = torch.tensor([[third, last, third], [last, third, 0]], device=device)

@@ -26,10 +26,10 @@ class Places(NamedTuple):
     depths: Int64[Tensor, "batch slots"]
     positions: Int64[Tensor, "batch beams"]
     depth: int
-    tops: tuple[int, ...]
+    max_positions: tuple[int, ...]
 
 
-class Depths:
+class PositionPatches:
     """Finds what counts by the cache's length in a model, and patches it for a forward pass.
 
     Args:
@@ -88,7 +88,7 @@ def _rows_for_queries(embed: Callable[..., Tensor], places: Places) -> Callable[
     own = places.positions.flatten()[:, None, None]  # [batch*beams 1 1]
 
     def asked(*given: Any, **named: Any) -> Tensor:  # noqa: ANN401 - ids, embeddings or a shape
-        first, *others = places.tops
+        first, *others = places.max_positions
         found = asked_at(first, *given, **named)
         for top in others:  # prompts that joined later are not as far
             found = torch.where(own == top, asked_at(top, *given, **named), found)

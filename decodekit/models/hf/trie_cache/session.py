@@ -12,8 +12,8 @@ from decodekit.models.hf.row_cache.cache import Cache
 from decodekit.models.hf.sessions import CachedSession, Forward, Joinable, PromptKeeper, positions
 from decodekit.models.hf.trie_cache.grouped_attention import grouped_attention
 from decodekit.models.hf.trie_cache.layer_masks import LayerMasks
-from decodekit.models.hf.trie_cache.position_patches import Depths, Places
-from decodekit.models.hf.trie_cache.tree_mask import Branches
+from decodekit.models.hf.trie_cache.position_patches import Places, PositionPatches
+from decodekit.models.hf.trie_cache.tree_mask import TreeMask
 
 # What to call in place of a pass.
 Record = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
@@ -34,7 +34,7 @@ class BranchingForward:
         self,
         model: Forward,
         config: Any,  # noqa: ANN401
-        depths: Depths,
+        depths: PositionPatches,
         module: Any,  # noqa: ANN401
         can_join: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -42,9 +42,9 @@ class BranchingForward:
         self.dtype: torch.dtype = module.dtype
         self._config, self._depths, self._masks = config, depths, LayerMasks.of(config)
 
-    def __call__(self, tokens: Tensor, branches: Branches, cache: Cache) -> Any:  # noqa: ANN401 - ModelOutput
+    def __call__(self, tokens: Tensor, branches: TreeMask, cache: Cache) -> Any:  # noqa: ANN401 - ModelOutput
         """The model's output for one more token on every beam, `[batch beams]`."""
-        places = Places(branches.depths, branches.positions, branches.depth, tuple(branches.tops))
+        places = Places(branches.depths, branches.positions, branches.depth, tuple(branches.max_positions))
         mask = self._masks(branches.bias, places.depths, places.positions)
         with lock_of(self._module), grouped_attention(self._config, mask), self._depths.counted(places):
             return self.model.forward(tokens, mask, places.positions, cache=cache, keep=tokens.shape[1])
@@ -67,7 +67,7 @@ class TrieSession:
         pretended: Columns that the cache says it holds beside those it does: a test of who believes it.
     """
 
-    def __init__(  # noqa: PLR0913 - as Branching has them
+    def __init__(  # noqa: PLR0913 - as TrieSupport has them
         self,
         forward: BranchingForward,
         prompt_mask: Bool[Tensor, "batch length"],
@@ -84,7 +84,7 @@ class TrieSession:
         self._rows: CachedSession | None = None
         self._cache = forward.model.new_cache(whole=True)
         new = capacity - prompt_mask.shape[1]
-        self._branches = Branches(prompt_mask, beams, forward.dtype, new)
+        self._branches = TreeMask(prompt_mask, beams, forward.dtype, new)
         self._room = self._branches.room
         self._record = record
         self._tokens = torch.zeros((len(prompt_mask), beams), dtype=torch.long, device=prompt_mask.device)
@@ -181,7 +181,7 @@ class TrieSession:
         self._stand(left)
 
     @property
-    def standing(self) -> tuple[Forward, Cache, Branches, int]:
+    def standing(self) -> tuple[Forward, Cache, TreeMask, int]:
         """What another run needs to take this one in: its slots, their mask, columns that may come."""
         return self._forward.model, self._cache, self._branches, self._left
 

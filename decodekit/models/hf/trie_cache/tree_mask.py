@@ -14,7 +14,7 @@ _ALIGNED = 16  # slots; attention with a mask wants whole rows of memory
 _WIDE = 3
 
 
-class Branches:
+class TreeMask:
     """The mask and the depths of a prompt's slots, while its beams grow, move and die.
 
     The prompt's columns are the first slots, seen by all beams. Every step adds one slot a beam; a beam sees
@@ -47,7 +47,7 @@ class Branches:
         texts = prompt_mask.long()
         # How many a beam of each prompt has, and had at the beginning. [batch]
         self.tokens, self.begun = texts.sum(-1), texts.sum(-1)
-        self.tops = self._tops()
+        self.max_positions = self._tops()
         # A column of padding is at no depth that matters: nobody sees it.
         self._depths = (texts.cumsum(-1) - 1).clamp(min=0)
         seen = torch.zeros(prompt_mask.shape, dtype=dtype, device=prompt_mask.device)
@@ -81,7 +81,7 @@ class Branches:
     @property
     def depth(self) -> int:
         """The greatest of these positions."""
-        return self.tops[-1]
+        return self.max_positions[-1]
 
     @property
     def shared(self) -> int:
@@ -106,7 +106,7 @@ class Branches:
             self._make_room()
         self.slots += self.beams
         self.columns += 1
-        self.tops = [top + 1 for top in self.tops]
+        self.max_positions = [top + 1 for top in self.max_positions]
         self.places += self.beams
         self._bias[:, :, self.slots - self.beams : self.slots] = self._own
         self._depths[:, self.slots - self.beams : self.slots] = self.tokens[:, None]
@@ -145,8 +145,8 @@ class Branches:
         self._bias, self._depths, self.tokens, self.begun = (
             tensor.index_select(0, prompts) for tensor in (self._bias, self._depths, self.tokens, self.begun)
         )
-        if len(self.tops) > 1:
-            self.tops = self._tops()
+        if len(self.max_positions) > 1:
+            self.max_positions = self._tops()
         if first:
             self._bias, self._depths = self._bias[:, :, first:], self._depths[:, first:]
             self._count_at -= first
@@ -159,7 +159,7 @@ class Branches:
         seen = (bias[:, 0, : self.length] == 0).any(0)  # what was before the beams is the same for all
         return int(seen.int().argmax())
 
-    def join(self, other: "Branches") -> tuple[int, int]:
+    def join(self, other: "TreeMask") -> tuple[int, int]:
         """Goes on with the prompts of another tree after its own; returns by how much the slots of each move.
 
         What was before the beams ends where it did, or later, so that those of all prompts begin together.
@@ -185,7 +185,7 @@ class Branches:
     def _stand(self, length: int, slots: int) -> None:
         """Begins to grow at other slots, for other texts; what was the longest may have left."""
         self.length, self.slots = length, slots
-        self.tops = self._tops()
+        self.max_positions = self._tops()
         self.columns = self.depth + 1
         self._place()
         self._make_room()

@@ -87,13 +87,15 @@ def test_it_shows_what_a_plain_forward_pass_of_each_rows_text_shows(
         source = dk.core.history.Source(prompt.tokens, prompt.mask)
         begun = [[START, 9], [START], [START, 8, 8]] if family == "t5" else [[START, 9]] * 3
         prompt = dk.Prompt.from_ids(begun).with_source(source)
-    reveal = dk.Reveal(hidden=True, layers=() if reads_source else (0, 1, 2), attention=True)
+    outputs_spec = dk.ModelOutputsSpec(hidden=True, layers=() if reads_source else (0, 1, 2), attention=True)
     capacity = prompt.tokens.shape[1] + STEPS
-    session, logits = hf.start_revealing(prompt, rows_per_prompt=ROWS, capacity=capacity, reveal=reveal)
+    session, logits = hf.start_with_outputs(
+        prompt, rows_per_prompt=ROWS, capacity=capacity, outputs_spec=outputs_spec
+    )
     texts = [text for text in prompt.ids() for _ in range(ROWS)]
     generator = torch.Generator().manual_seed(0)
     for number in range(STEPS):
-        shown = session.revealed
+        shown = session.model_outputs
         assert (shown.prompt_hidden is not None) == (number == 0)
         assert (shown.layer_logits is None) == reads_source
         for row, text in enumerate(texts):
@@ -128,10 +130,10 @@ def test_states_and_layers_are_shown_beside_the_logits_that_start_gives(family: 
     prompt = dk.Prompt.of(TEXTS, hf.vocabulary)
     layers = () if family in ENCODER_DECODERS else (1,)
     capacity = prompt.tokens.shape[1] + 1
-    for reveal in (dk.Reveal(hidden=True), dk.Reveal(layers=layers)):
+    for outputs_spec in (dk.ModelOutputsSpec(hidden=True), dk.ModelOutputsSpec(layers=layers)):
         runs = (
             hf.start(prompt, rows_per_prompt=2, capacity=capacity),
-            hf.start_revealing(prompt, rows_per_prompt=2, capacity=capacity, reveal=reveal),
+            hf.start_with_outputs(prompt, rows_per_prompt=2, capacity=capacity, outputs_spec=outputs_spec),
         )
         tokens, moves = torch.tensor([8, 9, 8, 9, 8, 9]), torch.tensor([1, 1, 2, 3, 5, 4])
         (expected, first), (got, also_first) = runs
@@ -147,7 +149,9 @@ def test_what_the_encoder_made_of_a_source_may_be_given_and_stands_where_it_stoo
     states = hf.model.get_encoder()(source.tokens, source.valid.long()).last_hidden_state.detach()
     ready = dk.Prompt(prompt.tokens, prompt.mask, source, states)
     expected, got = (
-        hf.start_revealing(one, rows_per_prompt=2, capacity=3, reveal=dk.Reveal(attention=True))[0].revealed
+        hf.start_with_outputs(
+            one, rows_per_prompt=2, capacity=3, outputs_spec=dk.ModelOutputsSpec(attention=True)
+        )[0].model_outputs
         for one in (prompt, ready)
     )
     assert expected.attention is not None and got.attention is not None  # noqa: PT018 - for the type checker
@@ -158,9 +162,12 @@ def test_the_model_is_left_as_it_was_also_after_an_error() -> None:
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(**SIZES, n_embd=32, n_layer=2, n_head=4)).train()
     hf = dk.HFModel(model)
-    prompt, reveal = dk.Prompt.from_ids(TEXTS), dk.Reveal(hidden=True, layers=(1,), attention=True)
+    prompt, outputs_spec = (
+        dk.Prompt.from_ids(TEXTS),
+        dk.ModelOutputsSpec(hidden=True, layers=(1,), attention=True),
+    )
     assert model.config._attn_implementation == "sdpa"
-    session, _ = hf.start_revealing(prompt, rows_per_prompt=1, capacity=9, reveal=reveal)
+    session, _ = hf.start_with_outputs(prompt, rows_per_prompt=1, capacity=9, outputs_spec=outputs_spec)
     with pytest.raises(IndexError):
         session.advance(torch.tensor([99, 99, 99]), None)  # there is no such id
     assert model.config._attn_implementation == "sdpa"
@@ -173,20 +180,25 @@ def test_the_model_is_left_as_it_was_also_after_an_error() -> None:
 
 def test_it_keeps_the_protocols_of_models_that_show() -> None:
     hf, prompt = dk.HFModel(single("gpt2")), dk.Prompt.from_ids(TEXTS)
-    assert isinstance(hf, dk.RevealingModel)
-    reveal = dk.Reveal(hidden=True)
-    session, _ = hf.start_revealing(prompt, rows_per_prompt=1, capacity=9, reveal=reveal)
-    assert isinstance(session, dk.RevealingSession)
-    assert isinstance(session.revealed, dk.Revealed)
-    assert not isinstance(hf.start(prompt, rows_per_prompt=1, capacity=9)[0], dk.RevealingSession)
+    assert isinstance(hf, dk.ModelWithOutputs)
+    outputs_spec = dk.ModelOutputsSpec(hidden=True)
+    session, _ = hf.start_with_outputs(prompt, rows_per_prompt=1, capacity=9, outputs_spec=outputs_spec)
+    assert isinstance(session, dk.SessionWithOutputs)
+    assert isinstance(session.model_outputs, dk.ModelOutputs)
+    assert not isinstance(hf.start(prompt, rows_per_prompt=1, capacity=9)[0], dk.SessionWithOutputs)
 
 
 def test_a_model_that_trains_after_can_be_trained() -> None:
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**SIZES, **LLAMA))
-    prompt, reveal = dk.Prompt.from_ids(TEXTS), dk.Reveal(hidden=True, layers=(1,), attention=True)
-    session, logits = dk.HFModel(model).start_revealing(prompt, rows_per_prompt=1, capacity=9, reveal=reveal)
-    assert not any(part.is_inference() for part in (*session.revealed, logits) if part is not None)
+    prompt, outputs_spec = (
+        dk.Prompt.from_ids(TEXTS),
+        dk.ModelOutputsSpec(hidden=True, layers=(1,), attention=True),
+    )
+    session, logits = dk.HFModel(model).start_with_outputs(
+        prompt, rows_per_prompt=1, capacity=9, outputs_spec=outputs_spec
+    )
+    assert not any(part.is_inference() for part in (*session.model_outputs, logits) if part is not None)
     model(prompt.tokens).logits.sum().backward()
 
 
@@ -199,29 +211,31 @@ def test_a_model_that_trains_after_can_be_trained() -> None:
 )
 def test_a_recurrent_model_shows_its_states_and_has_no_attention(model: Any) -> None:  # noqa: ANN401
     hf, prompt = dk.HFModel(model.eval()), dk.Prompt.from_ids([[3, 4, 5]])
-    reveal = dk.Reveal(hidden=True, layers=(1,))
-    session, _ = hf.start_revealing(prompt, rows_per_prompt=1, capacity=5, reveal=reveal)
+    outputs_spec = dk.ModelOutputsSpec(hidden=True, layers=(1,))
+    session, _ = hf.start_with_outputs(prompt, rows_per_prompt=1, capacity=5, outputs_spec=outputs_spec)
     session.advance(torch.tensor([6]), None)
     states = model(torch.tensor([[3, 4, 5, 6]]), output_hidden_states=True, use_cache=False).hidden_states
-    assert session.revealed.hidden is not None
-    torch.testing.assert_close(session.revealed.hidden, states[-1][:, -1].detach())
+    assert session.model_outputs.hidden is not None
+    torch.testing.assert_close(session.model_outputs.hidden, states[-1][:, -1].detach())
     with pytest.raises(dk.ModelError, match="Recurrent models have none"):
-        hf.start_revealing(prompt, rows_per_prompt=1, capacity=5, reveal=dk.Reveal(attention=True))
+        hf.start_with_outputs(
+            prompt, rows_per_prompt=1, capacity=5, outputs_spec=dk.ModelOutputsSpec(attention=True)
+        )
 
 
 def test_a_model_that_cannot_change_to_eager_attention_is_refused_until_it_is_loaded_so() -> None:
     config = FalconConfig(**SIZES, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
-    prompt, reveal = dk.Prompt.from_ids(TEXTS), dk.Reveal(attention=True)
+    prompt, outputs_spec = dk.Prompt.from_ids(TEXTS), dk.ModelOutputsSpec(attention=True)
     for kind in ("sdpa", "eager"):
         model = FalconForCausalLM._from_config(config, attn_implementation=kind).eval()
-        start = dk.HFModel(model).start_revealing
+        start = dk.HFModel(model).start_with_outputs
         if kind == "sdpa":
             with pytest.raises(dk.ModelError, match="loaded with attn_implementation='eager'"):
-                start(prompt, rows_per_prompt=2, capacity=9, reveal=reveal)
+                start(prompt, rows_per_prompt=2, capacity=9, outputs_spec=outputs_spec)
         else:
-            session, _ = start(prompt, rows_per_prompt=2, capacity=9, reveal=reveal)
-            assert session.revealed.attention is not None
-            close(session.revealed.attention.sum(-1), torch.ones(6))
+            session, _ = start(prompt, rows_per_prompt=2, capacity=9, outputs_spec=outputs_spec)
+            assert session.model_outputs.attention is not None
+            close(session.model_outputs.attention.sum(-1), torch.ones(6))
 
 
 # (layers, tied) -> low and high, by the rule of DoLa in transformers 4.55
@@ -245,21 +259,23 @@ def test_low_and_high_layers_are_every_second_of_a_half(layers: int, is_tied: bo
     with torch.device("meta"):
         model = GPT2LMHeadModel(config)
     low, high = LAYER_SETS[layers, is_tied]
-    assert tuple(low) == chosen_layers(model, dk.Reveal(layers="low"))
-    assert tuple(high) == chosen_layers(model, dk.Reveal(layers="high"))
-    assert chosen_layers(model, dk.Reveal(layers=(layers, 0))) == (layers, 0)
+    assert tuple(low) == chosen_layers(model, dk.ModelOutputsSpec(layers="low"))
+    assert tuple(high) == chosen_layers(model, dk.ModelOutputsSpec(layers="high"))
+    assert chosen_layers(model, dk.ModelOutputsSpec(layers=(layers, 0))) == (layers, 0)
     with pytest.raises(dk.ModelError, match=f"at most {layers}, which GPT2LMHeadModel has, got"):
-        chosen_layers(model, dk.Reveal(layers=(0, layers + 1)))
+        chosen_layers(model, dk.ModelOutputsSpec(layers=(0, layers + 1)))
 
 
 def test_early_layers_of_an_encoder_decoder_are_refused() -> None:
     hf = dk.HFModel(single("bart"))
     prompt = dk.Prompt.of(TEXTS, hf.vocabulary)
     with pytest.raises(dk.ModelError, match="is an encoder-decoder"):
-        hf.start_revealing(prompt, rows_per_prompt=1, capacity=5, reveal=dk.Reveal(layers="low"))
+        hf.start_with_outputs(
+            prompt, rows_per_prompt=1, capacity=5, outputs_spec=dk.ModelOutputsSpec(layers="low")
+        )
 
 
 @pytest.mark.parametrize("layers", ["middle", (-1,), (True,), [1], 1, None])
 def test_layers_are_numbers_or_a_half(layers: Any) -> None:  # noqa: ANN401
-    with pytest.raises(ValueError, match="Reveal: layers must be a tuple of integers"):
-        dk.Reveal(layers=layers)
+    with pytest.raises(ValueError, match="ModelOutputsSpec: layers must be a tuple of integers"):
+        dk.ModelOutputsSpec(layers=layers)

@@ -6,12 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decodekit.models.hf.trie_cache.tree_mask import Branches
+from decodekit.models.hf.trie_cache.tree_mask import TreeMask
 
 UNSEEN = torch.finfo(torch.float32).min
 
 
-def seen(branches: Branches) -> list[list[list[int]]]:
+def seen(branches: TreeMask) -> list[list[list[int]]]:
     """For every prompt and beam the slots it sees."""
     return [
         [[slot for slot, bias in enumerate(row) if bias == 0.0] for row in prompt]
@@ -20,7 +20,7 @@ def seen(branches: Branches) -> list[list[list[int]]]:
 
 
 def test_beams_see_their_prompt_their_ancestors_and_themselves() -> None:
-    branches = Branches(torch.tensor([[False, True, True]]), 2, torch.float32)
+    branches = TreeMask(torch.tensor([[False, True, True]]), 2, torch.float32)
     branches.grow()
     assert seen(branches) == [[[1, 2, 3], [1, 2, 4]]]
     branches.follow(torch.tensor([1, 1]))
@@ -36,7 +36,7 @@ def test_beams_see_their_prompt_their_ancestors_and_themselves() -> None:
 
 
 def test_dead_branches_are_garbage_once_they_are_more_than_half() -> None:
-    branches = Branches(torch.ones(1, 2, dtype=torch.bool), 4, torch.float32)
+    branches = TreeMask(torch.ones(1, 2, dtype=torch.bool), 4, torch.float32)
     for step in range(16):
         if step:
             branches.follow(torch.zeros(4, dtype=torch.long))
@@ -52,17 +52,17 @@ def test_dead_branches_are_garbage_once_they_are_more_than_half() -> None:
 
 
 def test_nothing_is_gathered_where_every_branch_lives() -> None:
-    branches = Branches(torch.ones(1, 2, dtype=torch.bool), 4, torch.float32)
+    branches = TreeMask(torch.ones(1, 2, dtype=torch.bool), 4, torch.float32)
     for _ in range(40):
         assert branches.garbage() is None
         branches.grow()
 
 
 def test_the_trees_of_two_runs_stand_side_by_side() -> None:
-    one = Branches(torch.tensor([[False, True, True, True], [False, False, True, True]]), 2, torch.float32)
+    one = TreeMask(torch.tensor([[False, True, True, True], [False, False, True, True]]), 2, torch.float32)
     one.grow()
     one.keep(torch.tensor([1]))
-    other = Branches(torch.ones(1, 1, dtype=torch.bool), 2, torch.float32)
+    other = TreeMask(torch.ones(1, 1, dtype=torch.bool), 2, torch.float32)
     # Two columns of padding go: nobody sees them. The shorter prompt gets one, and two slots it does not see.
     assert one.join(other) == (-2, 1)
     assert (one.batch, one.length, one.slots) == (2, 2, 4)
@@ -94,7 +94,7 @@ def test_the_mask_is_that_of_the_ancestors_through_any_moves(
     length = chance.randint(1, 4)
     padding = [chance.randrange(length) for _ in range(batch)]
     mask = torch.tensor([[column >= pad for column in range(length)] for pad in padding])
-    branches = Branches(mask, beams, torch.float32)
+    branches = TreeMask(mask, beams, torch.float32)
     # Every slot is named by (step, beam); the prompt's by (-1, column).
     names = [[(-1, column) for column in range(length)] for _ in range(batch)]
     ancestors = [[[(-1, c) for c in range(padding[b], length)] for _ in range(beams)] for b in range(batch)]
