@@ -36,7 +36,7 @@ MAY_IMPORT = {
 def folder_of(path: str) -> str:
     """The folder of the table that a file stands in; its own name for a loose file."""
     folder = max((name for name in MAY_IMPORT if path.startswith(f"{name}/")), key=len, default="")
-    return folder or path.split("/")[0].removesuffix(".py")
+    return folder or path.split("/", maxsplit=1)[0].removesuffix(".py")
 
 
 def imported(path: Path) -> set[str]:

@@ -18,8 +18,8 @@ def chi_square(tokens: torch.Tensor) -> float:
     """How far 2-token samples after token 0 are from the model's distribution."""
     probs = MODEL.log_probs.exp()
     expected = (probs[0][:, None] * probs).flatten() * len(tokens)
-    model_scores = torch.bincount(tokens[:, 0] * 3 + tokens[:, 1], minlength=9)
-    return float(((model_scores - expected) ** 2 / expected).sum())
+    observed = torch.bincount(tokens[:, 0] * 3 + tokens[:, 1], minlength=9)
+    return float(((observed - expected) ** 2 / expected).sum())
 
 
 @pytest.mark.parametrize(

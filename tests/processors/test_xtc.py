@@ -46,8 +46,8 @@ def chi_squared(patterns: torch.Tensor, probability: float) -> float:
         expected = float(len(patterns))
         for heads in pattern:
             expected *= probability if heads else 1 - probability
-        model_scores = (patterns == torch.tensor(pattern)).all(1).sum().item()
-        statistic += (model_scores - expected) ** 2 / expected
+        observed = (patterns == torch.tensor(pattern)).all(1).sum().item()
+        statistic += (observed - expected) ** 2 / expected
     return statistic
 
 

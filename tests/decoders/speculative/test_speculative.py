@@ -169,9 +169,9 @@ def chi_square(draft: dk.Draft, chain: list[dk.LogitsProcessor], **source: Any) 
     samples = 500
     decoder = dk.Speculative(draft, tokens=2, sample=True, num_samples=samples, **source)
     tokens = dk.decode(ENUMERABLE, [[0, 1, 0]], decoder, chain, max_new_tokens=3).tokens[0]
-    model_scores = torch.bincount((tokens * torch.tensor([9, 3, 1])).sum(-1), minlength=27)
+    observed = torch.bincount((tokens * torch.tensor([9, 3, 1])).sum(-1), minlength=27)
     expected = samples * torch.tensor([chance(text, chain) for text in itertools.product(range(3), repeat=3)])
-    return float(((model_scores - expected) ** 2 / expected).sum())
+    return float(((observed - expected) ** 2 / expected).sum())
 
 
 def chance(text: tuple[int, ...], chain: list[dk.LogitsProcessor]) -> float:
