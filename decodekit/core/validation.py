@@ -45,3 +45,9 @@ def read_ids(who: str, ids: int | Iterable[int]) -> tuple[int, ...]:
         if not is_count(token, 0):
             raise ValueError(f"{who}: token ids must be integers of at least 0, got {token!r}.")
     return read
+
+
+def set_fields(instance: object, **values: object) -> None:
+    """Set fields of a frozen dataclass, in its `__post_init__`."""
+    for name, value in values.items():
+        object.__setattr__(instance, name, value)
