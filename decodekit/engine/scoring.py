@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from jaxtyping import Bool, Float32, Int64
@@ -196,9 +196,9 @@ def _ids(
         continuation = vocabulary.continuation_ids(prompt_text, prompt_ids, continuation)
     ids = continuation.tolist() if isinstance(continuation, Tensor) else continuation
     if not isinstance(ids, Sequence):
-        ids = (None,)  # refused below, like any id that is none
+        ids = (None,)  # refused below, as any other object is
     for token in ids:
-        if not _is_ids([token]) or token < 0 or token >= (vocabulary.size or token + 1):
+        if not _is_id(token) or token < 0 or token >= (vocabulary.size or token + 1):
             raise DecodekitError(
                 f"score: continuations must be strings or ids in [0, {vocabulary.size or 'vocabulary'}), got "
                 f"{continuation!r:.80}."
@@ -207,5 +207,9 @@ def _ids(
 
 
 def _is_ids(given: Sequence[object]) -> bool:
-    """True for a sequence of integers of any kind."""
-    return all(isinstance(item, Integral) and not isinstance(item, bool) for item in given)
+    return all(map(_is_id, given))
+
+
+def _is_id(item: object) -> TypeGuard[int]:
+    """True for an integer of any kind, such as that of numpy."""
+    return isinstance(item, Integral) and not isinstance(item, bool)
