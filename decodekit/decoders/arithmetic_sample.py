@@ -7,12 +7,13 @@ from typing import NamedTuple, final
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit import rng
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.result import Decoded
-from decodekit.core.validation import is_count
+from decodekit.core.validation import is_count, set_fields
 from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.prompt_seeds import own_seeds, read_seeds
 from decodekit.decoders.rows import RowState
@@ -42,40 +43,40 @@ class ArithmeticState(NamedTuple):
 
     @property
     def history(self) -> History:
-        """What every row has said."""
+        """Tokens of every row."""
         return self.rows.history
 
     @property
     def done(self) -> Bool[Tensor, ""]:
-        """Every row is finished, or one is stuck."""
+        """True if every row is finished, or one has every token banned."""
         return self.rows.done
 
 
 @final
 @dataclass(frozen=True)
 class ArithmeticSample(Decoder[ArithmeticState]):
-    r"""Draws samples that are spread evenly over the distribution, each of them a fair one.
+    r"""Draws samples that are spread evenly over the distribution, each of them unbiased.
 
-    Every text owns an interval of [0, 1) as long as it is probable, and the samples of a prompt are the texts
-    at the codes $c_i = (i / N + u) \bmod 1$, with one $u$ uniform in [0, 1). At every step a row says the
-    token in whose part of the cumulative distribution (in the order of the vocabulary) its code lies, and
-    goes on with where in that part it lies: $c \leftarrow (c - F(v - 1)) / P(v)$.
+    Every sequence owns an interval of [0, 1) as long as it is probable, and the samples of a prompt are the
+    sequences at the codes $c_i = (i / N + u) \bmod 1$, with one $u$ uniform in [0, 1). At every step a row
+    emits the token $v$ with the interval of the cumulative distribution $F$ (in the order of the vocabulary)
+    that contains its code, and goes on with its position in there: $c \leftarrow (c - F(v - 1)) / P(v)$.
 
-    Each code is uniform, so each sample is distributed as what the processors leave, and averages over
-    samples are unbiased; they vary less than those of `Sample`. For codes are 1 / N apart: of texts that
-    begin alike and have probability p together, $\lfloor N p \rfloor$ or $\lceil N p \rceil$ are drawn. Rows
-    need nothing of each other.
+    Each code is uniform, so each sample follows the distribution that the processors leave, and averages over
+    samples are unbiased. They vary less than those of `Sample`, since codes are 1 / N apart: of sequences
+    with a common prefix of probability p, $\lfloor N p \rfloor$ or $\lceil N p \rceil$ are drawn. Rows are
+    computed independently.
 
-    Once a text is less probable than $1 / N$, its interval holds no other code, and where the row's own lies
-    in it says nothing more about other samples: from there on a new number, drawn for the row and the step,
-    takes its place. So long texts are distributed as short ones are, and rounding is never stretched by more
-    than $N$: the digits of a code that is followed to the end are soon those of the rounding.
+    Once a sequence is less probable than $1 / N$, its interval holds no other code, and the position of the
+    code no longer matters for other samples: from there on a new number, drawn for the row and the step,
+    takes its place. So rounding errors are never amplified by more than $N$; the digits of a code that is
+    followed to the end would soon be those of the rounding.
 
     Args:
         num_samples: Samples of each prompt, at least 1. The prompt is computed once.
         generator: The stream that a seed for each prompt is drawn from; None is torch's global one.
-        seeds: One integer a prompt, instead of a generator: then a prompt's samples are the same whoever else
-            is in the batch.
+        seeds: One integer per prompt, instead of a generator: then the samples of a prompt do not depend on
+            the rest of the batch.
 
     Raises:
         ValueError: If `num_samples` is not an integer of at least 1, if both `generator` and `seeds` are
@@ -109,16 +110,15 @@ class ArithmeticSample(Decoder[ArithmeticState]):
                 f"ArithmeticSample: num_samples must be an integer of at least 1, got {self.num_samples!r}."
             )
         seeds = read_seeds("ArithmeticSample", self.generator, self.seeds)
-        object.__setattr__(self, "num_samples", int(self.num_samples))  # the way to set frozen fields
-        object.__setattr__(self, "seeds", seeds)
+        set_fields(self, num_samples=int(self.num_samples), seeds=seeds)
 
     @property
+    @override
     def rows_per_prompt(self) -> int:
-        """A row a sample."""
         return self.num_samples
 
     def init(self, history: History, limits: Limits) -> ArithmeticState:
-        """The lattice of every prompt, moved by a number of its own."""
+        """The lattice of codes of every prompt, shifted by a random number."""
         device, batch = history.tokens.device, len(history.tokens) // self.num_samples
         seeds = own_seeds("ArithmeticSample", self.generator, self.seeds, history)
         seeds = seeds.repeat_interleave(self.num_samples)
@@ -131,7 +131,7 @@ class ArithmeticSample(Decoder[ArithmeticState]):
     def step(
         self, scores: Float32[Tensor, "rows vocab"], state: ArithmeticState
     ) -> tuple[ArithmeticState, Selection]:
-        """One digit of every row's code."""
+        """One digit of the code of every row."""
         tokens, codes, widths = look_up(scores.double().softmax(-1), state.codes)
         widths = state.widths * widths
         fresh = rng.uniform(state.seeds, state.streams, state.rows.step)
@@ -139,23 +139,23 @@ class ArithmeticSample(Decoder[ArithmeticState]):
         codes = follow(codes, widths * self.num_samples, fresh)
         return state._replace(rows=rows, codes=codes, widths=widths), selection
 
+    @override
     def stable_prefix(self, state: ArithmeticState) -> list[list[list[int]]]:
-        """All that was said."""
         return state.rows.stable_prefix(hypotheses=self.num_samples)
 
+    @override
     def finished(self, state: ArithmeticState) -> Bool[Tensor, " batch"]:
-        """Prompts whose rows are all finished."""
         return state.rows.finished
 
     def finalize(self, state: ArithmeticState) -> Decoded:
-        """`num_samples` hypotheses a prompt, in the order of their codes on the circle."""
+        """`num_samples` hypotheses per prompt, in the order of their codes on the circle."""
         return state.rows.decoded(hypotheses=self.num_samples)
 
 
 def look_up(
     probs: Float64[Tensor, "rows vocab"], codes: Float64[Tensor, " rows"]
 ) -> tuple[Int64[Tensor, " rows"], Float64[Tensor, " rows"], Float64[Tensor, " rows"]]:
-    """The token in whose part of the distribution each code lies, where in it, and how wide it is.
+    """The token with the interval that contains each code, the position in it, and its width.
 
     Args:
         probs: Probabilities, which sum to 1.
@@ -166,7 +166,7 @@ def look_up(
         >>> [part.item() for part in look_up(probs, codes)]
         [2, 0.5, 0.5]
     """
-    # Tokens of probability 0 end at 0, where no code is, even where a parallel sum is off by a digit.
+    # Tokens of probability 0 end at 0, below all codes, even if a parallel sum is off by a digit.
     ends = torch.where(probs > 0, probs.cumsum(-1), 0.0)
     # A code is at most 1 - 2**-52, so it stays below the total.
     codes = codes * ends.amax(-1)
@@ -178,13 +178,14 @@ def look_up(
 def follow(
     codes: Float64[Tensor, " rows"], share: Float64[Tensor, " rows"], fresh: Float[Tensor, " rows"]
 ) -> Float64[Tensor, " rows"]:
-    """The codes, or new ones where no other sample can begin with the same text.
+    """The codes, or new ones where no other sample can have the same prefix.
 
-    That is asked of the text alone, and not of the other samples: only then is a new code as good.
+    The condition depends on the sequence alone and not on the other samples: only then is a new code
+    unbiased.
 
     Args:
-        codes: Where in its text's interval each code lies.
-        share: How many codes of the lattice such an interval holds, in the mean.
+        codes: Position of each code in the interval of its sequence.
+        share: Mean number of codes of the lattice in such an interval.
         fresh: Uniform in [0, 1).
     """
     return torch.where(share < 1, fresh.double(), codes).clamp(min=0.0, max=1 - GRID)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar, final
 import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.limits import LENGTH, Limits
@@ -26,8 +27,8 @@ class BranchState(NamedTuple):
     """Rows that begin with different tokens.
 
     Attributes:
-        rows: What they say.
-        margins: By how much the likeliest token was likelier than the next, at every step.
+        rows: The hypotheses.
+        margins: The probability of the likeliest token less that of the next, at every step.
         exists: False for a row whose first token does not exist, or was banned.
         model_scores: The model's scores of the current step; None between steps.
     """
@@ -39,19 +40,19 @@ class BranchState(NamedTuple):
 
     @property
     def history(self) -> History:
-        """What every row has said."""
+        """Tokens of every row."""
         return self.rows.history
 
     @property
     def done(self) -> Bool[Tensor, ""]:
-        """Every row is finished, or one is stuck."""
+        """True if every row is finished, or one has every token banned."""
         return self.rows.done
 
 
 class CoTAnswer(NamedTuple):
-    """What a hypothesis answers, and how sure the model is of it."""
+    """The answer of a hypothesis, and the model's confidence in it."""
 
-    said: str | tuple[int, ...] | None
+    content: str | tuple[int, ...] | None
     confidence: float
 
 
@@ -60,9 +61,9 @@ class CoTAnswers:
     """The answers of chain-of-thought decoding, in the order of the hypotheses: `Decoded.report`.
 
     Attributes:
-        answers: What each hypothesis answers, as text or ids; None: nothing.
-        confidence: The mean margin of each answer's tokens; minus infinity where there is no answer.
-        total: The same, summed over the hypotheses of the prompt that give this answer.
+        answers: The answer of each hypothesis, as text or ids; None if there is none.
+        confidence: The mean margin of the tokens of each answer; minus infinity without an answer.
+        total: The confidence summed over the hypotheses of the prompt that give this answer.
     """
 
     answers: list[list[str | tuple[int, ...] | None]]
@@ -73,18 +74,18 @@ class CoTAnswers:
 @final
 @dataclass(frozen=True)
 class CoTDecoding(Decoder[BranchState, CoTAnswers]):
-    r"""Branches on the first token, continues greedily, and ranks by how sure the model is of its answer.
+    r"""Branches on the first token, continues greedily, and ranks by the confidence in the answer.
 
-    Of `branches` hypotheses number $k$ begins with the $k$-th likeliest token. The confidence of one is
+    Hypothesis $k$ of `branches` begins with the $k$-th likeliest token. Its confidence is
     $\frac{1}{|A|} \sum_{t \in A} P(y^1_t) - P(y^2_t)$, the margin between the two likeliest tokens, over the
-    tokens $A$ of its answer; probabilities are those after the processors.
+    tokens $A$ of its answer. Probabilities are taken after the processors.
 
     Args:
         branches: First tokens, at least 1. Usual value: 10.
-        answer: Where the answer is: from a hypothesis's text to the first and one past the last of the
-            answer's characters, or None if there is none. By default all of it is the answer.
+        answer: A function from the text of a hypothesis to the span of its answer, the first character and
+            one past the last, or None if there is none. By default the whole text is the answer.
         ids: Gives `answer` token ids instead of text, and takes token positions from it.
-        aggregate: Ranks by the confidence summed over all hypotheses that give the same answer.
+        aggregate: True ranks by the confidence summed over all hypotheses that give the same answer.
 
     Raises:
         ValueError: If `branches` is not an integer of at least 1, or `ids` or `aggregate` not a boolean.
@@ -126,48 +127,48 @@ class CoTDecoding(Decoder[BranchState, CoTAnswers]):
             )
 
     @property
+    @override
     def rows_per_prompt(self) -> int:
-        """A row a branch."""
         return self.branches
 
+    @override
     def init(self, history: History, limits: Limits) -> BranchState:
-        """Nothing said yet."""
         rows = RowState.start(history, limits)
         return BranchState(rows, torch.zeros_like(rows.token_log_probs), torch.ones_like(rows.all_banned))
 
     def step(
         self, scores: Float32[Tensor, "rows vocab"], state: BranchState
     ) -> tuple[BranchState, Selection]:
-        """The branch's own token at first, then the argmax."""
+        """The token of the branch at first, then the argmax."""
         rows, is_first = state.rows, state.rows.step == 0
         likeliest = scores.topk(min(max(self.branches, 2), scores.shape[-1]))
         branch = torch.arange(len(scores), device=scores.device) % self.branches
         place = torch.where(is_first, branch, 0).clamp(max=likeliest.values.shape[1] - 1)[:, None]
-        worth = likeliest.values.gather(1, place)[:, 0]
-        missing = (branch >= scores.shape[-1]) | ((worth == -torch.inf) & (branch > 0))
+        value = likeliest.values.gather(1, place)[:, 0]
+        missing = (branch >= scores.shape[-1]) | ((value == -torch.inf) & (branch > 0))
         exists = state.exists & ~(is_first & missing)
-        # What does not exist is over before it begins.
+        # A branch that does not exist is finished before it begins.
         rows = rows._replace(
             model_scores=state.model_scores, finish_code=torch.where(exists, rows.finish_code, LENGTH)
         )
-        speaks = rows.finish_code == 0
+        emits = rows.finish_code == 0
         probs = likeliest.values.sub(scores.logsumexp(-1, keepdim=True)).exp()
         margin = probs[:, 0] - (probs[:, 1] if probs.shape[1] > 1 else 0.0)
-        margins = write_column(state.margins, rows.step, margin, speaks)
+        margins = write_column(state.margins, rows.step, margin, emits)
         rows, selection = rows.emit(likeliest.indices.gather(1, place)[:, 0], scores)
         return BranchState(rows, margins, exists), selection
 
+    @override
     def finished(self, state: BranchState) -> Bool[Tensor, " batch"]:
-        """Prompts whose branches are all finished."""
         return state.rows.finished
 
     def finalize(self, state: BranchState) -> Decoded[CoTAnswers]:
-        """The hypotheses by the confidence of their answers, the surest first."""
+        """The hypotheses by the confidence of their answers, the highest first."""
         exists = state.exists.view(-1, self.branches)
         decoded = replace(state.rows.decoded(hypotheses=self.branches), valid=exists)
         answers = [self._answers(prompt, decoded, state) for prompt in range(len(exists))]
         totals = [[_total(answer, several) for answer in several] for several in answers]
-        order = []  # what does not exist comes last; of one answer the surest first
+        order = []  # missing hypotheses come last
         for there, several, total in zip(exists.tolist(), answers, totals, strict=True):
             keys = [
                 (not is_there, -summed if self.aggregate else 0.0, -answer.confidence)
@@ -179,7 +180,7 @@ class CoTDecoding(Decoder[BranchState, CoTAnswers]):
             return [[row[place] for place in places] for row, places in zip(rows, order, strict=True)]
 
         report = CoTAnswers(
-            answers=arranged([[answer.said for answer in several] for several in answers]),
+            answers=arranged([[answer.content for answer in several] for several in answers]),
             confidence=arranged([[answer.confidence for answer in several] for several in answers]),
             total=arranged(totals),
         )
@@ -188,7 +189,7 @@ class CoTDecoding(Decoder[BranchState, CoTAnswers]):
         return replace(decoded, score=score).with_report(report)
 
     def _answers(self, prompt: int, decoded: Decoded, state: BranchState) -> list[CoTAnswer]:
-        """What the hypotheses of a prompt answer."""
+        """The answers of the hypotheses of a prompt."""
         limits, first = state.rows.limits, prompt * self.branches
         columns = state.history.valid[first, : limits.prompt_length]
         before = state.history.tokens[first, : limits.prompt_length][columns].tolist()
@@ -224,19 +225,18 @@ class CoTDecoding(Decoder[BranchState, CoTAnswers]):
 
 
 def _total(answer: CoTAnswer, several: list[CoTAnswer]) -> float:
-    """The confidence of all that answer the same."""
-    if answer.said is None:
+    """The confidence summed over hypotheses with the same answer."""
+    if answer.content is None:
         return -math.inf
-    return sum(other.confidence for other in several if other.said == answer.said)
+    return sum(other.confidence for other in several if other.content == answer.content)
 
 
 def _checked(span: object, length: int) -> Span:
-    """The span, if it is one of at least a character or token of the hypothesis."""
+    """The span, if it holds at least one character or token of the hypothesis."""
     if isinstance(span, tuple) and len(span) == 2 and all(is_count(place, 0) for place in span):  # noqa: PLR2004
         first, last = span
         if first < last <= length:
             return first, last
     raise DecodekitError(
-        f"CoTDecoding: answer must return where the answer begins and ends, within {length}, or None, "
-        f"got {span!r:.80}."
+        f"CoTDecoding: answer must return the span of the answer, within {length}, or None, got {span!r:.80}."
     )

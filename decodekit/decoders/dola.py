@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, final
 import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
@@ -27,13 +28,13 @@ class DoLaState(NamedTuple):
 
     @property
     def history(self) -> History:
-        """What every row has said."""
+        """Tokens of every row."""
         history: History = self.inner.history
         return history
 
     @property
     def done(self) -> Bool[Tensor, ""]:
-        """Whether the inner decoder is done."""
+        """True if the inner decoder is done."""
         done: Bool[Tensor, ""] = self.inner.done
         return done
 
@@ -41,16 +42,16 @@ class DoLaState(NamedTuple):
 @final
 @dataclass(frozen=True)
 class DoLa(AdjustingDecoder[DoLaState, Any]):
-    r"""Prefers what the last layer finds more likely than an early layer does, under any decoder.
+    r"""Prefers tokens that the last layer finds more likely than an early layer does, under any decoder.
 
     Scores are $\log P(v) - \log P_j(v)$ for tokens with $P(v) \ge r \cdot \max_u P(u)$, and minus infinity
-    for the others, where $P_j$ is what the head makes of the states of layer $j$: on every row and in every
-    step, that of the given layers whose distribution is furthest from the last layer's. The processors come
-    after. What is reported are the model's own log-probabilities.
+    for all other tokens, where $P_j$ is the distribution of the head over the states of layer $j$: on every
+    row and in every step, the given layer with the distribution furthest from the last layer's. The
+    processors come after. The reported log-probabilities are the model's own.
 
     Args:
-        inner: What decides by these scores: `Greedy()`, `Sample(...)` or any other decoder that goes step by
-            step. A beam search sees them normalised.
+        inner: The decoder that chooses by these scores: `Greedy()`, `Sample(...)` or any other that goes step
+            by step. A beam search sees them normalised.
         layers: The early layers: their numbers, 0 for the embeddings; or every second one of the lower or
             upper half, as `ModelOutputsSpec` counts them. The authors take high ones for short answers, and
             low ones for long answers.
@@ -104,22 +105,22 @@ class DoLa(AdjustingDecoder[DoLaState, Any]):
         set_fields(self, delay=self.inner.delay)
 
     @property
+    @override
     def rows_per_prompt(self) -> int:
-        """The inner decoder's."""
         return self.inner.rows_per_prompt
 
     @property
+    @override
     def outputs_spec(self) -> ModelOutputsSpec:
-        """The early layers, and what the inner decoder looks at."""
         layers: Any = self.layers
         return ModelOutputsSpec(layers=layers) | self.inner.outputs_spec
 
+    @override
     def init(self, history: History, limits: Limits) -> DoLaState:
-        """The inner decoder's beginning."""
         return DoLaState(self.inner.init(history, limits))
 
+    @override
     def on_model_outputs(self, model_outputs: ModelOutputs, state: DoLaState) -> DoLaState:
-        """Keeps what the early layers would say next."""
         inner = (
             self.inner.on_model_outputs(model_outputs, state.inner)
             if self.inner.outputs_spec
@@ -127,14 +128,14 @@ class DoLa(AdjustingDecoder[DoLaState, Any]):
         )
         return DoLaState(inner, model_outputs.layer_logits)
 
+    @override
     def prepare(self, logits: Float32[Tensor, "rows vocab"]) -> Float32[Tensor, "rows vocab"]:
-        """What the inner decoder would see."""
         return self.inner.prepare(logits)
 
     def adjust(
         self, scores: Float32[Tensor, "rows vocab"], state: DoLaState
     ) -> Float32[Tensor, "rows vocab"]:
-        """How much likelier the last layer finds each token than an early one."""
+        """The difference of the log-probabilities of the last layer and of the furthest early layer."""
         if state.layer_logits is None:
             return self._adjust_inner(scores, state)
         last, early = scores.log_softmax(-1), state.layer_logits.log_softmax(-1)
@@ -152,29 +153,29 @@ class DoLa(AdjustingDecoder[DoLaState, Any]):
             return self.inner.adjust(scores, state.inner._replace(model_scores=state.model_scores))
         return scores
 
+    @override
     def step(self, scores: Float32[Tensor, "rows vocab"], state: DoLaState) -> tuple[DoLaState, Selection]:
-        """The inner decoder's step."""
         inner = state.inner._replace(model_scores=state.model_scores)
         inner, selection = self.inner.step(scores, inner)
         return DoLaState(inner), selection
 
+    @override
     def stable_prefix(self, state: DoLaState) -> list[list[list[int]]]:
-        """What the inner decoder has settled."""
         return self.inner.stable_prefix(state.inner)
 
+    @override
     def finished(self, state: DoLaState) -> Bool[Tensor, " batch"] | None:
-        """What the inner decoder says."""
         return self.inner.finished(state.inner)
 
+    @override
     def finalize(self, state: DoLaState) -> Decoded:
-        """The inner decoder's result."""
         return self.inner.finalize(state.inner)
 
 
 def _distance(
     last: Float32[Tensor, "rows 1 vocab"], early: Float32[Tensor, "rows layers vocab"]
 ) -> Float32[Tensor, "rows layers"]:
-    """How far each layer's distribution is from the last one's; all given as log-probabilities."""
+    """The distance of the distribution of each layer from the last one's, given log-probabilities."""
     mean = (last.exp() + early.exp()) / 2
     log_mean = mean.log()
     surprise = mean * (log_mean - last) + mean * (log_mean - early)

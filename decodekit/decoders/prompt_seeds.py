@@ -1,4 +1,4 @@
-"""One seed a prompt, whoever gives them: then all that follows is a function of seeds."""
+"""Seeds per prompt, given by the caller or drawn from a generator."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from decodekit.errors import DecodekitError
 def read_seeds(
     who: str, generator: torch.Generator | None, seeds: Sequence[int] | Tensor | None
 ) -> tuple[int, ...] | None:
-    """Seeds as they are kept. Raises unless they and the generator are what they must be, and one is None."""
+    """The seeds as a tuple. Raises unless seeds and generator are valid, and one of them is None."""
     if not isinstance(generator, torch.Generator | None):
         raise ValueError(  # noqa: TRY004 - as every argument out of range
             f"{who}: generator must be a torch.Generator, got {generator!r:.80}."
@@ -29,7 +29,7 @@ def read_seeds(
     numbers = plain(seeds)
     if isinstance(numbers, str) or not isinstance(numbers, Sequence):
         raise ValueError(  # noqa: TRY004 - likewise
-            f"{who}: seeds must be one integer a prompt, got {seeds!r:.80}."
+            f"{who}: seeds must be one integer per prompt, got {seeds!r:.80}."
         )
     for seed in numbers:
         if type(seed) is not int or not -(2**63) <= seed < 2**63:
@@ -40,13 +40,13 @@ def read_seeds(
 def prompt_seeds(
     who: str, generator: torch.Generator | None, seeds: tuple[int, ...] | None, batch: int
 ) -> Int64[Tensor, " batch"]:
-    """The seeds that were given, or as many drawn from the generator; on the host, or where it is.
+    """The given seeds, or as many drawn from the generator; on the host, or on the generator's device.
 
     Args:
         who: The decoder, for the error.
-        generator: Where seeds come from if there are none; None is torch's global one.
-        seeds: One a prompt, or None.
-        batch: How many prompts there are.
+        generator: The source of seeds if none are given; None is torch's global one.
+        seeds: One per prompt, or None.
+        batch: Number of prompts.
 
     Raises:
         DecodekitError: If there are not as many seeds as prompts.
@@ -56,7 +56,7 @@ def prompt_seeds(
         return torch.empty(batch, dtype=torch.long, device=device).random_(generator=generator)
     if len(seeds) != batch:
         raise DecodekitError(
-            f"{who}: there must be one seed a prompt, got {len(seeds)} seeds for {batch} prompts."
+            f"{who}: there must be one seed per prompt, got {len(seeds)} seeds for {batch} prompts."
         )
     return torch.tensor(seeds, dtype=torch.long, device="cpu")
 
@@ -64,7 +64,7 @@ def prompt_seeds(
 def own_seeds(
     who: str, generator: torch.Generator | None, seeds: Sequence[int] | Tensor | None, history: History
 ) -> Int64[Tensor, " batch"]:
-    """The seeds of the prompts that are here, on their device; `seeds` are those of the whole run, likewise.
+    """The seeds of the prompts that a history covers, on its device; `seeds` are those of the whole run.
 
     Raises:
         DecodekitError: If there are not as many seeds as prompts.

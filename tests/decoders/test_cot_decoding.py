@@ -136,5 +136,5 @@ def test_what_is_no_answer_is_refused() -> None:
         dk.decode(TORN, [[0]], dk.CoTDecoding(2, answer=lambda text: (0, 1)), max_new_tokens=1)  # noqa: ARG005
     for span in ((0, 9), (1, 1), (-1, 1), 3, "no"):
         decoder = dk.CoTDecoding(2, answer=lambda ids: span, ids=True)  # type: ignore[arg-type, return-value]  # noqa: ARG005, B023
-        with pytest.raises(dk.DecodekitError, match="answer must return where the answer begins and ends"):
+        with pytest.raises(dk.DecodekitError, match="answer must return the span of the answer"):
             dk.decode(TORN, [[0]], decoder, max_new_tokens=2)
