@@ -19,10 +19,10 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
+from decodekit.accelerate.free_memory import free_memory
 from decodekit.accelerate.packed_linear.activations import in_one, written_out
 from decodekit.accelerate.packed_linear.layers import Key, LinearLayer, packable
 from decodekit.errors import ModelError
-from decodekit.models.hf.free_memory import memory_left
 
 # Measured by benchmarks/packed_linear.py: at 256 rows the plain product is as fast.
 MOST_ROWS = 64
@@ -140,7 +140,7 @@ class Packing:
             return possible
         worthwhile = [layer for layer in possible if layer.weight.numel() >= LEAST_WEIGHTS]
         new = {key: size for key, size in _sizes(worthwhile).items() if key not in self._packs}
-        return worthwhile if sum(new.values()) <= memory_left() // 2 else []
+        return worthwhile if sum(new.values()) <= free_memory() // 2 else []
 
     def _check(self, possible: list[LinearLayer]) -> None:
         if not _available():

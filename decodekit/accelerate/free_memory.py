@@ -1,10 +1,10 @@
-"""How much memory the machine still has to give."""
+"""Free memory of the machine or its container."""
 
 import os
 from pathlib import Path
 
 _MACHINE = Path("/proc/meminfo")
-# What a container may take, and what it has taken: control groups of version 2, and of version 1.
+# The limit of a container and its usage: control groups of version 2, and of version 1.
 _GROUPS = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
     (
@@ -14,16 +14,17 @@ _GROUPS = (
 )
 
 
-def memory_left() -> int:
-    """Bytes that can be taken without swapping, at least; 0 where the system does not say.
+def free_memory() -> int:
+    """Bytes that can be allocated without swapping, at least; 0 where the system does not report them.
 
-    What the machine counts as available, or what is left of a container's limit where that is less.
+    This is the smaller of the machine's available memory and the rest of the container's limit.
     """
-    return min([_of_machine(), *(left for most, taken in _GROUPS if (left := _of_group(most, taken)) >= 0)])
+    groups = (_of_group(limit, usage) for limit, usage in _GROUPS)
+    return min([_of_machine(), *(free for free in groups if free >= 0)])
 
 
 def _of_machine() -> int:
-    """What Linux counts as available; elsewhere the free pages, which are fewer."""
+    """Available memory on Linux; elsewhere the free pages, which are fewer."""
     try:
         lines = _MACHINE.read_text().splitlines()
     except OSError:
@@ -37,9 +38,9 @@ def _of_machine() -> int:
         return 0
 
 
-def _of_group(most: Path, taken: Path) -> int:
-    """What is left of a limit; -1 where there is none."""
+def _of_group(limit: Path, usage: Path) -> int:
+    """The rest of a control group's limit; -1 if it has none."""
     try:
-        return max(int(most.read_text()) - int(taken.read_text()), 0)
+        return max(int(limit.read_text()) - int(usage.read_text()), 0)
     except (OSError, ValueError):  # no such file, or "max"
         return -1
