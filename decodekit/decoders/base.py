@@ -10,7 +10,7 @@ from torch import Tensor
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.result import Decoded
-from decodekit.models.model_outputs import LOGITS_ONLY, ModelOutputs, ModelOutputsSpec
+from decodekit.models.protocols import LOGITS_ONLY, ModelOutputs, ModelOutputsSpec
 
 
 class Selection(NamedTuple):

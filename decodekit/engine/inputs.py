@@ -7,7 +7,7 @@ from torch import nn
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.errors import DecodekitError
 from decodekit.models.hf.model import HFModel
-from decodekit.models.protocols import DescribedModel, Model
+from decodekit.models.protocols import Model, ModelWithVocabulary
 from decodekit.processors.base import LogitsProcessor
 from decodekit.processors.chain import Chain
 
@@ -39,4 +39,4 @@ def as_processor(processor: LogitsProcessor | Sequence[LogitsProcessor]) -> Logi
 
 def vocabulary_of(model: Model) -> Vocabulary:
     """What the model's ids mean, as far as it knows."""
-    return model.vocabulary if isinstance(model, DescribedModel) else Vocabulary()
+    return model.vocabulary if isinstance(model, ModelWithVocabulary) else Vocabulary()

@@ -14,8 +14,7 @@ from decodekit.decoders.custom_loop import DecodeRequest
 from decodekit.engine.batching.eviction import are_enough
 from decodekit.engine.loop import DecodingRun, start_run
 from decodekit.models.hf.memory_estimate import is_out_of_memory
-from decodekit.models.model_outputs import LOGITS_ONLY
-from decodekit.models.protocols import MergeableSession, Session, ShrinkingSession
+from decodekit.models.protocols import LOGITS_ONLY, MergeableSession, Session, ShrinkingSession
 
 # Each run costs a decoder's and the processors' work at every step, however few prompts it has left. With
 # the model and the skewed lengths of benchmarks/throughput.py, 256 prompts took 488 passes in waves of 64
@@ -74,7 +73,7 @@ class ContinuousBatch(Generic[State]):
         is_alone = self._decoder.outputs_spec != LOGITS_ONLY or self._request.options.capture
         if is_alone or self.failure is not None or len(self._runs) >= MOST_RUNS:
             return False
-        return isinstance(self._session, MergeableSession) and self._session.can_join()
+        return isinstance(self._session, MergeableSession) and self._session.can_merge()
 
     def begin(self, numbers: list[int]) -> None:
         """Starts a run of some prompts. Where the model cannot, nothing has changed."""
@@ -116,7 +115,7 @@ class ContinuousBatch(Generic[State]):
         if self._session is None:
             self._session = self._new
         elif isinstance(self._session, MergeableSession) and isinstance(self._new, MergeableSession):
-            self._session.join(self._new)
+            self._session.merge(self._new)
         self._new = None
 
     def _goes_on(self, run: DecodingRun[State], logits: Float32[Tensor, "rows vocab"]) -> bool:

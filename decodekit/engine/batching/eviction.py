@@ -128,6 +128,6 @@ def can_evict(session: Session, parts: Sequence[object], memory: Memory) -> bool
         parts: What else the run is made of: decoder, processors, criteria.
         memory: What those remember.
     """
-    if not isinstance(session, ShrinkingSession) or not session.shrinks:
+    if not isinstance(session, ShrinkingSession) or not session.can_evict:
         return False
     return whole_part(*parts) is None and can_be_split(memory)

@@ -38,8 +38,7 @@ from decodekit.models.hf.sessions import (
     prefilled,
 )
 from decodekit.models.hf.vocabulary import read_vocabulary
-from decodekit.models.model_outputs import ModelOutputsSpec
-from decodekit.models.protocols import Session, SessionWithOutputs, VerifyingSession
+from decodekit.models.protocols import ModelOutputsSpec, Session, SessionWithOutputs, VerifyingSession
 
 
 class HFModel:
@@ -118,7 +117,7 @@ class HFModel:
         self._cache = cache
         self._options: dict[str, Any] = {"packed": packed, "recorded": recorded, "compiled": compiled}
         self._packing = Packing(self.model, packed)
-        self._shallow: dict[int, HFModel] = {}
+        self._early_exits: dict[int, HFModel] = {}
         accepts = forward_signature(self.model)
         self._cache_name = None if cache == "none" else cache_name(accepts)
         self._capabilities = Capabilities(
@@ -224,16 +223,16 @@ class HFModel:
         self._prepare(prompt, 1, capacity - prompt.tokens.shape[1])
         return self._verification.start(prompt, rows_per_prompt, capacity)
 
-    def shallow(self, layers: int) -> "HFModel":
+    def early_exit(self, layers: int) -> "HFModel":
         """The model made of the first layers, the last normalisation and the head; weights are shared.
 
         Raises:
             ModelError: If the model is an encoder-decoder or cannot be cut, or has no more layers than that.
         """
-        if layers not in self._shallow:  # kept, because what a model can do is asked only once
+        if layers not in self._early_exits:  # kept, because what a model can do is asked only once
             cut = first_layers(self.model, layers)
-            self._shallow[layers] = HFModel(cut, self.tokenizer, cache=self._cache, **self._options)
-        return self._shallow[layers]
+            self._early_exits[layers] = HFModel(cut, self.tokenizer, cache=self._cache, **self._options)
+        return self._early_exits[layers]
 
     @torch.no_grad()
     def score_tokens(
@@ -268,12 +267,12 @@ class HFModel:
             prompt: On the model's device.
             share: As in `ConditionedDecoder`.
         """
-        can_join = self._capabilities.can_join
+        can_merge = self._capabilities.can_merge
         if prompt.source is None:
-            return DecoderOnly(self.model, self._config, self._cache_name, self._packing, can_join)
+            return DecoderOnly(self.model, self._config, self._cache_name, self._packing, can_merge)
         source, states = prompt.source, prompt.states
         return ConditionedDecoder(
-            self.model, source, states, share=share, packing=self._packing, can_join=can_join
+            self.model, source, states, share=share, packing=self._packing, can_merge=can_merge
         )
 
     def _read(self, text: list[int], source: list[int]) -> Float32[Tensor, "length vocab"]:

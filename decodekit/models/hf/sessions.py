@@ -46,10 +46,10 @@ class Forward(Protocol):
 class Joinable(Protocol):
     """A forward pass that serves the prompts of several runs as it serves those of one."""
 
-    def can_join(self) -> bool:
+    def can_merge(self) -> bool:
         """Whether the model goes on right after its cache was joined with another: a numerical test."""
 
-    def join(self, other: Any, batches: tuple[int, int], caches: tuple[Cache, Cache]) -> None:  # noqa: ANN401
+    def merge(self, other: Any, batches: tuple[int, int], caches: tuple[Cache, Cache]) -> None:  # noqa: ANN401
         """Takes in what another forward pass of its kind knows about its prompts.
 
         Args:
@@ -161,7 +161,7 @@ class CachedSession:
         return rows
 
     @property
-    def shrinks(self) -> bool:
+    def can_evict(self) -> bool:
         """Whether prompts can leave; not where the model keeps its state in a way of its own."""
         return self._cache.has_layers
 
@@ -179,15 +179,15 @@ class CachedSession:
             self._model.keep_prompts(prompts, self._batch, self._cache)
         self._batch = len(prompts)
 
-    def can_join(self) -> bool:
+    def can_merge(self) -> bool:
         """Whether another run can be taken in."""
-        return self._cache.is_buffered and isinstance(self._model, Joinable) and self._model.can_join()
+        return self._cache.is_buffered and isinstance(self._model, Joinable) and self._model.can_merge()
 
-    def join(self, other: "CachedSession") -> None:
+    def merge(self, other: "CachedSession") -> None:
         """Goes on with another run's prompts after its own; the newest columns of both are the same."""
         both = (self.standing, other.standing)
         if isinstance(self._model, Joinable):
-            self._model.join(both[1].model, (self._batch, both[1].batch), (self._cache, both[1].cache))
+            self._model.merge(both[1].model, (self._batch, both[1].batch), (self._cache, both[1].cache))
         columns = max(run.seen.shape[1] - run.unseen for run in both)
         left = max(run.left for run in both)
         mine, theirs = shifts = [columns - run.seen.shape[1] for run in both]
@@ -254,7 +254,7 @@ class RecomputingSession:
         return rows
 
     @property
-    def shrinks(self) -> bool:
+    def can_evict(self) -> bool:
         """Prompts can leave."""
         return True
 

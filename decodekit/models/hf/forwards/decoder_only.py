@@ -25,7 +25,7 @@ class DecoderOnly:
         config: Of its text.
         cache_name: What its forward calls its cache; None: it has none.
         packing: Of its linear layers.
-        can_join: Whether its cache can be joined with another.
+        can_merge: Whether its cache can be joined with another.
     """
 
     def __init__(
@@ -34,10 +34,10 @@ class DecoderOnly:
         config: Any,  # noqa: ANN401
         cache_name: str | None,
         packing: Packing,
-        can_join: Callable[[], bool] = lambda: False,
+        can_merge: Callable[[], bool] = lambda: False,
     ) -> None:
         self._model, self._config, self._cache_name, self._packing = model, config, cache_name, packing
-        self._can_join = can_join
+        self._can_merge = can_merge
         self._accepts = forward_signature(model)
         self._compiled: Compiled | None = None
 
@@ -89,11 +89,11 @@ class DecoderOnly:
         """Rows that have ended say the pad id, for which some models warn where there is no mask."""
         return self._config.pad_token_id is not None
 
-    def can_join(self) -> bool:
+    def can_merge(self) -> bool:
         """Whether the model goes on right after its cache was joined with another."""
-        return self._can_join()
+        return self._can_merge()
 
-    def join(self, other: object, batches: tuple[int, int], caches: tuple[Cache, Cache]) -> None:
+    def merge(self, other: object, batches: tuple[int, int], caches: tuple[Cache, Cache]) -> None:
         """Nothing: it knows nothing about its prompts."""
 
     def new_cache(self, *, whole: bool = False) -> Cache:

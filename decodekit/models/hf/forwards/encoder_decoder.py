@@ -37,7 +37,7 @@ class ConditionedDecoder:
         share: False for a model whose cross-attention cannot be fed so: then what was read is repeated
             for every row, once.
         packing: Of the model's linear layers.
-        can_join: Whether its cache can be joined with another.
+        can_merge: Whether its cache can be joined with another.
     """
 
     # The decoder of such a model is never told which of its tokens are padding, unless some are.
@@ -51,9 +51,9 @@ class ConditionedDecoder:
         *,
         share: bool,
         packing: Packing,
-        can_join: Callable[[], bool] = lambda: False,
+        can_merge: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._can_join = can_join
+        self._can_merge = can_merge
         self._model, self._share, self._packing = model, share, packing
         self._accepts = forward_signature(model)
         self._cache_name = cache_name(self._accepts) or "past_key_values"
@@ -124,12 +124,12 @@ class ConditionedDecoder:
         if cache is not None:
             cache.content.cross_attention_cache.reorder_cache(rows)
 
-    def can_join(self) -> bool:
+    def can_merge(self) -> bool:
         """Whether the model goes on right after its cache was joined with another."""
-        return self._can_join()
+        return self._can_merge()
 
     @torch.inference_mode()
-    def join(
+    def merge(
         self, other: "ConditionedDecoder", batches: tuple[int, int], caches: tuple[Cache, Cache]
     ) -> None:
         """Takes in what another one has read."""

@@ -14,7 +14,7 @@ from decodekit.models.hf.forward_lock import lock_of
 from decodekit.models.hf.probes.experiments import WideningSession
 from decodekit.models.hf.row_cache.cache import Cache
 from decodekit.models.hf.sessions import Forward
-from decodekit.models.model_outputs import ModelOutputs, ModelOutputsSpec
+from decodekit.models.protocols import ModelOutputs, ModelOutputsSpec
 
 # In a model of more layers, the low and the high ones are the first and the last 20.
 _DEEP = 40

@@ -122,7 +122,7 @@ class Capabilities:
 
         return self.joins_over(rows)
 
-    def can_join(self) -> bool:
+    def can_merge(self) -> bool:
         """The same, to be asked later."""
         return self.joins
 

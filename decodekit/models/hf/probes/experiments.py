@@ -157,11 +157,11 @@ def joins(begin: Begin, read: ReadAfter, texts: Texts) -> bool:
     first, second, last, _ = texts
     longer, sources = [*second, last], [first, [*second, last, last], second]
     session, logits = begin(first, sources[0])
-    session.join(begin(longer, sources[1])[0])
+    session.merge(begin(longer, sources[1])[0])
     device = logits.device
     tokens = torch.tensor([first[0], second[0], last, first[0]], device=device)
     got = [session.advance(tokens, None)]
-    session.join(begin(second, sources[2])[0])
+    session.merge(begin(second, sources[2])[0])
     moves = [1, 1, 3, 2, 4, 4]
     rows = torch.tensor(moves, device=device)
     got.append(session.advance(torch.full((6,), last, device=device), rows))

@@ -27,7 +27,7 @@ class BranchingForward:
         config: Of the half that says the text.
         depths: What in it counts positions by the cache's length.
         module: The model.
-        can_join: Whether trees of several runs can be joined.
+        can_merge: Returns True if trees of several runs can be merged.
     """
 
     def __init__(
@@ -36,9 +36,9 @@ class BranchingForward:
         config: Any,  # noqa: ANN401
         depths: PositionPatches,
         module: Any,  # noqa: ANN401
-        can_join: Callable[[], bool] = lambda: False,
+        can_merge: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.model, self._module, self.can_join = model, module, can_join
+        self.model, self._module, self.can_merge = model, module, can_merge
         self.dtype: torch.dtype = module.dtype
         self._config, self._depths, self._masks = config, depths, LayerMasks.of(config)
 
@@ -137,7 +137,7 @@ class TrieSession:
         return run if self._record is None else self._record(run)
 
     @property
-    def shrinks(self) -> bool:
+    def can_evict(self) -> bool:
         """Prompts can leave."""
         return True
 
@@ -156,24 +156,24 @@ class TrieSession:
             self._cache.drop(first, self._branches.room)
         self._stand(left)
 
-    def can_join(self) -> bool:
+    def can_merge(self) -> bool:
         """Whether another run can be taken in, now and after it has gone on with one entry a row."""
         rows = self._forward.model
-        if not self._cache.is_buffered or not isinstance(rows, Joinable) or not self._forward.can_join():
+        if not self._cache.is_buffered or not isinstance(rows, Joinable) or not self._forward.can_merge():
             return False
         may_spread = self._may_spread and self._branches.beams > 1
-        return rows.can_join() if self.is_spread or may_spread else True
+        return rows.can_merge() if self.is_spread or may_spread else True
 
-    def join(self, other: "TrieSession") -> None:
+    def merge(self, other: "TrieSession") -> None:
         """Goes on with another run's prompts after its own."""
         if self.is_spread or other.is_spread:
-            self.as_rows().join(other.as_rows())
+            self.as_rows().merge(other.as_rows())
             return
         self._pass = None
         model, cache, branches, theirs = other.standing
         left = max(self._left, theirs)
         if isinstance(self._forward.model, Joinable):
-            self._forward.model.join(model, (self._branches.batch, branches.batch), (self._cache, cache))
+            self._forward.model.merge(model, (self._branches.batch, branches.batch), (self._cache, cache))
         shifts = self._branches.join(branches)
         self._cache.join(cache, shifts, self._branches.slots, self._branches.room)
         # Prompts come and go from now on, and every time a recording would have to be made anew.
