@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from decodekit.accelerate.packed_linear.activations import in_one, written_out
 from decodekit.accelerate.packed_linear.layers import Key, LinearLayer, packable
 from decodekit.errors import ModelError
-from decodekit.models.hf.free_memory import memory_left
+from decodekit.accelerate.free_memory import memory_left
 
 # Measured by benchmarks/packed_linear.py: at 256 rows the plain product is as fast.
 MOST_ROWS = 64

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from decodekit.models.hf.free_memory import memory_left
+from decodekit.accelerate.free_memory import memory_left
 
 # The part of what is left that a batch may take: on a CPU what is too much is not refused but swapped.
 SHARE = {"cuda": 0.8, "cpu": 0.4}

@@ -3,7 +3,6 @@
 import copy
 import pickle
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +16,6 @@ from transformers.pytorch_utils import Conv1D
 import decodekit as dk
 from decodekit.accelerate.packed_linear import packing as packed
 from decodekit.accelerate.packed_linear.packing import LEAST_WEIGHTS, MOST_ROWS, Packing, packing_works
-from decodekit.models.hf import free_memory as memory
 from tests.equivalence.families import build
 
 pytestmark = pytest.mark.skipif(not packing_works(), reason="this torch has no packed linear layers")
@@ -503,33 +501,3 @@ def test_the_tokens_are_those_of_the_plain_model(family: str) -> None:
     # Rounding in float32: logits of the order of 10, of sums in another order.
     torch.testing.assert_close(logits, plain, atol=1e-3, rtol=1e-4)
     assert torch.equal(model.generate(texts, **options), tokens)
-
-
-# Memory that is left.
-
-
-def test_the_memory_that_is_left_is_that_of_the_narrowest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    machine, most, taken = (tmp_path / name for name in ("meminfo", "max", "current"))
-    machine.write_text("MemTotal: 900 kB\nMemFree: 10 kB\nMemAvailable:   500 kB\n")
-    monkeypatch.setattr(memory, "_MACHINE", machine)
-    monkeypatch.setattr(memory, "_GROUPS", ((most, taken),))
-    assert memory.memory_left() == 500 * 1024
-    taken.write_text("100000\n")
-    most.write_text("max\n")
-    assert memory.memory_left() == 500 * 1024
-    most.write_text("300000\n")
-    assert memory.memory_left() == 200000
-    most.write_text("50000\n")
-    assert memory.memory_left() == 0
-
-
-def test_a_system_that_does_not_say_has_no_memory_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(memory, "_MACHINE", tmp_path / "none")
-    monkeypatch.setattr(memory, "_GROUPS", ())
-    assert memory.memory_left() >= 0
-    monkeypatch.delattr(memory.os, "sysconf")
-    assert memory.memory_left() == 0
