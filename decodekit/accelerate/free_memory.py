@@ -1,10 +1,10 @@
-"""Free memory of the machine or its container."""
+"""Free memory of the machine."""
 
 import os
 from pathlib import Path
 
 _MACHINE = Path("/proc/meminfo")
-# The limit of a container and its usage: control groups of version 2, and of version 1.
+# Limit and usage of a container, under control groups of version 2 and of version 1.
 _GROUPS = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
     (
@@ -14,17 +14,17 @@ _GROUPS = (
 )
 
 
-def free_memory() -> int:
-    """Bytes that can be allocated without swapping, at least; 0 where the system does not report them.
+def memory_left() -> int:
+    """Bytes that can be allocated without swapping; 0 if the system does not report them.
 
-    This is the smaller of the machine's available memory and the rest of the container's limit.
+    The smaller of the machine's available memory and the container's limit minus its usage.
     """
-    groups = (_of_group(limit, usage) for limit, usage in _GROUPS)
-    return min([_of_machine(), *(free for free in groups if free >= 0)])
+    in_groups = [_in_group(limit, usage) for limit, usage in _GROUPS]
+    return min([_on_machine(), *(left for left in in_groups if left is not None)])
 
 
-def _of_machine() -> int:
-    """Available memory on Linux; elsewhere the free pages, which are fewer."""
+def _on_machine() -> int:
+    """Available memory as Linux counts it; on other systems the free pages, which are fewer."""
     try:
         lines = _MACHINE.read_text().splitlines()
     except OSError:
@@ -38,9 +38,9 @@ def _of_machine() -> int:
         return 0
 
 
-def _of_group(limit: Path, usage: Path) -> int:
-    """The rest of a control group's limit; -1 if it has none."""
+def _in_group(limit: Path, usage: Path) -> int | None:
+    """Memory left of a control group's limit; None without a limit."""
     try:
         return max(int(limit.read_text()) - int(usage.read_text()), 0)
     except (OSError, ValueError):  # no such file, or "max"
-        return -1
+        return None

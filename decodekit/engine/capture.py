@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32
 from torch import Tensor
 
 from decodekit.accelerate.cuda_graph import record
-from decodekit.accelerate.recording import CannotRecordError
+from decodekit.accelerate.tape import CannotRecordError
 from decodekit.core.batch_independence import parts_of
 from decodekit.core.history import History
 from decodekit.core.prompt import Prompt

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from decodekit.accelerate.free_memory import free_memory
+from decodekit.accelerate.free_memory import memory_left
 
 # The part of what is left that a batch may take: on a CPU what is too much is not refused but swapped.
 SHARE = {"cuda": 0.8, "cpu": 0.4}
@@ -51,7 +51,7 @@ def tokens_that_fit(model: Any, columns: int) -> int:  # noqa: ANN401
         free, _ = torch.cuda.mem_get_info(device)
         left = free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     else:
-        left = free_memory()
+        left = memory_left()
     needs = memory_estimate(model)
     share = SHARE.get(device.type, SHARE["cpu"])
     return max(int(share * left) // (needs.token + needs.row // max(columns, 1)), 1)

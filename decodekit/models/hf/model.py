@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 
-from decodekit.accelerate.packed_linear.packing import Packing
+from decodekit.accelerate.packed_linear import Packing
 from decodekit.core.prompt import Prompt
 from decodekit.core.vocabulary import Tokenizer, Vocabulary
 from decodekit.errors import ModelError
@@ -24,6 +24,7 @@ from decodekit.models.hf.forwards.first_layers import first_layers
 from decodekit.models.hf.forwards.pass_recorder import PassRecorder
 from decodekit.models.hf.forwards.teacher_forcing import teacher_forced
 from decodekit.models.hf.forwards.watched import WatchedForward, WatchedSession
+from decodekit.models.hf.packable import find_packable
 from decodekit.models.hf.pretrained import load_pretrained
 from decodekit.models.hf.probes.capabilities import Capabilities, most_positions
 from decodekit.models.hf.probes.experiments import Texts, after
@@ -116,7 +117,7 @@ class HFModel:
             raise ModelError(f"HFModel: cache must be 'auto', 'trie', 'rows' or 'none', got {cache!r:.80}.")
         self._cache = cache
         self._options: dict[str, Any] = {"packed": packed, "recorded": recorded, "compiled": compiled}
-        self._packing = Packing(self.model, packed)
+        self._packing = Packing(self.model, packed, find_packable)
         self._early_exits: dict[int, HFModel] = {}
         accepts = forward_signature(self.model)
         self._cache_name = None if cache == "none" else cache_name(accepts)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from decodekit.accelerate.packed_linear.packing import Packing
+from decodekit.accelerate.packed_linear import Packing
 from decodekit.models.hf.eval_mode import eval_mode
 from decodekit.models.hf.forward_lock import lock_of
 from decodekit.models.hf.forward_signature import forward_signature

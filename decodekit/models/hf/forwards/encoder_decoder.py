@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from decodekit.accelerate.packed_linear.packing import Packing
+from decodekit.accelerate.packed_linear import Packing
 from decodekit.core.history import Source, rows_of
 from decodekit.errors import ModelError, PromptError
 from decodekit.models.hf.eval_mode import eval_mode

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as modules_of_torch
 
 from decodekit.accelerate.cuda_graph import record
-from decodekit.accelerate.recording import CannotRecordError
+from decodekit.accelerate.tape import CannotRecordError
 from decodekit.errors import ModelError
 from decodekit.models.hf.forward_lock import lock_of
 from decodekit.models.hf.forward_signature import inner

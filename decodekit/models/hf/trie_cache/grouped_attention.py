@@ -10,12 +10,18 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from decodekit.accelerate.kernels.trie_attention import BEAMS, is_available, pack, pays, trie_attention
+from decodekit.accelerate.kernels.trie_attention import (
+    MAX_BEAMS,
+    is_available,
+    pack,
+    should_use_kernel,
+    trie_attention,
+)
 from decodekit.models.hf.trie_cache.layer_masks import Mask
 
 _NAME = "decodekit_grouped"
 # What was measured, for tensors of some kind and shape on a device.
-_pays: dict[tuple[object, ...], bool] = {}
+_use_kernel: dict[tuple[object, ...], bool] = {}
 # Of a pass: where its masks lie in memory, and what beams see by them once it was asked.
 _seen: ContextVar[dict[int, Int64[Tensor, "batch slots"] | None]] = ContextVar("_seen")
 
@@ -97,14 +103,14 @@ def _words(
     """What beams see, as the kernel takes it; None: the kernel is not to be used."""
     seen, place = _seen.get({}), mask.data_ptr()
     is_own = place in seen and mask.shape[-1] == key.shape[2]  # others may hold more than what is seen
-    if not is_own or query.shape[2] > BEAMS or not is_available(query.device):
+    if not is_own or query.shape[2] > MAX_BEAMS or not is_available(query.device):
         return None
     kind = (query.device, query.dtype, query.shape, key.shape, value.shape)
-    if kind not in _pays:
+    if kind not in _use_kernel:
         if query.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             return None  # a measurement would wait for the device
-        _pays[kind] = pays(query, key, value, mask[:, 0] == 0)
-    if not _pays[kind]:
+        _use_kernel[kind] = should_use_kernel(query, key, value, mask[:, 0] == 0)
+    if not _use_kernel[kind]:
         return None
     words = seen[place]
     if words is None:
