@@ -10,7 +10,7 @@ from torch import Tensor
 import decodekit as dk
 from decodekit.core.history import Source
 from decodekit.models.hf.row_cache.cache import Cache
-from decodekit.models.hf.sessions import CachedSession
+from decodekit.models.hf.sessions import RowSession
 from decodekit.models.hf.trie_cache.session import TrieSession
 from tests.equivalence.families import ENCODER_DECODERS, FAMILIES, VOCAB, build, wrap
 
@@ -110,7 +110,7 @@ def test_in_a_trie_windows_are_joined_too(family: str) -> None:
 def test_encoder_decoders_are_joined(family: str, beams: int, cache: Any) -> None:  # noqa: ANN401
     hf = dk.HFModel(build(family), cache=cache)
     session, seen = wander(hf, beams, seed=5)
-    assert isinstance(session, TrieSession if cache == "auto" else CachedSession)
+    assert isinstance(session, TrieSession if cache == "auto" else RowSession)
     assert session.can_merge()
     for logits, texts in seen[1::2]:
         exact = build(family).dtype == torch.float64 and family != "led-window"
@@ -137,7 +137,7 @@ def test_what_cannot_be_joined_says_so(family: str, beams: int) -> None:
     hf = wrap(family)
     prompt = dk.Prompt.of([[8, 9]], hf.vocabulary)
     session, _ = hf.start(prompt, rows_per_prompt=beams, capacity=9)
-    assert isinstance(session, CachedSession | TrieSession)
+    assert isinstance(session, RowSession | TrieSession)
     assert not session.can_merge()
 
 

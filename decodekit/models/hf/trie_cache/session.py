@@ -7,9 +7,15 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from decodekit.models.hf.forward_lock import lock_of
+from decodekit.models.hf.forwards.forward import (
+    Forward,
+    MergeableForward,
+    ShrinkingForward,
+    count_positions,
+    forward_lock,
+)
 from decodekit.models.hf.row_cache.cache import Cache
-from decodekit.models.hf.sessions import CachedSession, Forward, Joinable, PromptKeeper, positions
+from decodekit.models.hf.sessions import RowSession
 from decodekit.models.hf.trie_cache.grouped_attention import grouped_attention
 from decodekit.models.hf.trie_cache.layer_masks import LayerMasks
 from decodekit.models.hf.trie_cache.position_patches import Places, PositionPatches
@@ -46,7 +52,7 @@ class BranchingForward:
         """The model's output for one more token on every beam, `[batch beams]`."""
         places = Places(branches.depths, branches.positions, branches.depth, tuple(branches.max_positions))
         mask = self._masks(branches.bias, places.depths, places.positions)
-        with lock_of(self._module), grouped_attention(self._config, mask), self._depths.counted(places):
+        with forward_lock(self._module), grouped_attention(self._config, mask), self._depths.counted(places):
             return self.model.forward(tokens, mask, places.positions, cache=cache, keep=tokens.shape[1])
 
 
@@ -81,7 +87,7 @@ class TrieSession:
         self._forward, self._mask, self._capacity = forward, prompt_mask, capacity
         self._may_spread, self._pretended = may_spread, pretended
         self._has_joined = False
-        self._rows: CachedSession | None = None
+        self._rows: RowSession | None = None
         self._cache = forward.model.new_cache(whole=True)
         new = capacity - prompt_mask.shape[1]
         self._branches = TreeMask(prompt_mask, beams, forward.dtype, new)
@@ -94,7 +100,7 @@ class TrieSession:
         """The logits after the prompts, for every row of each."""
         whole = bool(self._mask.all()) and not self._forward.model.wants_mask
         output = self._forward.model.forward(
-            tokens, None if whole else self._mask, positions(self._mask), cache=self._cache
+            tokens, None if whole else self._mask, count_positions(self._mask), cache=self._cache
         )
         self._cache.slot(self._room, self._branches.places)
         self._cache.pretend(self._pretended)
@@ -147,7 +153,7 @@ class TrieSession:
             self._rows.keep_prompts(prompts)
             return
         self._pass = None
-        if isinstance(self._forward.model, PromptKeeper):
+        if isinstance(self._forward.model, ShrinkingForward):
             self._forward.model.keep_prompts(prompts, self._branches.batch, self._cache)
         first, left = self._branches.unseen(prompts) if self._has_joined else 0, self._left
         self._branches.keep(prompts, first)
@@ -159,7 +165,11 @@ class TrieSession:
     def can_merge(self) -> bool:
         """Whether another run can be taken in, now and after it has gone on with one entry a row."""
         rows = self._forward.model
-        if not self._cache.is_buffered or not isinstance(rows, Joinable) or not self._forward.can_merge():
+        if (
+            not self._cache.is_buffered
+            or not isinstance(rows, MergeableForward)
+            or not self._forward.can_merge()
+        ):
             return False
         may_spread = self._may_spread and self._branches.beams > 1
         return rows.can_merge() if self.is_spread or may_spread else True
@@ -172,7 +182,7 @@ class TrieSession:
         self._pass = None
         model, cache, branches, theirs = other.standing
         left = max(self._left, theirs)
-        if isinstance(self._forward.model, Joinable):
+        if isinstance(self._forward.model, MergeableForward):
             self._forward.model.merge(model, (self._branches.batch, branches.batch), (self._cache, cache))
         shifts = self._branches.join(branches)
         self._cache.join(cache, shifts, self._branches.slots, self._branches.room)
@@ -190,7 +200,7 @@ class TrieSession:
         """Whether it has gone on with one entry a row."""
         return self._rows is not None
 
-    def as_rows(self) -> CachedSession:
+    def as_rows(self) -> RowSession:
         """The same run with one entry a row, from now on."""
         if self._rows is None:
             self._rows = self._spread()
@@ -217,12 +227,12 @@ class TrieSession:
             paths = paths.index_select(0, source_rows)
         return self._cache.spread(prompts, paths)
 
-    def _spread(self) -> CachedSession:
+    def _spread(self) -> RowSession:
         """The same run with one entry a row."""
         rows, branches = self._of_rows(None), self._branches
         self._cache, self._pass = rows, None  # what was shared is not needed any more
-        session = CachedSession(self._forward.model, branches.texts, self._capacity, rows, branches.columns)
-        session.go_on(branches.beams, branches.shared)
+        session = RowSession(self._forward.model, branches.texts, self._capacity, rows, branches.columns)
+        session.continue_widened(branches.beams, branches.shared)
         return session
 
     def __repr__(self) -> str:
