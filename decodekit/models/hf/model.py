@@ -11,6 +11,7 @@ from decodekit.accelerate.packed_linear import Packing
 from decodekit.core.prompt import Prompt
 from decodekit.core.vocabulary import Tokenizer, Vocabulary
 from decodekit.errors import ModelError
+from decodekit.models.hf.cache import cache_name
 from decodekit.models.hf.forward_lock import lock_of
 from decodekit.models.hf.forward_signature import forward_signature, inner
 from decodekit.models.hf.forwards.compiled import Compiled
@@ -30,7 +31,6 @@ from decodekit.models.hf.probes.capabilities import Capabilities, most_positions
 from decodekit.models.hf.probes.experiments import Texts, after
 from decodekit.models.hf.probes.trie_support import TrieSupport
 from decodekit.models.hf.probes.verification import Verification
-from decodekit.models.hf.row_cache.cache import cache_name
 from decodekit.models.hf.sessions import (
     CachedSession,
     Forward,

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from decodekit.core.history import rows_of
 from decodekit.core.prompt import Prompt
-from decodekit.models.hf.row_cache.cache import Cache
-from decodekit.models.hf.trie_cache.layer_masks import Mask
+from decodekit.models.hf.cache import Cache
+from decodekit.models.hf.trie_cache.tree_mask import Mask
 
 # Which columns of every row hold tokens.
 Columns = Bool[Tensor, "rows length"]
@@ -174,7 +174,7 @@ class CachedSession:
         self._positions = self._positions[:, first:]
         self._mask = None if self._mask is None else self._mask[:, first:]
         self._column -= first
-        self._cache.keep(rows, first)
+        self._cache.select(rows, first)
         if isinstance(self._model, PromptKeeper):
             self._model.keep_prompts(prompts, self._batch, self._cache)
         self._batch = len(prompts)
@@ -191,7 +191,7 @@ class CachedSession:
         columns = max(run.seen.shape[1] - run.unseen for run in both)
         left = max(run.left for run in both)
         mine, theirs = shifts = [columns - run.seen.shape[1] for run in both]
-        self._cache.join(both[1].cache, (mine, theirs), columns, columns + left)
+        self._cache.merge(both[1].cache, (mine, theirs), columns, columns + left)
         mask = torch.cat(
             [nn.functional.pad(run.seen, (shift, left)) for run, shift in zip(both, shifts, strict=True)]
         )

@@ -8,13 +8,13 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from decodekit.accelerate.packed_linear import Packing
+from decodekit.models.hf.cache import Cache
 from decodekit.models.hf.eval_mode import eval_mode
 from decodekit.models.hf.forward_lock import lock_of
 from decodekit.models.hf.forward_signature import forward_signature
 from decodekit.models.hf.forwards.compiled import Compiled
-from decodekit.models.hf.row_cache.cache import Cache
 from decodekit.models.hf.sessions import Columns, as_given
-from decodekit.models.hf.trie_cache.layer_masks import Mask
+from decodekit.models.hf.trie_cache.tree_mask import Mask
 
 
 class DecoderOnly:

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from decodekit.accelerate.packed_linear import Packing
 from decodekit.core.history import Source, rows_of
 from decodekit.errors import ModelError, PromptError
+from decodekit.models.hf.cache import Cache, cache_name
 from decodekit.models.hf.eval_mode import eval_mode
 from decodekit.models.hf.forward_lock import lock_of
 from decodekit.models.hf.forward_signature import forward_signature
-from decodekit.models.hf.row_cache.cache import Cache, cache_name
 from decodekit.models.hf.sessions import Columns, as_given
-from decodekit.models.hf.trie_cache.layer_masks import Mask
+from decodekit.models.hf.trie_cache.tree_mask import Mask
 
 # What attention modules call the states that they look at when those are not their own text's.
 _OTHER_TEXT = ("key_value_states", "encoder_hidden_states")

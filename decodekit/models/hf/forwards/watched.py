@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from decodekit.core.prompt import Prompt
 from decodekit.errors import ModelError
+from decodekit.models.hf.cache import Cache
 from decodekit.models.hf.forward_lock import lock_of
 from decodekit.models.hf.probes.experiments import WideningSession
-from decodekit.models.hf.row_cache.cache import Cache
 from decodekit.models.hf.sessions import Forward
 from decodekit.models.model_outputs import ModelOutputs, ModelOutputsSpec
 

@@ -21,7 +21,7 @@ from decodekit.models.hf.probes.capabilities import Capabilities
 from decodekit.models.hf.probes.experiments import LONGEST
 from decodekit.models.hf.probes.verification import ForwardAfter
 from decodekit.models.hf.trie_cache.position_patches import PositionPatches
-from decodekit.models.hf.trie_cache.session import BranchingForward, TrieSession
+from decodekit.models.hf.trie_cache.session import TrieForward, TrieSession
 
 # How configurations call what layers look back to.
 _WINDOWS = ("sliding_window", "attention_chunk_size")
@@ -67,7 +67,7 @@ class TrieSupport:
         model = self.forward_after(prompt, share=True)
         if self.compiled is not None and isinstance(model, DecoderOnly) and not pretended:  # not in a test
             model = model.by(self.compiled)
-        forward = BranchingForward(model, self.config, self._depths, self.model, lambda: self.joins)
+        forward = TrieForward(model, self.config, self._depths, self.model, lambda: self.joins)
         on_cpu = self.model.device.type == "cpu"  # elsewhere reading keys costs more than looking at them
         if self.compiled is not None and on_cpu:  # its operations are not torch's
             recorded = False
