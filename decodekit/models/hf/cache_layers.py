@@ -41,11 +41,7 @@ class BufferedLayer:
         self._publish()
 
     def update(
-        self,
-        key_states: Tensor,
-        value_states: Tensor,
-        *_: Any,  # noqa: ANN401 - the base class's signature
-        **__: Any,  # noqa: ANN401
+        self, key_states: Tensor, value_states: Tensor, *_: object, **__: object
     ) -> tuple[Tensor, Tensor]:
         """Append new keys and values; returns all of them."""
         length = self._length + key_states.shape[-2]
@@ -104,12 +100,7 @@ class SlottedLayer:
         new_slots: The slots that the next tokens go to; the caller updates it in place.
     """
 
-    def __init__(
-        self,
-        prompts: Any,  # noqa: ANN401 - a class of transformers
-        room: int,
-        new_slots: Int64[Tensor, " beams"],
-    ) -> None:
+    def __init__(self, prompts: Any, room: int, new_slots: Int64[Tensor, " beams"]) -> None:  # noqa: ANN401
         super().__init__()
         self.dtype, self.device = prompts.keys.dtype, prompts.keys.device
         self.is_initialized = True
@@ -119,11 +110,7 @@ class SlottedLayer:
         self._publish([shifted(tensor, 0, room) for tensor in (prompts.keys, prompts.values)])
 
     def update(
-        self,
-        key_states: Tensor,
-        value_states: Tensor,
-        *_: Any,  # noqa: ANN401 - the base class's signature
-        **__: Any,  # noqa: ANN401
+        self, key_states: Tensor, value_states: Tensor, *_: object, **__: object
     ) -> tuple[Tensor, Tensor]:
         """Write new keys and values to their slots; returns all slots."""
         for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
@@ -188,11 +175,8 @@ def gather_columns(
 
 def _concatenated(layers: tuple[Any, Any], shifts: tuple[int, int], columns: int) -> list[Tensor]:
     """Keys and values of the rows of two layers, with shifted columns."""
-    both = list(zip(layers, shifts, strict=True))
-    return [
-        torch.cat([shifted(layer.keys, shift, columns) for layer, shift in both]),
-        torch.cat([shifted(layer.values, shift, columns) for layer, shift in both]),
-    ]
+    keys, values = ([layer.keys for layer in layers], [layer.values for layer in layers])
+    return [torch.cat(list(map(shifted, tensors, shifts, (columns, columns)))) for tensors in (keys, values)]
 
 
 def _allocate(

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from decodekit.accelerate.kernels.trie_attention import (
     MAX_BEAMS,
+    Key,
+    Query,
+    Value,
     is_available,
     pack,
     should_use_kernel,
@@ -66,13 +69,13 @@ def _registered() -> str:
 
 def _attend(
     module: nn.Module,
-    query: Float[Tensor, "batch heads queries width"],
-    key: Float[Tensor, "batch groups slots width"],
-    value: Float[Tensor, "batch groups slots value_width"],
-    attention_mask: Float[Tensor, "batch 1 queries slots"] | None,
+    query: Query,
+    key: Key,
+    value: Value,
+    attention_mask: Float[Tensor, "batch 1 beams slots"] | None,
     scaling: float | None = None,
     **options: Any,  # noqa: ANN401 - of the model
-) -> tuple[Float[Tensor, "batch queries heads value_width"], None]:
+) -> tuple[Float[Tensor, "batch beams heads value_width"], None]:
     """Attention in which the heads of a group are queries of one head."""
     if (
         attention_mask is None
@@ -99,10 +102,7 @@ def _attend(
 
 
 def _words(
-    query: Float[Tensor, "batch heads queries width"],
-    key: Float[Tensor, "batch groups slots width"],
-    value: Float[Tensor, "batch groups slots value_width"],
-    mask: Float[Tensor, "batch 1 queries slots"],
+    query: Query, key: Key, value: Value, mask: Float[Tensor, "batch 1 beams slots"]
 ) -> Int64[Tensor, "batch slots"] | None:
     """The mask in the kernel's form; None if the kernel should not be used."""
     packed, address = _packed.get({}), mask.data_ptr()

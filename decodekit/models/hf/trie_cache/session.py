@@ -170,8 +170,8 @@ class TrieSession:
             self.as_rows().join(other.as_rows())
             return
         self._pass = None
-        model, cache, tree, remaining = other.standing
-        remaining = max(self.remaining, remaining)
+        model, cache, tree = other._forward.model, other._cache, other._tree  # noqa: SLF001 - of this class
+        remaining = max(self.remaining, other.remaining)
         if isinstance(self._forward.model, Joinable):
             self._forward.model.join(model, (self._tree.batch, tree.batch), (self._cache, cache))
         shifts = self._tree.merge(tree)
@@ -179,11 +179,6 @@ class TrieSession:
         # From now on prompts come and go, and each time a recording would have to be made anew.
         self._has_joined, self._record = True, None
         self._restart(remaining)
-
-    @property
-    def standing(self) -> tuple[Forward, Cache, TreeMask, int]:
-        """The state that another run merges: forward pass, cache, tree and remaining columns."""
-        return self._forward.model, self._cache, self._tree, self.remaining
 
     @property
     def remaining(self) -> int:
