@@ -83,14 +83,10 @@ class Cache:
 
     @torch.inference_mode()
     def merge(self, other: "Cache", shifts: tuple[int, int], columns: int, room: int) -> None:
-        """Append the rows of another cache.
+        """Append the rows of another cache. Each moves to the right by its shift, to `columns` columns in all.
 
-        Args:
-            other: The other cache.
-            shifts: Columns by which each cache moves to the right. Columns that leave on the left are
-            dropped.
-            columns: Number of columns afterwards.
-            room: Number of slots afterwards; for rows, the largest number of columns later on.
+        Columns that leave on the left are dropped. There are `room` slots afterwards; for rows, `room` is the
+        largest number of columns later on.
         """
         for layer, another in zip(self._layers, other._layers, strict=True):  # noqa: SLF001 - of this class
             if layer.is_initialized:
@@ -100,9 +96,7 @@ class Cache:
     def to_slots(self, room: int, new_slots: Int64[Tensor, " beams"]) -> None:
         """Give every layer of plain attention `room` slots, after the prompts were read.
 
-        Args:
-            room: At least the number of columns of the prompts.
-            new_slots: The slots of new keys and values; the caller updates it in place.
+        New keys and values go to `new_slots`, which the caller updates in place.
         """
         for number, layer in enumerate(layers := self._layers):
             if _is_plain(layer) and layer.is_initialized:

@@ -154,7 +154,7 @@ class TrieSession:
         self._cache.select(prompts)
         if first:
             self._cache.resize(self._tree.room, first)
-        self._restart(remaining)
+        self._capacity, self._room = self._tree.columns + remaining, self._tree.room
 
     def can_join(self) -> bool:
         """True if another run can be merged into this one, now and after it has continued as rows."""
@@ -178,7 +178,7 @@ class TrieSession:
         self._cache.merge(cache, shifts, self._tree.slots, self._tree.room)
         # From now on prompts come and go, and each time a recording would have to be made anew.
         self._has_joined, self._record = True, None
-        self._restart(remaining)
+        self._capacity, self._room = self._tree.columns + remaining, self._tree.room
 
     @property
     def remaining(self) -> int:
@@ -213,10 +213,6 @@ class TrieSession:
         if source_rows is not None:
             paths = paths.index_select(0, source_rows)
         return self._cache.to_rows(prompts, paths)
-
-    def _restart(self, remaining: int) -> None:
-        """Continue with other prompts, for at most `remaining` more columns."""
-        self._capacity, self._room = self._tree.columns + remaining, self._tree.room
 
     def __repr__(self) -> str:
         slots = "of rows by now" if self._rows is not None else f"{self._tree.slots} slots"

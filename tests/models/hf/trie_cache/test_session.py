@@ -51,19 +51,19 @@ def logits_of(model: Any) -> Iterator[list[Tensor]]:  # noqa: ANN401
         hook.remove()
 
 
-def walk(hf: dk.HFModel, prompt: dk.Prompt, beams: int, steps: int, seed: int) -> list[Tensor]:
+def random_steps(hf: dk.HFModel, prompt: dk.Prompt, beams: int, steps: int, seed: int) -> list[Tensor]:
     """The model's own logits after each of some random steps, in which beams move, die and multiply."""
-    chance = random.Random(seed)  # noqa: S311 - a seed, no secret
+    rng = random.Random(seed)  # noqa: S311 - a seed, no secret
     session, _ = hf.start(prompt, rows_per_prompt=beams, capacity=prompt.tokens.shape[1] + steps)
-    walked = []
+    outputs = []
     for _ in range(steps):
-        tokens = torch.tensor([chance.randrange(8, VOCAB) for _ in range(3 * beams)])
-        width = chance.randint(1, beams)
-        sources = torch.tensor([beams * p + chance.randrange(width) for p in range(3) for _ in range(beams)])
+        tokens = torch.tensor([rng.randrange(8, VOCAB) for _ in range(3 * beams)])
+        width = rng.randint(1, beams)
+        sources = torch.tensor([beams * p + rng.randrange(width) for p in range(3) for _ in range(beams)])
         with logits_of(hf.model) as seen:
-            session.advance(tokens, None if chance.random() < 0.2 else sources)
-        walked.append(seen[0])
-    return walked
+            session.advance(tokens, None if rng.random() < 0.2 else sources)
+        outputs.append(seen[0])
+    return outputs
 
 
 @pytest.mark.parametrize("family", TRIES)
@@ -72,7 +72,7 @@ def test_logits_are_those_of_rows_for_all_moves_of_beams(family: str, beams: int
     model = build(family)
     prompt = prompts(family)
     trie, rows = (
-        torch.stack(walk(dk.HFModel(model, cache=cache), prompt, beams, 24, seed=beams))
+        torch.stack(random_steps(dk.HFModel(model, cache=cache), prompt, beams, 24, seed=beams))
         for cache in ("trie", "rows")
     )
     # Weights times 20 and more make rounding 10^6 times as large. LED takes its softmax in float32.
@@ -194,11 +194,11 @@ def test_cache_of_gives_the_cache_of_rows(family: str) -> None:
     prompt = prompts(family, padded=False)
     caches = []
     for kind in ("trie", "rows"):
-        chance = random.Random(1)  # noqa: S311 - a seed, no secret
+        rng = random.Random(1)  # noqa: S311 - a seed, no secret
         session, _ = dk.HFModel(build(family), cache=kind).start(prompt, rows_per_prompt=3, capacity=60)
         for _ in range(20):
-            tokens = torch.tensor([chance.randrange(8, VOCAB) for _ in range(9)])
-            sources = torch.tensor([3 * p + chance.randrange(2) for p in range(3) for _ in range(3)])
+            tokens = torch.tensor([rng.randrange(8, VOCAB) for _ in range(9)])
+            sources = torch.tensor([3 * p + rng.randrange(2) for p in range(3) for _ in range(3)])
             session.advance(tokens, sources)
         caches.append(session.cache_of(torch.tensor([2, 2, 0, 3, 4, 5, 7, 6, 8])))
     trie, rows = (getattr(cache, "self_attention_cache", cache) for cache in caches)
@@ -215,18 +215,18 @@ def test_many_long_samples_continue_as_rows_with_the_same_logits(family: str) ->
         hf = dk.HFModel(build(family), cache=cache)
         prompt = prompts(family)
         session, logits = hf.start(prompt, rows_per_prompt=6, capacity=45)
-        walked = []
+        outputs = []
         for step in range(34):
             moves = torch.tensor([1, 0, 2, 3, 5, 5, *range(6, 18)]) if step % 3 == 0 else None
             logits = session.advance(logits.argmax(-1).add(torch.arange(18)) % VOCAB, moves)
-            walked.append(logits)
+            outputs.append(logits)
             if step == 28 and cache != "rows":
                 assert ("of rows by now" in repr(session)) == (cache == "auto")
             if step == 30:
                 session.keep_prompts(torch.tensor([1, 2]))
                 break
         logits = session.advance(torch.arange(12) + 8, None)
-        results.append(torch.cat([*walked, logits]))
+        results.append(torch.cat([*outputs, logits]))
     torch.testing.assert_close(results[0], results[2], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(results[1], results[2], atol=1e-4, rtol=1e-4)
 
