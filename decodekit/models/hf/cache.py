@@ -19,7 +19,7 @@ _NAMES = ("cache", "past_key_values", "cache_params", "state")
 
 
 def cache_name(names: Iterable[str]) -> str | None:
-    """The cache's name among those of arguments or fields; None if none of them is a cache."""
+    """The name of the cache among arguments or fields; None if there is none."""
     found = set(names)
     return next((name for name in _NAMES if name in found), None)
 
@@ -83,10 +83,11 @@ class Cache:
 
     @torch.inference_mode()
     def merge(self, other: "Cache", shifts: tuple[int, int], columns: int, room: int) -> None:
-        """Append the rows of another cache. Each moves to the right by its shift, to `columns` columns in all.
+        """Append the rows of another cache.
 
-        Columns that leave on the left are dropped. There are `room` slots afterwards; for rows, `room` is the
-        largest number of columns later on.
+        Each cache moves to the right by its shift, to `columns` columns in all. Columns that leave on the
+        left are dropped. There are `room` slots afterwards; for rows, `room` is the largest number of columns
+        later on.
         """
         for layer, another in zip(self._layers, other._layers, strict=True):  # noqa: SLF001 - of this class
             if layer.is_initialized:

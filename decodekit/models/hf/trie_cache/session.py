@@ -126,7 +126,7 @@ class TrieSession:
 
     def _new_pass(self) -> Callable[[], Tensor]:
         """The model's pass over the current tree and tokens."""
-        # Without a reference to the session, whose memory would stay until Python's next collection of
+        # Without a reference to the session: its memory would stay until Python's next collection of
         # cycles.
         forward, tree, tokens, cache = self._forward, self._tree, self._tokens, self._cache
 

@@ -111,7 +111,7 @@ class TreeMask:
         generated.copy_(generated.index_select(0, rows))
 
     def append(self) -> None:
-        """Add one slot per beam for the next token: those in `new_slots`."""
+        """Add one slot per beam for the next token, at `new_slots`."""
         if self.slots + self.beams > self.room:
             self._allocate()
         self.slots += self.beams
