@@ -13,7 +13,7 @@ from decodekit.core.result import Decoded, sum_log_probs
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.engine.decode import as_model
 from decodekit.errors import DecodekitError, DecodingError
-from decodekit.models.protocols import DescribedModel, Model, ScoringModel
+from decodekit.models.protocols import Model, ModelWithVocabulary, ScoringModel
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -80,7 +80,7 @@ def score(
     model = as_model(model)
     if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
         raise DecodekitError(f"score: batch_size must be an integer of at least 1, got {batch_size!r}.")
-    vocabulary = model.vocabulary if isinstance(model, DescribedModel) else Vocabulary()
+    vocabulary = model.vocabulary if isinstance(model, ModelWithVocabulary) else Vocabulary()
     prompt = Prompt.of(prompts, vocabulary)
     given = _read(continuations, prompt, prompts, vocabulary)
     hyps = max(len(several) for several in given)

@@ -10,7 +10,7 @@ from torch import Tensor
 import decodekit as dk
 from decodekit.core.history import Source
 from decodekit.models.hf.cache import Cache
-from decodekit.models.hf.sessions import CachedSession
+from decodekit.models.hf.sessions import RowSession
 from decodekit.models.hf.trie_cache.session import TrieSession
 from tests.equivalence.families import ENCODER_DECODERS, FAMILIES, VOCAB, build, wrap
 
@@ -52,7 +52,7 @@ def wander(hf: dk.HFModel, beams: int, seed: int) -> tuple[Any, list[tuple[Tenso
     for step in range(STEPS):
         if step in {0, 4, 9, 15}:
             new = prompts()
-            session.join(start(hf, new, beams)[0])
+            session.merge(start(hf, new, beams)[0])
             texts += [text for text in new for _ in range(beams)]
         if step in {7, 9, 14, 18}:
             batch = len(texts) // beams
@@ -84,7 +84,7 @@ def test_what_is_joined_is_what_is_alone(family: str, beams: int, cache: Any) ->
     hf = dk.HFModel(build(family), cache=cache)
     session, seen = wander(hf, beams, seed=beams)
     assert isinstance(session, dk.MergeableSession)
-    assert session.can_join()
+    assert session.can_merge()
     for logits, texts in seen:
         expected = alone(hf, texts)
         exact = build(family).dtype == torch.float64
@@ -96,7 +96,7 @@ def test_in_a_trie_windows_are_joined_too(family: str) -> None:
     hf = dk.HFModel(build(family), cache="trie")
     session, seen = wander(hf, 3, seed=3)
     assert isinstance(session, TrieSession)
-    assert session.can_join()
+    assert session.can_merge()
     for logits, texts in seen:
         expected = alone(hf, texts)
         torch.testing.assert_close(logits, expected, atol=1e-3, rtol=0)
@@ -110,8 +110,8 @@ def test_in_a_trie_windows_are_joined_too(family: str) -> None:
 def test_encoder_decoders_are_joined(family: str, beams: int, cache: Any) -> None:  # noqa: ANN401
     hf = dk.HFModel(build(family), cache=cache)
     session, seen = wander(hf, beams, seed=5)
-    assert isinstance(session, TrieSession if cache == "auto" else CachedSession)
-    assert session.can_join()
+    assert isinstance(session, TrieSession if cache == "auto" else RowSession)
+    assert session.can_merge()
     for logits, texts in seen[1::2]:
         exact = build(family).dtype == torch.float64 and family != "led-window"
         torch.testing.assert_close(logits, alone(hf, texts), atol=1e-5 if exact else 1e-3, rtol=0)
@@ -123,7 +123,7 @@ def test_recorded_passes_of_single_rows_are_joined(family: str) -> None:
     hf = dk.HFModel(build.__wrapped__(family), recorded=True)
     session, seen = wander(hf, 1, seed=4)
     assert isinstance(session, TrieSession)
-    assert session.can_join()
+    assert session.can_merge()
     for logits, texts in seen:
         expected = alone(hf, texts)
         torch.testing.assert_close(logits, expected, atol=1e-6, rtol=0)
@@ -137,8 +137,8 @@ def test_what_cannot_be_joined_says_so(family: str, beams: int) -> None:
     hf = wrap(family)
     prompt = dk.Prompt.of([[8, 9]], hf.vocabulary)
     session, _ = hf.start(prompt, rows_per_prompt=beams, capacity=9)
-    assert isinstance(session, CachedSession | TrieSession)
-    assert not session.can_join()
+    assert isinstance(session, RowSession | TrieSession)
+    assert not session.can_merge()
 
 
 def test_a_model_that_reads_everything_again_is_not_joined() -> None:
@@ -150,7 +150,7 @@ def test_a_model_that_reads_everything_again_is_not_joined() -> None:
 def test_a_model_that_would_go_on_wrong_is_not_joined(beams: int, monkeypatch: pytest.MonkeyPatch) -> None:
     hf = dk.HFModel(build("gpt2"))
     session, _ = start(hf, [([8, 9], ())], beams)
-    assert session.can_join()
+    assert session.can_merge()
 
     merge = Cache.merge
 
@@ -160,13 +160,13 @@ def test_a_model_that_would_go_on_wrong_is_not_joined(beams: int, monkeypatch: p
     monkeypatch.setattr(Cache, "merge", one_too_far)
     hf = dk.HFModel(build("gpt2"))
     session, _ = start(hf, [([8, 9], ())], beams)
-    assert not session.can_join()
+    assert not session.can_merge()
 
 
 @pytest.mark.parametrize(("beams", "cache"), [(1, "auto"), (2, "trie"), (2, "rows")])
 def test_with_the_longest_prompt_its_columns_leave(beams: int, cache: Any) -> None:  # noqa: ANN401
     session, _ = start(dk.HFModel(build("llama"), cache=cache), [([8] * 9, ())], beams)
-    session.join(start(dk.HFModel(build("llama"), cache=cache), [([9] * 3, ())], beams)[0])
+    session.merge(start(dk.HFModel(build("llama"), cache=cache), [([9] * 3, ())], beams)[0])
     session.keep_prompts(torch.tensor([1]))
     assert (session._tree.slots if cache == "trie" else session._cache.content.layers[0].keys.shape[2]) == 3
 
@@ -177,7 +177,7 @@ def test_columns_that_nobody_sees_any_more_are_dropped(beams: int, cache: Any) -
     session, logits = start(hf, [([8] * 9, ())], beams, new=9)
     longest = 0
     for _ in range(12):  # every prompt says four tokens beside the next one, then leaves
-        session.join(start(hf, [([9] * 3, ())], beams, new=9)[0])
+        session.merge(start(hf, [([9] * 3, ())], beams, new=9)[0])
         for step in range(4):
             rows = 2 * beams if step < 2 else beams
             if step == 2:

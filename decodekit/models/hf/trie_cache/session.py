@@ -8,8 +8,14 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from decodekit.models.hf.cache import Cache
-from decodekit.models.hf.forward_lock import lock_of
-from decodekit.models.hf.sessions import CachedSession, Forward, Joinable, PromptKeeper, positions
+from decodekit.models.hf.forwards.forward import (
+    Forward,
+    MergeableForward,
+    ShrinkingForward,
+    count_positions,
+    forward_lock,
+)
+from decodekit.models.hf.sessions import RowSession
 from decodekit.models.hf.trie_cache.grouped_attention import grouped_attention
 from decodekit.models.hf.trie_cache.position_patches import PositionPatches
 from decodekit.models.hf.trie_cache.tree_mask import LayerMasks, TreeMask
@@ -26,7 +32,7 @@ class TrieForward:
         config: The configuration of the model, or of its decoder.
         patches: Patches of the modules that count positions by the cache's length.
         module: The model.
-        can_join: True if trees of several runs can be merged.
+        can_merge: True if trees of several runs can be merged.
     """
 
     def __init__(
@@ -35,9 +41,9 @@ class TrieForward:
         config: Any,  # noqa: ANN401
         patches: PositionPatches,
         module: Any,  # noqa: ANN401
-        can_join: Callable[[], bool] = lambda: False,
+        can_merge: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.model, self._module, self.can_join = model, module, can_join
+        self.model, self._module, self.can_merge = model, module, can_merge
         self.dtype: torch.dtype = module.dtype
         self._config, self._patches, self._masks = config, patches, LayerMasks.of(config)
 
@@ -45,7 +51,11 @@ class TrieForward:
         """The logits after one more token on every beam."""
         positions = tree.positions
         mask = self._masks(tree.bias, positions)
-        with lock_of(self._module), grouped_attention(self._config, mask), self._patches.active(positions):
+        with (
+            forward_lock(self._module),
+            grouped_attention(self._config, mask),
+            self._patches.active(positions),
+        ):
             output = self.model.forward(tokens, mask, positions.queries, cache=cache, keep=tokens.shape[1])
         logits: Tensor = output.logits
         return logits
@@ -82,7 +92,7 @@ class TrieSession:
         self._forward, self._mask, self._capacity = forward, prompt_mask, capacity
         self._may_spread, self._record, self._pretended = may_spread, record, pretended
         self._has_joined = False
-        self._rows: CachedSession | None = None
+        self._rows: RowSession | None = None
         self._cache = forward.model.new_cache(whole=True)
         self._tree = TreeMask(prompt_mask, beams, forward.dtype, capacity - prompt_mask.shape[1])
         self._room = self._tree.room
@@ -93,7 +103,7 @@ class TrieSession:
         """The logits after the prompts, for every row of each."""
         is_full = bool(self._mask.all()) and not self._forward.model.wants_mask
         output = self._forward.model.forward(
-            tokens, None if is_full else self._mask, positions(self._mask), cache=self._cache
+            tokens, None if is_full else self._mask, count_positions(self._mask), cache=self._cache
         )
         self._cache.to_slots(self._room, self._tree.new_slots)
         self._cache.pretend(self._pretended)
@@ -136,7 +146,7 @@ class TrieSession:
         return run if self._record is None else self._record(run)
 
     @property
-    def shrinks(self) -> bool:
+    def can_evict(self) -> bool:
         """Prompts can be evicted."""
         return True
 
@@ -146,7 +156,7 @@ class TrieSession:
             self._rows.keep_prompts(prompts)
             return
         self._pass = None
-        if isinstance(self._forward.model, PromptKeeper):
+        if isinstance(self._forward.model, ShrinkingForward):
             self._forward.model.keep_prompts(prompts, self._tree.batch, self._cache)
         first = self._tree.unseen_prefix(prompts) if self._has_joined else 0
         remaining = self.remaining
@@ -156,24 +166,24 @@ class TrieSession:
             self._cache.resize(self._tree.room, first)
         self._capacity, self._room = self._tree.columns + remaining, self._tree.room
 
-    def can_join(self) -> bool:
+    def can_merge(self) -> bool:
         """True if another run can be merged into this one, now and after it has continued as rows."""
         model = self._forward.model
-        if not self._cache.is_buffered or not isinstance(model, Joinable) or not self._forward.can_join():
+        if not self._cache.is_buffered or not isinstance(model, MergeableForward):
             return False
-        may_spread = self._may_spread and self._tree.beams > 1
-        return model.can_join() if self.is_spread or may_spread else True
+        becomes_rows = self.is_spread or (self._may_spread and self._tree.beams > 1)
+        return self._forward.can_merge() and (not becomes_rows or model.can_merge())
 
-    def join(self, other: "TrieSession") -> None:
+    def merge(self, other: "TrieSession") -> None:
         """Append another run's prompts."""
         if self.is_spread or other.is_spread:
-            self.as_rows().join(other.as_rows())
+            self.as_rows().merge(other.as_rows())
             return
         self._pass = None
         model, cache, tree = other._forward.model, other._cache, other._tree  # noqa: SLF001 - of this class
         remaining = max(self.remaining, other.remaining)
-        if isinstance(self._forward.model, Joinable):
-            self._forward.model.join(model, (self._tree.batch, tree.batch), (self._cache, cache))
+        if isinstance(self._forward.model, MergeableForward):
+            self._forward.model.merge(model, (self._tree.batch, tree.batch), (self._cache, cache))
         shifts = self._tree.merge(tree)
         self._cache.merge(cache, shifts, self._tree.slots, self._tree.room)
         # From now on prompts come and go, and each time a recording would have to be made anew.
@@ -190,15 +200,13 @@ class TrieSession:
         """True if the run has continued with one entry per row."""
         return self._rows is not None
 
-    def as_rows(self) -> CachedSession:
+    def as_rows(self) -> RowSession:
         """The same run with one entry per row, from now on."""
         if self._rows is None:
             tree, rows = self._tree, self._row_cache(None)
             self._cache, self._pass = rows, None  # frees the trie's entries
-            self._rows = CachedSession(
-                self._forward.model, tree.column_mask, self._capacity, rows, tree.columns
-            )
-            self._rows.go_on(tree.beams, tree.shared_columns)
+            self._rows = RowSession(self._forward.model, tree.column_mask, self._capacity, rows, tree.columns)
+            self._rows.continue_widened(tree.beams, tree.shared_columns)
         return self._rows
 
     def cache_of(self, source_rows: Int64[Tensor, " rows"] | None) -> Any:  # noqa: ANN401 - transformers' Cache

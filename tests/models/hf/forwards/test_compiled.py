@@ -38,7 +38,7 @@ def test_texts_are_those_of_the_model(family: str, decoder: dk.Decoder[Any]) -> 
 
 def test_new_shapes_take_time_again_and_old_ones_do_not() -> None:
     hf = dk.HFModel(tiny(), compiled="eager")
-    compiled: Any = hf._branching.compiled
+    compiled: Any = hf._trie_support.compiled
     times = []
     for prompt in ([[1, 2]], [[1, 2]], [[1, 2], [3, 4]]):
         dk.decode(hf, prompt, dk.Greedy(), max_new_tokens=6, end_ids=())

@@ -127,7 +127,7 @@ def test_where_attention_cannot_take_rows_as_queries_the_source_is_repeated_once
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared = dk.decode(wrap(family), SOURCES, dk.BeamSearch(4, num_return=4), max_new_tokens=8)
-    monkeypatch.setattr("decodekit.models.hf.forwards.encoder_decoder.attentions", lambda _: [])
+    monkeypatch.setattr("decodekit.models.hf.forwards.encoder_decoder.cross_attentions", lambda _: [])
     hf = dk.HFModel(build(family), cache="rows")
     assert "source=untested" in repr(hf)
     repeated = dk.decode(hf, SOURCES, dk.BeamSearch(4, num_return=4), max_new_tokens=8)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import decodekit as dk
 from decodekit.accelerate.tape import Tape
-from decodekit.models.hf.forward_lock import lock_of
-from decodekit.models.hf.sessions import CachedSession
+from decodekit.models.hf.forwards.forward import forward_lock
+from decodekit.models.hf.sessions import RowSession
 from tests.equivalence.families import ENCODER_DECODERS, VOCAB, build
 from tests.models.hf.trie_cache.test_session import TRIES, prompts
 
@@ -51,14 +51,14 @@ def test_recorded_passes_give_the_very_logits_of_the_model(family: str, beams: i
     session, _ = recorded.start(prompt, rows_per_prompt=beams, capacity=length + steps)
     got = walk(session, beams, steps, seed=1)
     if beams == 1 and getattr(model.config, "sliding_window", None):
-        assert isinstance(session, CachedSession)  # which keeps no more than its window
+        assert isinstance(session, RowSession)  # which keeps no more than its window
         return
     reason = recorded_of(recorded)
     if reason != "yes":
         assert family in NOT_RECORDED or "aten." in reason
         return
     # One row a prompt is run over rows where nothing is recorded: the same but for rounding.
-    session, _ = plain._branching.start(prompt, beams, length + steps)
+    session, _ = plain._trie_support.start(prompt, beams, length + steps)
     assert torch.equal(got, walk(session, beams, steps, seed=1))
 
 
@@ -192,7 +192,7 @@ def test_a_model_that_reads_what_it_computes_goes_on_unrecorded() -> None:
 def test_another_cache_is_not_recorded_and_refused_where_it_must_be(cache: Any) -> None:  # noqa: ANN401
     with pytest.raises(
         dk.ModelError,
-        match=f"HFModel: what is recorded or compiled must run over a trie, got cache='{cache}'",
+        match=f"HFModel: a recorded or compiled model must run over a trie, got cache='{cache}'",
     ):
         dk.HFModel(build("gpt2"), cache=cache, recorded=True)
     hf = dk.HFModel(build("gpt2"), cache=cache)
@@ -273,13 +273,13 @@ def test_more_room_does_not_keep_the_old_one() -> None:
 def test_another_threads_pass_is_no_obstacle() -> None:
     model: Any = build("llama")
     hf, inside, found = dk.HFModel(model, recorded=True), threading.Event(), []
-    branching = hf._branching
+    branching = hf._trie_support
 
     def ask() -> None:
         inside.set()
         found.append(branching.recorder.obstacle(strict=True))
 
-    with lock_of(model):
+    with forward_lock(model):
         vars(model.lm_head)["forward"] = model.lm_head.forward  # as a pass with packed layers does
         thread = threading.Thread(target=ask)
         thread.start()

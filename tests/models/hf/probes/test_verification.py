@@ -11,7 +11,7 @@ from transformers import MambaConfig, MambaForCausalLM
 
 import decodekit as dk
 from decodekit.models.hf.probes import verification
-from decodekit.models.hf.verifying_sessions import AlignedSession, RereadingSession
+from decodekit.models.hf.verifying_sessions import LeftAlignedSession, RightAlignedSession
 from tests.decoders.scripted_draft import Scripted
 from tests.equivalence.families import ALL, ENCODER_DECODERS, FAMILIES, PAD, build, wrap
 
@@ -119,14 +119,14 @@ def test_a_row_that_was_ahead_and_paused_goes_on_from_its_own_text(family: str) 
 
 def test_a_family_that_ignores_padding_is_pushed_to_the_right_and_others_read_again() -> None:
     kinds = {name: wrap(name)._verification.kind for name in ("gpt2", "t5", "bart")}
-    assert kinds == {"gpt2": AlignedSession, "t5": AlignedSession, "bart": RereadingSession}
+    assert kinds == {"gpt2": RightAlignedSession, "t5": RightAlignedSession, "bart": LeftAlignedSession}
 
 
 @pytest.mark.parametrize("family", ["gpt2", "mistral-window", "t5"])
 def test_reading_again_is_right_for_families_that_could_be_pushed(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verification, "AlignedSession", RereadingSession)
+    monkeypatch.setattr(verification, "RightAlignedSession", LeftAlignedSession)
     model, batch = dk.HFModel(build(family)), PROMPTS[family]
     expected = dk.decode(model, batch, dk.Greedy(), max_new_tokens=NEW, end_ids=())
     draft = Scripted.around([row[0] for row in expected.hypotheses()])

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 import decodekit as dk
-from decodekit.models.hf.forwards.watched import chosen_layers
+from decodekit.models.hf.forwards.model_outputs import layer_numbers
 from tests.equivalence.families import ENCODER_DECODERS, START, build
 
 FAMILIES = ("gpt2", "llama", "mistral-window", "gemma2-mixed", "bloom", "opt", "t5", "bart", "marian")
@@ -259,11 +259,11 @@ def test_low_and_high_layers_are_every_second_of_a_half(layers: int, is_tied: bo
     with torch.device("meta"):
         model = GPT2LMHeadModel(config)
     low, high = LAYER_SETS[layers, is_tied]
-    assert tuple(low) == chosen_layers(model, dk.ModelOutputsSpec(layers="low"))
-    assert tuple(high) == chosen_layers(model, dk.ModelOutputsSpec(layers="high"))
-    assert chosen_layers(model, dk.ModelOutputsSpec(layers=(layers, 0))) == (layers, 0)
+    assert tuple(low) == layer_numbers(model, dk.ModelOutputsSpec(layers="low"))
+    assert tuple(high) == layer_numbers(model, dk.ModelOutputsSpec(layers="high"))
+    assert layer_numbers(model, dk.ModelOutputsSpec(layers=(layers, 0))) == (layers, 0)
     with pytest.raises(dk.ModelError, match=f"at most {layers}, which GPT2LMHeadModel has, got"):
-        chosen_layers(model, dk.ModelOutputsSpec(layers=(0, layers + 1)))
+        layer_numbers(model, dk.ModelOutputsSpec(layers=(0, layers + 1)))
 
 
 def test_early_layers_of_an_encoder_decoder_are_refused() -> None:
