@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, final
 from weakref import WeakValueDictionary
 
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int32
 from torch import Tensor, nn
 
 from decodekit.accelerate.free_memory import memory_left
@@ -61,18 +61,11 @@ class Packable(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Pack:
-    """A packed weight.
+    """A packed copy of a weight."""
 
-    Attributes:
-        content: The packed copy, which only oneDNN can read.
-        version: torch's count of changes of the original weight; -1 if torch does not count them.
-        digest: Digest of the original weight.
-        bytes: Size of the copy.
-    """
-
-    content: Tensor
-    version: int
-    digest: Float32[Tensor, " lines"]
+    content: Tensor  # only oneDNN can read it
+    version: int  # torch's count of changes of the weight; -1 if torch does not count them
+    digest: Int32[Tensor, " lines"]  # of the weight
     bytes: int
 
 
@@ -167,16 +160,13 @@ class Packing:
         return Packable(self._select(layers), gelus)
 
     def _select(self, layers: list[LinearLayer]) -> list[LinearLayer]:
-        possible = [layer for layer in layers if _is_plain(layer.module)] if _available() else []
-        if self._packed is True:
-            self._check(possible)
-            return possible
-        large = [layer for layer in possible if layer.weight.numel() >= MIN_WEIGHTS]
-        new = {key: size for key, size in _sizes(large).items() if key not in self._packs}
-        return large if sum(new.values()) <= memory_left() // 2 else []
-
-    def _check(self, possible: list[LinearLayer]) -> None:
-        if not _available():
+        is_available = bool(torch.backends.mkldnn.enabled) and packing_works()
+        possible = [layer for layer in layers if _is_plain(layer.module)] if is_available else []
+        if self._packed == "auto":
+            large = [layer for layer in possible if layer.weight.numel() >= MIN_WEIGHTS]
+            new = {key: size for key, size in _sizes(large).items() if key not in self._packs}
+            return large if sum(new.values()) <= memory_left() // 2 else []
+        if not is_available:
             raise ModelError(
                 "HFModel: packed=True must find oneDNN's linear layers in torch, and torch "
                 f"{torch.__version__} has none here. Use packed='auto', which goes without."
@@ -186,6 +176,7 @@ class Packing:
                 f"HFModel: packed=True must find linear layers in float32 on the CPU, and "
                 f"{type(self._model).__name__} has none. Use packed='auto', which goes without."
             )
+        return possible
 
     def __getstate__(self) -> dict[str, Any]:  # a copy, or another process, packs anew
         return {**vars(self), "_packs": {}, "_swaps": [], "_expected": self.bytes}
@@ -268,7 +259,7 @@ def _packed(layer: LinearLayer, old: Pack | None) -> Pack:
     version = -1 if stored.is_inference() else stored._version  # noqa: SLF001 - torch's count of changes
     digest = _digest(stored)
     for pack in (old, _held.get(layer.key)):
-        if pack is not None and pack.version == version and _same_bits(pack.digest, digest):
+        if pack is not None and pack.version == version and torch.equal(pack.digest, digest):
             return pack
     content = torch.ops.mkldnn._reorder_linear_weight(layer.weight, _TYPICAL_ROWS)  # noqa: SLF001
     pack = Pack(content, version, digest, torch.ops.mkldnn._nbytes(content))  # noqa: SLF001
@@ -276,13 +267,14 @@ def _packed(layer: LinearLayer, old: Pack | None) -> Pack:
     return pack
 
 
-def _digest(weight: Float32[Tensor, "lines columns"]) -> Float32[Tensor, " lines"]:
-    """One number per line of a weight, which changes with each of the line's numbers.
+def _digest(weight: Float32[Tensor, "lines columns"]) -> Int32[Tensor, " lines"]:
+    """The bits of one number per line of a weight, which changes with each of the line's numbers.
 
     A sum with random coefficients: a change that its rounding hides is hidden in the layer's output too. It
     reads the weight once, at the speed of memory.
     """
-    return torch.mv(weight, _coefficients(weight.shape[1]))
+    # As bits, NaN equals NaN.
+    return torch.mv(weight, _coefficients(weight.shape[1])).view(torch.int32)
 
 
 @cache
@@ -290,16 +282,6 @@ def _coefficients(columns: int) -> Float32[Tensor, " columns"]:
     """Fixed random numbers between 1 and 2, so that none hides its column."""
     generator = torch.Generator().manual_seed(0)
     return torch.rand(columns, generator=generator, dtype=torch.float32, device="cpu") + 1
-
-
-def _same_bits(one: Float32[Tensor, " lines"], other: Float32[Tensor, " lines"]) -> bool:
-    """Equality in which NaN equals NaN."""
-    return torch.equal(one.view(torch.int32), other.view(torch.int32))
-
-
-def _available() -> bool:
-    """True if oneDNN is enabled and its operators work."""
-    return bool(torch.backends.mkldnn.enabled) and packing_works()
 
 
 @cache

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from decodekit.core.prompt import Prompt
 from decodekit.errors import DecodekitError
+from decodekit.models.hf.cache import Cache
 from decodekit.models.hf.model import HFModel
-from decodekit.models.hf.row_cache.cache import Cache
 from decodekit.models.hf.sessions import RowSession
 from decodekit.models.protocols import Session
 

@@ -10,7 +10,7 @@ from decodekit.core.result import Decoded
 from decodekit.decoders.base import Decoder
 from decodekit.decoders.beam.search import BeamSearch
 from decodekit.engine.decode import StepSnapshot
-from decodekit.models.hf.row_cache.cache import cache_name
+from decodekit.models.hf.cache import cache_name
 from decodekit.models.hf.sessions import RowSession
 from decodekit.models.hf.trie_cache.session import TrieSession
 

@@ -25,14 +25,8 @@ def split_attention(
 ) -> Float[Tensor, "batch heads beams value_width"]:
     """Attention over each part of the slots, and the combination of the parts.
 
-    Args:
-        query: One per beam.
-        key: One per slot.
-        value: One per slot.
-        words: Bit `j` is set if beam `j` sees the slot.
-        scale: Factor of the products.
-        softcap: Bound of the scores; None for no bound.
-        splits: Parts of the slots; None for enough to keep the device busy.
+    The arguments are those of `trie_attention`, with packed words. If `splits` is None, there are enough
+    parts to keep the device busy.
     """
     attend, combine, interpreted = _kernels()
     batch, heads, beams, width = query.shape

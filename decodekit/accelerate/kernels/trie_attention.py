@@ -19,8 +19,16 @@ MAX_BEAMS = 64
 # Tolerance relative to the largest value: products of float32 may be computed in TF32.
 _TOLERANCE = {torch.float32: 2e-3, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
+# Calls that a comparison of speed times.
+_REPEATS = 20
+
+# Inputs of attention over a trie.
+Query = Float[Tensor, "batch heads beams width"]
+Key = Float[Tensor, "batch groups slots width"]
+Value = Float[Tensor, "batch groups slots value_width"]
 # The slots that each beam sees: as truth values, or for at most 64 beams as the bits of one word per slot.
-Visible = Bool[Tensor, "batch beams slots"] | Int[Tensor, "batch slots"]
+Seen = Bool[Tensor, "batch beams slots"]
+Visible = Seen | Int[Tensor, "batch slots"]
 
 
 def is_available(device: torch.device) -> bool:
@@ -38,9 +46,9 @@ def _has_triton() -> bool:
 
 
 def trie_attention(
-    query: Float[Tensor, "batch heads beams width"],
-    key: Float[Tensor, "batch groups slots width"],
-    value: Float[Tensor, "batch groups slots value_width"],
+    query: Query,
+    key: Key,
+    value: Value,
     visible: Visible,
     *,
     scale: float | None = None,
@@ -97,9 +105,9 @@ def trie_attention(
 
 
 def plain_attention(
-    query: Float[Tensor, "batch heads beams width"],
-    key: Float[Tensor, "batch groups slots width"],
-    value: Float[Tensor, "batch groups slots value_width"],
+    query: Query,
+    key: Key,
+    value: Value,
     visible: Visible,
     *,
     scale: float,
@@ -119,7 +127,7 @@ def plain_attention(
     return (weights @ value.to(wide)).view(batch, heads, beams, -1).to(query.dtype)
 
 
-def pack(visible: Bool[Tensor, "batch beams slots"]) -> Int64[Tensor, "batch slots"]:
+def pack(visible: Seen) -> Int64[Tensor, "batch slots"]:
     """Pack visibility into one word per slot: bit `j` is set if beam `j` sees it. For at most 64 beams.
 
     Example:
@@ -130,18 +138,13 @@ def pack(visible: Bool[Tensor, "batch beams slots"]) -> Int64[Tensor, "batch slo
     return (visible.long() << bits).sum(1)
 
 
-def unpack(words: Int[Tensor, "batch slots"], beams: int) -> Bool[Tensor, "batch beams slots"]:
+def unpack(words: Int[Tensor, "batch slots"], beams: int) -> Seen:
     """The inverse of `pack`."""
     bits = torch.arange(beams, device=words.device, dtype=words.dtype)[:, None]
     return (words[:, None] >> bits & 1).bool()
 
 
-def should_use_kernel(
-    query: Float[Tensor, "batch heads beams width"],
-    key: Float[Tensor, "batch groups slots width"],
-    value: Float[Tensor, "batch groups slots value_width"],
-    visible: Bool[Tensor, "batch beams slots"],
-) -> bool:
+def should_use_kernel(query: Query, key: Key, value: Value, visible: Seen) -> bool:
     """True if the kernel is right and faster on these tensors. Runs it, and waits for the device.
 
     False where the kernel does not run or is interpreted, and where it raises.
@@ -155,12 +158,7 @@ def should_use_kernel(
         return False
 
 
-def is_accurate(
-    query: Float[Tensor, "batch heads beams width"],
-    key: Float[Tensor, "batch groups slots width"],
-    value: Float[Tensor, "batch groups slots value_width"],
-    visible: Bool[Tensor, "batch beams slots"],
-) -> bool:
+def is_accurate(query: Query, key: Key, value: Value, visible: Seen) -> bool:
     """True if the kernel gives the result of plain PyTorch in float32, up to rounding."""
     actual = trie_attention(query, key, value, visible).float()
     scale = 1 / math.sqrt(query.shape[-1])
@@ -169,14 +167,7 @@ def is_accurate(
     return torch.allclose(actual, expected, rtol=tolerance, atol=tolerance * float(value.abs().max()))
 
 
-def is_faster(
-    query: Float[Tensor, "batch heads beams width"],
-    key: Float[Tensor, "batch groups slots width"],
-    value: Float[Tensor, "batch groups slots value_width"],
-    visible: Bool[Tensor, "batch beams slots"],
-    *,
-    repeats: int = 20,
-) -> bool:
+def is_faster(query: Query, key: Key, value: Value, visible: Seen) -> bool:
     """True if the kernel beats PyTorch's attention with a mask on these tensors. Times both on the device.
 
     False where the kernel does not run or is interpreted.
@@ -200,7 +191,7 @@ def is_faster(
         attend()  # compiles, and warms up
         torch.cuda.synchronize(query.device)
         start = time.perf_counter()
-        for _ in range(repeats):
+        for _ in range(_REPEATS):
             attend()
         torch.cuda.synchronize(query.device)
         return time.perf_counter() - start
@@ -210,9 +201,7 @@ def is_faster(
 
 def _check(heads: int, groups: int, beams: int, visible: Tensor) -> None:
     if heads % groups:
-        raise ValueError(
-            f"trie_attention: heads must be a multiple of the groups of keys, got {heads} for {groups}."
-        )
+        raise ValueError(f"trie_attention: heads must be a multiple of groups, got {heads} for {groups}.")
     if visible.dtype != torch.bool and beams > torch.iinfo(visible.dtype).bits:
         raise ValueError(
             f"trie_attention: {visible.dtype} words must have a bit for each beam, got {beams} beams. "

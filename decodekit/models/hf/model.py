@@ -12,6 +12,7 @@ from decodekit.accelerate.packed_linear import Packing
 from decodekit.core.prompt import Prompt
 from decodekit.core.vocabulary import Tokenizer, Vocabulary
 from decodekit.errors import ModelError
+from decodekit.models.hf.cache import cache_name
 from decodekit.models.hf.forwards.compiled import Compiled
 from decodekit.models.hf.forwards.decoder_only import DecoderOnly
 from decodekit.models.hf.forwards.encoder_decoder import (
@@ -39,7 +40,6 @@ from decodekit.models.hf.probes.capabilities import (
 )
 from decodekit.models.hf.probes.trie_support import TrieSupport
 from decodekit.models.hf.probes.verification import Verification
-from decodekit.models.hf.row_cache.cache import cache_name
 from decodekit.models.hf.sessions import WidenableSession, start_session
 from decodekit.models.protocols import (
     CapturableModel,

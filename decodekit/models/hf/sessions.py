@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from decodekit.core.history import rows_of
 from decodekit.core.prompt import Prompt
+from decodekit.models.hf.cache import Cache
 from decodekit.models.hf.forwards.forward import (
     Columns,
     Forward,
@@ -17,7 +18,6 @@ from decodekit.models.hf.forwards.forward import (
     count_positions,
     last_logits,
 )
-from decodekit.models.hf.row_cache.cache import Cache
 from decodekit.models.protocols import MergeableSession, ShrinkingSession
 
 
@@ -125,7 +125,7 @@ class RowSession(MergeableSession):
         self._positions = self._positions[:, first:]
         self._mask = None if self._mask is None else self._mask[:, first:]
         self._column -= first
-        self._cache.keep(rows, first)
+        self._cache.select(rows, first)
         if isinstance(self._model, ShrinkingForward):
             self._model.keep_prompts(prompts, self._batch, self._cache)
         self._batch = len(prompts)
@@ -143,7 +143,7 @@ class RowSession(MergeableSession):
         columns = max(state.mask.shape[1] - state.empty for state in both)
         remaining = max(state.remaining for state in both)
         shifts = [columns - state.mask.shape[1] for state in both]
-        self._cache.join(both[1].cache, (shifts[0], shifts[1]), columns, columns + remaining)
+        self._cache.merge(both[1].cache, (shifts[0], shifts[1]), columns, columns + remaining)
         mask = torch.cat(
             [
                 nn.functional.pad(state.mask, (shift, remaining))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import decodekit as dk
 from decodekit.core.history import Source
-from decodekit.models.hf.row_cache.cache import Cache
+from decodekit.models.hf.cache import Cache
 from decodekit.models.hf.sessions import RowSession
 from decodekit.models.hf.trie_cache.session import TrieSession
 from tests.equivalence.families import ENCODER_DECODERS, FAMILIES, VOCAB, build, wrap
@@ -152,12 +152,12 @@ def test_a_model_that_would_go_on_wrong_is_not_joined(beams: int, monkeypatch: p
     session, _ = start(hf, [([8, 9], ())], beams)
     assert session.can_merge()
 
-    join = Cache.join
+    merge = Cache.merge
 
     def one_too_far(self: Any, other: Any, shifts: tuple[int, int], columns: int, capacity: int) -> None:  # noqa: ANN401
-        join(self, other, (shifts[0], shifts[1] - 1), columns, capacity)
+        merge(self, other, (shifts[0], shifts[1] - 1), columns, capacity)
 
-    monkeypatch.setattr(Cache, "join", one_too_far)
+    monkeypatch.setattr(Cache, "merge", one_too_far)
     hf = dk.HFModel(build("gpt2"))
     session, _ = start(hf, [([8, 9], ())], beams)
     assert not session.can_merge()
@@ -168,9 +168,7 @@ def test_with_the_longest_prompt_its_columns_leave(beams: int, cache: Any) -> No
     session, _ = start(dk.HFModel(build("llama"), cache=cache), [([8] * 9, ())], beams)
     session.merge(start(dk.HFModel(build("llama"), cache=cache), [([9] * 3, ())], beams)[0])
     session.keep_prompts(torch.tensor([1]))
-    assert (
-        session._branches.slots if cache == "trie" else session._cache.content.layers[0].keys.shape[2]
-    ) == 3
+    assert (session._tree.slots if cache == "trie" else session._cache.content.layers[0].keys.shape[2]) == 3
 
 
 @pytest.mark.parametrize(("beams", "cache"), [(1, "auto"), (2, "trie"), (2, "rows")])
@@ -185,7 +183,7 @@ def test_columns_that_nobody_sees_any_more_are_dropped(beams: int, cache: Any) -
             if step == 2:
                 session.keep_prompts(torch.tensor([1]))
             logits = session.advance(torch.full((rows,), 10), None)
-        slots = session._branches.slots if cache == "trie" else session._cache.content.layers[0].keys.shape[2]
+        slots = session._tree.slots if cache == "trie" else session._cache.content.layers[0].keys.shape[2]
         longest = max(longest, slots)
     # Dead branches of a trie wait for its next count, up to 16 steps of them.
     assert longest <= 9 + beams * (8 if cache != "trie" else 8 + 16)

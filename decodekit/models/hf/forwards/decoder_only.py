@@ -8,6 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from decodekit.accelerate.packed_linear import Packing
+from decodekit.models.hf.cache import Cache
 from decodekit.models.hf.forwards.forward import (
     Columns,
     Forward,
@@ -16,8 +17,7 @@ from decodekit.models.hf.forwards.forward import (
     forward_signature,
     running,
 )
-from decodekit.models.hf.row_cache.cache import Cache
-from decodekit.models.hf.trie_cache.layer_masks import Mask
+from decodekit.models.hf.trie_cache.tree_mask import Mask
 
 
 class DecoderOnly(Forward, MergeableForward):

@@ -14,6 +14,7 @@ from typing_extensions import override
 from decodekit.accelerate.packed_linear import Packing
 from decodekit.core.history import Source, rows_of
 from decodekit.errors import ModelError, PromptError
+from decodekit.models.hf.cache import Cache, cache_name
 from decodekit.models.hf.forwards.forward import (
     Columns,
     Forward,
@@ -23,8 +24,7 @@ from decodekit.models.hf.forwards.forward import (
     forward_signature,
     running,
 )
-from decodekit.models.hf.row_cache.cache import Cache, cache_name
-from decodekit.models.hf.trie_cache.layer_masks import Mask
+from decodekit.models.hf.trie_cache.tree_mask import Mask
 
 # Arguments by which attention modules receive the states of another sequence than their own.
 _CROSS_STATES = ("key_value_states", "encoder_hidden_states")

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from decodekit.accelerate.packed_linear import Packing
 from decodekit.core.prompt import Prompt
-from decodekit.models.hf.row_cache.cache import Cache
-from decodekit.models.hf.trie_cache.layer_masks import Mask
+from decodekit.models.hf.cache import Cache
+from decodekit.models.hf.trie_cache.tree_mask import Mask
 
 # True for the columns of every row that hold tokens.
 Columns = Bool[Tensor, "rows length"]

@@ -11,10 +11,10 @@ from typing_extensions import override
 
 from decodekit.core.prompt import Prompt
 from decodekit.errors import ModelError
+from decodekit.models.hf.cache import Cache
 from decodekit.models.hf.forwards.forward import Columns, Forward, forward_lock
-from decodekit.models.hf.row_cache.cache import Cache
 from decodekit.models.hf.sessions import WidenableSession
-from decodekit.models.hf.trie_cache.layer_masks import Mask
+from decodekit.models.hf.trie_cache.tree_mask import Mask
 from decodekit.models.protocols import ModelOutputs, ModelOutputsSpec, SessionWithOutputs
 
 # In a model of more layers, the low and the high layers are the first and the last 20.

@@ -17,7 +17,7 @@ from decodekit.models.hf.forwards.forward import ForwardAfter, forward_lock
 from decodekit.models.hf.forwards.pass_recorder import MIN_STEPS, PassRecorder
 from decodekit.models.hf.probes.capabilities import PROBE_ERRORS, PROBE_LENGTH, Capabilities
 from decodekit.models.hf.trie_cache.position_patches import PositionPatches
-from decodekit.models.hf.trie_cache.session import BranchingForward, TrieSession
+from decodekit.models.hf.trie_cache.session import TrieForward, TrieSession
 
 # The names of windows and chunks of attention in configurations.
 _WINDOWS = ("sliding_window", "attention_chunk_size")
@@ -62,7 +62,7 @@ class TrieSupport:
         prompt = prompt.to(self.model.device)
         compiled = None if pretended else self.compiled  # a probe is not compiled
         model = self.forward_after(prompt, share=True, compiled=compiled)
-        forward = BranchingForward(model, self.config, self._patches, self.model, lambda: self.merges)
+        forward = TrieForward(model, self.config, self._patches, self.model, lambda: self.merges)
         on_cpu = self.model.device.type == "cpu"  # elsewhere copying keys costs more than attending to them
         if self.compiled is not None and on_cpu:  # its operations are not torch's
             recorded = False

@@ -263,9 +263,9 @@ def test_more_room_does_not_keep_the_old_one() -> None:
     session: Any = hf.start(prompts("gpt2"), rows_per_prompt=2, capacity=60)[0]
     walk(session, 2, 8, seed=0)
     old, alive = [weakref.ref(layer.keys) for layer in session._cache._layers], []
-    make_room = session._cache._layers[1].make_room
-    session._cache._layers[1].make_room = lambda room: (alive.append(old[0]()), make_room(room))
-    session._branches.room = session._branches.slots  # full
+    resize = session._cache._layers[1].resize
+    session._cache._layers[1].resize = lambda *sizes: (alive.append(old[0]()), resize(*sizes))
+    session._tree.room = session._tree.slots  # full
     walk(session, 2, 1, seed=0)
     assert alive == [None]  # what the first layer had was free before the second asked for more
 
