@@ -80,8 +80,8 @@ class HFModel(
             operations in one. `repr` shows the memory of the copies. The model is left unchanged.
         recorded: Records a pass and replays its operations without the model's Python, over a trie, which is
             faster. True always; `"auto"` on the CPU, in runs of at least 32 tokens, if all modules are
-            transformers' and torch's own and none has a hook; False never. `repr` says if it does, and why
-            not. On a GPU see `decode(capture=True)`.
+            transformers' and torch's own and none has a hook; False never. `repr` shows the
+            choice and its reason. On a GPU see `decode(capture=True)`.
         compiled: Compiles passes with `torch.compile`, over a trie, once per combination of shapes: True with
             torch's default backend, or the name of one. `repr` shows the time it took. False: not at all.
 

@@ -1,4 +1,4 @@
-"""Prompts join a run that is under way: on every family the logits are those of each text alone."""
+"""Sessions with one entry per row: eviction and merging give every family the logits of each prompt alone."""
 
 import random
 from typing import Any
@@ -23,7 +23,7 @@ COUNTING = [family for family in ENCODER_DECODERS if family not in RELATIVE]
 PLAIN = [family for family in FAMILIES if family not in WINDOWS]
 
 
-# A decoder's text, and what its encoder reads; nothing for a model without one.
+# A prompt of the decoder, and a source of the encoder; empty for a decoder-only model.
 Text = tuple[list[int], tuple[int, ...]]
 
 
@@ -38,7 +38,7 @@ def start(hf: dk.HFModel, texts: list[Text], beams: int, new: int = STEPS + 4) -
 
 
 def wander(hf: dk.HFModel, beams: int, seed: int) -> tuple[Any, list[tuple[Tensor, list[Text]]]]:
-    """A run whose beams move while prompts join and leave; the logits at some steps, and every row's text."""
+    """Moves beams, and merges and evicts prompts; the logits of some steps, and every row's sequence."""
     chance = random.Random(seed)  # noqa: S311 - a seed, no secret
     begins_with = hf.vocabulary.decoder_start_id
 
@@ -80,7 +80,7 @@ def alone(hf: dk.HFModel, texts: list[Text]) -> Tensor:
 
 @pytest.mark.parametrize(("beams", "cache"), [(1, "auto"), (3, "auto"), (2, "rows")])
 @pytest.mark.parametrize("family", PLAIN)
-def test_what_is_joined_is_what_is_alone(family: str, beams: int, cache: Any) -> None:  # noqa: ANN401
+def test_merged_prompts_get_the_logits_they_get_alone(family: str, beams: int, cache: Any) -> None:  # noqa: ANN401
     hf = dk.HFModel(build(family), cache=cache)
     session, seen = wander(hf, beams, seed=beams)
     assert isinstance(session, dk.MergeableSession)
@@ -92,7 +92,7 @@ def test_what_is_joined_is_what_is_alone(family: str, beams: int, cache: Any) ->
 
 
 @pytest.mark.parametrize("family", WINDOWS)
-def test_in_a_trie_windows_are_joined_too(family: str) -> None:
+def test_sessions_over_a_trie_merge_with_sliding_windows(family: str) -> None:
     hf = dk.HFModel(build(family), cache="trie")
     session, seen = wander(hf, 3, seed=3)
     assert isinstance(session, TrieSession)
@@ -107,7 +107,7 @@ def test_in_a_trie_windows_are_joined_too(family: str) -> None:
     [(family, 3, "auto") for family in ENCODER_DECODERS]
     + [(family, beams, "rows") for family in RELATIVE for beams in (1, 2)],
 )
-def test_encoder_decoders_are_joined(family: str, beams: int, cache: Any) -> None:  # noqa: ANN401
+def test_encoder_decoder_sessions_merge(family: str, beams: int, cache: Any) -> None:  # noqa: ANN401
     hf = dk.HFModel(build(family), cache=cache)
     session, seen = wander(hf, beams, seed=5)
     assert isinstance(session, TrieSession if cache == "auto" else RowSession)
@@ -118,7 +118,7 @@ def test_encoder_decoders_are_joined(family: str, beams: int, cache: Any) -> Non
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gpt-neox", "mistral-window"])
-def test_recorded_passes_of_single_rows_are_joined(family: str) -> None:
+def test_recorded_sessions_of_single_rows_merge(family: str) -> None:
     # A model of its own: one that has shown its states keeps transformers' hooks, and is not recorded.
     hf = dk.HFModel(build.__wrapped__(family), recorded=True)
     session, seen = wander(hf, 1, seed=4)
@@ -133,7 +133,7 @@ def test_recorded_passes_of_single_rows_are_joined(family: str) -> None:
     ("family", "beams"),
     [(family, beams) for family in WINDOWS for beams in (1, 2)] + [(family, 1) for family in COUNTING],
 )
-def test_what_cannot_be_joined_says_so(family: str, beams: int) -> None:
+def test_a_session_that_cannot_merge_says_so(family: str, beams: int) -> None:
     hf = wrap(family)
     prompt = dk.Prompt.of([[8, 9]], hf.vocabulary)
     session, _ = hf.start(prompt, rows_per_prompt=beams, capacity=9)
@@ -141,13 +141,13 @@ def test_what_cannot_be_joined_says_so(family: str, beams: int) -> None:
     assert not session.can_merge()
 
 
-def test_a_model_that_reads_everything_again_is_not_joined() -> None:
+def test_a_recomputing_session_does_not_merge() -> None:
     session, _ = start(dk.HFModel(build("gpt2"), cache="none"), [([8, 9], ())], 1)
     assert not isinstance(session, dk.MergeableSession)
 
 
 @pytest.mark.parametrize("beams", [1, 2])
-def test_a_model_that_would_go_on_wrong_is_not_joined(beams: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_would_continue_wrong_is_not_merged(beams: int, monkeypatch: pytest.MonkeyPatch) -> None:
     hf = dk.HFModel(build("gpt2"))
     session, _ = start(hf, [([8, 9], ())], beams)
     assert session.can_merge()
@@ -164,7 +164,7 @@ def test_a_model_that_would_go_on_wrong_is_not_joined(beams: int, monkeypatch: p
 
 
 @pytest.mark.parametrize(("beams", "cache"), [(1, "auto"), (2, "trie"), (2, "rows")])
-def test_with_the_longest_prompt_its_columns_leave(beams: int, cache: Any) -> None:  # noqa: ANN401
+def test_columns_of_an_evicted_longest_prompt_are_dropped(beams: int, cache: Any) -> None:  # noqa: ANN401
     session, _ = start(dk.HFModel(build("llama"), cache=cache), [([8] * 9, ())], beams)
     session.merge(start(dk.HFModel(build("llama"), cache=cache), [([9] * 3, ())], beams)[0])
     session.keep_prompts(torch.tensor([1]))
@@ -172,7 +172,7 @@ def test_with_the_longest_prompt_its_columns_leave(beams: int, cache: Any) -> No
 
 
 @pytest.mark.parametrize(("beams", "cache"), [(1, "auto"), (2, "trie"), (2, "rows")])
-def test_columns_that_nobody_sees_any_more_are_dropped(beams: int, cache: Any) -> None:  # noqa: ANN401
+def test_columns_without_a_valid_row_are_dropped(beams: int, cache: Any) -> None:  # noqa: ANN401
     hf = dk.HFModel(build("llama"), cache=cache)
     session, logits = start(hf, [([8] * 9, ())], beams, new=9)
     longest = 0
