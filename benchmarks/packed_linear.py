@@ -32,7 +32,7 @@ from record import SEED, circumstances, place, summary, write
 from torch import Tensor, nn
 
 from decodekit.accelerate.packed_linear import MAX_ROWS, Packing, packed_forward
-from decodekit.models.hf.packable import find_packable
+from decodekit.models.hf.forwards.forward import find_packable
 
 Way = Callable[[Tensor], Tensor]
 Ways = dict[str, Callable[[nn.Linear], Way]]

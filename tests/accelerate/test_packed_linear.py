@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 import decodekit as dk
 from decodekit.accelerate import packed_linear
 from decodekit.accelerate.packed_linear import MAX_ROWS, MIN_WEIGHTS, Packing, packing_works
-from decodekit.models.hf.packable import find_packable
+from decodekit.models.hf.forwards.forward import find_packable
 from tests.equivalence.families import build
 
 pytestmark = pytest.mark.skipif(not packing_works(), reason="this torch has no packed linear layers")

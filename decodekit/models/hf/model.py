@@ -24,6 +24,7 @@ from decodekit.models.hf.forwards.first_layers import first_layers
 from decodekit.models.hf.forwards.forward import (
     Forward,
     count_positions,
+    find_packable,
     forward_lock,
     forward_signature,
     token_log_probs,
@@ -31,7 +32,6 @@ from decodekit.models.hf.forwards.forward import (
 )
 from decodekit.models.hf.forwards.model_outputs import ForwardWithOutputs, HFSessionWithOutputs
 from decodekit.models.hf.forwards.pass_recorder import PassRecorder
-from decodekit.models.hf.packable import find_packable
 from decodekit.models.hf.probes.capabilities import (
     Capabilities,
     ProbeSequences,

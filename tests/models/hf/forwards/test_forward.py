@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 import decodekit as dk
 from decodekit.accelerate.packed_linear import LinearLayer, Packable, Packing, fused_gelu
-from decodekit.models.hf.packable import find_packable
+from decodekit.models.hf.forwards.forward import find_packable
 from tests.equivalence.families import build
 
 
