@@ -75,7 +75,7 @@ class ConditionedDecoder(Forward, MergeableForward, ShrinkingForward):
         vocab = model.get_input_embeddings().weight.shape[0]
         if int(tokens.max()) >= vocab:  # the decoder's ids may be more
             raise PromptError(
-                f"Prompt: the ids of the source must be below the {vocab} that the encoder knows, got "
+                f"Prompt: the ids that the encoder reads must be below the {vocab} ids that it knows, got "
                 f"{int(tokens.max())}."
             )
         with running(model, packing):
