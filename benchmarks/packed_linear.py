@@ -31,8 +31,8 @@ from measuring import in_turns, timed
 from record import SEED, circumstances, place, summary, write
 from torch import Tensor, nn
 
-from decodekit.accelerate.packed_linear.layers import packable
-from decodekit.accelerate.packed_linear.packing import MOST_ROWS, Packing, _forward
+from decodekit.accelerate.packed_linear import MAX_ROWS, Packing, packed_forward
+from decodekit.models.hf.forwards.forward import find_packable
 
 Way = Callable[[Tensor], Tensor]
 Ways = dict[str, Callable[[nn.Linear], Way]]
@@ -81,10 +81,11 @@ def frozen(layer: nn.Linear) -> Way:
 
 def packed(layer: nn.Linear) -> Way:
     """As decodekit does it."""
-    packing = Packing(layer, packed=True)
+    packing = Packing(layer, True, find_packable)
     packing.refresh()
     # Without the context, which a model enters once, and for one row whatever the threads.
-    forward = _forward(packable(layer)[0], next(iter(packing._packs.values())).content, 1)  # noqa: SLF001
+    content = next(iter(packing._packs.values())).content  # noqa: SLF001
+    forward = packed_forward(find_packable(layer).layers[0], content, 1)
 
     def run(rows: Tensor) -> Tensor:
         assert packing.bytes  # noqa: S101 - holds it
@@ -176,7 +177,7 @@ def whole_model(repeats: int, bytes_a_second: float, *, quick: bool) -> dict[str
     torch.manual_seed(SEED)
     config = transformers.GPT2Config(**SMALL_MODEL) if quick else transformers.GPT2Config()
     model = transformers.GPT2LMHeadModel(config).eval()
-    packing = Packing(model, "auto")
+    packing = Packing(model, "auto", find_packable)
     first, again = timed(packing.refresh, clock=now), timed(packing.refresh, clock=now)
 
     def enter_and_leave() -> None:
@@ -256,7 +257,7 @@ def main(
     record = circumstances("cpu", threads, repeats, note=note) | {
         "clock": "of the thread" if threads == 1 else "wall",
         "load": [round(load, 1), round(os.getloadavg()[0], 1)],
-        "most_rows": MOST_ROWS,
+        "most_rows": MAX_ROWS,
         "bandwidth_gb_per_second": round(bytes_a_second / 1e9, 2),
         "floor_ms": floors,
         "first_use_ms": first,

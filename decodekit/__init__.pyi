@@ -81,12 +81,12 @@ from .errors import PromptError as PromptError
 from .models.hf.loading import bundled_path as bundled_path
 from .models.hf.loading import load as load
 from .models.hf.model import HFModel as HFModel
-from .models.model_outputs import ModelOutputs as ModelOutputs
-from .models.model_outputs import ModelOutputsSpec as ModelOutputsSpec
 from .models.protocols import CapturableModel as CapturableModel
 from .models.protocols import EarlyExitModel as EarlyExitModel
 from .models.protocols import MergeableSession as MergeableSession
 from .models.protocols import Model as Model
+from .models.protocols import ModelOutputs as ModelOutputs
+from .models.protocols import ModelOutputsSpec as ModelOutputsSpec
 from .models.protocols import ModelWithOutputs as ModelWithOutputs
 from .models.protocols import Session as Session
 from .models.protocols import SessionWithOutputs as SessionWithOutputs

@@ -1,1 +1,1 @@
-"""The same numbers sooner: recordings, CUDA graphs, packed linear layers, kernels."""
+"""Faster ways to the same numbers: recordings, CUDA graphs, packed linear layers, kernels."""

@@ -1,30 +1,29 @@
-"""Work of a CUDA device, recorded as one launch."""
+"""CUDA graphs: a device's work as one launch."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast, final
+from typing import Any, Generic, cast, final
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from decodekit.accelerate.recording import CannotRecordError, Recording, Result
-from decodekit.accelerate.tape import Tape
+from decodekit.accelerate.tape import CannotRecordError, Result, Tape
 
 
 @final
-class CudaGraph(Recording[Result]):
+class CudaGraph(Generic[Result]):
     """A recording of a CUDA device's work: a replay is one launch.
 
-    The first call runs the function, which warms up what the device's libraries set up; the second records
-    it. What it returns stands in the same memory at every call.
+    The first call runs the function, which initialises the device's libraries; the second records it. The
+    result is in the same memory at every call.
 
     Args:
-        function: As `Recording` has it, of tensors on one CUDA device.
-        generators: The random streams that it draws from, beside torch's own.
+        function: As for `Tape`, of tensors on one CUDA device.
+        generators: The random streams that it draws from, apart from torch's own.
     """
 
     def __init__(self, function: Callable[[], Result], generators: Sequence[torch.Generator] = ()) -> None:
-        super().__init__(function)
+        self._function = function
         self._generators = generators
         self._is_warm = False
         self._graph: Any = None
@@ -32,7 +31,11 @@ class CudaGraph(Recording[Result]):
 
     @torch.inference_mode()
     def __call__(self) -> Result:
-        """What the function returns."""
+        """Call the function, in inference mode, or replay it.
+
+        Raises:
+            CannotRecordError: If it cannot be recorded.
+        """
         if not self._is_warm:
             self._is_warm = True
             return self._warm_up()
@@ -42,11 +45,11 @@ class CudaGraph(Recording[Result]):
         return cast("Result", self._result)
 
     def _warm_up(self) -> Result:
-        current, beside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        beside.wait_stream(current)
-        with torch.cuda.stream(beside):
+        current, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
             result = self._function()
-        current.wait_stream(beside)
+        current.wait_stream(side)
         for leaf in tree_flatten(result)[0]:
             if isinstance(leaf, Tensor):
                 leaf.record_stream(current)
@@ -68,6 +71,6 @@ class CudaGraph(Recording[Result]):
 
 def record(
     function: Callable[[], Result], device: torch.device, generators: Sequence[torch.Generator] = ()
-) -> Recording[Result]:
+) -> Callable[[], Result]:
     """The recording for a device: a CUDA graph, or elsewhere a tape."""
     return CudaGraph(function, generators) if device.type == "cuda" else Tape(function)

@@ -1,34 +1,48 @@
-"""Operations of torch, written down and done again."""
+"""Recording and replay of torch operations.
+
+A recording runs a function of tensors once and from then on repeats its operations on the same memory.
+Python's decisions (a branch, a length) are made once. A replay reads and writes the tensors of the recorded
+run: the caller writes new inputs into these tensors before it.
+"""
 
 from collections.abc import Callable, Sequence
 from sys import getrefcount
-from typing import Any, Generic, cast, final
+from typing import Any, Generic, TypeVar, final
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from decodekit.accelerate.recording import CannotRecordError, Recording, Result
 from decodekit.core.device import is_recorded
+from decodekit.errors import DecodekitError
 
-Call = Any  # a function or an operation of torch
+Result = TypeVar("Result")
+Operation = Any  # a function or an operation of torch
 
-# Calls before a tape is recorded: recording costs some steps' worth, which a short run would not earn back.
+# Plain calls before the recorded one: recording takes as long as several steps, too much for a short run.
 CALLS_BEFORE_TAPE = 3
-# They copy to the host, past all that counts operations.
+# They copy to the host without an operation that a dispatch mode sees.
 _COPIES_TO_HOST = (Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.cpu, Tensor.__repr__)
-# So they do with tensors inside of what they are given.
-_MAKE_TENSORS = (torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor)
+# So do these if their argument is a list with tensors in it.
+_CONSTRUCTORS = (torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor)
+
+
+class CannotRecordError(DecodekitError):
+    """The function reads the device, or has a shape that depends on data."""
 
 
 @final
-class Tape(Recording[Result]):
-    """A recording of torch's operations, for any device: a replay does nothing else, so no Python of a model.
+class Tape(Generic[Result]):
+    """A recording of torch's operations, for any device: a replay runs them without the Python around them.
 
-    The same operations on the same memory in the same order: a replay gives the very bits of a run. What it
-    returns is new at every call.
+    The same operations run on the same memory in the same order, so a replay gives the same bits. Every call
+    returns new tensors.
+
+    Args:
+        function: Computes tensors from tensors that it holds, and may write to them. It must run the same
+            operations for all values in them.
 
     Example:
         >>> number, tape = torch.tensor(1), Tape(lambda: number.mul_(2) + 1)
@@ -37,13 +51,17 @@ class Tape(Recording[Result]):
     """
 
     def __init__(self, function: Callable[[], Result]) -> None:
-        super().__init__(function)
+        self._function = function
         self._calls = 0
         self._replay: Callable[[], Result] | None = None
 
     @torch.inference_mode()
     def __call__(self) -> Result:
-        """What the function returns."""
+        """Call the function, in inference mode, or replay it.
+
+        Raises:
+            CannotRecordError: If it cannot be recorded.
+        """
         if self._replay is not None:
             return self._replay()
         self._calls += 1
@@ -56,174 +74,173 @@ class Tape(Recording[Result]):
         except RuntimeError as error:
             if writer.refusal is None:
                 raise
-            raise writer.refusal from error  # of which TorchScript makes an error of its own
+            raise writer.refusal from error  # TorchScript wraps it in an error of its own
         finally:
             is_recorded.reset(before)
-        if writer.refusal is not None:  # and somebody went on nevertheless
+        if writer.refusal is not None:  # the function has caught it
             raise writer.refusal
         self._replay = writer.replay(result)
         return result
 
 
 class _NoCopiesToHost(TorchFunctionMode):
-    """Refuses what reads a tensor without an operation of torch."""
+    """Refuses functions that read a tensor without an operation of torch."""
 
     def __init__(self, writer: "_Writer") -> None:
         super().__init__()
         self._writer = writer
 
     def __torch_function__(  # torch's signature
-        self, function: Call, types: object, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+        self,
+        function: Operation,
+        types: object,
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
         del types
         if function in _COPIES_TO_HOST:
-            raise self._writer.refused(f"nothing may read tensors, and Tensor.{function.__name__} does.")
-        given = kwargs or {}
-        self._writer.streams += [one for one in given.values() if isinstance(one, torch.Generator)]
-        if function in _MAKE_TENSORS and any(map(_lists_tensors, [*args, *given.values()])):
-            raise self._writer.refused(f"nothing may read tensors, and {function.__name__} does with a list.")
-        return function(*args, **given)
+            raise self._writer.refuse(f"nothing may read tensors, and Tensor.{function.__name__} does.")
+        named = kwargs or {}
+        self._writer.generators += [value for value in named.values() if isinstance(value, torch.Generator)]
+        if function in _CONSTRUCTORS and any(map(_is_list_of_tensors, [*args, *named.values()])):
+            raise self._writer.refuse(f"nothing may read tensors, and {function.__name__} does with a list.")
+        return function(*args, **named)
 
 
 class _Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Writes down every operation, as a line of Python; what it did not compute is given by name."""
+    """Writes every operation as a line of Python. Tensors that no line has computed are inputs."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._lines: list[tuple[str, set[str]]] = []  # and the names in it
-        self._names: dict[int, str] = {}
-        self._given: dict[str, object] = {}
-        self._alive: list[object] = []  # what is gone could lend its identity to another
-        self._outside: set[int] = set()  # the memory of what it did not compute
-        self._inside: set[int] = set()  # and of what it did
-        self.streams: list[torch.Generator] = []  # that were drawn from, as Python has them
+        self._lines: list[tuple[str, set[str]]] = []  # with the names of tensors in it
+        self._names: dict[int, str] = {}  # by identity
+        self._inputs: dict[str, object] = {}
+        self._alive: list[object] = []  # a freed object could lend its identity to another
+        self._input_memory: set[int] = set()
+        self._computed_memory: set[int] = set()
+        self.generators: list[torch.Generator] = []  # as Python has passed them
         self.refusal: CannotRecordError | None = None
 
-    def refused(self, why: str) -> CannotRecordError:
-        """The error to raise, which is remembered in case somebody catches it."""
-        self.refusal = CannotRecordError(f"Tape: {why}")
+    def refuse(self, reason: str) -> CannotRecordError:
+        """The error to raise; it is remembered in case the function catches it."""
+        self.refusal = CannotRecordError(f"Tape: {reason}")
         return self.refusal
 
     def __torch_dispatch__(  # torch's signature
-        self, function: Call, types: object, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+        self,
+        function: Operation,
+        types: object,
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
         del types
         kwargs = kwargs or {}
-        if _reads(function):
-            raise self.refused(f"nothing may read tensors, and {function} does.")
+        if _reads_tensors(function):
+            raise self.refuse(f"nothing may read tensors, and {function} does.")
         if _has_shape_of_data(function, args):
-            raise self.refused(f"shapes must not depend on data, and that of {function} does.")
-        if any(isinstance(value, torch.UntypedStorage) for value in args):  # whose memory has no name
-            raise self.refused(f"memory must not be taken from a tensor, and {function} does.")
+            raise self.refuse(f"shapes must not depend on data, and that of {function} does.")
+        if any(isinstance(value, torch.UntypedStorage) for value in args):  # it has no name
+            raise self.refuse(f"memory must not be taken from a tensor, and {function} does.")
         if function is torch.ops.aten.lift_fresh.default:
-            return self._fresh(args[0])
+            return self._write_constant(args[0])
         result = function(*args, **kwargs)
         results = list(result) if isinstance(result, tuple | list) else [result]
-        known = all(id(one) in self._names or not isinstance(one, Tensor) for one in results)
-        if known and not function._schema.is_mutable and results != [None]:  # noqa: SLF001 - where torch says so
+        known = all(id(value) in self._names or not isinstance(value, Tensor) for value in results)
+        if known and not function._schema.is_mutable and results != [None]:  # noqa: SLF001 - torch's only name
             return result
         used: set[str] = set()
-        given = [self._written(value, used) for value in args]
-        given += [f"{name}={self._written(value, used)}" for name, value in kwargs.items()]
-        call = f"{self._give(function)}({', '.join(given)})"
-        new = [self._new(one, used) for one in results]
-        left = f"[{', '.join(new)}]" if isinstance(result, tuple | list) else new[0]
-        self._lines.append((f"{left} = {call}", used))
+        arguments = [self._source(value, used) for value in args]
+        arguments += [f"{name}={self._source(value, used)}" for name, value in kwargs.items()]
+        call = f"{self._input(function)}({', '.join(arguments)})"
+        targets = [self._target(value, used) for value in results]
+        target = f"[{', '.join(targets)}]" if isinstance(result, tuple | list) else targets[0]
+        self._lines.append((f"{target} = {call}", used))
         return result
 
-    def _fresh(self, one: Tensor) -> Tensor:
-        """What Python has just made of numbers: every replay makes it anew, as somebody may write to it."""
-        if id(one) not in self._names:
+    def _write_constant(self, tensor: Tensor) -> Tensor:
+        """Write a clone of a tensor that Python has made of numbers: the function may write to it."""
+        if id(tensor) not in self._names:
             used: set[str] = set()
-            call = f"{self._give(torch.ops.aten.clone.default)}({self._give(one.clone())})"
-            self._lines.append((f"{self._new(one, used)} = {call}", used))
-        return one
+            call = f"{self._input(torch.ops.aten.clone.default)}({self._input(tensor.clone())})"
+            self._lines.append((f"{self._target(tensor, used)} = {call}", used))
+        return tensor
 
     def replay(self, result: Result) -> Callable[[], Result]:
-        """What was written down, as a function; it returns what was computed then as `result`."""
-        # Who holds one: the list of streams, and whoever made it. The loop and the call hold it too.
-        for stream in self.streams:
-            if getrefcount(stream) - self.streams.count(stream) <= 2:  # noqa: PLR2004
-                raise self.refused("a random stream must go on, and one is made anew at every call.")
+        """The written lines as a function, which returns the new value of `result`."""
+        # References to a generator: this list's, its creator's, the loop's and the call's.
+        for generator in self.generators:
+            if getrefcount(generator) - self.generators.count(generator) <= 2:  # noqa: PLR2004
+                raise self.refuse("a random stream must go on, and one is made anew at every call.")
         leaves, spec = tree_flatten(result)
         used: set[str] = set()
-        self._lines.append((f"return [{', '.join(self._written(leaf, used) for leaf in leaves)}]", used))
-        lines, later = [], set(self._given)
+        self._lines.append((f"return [{', '.join(self._source(leaf, used) for leaf in leaves)}]", used))
+        lines, used_later = [], set(self._inputs)
         for line, names in reversed(self._lines):
-            dead = sorted(names - later)  # nobody reads them after this line, and their memory is free
+            dead = sorted(names - used_later)  # no later line reads them: free their memory
             lines.append(f"{line}; del {', '.join(dead)}" if dead and not line.startswith("return") else line)
-            later |= names
+            used_later |= names
         source = "def run():\n" + "".join(f"    {line}\n" for line in reversed(lines))
-        exec(source, self._given)  # noqa: S102 - written above, of nothing but names and numbers
-        run = self._given.pop("run")  # else the function would hold itself, and its tensors with it
-        return _Replay(cast("Callable[[], list[Any]]", run), spec)
+        exec(source, self._inputs)  # noqa: S102 - the lines above: only names and numbers
+        run: Any = self._inputs.pop("run")  # otherwise the function would hold itself, and its tensors
+        return lambda: tree_unflatten(run(), spec)
 
-    def _written(self, value: object, used: set[str]) -> str:
-        """A value in the text of a line."""
+    def _source(self, value: object, used: set[str]) -> str:
+        """The text of an argument; adds the names in it to `used`."""
         if isinstance(value, Tensor):
-            name = self._names.get(id(value)) or self._give(value)
+            name = self._names.get(id(value)) or self._input(value)
             used.add(name)
             return name
         if isinstance(value, tuple | list):
-            return f"[{', '.join(self._written(one, used) for one in value)}]"
+            return f"[{', '.join(self._source(item, used) for item in value)}]"
         plain = value is None or type(value) in {bool, int, str}  # others (infinity, a device) by name
-        return repr(value) if plain else self._give(value)
+        return repr(value) if plain else self._input(value)
 
-    def _new(self, one: object, used: set[str]) -> str:
+    def _target(self, value: object, used: set[str]) -> str:
         """The name of a result."""
-        if not isinstance(one, Tensor) or id(one) in self._names:
+        if not isinstance(value, Tensor) or id(value) in self._names:
             return "_"
-        self._alive.append(one)
-        if (memory := _memory(one)) not in self._outside:
-            self._inside.add(memory)
-        name = self._names[id(one)] = f"t{len(self._names)}"
+        self._alive.append(value)
+        if (memory := _memory(value)) not in self._input_memory:
+            self._computed_memory.add(memory)
+        name = self._names[id(value)] = f"t{len(self._names)}"
         used.add(name)
         return name
 
-    def _give(self, value: object) -> str:
-        """The name of what was there before."""
+    def _input(self, value: object) -> str:
+        """The name of an object that existed before, or of an operation."""
         name = self._names.get(id(value))
         if name is None:
             if isinstance(value, Tensor):
-                if (memory := _memory(value)) in self._inside:
-                    raise self.refused("tensors must be made by torch's operations, and a view is not.")
-                self._outside.add(memory)
+                if (memory := _memory(value)) in self._computed_memory:
+                    raise self.refuse("tensors must be made by torch's operations, and a view is not.")
+                self._input_memory.add(memory)
             self._alive.append(value)
-            name = self._names[id(value)] = f"given_{len(self._given)}"
-            self._given[name] = value
+            name = self._names[id(value)] = f"input_{len(self._inputs)}"
+            self._inputs[name] = value
         return name
 
 
 def _memory(tensor: Tensor) -> int:
-    """Where its numbers are; the tensor's own identity where that is no single place."""
+    """Address of a tensor's storage; its own identity if it has no single storage."""
     plain = tensor.layout == torch.strided and tensor.numel() > 0
     return tensor.untyped_storage().data_ptr() if plain else -id(tensor)
 
 
-def _lists_tensors(given: object) -> bool:
-    """Whether it is a list, however deep, with tensors among its numbers."""
-    leaves = tree_flatten(given)[0] if isinstance(given, list | tuple) else []
+def _is_list_of_tensors(value: object) -> bool:
+    """True for a list, of any depth, that holds tensors."""
+    leaves = tree_flatten(value)[0] if isinstance(value, list | tuple) else []
     return any(isinstance(leaf, Tensor) for leaf in leaves)
 
 
-def _reads(function: Call) -> bool:
-    """Whether it returns what it finds in a tensor, as a number or a truth value."""
-    kinds = {str(value.type) for value in function._schema.returns}  # noqa: SLF001 - where torch says so
+def _reads_tensors(function: Operation) -> bool:
+    """True if the operation returns the value of a tensor as a number or a truth value."""
+    kinds = {str(value.type) for value in function._schema.returns}  # noqa: SLF001 - torch's only name
     is_tagged = torch.Tag.data_dependent_output in function.tags
     return is_tagged or not kinds.isdisjoint({"bool", "number", "Scalar"})
 
 
-def _has_shape_of_data(function: Call, args: Sequence[Any]) -> bool:
-    if function is torch.ops.aten.index.Tensor:  # whose shape depends on data where it is given truth values
+def _has_shape_of_data(function: Operation, args: Sequence[Any]) -> bool:
+    """True if the shape of the operation's result depends on data."""
+    if function is torch.ops.aten.index.Tensor:  # only with truth values
         return any(index is not None and index.dtype in {torch.bool, torch.uint8} for index in args[1])
     return torch.Tag.dynamic_output_shape in function.tags
-
-
-class _Replay(Generic[Result]):
-    """Runs what was written, and gives its results the structure that they had."""
-
-    def __init__(self, run: Callable[[], list[Any]], spec: TreeSpec) -> None:
-        self._run, self._spec = run, spec
-
-    def __call__(self) -> Result:
-        return cast("Result", tree_unflatten(self._run(), self._spec))

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import decodekit as dk
 from decodekit.cli.errors import UsageError
-from decodekit.models.hf.pretrained import without_progress_bar
+from decodekit.models.hf.loading import without_progress_bar
 
 
 @contextmanager

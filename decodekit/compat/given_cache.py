@@ -8,9 +8,9 @@ from torch import Tensor
 
 from decodekit.core.prompt import Prompt
 from decodekit.errors import DecodekitError
+from decodekit.models.hf.cache import Cache
 from decodekit.models.hf.model import HFModel
-from decodekit.models.hf.row_cache.cache import Cache
-from decodekit.models.hf.sessions import CachedSession
+from decodekit.models.hf.sessions import RowSession
 from decodekit.models.protocols import Session
 
 # What `generate` calls a cache that it goes on from: since transformers 5.24, and before.
@@ -46,7 +46,7 @@ class Continuing:
                 f"{length}. Pass all ids, those in the cache included."
             )
         prompt = prompt.to(self._model.model.device)
-        session = CachedSession(
+        session = RowSession(
             self._model.forward_after(prompt), prompt.mask, capacity, Cache(self._past), known
         )
         logits = session.prefill(prompt.tokens.masked_fill(~prompt.mask, 0))

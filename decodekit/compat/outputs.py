@@ -10,8 +10,8 @@ from decodekit.core.result import Decoded
 from decodekit.decoders.base import Decoder
 from decodekit.decoders.beam.search import BeamSearch
 from decodekit.engine.decode import StepSnapshot
-from decodekit.models.hf.row_cache.cache import cache_name
-from decodekit.models.hf.sessions import CachedSession
+from decodekit.models.hf.cache import cache_name
+from decodekit.models.hf.sessions import RowSession
 from decodekit.models.hf.trie_cache.session import TrieSession
 
 
@@ -61,7 +61,7 @@ class OutputRecorder:
 
     def _cache(self) -> Any:  # noqa: ANN401 - transformers' Cache
         """The cache after the last token but one, its rows where the last step has put them."""
-        if self.last is None or not isinstance(self.last.session, CachedSession | TrieSession):
+        if self.last is None or not isinstance(self.last.session, RowSession | TrieSession):
             return None
         return self.last.session.cache_of(self.last.selection.source_rows)
 

@@ -11,7 +11,7 @@ from typing_extensions import TypeVar
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.result import Decoded, Report
-from decodekit.models.model_outputs import LOGITS_ONLY, ModelOutputs, ModelOutputsSpec
+from decodekit.models.protocols import LOGITS_ONLY, ModelOutputs, ModelOutputsSpec
 
 
 class Selection(NamedTuple):

@@ -15,7 +15,7 @@ from decodekit.core.result import Decoded
 from decodekit.core.validation import is_count, is_number
 from decodekit.decoders.base import Decoder, Selection, write_column
 from decodekit.decoders.rows import RowState
-from decodekit.models.model_outputs import ModelOutputs, ModelOutputsSpec
+from decodekit.models.protocols import ModelOutputs, ModelOutputsSpec
 
 
 class Candidates(NamedTuple):

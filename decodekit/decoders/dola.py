@@ -16,7 +16,7 @@ from decodekit.core.result import Decoded
 from decodekit.core.validation import is_count, is_number, plain, set_fields
 from decodekit.decoders.base import AdjustingDecoder, Decoder, Selection
 from decodekit.decoders.greedy import Greedy
-from decodekit.models.model_outputs import ModelOutputs, ModelOutputsSpec
+from decodekit.models.protocols import ModelOutputs, ModelOutputsSpec
 
 
 class DoLaState(NamedTuple):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from decodekit.accelerate.cuda_graph import record
-from decodekit.accelerate.recording import CannotRecordError
+from decodekit.accelerate.tape import CannotRecordError
 from decodekit.core.prompt import Prompt
 from decodekit.core.pytrees import Memory, parts_of
 from decodekit.decoders.base import Decoder, Selection, State

@@ -28,7 +28,7 @@ from decodekit.engine.loop import BatchResult, ContinuousBatch, decode_loop
 from decodekit.engine.progress_bar import counted
 from decodekit.errors import DecodekitError
 from decodekit.models.hf.model import HFModel
-from decodekit.models.protocols import DescribedModel, Model, Session
+from decodekit.models.protocols import Model, ModelWithVocabulary, Session
 from decodekit.processors.base import LogitsProcessor
 from decodekit.processors.chain import Chain
 from decodekit.stopping.any_of import flatten
@@ -339,7 +339,7 @@ def as_decoder(decoder: Decoder[Any, Report]) -> Decoder[Any, Report]:
 
 def vocabulary_of(model: Model) -> Vocabulary:
     """The meaning of the model's ids, as far as it is known."""
-    return model.vocabulary if isinstance(model, DescribedModel) else Vocabulary()
+    return model.vocabulary if isinstance(model, ModelWithVocabulary) else Vocabulary()
 
 
 def read_request(

@@ -20,8 +20,8 @@ from decodekit.engine.batching.eviction import ActivePrompts, ActiveState, can_e
 from decodekit.engine.capture import CapturedStep, start_captured
 from decodekit.engine.step import Step, step
 from decodekit.errors import DecodekitError, is_out_of_memory
-from decodekit.models.model_outputs import LOGITS_ONLY
 from decodekit.models.protocols import (
+    LOGITS_ONLY,
     MergeableSession,
     Model,
     ModelWithOutputs,
@@ -133,7 +133,7 @@ class ContinuousBatch(Generic[State]):
         is_fixed = self._decoder.outputs_spec != LOGITS_ONLY or self.request.capture
         if is_fixed or self.failure is not None or len(self._runs) >= MOST_RUNS:
             return False
-        return isinstance(self.session, MergeableSession) and self.session.can_join()
+        return isinstance(self.session, MergeableSession) and self.session.can_merge()
 
     def admit(self, prompts: list[int]) -> None:
         """Start a run of some prompts, if there are any. Where the model fails, nothing has changed."""
@@ -198,7 +198,7 @@ class ContinuousBatch(Generic[State]):
         if self.session is None:
             self.session = self._new
         elif isinstance(self.session, MergeableSession) and isinstance(self._new, MergeableSession):
-            self.session.join(self._new)
+            self.session.merge(self._new)
         self._new = None
 
     def _goes_on(self, run: "DecodingRun[State]") -> bool:

@@ -1,13 +1,14 @@
-"""The contract of models."""
+"""Contracts of models and their sessions."""
 
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from decodekit.core.prompt import Prompt
 from decodekit.core.vocabulary import Vocabulary
-from decodekit.models.model_outputs import ModelOutputs, ModelOutputsSpec
+from decodekit.errors import DecodekitError
 
 
 @runtime_checkable
@@ -20,52 +21,19 @@ class Session(Protocol):
         """The logits after one more token on every row.
 
         Args:
-            tokens: What each new row says.
-            source_rows: The old row that each new row continues; None: its own. Because it is asked
-                for here, a forgotten reorder of the cache cannot be written.
-        """
-
-
-@runtime_checkable
-class ShrinkingSession(Session, Protocol):
-    """A session that prompts can leave, when they are finished and others go on."""
-
-    @property
-    def shrinks(self) -> bool:
-        """Whether this run's prompts can leave: the cache of some models cannot be cut."""
-
-    def keep_prompts(self, prompts: Int64[Tensor, " kept"]) -> None:
-        """Goes on with some of its prompts only: row `i` is from now on a row of prompt `prompts[i // rows]`.
-
-        Args:
-            prompts: Which of those it has now, ascending; each keeps all its rows.
-        """
-
-
-@runtime_checkable
-class MergeableSession(ShrinkingSession, Protocol):
-    """A session that prompts can also join, while others are under way: places that are free are filled."""
-
-    def can_join(self) -> bool:
-        """Whether another run of the model can be taken in: the cache of some models cannot be joined."""
-
-    def join(self, other: "MergeableSession") -> None:
-        """Goes on with the prompts of another run after its own, each from where it is.
-
-        Args:
-            other: A run of the same model with as many rows a prompt, which is not used after. Its texts may
-                be longer or shorter.
+            tokens: The token that each new row appends.
+            source_rows: The old row that each new row continues; None: the same row. It is a parameter here,
+                so that no decoder can forget to reorder the cache.
         """
 
 
 @runtime_checkable
 class Model(Protocol):
-    """Gives the logits of the next token, and a session that goes on from there.
+    """Computes the logits of the next token, and returns a session that continues from there.
 
-    Any object with this method can be decoded. One that also has a `vocabulary` is asked for its end
-    ids and its tokenizer (`DescribedModel`); one that also has `score_tokens` scores whole texts in
-    one pass (`ScoringModel`); one that also has `start_with_outputs` shows more than logits to the decoders
-    that need it (`ModelWithOutputs`).
+    Any object with this method can be decoded. Further methods are optional: `vocabulary` for end ids and a
+    tokenizer (`ModelWithVocabulary`), `score_tokens` for scoring in one pass (`ScoringModel`),
+    `start_with_outputs` for decoders that need more than logits (`ModelWithOutputs`).
     """
 
     def start(
@@ -75,8 +43,8 @@ class Model(Protocol):
 
         Args:
             prompt: The prompts, left-padded.
-            rows_per_prompt: Beams or samples of each prompt.
-            capacity: Columns that prompts and continuations take at most.
+            rows_per_prompt: Beams or samples per prompt.
+            capacity: Columns of prompt and continuation, at most.
 
         Returns:
             The session, and the logits of the first new token: float32, contiguous.
@@ -84,12 +52,12 @@ class Model(Protocol):
 
 
 @runtime_checkable
-class DescribedModel(Model, Protocol):
-    """A model that knows what its ids mean."""
+class ModelWithVocabulary(Model, Protocol):
+    """A model that describes its ids."""
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """What its ids mean."""
+        """End ids, pad id, tokenizer and so on."""
 
 
 @runtime_checkable
@@ -102,9 +70,9 @@ class ScoringModel(Model, Protocol):
         """The log-probability of every given token after its prompt and the tokens before it.
 
         Args:
-            prompt: One prompt a row.
-            tokens: The continuations; from `lengths` on, anything.
-            lengths: How many of each row's tokens count.
+            prompt: One prompt per row.
+            tokens: The continuations, with any ids from `lengths` on.
+            lengths: Tokens of each row that count.
 
         Returns:
             Nats; 0 from `lengths` on.
@@ -112,31 +80,133 @@ class ScoringModel(Model, Protocol):
 
 
 @runtime_checkable
+class ShrinkingSession(Session, Protocol):
+    """A session from which finished prompts can be evicted while others continue."""
+
+    @property
+    def can_evict(self) -> bool:
+        """True if prompts can be evicted; the cache of some models cannot be cut."""
+
+    def keep_prompts(self, prompts: Int64[Tensor, " kept"]) -> None:
+        """Evicts all prompts but some: row `i` then belongs to prompt `prompts[i // rows_per_prompt]`.
+
+        Args:
+            prompts: The current prompts to keep, ascending; each keeps all its rows.
+        """
+
+
+@runtime_checkable
+class MergeableSession(ShrinkingSession, Protocol):
+    """A session that takes in new prompts between two steps, in place of evicted ones."""
+
+    def can_merge(self) -> bool:
+        """True if another session of the model can be merged; the cache of some models cannot."""
+
+    def merge(self, other: Self) -> None:
+        """Appends the prompts of another session; every prompt continues from its own position.
+
+        Args:
+            other: A session of the same model with as many rows per prompt, not to be used afterwards. Its
+                sequences may be longer or shorter.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOutputsSpec:
+    """Outputs that a model is asked for beside its logits; none by default.
+
+    Args:
+        hidden: The last layer's states, from which the logits are computed.
+        layers: Layers whose states the language-modelling head reads: 0 is the embeddings, `n` the output of
+            the n-th layer; the last layer's, which are normalised, give the logits. `"low"` and `"high"` are
+            every second layer of the lower or upper half (of the first or last 20 in a model of more than
+            40), as the model counts them.
+        attention: The last layer's attention, as the mean of its heads: to the source in an encoder-decoder
+            (its cross-attention), else to the prompt.
+
+    Raises:
+        ValueError: If the layers are neither `"low"` nor `"high"` nor integers of at least 0.
+
+    Example:
+        >>> ModelOutputsSpec(hidden=True) | ModelOutputsSpec(attention=True)
+        ModelOutputsSpec(hidden=True, layers=(), attention=True)
+    """
+
+    hidden: bool = False
+    layers: tuple[int, ...] | Literal["low", "high"] = ()
+    attention: bool = False
+
+    def __post_init__(self) -> None:
+        numbers = self.layers if isinstance(self.layers, tuple) else ()
+        if self.layers not in ("low", "high", numbers) or any(
+            type(layer) is not int or layer < 0 for layer in numbers
+        ):
+            raise ValueError(
+                "ModelOutputsSpec: layers must be a tuple of integers of at least 0, or 'low' or 'high', "
+                f"got {self.layers!r:.80}."
+            )
+
+    def __or__(self, other: "ModelOutputsSpec") -> "ModelOutputsSpec":
+        if self.layers and other.layers and self.layers != other.layers:
+            raise DecodekitError(
+                f"ModelOutputsSpec: layers must be asked for once, got {self.layers} and {other.layers}."
+            )
+        return ModelOutputsSpec(
+            hidden=self.hidden or other.hidden,
+            layers=self.layers or other.layers,
+            attention=self.attention or other.attention,
+        )
+
+    def __bool__(self) -> bool:
+        return self.hidden or bool(self.layers) or self.attention
+
+
+LOGITS_ONLY = ModelOutputsSpec()
+
+
+class ModelOutputs(NamedTuple):
+    """Outputs of a model that belong to its newest logits; None if not asked for.
+
+    Attributes:
+        hidden: The newest token's states, from which the logits were computed.
+        prompt_hidden: The states of all prompt tokens, one row per prompt; only with the first logits.
+        layer_logits: The head's logits of the newest token's states in each requested layer.
+        attention: The newest token's attention to the columns of the prompt, or of the source; at least 0,
+            and 0 on padding. Rows sum to 1, or to less if some attention goes to other tokens.
+    """
+
+    hidden: Float32[Tensor, "rows width"] | None = None
+    prompt_hidden: Float32[Tensor, "batch length width"] | None = None
+    layer_logits: Float32[Tensor, "rows layers vocab"] | None = None
+    attention: Float32[Tensor, "rows context"] | None = None
+
+
+@runtime_checkable
 class SessionWithOutputs(Session, Protocol):
-    """A session that shows more than logits."""
+    """A session that returns more than logits."""
 
     @property
     def model_outputs(self) -> ModelOutputs:
-        """What was asked for, with the newest logits."""
+        """The requested outputs that belong to the newest logits."""
 
 
 @runtime_checkable
 class ModelWithOutputs(Model, Protocol):
-    """A model that shows more than logits: hidden states, early layers, attention."""
+    """A model that returns more than logits: hidden states, early layers, attention."""
 
     def start_with_outputs(
         self, prompt: Prompt, *, rows_per_prompt: int, capacity: int, outputs_spec: ModelOutputsSpec
     ) -> tuple[SessionWithOutputs, Float32[Tensor, "rows vocab"]]:
-        """The same as `start`, with a session that shows what is asked for from the first logits on.
+        """The same as `start`, with a session that returns the requested outputs from the first logits on.
 
         Args:
             prompt: The prompts, left-padded.
-            rows_per_prompt: Beams or samples of each prompt.
-            capacity: Columns that prompts and continuations take at most.
-            reveal: What to show.
+            rows_per_prompt: Beams or samples per prompt.
+            capacity: Columns of prompt and continuation, at most.
+            outputs_spec: The requested outputs.
 
         Raises:
-            ModelError: If the model cannot show it.
+            ModelError: If the model cannot return them.
         """
 
 
@@ -151,17 +221,17 @@ class CapturableModel(Model, Protocol):
 
         Args:
             prompt: The prompts, left-padded.
-            rows_per_prompt: Beams or samples of each prompt.
-            capacity: Columns that prompts and continuations take at most.
+            rows_per_prompt: Beams or samples per prompt.
+            capacity: Columns of prompt and continuation, at most.
 
         Raises:
-            ModelError: If the model cannot be recorded; the message says why.
+            ModelError: If the model cannot be recorded; the message gives the reason.
         """
 
 
 @runtime_checkable
 class VerifyingSession(Protocol):
-    """A session whose rows read different numbers of tokens, and can take back what they have read."""
+    """A session whose rows read different numbers of tokens, and can discard the last ones again."""
 
     def extend(
         self, tokens: Int64[Tensor, "rows columns"], counts: Int64[Tensor, " rows"]
@@ -169,49 +239,49 @@ class VerifyingSession(Protocol):
         """The logits after each of several more tokens on every row, in one pass.
 
         Args:
-            tokens: What each row goes on with; from `counts` on, anything.
-            counts: How many of each row's tokens count; some row has one at least.
+            tokens: The tokens that each row appends, with any ids from `counts` on.
+            counts: Tokens of each row that count; at least one row has one.
 
         Returns:
-            Column `i` holds the logits of the token after `tokens[:, i]`; from `counts` on, anything.
+            Column `i` holds the logits of the token after `tokens[:, i]`, and anything from `counts` on.
         """
 
     def keep(self, counts: Int64[Tensor, " rows"]) -> None:
-        """Takes back what each row has read since the last `keep`, except its first `counts` tokens."""
+        """Discards the tokens read since the last `keep`, except each row's first `counts` of them."""
 
 
 @runtime_checkable
 class VerifyingModel(Model, Protocol):
-    """A model that reads several tokens a row in one pass and can take them back: for speculation.
+    """A model that reads several tokens per row in one pass and can discard them: for speculation.
 
-    Any other model is read anew from its beginning for that, one text for each token.
+    Any other model is started anew for that, with one sequence for each token.
     """
 
     def start_verifying(
         self, prompt: Prompt, *, rows_per_prompt: int, capacity: int
     ) -> tuple[VerifyingSession, Float32[Tensor, "rows vocab"]]:
-        """The same as `start`, with a session that can take back tokens.
+        """The same as `start`, with a session that can discard tokens.
 
         Args:
             prompt: The prompts, left-padded.
-            rows_per_prompt: Samples of each prompt.
-            capacity: Columns that a prompt and what counts of its continuation take at most.
+            rows_per_prompt: Samples per prompt.
+            capacity: Columns of prompt and accepted continuation, at most.
 
         Raises:
-            ModelError: If the model's cache cannot take back what it has read.
+            ModelError: If the model's cache cannot discard tokens.
         """
 
 
 @runtime_checkable
 class EarlyExitModel(Model, Protocol):
-    """A model that can stop early: its first layers, and its head, are a model too."""
+    """A model whose first layers and head are a model too."""
 
-    def shallow(self, layers: int) -> Model:
+    def early_exit(self, layers: int) -> Model:
         """The model made of the first layers and the head, which shares its weights.
 
         Args:
-            layers: How many, at least 1 and fewer than it has.
+            layers: Number of layers, at least 1 and fewer than the model has.
 
         Raises:
-            ModelError: If it cannot be cut, or has not as many.
+            ModelError: If the model cannot be cut, or has too few layers.
         """

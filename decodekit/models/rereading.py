@@ -1,10 +1,11 @@
-"""Several positions a row in one pass, and back: for models that can, and for all others."""
+"""Verifying sessions for every model, by restarts for models without `start_verifying`."""
 
 from dataclasses import replace
 
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.prompt import Prompt
 from decodekit.models.protocols import Model, VerifyingModel, VerifyingSession
@@ -13,56 +14,57 @@ from decodekit.models.protocols import Model, VerifyingModel, VerifyingSession
 def start_verifying(
     model: Model, prompt: Prompt, *, rows_per_prompt: int, capacity: int
 ) -> tuple[VerifyingSession, Float32[Tensor, "rows vocab"]]:
-    """A run whose rows may read different numbers of tokens, and take them back.
+    """A session whose rows can read different numbers of tokens and discard them, and the first logits.
 
     Args:
-        model: One that has `start_verifying`, or any other: then every pass reads the whole texts again.
+        model: Any model. Without `start_verifying`, every pass reads whole sequences again.
         prompt: The prompts, left-padded.
-        rows_per_prompt: Samples of each prompt.
-        capacity: Columns that a prompt and what counts of its continuation take at most.
+        rows_per_prompt: Samples per prompt.
+        capacity: Columns of prompt and accepted continuation, at most.
     """
     if isinstance(model, VerifyingModel):
         return model.start_verifying(prompt, rows_per_prompt=rows_per_prompt, capacity=capacity)
     _, logits = model.start(prompt, rows_per_prompt=rows_per_prompt, capacity=capacity)
     rows = torch.arange(len(prompt.tokens)).repeat_interleave(rows_per_prompt)
-    return ReadingAnew(model, prompt.take(rows)), logits
+    return RereadingSession(model, prompt.take(rows)), logits
 
 
-class ReadingAnew:
-    """A run of a model that can only begin: every token asked about is the end of a text of its own.
+class RereadingSession(VerifyingSession):
+    """A session that starts its model anew in every pass, with one sequence per token to verify.
 
     Args:
         model: The model.
-        prompt: One prompt a row.
+        prompt: One prompt per row.
     """
 
     def __init__(self, model: Model, prompt: Prompt) -> None:
         self._model = model
         self._prompt = prompt
-        self._texts = prompt.ids()
-        self._unsure = [0] * len(self._texts)  # tokens since the last `keep`
+        self._sequences = prompt.ids()
+        self._pending = [0] * len(self._sequences)  # tokens since the last `keep`
 
+    @override
     def extend(
         self, tokens: Int64[Tensor, "rows columns"], counts: Int64[Tensor, " rows"]
     ) -> Float32[Tensor, "rows columns vocab"]:
-        """The logits after each of several more tokens on every row: one text for each, in one batch."""
-        texts, rows, columns = [], [], []
+        sequences, rows, columns = [], [], []
         for row, (new, count) in enumerate(zip(tokens.tolist(), counts.tolist(), strict=True)):
             for column in range(count):
-                self._texts[row] = [*self._texts[row], new[column]]
-                texts.append(self._texts[row])
+                self._sequences[row] = [*self._sequences[row], new[column]]
+                sequences.append(self._sequences[row])
                 rows.append(row)
                 columns.append(column)
-            self._unsure[row] += count
-        padded = Prompt.from_ids(texts).to(self._prompt.tokens.device)
+            self._pending[row] += count
+        padded = Prompt.from_ids(sequences).to(self._prompt.tokens.device)
         prompt = replace(self._prompt.take(torch.tensor(rows)), tokens=padded.tokens, mask=padded.mask)
         _, logits = self._model.start(prompt, rows_per_prompt=1, capacity=padded.tokens.shape[1] + 1)
         result = logits.new_zeros((*tokens.shape, logits.shape[-1]))
         result[rows, columns] = logits
         return result
 
+    @override
     def keep(self, counts: Int64[Tensor, " rows"]) -> None:
-        """Takes back what each row has read since the last `keep`, except its first `counts` tokens."""
         for row, count in enumerate(counts.tolist()):
-            self._texts[row] = self._texts[row][: len(self._texts[row]) - self._unsure[row] + count]
-        self._unsure = [0] * len(self._texts)
+            sequence = self._sequences[row]
+            self._sequences[row] = sequence[: len(sequence) - self._pending[row] + count]
+        self._pending = [0] * len(self._pending)

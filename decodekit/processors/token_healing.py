@@ -18,7 +18,7 @@ from decodekit.core.prompt import Prompt
 from decodekit.core.validation import is_count
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.errors import DecodekitError
-from decodekit.models.protocols import DescribedModel
+from decodekit.models.protocols import ModelWithVocabulary
 from decodekit.processors._shared.token_texts import token_texts
 from decodekit.processors.base import LogitsProcessor, device_ids
 
@@ -149,7 +149,7 @@ class TokenHealing(LogitsProcessor):
 
 
 def heal(
-    model: DescribedModel | Vocabulary,
+    model: ModelWithVocabulary | Vocabulary,
     prompts: Any,  # noqa: ANN401 - whatever Prompt.of reads
     *,
     tokens: int = 1,
@@ -186,7 +186,7 @@ def heal(
     """
     if not is_count(tokens, 1):
         raise ValueError(f"heal: tokens must be an integer of at least 1, got {tokens!r}.")
-    vocabulary = model.vocabulary if isinstance(model, DescribedModel) else model
+    vocabulary = model.vocabulary if isinstance(model, ModelWithVocabulary) else model
     if not isinstance(vocabulary, Vocabulary):
         raise DecodekitError(
             f"heal: model must be a model with a vocabulary, or the vocabulary, got {model!r:.80}. "

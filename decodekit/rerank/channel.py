@@ -11,7 +11,7 @@ from decodekit.core.vocabulary import Vocabulary
 from decodekit.engine.decode import as_model
 from decodekit.engine.scoring import score
 from decodekit.errors import DecodekitError
-from decodekit.models.protocols import DescribedModel, Model
+from decodekit.models.protocols import Model, ModelWithVocabulary
 from decodekit.rerank._shared.text_inputs import (
     check_batch_size,
     check_is_model,
@@ -75,7 +75,7 @@ class Channel:
     def log_probs(self, out: Decoded) -> list[list[float]]:
         """How likely the source is in nats, for every prompt by each of its valid hypotheses."""
         model = as_model(self.model)
-        vocabulary = model.vocabulary if isinstance(model, DescribedModel) else Vocabulary()
+        vocabulary = model.vocabulary if isinstance(model, ModelWithVocabulary) else Vocabulary()
         sources = self._sources(out, vocabulary)
         read = self._read(out, keep_end=vocabulary.decoder_start_id is not None)
         if self.sources is None and vocabulary.decoder_start_id is None:

@@ -13,7 +13,7 @@ from decodekit.core.vocabulary import Vocabulary
 from decodekit.engine.decode import as_model
 from decodekit.engine.scoring import score
 from decodekit.errors import DecodekitError
-from decodekit.models.protocols import DescribedModel, Model
+from decodekit.models.protocols import Model, ModelWithVocabulary
 from decodekit.rerank._shared.text_inputs import (
     check_batch_size,
     check_is_model,
@@ -67,7 +67,7 @@ class Prior:
     def token_log_probs(self, out: Decoded) -> list[list[list[float]]]:
         """The log-probability of every token in nats, for every prompt and each of its valid hypotheses."""
         model = as_model(self.model)
-        vocabulary = model.vocabulary if isinstance(model, DescribedModel) else Vocabulary()
+        vocabulary = model.vocabulary if isinstance(model, ModelWithVocabulary) else Vocabulary()
         said = self._said(out, vocabulary)
         rows = [number for number, own in enumerate(said) for _ in own]
         if not rows:

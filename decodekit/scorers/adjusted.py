@@ -10,7 +10,7 @@ from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.pytrees import Memory
 from decodekit.core.validation import is_finite
-from decodekit.models.model_outputs import LOGITS_ONLY, ModelOutputsSpec
+from decodekit.models.protocols import LOGITS_ONLY, ModelOutputsSpec
 from decodekit.scorers.base import ExtendedHypotheses, PathScorer
 
 

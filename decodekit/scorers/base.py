@@ -10,7 +10,7 @@ from torch import Tensor
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.pytrees import Memory
-from decodekit.models.model_outputs import LOGITS_ONLY, ModelOutputsSpec
+from decodekit.models.protocols import LOGITS_ONLY, ModelOutputsSpec
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,8 +14,7 @@ from decodekit.core.prompt import Prompt
 from decodekit.core.pytrees import Memory
 from decodekit.core.validation import is_count, is_finite
 from decodekit.errors import DecodekitError
-from decodekit.models.model_outputs import ModelOutputsSpec
-from decodekit.models.protocols import DescribedModel, Model
+from decodekit.models.protocols import Model, ModelOutputsSpec, ModelWithVocabulary
 from decodekit.scorers._shared.rollouts import Hope, likeliest_ahead
 from decodekit.scorers.base import ExtendedHypotheses, PathScorer
 from decodekit.scorers.log_prob import LogProb
@@ -216,7 +215,7 @@ class Lookahead(PathScorer):
     ) -> Prompt:
         """What some hypotheses have said, the prompt included, as the model reads it."""
         source = history.source
-        vocabulary = self.model.vocabulary if isinstance(self.model, DescribedModel) else None
+        vocabulary = self.model.vocabulary if isinstance(self.model, ModelWithVocabulary) else None
         if vocabulary is not None and vocabulary.decoder_start_id is None:
             source = None  # a language model reads what the decoder says, and no source
         elif vocabulary is not None and source is None:

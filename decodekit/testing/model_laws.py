@@ -11,7 +11,7 @@ from torch import Tensor
 from decodekit.core.history import Source, rows_of
 from decodekit.core.prompt import Prompt
 from decodekit.core.vocabulary import Vocabulary
-from decodekit.models.protocols import DescribedModel, MergeableSession, Model, Session, ShrinkingSession
+from decodekit.models.protocols import MergeableSession, Model, ModelWithVocabulary, Session, ShrinkingSession
 from decodekit.testing.checking import check, repeatable
 from decodekit.testing.strategies import prompts
 
@@ -20,7 +20,7 @@ def check_model(model: Model, *, vocab: int, tolerance: float = 1e-4, max_exampl
     """Raises unless `advance` gives what a fresh `start` on the grown text gives, whatever the rows.
 
     A session that prompts can leave (`ShrinkingSession`) must go on so for those that stay, and one that
-    others can join (`MergeableSession`) for all.
+    others can be merged with (`MergeableSession`) for all.
 
     An encoder-decoder (its `vocabulary` has a `decoder_start_id`) reads the random prompts as sources, and
     its decoder's texts begin with the start id.
@@ -44,10 +44,10 @@ def check_model(model: Model, *, vocab: int, tolerance: float = 1e-4, max_exampl
         generator = torch.Generator().manual_seed(seed)
         session, logits, said = _start(model, batch, rows)
         for number in range(4):
-            if number == 1 and isinstance(session, MergeableSession) and session.can_join():
+            if number == 1 and isinstance(session, MergeableSession) and session.can_merge():
                 other, more, theirs = _start(model, others, rows)
-                check(isinstance(other, MergeableSession), "every session of a model must join, or none")
-                session.join(cast("MergeableSession", other))
+                check(isinstance(other, MergeableSession), "every session of a model must merge, or none")
+                session.merge(cast("MergeableSession", other))
                 logits, said = torch.cat([logits, more]), said + theirs
             if number == 2:  # noqa: PLR2004 - there is a step before and one after
                 stay = _let_leave(session, len(said) // rows, rows, generator, logits.device)
@@ -71,7 +71,7 @@ def _start(
     model: Model, batch: list[list[int]], rows: int
 ) -> tuple[Session, Float32[Tensor, "rows vocab"], list[tuple[list[int], Source | None]]]:
     """A run, and of every row its text and what its encoder reads."""
-    prompt = Prompt.of(batch, model.vocabulary if isinstance(model, DescribedModel) else Vocabulary())
+    prompt = Prompt.of(batch, model.vocabulary if isinstance(model, ModelWithVocabulary) else Vocabulary())
     session, logits = model.start(prompt, rows_per_prompt=rows, capacity=prompt.tokens.shape[1] + 4)
     said = [(text, _source_of(prompt, number)) for number, text in enumerate(prompt.ids())]
     return session, logits, [one for one in said for _ in range(rows)]
@@ -83,7 +83,7 @@ def _let_leave(
     """Lets some prompts leave, if they can; returns the rows that stay."""
     number = 1 + int(torch.randint(0, batch, (), generator=generator))
     stay = torch.randperm(batch, generator=generator)[:number].sort().values
-    if not isinstance(session, ShrinkingSession) or not session.shrinks:
+    if not isinstance(session, ShrinkingSession) or not session.can_evict:
         stay = torch.arange(batch)
     else:
         session.keep_prompts(stay.to(device))

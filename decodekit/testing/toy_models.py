@@ -113,7 +113,7 @@ class ToySession:
         self._logits = logits
 
     @property
-    def shrinks(self) -> bool:
+    def can_evict(self) -> bool:
         """Prompts can leave."""
         return True
 
@@ -122,11 +122,11 @@ class ToySession:
         self.state = self.state.view(self.batch, -1).index_select(0, prompts).flatten()
         self.batch = len(prompts)
 
-    def can_join(self) -> bool:
-        """Others can join."""
+    def can_merge(self) -> bool:
+        """Other sessions can be merged."""
         return True
 
-    def join(self, other: "ToySession") -> None:
+    def merge(self, other: "ToySession") -> None:
         """Goes on with another run's prompts after its own."""
         self.state = torch.cat([self.state, other.state])
         self.batch += other.batch

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from decodekit import rng
 from decodekit.core.prompt import Prompt
-from decodekit.models.model_outputs import ModelOutputs, ModelOutputsSpec
+from decodekit.models.protocols import ModelOutputs, ModelOutputsSpec
 from decodekit.testing.toy_models import HashModel
 
 _WIDTH = 4

@@ -1,4 +1,4 @@
-"""Several positions a row in one pass, and back, for any model: the slow way."""
+"""Verifying sessions for models without `start_verifying`."""
 
 import torch
 
@@ -11,7 +11,7 @@ def fresh(model: dk.Model, text: list[int]) -> torch.Tensor:
     return model.start(dk.Prompt.from_ids([text]), rows_per_prompt=1, capacity=len(text) + 1)[1][0]
 
 
-def test_any_model_reads_several_tokens_and_takes_them_back() -> None:
+def test_any_model_reads_several_tokens_and_discards_them() -> None:
     model = HashModel(9)
     session, logits = start_verifying(model, dk.Prompt.from_ids([[1], [2, 3]]), rows_per_prompt=2, capacity=9)
     texts = [[1], [1], [2, 3], [2, 3]]
@@ -30,7 +30,7 @@ def test_any_model_reads_several_tokens_and_takes_them_back() -> None:
         assert torch.equal(fresh(model, text), after[row, 0])
 
 
-def test_a_model_that_can_is_asked() -> None:
+def test_a_verifying_model_starts_its_own_session() -> None:
     class Able(HashModel):
         def start_verifying(self, prompt: dk.Prompt, *, rows_per_prompt: int, capacity: int) -> str:  # noqa: ARG002
             return "asked"

@@ -69,7 +69,7 @@ class PutsNewPromptsFirst:
     """Broken: the prompts of another run that joins it come before its own."""
 
     session: ToySession
-    shrinks = True
+    can_evict = True
 
     def advance(self, tokens: Tensor, source_rows: Tensor | None) -> Tensor:
         return self.session.advance(tokens, source_rows)
@@ -77,11 +77,11 @@ class PutsNewPromptsFirst:
     def keep_prompts(self, prompts: Tensor) -> None:
         self.session.keep_prompts(prompts)
 
-    def can_join(self) -> bool:
+    def can_merge(self) -> bool:
         return True
 
-    def join(self, other: "PutsNewPromptsFirst") -> None:
-        other.session.join(self.session)
+    def merge(self, other: "PutsNewPromptsFirst") -> None:
+        other.session.merge(self.session)
         self.session = other.session
 
 

@@ -1,1 +1,1 @@
-"""Kernels of our own, each beside the plain PyTorch that it replaces."""
+"""Kernels, each beside its reference in plain PyTorch."""

@@ -1,9 +1,10 @@
-"""Attention of the beams of a prompt to the slots of a trie, each key and value read once for all of them."""
+"""Attention of the beams of a prompt to the slots of a trie, which reads each key and value only once."""
 
 import math
 import os
 import time
 import warnings
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 
@@ -14,22 +15,29 @@ from torch import Tensor
 from decodekit.accelerate.kernels.split_attention import split_attention
 
 # Bits of a word: the beams that one launch serves.
-BEAMS = 64
-# What rounding costs, of the largest value: products of float32 may be taken in TF32.
-_NEAR = {torch.float32: 2e-3, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+MAX_BEAMS = 64
+# Tolerance relative to the largest value: products of float32 may be computed in TF32.
+_TOLERANCE = {torch.float32: 2e-3, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
-# Which beams see which slots: as truth values, or for at most 64 beams as the bits of one word a slot.
-Visible = Bool[Tensor, "batch beams slots"] | Int[Tensor, "batch slots"]
+# Calls that a comparison of speed times.
+_REPEATS = 20
+
+# Inputs of attention over a trie.
+Query = Float[Tensor, "batch heads beams width"]
+Key = Float[Tensor, "batch groups slots width"]
+Value = Float[Tensor, "batch groups slots value_width"]
+# The slots that each beam sees: as truth values, or for at most 64 beams as the bits of one word per slot.
+Seen = Bool[Tensor, "batch beams slots"]
+Visible = Seen | Int[Tensor, "batch slots"]
 
 
 def is_available(device: torch.device) -> bool:
-    """Whether the kernel runs on the device: CUDA with Triton, or the CPU under Triton's interpreter.
+    """True if the kernel runs on the device: on CUDA with Triton, or on the CPU under Triton's interpreter.
 
-    The interpreter is for tests: it is asked for with `TRITON_INTERPRET=1`, before Triton is imported.
+    The interpreter is for tests. Set `TRITON_INTERPRET=1` before Triton is imported.
     """
-    if not _has_triton():
-        return False
-    return device.type == "cuda" or (device.type == "cpu" and is_interpreted())
+    is_interpreted = device.type == "cpu" and os.environ.get("TRITON_INTERPRET", "") == "1"
+    return _has_triton() and (device.type == "cuda" or is_interpreted)
 
 
 @cache
@@ -37,38 +45,34 @@ def _has_triton() -> bool:
     return find_spec("triton") is not None
 
 
-def is_interpreted() -> bool:
-    """Whether Triton was told to interpret its kernels."""
-    return os.environ.get("TRITON_INTERPRET", "") == "1"
-
-
 def trie_attention(
-    query: Float[Tensor, "batch heads beams width"],
-    key: Float[Tensor, "batch groups slots width"],
-    value: Float[Tensor, "batch groups slots value_width"],
+    query: Query,
+    key: Key,
+    value: Value,
     visible: Visible,
     *,
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Float[Tensor, "batch heads beams value_width"]:
-    r"""What every beam of every prompt attends to, with sums in float32.
+    r"""Attention of every beam to the slots that it sees, with sums in float32.
 
-    $\sum_s \mathrm{softmax}_s(\mathrm{scale} \cdot q \cdot k_s)\, v_s$ over the slots that the beam sees. The
-    heads of a group and all beams are rows of one tile, so a key is read once a prompt and group, and a slot
-    that no beam sees is not read at all. The slots are split, so that one prompt too keeps a device busy.
+    $\sum_s \mathrm{softmax}_s(\mathrm{scale} \cdot q \cdot k_s)\, v_s$ over the visible slots. The heads of a
+    group and all beams are rows of one tile, so a key is read once per prompt and group, and a slot that no
+    beam sees is never read. The slots are split, so that a single prompt keeps a device busy too.
 
-    Written where there was no GPU: it was tested with Triton's interpreter and compiled for one (compute
-    capability 9.0), but never run there. So it is used only where `pays` has found, on the device at hand,
-    that it is right and faster than PyTorch's own attention with a mask.
+    The kernel has never run on a GPU: it was tested with Triton's interpreter, and compiled for compute
+    capability 9.0. It is therefore used only where `should_use_kernel` has found it right and faster than
+    PyTorch's attention with a mask, on the device at hand.
 
     Args:
-        query: One a beam. Heads are a multiple of groups, those of a group together.
-        key: Of every slot, the prompt's first; may be a part of a larger buffer.
+        query: One per beam. The number of heads is a multiple of the groups; heads of a group are adjacent.
+        key: One per slot, the prompt's first; may be a part of a larger buffer.
         value: As `key`.
-        visible: Which beams see which slots, as truth values or as `pack` packs them. Left padding, unused
-            slots and windows are what is not seen. A beam that sees nothing gets zeros.
-        scale: What products are multiplied by; None: one over the square root of the width.
-        softcap: If given, scores are squeezed between minus and plus this by a hyperbolic tangent.
+        visible: The slots that each beam sees, as truth values or packed by `pack`. Hides left padding,
+        unused
+            slots and slots outside a window. A beam that sees nothing gets zeros.
+        scale: Factor of the products; None for one over the square root of the width.
+        softcap: Bound of the scores, applied as a hyperbolic tangent; None for no bound.
 
     Raises:
         ValueError: If heads are not a multiple of groups, or more than 64 beams are packed.
@@ -90,26 +94,26 @@ def trie_attention(
     scale = 1 / math.sqrt(width) if scale is None else scale
     if not is_available(query.device) or query.dtype == torch.float64:
         return plain_attention(query, key, value, visible, scale=scale, softcap=softcap)
-    if beams <= BEAMS:
+    if beams <= MAX_BEAMS:
         words = visible if visible.dtype != torch.bool else pack(visible)
         return split_attention(query, key, value, words, scale=scale, softcap=softcap)
-    parts = zip(torch.split(query, BEAMS, 2), torch.split(visible, BEAMS, 1), strict=True)
-    done = [
-        split_attention(some, key, value, pack(seen), scale=scale, softcap=softcap) for some, seen in parts
+    parts = zip(torch.split(query, MAX_BEAMS, 2), torch.split(visible, MAX_BEAMS, 1), strict=True)
+    outputs = [
+        split_attention(part, key, value, pack(seen), scale=scale, softcap=softcap) for part, seen in parts
     ]
-    return torch.cat(done, 2)
+    return torch.cat(outputs, 2)
 
 
 def plain_attention(
-    query: Float[Tensor, "batch heads beams width"],
-    key: Float[Tensor, "batch groups slots width"],
-    value: Float[Tensor, "batch groups slots value_width"],
+    query: Query,
+    key: Key,
+    value: Value,
     visible: Visible,
     *,
     scale: float,
     softcap: float | None = None,
 ) -> Float[Tensor, "batch heads beams value_width"]:
-    """The same in plain PyTorch, in float64 if the query is, else in float32: what the kernel must give."""
+    """The same in plain PyTorch, as a reference: in float64 if the query is, else in float32."""
     batch, heads, beams, width = query.shape
     groups, wide = key.shape[1], torch.float64 if query.dtype == torch.float64 else torch.float32
     seen = visible if visible.dtype == torch.bool else unpack(visible, beams)
@@ -123,8 +127,8 @@ def plain_attention(
     return (weights @ value.to(wide)).view(batch, heads, beams, -1).to(query.dtype)
 
 
-def pack(visible: Bool[Tensor, "batch beams slots"]) -> Int64[Tensor, "batch slots"]:
-    """One word a slot, whose bit `j` says whether beam `j` sees it; for at most 64 beams.
+def pack(visible: Seen) -> Int64[Tensor, "batch slots"]:
+    """Pack visibility into one word per slot: bit `j` is set if beam `j` sees it. For at most 64 beams.
 
     Example:
         >>> pack(torch.tensor([[[True, False], [True, True]]]))
@@ -134,56 +138,39 @@ def pack(visible: Bool[Tensor, "batch beams slots"]) -> Int64[Tensor, "batch slo
     return (visible.long() << bits).sum(1)
 
 
-def unpack(words: Int[Tensor, "batch slots"], beams: int) -> Bool[Tensor, "batch beams slots"]:
-    """What `pack` packed."""
+def unpack(words: Int[Tensor, "batch slots"], beams: int) -> Seen:
+    """The inverse of `pack`."""
     bits = torch.arange(beams, device=words.device, dtype=words.dtype)[:, None]
     return (words[:, None] >> bits & 1).bool()
 
 
-def pays(
-    query: Float[Tensor, "batch heads beams width"],
-    key: Float[Tensor, "batch groups slots width"],
-    value: Float[Tensor, "batch groups slots value_width"],
-    visible: Bool[Tensor, "batch beams slots"],
-) -> bool:
-    """Whether the kernel is right and faster on these tensors: tries it. Waits for the device.
+def should_use_kernel(query: Query, key: Key, value: Value, visible: Seen) -> bool:
+    """True if the kernel is right and faster on these tensors. Runs it, and waits for the device.
 
-    False wherever the kernel does not run, or is only interpreted, and where it raises.
+    False where the kernel does not run or is interpreted, and where it raises.
     """
-    if query.device.type != "cuda" or query.dtype not in _NEAR or not is_available(query.device):
+    if query.device.type != "cuda" or query.dtype not in _TOLERANCE or not is_available(query.device):
         return False
     try:
-        return is_right(query, key, value, visible) and is_faster(query, key, value, visible)
-    except Exception as error:  # noqa: BLE001 - Triton's compiler raises what it likes
+        return is_accurate(query, key, value, visible) and is_faster(query, key, value, visible)
+    except Exception as error:  # noqa: BLE001 - Triton's compiler raises many kinds
         warnings.warn(f"trie_attention: the kernel is not used, as it raises {error!r:.200}", stacklevel=2)
         return False
 
 
-def is_right(
-    query: Float[Tensor, "batch heads beams width"],
-    key: Float[Tensor, "batch groups slots width"],
-    value: Float[Tensor, "batch groups slots value_width"],
-    visible: Bool[Tensor, "batch beams slots"],
-) -> bool:
-    """Whether the kernel gives what plain PyTorch gives in float32, but for rounding."""
-    given = trie_attention(query, key, value, visible).float()
+def is_accurate(query: Query, key: Key, value: Value, visible: Seen) -> bool:
+    """True if the kernel gives the result of plain PyTorch in float32, up to rounding."""
+    actual = trie_attention(query, key, value, visible).float()
     scale = 1 / math.sqrt(query.shape[-1])
-    right = plain_attention(query.float(), key.float(), value.float(), visible, scale=scale)
-    near = _NEAR[query.dtype]
-    return torch.allclose(given, right, rtol=near, atol=near * float(value.abs().max()))
+    expected = plain_attention(query.float(), key.float(), value.float(), visible, scale=scale)
+    tolerance = _TOLERANCE[query.dtype]
+    return torch.allclose(actual, expected, rtol=tolerance, atol=tolerance * float(value.abs().max()))
 
 
-def is_faster(
-    query: Float[Tensor, "batch heads beams width"],
-    key: Float[Tensor, "batch groups slots width"],
-    value: Float[Tensor, "batch groups slots value_width"],
-    visible: Bool[Tensor, "batch beams slots"],
-    *,
-    repeats: int = 20,
-) -> bool:
-    """Whether the kernel beats PyTorch's own attention with a mask on these tensors: measures both.
+def is_faster(query: Query, key: Key, value: Value, visible: Seen) -> bool:
+    """True if the kernel beats PyTorch's attention with a mask on these tensors. Times both on the device.
 
-    Waits for the device. False wherever the kernel does not run, or is only interpreted.
+    False where the kernel does not run or is interpreted.
     """
     if query.device.type != "cuda" or not is_available(query.device):
         return False
@@ -191,34 +178,30 @@ def is_faster(
     groups = key.shape[1]
     mask = torch.zeros(visible.shape, dtype=query.dtype, device=query.device)
     mask = mask.masked_fill(~visible, -torch.inf)[:, None].repeat(1, 1, heads // groups, 1)
-
-    def theirs() -> Tensor:
-        together = query.reshape(batch, groups, -1, width)
-        return torch.nn.functional.scaled_dot_product_attention(together, key, value, attn_mask=mask)
-
     words, scale = pack(visible), 1 / math.sqrt(width)
 
-    def ours() -> Tensor:
+    def by_pytorch() -> Tensor:
+        rows = query.reshape(batch, groups, -1, width)
+        return torch.nn.functional.scaled_dot_product_attention(rows, key, value, attn_mask=mask)
+
+    def by_kernel() -> Tensor:
         return split_attention(query, key, value, words, scale=scale, softcap=None)
 
-    seconds = []
-    for attend in (theirs, ours):
+    def seconds(attend: Callable[[], Tensor]) -> float:
         attend()  # compiles, and warms up
         torch.cuda.synchronize(query.device)
         start = time.perf_counter()
-        for _ in range(repeats):
+        for _ in range(_REPEATS):
             attend()
         torch.cuda.synchronize(query.device)
-        seconds.append(time.perf_counter() - start)
-    theirs_took, ours_took = seconds
-    return ours_took < theirs_took
+        return time.perf_counter() - start
+
+    return seconds(by_pytorch) > seconds(by_kernel)
 
 
 def _check(heads: int, groups: int, beams: int, visible: Tensor) -> None:
     if heads % groups:
-        raise ValueError(
-            f"trie_attention: heads must be a multiple of the groups of keys, got {heads} for {groups}."
-        )
+        raise ValueError(f"trie_attention: heads must be a multiple of groups, got {heads} for {groups}.")
     if visible.dtype != torch.bool and beams > torch.iinfo(visible.dtype).bits:
         raise ValueError(
             f"trie_attention: {visible.dtype} words must have a bit for each beam, got {beams} beams. "

@@ -24,7 +24,7 @@ from decodekit.decoders.beam.state import BeamState, stable_prefix
 from decodekit.decoders.beam.step import Advance, Ranks, advance
 from decodekit.decoders.beam.stop_rules import Heuristic, StopRule
 from decodekit.decoders.rows import raise_if_all_banned
-from decodekit.models.model_outputs import ModelOutputs, ModelOutputsSpec
+from decodekit.models.protocols import ModelOutputs, ModelOutputsSpec
 from decodekit.processors.base import device_ids
 from decodekit.scorers.base import PathScorer
 from decodekit.scorers.length_penalty import LengthPenalty

@@ -28,7 +28,7 @@ from decodekit.decoders.constrained_beam.constraints import Constraint, read_con
 from decodekit.decoders.constrained_beam.phrase_automaton import PhraseAutomaton, on_device
 from decodekit.decoders.rows import raise_if_all_banned
 from decodekit.errors import DecodekitError
-from decodekit.models.model_outputs import ModelOutputs, ModelOutputsSpec
+from decodekit.models.protocols import ModelOutputs, ModelOutputsSpec
 from decodekit.scorers.base import PathScorer
 from decodekit.scorers.length_penalty import LengthPenalty
 

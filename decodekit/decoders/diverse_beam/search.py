@@ -26,7 +26,7 @@ from decodekit.decoders.beam.state import BeamState
 from decodekit.decoders.beam.stop_rules import Heuristic, StopRule
 from decodekit.decoders.diverse_beam.diversity import Diversity, EmittedTokens, Hamming
 from decodekit.decoders.rows import raise_if_all_banned
-from decodekit.models.model_outputs import ModelOutputs, ModelOutputsSpec
+from decodekit.models.protocols import ModelOutputs, ModelOutputsSpec
 from decodekit.scorers.base import PathScorer
 from decodekit.scorers.length_penalty import LengthPenalty
 

@@ -10,8 +10,7 @@ from torch import Tensor
 from decodekit.core.prompt import Prompt
 from decodekit.decoders.exact.branch import Node, by_length
 from decodekit.errors import DecodekitError, ModelError
-from decodekit.models.model_outputs import ModelOutputsSpec
-from decodekit.models.protocols import Model, ModelWithOutputs
+from decodekit.models.protocols import Model, ModelOutputsSpec, ModelWithOutputs
 
 
 class NodeReader:

@@ -121,7 +121,7 @@ def can_evict(session: Session, parts: Sequence[object], memory: Memory) -> bool
         parts: The other parts of the run: decoder, processors, criteria.
         memory: Their memory.
     """
-    if not isinstance(session, ShrinkingSession) or not session.shrinks:
+    if not isinstance(session, ShrinkingSession) or not session.can_evict:
         return False
     return whole_part(*parts) is None and can_be_split(memory)
 

@@ -1,35 +1,35 @@
-"""How many tokens a model can work on at once, by the memory that is left."""
+"""Memory estimates of batches."""
 
 from typing import Any, NamedTuple
 
 import torch
 
-from decodekit.models.hf.free_memory import memory_left
+from decodekit.accelerate.free_memory import memory_left
 
-# The part of what is left that a batch may take: on a CPU what is too much is not refused but swapped.
+# The share of the free memory that a batch may take. A CPU swaps, where a GPU refuses.
 SHARE = {"cuda": 0.8, "cpu": 0.4}
-# Reading a prompt, a layer holds about so many numbers for each of its width: the input, its normalisation,
+# Numbers that a layer holds per unit of its width while reading a prompt: the input, its normalisation,
 # queries, keys and values, and twice the four times wider inner layer.
 _WORKING = 16
-# So many copies of the logits of a row there are in a step: the model's, in float32, prepared, processed, ...
+# Copies of a row's logits in a step: the model's, in float32, prepared, processed and so on.
 _LOGITS = 8
 
 
 class MemoryEstimate(NamedTuple):
-    """What a batch takes, in bytes.
+    """Memory of a batch, in bytes.
 
     Attributes:
-        token: A column of a row: its keys and values twice, for when buffers are copied, and its part of the
-            pass that reads the prompt.
-        row: A row besides: its logits.
+        token: Per column of a row: its keys and values twice, because buffers are copied, and its share of
+            the pass that reads the prompt.
+        row: Per row in addition: its logits.
     """
 
     token: int
     row: int
 
 
-def memory_estimate(model: Any) -> MemoryEstimate:  # noqa: ANN401 - a model of transformers
-    """What a batch takes, from the model's configuration: attention that is written out is not in it."""
+def memory_estimate(model: Any) -> MemoryEstimate:  # noqa: ANN401
+    """The estimate for a transformers model, by its configuration. Eager attention takes more."""
     config = model.config.get_text_config(decoder=True)
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -40,27 +40,22 @@ def memory_estimate(model: Any) -> MemoryEstimate:  # noqa: ANN401 - a model of 
 
 
 def tokens_that_fit(model: Any, columns: int) -> int:  # noqa: ANN401
-    """How many columns of rows of about so many columns fit the memory that is left, at least 1.
-
-    Args:
-        model: A model of transformers.
-        columns: Of a row.
-    """
+    """Total number of tokens that fit the free memory in rows of about `columns` tokens, at least 1."""
     device = model.device
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         left = free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     else:
         left = memory_left()
-    needs = memory_estimate(model)
+    estimate = memory_estimate(model)
     share = SHARE.get(device.type, SHARE["cpu"])
-    return max(int(share * left) // (needs.token + needs.row // max(columns, 1)), 1)
+    return max(int(share * left) // (estimate.token + estimate.row // max(columns, 1)), 1)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is not enough memory, on whatever device."""
+    """True if an error reports that memory is exhausted, on any device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # What torch raises on a CPU: of Windows, and of everything else.
-    says = ("not enough memory", "can't allocate memory")
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in says)
+    # torch's messages on a CPU, for Windows and for other systems.
+    messages = ("not enough memory", "can't allocate memory")
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in messages)

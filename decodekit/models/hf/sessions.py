@@ -1,107 +1,55 @@
-"""Runs of a transformers model: with a cache, and for models that have none."""
+"""Sessions of a transformers model: with one cache entry per row, and without a cache."""
 
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor, nn
+from typing_extensions import override
 
 from decodekit.core.history import rows_of
 from decodekit.core.prompt import Prompt
-from decodekit.models.hf.row_cache.cache import Cache
-from decodekit.models.hf.trie_cache.layer_masks import Mask
-
-# Which columns of every row hold tokens.
-Columns = Bool[Tensor, "rows length"]
-
-
-@runtime_checkable
-class Forward(Protocol):
-    """What a session asks of a model: its forward pass, and an empty cache."""
-
-    def forward(
-        self,
-        tokens: Int64[Tensor, "rows columns"],
-        mask: Columns | Mask | None,
-        position_ids: Int64[Tensor, "rows columns"],
-        *,
-        cache: Cache | None,
-        keep: int = 1,
-    ) -> Any:  # noqa: ANN401 - transformers' ModelOutput
-        """The model's output, with the logits of the last `keep` columns; the cache has grown after."""
-
-    def new_cache(self, *, whole: bool = False) -> Cache:
-        """An empty cache, as this model wants it.
-
-        Args:
-            whole: Keeps every column, also those that a window has left behind.
-        """
-
-    @property
-    def wants_mask(self) -> bool:
-        """Whether to pass a mask even where there is no padding."""
-
-
-@runtime_checkable
-class Joinable(Protocol):
-    """A forward pass that serves the prompts of several runs as it serves those of one."""
-
-    def can_join(self) -> bool:
-        """Whether the model goes on right after its cache was joined with another: a numerical test."""
-
-    def join(self, other: Any, batches: tuple[int, int], caches: tuple[Cache, Cache]) -> None:  # noqa: ANN401
-        """Takes in what another forward pass of its kind knows about its prompts.
-
-        Args:
-            other: The other one.
-            batches: How many prompts each knows.
-            caches: Of the sessions that they are driven by.
-        """
-
-
-@runtime_checkable
-class PromptKeeper(Protocol):
-    """A forward pass that knows something about every prompt."""
-
-    def keep_prompts(self, prompts: Int64[Tensor, " kept"], batch: int, cache: Cache | None) -> None:
-        """Forgets all prompts but some.
-
-        Args:
-            prompts: Which of those it knows now.
-            batch: How many those are.
-            cache: Of the session that it is driven by.
-        """
+from decodekit.models.hf.cache import Cache
+from decodekit.models.hf.forwards.forward import (
+    Columns,
+    Forward,
+    MergeableForward,
+    ShrinkingForward,
+    count_positions,
+    last_logits,
+)
+from decodekit.models.protocols import MergeableSession, ShrinkingSession
 
 
 class MergeState(NamedTuple):
-    """What a run leaves to another that takes it in.
+    """The state of a session that another one needs to merge it.
 
     Attributes:
         model: Its forward pass.
         cache: Its cache.
-        seen: Which columns hold tokens so far.
-        unseen: How many of the first hold none on any row.
-        left: How many more there may be.
-        batch: Prompts.
+        mask: True for the columns so far that hold tokens.
+        empty: Number of leading columns without a token on any row.
+        remaining: Number of columns that may still be appended.
+        batch: Number of prompts.
     """
 
     model: Forward
     cache: Cache
-    seen: Columns
-    unseen: int
-    left: int
+    mask: Columns
+    empty: int
+    remaining: int
     batch: int
 
 
-class CachedSession:
-    """A run of a transformers model with one cache entry a row (the rows cache).
+class RowSession(MergeableSession):
+    """A session with one cache entry per row.
 
     Args:
         model: The model's forward pass.
-        prompt_mask: Which columns of the prompts hold tokens.
-        capacity: Columns that prompts and continuations take at most.
+        prompt_mask: True for the columns of the prompts that hold tokens.
+        capacity: Columns of prompt and continuation, at most.
         cache: A cache that holds the first columns of the prompts; None: an empty one.
-        known: How many columns it holds.
+        cached_columns: Number of columns that it holds.
     """
 
     def __init__(
@@ -110,34 +58,35 @@ class CachedSession:
         prompt_mask: Bool[Tensor, "batch length"],
         capacity: int,
         cache: Cache | None = None,
-        known: int = 0,
+        cached_columns: int = 0,
     ) -> None:
         self._model = model
         self._cache = model.new_cache() if cache is None else cache
-        self._known = known
+        self._cached_columns = cached_columns
         batch, self._column = prompt_mask.shape
-        self._batch, self._has_joined = batch, False
-        # The mask of the whole run: after the prompt every column will hold a token.
+        self._batch, self._has_merged = batch, False
+        # The mask for the whole capacity: every column after the prompt will hold a token.
         mask = torch.ones((batch, capacity), dtype=torch.bool, device=prompt_mask.device)
         mask[:, : self._column] = prompt_mask
         self._mask = None if bool(prompt_mask.all()) and not model.wants_mask else mask
-        self._positions = positions(mask)
+        self._positions = count_positions(mask)
 
     def prefill(self, tokens: Int64[Tensor, "rows length"]) -> Float32[Tensor, "rows vocab"]:
         """The logits after the prompts."""
-        return self._logits(tokens[:, self._known :], slice(self._known, self._column))
+        cached = self._cached_columns
+        return self._logits(tokens[:, cached:], slice(cached, self._column))
 
+    @override
     def advance(
         self, tokens: Int64[Tensor, " rows"], source_rows: Int64[Tensor, " rows"] | None
     ) -> Float32[Tensor, "rows vocab"]:
-        """The logits after one more token on every row."""
         if source_rows is not None:  # all rows of a prompt have the same mask and positions
             self._cache.reorder(source_rows)
         self._column += 1
         return self._logits(tokens[:, None], slice(self._column - 1, self._column))
 
     def cache_of(self, source_rows: Int64[Tensor, " rows"] | None) -> Any:  # noqa: ANN401 - transformers' Cache
-        """Transformers' own cache, its rows put where the next token would find them."""
+        """The cache of transformers, with its rows in the order of the next tokens."""
         if source_rows is not None:
             self._cache.reorder(source_rows)
         return self._cache.content
@@ -148,73 +97,81 @@ class CachedSession:
         self._cache.widen(rows if rows_per_prompt > 1 else None, self._positions.shape[1])
         return rows
 
-    def go_on(self, rows_per_prompt: int, shared: int) -> None:
-        """Begins after a cache that has so many rows of every prompt already, alike in `shared` columns."""
+    def continue_widened(self, rows_per_prompt: int, shared: int) -> None:
+        """Continues from a cache that is widened already; a prompt's rows have `shared` equal columns."""
         self._repeat(rows_per_prompt)
         self._cache.widen(None, self._positions.shape[1], shared=shared)
 
     def _repeat(self, rows_per_prompt: int) -> Int64[Tensor, " rows"]:
         rows = torch.arange(self._batch, device=self._positions.device).repeat_interleave(rows_per_prompt)
         if rows_per_prompt > 1:
-            self._positions = self._positions.index_select(0, rows)
-            self._mask = None if self._mask is None else self._mask.index_select(0, rows)
+            self._take(rows)
         return rows
 
-    @property
-    def shrinks(self) -> bool:
-        """Whether prompts can leave; not where the model keeps its state in a way of its own."""
-        return self._cache.has_layers
-
-    def keep_prompts(self, prompts: Int64[Tensor, " kept"]) -> None:
-        """Goes on with some prompts only."""
-        rows = rows_of(prompts, len(self._positions) // self._batch)
+    def _take(self, rows: Int64[Tensor, " rows"]) -> None:
         self._positions = self._positions.index_select(0, rows)
         self._mask = None if self._mask is None else self._mask.index_select(0, rows)
-        first = self._unseen() if self._has_joined else 0
+
+    @property
+    @override
+    def can_evict(self) -> bool:
+        return self._cache.has_layers  # not if the model keeps its state in its own way
+
+    @override
+    def keep_prompts(self, prompts: Int64[Tensor, " kept"]) -> None:
+        rows = rows_of(prompts, len(self._positions) // self._batch)
+        self._take(rows)
+        first = self._empty_columns() if self._has_merged else 0  # with the evicted rows gone
         self._positions = self._positions[:, first:]
         self._mask = None if self._mask is None else self._mask[:, first:]
         self._column -= first
-        self._cache.keep(rows, first)
-        if isinstance(self._model, PromptKeeper):
+        self._cache.select(rows, first)
+        if isinstance(self._model, ShrinkingForward):
             self._model.keep_prompts(prompts, self._batch, self._cache)
         self._batch = len(prompts)
 
-    def can_join(self) -> bool:
-        """Whether another run can be taken in."""
-        return self._cache.is_buffered and isinstance(self._model, Joinable) and self._model.can_join()
+    @override
+    def can_merge(self) -> bool:
+        forward = self._model
+        return self._cache.is_buffered and isinstance(forward, MergeableForward) and forward.can_merge()
 
-    def join(self, other: "CachedSession") -> None:
-        """Goes on with another run's prompts after its own; the newest columns of both are the same."""
-        both = (self.standing, other.standing)
-        if isinstance(self._model, Joinable):
-            self._model.join(both[1].model, (self._batch, both[1].batch), (self._cache, both[1].cache))
-        columns = max(run.seen.shape[1] - run.unseen for run in both)
-        left = max(run.left for run in both)
-        mine, theirs = shifts = [columns - run.seen.shape[1] for run in both]
-        self._cache.join(both[1].cache, (mine, theirs), columns, columns + left)
+    @override
+    def merge(self, other: "RowSession") -> None:  # the newest columns of both become the same
+        both = (self.merge_state, other.merge_state)
+        if isinstance(self._model, MergeableForward):
+            self._model.merge(both[1].model, (self._batch, both[1].batch), (self._cache, both[1].cache))
+        columns = max(state.mask.shape[1] - state.empty for state in both)
+        remaining = max(state.remaining for state in both)
+        shifts = [columns - state.mask.shape[1] for state in both]
+        self._cache.merge(both[1].cache, (shifts[0], shifts[1]), columns, columns + remaining)
         mask = torch.cat(
-            [nn.functional.pad(run.seen, (shift, left)) for run, shift in zip(both, shifts, strict=True)]
+            [
+                nn.functional.pad(state.mask, (shift, remaining))
+                for state, shift in zip(both, shifts, strict=True)
+            ]
         )
         mask[:, columns:] = True
         self._mask = None if bool(mask.all()) and not self._model.wants_mask else mask
-        self._positions = positions(mask)
-        self._column, self._batch, self._has_joined = columns, self._batch + both[1].batch, True
+        self._positions = count_positions(mask)
+        self._column, self._batch, self._has_merged = columns, self._batch + both[1].batch, True
 
     @property
-    def standing(self) -> "MergeState":
-        """What another run needs to take this one in."""
-        seen, left = self._seen(), self._positions.shape[1] - self._column
-        return MergeState(self._model, self._cache, seen, self._unseen(), left, self._batch)
+    def merge_state(self) -> MergeState:
+        """The state that another session needs to merge this one."""
+        remaining = self._positions.shape[1] - self._column
+        return MergeState(
+            self._model, self._cache, self._columns(), self._empty_columns(), remaining, self._batch
+        )
 
-    def _seen(self) -> Columns:
-        """Which columns hold tokens so far."""
+    def _columns(self) -> Columns:
+        """True for the columns so far that hold tokens."""
         if self._mask is None:
             return torch.ones_like(self._positions[:, : self._column], dtype=torch.bool)
         return self._mask[:, : self._column]
 
-    def _unseen(self) -> int:
-        """How many of the first columns hold tokens on no row. Reads the device."""
-        return int(self._seen().any(0).int().argmax())
+    def _empty_columns(self) -> int:
+        """Number of leading columns without a token on any row. Reads the device."""
+        return int(self._columns().any(0).int().argmax())
 
     def _logits(self, tokens: Int64[Tensor, "rows columns"], columns: slice) -> Float32[Tensor, "rows vocab"]:
         mask = None if self._mask is None else self._mask[:, : columns.stop]
@@ -222,11 +179,10 @@ class CachedSession:
         return last_logits(output)
 
 
-class RecomputingSession:
-    """A run of a model that has no cache: every step reads the whole text again."""
+class RecomputingSession(ShrinkingSession):
+    """A session without a cache: every step reads the whole sequences again."""
 
-    def __init__(self, model: Forward, prompt_mask: Bool[Tensor, "batch length"], capacity: int) -> None:
-        del capacity  # nothing is allocated ahead
+    def __init__(self, model: Forward, prompt_mask: Bool[Tensor, "batch length"]) -> None:
         self._model = model
         self._mask = prompt_mask
         self._batch = len(prompt_mask)
@@ -237,10 +193,10 @@ class RecomputingSession:
         self._tokens = tokens
         return self._logits()
 
+    @override
     def advance(
         self, tokens: Int64[Tensor, " rows"], source_rows: Int64[Tensor, " rows"] | None
     ) -> Float32[Tensor, "rows vocab"]:
-        """The logits after one more token on every row."""
         if source_rows is not None:
             self._take(source_rows)
         self._tokens = torch.cat([self._tokens, tokens[:, None]], 1)
@@ -254,13 +210,13 @@ class RecomputingSession:
         return rows
 
     @property
-    def shrinks(self) -> bool:
-        """Prompts can leave."""
+    @override
+    def can_evict(self) -> bool:
         return True
 
+    @override
     def keep_prompts(self, prompts: Int64[Tensor, " kept"]) -> None:
-        """Goes on with some prompts only."""
-        if isinstance(self._model, PromptKeeper):
+        if isinstance(self._model, ShrinkingForward):
             self._model.keep_prompts(prompts, self._batch, None)
         self._take(rows_of(prompts, len(self._mask) // self._batch))
         self._batch = len(prompts)
@@ -270,30 +226,18 @@ class RecomputingSession:
         self._mask = self._mask.index_select(0, rows)
 
     def _logits(self) -> Float32[Tensor, "rows vocab"]:
-        output = self._model.forward(self._tokens, self._mask, positions(self._mask), cache=None)
+        output = self._model.forward(self._tokens, self._mask, count_positions(self._mask), cache=None)
         return last_logits(output)
 
 
-def prefilled(
+# A session that starts with one row per prompt.
+WidenableSession = RowSession | RecomputingSession
+
+
+def start_session(
     model: Forward, prompt: Prompt, capacity: int, *, cached: bool
-) -> tuple[CachedSession | RecomputingSession, Float32[Tensor, "rows vocab"]]:
-    """A session with one row a prompt, and the logits after the prompts."""
-    session = (CachedSession if cached else RecomputingSession)(model, prompt.mask, capacity)
-    # What stands under the padding is never looked at, but must be an id the model has.
+) -> tuple[WidenableSession, Float32[Tensor, "rows vocab"]]:
+    """A session with one row per prompt, and the logits after the prompts."""
+    session = RowSession(model, prompt.mask, capacity) if cached else RecomputingSession(model, prompt.mask)
+    # Padding is never attended to, but must be an id that the model has.
     return session, session.prefill(prompt.tokens.masked_fill(~prompt.mask, 0))
-
-
-def as_given(mask: Columns | Mask) -> Tensor | dict[str, Tensor]:
-    """A mask as transformers takes it: which columns hold tokens as numbers, others as they are."""
-    return mask.long() if isinstance(mask, Tensor) and mask.dtype == torch.bool else mask
-
-
-def positions(mask: Bool[Tensor, "rows length"]) -> Int64[Tensor, "rows length"]:
-    """Each column's position in its text, counted without padding."""
-    return (mask.long().cumsum(-1) - 1).clamp(min=0)
-
-
-def last_logits(output: Any) -> Float32[Tensor, "rows vocab"]:  # noqa: ANN401 - transformers' ModelOutput
-    """The last column's logits, as a tensor of their own: made outside inference mode, free to be used."""
-    logits: Tensor = output.logits[:, -1].to(torch.float32, copy=True).contiguous()
-    return logits

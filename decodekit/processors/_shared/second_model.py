@@ -16,7 +16,7 @@ from decodekit.core.history import History, rows_of
 from decodekit.core.prompt import Prompt
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.errors import DecodekitError
-from decodekit.models.protocols import DescribedModel, Model, Session, ShrinkingSession
+from decodekit.models.protocols import Model, ModelWithVocabulary, Session, ShrinkingSession
 
 
 class CountedSession:
@@ -34,9 +34,9 @@ class CountedSession:
         return self._session.advance(tokens, source_rows)
 
     @property
-    def shrinks(self) -> bool:
+    def can_evict(self) -> bool:
         """Whether prompts can leave."""
-        return isinstance(self._session, ShrinkingSession) and self._session.shrinks
+        return isinstance(self._session, ShrinkingSession) and self._session.can_evict
 
     def keep_prompts(self, prompts: Int64[Tensor, " kept"]) -> None:
         """Goes on with some prompts only."""
@@ -62,7 +62,7 @@ class SecondModelState(NamedTuple):
     @property
     def batch_independent(self) -> bool:
         """Whether it can go on with some prompts only: whether the session can."""
-        return self.session.shrinks
+        return self.session.can_evict
 
     def for_prompts(self, prompts: Int64[Tensor, " kept"], batch: int) -> "SecondModelState":
         """How far it has read for some prompts; the session goes on with those from now on."""
@@ -172,7 +172,7 @@ def _own(who: str, model: Model, history: History, length: int) -> Prompt:
     vocabulary, source = _vocabulary(model), history.source
     if source is not None:
         source = source.take(_whose(history))
-    if isinstance(model, DescribedModel):
+    if isinstance(model, ModelWithVocabulary):
         if vocabulary.decoder_start_id is None:
             source = None  # a language model reads what the decoder says, and no source
         elif source is None:
@@ -187,7 +187,7 @@ def _own(who: str, model: Model, history: History, length: int) -> Prompt:
 
 
 def _vocabulary(model: Model) -> Vocabulary:
-    return model.vocabulary if isinstance(model, DescribedModel) else Vocabulary()
+    return model.vocabulary if isinstance(model, ModelWithVocabulary) else Vocabulary()
 
 
 def _rows(history: History) -> Int64[Tensor, " rows"]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.errors import DecodekitError
-from decodekit.models.model_outputs import ModelOutputsSpec
+from decodekit.models.protocols import ModelOutputsSpec
 from decodekit.scorers.adjusted import AdjustedScorer, check_weight
 from decodekit.scorers.base import ExtendedHypotheses, PathScorer
 from decodekit.scorers.log_prob import LogProb

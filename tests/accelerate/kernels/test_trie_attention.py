@@ -1,6 +1,6 @@
 """Trie attention: plain everywhere; the kernel under Triton's interpreter, and on a GPU.
 
-TRITON_INTERPRET=1 pytest -n 0 tests/kernels
+TRITON_INTERPRET=1 pytest -n 0 tests/accelerate/kernels
 """
 
 import math
@@ -19,8 +19,8 @@ DEVICES = [
     ),
     pytest.param("cuda", marks=pytest.mark.cuda),
 ]
-# What rounding inputs, weights and outputs of this size costs; sums are in float32.
-NEAR = {torch.float32: 2e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+# Tolerance for rounded inputs, weights and outputs of this size; sums are in float32.
+TOLERANCE = {torch.float32: 2e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 # batch, heads, groups, beams, slots, width, value's width
 SHAPES = [
@@ -34,7 +34,7 @@ SHAPES = [
 
 
 def random(shape: tuple[int, ...], dtype: torch.dtype, device: str = "cpu") -> tuple[Tensor, ...]:
-    """Queries, keys, values, and what every beam sees: at least one slot."""
+    """Queries, keys, values, and the slots that every beam sees: at least one."""
     batch, heads, groups, beams, slots, width, value_width = shape
     generator = torch.Generator().manual_seed(0)
     sizes = ((batch, heads, beams, width), (batch, groups, slots, width), (batch, groups, slots, value_width))
@@ -64,7 +64,7 @@ def row_by_row(query: Tensor, key: Tensor, value: Tensor, visible: Tensor, softc
 # Plain
 
 
-def test_a_beam_attends_to_what_it_sees() -> None:
+def test_a_beam_attends_to_the_slots_that_it_sees() -> None:
     query, key = torch.tensor([[[[0.0], [0.0], [1.0]]]]), torch.tensor([[[[0.0], [math.log(3)], [50.0]]]])
     value = torch.tensor([[[[4.0], [8.0], [99.0]]]])
     visible = torch.tensor([[[True, True, False], [False, True, False], [True, True, False]]])
@@ -95,12 +95,12 @@ def test_float64_stays_float64() -> None:
 
 
 @pytest.mark.parametrize("beams", [1, 31, 32, 63, 64])
-def test_what_is_packed_is_unpacked(beams: int) -> None:
+def test_unpack_is_the_inverse_of_pack(beams: int) -> None:
     visible = torch.rand(2, beams, 50, generator=torch.Generator().manual_seed(beams)) < 0.5
     assert torch.equal(visible, unpack(pack(visible), beams))
 
 
-def test_the_kernel_is_not_said_to_be_faster_where_it_does_not_run() -> None:
+def test_is_faster_is_false_without_a_gpu() -> None:
     assert not is_faster(*random(SHAPES[1], torch.float32))
 
 
@@ -125,7 +125,7 @@ def test_more_beams_than_bits_are_refused(dtype: torch.dtype, beams: int) -> Non
     ("shape", "dtype", "softcap"),
     [
         *((shape, torch.float32, None) for shape in SHAPES),
-        *((SHAPES[2], dtype, softcap) for dtype in NEAR for softcap in (None, 0.7)),
+        *((SHAPES[2], dtype, softcap) for dtype in TOLERANCE for softcap in (None, 0.7)),
         (SHAPES[3], torch.bfloat16, None),
     ],
 )
@@ -137,14 +137,14 @@ def test_the_kernel_is_near_float64(
     expected = plain_attention(*wide, visible, scale=shape[5] ** -0.5, softcap=softcap)
     actual = trie_attention.trie_attention(*tensors, visible, softcap=softcap)
     assert actual.dtype == dtype
-    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=NEAR[dtype])
+    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("splits", [1, 2, 3, 7])
-def test_how_the_slots_are_split_does_not_matter(splits: int, device: str) -> None:
+def test_every_split_of_the_slots_gives_the_same(splits: int, device: str) -> None:
     query, key, value, visible = random((2, 4, 2, 3, 290, 16, 16), torch.float32, device)
-    visible[0, :, :200] = False  # whole parts that nobody sees
+    visible[0, :, :200] = False  # whole parts that no beam sees
     actual = split_attention.split_attention(
         query, key, value, pack(visible), scale=0.25, softcap=None, splits=splits
     )
@@ -157,7 +157,7 @@ def test_slots_that_no_beam_sees_are_not_read(device: str) -> None:
     query, key, value, visible = random(SHAPES[3], torch.float32, device)
     visible[:, :, 150:] = False
     expected = plain_attention(query, key, value, visible, scale=0.125)
-    key[:, :, 150:], value[:, :, 150:] = torch.nan, torch.inf  # as memory that nobody has written to
+    key[:, :, 150:], value[:, :, 150:] = torch.nan, torch.inf  # as in unwritten memory
     actual = trie_attention.trie_attention(query, key, value, visible)
     torch.testing.assert_close(actual, expected, rtol=0, atol=2e-6)
 
@@ -174,7 +174,7 @@ def test_keys_and_values_may_be_parts_of_larger_buffers(device: str) -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
-def test_packed_words_are_as_good_as_truth_values(dtype: torch.dtype, device: str) -> None:
+def test_packed_words_give_the_same_as_truth_values(dtype: torch.dtype, device: str) -> None:
     query, key, value, visible = random((2, 2, 1, 32, 70, 16, 16), torch.float32, device)
     words = pack(visible).to(dtype)  # the 32nd bit is the sign
     expected = trie_attention.trie_attention(query, key, value, visible)

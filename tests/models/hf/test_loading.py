@@ -1,4 +1,4 @@
-"""Models by name, and the bundled ones."""
+"""Loading of models, bundled or through transformers."""
 
 import json
 from pathlib import Path
@@ -96,7 +96,7 @@ def test_a_folder_of_a_bundled_name_is_loaded_by_its_path(
     assert loaded == ["MarianMTModel", "GPT2LMHeadModel", "GPT2LMHeadModel"]
 
 
-def test_a_name_that_is_not_bundled_is_an_error_that_says_so() -> None:
+def test_a_name_that_is_not_bundled_is_refused() -> None:
     message = "bundled_path: name must be 'fairytales' or 'en-fr', got 'fr-en'"
     with pytest.raises(ValueError, match=message):
         dk.bundled_path("fr-en")
@@ -110,7 +110,7 @@ def test_a_name_that_is_not_bundled_is_an_error_that_says_so() -> None:
         (dk.BeamSearch(5, scorer=dk.LogProb()), {"num_beams": 5, "length_penalty": 0.0}),
     ],
 )
-def test_the_translation_model_says_what_plain_transformers_says(
+def test_the_translation_model_emits_the_tokens_of_plain_transformers(
     translator: dk.HFModel, decoder: dk.Decoder[Any], options: dict[str, Any]
 ) -> None:
     path = dk.bundled_path("en-fr")
@@ -142,7 +142,7 @@ def test_beams_find_likelier_translations(translator: dk.HFModel) -> None:
     assert beam[0] > greedy[0] + 0.1  # "Je vous aime." and "Je t'aime."
 
 
-def test_it_shows_what_decoding_does(model: dk.HFModel) -> None:
+def test_the_bundled_model_shows_the_effect_of_decoders(model: dk.HFModel) -> None:
     greedy, beam, blocked = (
         dk.decode(model, STORY, decoder, processors, max_new_tokens=128, end_ids=())
         for decoder, processors in (
@@ -170,12 +170,12 @@ def test_a_folder_is_loaded_in_the_precision_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["no/such-model", "/no/such/folder"])
-def test_a_model_that_is_not_there_is_an_error_that_says_so(name: str) -> None:
+def test_a_missing_model_is_refused(name: str) -> None:
     with pytest.raises(dk.ModelError, match=f"load: '{name}' must be a language model"):
         dk.load(name)
 
 
-def test_a_damaged_file_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     config = GPT2Config(vocab_size=61, n_embd=32, n_layer=1, n_head=4, n_positions=40)
     GPT2LMHeadModel(config).save_pretrained(tmp_path)
     weights = tmp_path / "model.safetensors"
@@ -185,7 +185,7 @@ def test_a_damaged_file_is_an_error_that_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("device", ["nowhere", "cuda:99"])
-def test_a_device_that_is_not_there_is_an_error_that_says_so(device: str) -> None:
+def test_a_missing_device_is_refused(device: str) -> None:
     with pytest.raises(
         dk.ModelError, match=f"load: device must be one that this machine has, got '{device}'"
     ):

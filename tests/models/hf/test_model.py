@@ -1,4 +1,4 @@
-"""Transformers models in the loop: caches, positions, padding, and what is refused."""
+"""Transformers models: caches, positions, padding and refusals."""
 
 from typing import Any
 
@@ -94,7 +94,7 @@ def test_a_batch_gives_what_each_prompt_alone_gives(family: str) -> None:
             assert together.hypotheses()[number] == alone.hypotheses()[0]
 
 
-def test_what_stands_under_the_padding_does_not_matter() -> None:
+def test_ids_under_the_padding_do_not_matter() -> None:
     hf = dk.HFModel(gpt2())
     mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
     tokens = torch.tensor([[9, 9, 5, 6], [5, 6, 7, 8]])
@@ -106,7 +106,7 @@ def test_what_stands_under_the_padding_does_not_matter() -> None:
     assert one == other
 
 
-def test_the_bare_model_is_wrapped_and_left_as_it_was() -> None:
+def test_a_bare_model_is_wrapped_and_left_unchanged() -> None:
     model = gpt2(attn_pdrop=0.5, resid_pdrop=0.5)
     expected = dk.decode(model, [[5, 6]], dk.Greedy(), max_new_tokens=8).hypotheses()
     model.train()
@@ -121,7 +121,7 @@ def test_the_bare_model_is_wrapped_and_left_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_comes_out_can_be_trained_on_and_the_model_too(family: str) -> None:
+def test_outputs_and_model_can_be_trained_on(family: str) -> None:
     model = build(family, 0)
     out = dk.decode(model, [[8, 9, 10], [11]], dk.BeamSearch(2), max_new_tokens=3)
     kept = [*model.parameters(), *model.buffers(), out.tokens, out.token_log_probs, out.score]
@@ -162,14 +162,14 @@ def test_ids_outside_the_vocabulary_are_refused() -> None:
         dk.decode(gpt2(), [[1], [2, 61]], dk.Greedy(), max_new_tokens=2)
 
 
-def test_what_does_not_fit_the_models_positions_is_refused() -> None:
+def test_prompts_beyond_the_models_positions_are_refused() -> None:
     with pytest.raises(
         dk.ModelError, match="must fit the 40 positions of GPT2LMHeadModel, got a prompt of 41"
     ):
         dk.decode(gpt2(), [[5] * 41], dk.Greedy(), max_new_tokens=1)
     with pytest.raises(dk.ModelError, match="got a prompt of 30 tokens and 12 new ones"):
         dk.decode(gpt2(), [[5] * 30, [6]], dk.Greedy(), max_new_tokens=12)
-    # The last token is said and never read.
+    # The last token is emitted and never read.
     assert dk.decode(gpt2(), [[5] * 30, [6]], dk.Greedy(), max_new_tokens=11).lengths.shape == (2, 1)
 
 
@@ -217,7 +217,7 @@ def test_a_cache_that_cannot_be_reordered_is_refused_by_name() -> None:
     assert theirs.tolist() == ours.tolist()
 
 
-def test_a_model_that_reads_padding_as_text_is_refused_where_there_is_some() -> None:
+def test_a_model_that_reads_padding_as_tokens_is_refused_for_padded_prompts() -> None:
     with pytest.raises(dk.ModelError, match="RwkvForCausalLM does not ignore left padding"):
         dk.decode(rwkv(), [[5, 6, 7], [8]], dk.Greedy(), max_new_tokens=3)
     with pytest.raises(dk.ModelError, match="RwkvForCausalLM does not ignore left padding"):
@@ -225,7 +225,7 @@ def test_a_model_that_reads_padding_as_text_is_refused_where_there_is_some() -> 
     assert dk.decode(rwkv(), [[5, 6], [7, 8]], dk.Greedy(), max_new_tokens=3).valid.all()
 
 
-def test_a_recurrent_model_takes_batches_and_beams_like_any_other() -> None:
+def test_a_recurrent_model_takes_batches_and_beams() -> None:
     torch.manual_seed(0)
     config = MambaConfig(vocab_size=61, hidden_size=32, num_hidden_layers=2, state_size=8, **IDS)
     model = MambaForCausalLM(config).eval()
@@ -236,7 +236,7 @@ def test_a_recurrent_model_takes_batches_and_beams_like_any_other() -> None:
     assert theirs.tolist() == ours.sequences.tolist()
 
 
-def test_a_vocabulary_of_two_tokens_is_probed_like_any_other() -> None:
+def test_a_vocabulary_of_two_tokens_is_probed() -> None:
     for seed in range(5):
         torch.manual_seed(seed)
         config = GPT2Config(vocab_size=2, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=1)
@@ -244,13 +244,13 @@ def test_a_vocabulary_of_two_tokens_is_probed_like_any_other() -> None:
         assert dk.decode(hf, [[0, 1], [0]], dk.BeamSearch(2), max_new_tokens=2).valid.all()
 
 
-def test_a_model_of_very_few_positions_is_decoded_to_the_last() -> None:
+def test_a_model_of_very_few_positions_is_decoded_to_the_last_one() -> None:
     model = gpt2(n_positions=2)
     theirs = model.generate(torch.tensor([[5]]), max_new_tokens=2, num_beams=2, do_sample=False)
     assert theirs.tolist() == dk.decode(model, [[5]], dk.BeamSearch(2), max_new_tokens=2).sequences.tolist()
 
 
-def test_a_model_without_a_cache_reads_the_text_again() -> None:
+def test_a_model_without_a_cache_reads_the_sequence_again() -> None:
     torch.manual_seed(0)
     config = OpenAIGPTConfig(vocab_size=61, n_embd=32, n_layer=2, n_head=4, n_positions=40, **IDS)
     model = OpenAIGPTLMHeadModel(config).eval()
@@ -275,7 +275,7 @@ def test_a_headless_model_is_refused() -> None:
         dk.HFModel(GPT2Model(GPT2Config(vocab_size=61, n_embd=32, n_layer=1, n_head=4)))
 
 
-def test_repr_says_which_model_where_and_with_which_cache() -> None:
+def test_repr_names_model_device_and_cache() -> None:
     assert repr(dk.HFModel(gpt2())) == "HFModel(GPT2LMHeadModel, float32 on cpu, cache=auto)"
 
 

@@ -1,4 +1,4 @@
-"""Prompts join a run that is under way: on every family the logits are those of each text alone."""
+"""Sessions with one entry per row: eviction and merging give every family the logits of each prompt alone."""
 
 import random
 from typing import Any
@@ -9,8 +9,8 @@ from torch import Tensor
 
 import decodekit as dk
 from decodekit.core.history import Source
-from decodekit.models.hf.row_cache.cache import Cache
-from decodekit.models.hf.sessions import CachedSession
+from decodekit.models.hf.cache import Cache
+from decodekit.models.hf.sessions import RowSession
 from decodekit.models.hf.trie_cache.session import TrieSession
 from tests.equivalence.families import ENCODER_DECODERS, FAMILIES, VOCAB, build, wrap
 
@@ -23,7 +23,7 @@ COUNTING = [family for family in ENCODER_DECODERS if family not in RELATIVE]
 PLAIN = [family for family in FAMILIES if family not in WINDOWS]
 
 
-# A decoder's text, and what its encoder reads; nothing for a model without one.
+# A prompt of the decoder, and a source of the encoder; empty for a decoder-only model.
 Text = tuple[list[int], tuple[int, ...]]
 
 
@@ -38,7 +38,7 @@ def start(hf: dk.HFModel, texts: list[Text], beams: int, new: int = STEPS + 4) -
 
 
 def wander(hf: dk.HFModel, beams: int, seed: int) -> tuple[Any, list[tuple[Tensor, list[Text]]]]:
-    """A run whose beams move while prompts join and leave; the logits at some steps, and every row's text."""
+    """Moves beams, and merges and evicts prompts; the logits of some steps, and every row's sequence."""
     chance = random.Random(seed)  # noqa: S311 - a seed, no secret
     begins_with = hf.vocabulary.decoder_start_id
 
@@ -52,7 +52,7 @@ def wander(hf: dk.HFModel, beams: int, seed: int) -> tuple[Any, list[tuple[Tenso
     for step in range(STEPS):
         if step in {0, 4, 9, 15}:
             new = prompts()
-            session.join(start(hf, new, beams)[0])
+            session.merge(start(hf, new, beams)[0])
             texts += [text for text in new for _ in range(beams)]
         if step in {7, 9, 14, 18}:
             batch = len(texts) // beams
@@ -80,11 +80,11 @@ def alone(hf: dk.HFModel, texts: list[Text]) -> Tensor:
 
 @pytest.mark.parametrize(("beams", "cache"), [(1, "auto"), (3, "auto"), (2, "rows")])
 @pytest.mark.parametrize("family", PLAIN)
-def test_what_is_joined_is_what_is_alone(family: str, beams: int, cache: Any) -> None:  # noqa: ANN401
+def test_merged_prompts_get_the_logits_they_get_alone(family: str, beams: int, cache: Any) -> None:  # noqa: ANN401
     hf = dk.HFModel(build(family), cache=cache)
     session, seen = wander(hf, beams, seed=beams)
     assert isinstance(session, dk.MergeableSession)
-    assert session.can_join()
+    assert session.can_merge()
     for logits, texts in seen:
         expected = alone(hf, texts)
         exact = build(family).dtype == torch.float64
@@ -92,11 +92,11 @@ def test_what_is_joined_is_what_is_alone(family: str, beams: int, cache: Any) ->
 
 
 @pytest.mark.parametrize("family", WINDOWS)
-def test_in_a_trie_windows_are_joined_too(family: str) -> None:
+def test_sessions_over_a_trie_merge_with_sliding_windows(family: str) -> None:
     hf = dk.HFModel(build(family), cache="trie")
     session, seen = wander(hf, 3, seed=3)
     assert isinstance(session, TrieSession)
-    assert session.can_join()
+    assert session.can_merge()
     for logits, texts in seen:
         expected = alone(hf, texts)
         torch.testing.assert_close(logits, expected, atol=1e-3, rtol=0)
@@ -107,23 +107,23 @@ def test_in_a_trie_windows_are_joined_too(family: str) -> None:
     [(family, 3, "auto") for family in ENCODER_DECODERS]
     + [(family, beams, "rows") for family in RELATIVE for beams in (1, 2)],
 )
-def test_encoder_decoders_are_joined(family: str, beams: int, cache: Any) -> None:  # noqa: ANN401
+def test_encoder_decoder_sessions_merge(family: str, beams: int, cache: Any) -> None:  # noqa: ANN401
     hf = dk.HFModel(build(family), cache=cache)
     session, seen = wander(hf, beams, seed=5)
-    assert isinstance(session, TrieSession if cache == "auto" else CachedSession)
-    assert session.can_join()
+    assert isinstance(session, TrieSession if cache == "auto" else RowSession)
+    assert session.can_merge()
     for logits, texts in seen[1::2]:
         exact = build(family).dtype == torch.float64 and family != "led-window"
         torch.testing.assert_close(logits, alone(hf, texts), atol=1e-5 if exact else 1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gpt-neox", "mistral-window"])
-def test_recorded_passes_of_single_rows_are_joined(family: str) -> None:
+def test_recorded_sessions_of_single_rows_merge(family: str) -> None:
     # A model of its own: one that has shown its states keeps transformers' hooks, and is not recorded.
     hf = dk.HFModel(build.__wrapped__(family), recorded=True)
     session, seen = wander(hf, 1, seed=4)
     assert isinstance(session, TrieSession)
-    assert session.can_join()
+    assert session.can_merge()
     for logits, texts in seen:
         expected = alone(hf, texts)
         torch.testing.assert_close(logits, expected, atol=1e-6, rtol=0)
@@ -133,59 +133,57 @@ def test_recorded_passes_of_single_rows_are_joined(family: str) -> None:
     ("family", "beams"),
     [(family, beams) for family in WINDOWS for beams in (1, 2)] + [(family, 1) for family in COUNTING],
 )
-def test_what_cannot_be_joined_says_so(family: str, beams: int) -> None:
+def test_a_session_that_cannot_merge_says_so(family: str, beams: int) -> None:
     hf = wrap(family)
     prompt = dk.Prompt.of([[8, 9]], hf.vocabulary)
     session, _ = hf.start(prompt, rows_per_prompt=beams, capacity=9)
-    assert isinstance(session, CachedSession | TrieSession)
-    assert not session.can_join()
+    assert isinstance(session, RowSession | TrieSession)
+    assert not session.can_merge()
 
 
-def test_a_model_that_reads_everything_again_is_not_joined() -> None:
+def test_a_recomputing_session_does_not_merge() -> None:
     session, _ = start(dk.HFModel(build("gpt2"), cache="none"), [([8, 9], ())], 1)
     assert not isinstance(session, dk.MergeableSession)
 
 
 @pytest.mark.parametrize("beams", [1, 2])
-def test_a_model_that_would_go_on_wrong_is_not_joined(beams: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_would_continue_wrong_is_not_merged(beams: int, monkeypatch: pytest.MonkeyPatch) -> None:
     hf = dk.HFModel(build("gpt2"))
     session, _ = start(hf, [([8, 9], ())], beams)
-    assert session.can_join()
+    assert session.can_merge()
 
-    join = Cache.join
+    merge = Cache.merge
 
     def one_too_far(self: Any, other: Any, shifts: tuple[int, int], columns: int, capacity: int) -> None:  # noqa: ANN401
-        join(self, other, (shifts[0], shifts[1] - 1), columns, capacity)
+        merge(self, other, (shifts[0], shifts[1] - 1), columns, capacity)
 
-    monkeypatch.setattr(Cache, "join", one_too_far)
+    monkeypatch.setattr(Cache, "merge", one_too_far)
     hf = dk.HFModel(build("gpt2"))
     session, _ = start(hf, [([8, 9], ())], beams)
-    assert not session.can_join()
+    assert not session.can_merge()
 
 
 @pytest.mark.parametrize(("beams", "cache"), [(1, "auto"), (2, "trie"), (2, "rows")])
-def test_with_the_longest_prompt_its_columns_leave(beams: int, cache: Any) -> None:  # noqa: ANN401
+def test_columns_of_an_evicted_longest_prompt_are_dropped(beams: int, cache: Any) -> None:  # noqa: ANN401
     session, _ = start(dk.HFModel(build("llama"), cache=cache), [([8] * 9, ())], beams)
-    session.join(start(dk.HFModel(build("llama"), cache=cache), [([9] * 3, ())], beams)[0])
+    session.merge(start(dk.HFModel(build("llama"), cache=cache), [([9] * 3, ())], beams)[0])
     session.keep_prompts(torch.tensor([1]))
-    assert (
-        session._branches.slots if cache == "trie" else session._cache.content.layers[0].keys.shape[2]
-    ) == 3
+    assert (session._tree.slots if cache == "trie" else session._cache.content.layers[0].keys.shape[2]) == 3
 
 
 @pytest.mark.parametrize(("beams", "cache"), [(1, "auto"), (2, "trie"), (2, "rows")])
-def test_columns_that_nobody_sees_any_more_are_dropped(beams: int, cache: Any) -> None:  # noqa: ANN401
+def test_columns_without_a_valid_row_are_dropped(beams: int, cache: Any) -> None:  # noqa: ANN401
     hf = dk.HFModel(build("llama"), cache=cache)
     session, logits = start(hf, [([8] * 9, ())], beams, new=9)
     longest = 0
     for _ in range(12):  # every prompt says four tokens beside the next one, then leaves
-        session.join(start(hf, [([9] * 3, ())], beams, new=9)[0])
+        session.merge(start(hf, [([9] * 3, ())], beams, new=9)[0])
         for step in range(4):
             rows = 2 * beams if step < 2 else beams
             if step == 2:
                 session.keep_prompts(torch.tensor([1]))
             logits = session.advance(torch.full((rows,), 10), None)
-        slots = session._branches.slots if cache == "trie" else session._cache.content.layers[0].keys.shape[2]
+        slots = session._tree.slots if cache == "trie" else session._cache.content.layers[0].keys.shape[2]
         longest = max(longest, slots)
     # Dead branches of a trie wait for its next count, up to 16 steps of them.
     assert longest <= 9 + beams * (8 if cache != "trie" else 8 + 16)

@@ -7,7 +7,7 @@ from torch import Tensor
 from decodekit.core.prompt import Prompt
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.decoders.speculative.drafts.base import Choose, DraftSession, Proposal
-from decodekit.models.protocols import DescribedModel, Model
+from decodekit.models.protocols import Model, ModelWithVocabulary
 from decodekit.models.rereading import start_verifying
 
 
@@ -22,8 +22,8 @@ class ModelDraft(DraftSession):
     """
 
     def __init__(self, model: Model, prompt: Prompt, rows_per_prompt: int, capacity: int) -> None:
-        vocabulary = model.vocabulary if isinstance(model, DescribedModel) else Vocabulary()
-        if isinstance(model, DescribedModel):
+        vocabulary = model.vocabulary if isinstance(model, ModelWithVocabulary) else Vocabulary()
+        if isinstance(model, ModelWithVocabulary):
             # A language model drafts from what the decoder says; states are those of another encoder.
             source = prompt.source if vocabulary.decoder_start_id is not None else None
             prompt = Prompt.of(Prompt(prompt.tokens, prompt.mask, source), vocabulary)

@@ -50,6 +50,6 @@ class EarlyExit(Draft):
         if not isinstance(model, EarlyExitModel):
             raise ModelError(
                 f"EarlyExit: the model must be one whose first layers are a model too, and {model!r:.80} has "
-                "no shallow(). Use dk.HFModel, write that method, or use another draft."
+                "no early_exit(). Use dk.HFModel, write that method, or use another draft."
             )
-        return ModelDraft(model.shallow(self.layer), prompt, rows_per_prompt, capacity)
+        return ModelDraft(model.early_exit(self.layer), prompt, rows_per_prompt, capacity)

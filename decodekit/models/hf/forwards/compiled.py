@@ -1,4 +1,4 @@
-"""A model's pass over branches by `torch.compile`, and how long compiling took."""
+"""Passes compiled by `torch.compile`, and the time that compiling took."""
 
 import time
 from typing import Any, final
@@ -7,18 +7,16 @@ import torch
 from torch import Tensor
 
 from decodekit.errors import ModelError
-from decodekit.models.hf.forward_signature import inner
+from decodekit.models.hf.forwards.forward import unwrapped
 
 
 @final
 class Compiled:
-    """Calls a model that is compiled, once for every combination of shapes.
-
-    The model itself is left as it was.
+    """A compiled copy of a model's call, compiled once per combination of shapes; the model is unchanged.
 
     Args:
         model: A transformers model.
-        backend: True is torch's own; else the name of one that torch knows.
+        backend: True for torch's default; else the name of a backend.
 
     Raises:
         ModelError: If there is no such backend, or the model is compiled already.
@@ -31,7 +29,7 @@ class Compiled:
                 f"HFModel: compiled must be True, False or a backend of torch.compile ({', '.join(known)}), "
                 f"got {backend!r:.80}."
             )
-        if inner(model) is not model:
+        if unwrapped(model) is not model:
             raise ModelError(
                 "HFModel: with compiled=True the model must not be compiled yet, and it is. "
                 "Use compiled=False."
@@ -40,13 +38,13 @@ class Compiled:
         self._shapes: set[object] = set()
         self.seconds = 0.0
 
-    def __call__(self, **given: Any) -> Any:  # noqa: ANN401 - the model's arguments, and its output
+    def __call__(self, **arguments: Any) -> Any:  # noqa: ANN401
         """The model's output. The first call with new shapes compiles."""
-        shapes = tuple((name, _shape(value)) for name, value in given.items())
+        shapes = tuple((name, _shape(value)) for name, value in arguments.items())
         if shapes in self._shapes:
-            return self._call(**given)
+            return self._call(**arguments)
         start = time.perf_counter()
-        output = self._call(**given)
+        output = self._call(**arguments)
         self.seconds += time.perf_counter() - start
         self._shapes.add(shapes)
         return output

@@ -1,4 +1,4 @@
-"""Encoder-decoders: the encoder reads once a prompt, and all rows of a prompt look at what it read."""
+"""Forward pass of encoder-decoders: the encoder reads each prompt once, and all its rows share the result."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -9,38 +9,44 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+from typing_extensions import override
 
-from decodekit.accelerate.packed_linear.packing import Packing
+from decodekit.accelerate.packed_linear import Packing
 from decodekit.core.history import Source, rows_of
 from decodekit.errors import ModelError, PromptError
-from decodekit.models.hf.eval_mode import eval_mode
-from decodekit.models.hf.forward_lock import lock_of
-from decodekit.models.hf.forward_signature import forward_signature
-from decodekit.models.hf.row_cache.cache import Cache, cache_name
-from decodekit.models.hf.sessions import Columns, as_given
-from decodekit.models.hf.trie_cache.layer_masks import Mask
+from decodekit.models.hf.cache import Cache, cache_name
+from decodekit.models.hf.forwards.forward import (
+    Columns,
+    Forward,
+    MergeableForward,
+    ShrinkingForward,
+    attention_mask,
+    forward_signature,
+    running,
+)
+from decodekit.models.hf.trie_cache.tree_mask import Mask
 
-# What attention modules call the states that they look at when those are not their own text's.
-_OTHER_TEXT = ("key_value_states", "encoder_hidden_states")
+# Arguments by which attention modules receive the states of another sequence than their own.
+_CROSS_STATES = ("key_value_states", "encoder_hidden_states")
 
 
-class ConditionedDecoder:
-    """A model's decoder, with what its encoder has read for every prompt: what a session drives.
+class ConditionedDecoder(Forward, MergeableForward, ShrinkingForward):
+    """A model's decoder, conditioned on the source of every prompt.
 
-    The keys and values of the source are computed once a prompt and neither widened nor reordered: in
+    The keys and values of the source are computed once per prompt, and neither widened nor reordered: in
     the cross-attention the rows of a prompt are queries of one batch row.
 
     Args:
         model: An encoder-decoder of transformers.
-        source: What the encoder reads, once, here.
-        states: What it has made of the source, where that is known already.
-        share: False for a model whose cross-attention cannot be fed so: then what was read is repeated
-            for every row, once.
-        packing: Of the model's linear layers.
-        can_join: Whether its cache can be joined with another.
+        source: The tokens that the encoder reads, once, in this constructor.
+        states: The encoder's output, if it is known already.
+        share: False for a model whose cross-attention cannot share one copy: the source is then repeated for
+            every row, once.
+        packing: The model's packed linear layers.
+        can_merge: Returns True if its cache can be merged with another.
     """
 
-    # The decoder of such a model is never told which of its tokens are padding, unless some are.
+    # The decoder needs no mask unless some of its tokens are padding.
     wants_mask = False
 
     def __init__(
@@ -51,33 +57,40 @@ class ConditionedDecoder:
         *,
         share: bool,
         packing: Packing,
-        can_join: Callable[[], bool] = lambda: False,
+        can_merge: Callable[[], bool],
     ) -> None:
-        self._can_join = can_join
-        self._model, self._share, self._packing = model, share, packing
+        self._model, self._share, self._packing, self._can_merge = model, share, packing, can_merge
         self._accepts = forward_signature(model)
         self._cache_name = cache_name(self._accepts) or "past_key_values"
-        self._attentions = attentions(model.get_decoder())
+        self._attentions = cross_attentions(model.get_decoder())
         if states is not None:
             from transformers.modeling_outputs import BaseModelOutput  # noqa: PLC0415 - slow to import
 
-            self._valid, self._read = source.valid, BaseModelOutput(last_hidden_state=states.clone())
+            self._valid, self._encoded = source.valid, BaseModelOutput(last_hidden_state=states.clone())
             return
-        source = right_padded(source)
-        self._valid = source.valid
-        tokens = source.tokens.masked_fill(~source.valid, 0)  # never looked at, but must be an id
-        _check_source(tokens, model)
-        with lock_of(model), torch.inference_mode(), eval_mode(model), packing.active():
-            self._read = model.get_encoder()(
-                input_ids=tokens, attention_mask=source.valid.long(), return_dict=True
+        # Encoders count positions from the left, so the padding must be on the right.
+        order = (~source.valid).long().argsort(stable=True, dim=1)
+        self._valid, tokens = source.valid.gather(1, order), source.tokens.gather(1, order)
+        tokens = tokens.masked_fill(~self._valid, 0)  # never attended to, but must be an id
+        vocab = model.get_input_embeddings().weight.shape[0]
+        if int(tokens.max()) >= vocab:  # the decoder's ids may be more
+            raise PromptError(
+                f"Prompt: the ids that the encoder reads must be below the {vocab} ids that it knows, got "
+                f"{int(tokens.max())}."
+            )
+        with running(model, packing):
+            self._encoded = model.get_encoder()(
+                input_ids=tokens, attention_mask=self._valid.long(), return_dict=True
             )
 
-    def new_cache(self, *, whole: bool = False) -> Cache:  # noqa: ARG002 - it always is
-        """An empty cache: growing keys and values of the decoder's text, fixed ones of the source."""
+    @override
+    def new_cache(self, *, whole: bool = False) -> Cache:
+        # Growing keys and values of the decoder's tokens, fixed ones of the source.
         from transformers import DynamicCache, EncoderDecoderCache  # noqa: PLC0415 - slow to import
 
         return Cache(EncoderDecoderCache(DynamicCache(), DynamicCache()))
 
+    @override
     def forward(
         self,
         tokens: Int64[Tensor, "rows columns"],
@@ -86,89 +99,83 @@ class ConditionedDecoder:
         *,
         cache: Cache | None,
         keep: int = 1,
-    ) -> Any:  # noqa: ANN401 - transformers' ModelOutput
-        """The decoder's forward pass; rows stand prompt-major."""
-        given: dict[str, Any] = {"use_cache": cache is not None}
+    ) -> Any:
+        arguments: dict[str, Any] = {"use_cache": cache is not None}
         if mask is not None:
-            given["decoder_attention_mask"] = as_given(mask)
+            arguments["decoder_attention_mask"] = attention_mask(mask)
         if "decoder_position_ids" in self._accepts:
-            given["decoder_position_ids"] = position_ids
+            arguments["decoder_position_ids"] = position_ids
         if "logits_to_keep" in self._accepts:
-            given["logits_to_keep"] = keep
+            arguments["logits_to_keep"] = keep
         if cache is not None:
-            given[self._cache_name] = cache.content
-        with (
-            lock_of(self._model),
-            torch.inference_mode(),
-            eval_mode(self._model),
-            self._packing.active(),
-        ):
+            arguments[self._cache_name] = cache.content
+        with running(self._model, self._packing):
             if len(tokens) != len(self._valid) and not self._share:
                 self._repeat(len(tokens) // len(self._valid), cache)
             with _rows_as_queries(self._attentions, len(tokens), len(self._valid)):
                 return self._model(
-                    encoder_outputs=self._read,
+                    encoder_outputs=self._encoded,
                     attention_mask=self._valid.long(),
                     decoder_input_ids=tokens,
                     return_dict=True,
-                    **given,
+                    **arguments,
                 )
 
+    @override
     @torch.inference_mode()
     def keep_prompts(self, prompts: Int64[Tensor, " kept"], batch: int, cache: Cache | None) -> None:
-        """Forgets what it has read for all prompts but some."""
-        each = len(self._valid) // batch  # more than one where what was read is repeated for every row
-        rows = rows_of(prompts, each)
-        self._read.last_hidden_state = self._read.last_hidden_state.index_select(0, rows)
-        self._valid = self._valid.index_select(0, rows)
-        if cache is not None:
-            cache.content.cross_attention_cache.reorder_cache(rows)
+        # More than one copy per prompt if the source was repeated for every row.
+        self._take(rows_of(prompts, len(self._valid) // batch), cache)
 
-    def can_join(self) -> bool:
-        """Whether the model goes on right after its cache was joined with another."""
-        return self._can_join()
+    @override
+    def can_merge(self) -> bool:
+        return self._can_merge()
 
+    @override
     @torch.inference_mode()
-    def join(
+    def merge(
         self, other: "ConditionedDecoder", batches: tuple[int, int], caches: tuple[Cache, Cache]
     ) -> None:
-        """Takes in what another one has read."""
-        states, valid = other.read_for(batches[1], len(self._valid) // batches[0], caches[1])
-        more = max(valid.shape[1] - self._valid.shape[1], 0)
-        length = self._valid.shape[1] + more
+        states, valid = other.encoded(batches[1], len(self._valid) // batches[0], caches[1])
+        length = max(valid.shape[1], self._valid.shape[1])
 
-        def together(mine: Tensor, theirs: Tensor, axis: int) -> Tensor:
+        def concatenated(first: Tensor, second: Tensor, axis: int) -> Tensor:
             """Both, with zeros after the shorter sources."""
-            after = (0, 0) * (mine.ndim - 1 - axis)
-            wide = (nn.functional.pad(one, (*after, 0, length - one.shape[axis])) for one in (mine, theirs))
-            return torch.cat(list(wide))
+            after = (0, 0) * (first.ndim - 1 - axis)
+            padded = (
+                nn.functional.pad(one, (*after, 0, length - one.shape[axis])) for one in (first, second)
+            )
+            return torch.cat(list(padded))
 
-        self._read.last_hidden_state = together(self._read.last_hidden_state, states, 1)
-        self._valid = together(self._valid, valid, 1)
+        self._encoded.last_hidden_state = concatenated(self._encoded.last_hidden_state, states, 1)
+        self._valid = concatenated(self._valid, valid, 1)
         layers = (cache.content.cross_attention_cache.layers for cache in caches)
         for layer, another in zip(*layers, strict=True):
-            layer.keys = together(layer.keys, another.keys, 2)
-            layer.values = together(layer.values, another.values, 2)
+            layer.keys = concatenated(layer.keys, another.keys, 2)
+            layer.values = concatenated(layer.values, another.values, 2)
 
-    def read_for(
-        self, batch: int, each: int, cache: Cache
+    def encoded(
+        self, batch: int, copies: int, cache: Cache
     ) -> tuple[Float[Tensor, "read source width"], Bool[Tensor, "read source"]]:
-        """What it has read, `each` times for every prompt, and which of it counts."""
-        if len(self._valid) != batch * each:
-            self._repeat(each, cache)
-        return self._read.last_hidden_state, self._valid
+        """The encoder's output, `copies` times per prompt, and its valid columns."""
+        if len(self._valid) != batch * copies:
+            self._repeat(copies, cache)
+        return self._encoded.last_hidden_state, self._valid
 
     def _repeat(self, rows_per_prompt: int, cache: Cache | None) -> None:
-        """One copy a row of all that was read: from now on every row is a prompt of its own."""
+        """Makes one copy of the source per row: from then on every row counts as a prompt."""
         rows = torch.arange(len(self._valid), device=self._valid.device).repeat_interleave(rows_per_prompt)
-        self._read.last_hidden_state = self._read.last_hidden_state.index_select(0, rows)
+        self._take(rows, cache)
+
+    def _take(self, rows: Int64[Tensor, " rows"], cache: Cache | None) -> None:
+        self._encoded.last_hidden_state = self._encoded.last_hidden_state.index_select(0, rows)
         self._valid = self._valid.index_select(0, rows)
         if cache is not None:
             cache.content.cross_attention_cache.reorder_cache(rows)
 
 
 def check_encoder_decoder(model: Any) -> None:  # noqa: ANN401
-    """Refuses what reads something else than text, and what has nothing to start with."""
+    """Raises a `ModelError` if the encoder does not read text, or the decoder has no start id."""
     name = type(model).__name__
     if model.main_input_name != "input_ids":
         raise ModelError(
@@ -182,56 +189,34 @@ def check_encoder_decoder(model: Any) -> None:  # noqa: ANN401
         )
 
 
-def decoder_start_id(model: Any) -> Any:  # noqa: ANN401 - an id, unless check_encoder_decoder says otherwise
-    """What the decoder begins with, as `generate` chooses it."""
+def decoder_start_id(model: Any) -> Any:  # noqa: ANN401 - an id in every model that is not refused
+    """The decoder's first token, as `generate` chooses it."""
     settings = getattr(model, "generation_config", None) or model.config
     start = getattr(settings, "decoder_start_token_id", None)
     return settings.bos_token_id if start is None else start
 
 
-def source_positions(config: Any) -> int:  # noqa: ANN401
-    """How many positions a source may take; 0: no limit."""
-    encoder = getattr(config, "encoder", None) or config
-    names = ("max_encoder_position_embeddings", "max_position_embeddings")
-    return max(next((most for name in names if (most := getattr(encoder, name, None))), 0), 0)
-
-
-def _check_source(tokens: Int64[Tensor, "batch source"], model: Any) -> None:  # noqa: ANN401
-    most = model.get_input_embeddings().weight.shape[0]
-    if int(tokens.max()) >= most:  # the decoder's ids may be more
-        raise PromptError(
-            f"Prompt: what the encoder reads must be below the {most} ids that it knows, got "
-            f"{int(tokens.max())}."
-        )
-
-
-def right_padded(source: Source) -> Source:
-    """The same texts with their padding on the right, since encoders count positions from the left."""
-    order = (~source.valid).long().argsort(stable=True, dim=1)
-    return Source(source.tokens.gather(1, order), source.valid.gather(1, order))
-
-
-def attentions(decoder: nn.Module) -> list[nn.Module]:
-    """The innermost modules that can look at another text."""
-    able = [module for module in decoder.modules() if _takes_other_text(type(module).forward)]
+def cross_attentions(decoder: nn.Module) -> list[nn.Module]:
+    """The innermost modules that can attend to another sequence than their own."""
+    able = [module for module in decoder.modules() if _takes_cross_states(type(module).forward)]
     chosen = {id(module) for module in able}
     return [module for module in able if sum(id(inner) in chosen for inner in module.modules()) == 1]
 
 
 @cached
-def _takes_other_text(forward: Callable[..., Any]) -> bool:
-    return not inspect.signature(forward).parameters.keys().isdisjoint(_OTHER_TEXT)
+def _takes_cross_states(forward: Callable[..., Any]) -> bool:
+    return not inspect.signature(forward).parameters.keys().isdisjoint(_CROSS_STATES)
 
 
 @contextmanager
 def _rows_as_queries(modules: list[nn.Module], rows: int, batch: int) -> Iterator[None]:
     """Inside, the rows of a prompt are queries of one batch row of the cross-attention.
 
-    Hooks on the attention modules, gone after: they do nothing where a module looks at its own text.
+    It does so by temporary hooks on the attention modules, which ignore self-attention.
     """
 
     def fold(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Any:  # noqa: ANN401
-        if all(named.get(name) is None for name in _OTHER_TEXT):
+        if all(named.get(name) is None for name in _CROSS_STATES):
             return None
         states = args[0] if args else named["hidden_states"]
         states = states.reshape(batch, -1, states.shape[-1])  # [rows new width] -> [batch beams*new width]

@@ -1,4 +1,4 @@
-"""A model's first layers and its head, as a model that shares its weights."""
+"""Early-exit models: the first layers and the head of a model, with shared weights."""
 
 import copy
 from typing import Any
@@ -9,14 +9,10 @@ from decodekit.errors import ModelError
 
 
 def first_layers(model: Any, layers: int) -> Any:  # noqa: ANN401 - models of transformers
-    """The model without its later layers: the head reads what the last normalisation makes of an early one.
+    """The model without its later layers: last normalisation and head read the output of an early layer.
 
-    Only the modules that lead to the list of layers are new objects, and the configuration, which says how
-    many layers there are; the layers and all weights are the model's own, and the model is left as it was.
-
-    Args:
-        model: A decoder-only model of transformers.
-        layers: How many of its layers.
+    Only the configuration and the modules on the path to the list of layers are copies; layers and weights
+    are the model's own, and the model is left unchanged.
 
     Raises:
         ModelError: If it is an encoder-decoder, has no more layers than that, or cannot be cut.
@@ -27,14 +23,14 @@ def first_layers(model: Any, layers: int) -> Any:  # noqa: ANN401 - models of tr
             f"HFModel: early layers can draft for decoder-only models, and {name} is an encoder-decoder. Use "
             "a draft model of its own, or PromptLookup."
         )
-    most = model.config.get_text_config(decoder=True).num_hidden_layers
-    if layers >= most:
-        raise ModelError(f"HFModel: {name} must have more layers than are used, got {layers} of {most}.")
-    found = [path for path, module in model.named_modules() if _is_stack(module, most)]
+    total = model.config.get_text_config(decoder=True).num_hidden_layers
+    if layers >= total:
+        raise ModelError(f"HFModel: {name} must have more layers than are used, got {layers} of {total}.")
+    found = [path for path, module in model.named_modules() if _is_stack(module, total)]
     if len(found) != 1:
         raise ModelError(
-            f"HFModel: {name} must have one list of its {most} layers to be cut, and has {len(found)}. Use a "
-            "draft model of its own, or PromptLookup."
+            f"HFModel: {name} must have one list of its {total} layers to be cut, and has {len(found)}. "
+            "Use a draft model of its own, or PromptLookup."
         )
     config = copy.deepcopy(model.config)
     text_config = config.get_text_config(decoder=True)
@@ -44,18 +40,18 @@ def first_layers(model: Any, layers: int) -> Any:  # noqa: ANN401 - models of tr
     return _cut(model, found[0].split("."), layers, config)
 
 
-def _is_stack(module: nn.Module, most: int) -> bool:
-    return isinstance(module, nn.ModuleList) and len(module) == most
+def _is_stack(module: nn.Module, layers: int) -> bool:
+    return isinstance(module, nn.ModuleList) and len(module) == layers
 
 
 def _cut(module: Any, path: list[str], layers: int, config: Any) -> Any:  # noqa: ANN401
-    """A copy of the module in which the list of layers at the end of the path is shorter."""
+    """A copy of the module with a shorter list of layers at the end of the path."""
     if not path:
         return nn.ModuleList(list(module)[:layers])
-    if "forward" in vars(module):  # set on the object: it would run the object it was made for
+    if "forward" in vars(module):  # set on the instance: the copy would run the original
         raise ModelError(
-            f"HFModel: {type(module).__name__} must run as its class says to be cut, and its forward was "
-            "replaced (by a device map, say). Use a draft model of its own, or PromptLookup."
+            f"HFModel: {type(module).__name__} must run as its class defines it to be cut, and its forward "
+            "was replaced (by a device map, say). Use a draft model of its own, or PromptLookup."
         )
     copied = copy.copy(module)
     copied._modules = dict(module._modules)  # noqa: SLF001 - where torch keeps them

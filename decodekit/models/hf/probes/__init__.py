@@ -1,1 +1,1 @@
-"""Numerical experiments that find out what a transformers model at hand can do."""
+"""Numerical probes of the capabilities of a transformers model."""

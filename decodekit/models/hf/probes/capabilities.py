@@ -1,81 +1,141 @@
-"""What a transformers model at hand can do: asked once, by numerical tests, and refused by name."""
+"""Capabilities of a transformers model, found by numerical probes.
+
+Some families keep state outside their cache, or read padding as tokens, without any error. So every model is
+probed: two short sequences are run in two ways, and the logits are compared.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any, Protocol, runtime_checkable
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from decodekit.core.history import Source
 from decodekit.core.prompt import Prompt
 from decodekit.errors import ModelError
-from decodekit.models.hf.probes import experiments
+from decodekit.models.hf.sessions import WidenableSession
 from decodekit.models.protocols import MergeableSession, Session
 
-# Runs a prompt with two rows.
-OverTwoRows = Callable[[Prompt], tuple[Session, Float32[Tensor, "rows vocab"]]]
+# Errors of families whose cache or attention is built differently.
+PROBE_ERRORS = (
+    AssertionError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+# Columns that a probe takes at most.
+PROBE_LENGTH = 5
+# Rounding stays well below this share of the signal, which is the effect of another first token. A wrong
+# cache row makes an error of the whole signal, and a wrong position of a good part of it.
+_TOLERANCE = 0.01
+_HALF_PRECISION_TOLERANCE = 0.1
+
+# Starts a session with two rows per prompt.
+StartTwoRows = Callable[[Prompt], tuple[Session, Float32[Tensor, "rows vocab"]]]
 
 
 @runtime_checkable
-class Opening(Protocol):
-    """Runs a model over prompts with one row each; `share` as in `ConditionedDecoder`."""
+class Start(Protocol):
+    """Starts a session with one row per prompt."""
 
     def __call__(
         self, prompt: Prompt, capacity: int, *, share: bool
-    ) -> tuple[experiments.WideningSession, Float32[Tensor, "rows vocab"]]:
-        """The session, and the logits after the prompts."""
+    ) -> tuple[WidenableSession, Float32[Tensor, "rows vocab"]]:
+        """The session, and the logits after the prompts; `share` as in `ConditionedDecoder`."""
+
+
+class ProbeSequences(NamedTuple):
+    """The sequences that a model is probed with.
+
+    Attributes:
+        first: A sequence.
+        second: One that differs from it in its first token only. Their logits therefore differ by the effect
+            of context alone, which is the signal.
+        last: A token to append.
+        tolerance: The share of the signal that rounding may reach.
+    """
+
+    first: list[int]
+    second: list[int]
+    last: int
+    tolerance: float
+
+    @classmethod
+    def of(cls, vocab: int, pad_id: int | None, dtype: torch.dtype) -> "ProbeSequences":
+        """Made of the first ids without the pad id, by which some families count positions."""
+        ids = ([token for token in range(min(vocab, 5)) if token != pad_id] or [0]) * 4
+        half = torch.finfo(dtype).bits < torch.finfo(torch.float32).bits
+        tolerance = _HALF_PRECISION_TOLERANCE if half else _TOLERANCE
+        return cls([ids[1], ids[2]], [ids[0], ids[2]], ids[3], tolerance)
+
+    def agree(
+        self,
+        actual: Float32[Tensor, "rows vocab"],
+        expected: Float32[Tensor, "rows vocab"],
+        *,
+        signal: Float32[Tensor, "*vocab"],
+    ) -> bool:
+        """True if the logits differ by far less than the signal."""
+        if not (actual.isfinite().all() and expected.isfinite().all() and signal.any()):
+            return True  # nothing to compare; the run itself reports logits that are not finite
+        return bool((actual - expected).abs().max() <= self.tolerance * signal.abs().max())
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Capabilities:
-    """What a model can do, found out where it matters.
+    """Capabilities of one model, each probed when it first matters.
 
     Attributes:
         name: The model's class.
-        texts: What it is tested with.
-        positions: Of a text, at most; 0: no limit.
-        source_positions: Of what an encoder reads, at most; 0: no limit.
-        reads_source: Whether it is an encoder-decoder.
-        run: Runs it over prompts.
-        read: The logits after every token of a text, after a source if it has one.
+        sequences: The sequences of the probes.
+        max_positions: Maximum length of a sequence; 0: no limit.
+        max_source_positions: Maximum length of a source; 0: no limit.
+        reads_source: True for an encoder-decoder.
+        start: Starts a session.
+        read: The logits after every token of a sequence, given its source if the model reads any.
     """
 
     name: str
-    texts: experiments.Texts
-    positions: int
-    source_positions: int
+    sequences: ProbeSequences
+    max_positions: int
+    max_source_positions: int
     reads_source: bool
-    run: Opening
-    read: experiments.ReadAfter
+    start: Start
+    read: Callable[[list[int], list[int]], Float32[Tensor, "length vocab"]]
 
     def check_positions(self, prompt: Prompt, new_tokens: int) -> None:
-        """Refuses what the model has no positions for."""
+        """Raises a `ModelError` if the model has too few positions."""
         longest = int(prompt.mask.sum(-1).max())
-        if 0 < self.positions < longest + new_tokens - 1:  # the last token is said, and never read
+        if 0 < self.max_positions < longest + new_tokens - 1:  # the last token is emitted, but never read
             raise ModelError(
-                f"HFModel: prompt and continuation must fit the {self.positions} positions of "
+                f"HFModel: prompt and continuation must fit the {self.max_positions} positions of "
                 f"{self.name}, got a prompt of {longest} tokens and {new_tokens} new ones. Shorten the "
                 "prompt, or ask for fewer tokens."
             )
         source = 0 if prompt.source is None else int(prompt.source.valid.sum(-1).max())
-        if 0 < self.source_positions < source:
+        if 0 < self.max_source_positions < source:
             raise ModelError(
-                f"HFModel: what the encoder reads must fit the {self.source_positions} positions of "
-                f"{self.name}, got {source} tokens. Shorten the text."
+                f"HFModel: a source that an encoder reads must fit the {self.max_source_positions} "
+                f"positions of {self.name}, got {source} tokens. Shorten the text."
             )
 
     def check(self, prompt: Prompt, rows_per_prompt: int) -> None:
-        """Refuses what the model would do wrong, and say nothing about."""
-        if 0 < self.positions < experiments.LONGEST:
-            return  # too short to ask
-        if not self.continues:
+        """Raises a `ModelError` if the model would silently compute wrong logits."""
+        if self.has_few_positions:
+            return
+        if not self.is_causal:
             raise ModelError(
                 f"HFModel: {self.name} must continue a text token by token, and its logits depend on what "
                 "comes later, or change when it uses its cache. Is it a causal language model "
                 "(is_decoder=True)?"
             )
-        if rows_per_prompt > 1 and not self.follows_rows:
+        if rows_per_prompt > 1 and not self.reorders_rows:
             raise ModelError(
                 f"HFModel: {self.name}'s cache cannot be reordered; use a decoder with rows_per_prompt == 1."
             )
@@ -91,92 +151,171 @@ class Capabilities:
                 "each prompt alone gives. Decode prompts of different lengths one by one."
             )
 
+    @property
+    def has_few_positions(self) -> bool:
+        """True if the model has too few positions for a probe."""
+        return 0 < self.max_positions < PROBE_LENGTH
+
     @cached_property
-    def continues(self) -> bool:
-        """Whether a text can be continued token by token."""
+    def is_causal(self) -> bool:
+        """True if a sequence can be continued token by token.
+
+        The logits after a token must not depend on later tokens (as an encoder's do), and must be the same
+        with the tokens before it in the cache.
+        """
+        first, second, last, _ = self.sequences
         try:
-            return experiments.continues(self._run_after_one_source, self.read_after_one_source, self.texts)
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            whole, other = (self.read_sequence([*tokens, last, last]) for tokens in (first, second))
+            session, logits = self._start(Prompt.from_ids([first]))
+            agree = self.sequences.agree(logits, whole[1:2], signal=whole[1] - other[1])
+            for position in (2, 3):
+                logits = session.advance(torch.full((1,), last, device=logits.device), None)
+                expected, signal = whole[position : position + 1], whole[position] - other[position]
+                agree = agree and self.sequences.agree(logits, expected, signal=signal)
+        except PROBE_ERRORS as error:
             raise ModelError(
                 f"HFModel: {self.name} must read a text of four tokens with its cache, and raises "
                 f"{type(error).__name__}: {error}"
             ) from error
+        return agree
 
     @cached_property
-    def follows_rows(self) -> bool:
-        """Whether the cache can be widened and reordered."""
-        return experiments.follows_rows(self._run_after_one_source, self.read_after_one_source, self.texts)
+    def reorders_rows(self) -> bool:
+        """True if the cache can be widened and reordered: each row then continues its own sequence."""
+        first, second, last, _ = self.sequences
+        new, source_rows = [first[0], second[0], first[0], second[0]], [1, 0, 3, 3]
+        try:
+            session, logits = self._start(Prompt.from_ids([first, second]), 4)
+            session.widen(2)
+            session.advance(torch.tensor(new, device=logits.device), None)
+            actual = session.advance(
+                torch.full((4,), last, device=logits.device), torch.tensor(source_rows, device=logits.device)
+            )
+        except PROBE_ERRORS:
+            return False  # the cache has no rows to reorder
+        expected = [
+            self.read_sequence([*(first, second)[row // 2], new[source], last])[-1]
+            for row, source in enumerate(source_rows)
+        ]
+        # Rows 0 and 1 differ by their new tokens, rows 0 and 2 by their prompts.
+        signal = torch.minimum(*((expected[0] - expected[row]).abs().max() for row in (1, 2)))
+        return self.sequences.agree(actual, torch.stack(expected), signal=signal)
 
     @cached_property
     def ignores_padding(self) -> bool:
-        """Whether padding to the left of a text changes nothing."""
-        return experiments.ignores_padding(self._run_after_one_source, self.read_after_one_source, self.texts)
+        """True if padding on the left changes no logits, in the prompt and one token later."""
+        first, second, last, _ = self.sequences
+        session, logits = self._start(Prompt.from_ids([first, [*second, last, last]]))
+        actual = session.advance(torch.full((2,), last, device=logits.device), None)[:1]
+        one, other = (self.read_sequence([*tokens, last])[-1] for tokens in (first, second))
+        return self.sequences.agree(actual, one[None], signal=one - other)
 
     @cached_property
-    def joins(self) -> bool:
-        """Whether runs of rows can be joined."""
+    def merges_rows(self) -> bool:
+        """True if sessions with one cache entry per row can be merged."""
 
-        def rows(prompt: Prompt) -> tuple[Session, Float32[Tensor, "rows vocab"]]:
-            session, logits = self.run(prompt, experiments.LONGEST, share=self.shares_source)
+        def start(prompt: Prompt) -> tuple[Session, Float32[Tensor, "rows vocab"]]:
+            session, logits = self.start(prompt, PROBE_LENGTH, share=self.shares_source)
             return session, logits.index_select(0, session.widen(2))
 
-        return self.joins_over(rows)
+        return self.merges(start)
 
-    def can_join(self) -> bool:
-        """The same, to be asked later."""
-        return self.joins
-
-    def joins_over(self, run: OverTwoRows) -> bool:
-        """Whether runs of two rows can be joined."""
-
-        def begin(
-            text: list[int], source: list[int]
-        ) -> tuple[MergeableSession, Float32[Tensor, "rows vocab"]]:
-            prompt = Prompt.from_ids([text])
-            session, logits = run(experiments.after([source], prompt) if self.reads_source else prompt)
-            if not isinstance(session, MergeableSession):
-                raise TypeError(f"{type(session).__name__} cannot be joined.")
-            return session, logits
-
+    def merges(self, start: StartTwoRows) -> bool:
+        """True if sessions can be merged: each row then continues its own sequence, whatever the lengths."""
         try:
-            return experiments.joins(begin, self.read, self.texts)
-        except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
-            return False  # what a family raises whose cache is built otherwise
+            return self._merges(start)
+        except PROBE_ERRORS:
+            return False
 
-    @cached_property
-    def shares_source(self) -> bool:
-        """Whether the rows of a prompt can look at one copy of its source."""
-        return self.reads_source and experiments.shares_source(
-            partial(self.run, share=True), self.read, self.texts
+    def _merges(self, start: StartTwoRows) -> bool:
+        first, second, last, _ = self.sequences
+        prompts, sources = [first, [*second, last], second], [first, [*second, last, last], second]
+
+        def begin(number: int) -> tuple[MergeableSession, torch.device]:
+            prompt = Prompt.from_ids([prompts[number]])
+            session, logits = start(with_sources(prompt, [sources[number]]) if self.reads_source else prompt)
+            if not isinstance(session, MergeableSession):
+                raise TypeError(f"{type(session).__name__} cannot be merged.")
+            return session, logits.device
+
+        session, device = begin(0)
+        session.merge(begin(1)[0])
+        actual = [session.advance(torch.tensor([first[0], second[0], last, first[0]], device=device), None)]
+        session.merge(begin(2)[0])
+        moves = [1, 1, 3, 2, 4, 4]
+        new, source_rows = torch.full((6,), last, device=device), torch.tensor(moves, device=device)
+        actual.append(session.advance(new, source_rows))
+        longer = prompts[1]
+        rows = [[*first, first[0]], [*first, second[0]], [*longer, last], [*longer, first[0]], second, second]
+        expected = [
+            torch.stack([self.read(tokens, sources[row // 2])[-1] for row, tokens in enumerate(several)])
+            for several in (rows[:4], [[*rows[row], last] for row in moves])
+        ]
+        # Of two sequences that differ in their first token only, and are as long as the longest.
+        one, other = (self.read([*tokens, last, first[0], last], sources[0]) for tokens in (first, second))
+        signal = (one - other)[2:].abs().amax(-1).min()
+        return all(
+            self.sequences.agree(logits, alone, signal=signal)
+            for logits, alone in zip(actual, expected, strict=True)
         )
 
     @cached_property
+    def shares_source(self) -> bool:
+        """True if the rows of a prompt can attend to one copy of its source."""
+        if not self.reads_source:
+            return False
+        first, second, last, _ = self.sequences
+        sources, new = [first, [*second, last]], [first[0], second[0], first[0], second[0]]
+        try:
+            prompt = with_sources(Prompt.from_ids([first, first]), sources)
+            session, logits = self.start(prompt, PROBE_LENGTH, share=True)
+            session.widen(2)
+            actual = session.advance(torch.tensor(new, device=logits.device), None)
+        except PROBE_ERRORS:
+            return False
+        expected = [self.read([*first, token], sources[row // 2])[-1] for row, token in enumerate(new)]
+        signal = torch.minimum(*((expected[0] - expected[row]).abs().max() for row in (1, 2)))
+        return self.sequences.agree(actual, torch.stack(expected), signal=signal)
+
+    @cached_property
     def ignores_source_padding(self) -> bool:
-        """Whether padding to the right of a source changes nothing."""
-        return experiments.ignores_source_padding(partial(self.run, share=False), self.read, self.texts)
+        """True if padding on the right of a source changes no logits."""
+        first, second, last, _ = self.sequences
+        sources = [first, [*second, last, last]]
+        prompt = with_sources(Prompt.from_ids([first, first]), sources)
+        _, logits = self.start(prompt, PROBE_LENGTH, share=False)
+        one, other = (self.read(first, source)[-1] for source in sources)
+        return self.sequences.agree(logits[:1], one[None], signal=one - other)
 
     @property
     def source_path(self) -> str:
-        """Where rows find their source: in one copy a prompt, in one each, or not asked yet."""
+        """`"shared"` for one copy of the source per prompt, `"repeated"` for one per row, or `"untested"`."""
         return {True: "shared", False: "repeated", None: "untested"}[vars(self).get("shares_source")]
 
-    def _run_after_one_source(
-        self, prompt: Prompt, capacity: int
-    ) -> tuple[experiments.WideningSession, Float32[Tensor, "rows vocab"]]:
-        return self.run(self.after_one_source(prompt), capacity, share=self.shares_source)
-
-    def after_one_source(self, prompt: Prompt) -> Prompt:
-        """The prompts, after a source if the model reads any."""
+    def with_source(self, prompt: Prompt) -> Prompt:
+        """The prompts, all with the same source if the model reads any."""
         if not self.reads_source:
             return prompt
-        return experiments.after([self.texts.first] * len(prompt.tokens), prompt)
+        return with_sources(prompt, [self.sequences.first] * len(prompt.tokens))
 
-    def read_after_one_source(self, text: list[int]) -> Float32[Tensor, "length vocab"]:
-        """The logits after every token of a text, after that source."""
-        return self.read(text, self.texts.first)
+    def read_sequence(self, tokens: list[int]) -> Float32[Tensor, "length vocab"]:
+        """The logits after every token of a sequence, given that source."""
+        return self.read(tokens, self.sequences.first)
+
+    def _start(
+        self, prompt: Prompt, capacity: int = PROBE_LENGTH
+    ) -> tuple[WidenableSession, Float32[Tensor, "rows vocab"]]:
+        return self.start(self.with_source(prompt), capacity, share=self.shares_source)
 
 
-def most_positions(config: Any) -> int:  # noqa: ANN401 - a configuration of transformers
-    """How many positions a text may take; 0: no limit."""
-    names = ("max_decoder_position_embeddings", "max_position_embeddings")
-    return max(next((most for name in names if (most := getattr(config, name, None))), 0), 0)  # -1: none
+def max_positions(config: Any, *names: str) -> int:  # noqa: ANN401 - a configuration of transformers
+    """The first limit that the configuration sets under one of these names; 0: no limit."""
+    return max(next((limit for name in names if (limit := getattr(config, name, None))), 0), 0)  # -1: none
+
+
+def with_sources(prompt: Prompt, sources: list[list[int]]) -> Prompt:
+    """The prompts of a decoder whose encoder reads the sources."""
+    length = max(len(source) for source in sources)
+    tokens = torch.tensor([[*source, *[0] * (length - len(source))] for source in sources])
+    lengths = torch.tensor([len(source) for source in sources])
+    return prompt.with_source(Source(tokens, torch.arange(length) < lengths[:, None]))

@@ -1,4 +1,4 @@
-"""Whether a transformers model can be run over a trie, and how: asked by a numerical test."""
+"""Sessions over a trie for the models that support one, found by a numerical probe."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,36 +12,32 @@ from torch import Tensor, nn
 
 from decodekit.core.prompt import Prompt
 from decodekit.errors import ModelError
-from decodekit.models.hf.forward_lock import lock_of
 from decodekit.models.hf.forwards.compiled import Compiled
-from decodekit.models.hf.forwards.decoder_only import DecoderOnly
-from decodekit.models.hf.forwards.pass_recorder import WORTHWHILE, PassRecorder
-from decodekit.models.hf.probes import experiments
-from decodekit.models.hf.probes.capabilities import Capabilities
-from decodekit.models.hf.probes.experiments import LONGEST
-from decodekit.models.hf.probes.verification import ForwardAfter
+from decodekit.models.hf.forwards.forward import ForwardAfter, forward_lock
+from decodekit.models.hf.forwards.pass_recorder import MIN_STEPS, PassRecorder
+from decodekit.models.hf.probes.capabilities import PROBE_ERRORS, PROBE_LENGTH, Capabilities
 from decodekit.models.hf.trie_cache.position_patches import PositionPatches
-from decodekit.models.hf.trie_cache.session import BranchingForward, TrieSession
+from decodekit.models.hf.trie_cache.session import TrieForward, TrieSession
 
-# How configurations call what layers look back to.
+# The names of windows and chunks of attention in configurations.
 _WINDOWS = ("sliding_window", "attention_chunk_size")
-# More than any model has positions.
+# More positions than any model has.
 _FAR = 2**24
 
 
 @dataclass(frozen=True, eq=False)
 class TrieSupport:
-    """Runs a model over tries, where it can.
+    """Starts sessions over a trie, if the model supports it.
 
     Attributes:
-        abilities: What the model can do else.
+        capabilities: The model's other capabilities.
         model: The model.
-        config: Of the half that says the text.
-        forward_after: Its forward pass.
-        cached: Whether it has a cache.
-        may_spread: Whether a run may go on with one entry a row where that is quicker.
+        config: The configuration of its decoder.
+        forward_after: Makes its forward pass.
+        cached: True if the model has a cache.
+        may_spread: True if a session may continue with one cache entry per row when that is faster.
         recorder: Records passes.
-        compiled: Compiles them; None: they are not compiled.
+        compiled: Compiles passes, if given.
     """
 
     capabilities: Capabilities
@@ -62,13 +58,12 @@ class TrieSupport:
         recorded: bool | Literal["must"] = False,
         pretended: int = 0,
     ) -> tuple[TrieSession, Float32[Tensor, "rows vocab"]]:
-        """A session with so many rows a prompt, and the logits after the prompts."""
+        """A session with `rows_per_prompt` rows per prompt, and the logits after the prompts."""
         prompt = prompt.to(self.model.device)
-        model = self.forward_after(prompt, share=True)
-        if self.compiled is not None and isinstance(model, DecoderOnly) and not pretended:  # not in a test
-            model = model.by(self.compiled)
-        forward = BranchingForward(model, self.config, self._depths, self.model, lambda: self.joins)
-        on_cpu = self.model.device.type == "cpu"  # elsewhere reading keys costs more than looking at them
+        compiled = None if pretended else self.compiled  # a probe is not compiled
+        model = self.forward_after(prompt, share=True, compiled=compiled)
+        forward = TrieForward(model, self.config, self._patches, self.model, lambda: self.merges)
+        on_cpu = self.model.device.type == "cpu"  # elsewhere copying keys costs more than attending to them
         if self.compiled is not None and on_cpu:  # its operations are not torch's
             recorded = False
         session = TrieSession(
@@ -86,7 +81,7 @@ class TrieSupport:
         return session, session.prefill(prompt.tokens.masked_fill(~prompt.mask, 0))
 
     def records(self, new: int, rows_per_prompt: int) -> bool:
-        """Whether passes are recorded or compiled in a run of so many new tokens.
+        """True if the passes of a run with `new` tokens are recorded or compiled.
 
         Raises:
             ModelError: If they must be, and cannot.
@@ -94,127 +89,136 @@ class TrieSupport:
         if self.recorder.wanted is True or self.compiled is not None:
             self.check_recorded()
             return True
-        # With one row a prompt a window would spare memory that a trie keeps.
-        keeps = rows_per_prompt > 1 or not any(getattr(self.config, name, None) for name in _WINDOWS)
-        return new >= WORTHWHILE and keeps and not self.unrecorded
+        # With one row per prompt, a sliding window saves memory that a trie does not.
+        is_small = rows_per_prompt > 1 or not any(getattr(self.config, name, None) for name in _WINDOWS)
+        return new >= MIN_STEPS and is_small and not self._record_refusal
 
     @property
-    def unrecorded(self) -> str:
-        """Why passes are not recorded; empty: they are."""
-        return self.recorder.refusal or self._counting or self.refusal
+    def _record_refusal(self) -> str:
+        """The reason why passes are not recorded; empty if they are."""
+        return self.recorder.refusal or self._counts_columns or self.refusal
 
     def check_recorded(self) -> None:
-        """Raises if passes cannot be recorded or compiled."""
-        self.recorder.check(self._counting or self.refusal)
+        """Raises a `ModelError` if passes cannot be recorded or compiled."""
+        self.recorder.check(self._counts_columns or self.refusal)
 
     @property
-    def _counting(self) -> str:
-        return "it counts positions by its cache's length" if self._depths.is_needed else ""
+    def _counts_columns(self) -> str:
+        return "it counts positions by its cache's length" if self._patches.is_needed else ""
 
     @cached_property
     def refusal(self) -> str:
-        """Why the model cannot be run over a trie; empty: it can."""
-        if unfit := self._unfit():
-            return unfit
+        """The reason why the model cannot be run over a trie; empty if it can."""
+        if reason := self._refusal_without_probe():
+            return reason
         try:
-            with lock_of(self.model), _short_windows(self.config):
-                branches = experiments.branches(
-                    self._open, self.capabilities.read_after_one_source, self.capabilities.texts
-                )
-        except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
-            return f"it raises {type(error).__name__}"
-        except ValueError as error:  # as transformers' own checks do, and layers of other kinds
+            with forward_lock(self.model), _short_windows(self.config):
+                agree = self._follows_branches()
+        except ValueError as error:  # as transformers' own checks raise, and layers of other kinds
             return f"it raises ValueError: {error}"
-        return "" if branches else "its logits would be others"
+        except PROBE_ERRORS as error:
+            return f"it raises {type(error).__name__}"
+        return "" if agree else "its logits would be others"
 
     @cached_property
-    def joins(self) -> bool:
-        """Whether trees of several runs can be joined; never where every new shape has to be compiled."""
+    def merges(self) -> bool:
+        """True if sessions can be merged; never if every new shape has to be compiled."""
         if self.compiled is not None:
             return False
-        with lock_of(self.model), _short_windows(self.config):
-            return self.capabilities.joins_over(lambda prompt: self.start(prompt, 2, LONGEST, pretended=_FAR))
-
-    def _unfit(self) -> str:
-        """What rules it out before it is asked; empty: nothing."""
-        if not self.cached:
-            return "it has no cache"
-        if 0 < self.capabilities.positions < LONGEST:
-            return "it has too few positions to be asked"
-        if not self.capabilities.follows_rows:
-            return "its cache cannot be reordered"
-        return "it holds a mask of all positions" if _holds_mask(self.model) else ""
+        with forward_lock(self.model), _short_windows(self.config):
+            return self.capabilities.merges(
+                lambda prompt: self.start(prompt, 2, PROBE_LENGTH, pretended=_FAR)
+            )
 
     def is_used(self) -> bool:
-        """Whether several rows of a prompt share its cache.
+        """True if the rows of a prompt share its cache.
 
         Raises:
             ModelError: If they must, and cannot.
         """
-        if self.recorder.cache == "trie":
-            self.check()
-        return self.recorder.cache in {"auto", "trie"} and not self.refusal
-
-    def check_rows(self, what: str) -> None:
-        """Raises if what needs rows is asked for over a trie that must be.
-
-        Args:
-            what: What needs them.
-        """
-        if self.recorder.cache == "trie":
-            raise ModelError(
-                f"HFModel: {what} needs a cache with one entry a row, got cache='trie'. Use cache='auto'."
-            )
-        if self.recorder.wanted is True or self.compiled is not None:
-            raise ModelError(
-                f"HFModel: {what} cannot be recorded or compiled, got recorded={self.recorder.wanted} and "
-                f"compiled={self.compiled is not None}. Use recorded='auto' and compiled=False."
-            )
-
-    def check(self) -> None:
-        """Raises if the model cannot be run over a trie."""
-        if self.refusal:
+        if self.recorder.cache == "trie" and self.refusal:
             raise ModelError(
                 f"HFModel: {self.capabilities.name} cannot be run with cache='trie': {self.refusal}. "
                 "Use cache='auto', or 'rows'."
             )
+        return self.recorder.cache in {"auto", "trie"} and not self.refusal
+
+    def check_rows(self, purpose: str) -> None:
+        """Raises a `ModelError` if an option demands a trie, for a purpose that needs one entry per row."""
+        if self.recorder.cache == "trie":
+            raise ModelError(
+                f"HFModel: {purpose} needs a cache with one entry a row, got cache='trie'. Use cache='auto'."
+            )
+        if self.recorder.wanted is True or self.compiled is not None:
+            raise ModelError(
+                f"HFModel: {purpose} cannot be recorded or compiled, got recorded={self.recorder.wanted} and "
+                f"compiled={self.compiled is not None}. Use recorded='auto' and compiled=False."
+            )
 
     def describe(self, wanted: str) -> str:
-        """Which cache the rows of a prompt have, as far as it was asked."""
+        """The cache that several rows of a prompt have, as far as it was probed."""
         if wanted == "rows":
             return wanted
-        refusal = vars(self).get("refusal")  # kept once it was asked
+        refusal = vars(self).get("refusal")  # set once it was probed
         return wanted if refusal is None else "trie" if not refusal else f"rows ({refusal})"
 
     def describe_recorded(self) -> str:
-        """Whether passes are recorded, once it was asked; or how long it took to compile them."""
+        """Recording of passes, as far as it was probed; or the time that compiling took."""
         if self.compiled is not None:
             return f", compiled={self.compiled}"
         if "refusal" not in vars(self):
             return ""
-        return f", recorded=no ({self.unrecorded})" if self.unrecorded else ", recorded=yes"
+        return f", recorded=no ({self._record_refusal})" if self._record_refusal else ", recorded=yes"
 
     @cached_property
-    def _depths(self) -> PositionPatches:
+    def _patches(self) -> PositionPatches:
         return PositionPatches(self.model.get_decoder() if self.capabilities.reads_source else self.model)
 
-    def _open(
-        self, prompt: Prompt, rows_per_prompt: int, capacity: int
-    ) -> tuple[TrieSession, Float32[Tensor, "rows vocab"]]:
-        # In a trie the cache's length says nothing about positions: who believes it is found out so.
-        prompt = self.capabilities.after_one_source(prompt)
-        return self.start(prompt, rows_per_prompt, capacity, pretended=_FAR)
+    def _refusal_without_probe(self) -> str:
+        if not self.cached:
+            return "it has no cache"
+        if self.capabilities.has_few_positions:
+            return "it has too few positions to be asked"
+        if not self.capabilities.reorders_rows:
+            return "its cache cannot be reordered"
+        return "it holds a mask of all positions" if _holds_mask(self.model) else ""
+
+    def _follows_branches(self) -> bool:
+        """True if rows of a prompt that share its cache continue their own sequences under any reorder."""
+        sequences, read = self.capabilities.sequences, self.capabilities.read_sequence
+        first, second, last, _ = sequences
+        steps = [
+            ([first[0], second[0], first[1]] * 2, None),
+            ([second[0], first[0], first[0]] * 2, [1, 0, 1, 5, 5, 3]),
+            ([last] * 6, [2, 2, 0, 3, 5, 4]),
+        ]
+        prompt = self.capabilities.with_source(Prompt.from_ids([first, second]))
+        # In a trie the cache's length is not a position. Models that use it as one are detected by _FAR.
+        session, logits = self.start(prompt, 3, PROBE_LENGTH, pretended=_FAR)
+        rows: list[list[int]] = [[*first]] * 3 + [[*second]] * 3
+        agree = True
+        for tokens, sources in steps:
+            source_rows = None if sources is None else torch.tensor(sources, device=logits.device)
+            logits = session.advance(torch.tensor(tokens, device=logits.device), source_rows)
+            rows = [[*rows[sources[row] if sources else row], token] for row, token in enumerate(tokens)]
+            expected = torch.stack([read(sequence)[-1] for sequence in rows])
+            # Rows of one prompt differ by their new tokens, rows 0 and 3 by their prompts.
+            signal = torch.minimum(
+                (expected[:3] - expected[:3].mean(0)).abs().max(), (expected[0] - expected[3]).abs().max()
+            )
+            agree = agree and sequences.agree(logits, expected, signal=signal)
+        return agree
 
 
 def _holds_mask(model: nn.Module) -> bool:
-    """Whether it has a table of which position sees which: then it counts slots, up to the table's size."""
+    """True if the model has a square mask of positions, which it indexes by cache slots."""
     shapes = (buffer.shape for buffer in model.buffers() if buffer.dtype == torch.bool)
     return any(len(shape) > 1 and shape[-1] == shape[-2] > 1 for shape in shapes)
 
 
 @contextmanager
 def _short_windows(config: Any) -> Iterator[None]:  # noqa: ANN401
-    """Inside, windows and chunks of attention are so short that the texts of the test reach beyond them."""
+    """Shortens windows and chunks of attention, so that the sequences of a probe exceed them."""
     names = [name for name in _WINDOWS if getattr(config, name, None)]
     before = {name: getattr(config, name) for name in names}
     try:

@@ -1,131 +1,108 @@
-"""Which way a transformers model takes back what it has read: asked by a numerical test."""
+"""Choice of the verifying session that fits a transformers model, by a numerical probe."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32
 from torch import Tensor
 
 from decodekit.core.prompt import Prompt
 from decodekit.errors import ModelError
-from decodekit.models.hf.probes.capabilities import Capabilities
-from decodekit.models.hf.probes.experiments import LONGEST
-from decodekit.models.hf.sessions import Forward
-from decodekit.models.hf.verifying_sessions import AlignedSession, RereadingSession
+from decodekit.models.hf.forwards.forward import Forward, ForwardAfter
+from decodekit.models.hf.probes.capabilities import PROBE_ERRORS, PROBE_LENGTH, Capabilities
+from decodekit.models.hf.verifying_sessions import (
+    LeftAlignedSession,
+    RightAlignedSession,
+    WidenableVerifier,
+)
 from decodekit.models.protocols import VerifyingSession
 
 
 @runtime_checkable
-class WideningVerifier(VerifyingSession, Protocol):
-    """A session that starts with one row a prompt."""
-
-    def prefill(self, tokens: Int64[Tensor, "rows length"]) -> Float32[Tensor, "rows vocab"]:
-        """The logits after the prompts."""
-
-    def widen(self, rows: Int64[Tensor, " rows"]) -> None:
-        """Makes row `i` what prompt `rows[i]` is."""
-
-
-@runtime_checkable
-class Verifier(Protocol):
-    """Makes a session."""
+class SessionKind(Protocol):
+    """A class of verifying sessions."""
 
     def __call__(
         self, model: Forward, prompt_mask: Bool[Tensor, "batch length"], capacity: int, *, cached: bool
-    ) -> WideningVerifier:
+    ) -> WidenableVerifier:
         """The session, before it has read the prompts."""
-
-
-@runtime_checkable
-class ForwardAfter(Protocol):
-    """Gives a model's forward pass over prompts, once an encoder has read what it reads."""
-
-    def __call__(self, prompt: Prompt, *, share: bool) -> Forward:
-        """The forward pass; `share` as in `ConditionedDecoder`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Verification:
-    """Runs a model whose rows read several tokens a pass and take them back, in the way that is right for it.
+    """Starts verifying sessions of the kind that computes the right logits for a model.
 
     Attributes:
-        abilities: What the model can do else.
-        cache_name: What its forward calls its cache; None: it has none.
-        model: The model, of which only the device is asked.
-        forward_after: Its forward pass.
+        capabilities: The model's other capabilities.
+        cached: True if the model has a cache.
+        model: The model.
+        forward_after: Makes its forward pass.
     """
 
     capabilities: Capabilities
-    cache_name: str | None
+    cached: bool
     model: Any
     forward_after: ForwardAfter
 
     def start(
         self, prompt: Prompt, rows_per_prompt: int, capacity: int
     ) -> tuple[VerifyingSession, Float32[Tensor, "rows vocab"]]:
-        """A session with so many rows a prompt, and the logits after the prompts."""
-        session, logits = self.run(prompt, capacity, self.kind)
+        """A session with `rows_per_prompt` rows per prompt, and the logits after the prompts."""
+        session, logits = self._start(prompt, capacity, self.kind)
         rows = torch.arange(len(logits), device=logits.device).repeat_interleave(rows_per_prompt)
         if rows_per_prompt > 1:
             session.widen(rows)
         return session, logits.index_select(0, rows)
 
-    def run(
-        self, prompt: Prompt, capacity: int, kind: Verifier
-    ) -> tuple[WideningVerifier, Float32[Tensor, "rows vocab"]]:
-        """A session of one kind with one row a prompt, and the logits after the prompts."""
+    def _start(
+        self, prompt: Prompt, capacity: int, kind: SessionKind
+    ) -> tuple[WidenableVerifier, Float32[Tensor, "rows vocab"]]:
         prompt = prompt.to(self.model.device)
         forward = self.forward_after(prompt, share=False)
-        session = kind(forward, prompt.mask, capacity, cached=self.cache_name is not None)
+        session = kind(forward, prompt.mask, capacity, cached=self.cached)
         return session, session.prefill(prompt.tokens.masked_fill(~prompt.mask, 0))
 
     @cached_property
-    def kind(self) -> Verifier:
-        """The kind of session under which the model takes back what it should.
+    def kind(self) -> SessionKind:
+        """The kind of session that fits the model.
 
         Raises:
             ModelError: If there is none.
         """
-        if self.cache_name is None or 0 < self.capabilities.positions < LONGEST:
-            return RereadingSession  # nothing to ask, or too short to
-        kinds: list[Verifier] = [AlignedSession] if self.capabilities.ignores_padding else []
-        for kind in (*kinds, RereadingSession):
-            if takes_back(self.capabilities, kind, self.run):
+        if not self.cached or self.capabilities.has_few_positions:
+            return LeftAlignedSession  # nothing to probe, or too few positions for it
+        kinds: list[SessionKind] = [RightAlignedSession] if self.capabilities.ignores_padding else []
+        for kind in (*kinds, LeftAlignedSession):
+            if self._can_discard(kind):
                 return kind
         raise ModelError(
             f"HFModel: {self.capabilities.name}'s cache must give back tokens that it has read, and cannot: "
             "recurrent states, for one, do not. Use HFModel(model, cache='none'), which reads the text again."
         )
 
-
-def takes_back(
-    capabilities: Capabilities,
-    kind: Verifier,
-    run: Callable[[Prompt, int, Verifier], tuple[WideningVerifier, Float32[Tensor, "rows vocab"]]],
-) -> bool:
-    """Whether two rows that read and take back different numbers of tokens go on from their own texts."""
-    texts, read = capabilities.texts, capabilities.read_after_one_source
-    first, second, last, _ = texts
-    third = second[0]
-    try:
-        prompt = capabilities.after_one_source(Prompt.from_ids([first, second]))
-        session, logits = run(prompt, LONGEST, kind)
-        device = logits.device
-        new = torch.tensor([[third, last, third], [last, third, 0]], device=device)
-        several = session.extend(new, torch.tensor([3, 2], device=device))
-        session.keep(torch.tensor([1, 2], device=device))
-        one = session.extend(
-            torch.full((2, 1), last, device=device), torch.ones(2, dtype=torch.long, device=device)
-        )
-    except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError):
-        return False  # what transformers raises where a cache has no columns, or none that can be moved
-    ahead, other = read([*first, third, last, third]), read([*second, third, last, third])
-    signal = ahead - other  # what the first token makes of those that follow
-    same = texts.agree(several[0], ahead[2:], signal=signal[2:])
-    after = [read([*first, third, last]), read([*second, last, third, last])]
-    same = same and texts.agree(several[1, :2], after[1][2:4], signal=signal[2:])
-    got, expected = one[:, 0], torch.stack([text[-1] for text in after])
-    return same and texts.agree(got, expected, signal=signal[3])
+    def _can_discard(self, kind: SessionKind) -> bool:
+        """True if rows that read and discard different numbers of tokens continue their own sequences."""
+        sequences, read = self.capabilities.sequences, self.capabilities.read_sequence
+        first, second, last, _ = sequences
+        third = second[0]
+        try:
+            prompt = self.capabilities.with_source(Prompt.from_ids([first, second]))
+            session, logits = self._start(prompt, PROBE_LENGTH, kind)
+            device = logits.device
+            new = torch.tensor([[third, last, third], [last, third, 0]], device=device)
+            several = session.extend(new, torch.tensor([3, 2], device=device))
+            session.keep(torch.tensor([1, 2], device=device))
+            one = session.extend(
+                torch.full((2, 1), last, device=device), torch.ones(2, dtype=torch.long, device=device)
+            )
+        except PROBE_ERRORS:
+            return False  # the cache has no columns, or none that can be moved
+        ahead, other = read([*first, third, last, third]), read([*second, third, last, third])
+        signal = ahead - other  # the effect of the first token on all later ones
+        agree = sequences.agree(several[0], ahead[2:], signal=signal[2:])
+        after = [read([*first, third, last]), read([*second, last, third, last])]
+        agree = agree and sequences.agree(several[1, :2], after[1][2:4], signal=signal[2:])
+        expected = torch.stack([logits[-1] for logits in after])
+        return agree and sequences.agree(one[:, 0], expected, signal=signal[3])

@@ -1,139 +1,120 @@
-"""Families that count positions by the length of their cache, made to count them by depth in the tree.
+"""Patches for models that count positions by the length of their cache.
 
-In a trie the number of slots says nothing about positions. What is patched here are functions of the model's
-modules, for a forward pass.
+In a trie the number of slots says nothing about positions. The patches replace functions of the model's
+modules during a forward pass.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from decodekit.models.hf.trie_cache.tree_mask import TreePositions
 
-class Places(NamedTuple):
-    """Where the slots and the queries of a step are in their texts.
-
-    Attributes:
-        depths: The position of every slot.
-        positions: Those of the queries, the same for all of a prompt.
-        depth: The greatest of them.
-        tops: All that there are, and maybe others that there were.
-    """
-
-    depths: Int64[Tensor, "batch slots"]
-    positions: Int64[Tensor, "batch beams"]
-    depth: int
-    max_positions: tuple[int, ...]
+# Makes a method of a module that uses given positions.
+Patch = Callable[[Callable[..., Tensor], TreePositions], Callable[..., Tensor]]
 
 
 class PositionPatches:
-    """Finds what counts by the cache's length in a model, and patches it for a forward pass.
+    """Patches of all modules of a model that count positions by the cache's length.
 
     Args:
-        model: The model, or of an encoder-decoder its decoder.
+        model: The model, or the decoder of an encoder-decoder.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        modules = list(model.modules())
-        self._tables = [
-            module for name, module in model.named_modules() if name.rpartition(".")[2] == "embed_positions"
-        ]
-        self._relative: list[Any] = [
-            module
-            for module in modules
-            if getattr(module, "has_relative_attention_bias", False) and hasattr(module, "compute_bias")
-        ]
-        self._sloped: list[Any] = [module for module in modules if hasattr(module, "build_alibi_tensor")]
+        self._patches: list[tuple[nn.Module, str, Patch]] = []
+        for name, module in model.named_modules():
+            if name.rpartition(".")[2] == "embed_positions":
+                self._patches.append((module, "forward", _embed_by_query))
+            if getattr(module, "has_relative_attention_bias", False) and hasattr(module, "compute_bias"):
+                self._patches.append((module, "compute_bias", _relative_bias_by_slot))
+            if hasattr(module, "build_alibi_tensor"):
+                self._patches.append((module, "build_alibi_tensor", _linear_bias_by_slot))
 
     @property
     def is_needed(self) -> bool:
-        """Whether the model counts by its cache's length anywhere."""
-        return bool(self._tables or self._relative or self._sloped)
+        """True if any module of the model counts so."""
+        return bool(self._patches)
 
     @contextmanager
-    def counted(self, places: Places) -> Iterator[None]:
-        """Inside, positions are those of `places`."""
-        with ExitStack() as patches:
-            for module in self._tables:
-                patches.enter_context(_patched(module, "forward", _rows_for_queries(module.forward, places)))
-            for module in self._relative:
-                patches.enter_context(
-                    _patched(module, "compute_bias", _bias_by_depth(module.compute_bias, places))
-                )
-            for module in self._sloped:
-                slopes = _slopes_by_depth(module.build_alibi_tensor, places)
-                patches.enter_context(_patched(module, "build_alibi_tensor", slopes))
+    def active(self, positions: TreePositions) -> Iterator[None]:
+        """Give the modules these positions."""
+        with ExitStack() as stack:
+            for module, name, patch in self._patches:
+                stack.enter_context(_patched(module, name, patch(getattr(module, name), positions)))
             yield
 
 
 @contextmanager
 def _patched(module: nn.Module, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    own = vars(module).get(name)
-    vars(module)[name] = function  # around nn.Module's own bookkeeping
+    before = vars(module).get(name)
+    vars(module)[name] = function  # not through nn.Module, which registers attributes
     try:
         yield
     finally:
-        if own is None:
+        if before is None:
             del vars(module)[name]
         else:
-            vars(module)[name] = own
+            vars(module)[name] = before
 
 
-def _rows_for_queries(embed: Callable[..., Tensor], places: Places) -> Callable[..., Tensor]:
-    """A table of positions that is asked about rows of one token after `depth` others."""
-    batch, beams = places.positions.shape
-    own = places.positions.flatten()[:, None, None]  # [batch*beams 1 1]
+def _embed_by_query(embed: Callable[..., Tensor], positions: TreePositions) -> Callable[..., Tensor]:
+    """An embedding of positions, called with rows of one token at the queries' positions."""
+    batch, beams = positions.queries.shape
+    queries = positions.queries.flatten()[:, None, None]  # [batch*beams 1 1]
 
-    def asked(*given: Any, **named: Any) -> Tensor:  # noqa: ANN401 - ids, embeddings or a shape
-        first, *others = places.max_positions
-        found = asked_at(first, *given, **named)
-        for top in others:  # prompts that joined later are not as far
-            found = torch.where(own == top, asked_at(top, *given, **named), found)
-        # [batch*beams 1 width] -> [batch beams width]; a table may answer for all rows at once
-        return found.view(batch, beams, -1) if found.shape[:-1] == (batch * beams, 1) else found
+    def embed_queries(*args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401 - ids, embeddings or a shape
+        first, *others = positions.maxima
+        output = embed_at(first, *args, **kwargs)
+        for position in others:  # merged prompts are at other positions
+            output = torch.where(queries == position, embed_at(position, *args, **kwargs), output)
+        # [batch*beams 1 width] -> [batch beams width]; some tables return one row for all
+        return output.view(batch, beams, -1) if output.shape[:-1] == (batch * beams, 1) else output
 
-    def asked_at(depth: int, ids: Any, *rest: Any, **named: Any) -> Tensor:  # noqa: ANN401
-        def as_rows(given: Any) -> Any:  # noqa: ANN401
-            if isinstance(given, Tensor) and given.shape[:2] == (batch, beams):
-                return given.reshape(batch * beams, 1, *given.shape[2:])
-            if isinstance(given, Tensor) and given.shape == (beams,):  # positions from the cache's length on
-                return given.new_full((1,), depth)
-            if isinstance(given, tuple) and tuple(given[:2]) == (batch, beams):
-                return torch.Size((batch * beams, 1, *given[2:]))
-            return depth if type(given) is int else given
+    def embed_at(position: int, ids: Any, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
+        def as_rows(value: Any) -> Any:  # noqa: ANN401
+            if isinstance(value, Tensor) and value.shape[:2] == (batch, beams):
+                return value.reshape(batch * beams, 1, *value.shape[2:])
+            if isinstance(value, Tensor) and value.shape == (beams,):  # positions from the cache's length on
+                return value.new_full((1,), position)
+            if isinstance(value, tuple) and tuple(value[:2]) == (batch, beams):
+                return torch.Size((batch * beams, 1, *value[2:]))
+            return position if type(value) is int else value
 
-        named = {name: as_rows(value) for name, value in named.items() if value is not None}
-        return embed(as_rows(ids), *(as_rows(value) for value in rest), **named)
+        named = {name: as_rows(value) for name, value in kwargs.items() if value is not None}
+        return embed(as_rows(ids), *map(as_rows, args), **named)
 
-    return asked
+    return embed_queries
 
 
-def _bias_by_depth(bias_of: Callable[..., Tensor], places: Places) -> Callable[..., Tensor]:
-    """A relative bias that is asked about one text, and picked by the depth of every slot."""
+def _relative_bias_by_slot(bias_of: Callable[..., Tensor], positions: TreePositions) -> Callable[..., Tensor]:
+    """A relative bias of one sequence, gathered at the position of every slot."""
+    last = positions.maxima[-1]
 
-    def asked(queries: int, keys: int, device: Any = None, past_seen_tokens: int = 0) -> Tensor:  # noqa: ANN401
+    def bias_of_slots(queries: int, keys: int, device: Any = None, past_seen_tokens: int = 0) -> Tensor:  # noqa: ANN401
         del keys, past_seen_tokens
-        # [1 heads 1 depth+1]: a query at `depth` of one text
-        table = bias_of(1, places.depth + 1, device=device, past_seen_tokens=places.depth)
+        # [1 heads 1 last+1]: of a query at the last position
+        table = bias_of(1, last + 1, device=device, past_seen_tokens=last)
         heads = table.shape[1]
-        # Only distances count: what is as far from the query as the slot is from its own.
-        depths = (places.depths + places.depth - places.positions[:, :1]).clamp(min=0)
-        picked = table[0, :, 0].index_select(1, depths.flatten()).view(heads, *depths.shape).transpose(0, 1)
-        return picked[:, :, None].expand(-1, -1, queries, -1)  # [batch heads beams slots]
+        # Only distances matter: move every prompt so that its queries are at the last position.
+        keys_at = (positions.slots + last - positions.queries[:, :1]).clamp(min=0)
+        bias = table[0, :, 0].index_select(1, keys_at.flatten()).view(heads, *keys_at.shape).transpose(0, 1)
+        return bias[:, :, None].expand(-1, -1, queries, -1)  # [batch heads beams slots]
 
-    return asked
+    return bias_of_slots
 
 
-def _slopes_by_depth(slopes_of: Callable[..., Tensor], places: Places) -> Callable[..., Tensor]:
-    """Linear biases of one text, picked by the depth of every slot."""
+def _linear_bias_by_slot(bias_of: Callable[..., Tensor], positions: TreePositions) -> Callable[..., Tensor]:
+    """The linear biases (ALiBi) of one sequence, gathered at the position of every slot."""
 
-    def asked(mask: Tensor, heads: int, dtype: torch.dtype) -> Float[Tensor, "batch*heads 1 slots"]:
-        text = torch.ones((1, places.depth + 1), dtype=torch.long, device=mask.device)
-        table = slopes_of(text, heads, dtype)[:, 0]  # [heads depth+1]
-        picked = table.index_select(1, places.depths.flatten()).view(heads, *places.depths.shape)
-        return picked.transpose(0, 1).flatten(0, 1)[:, None]
+    def bias_of_slots(mask: Tensor, heads: int, dtype: torch.dtype) -> Float[Tensor, "batch*heads 1 slots"]:
+        sequence = torch.ones((1, positions.maxima[-1] + 1), dtype=torch.long, device=mask.device)
+        table = bias_of(sequence, heads, dtype)[:, 0]  # [heads last+1]
+        bias = table.index_select(1, positions.slots.flatten()).view(heads, *positions.slots.shape)
+        return bias.transpose(0, 1).flatten(0, 1)[:, None]
 
-    return asked
+    return bias_of_slots

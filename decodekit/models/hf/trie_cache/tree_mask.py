@@ -1,31 +1,52 @@
-"""Which keys every beam sees: the branches of a tree, as a mask over the slots of one batch row."""
+"""Masks over the slots of a trie: the keys that each beam sees."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-# A count of live slots reads the device: not before so many steps' worth of new ones.
+# Steps of new slots between two counts of live slots, which read the device.
 _STEPS_BETWEEN_COUNTS = 16
-# Room is made for so many steps, and so many slots, at least: it is looked at, but making it costs too.
-_STEPS_OF_ROOM, _LEAST_ROOM = 32, 64
-_ALIGNED = 16  # slots; attention with a mask wants whole rows of memory
-# Where a beam looks at more than so many times the slots that it sees, rows are quicker on the CPU: so it was
-# with 5 and 8 beams.
-_WIDE = 3
+# Steps and slots to allocate at least: attention reads free slots, but an allocation costs time too.
+_STEPS_OF_ROOM, _MIN_ROOM = 32, 64
+_ALIGNMENT = 16  # slots; attention with a mask wants aligned rows of memory
+# Slots read per visible slot above which one entry per row is faster on the CPU, measured with 5 and 8 beams.
+_SPARSE = 3
+
+FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
+
+# A mask for all layers, or one for each kind of layer.
+Mask = Float[Tensor, "batch 1 beams slots"] | dict[str, Float[Tensor, "batch 1 beams slots"]]
+
+
+class TreePositions(NamedTuple):
+    """Positions of a step's slots and queries in their hypotheses.
+
+    Attributes:
+        slots: The position of every slot; 0 for padding and unused slots.
+        queries: The position of every beam's newest token.
+        maxima: The distinct positions of the queries, ascending. May contain some of evicted prompts.
+    """
+
+    slots: Int64[Tensor, "batch slots"]
+    queries: Int64[Tensor, "batch beams"]
+    maxima: tuple[int, ...]
 
 
 class TreeMask:
-    """The mask and the depths of a prompt's slots, while its beams grow, move and die.
+    """The mask and the positions of each prompt's slots, while its beams grow, move and die.
 
-    The prompt's columns are the first slots, seen by all beams. Every step adds one slot a beam; a beam sees
-    those of its own ancestors, so that a reorder of beams is a reorder of this mask. There is room for some
-    steps: the shapes stay as they are until it is used up, so that a step can be recorded.
+    The prompt's columns are the first slots, which all beams see. Every step adds one slot per beam. A beam
+    sees the slots of its ancestors, so a reorder of beams is a reorder of this mask. Slots are allocated for
+    several steps at once: shapes are constant until these are used up, so a step can be recorded.
 
     Args:
-        prompt_mask: Which columns of the prompts hold tokens.
-        beams: Beams of each prompt.
-        dtype: Of the mask: the model's.
-        new: Steps that are expected at most: for more, room is made as they come. None: not known.
+        prompt_mask: The columns of the prompts that hold tokens.
+        beams: Beams per prompt.
+        dtype: The mask's dtype, which is the model's.
+        new: The expected number of steps; more of them allocate more slots. None if unknown.
     """
 
     def __init__(
@@ -36,181 +57,228 @@ class TreeMask:
         new: int | None = None,
     ) -> None:
         self.beams = beams
-        self.length = prompt_mask.shape[1]
-        self.slots = self.length  # that are in use
-        self.room = self.length
-        self.columns = self.length  # of the longest text, padding included
-        self.most = None if new is None else self.length + new * beams  # slots that are expected
-        self.is_wide = False  # whether a beam was seen to look at many times what it sees
-        self._count_at = self.slots + _STEPS_BETWEEN_COUNTS * beams
-        self._unseen = torch.finfo(dtype).min  # and not minus infinity, of which some softmaxes make NaN
-        texts = prompt_mask.long()
-        # How many a beam of each prompt has, and had at the beginning. [batch]
-        self.tokens, self.begun = texts.sum(-1), texts.sum(-1)
-        self.max_positions = self._tops()
-        # A column of padding is at no depth that matters: nobody sees it.
-        self._depths = (texts.cumsum(-1) - 1).clamp(min=0)
-        seen = torch.zeros(prompt_mask.shape, dtype=dtype, device=prompt_mask.device)
+        self.length = prompt_mask.shape[1]  # slots of the prompts
+        self.slots = self.length  # in use
+        self.room = self.length  # allocated
+        self.columns = self.length  # of the longest hypothesis, padding included
+        self.max_slots = None if new is None else self.length + new * beams
+        self.is_sparse = False  # as of the last count, beams read many more slots than they see
+        self._next_count = self.slots + _STEPS_BETWEEN_COUNTS * beams
+        self._hidden = torch.finfo(dtype).min  # some softmaxes make NaN of minus infinity
+        tokens = prompt_mask.long()
+        # Tokens of a beam of each prompt: now, and in its prompt. [batch]
+        self.lengths, self.prompt_lengths = tokens.sum(-1), tokens.sum(-1)
+        self.max_positions = self._distinct_positions()
+        self.slot_positions = (tokens.cumsum(-1) - 1).clamp(min=0)  # [batch room]
+        mask = torch.zeros(prompt_mask.shape, dtype=dtype, device=prompt_mask.device)
         # [batch beams room]
-        self._bias = seen.masked_fill(~prompt_mask, self._unseen)[:, None].repeat(1, beams, 1)
-        own = torch.full((beams, beams), self._unseen, dtype=dtype, device=prompt_mask.device)
-        self._own = own.fill_diagonal_(0)  # of what is new every beam sees its own
-        self.places = torch.arange(self.length - beams, self.length, device=prompt_mask.device)
-        self._make_room()
+        self._bias = mask.masked_fill(~prompt_mask, self._hidden)[:, None].repeat(1, beams, 1)
+        new_mask = torch.full((beams, beams), self._hidden, dtype=dtype, device=prompt_mask.device)
+        self._new_mask = new_mask.fill_diagonal_(0)  # of the new slots, a beam sees its own
+        self.new_slots = torch.arange(self.length - beams, self.length, device=prompt_mask.device)
+        self._allocate()
 
     @property
     def batch(self) -> int:
-        """Prompts."""
+        """Number of prompts."""
         return len(self._bias)
 
     @property
     def bias(self) -> Float[Tensor, "batch 1 beams room"]:
-        """What is added to attention scores: 0 where a beam sees a slot, else the dtype's lowest number."""
+        """The summand of attention scores: 0 where a beam sees a slot, else the dtype's lowest number."""
         return self._bias[:, None]
 
     @property
-    def depths(self) -> Int64[Tensor, "batch room"]:
-        """The position of every slot in its text; 0 where none is."""
-        return self._depths
+    def positions(self) -> TreePositions:
+        """The positions of all slots and of the beams' newest tokens."""
+        queries = (self.lengths - 1)[:, None].expand(-1, self.beams)
+        return TreePositions(self.slot_positions, queries, tuple(self.max_positions))
 
     @property
-    def positions(self) -> Int64[Tensor, "batch beams"]:
-        """The position of every beam's newest token."""
-        return (self.tokens - 1)[:, None].expand(-1, self.beams)
+    def shared_columns(self) -> int:
+        """Number of columns that are surely equal for all beams of a prompt. Reads the device."""
+        return self.columns - int((self.lengths - self.prompt_lengths).max())
 
     @property
-    def depth(self) -> int:
-        """The greatest of these positions."""
-        return self.max_positions[-1]
+    def column_mask(self) -> Bool[Tensor, "batch columns"]:
+        """The columns of left-padded hypotheses that hold tokens."""
+        columns = torch.arange(self.columns, device=self.lengths.device)
+        return columns >= self.columns - self.lengths[:, None]
 
-    @property
-    def shared(self) -> int:
-        """How many of the columns are the same for all beams of a prompt, at least. Reads the device."""
-        return self.columns - int((self.tokens - self.begun).max())
+    def reorder(self, rows: Int64[Tensor, " rows"]) -> None:
+        """Make beam `i` the former beam `rows[i]` of the same prompt."""
+        generated = self._bias.flatten(0, 1)[:, self.length : self.slots]  # the prompt is the same for all
+        generated.copy_(generated.index_select(0, rows))
 
-    @property
-    def texts(self) -> Bool[Tensor, "batch columns"]:
-        """Which columns of the texts hold tokens, after padding on the left."""
-        columns = torch.arange(self.columns, device=self.tokens.device)
-        return columns >= self.columns - self.tokens[:, None]
-
-    def follow(self, rows: Int64[Tensor, " rows"]) -> None:
-        """Makes beam `i` what beam `rows[i]` of the same prompt was."""
-        # What was before the beams is the same for all of them.
-        branched = self._bias.flatten(0, 1)[:, self.length : self.slots]
-        branched.copy_(branched.index_select(0, rows))
-
-    def grow(self) -> None:
-        """Gives every beam a slot for a token: those at `places`."""
+    def append(self) -> None:
+        """Add one slot per beam for the next token, at `new_slots`."""
         if self.slots + self.beams > self.room:
-            self._make_room()
+            self._allocate()
         self.slots += self.beams
         self.columns += 1
-        self.max_positions = [top + 1 for top in self.max_positions]
-        self.places += self.beams
-        self._bias[:, :, self.slots - self.beams : self.slots] = self._own
-        self._depths[:, self.slots - self.beams : self.slots] = self.tokens[:, None]
-        self.tokens += 1
+        self.max_positions = [position + 1 for position in self.max_positions]
+        self.new_slots += self.beams
+        self._bias[:, :, self.slots - self.beams : self.slots] = self._new_mask
+        self.slot_positions[:, self.slots - self.beams : self.slots] = self.lengths[:, None]
+        self.lengths += 1
 
-    def garbage(self) -> Int64[Tensor, "batch kept"] | None:
-        """The slots to keep, where more than half of the branches are dead; None: keep all.
+    def slots_to_keep(self) -> Int64[Tensor, "batch kept"] | None:
+        """The live slots, if more than half of the generated slots are dead; else None.
 
-        Rows with fewer live slots than others are filled up with dead ones.
+        A prompt with fewer live slots than others keeps some dead ones.
         """
-        self.is_wide = False
-        if self.slots < self._count_at:
+        self.is_sparse = False
+        if self.slots < self._next_count:
             return None
         alive = (self._bias[:, :, self.length : self.slots] == 0).any(1)
         kept = int(alive.sum(-1).max())
-        branched = self.slots - self.length
-        self._count_at = self.length + max(2 * kept, kept + _STEPS_BETWEEN_COUNTS * self.beams)
-        self.is_wide = self.length + kept > _WIDE * self.columns
-        if 2 * kept > branched:
+        generated = self.slots - self.length
+        self._next_count = self.length + max(2 * kept, kept + _STEPS_BETWEEN_COUNTS * self.beams)
+        self.is_sparse = self.length + kept > _SPARSE * self.columns
+        if 2 * kept > generated:
             return None
-        chosen = (~alive).long().argsort(dim=-1, stable=True)[:, :kept] + self.length
-        prompt = torch.arange(self.length, device=chosen.device).expand(len(chosen), -1)
-        return torch.cat([prompt, chosen], -1)
+        live_first = (~alive).long().argsort(dim=-1, stable=True)[:, :kept] + self.length
+        prompt = torch.arange(self.length, device=live_first.device).expand(len(live_first), -1)
+        return torch.cat([prompt, live_first], -1)
 
     def compact(self, slots: Int64[Tensor, "batch kept"]) -> None:
-        """Makes slot `i` of every prompt what its slot `slots[prompt, i]` was."""
+        """Make slot `i` of every prompt its former slot `slots[prompt, i]`."""
         self.slots = slots.shape[1]
         self._bias[:, :, : self.slots] = self._bias.gather(-1, slots[:, None].expand(-1, self.beams, -1))
-        self._bias[:, :, self.slots :] = self._unseen
-        self._depths[:, : self.slots] = self._depths.gather(-1, slots)
-        self._depths[:, self.slots :] = 0
-        self._place()
+        self._bias[:, :, self.slots :] = self._hidden
+        self.slot_positions[:, : self.slots] = self.slot_positions.gather(-1, slots)
+        self.slot_positions[:, self.slots :] = 0
+        self._move_new_slots()
 
-    def keep(self, prompts: Int64[Tensor, " kept"], first: int = 0) -> None:
-        """Leaves only these prompts, and of their slots those from `first` on."""
-        self._bias, self._depths, self.tokens, self.begun = (
-            tensor.index_select(0, prompts) for tensor in (self._bias, self._depths, self.tokens, self.begun)
+    def select(self, prompts: Int64[Tensor, " kept"], first: int = 0) -> None:
+        """Keep some prompts, without the slots before `first`."""
+        self._bias, self.slot_positions, self.lengths, self.prompt_lengths = (
+            tensor.index_select(0, prompts)
+            for tensor in (self._bias, self.slot_positions, self.lengths, self.prompt_lengths)
         )
         if len(self.max_positions) > 1:
-            self.max_positions = self._tops()
+            self.max_positions = self._distinct_positions()
         if first:
-            self._bias, self._depths = self._bias[:, :, first:], self._depths[:, first:]
-            self._count_at -= first
-            self.most = None if self.most is None else self.most - first
-            self._stand(self.length - first, self.slots - first)
+            self._bias, self.slot_positions = self._bias[:, :, first:], self.slot_positions[:, first:]
+            self._next_count -= first
+            self.max_slots = None if self.max_slots is None else self.max_slots - first
+            self._restart(self.length - first, self.slots - first)
 
-    def unseen(self, prompts: Int64[Tensor, " some"] | None = None) -> int:
-        """How many of the first slots no beam of some prompts sees; None: of all. Reads the device."""
+    def unseen_prefix(self, prompts: Int64[Tensor, " some"] | None = None) -> int:
+        """Number of first slots that no beam of some prompts (None: of all) sees. Reads the device."""
         bias = self._bias if prompts is None else self._bias.index_select(0, prompts)
-        seen = (bias[:, 0, : self.length] == 0).any(0)  # what was before the beams is the same for all
+        seen = (bias[:, 0, : self.length] == 0).any(0)  # all beams see the same of the prompt
         return int(seen.int().argmax())
 
-    def join(self, other: "TreeMask") -> tuple[int, int]:
-        """Goes on with the prompts of another tree after its own; returns by how much the slots of each move.
+    def merge(self, other: "TreeMask") -> tuple[int, int]:
+        """Append the prompts of another tree; returns the shift of each tree's slots.
 
-        What was before the beams ends where it did, or later, so that those of all prompts begin together.
+        The slots of all prompts end together, so that generated slots begin together.
         """
         both = (self, other)
-        length = max(tree.length - tree.unseen() for tree in both)
+        length = max(tree.length - tree.unseen_prefix() for tree in both)
         slots = length + max(tree.slots - tree.length for tree in both)
-        biases, depths = [], []
+        biases, positions = [], []
         for tree in both:
-            around = (length - tree.length, slots - length - tree.slots + tree.length)
-            biases.append(nn.functional.pad(tree.bias[:, 0, :, : tree.slots], around, value=self._unseen))
-            depths.append(nn.functional.pad(tree.depths[:, : tree.slots], around))
+            padding = (length - tree.length, slots - length - tree.slots + tree.length)
+            biases.append(nn.functional.pad(tree.bias[:, 0, :, : tree.slots], padding, value=self._hidden))
+            positions.append(nn.functional.pad(tree.slot_positions[:, : tree.slots], padding))
         shifts = (length - self.length, length - other.length)
-        self._bias, self._depths = torch.cat(biases), torch.cat(depths)
-        self.tokens = torch.cat([self.tokens, other.tokens])
-        self.begun = torch.cat([self.begun, other.begun])
-        self._count_at += shifts[0]
-        known = [tree.most - tree.slots for tree in both if tree.most is not None]
-        self.most = slots + max(known) if len(known) == len(both) else None
-        self._stand(length, slots)
+        self._bias, self.slot_positions = torch.cat(biases), torch.cat(positions)
+        self.lengths = torch.cat([self.lengths, other.lengths])
+        self.prompt_lengths = torch.cat([self.prompt_lengths, other.prompt_lengths])
+        self._next_count += shifts[0]
+        expected = [tree.max_slots - tree.slots for tree in both if tree.max_slots is not None]
+        self.max_slots = slots + max(expected) if len(expected) == len(both) else None
+        self._restart(length, slots)
         return shifts
 
-    def _stand(self, length: int, slots: int) -> None:
-        """Begins to grow at other slots, for other texts; what was the longest may have left."""
-        self.length, self.slots = length, slots
-        self.max_positions = self._tops()
-        self.columns = self.depth + 1
-        self._place()
-        self._make_room()
-
-    def _tops(self) -> list[int]:
-        """The positions of the newest tokens, each once, ascending. Reads the device."""
-        return sorted({tokens - 1 for tokens in self.tokens.tolist()})
-
-    def _place(self) -> None:
-        new = torch.arange(self.slots - self.beams, self.slots, device=self.places.device)
-        self.places.copy_(new)  # others know the tensor
-
     def paths(self) -> Int64[Tensor, "rows columns"]:
-        """The slots that every beam sees, first to last, after as much padding as its prompt has."""
-        # Depth orders the slots of a path; what it does not see goes to the front, as padding.
-        rank = torch.where(self.bias[:, 0] == 0, self.depths[:, None], -1)
+        """The slots that every beam sees, in order, after the padding of its hypothesis."""
+        # Positions order the slots of a path; hidden slots come first, as padding.
+        rank = torch.where(self.bias[:, 0] == 0, self.slot_positions[:, None], -1)
         return rank.argsort(dim=-1, stable=True).flatten(0, 1)[:, -self.columns :]
 
-    def _make_room(self) -> None:
-        """Doubles the room for branches."""
-        branched = self.slots - self.length
-        more = max(branched, _STEPS_OF_ROOM * self.beams, _LEAST_ROOM)
-        if self.most is not None:
-            more = max(min(more, self.most - self.slots), self.beams)
-        self.room = -(-(self.slots + more) // _ALIGNED) * _ALIGNED
-        added = (0, self.room - self.slots)
-        self._bias = nn.functional.pad(self._bias[:, :, : self.slots], added, value=self._unseen)
-        self._depths = nn.functional.pad(self._depths[:, : self.slots], added)
+    def _restart(self, length: int, slots: int) -> None:
+        """Continue after other slots, for other prompts: the longest may have been evicted."""
+        self.length, self.slots = length, slots
+        self.max_positions = self._distinct_positions()
+        self.columns = self.max_positions[-1] + 1
+        self._move_new_slots()
+        self._allocate()
+
+    def _distinct_positions(self) -> list[int]:
+        """The distinct positions of the newest tokens, ascending. Reads the device."""
+        return sorted({length - 1 for length in self.lengths.tolist()})
+
+    def _move_new_slots(self) -> None:
+        slots = torch.arange(self.slots - self.beams, self.slots, device=self.new_slots.device)
+        self.new_slots.copy_(slots)  # the cache's layers hold the tensor
+
+    def _allocate(self) -> None:
+        """Double the room for generated slots."""
+        generated = self.slots - self.length
+        more = max(generated, _STEPS_OF_ROOM * self.beams, _MIN_ROOM)
+        if self.max_slots is not None:
+            more = max(min(more, self.max_slots - self.slots), self.beams)
+        self.room = -(-(self.slots + more) // _ALIGNMENT) * _ALIGNMENT
+        padding = (0, self.room - self.slots)
+        self._bias = nn.functional.pad(self._bias[:, :, : self.slots], padding, value=self._hidden)
+        self.slot_positions = nn.functional.pad(self.slot_positions[:, : self.slots], padding)
+
+
+@dataclass(frozen=True)
+class LayerMasks:
+    """The masks that a model's layers need, by the positions of queries and slots.
+
+    Attributes:
+        kinds: The kinds of layers, for a model that takes a mask for each kind; empty for a single mask.
+        window: Positions that a sliding layer sees, the query's own included; None for all.
+        chunk: Positions per chunk: a chunked layer sees only the query's chunk. None for all.
+    """
+
+    kinds: frozenset[str]
+    window: int | None
+    chunk: int | None
+
+    @classmethod
+    def of(cls, config: Any) -> "LayerMasks":  # noqa: ANN401 - a configuration of transformers
+        """The masks for a model's configuration.
+
+        Raises:
+            ValueError: If there are layers of another kind, which do not cache keys and values.
+        """
+        kinds = frozenset(getattr(config, "layer_types", None) or ())
+        if unknown := kinds - {FULL, SLIDING, CHUNKED}:
+            raise ValueError(f"layers of {min(unknown)}")
+        window = getattr(config, "sliding_window", None)
+        if kinds and SLIDING not in kinds:
+            window = None
+        chunk = getattr(config, "attention_chunk_size", None) if CHUNKED in kinds else None
+        return cls(kinds - {FULL} and kinds | {FULL}, window, chunk)
+
+    def __call__(self, bias: Float[Tensor, "batch 1 beams slots"], positions: TreePositions) -> Mask:
+        """The mask of every kind of layer.
+
+        Args:
+            bias: The mask of full attention.
+            positions: Of the slots and queries.
+        """
+        if not self.kinds:
+            return bias if self.window is None else _within(bias, positions, self.window)
+        masks = {FULL: bias}
+        if self.window is not None:
+            masks[SLIDING] = _within(bias, positions, self.window)
+        if self.chunk is not None:
+            slots, queries = positions.slots[:, None, None], positions.queries[:, None, :, None]
+            same = slots // self.chunk == queries // self.chunk
+            masks[CHUNKED] = bias.masked_fill(~same, torch.finfo(bias.dtype).min)
+        return {kind: masks.get(kind, bias) for kind in self.kinds}
+
+
+def _within(
+    bias: Float[Tensor, "batch 1 beams slots"], positions: TreePositions, window: int
+) -> Float[Tensor, "batch 1 beams slots"]:
+    """The mask without the slots beyond a window."""
+    far = positions.queries[:, None, :, None] - positions.slots[:, None, None] >= window
+    return bias.masked_fill(far, torch.finfo(bias.dtype).min)

@@ -45,7 +45,7 @@ def test_it_drafts_and_the_text_is_the_models() -> None:
     assert torch.equal(dk.decode(wrap("gpt2"), PROMPTS, dk.Greedy(), max_new_tokens=20).tokens, out.tokens)
     assert isinstance(out.report, dk.Acceptance)
     assert out.report.accepted.sum() > 0
-    assert wrap("gpt2").shallow(1) is wrap("gpt2").shallow(1)
+    assert wrap("gpt2").early_exit(1) is wrap("gpt2").early_exit(1)
 
 
 @pytest.mark.parametrize("layer", [0, -1, 1.0, True])
@@ -64,7 +64,7 @@ def test_a_model_that_cannot_be_cut_is_refused() -> None:
         run(wrap("gpt2"), 2)
     with pytest.raises(dk.ModelError, match="early layers can draft for decoder-only models"):
         run(wrap("t5"), 1)
-    with pytest.raises(dk.ModelError, match=r"EarlyExit: the model must be one whose .* has no shallow\(\)"):
+    with pytest.raises(dk.ModelError, match=r"EarlyExit: the model .* has no early_exit\(\)"):
         run(HashModel(99), 1)
     replaced = copy.deepcopy(build("gpt2"))
     replaced.transformer.forward = replaced.transformer.forward

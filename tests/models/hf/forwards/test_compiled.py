@@ -1,4 +1,4 @@
-"""A compiled pass gives what the model gives, and says how long it took."""
+"""Compiled passes: the tokens of the model, and the time that compiling took."""
 
 import re
 import shutil
@@ -23,7 +23,7 @@ def tiny() -> GPT2LMHeadModel:
 
 @pytest.mark.parametrize("decoder", [dk.Greedy(), dk.BeamSearch(3), dk.Sample(2, seeds=[1, 2, 3])])
 @pytest.mark.parametrize("family", ["gpt2", "llama", "mistral-window"])
-def test_texts_are_those_of_the_model(family: str, decoder: dk.Decoder[Any]) -> None:
+def test_compiled_passes_give_the_tokens_of_the_model(family: str, decoder: dk.Decoder[Any]) -> None:
     model = build(family)
     hf = dk.HFModel(model, compiled="eager")
     assert repr(hf).endswith("compiled=not yet)")
@@ -36,9 +36,9 @@ def test_texts_are_those_of_the_model(family: str, decoder: dk.Decoder[Any]) -> 
     assert re.search(r"compiled=\d+\.\d s\)$", repr(hf))
 
 
-def test_new_shapes_take_time_again_and_old_ones_do_not() -> None:
+def test_only_new_shapes_take_time_to_compile() -> None:
     hf = dk.HFModel(tiny(), compiled="eager")
-    compiled: Any = hf._branching.compiled
+    compiled: Any = hf._trie_support.compiled
     times = []
     for prompt in ([[1, 2]], [[1, 2]], [[1, 2], [3, 4]]):
         dk.decode(hf, prompt, dk.Greedy(), max_new_tokens=6, end_ids=())
@@ -48,7 +48,7 @@ def test_new_shapes_take_time_again_and_old_ones_do_not() -> None:
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch's own backend needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
-def test_torch_s_own_backend_compiles() -> None:
+def test_the_default_backend_of_torch_compiles() -> None:
     model = tiny()
     prompt: list[list[int]] = [[1, 2, 3]]
     plain = dk.decode(dk.HFModel(model), prompt, dk.BeamSearch(2), max_new_tokens=6, end_ids=())
@@ -57,7 +57,7 @@ def test_torch_s_own_backend_compiles() -> None:
     torch.testing.assert_close(plain.score, out.score, atol=1e-5, rtol=1e-5)
 
 
-def test_a_captured_step_goes_with_a_compiled_pass() -> None:
+def test_a_captured_step_combines_with_a_compiled_pass() -> None:
     hf = dk.HFModel(tiny(), compiled="eager")
     options: dict[str, Any] = {"max_new_tokens": 12, "end_ids": ()}
     plain, captured = (
@@ -66,7 +66,7 @@ def test_a_captured_step_goes_with_a_compiled_pass() -> None:
     assert torch.equal(plain.tokens, captured.tokens)
 
 
-def test_what_cannot_be_compiled_is_refused() -> None:
+def test_a_model_that_cannot_be_compiled_is_refused() -> None:
     with pytest.raises(
         dk.ModelError, match=r"HFModel: compiled must be True, False or a backend .* got 'gcc'"
     ):

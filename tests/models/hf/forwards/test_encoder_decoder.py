@@ -1,4 +1,4 @@
-"""Encoder-decoders in the loop: what is read once, what is shared, and what is refused."""
+"""Encoder-decoders: sources read once, sources shared, and refusals."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,28 +88,28 @@ def cross_attention_keys(model: Any) -> Iterator[list[list[Tensor]]]:  # noqa: A
     handle.remove()
 
 
-# M2M100 counts the positions of a text by its pad ids: said in the middle of one, they shift a fresh start.
+# M2M100 counts positions by pad ids: one in the middle of a sequence shifts those of a fresh start.
 @pytest.mark.parametrize("family", ENCODER_DECODERS)
 def test_advance_gives_what_a_fresh_start_gives_under_any_source_rows(family: str) -> None:
     vocab = PAD if family == "m2m100" else build(family).config.vocab_size
     check_model(wrap(family), vocab=vocab, max_examples=3)
 
 
-def test_the_encoder_reads_once_a_prompt_and_the_decoder_is_widened_after() -> None:
+def test_the_encoder_reads_each_prompt_once_before_the_decoder_is_widened() -> None:
     model = t5()
     hf = dk.HFModel(model)
     decoders: list[dk.Decoder[Any]] = [dk.BeamSearch(5), dk.Sample(5, seeds=[1, 2, 3]), dk.Greedy()]
     for decoder in decoders:
         dk.decode(hf, SOURCES, decoder, max_new_tokens=3)  # asks the probe, the first time
-    with calls(model.get_encoder()) as read, calls(model.get_decoder()) as said:
+    with calls(model.get_encoder()) as read, calls(model.get_decoder()) as written:
         for decoder in decoders:
             dk.decode(hf, SOURCES, decoder, max_new_tokens=3, end_ids=())
     assert read == [(3, 6)] * 3
-    assert said == [(3, 1), (3, 5), (3, 5)] * 2 + [(3, 1)] * 3
+    assert written == [(3, 1), (3, 5), (3, 5)] * 2 + [(3, 1)] * 3
 
 
 @pytest.mark.parametrize("family", ENCODER_DECODERS)
-def test_a_sources_keys_are_kept_once_a_prompt_and_never_moved(family: str) -> None:
+def test_keys_of_a_source_are_stored_once_per_prompt_and_never_moved(family: str) -> None:
     hf = wrap(family)
     dk.decode(hf, SOURCES, dk.BeamSearch(4), max_new_tokens=1)
     assert "source=shared" in repr(hf)
@@ -123,11 +123,11 @@ def test_a_sources_keys_are_kept_once_a_prompt_and_never_moved(family: str) -> N
 
 
 @pytest.mark.parametrize("family", FEW)
-def test_where_attention_cannot_take_rows_as_queries_the_source_is_repeated_once(
+def test_the_source_is_repeated_once_if_attention_cannot_take_rows_as_queries(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared = dk.decode(wrap(family), SOURCES, dk.BeamSearch(4, num_return=4), max_new_tokens=8)
-    monkeypatch.setattr("decodekit.models.hf.forwards.encoder_decoder.attentions", lambda _: [])
+    monkeypatch.setattr("decodekit.models.hf.forwards.encoder_decoder.cross_attentions", lambda _: [])
     hf = dk.HFModel(build(family), cache="rows")
     assert "source=untested" in repr(hf)
     repeated = dk.decode(hf, SOURCES, dk.BeamSearch(4, num_return=4), max_new_tokens=8)
@@ -170,7 +170,7 @@ def test_a_source_padded_on_the_left_is_the_source_alone(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FEW)
-def test_what_the_encoder_made_of_a_source_may_be_given(family: str) -> None:
+def test_the_states_of_an_encoder_may_be_given(family: str) -> None:
     hf = wrap(family)
     prompt = dk.Prompt.of([[8, 9, 10], [11, 12, 13]], hf.vocabulary)
     assert prompt.source is not None
@@ -186,7 +186,7 @@ def test_what_the_encoder_made_of_a_source_may_be_given(family: str) -> None:
 
 # The pad id is suppressed for M2M100, as above.
 @pytest.mark.parametrize("family", FEW)
-def test_without_a_cache_the_same_is_said(family: str) -> None:
+def test_without_a_cache_the_tokens_are_the_same(family: str) -> None:
     expected, out = (
         dk.decode(model, SOURCES, dk.BeamSearch(3, num_return=3), dk.SuppressTokens([PAD]), max_new_tokens=6)
         for model in (wrap(family), dk.HFModel(build(family), cache="none"))
@@ -239,7 +239,7 @@ def test_a_decoder_with_windows_and_fewer_heads_of_keys_is_decoded_as_generate_d
         assert expected.tolist() == out.sequences.tolist()
 
 
-def test_positions_that_matter_little_are_still_seen_to_be_wrong() -> None:
+def test_wrong_positions_of_little_effect_are_still_detected() -> None:
     torch.manual_seed(0)
     model = scaled(PLBartForConditionalGeneration(PLBartConfig(**{**BEGIN, **BART})))
     prompt = dk.Prompt.from_ids([[START], [START, 8]]).with_source(
@@ -259,7 +259,7 @@ def test_a_family_that_counts_positions_by_its_pad_id_is_probed_without_it() -> 
     assert theirs.tolist() == dk.decode(model, tokens, dk.BeamSearch(3), max_new_tokens=8).sequences.tolist()
 
 
-def test_the_decoder_begins_with_bos_where_it_has_no_start_id_of_its_own() -> None:
+def test_the_decoder_begins_with_bos_if_it_has_no_start_id() -> None:
     model = bart()
     model.generation_config.decoder_start_token_id = None
     assert dk.HFModel(model).vocabulary.decoder_start_id == 1
@@ -267,21 +267,21 @@ def test_the_decoder_begins_with_bos_where_it_has_no_start_id_of_its_own() -> No
 
 
 @pytest.mark.parametrize("start", [None, [4, 5]])
-def test_a_decoder_with_nothing_to_start_with_is_refused(start: Any) -> None:  # noqa: ANN401
+def test_a_decoder_without_a_start_id_is_refused(start: Any) -> None:  # noqa: ANN401
     model = bart(bos_token_id=None)
     model.generation_config.decoder_start_token_id = start
     with pytest.raises(dk.ModelError, match="BartForConditionalGeneration's decoder must have one id"):
         dk.HFModel(model)
 
 
-def test_an_encoder_that_reads_no_text_is_refused_by_name() -> None:
+def test_an_encoder_that_does_not_read_text_is_refused_by_name() -> None:
     sizes = {**BART, "max_source_positions": 8, "max_target_positions": 8, "num_mel_bins": 4}
     model = WhisperForConditionalGeneration(WhisperConfig(**BEGIN, **sizes))
     with pytest.raises(dk.ModelError, match="WhisperForConditionalGeneration's reads input_features"):
         dk.HFModel(model)
 
 
-def test_what_fits_neither_halfs_positions_is_refused() -> None:
+def test_sequences_beyond_the_positions_of_encoder_or_decoder_are_refused() -> None:
     with pytest.raises(dk.ModelError, match=r"must fit the 20 positions of BartFor.*, got 21 tokens"):
         dk.decode(bart(), [[8] * 21], dk.Greedy(), max_new_tokens=1)
     with pytest.raises(dk.ModelError, match=r"must fit the 20 positions of .* 1 tokens and 21 new ones"):
@@ -292,7 +292,7 @@ def test_what_fits_neither_halfs_positions_is_refused() -> None:
     assert out.lengths.tolist() == [[20]]
 
 
-def test_an_encoder_that_reads_padding_is_refused_where_there_is_some() -> None:
+def test_an_encoder_that_reads_padding_is_refused_for_padded_sources() -> None:
     model = bart()
     model.get_encoder().register_forward_pre_hook(
         lambda _, args, named: (args, {**named, "attention_mask": None}), with_kwargs=True
@@ -308,7 +308,7 @@ def test_a_prompt_without_a_source_is_refused() -> None:
         dk.decode(bart(), dk.Prompt.from_ids([[START]]), dk.Greedy(), max_new_tokens=2)
 
 
-def test_two_halves_may_have_vocabularies_of_their_own() -> None:
+def test_encoder_and_decoder_may_have_different_vocabularies() -> None:
     torch.manual_seed(0)
     config = MarianConfig(**{**BEGIN, **BART}, decoder_vocab_size=71, share_encoder_decoder_embeddings=False)
     model = scaled(MarianMTModel(config))
@@ -328,7 +328,7 @@ def words() -> PreTrainedTokenizerFast:
 
 
 @pytest.mark.parametrize("make", [t5, bart])
-def test_a_folder_is_loaded_whole_and_reads_and_says_texts(make: Any, tmp_path: Path) -> None:  # noqa: ANN401
+def test_an_encoder_decoder_is_loaded_from_a_folder_with_its_tokenizer(make: Any, tmp_path: Path) -> None:  # noqa: ANN401
     model = make(vocab_size=10)
     model.save_pretrained(tmp_path)
     words().save_pretrained(tmp_path)
@@ -345,7 +345,7 @@ def test_a_folder_is_loaded_whole_and_reads_and_says_texts(make: Any, tmp_path: 
     assert scored.valid.tolist() == [[True, True], [True, False]]
 
 
-def test_a_continuation_is_split_as_what_the_decoder_says() -> None:
+def test_a_continuation_is_tokenized_as_the_decoders_text() -> None:
     class TwoTongues:
         """Reads words, and says letters."""
 
@@ -364,7 +364,7 @@ def test_a_continuation_is_split_as_what_the_decoder_says() -> None:
 
 
 @pytest.mark.parametrize("family", FEW)
-def test_a_score_is_what_step_by_step_decoding_gives(family: str) -> None:
+def test_scores_equal_those_of_step_by_step_decoding(family: str) -> None:
     class OnlyStarts:
         """The same model, without scoring in one pass."""
 

@@ -1,4 +1,4 @@
-"""Recorded passes give what the model gives; where a replay would leave something out there is none."""
+"""Recorded passes: the logits of the model, or no recording if a replay would skip something."""
 
 import copy
 import gc
@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 import decodekit as dk
 from decodekit.accelerate.tape import Tape
-from decodekit.models.hf.forward_lock import lock_of
-from decodekit.models.hf.sessions import CachedSession
+from decodekit.models.hf.forwards.forward import forward_lock
+from decodekit.models.hf.sessions import RowSession
 from tests.equivalence.families import ENCODER_DECODERS, VOCAB, build
 from tests.models.hf.trie_cache.test_session import TRIES, prompts
 
-# Their positions come from the cache's length; or the model chooses what to compute by what it has computed.
+# Families whose positions come from the cache's length, or with data-dependent control flow.
 NOT_RECORDED = {*ENCODER_DECODERS, "opt", "bloom", "biogpt"}
 
 
 def walk(session: dk.Session, beams: int, steps: int, seed: int) -> Tensor:
-    """The logits after random steps, whose beams move, die out and multiply."""
+    """The logits after random steps with beams that move, die out and multiply."""
     chance = random.Random(seed)  # noqa: S311 - a seed, no secret
     walked = []
     for _ in range(steps):
@@ -42,7 +42,7 @@ def recorded_of(hf: dk.HFModel) -> str:
 
 @pytest.mark.parametrize("family", TRIES)
 @pytest.mark.parametrize("beams", [1, 4])
-def test_recorded_passes_give_the_very_logits_of_the_model(family: str, beams: int) -> None:
+def test_recorded_passes_give_the_logits_of_the_model_bit_for_bit(family: str, beams: int) -> None:
     model, steps = build(family), 40
     prompt = prompts(family)
     plain = dk.HFModel(model, cache="trie", recorded=False)
@@ -51,24 +51,24 @@ def test_recorded_passes_give_the_very_logits_of_the_model(family: str, beams: i
     session, _ = recorded.start(prompt, rows_per_prompt=beams, capacity=length + steps)
     got = walk(session, beams, steps, seed=1)
     if beams == 1 and getattr(model.config, "sliding_window", None):
-        assert isinstance(session, CachedSession)  # which keeps no more than its window
+        assert isinstance(session, RowSession)  # which keeps no more than its window
         return
     reason = recorded_of(recorded)
     if reason != "yes":
         assert family in NOT_RECORDED or "aten." in reason
         return
     # One row a prompt is run over rows where nothing is recorded: the same but for rounding.
-    session, _ = plain._branching.start(prompt, beams, length + steps)
+    session, _ = plain._trie_support.start(prompt, beams, length + steps)
     assert torch.equal(got, walk(session, beams, steps, seed=1))
 
 
 def test_most_families_are_recorded() -> None:
-    said = {}
+    recorded = {}
     for family in ("gpt2", "llama", "mistral-window", "gemma3-mixed", "bloom", "t5", "opt"):
         hf = dk.HFModel(build(family))
         dk.decode(hf, prompts(family), dk.BeamSearch(2), max_new_tokens=33, end_ids=())
-        said[family] = recorded_of(hf)
-    assert said == {
+        recorded[family] = recorded_of(hf)
+    assert recorded == {
         **dict.fromkeys(("gpt2", "llama", "mistral-window", "gemma3-mixed"), "yes"),
         **dict.fromkeys(("bloom", "t5", "opt"), "no (it counts positions by its cache's length)"),
     }
@@ -84,7 +84,7 @@ def test_the_model_is_not_called_once_it_is_recorded() -> None:
     handle.remove()
 
 
-def test_a_weight_that_is_changed_in_a_run_counts_at_once() -> None:
+def test_a_weight_changed_during_a_run_takes_effect_at_once() -> None:
     model = copy.deepcopy(build("gpt2"))
     hf = dk.HFModel(model, recorded=True)
     session, _ = hf.start(prompts("gpt2"), rows_per_prompt=2, capacity=60)
@@ -95,7 +95,7 @@ def test_a_weight_that_is_changed_in_a_run_counts_at_once() -> None:
     assert not walk(session, 2, 1, seed=0).any()
 
 
-def test_prompts_leave_a_recorded_run() -> None:
+def test_prompts_are_evicted_from_a_recorded_session() -> None:
     model = build("llama")
     runs = {}
     for recorded in (True, False):
@@ -109,7 +109,7 @@ def test_prompts_leave_a_recorded_run() -> None:
 
 
 class Counting(nn.Module):
-    """A module of the user's own, which does something beside what it computes."""
+    """A module of the user's own with a side effect."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ REASONS = {
 
 
 @pytest.mark.parametrize(("how", "reason"), REASONS.items())
-def test_what_a_replay_would_leave_out_keeps_a_model_from_being_recorded(how: str, reason: str) -> None:
+def test_a_model_with_parts_that_a_replay_would_skip_is_not_recorded(how: str, reason: str) -> None:
     model = copy.deepcopy(build("gpt2"))
     spoil(model, how)
     hf = dk.HFModel(model)
@@ -160,14 +160,14 @@ def test_what_a_replay_would_leave_out_keeps_a_model_from_being_recorded(how: st
 
 
 class Choosing(nn.Module):
-    """A module of which the shapes depend on what it is given, like a choice of experts."""
+    """A module with data-dependent shapes, like a choice of experts."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
 
     def forward(self, states: Tensor) -> Tensor:
-        """Reads what it computes."""
+        """Reads its result on the host."""
         computed: Tensor = self.inner(states)
         return computed if computed.isfinite().all() else states
 
@@ -175,7 +175,7 @@ class Choosing(nn.Module):
 Choosing.__module__ = "transformers.of_a_test"
 
 
-def test_a_model_that_reads_what_it_computes_goes_on_unrecorded() -> None:
+def test_a_model_that_reads_the_device_continues_unrecorded() -> None:
     model = build("gpt2")
     plain = dk.decode(dk.HFModel(model), prompts("gpt2"), dk.BeamSearch(3), max_new_tokens=40, end_ids=())
     model = copy.deepcopy(model)
@@ -189,10 +189,10 @@ def test_a_model_that_reads_what_it_computes_goes_on_unrecorded() -> None:
 
 
 @pytest.mark.parametrize("cache", ["rows", "none"])
-def test_another_cache_is_not_recorded_and_refused_where_it_must_be(cache: Any) -> None:  # noqa: ANN401
+def test_another_cache_is_not_recorded_and_refused_on_demand(cache: Any) -> None:  # noqa: ANN401
     with pytest.raises(
         dk.ModelError,
-        match=f"HFModel: what is recorded or compiled must run over a trie, got cache='{cache}'",
+        match=f"HFModel: a recorded or compiled model must run over a trie, got cache='{cache}'",
     ):
         dk.HFModel(build("gpt2"), cache=cache, recorded=True)
     hf = dk.HFModel(build("gpt2"), cache=cache)
@@ -200,7 +200,7 @@ def test_another_cache_is_not_recorded_and_refused_where_it_must_be(cache: Any) 
     assert "recorded" not in repr(hf)
 
 
-def test_an_option_that_is_none_is_refused() -> None:
+def test_an_unknown_option_is_refused() -> None:
     with pytest.raises(dk.ModelError, match=r"HFModel: recorded must be True, False or 'auto', got 'yes'"):
         dk.HFModel(build("gpt2"), recorded="yes")  # type: ignore[arg-type]
 
@@ -215,14 +215,14 @@ def test_hooks_that_transformers_leaves_are_no_obstacle() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_where_a_trie_rounds_otherwise_nothing_is_recorded_unasked(dtype: torch.dtype) -> None:
+def test_low_precision_is_recorded_only_on_demand(dtype: torch.dtype) -> None:
     model = copy.deepcopy(build("llama")).to(dtype)
     hf = dk.HFModel(model)
     dk.decode(hf, [[9, 8]], dk.BeamSearch(2), max_new_tokens=33, end_ids=())
     assert recorded_of(hf) == "no (only in float32 and float64 unless asked for)"
 
 
-def test_what_would_not_be_recorded_is_refused_where_it_must_be() -> None:
+def test_a_model_that_cannot_be_recorded_is_refused_on_demand() -> None:
     hf = dk.HFModel(build("llama"), recorded=True)
     with pytest.raises(dk.ModelError, match=r"showing hidden states.* cannot be recorded or compiled"):
         dk.decode(hf, [[9, 8]], dk.ContrastiveSearch(), max_new_tokens=2)
@@ -245,7 +245,7 @@ def test_a_compiled_model_is_not_recorded() -> None:
 
 
 @pytest.mark.parametrize("recorded", [False, True])
-def test_a_session_is_gone_with_its_memory_when_it_is_over(recorded: bool) -> None:  # noqa: FBT001
+def test_a_finished_session_frees_its_memory(recorded: bool) -> None:  # noqa: FBT001
     hf = dk.HFModel(build("gpt2"), cache="trie", recorded=recorded)
     session: Any = hf.start(prompts("gpt2"), rows_per_prompt=2, capacity=60)[0]
     walk(session, 2, 8, seed=0)
@@ -258,28 +258,28 @@ def test_a_session_is_gone_with_its_memory_when_it_is_over(recorded: bool) -> No
         gc.enable()
 
 
-def test_more_room_does_not_keep_the_old_one() -> None:
+def test_growing_a_cache_frees_the_old_buffers() -> None:
     hf = dk.HFModel(build("gpt2"), recorded=True)
     session: Any = hf.start(prompts("gpt2"), rows_per_prompt=2, capacity=60)[0]
     walk(session, 2, 8, seed=0)
     old, alive = [weakref.ref(layer.keys) for layer in session._cache._layers], []
-    make_room = session._cache._layers[1].make_room
-    session._cache._layers[1].make_room = lambda room: (alive.append(old[0]()), make_room(room))
-    session._branches.room = session._branches.slots  # full
+    resize = session._cache._layers[1].resize
+    session._cache._layers[1].resize = lambda *sizes: (alive.append(old[0]()), resize(*sizes))
+    session._tree.room = session._tree.slots  # full
     walk(session, 2, 1, seed=0)
-    assert alive == [None]  # what the first layer had was free before the second asked for more
+    assert alive == [None]  # the first layer freed its buffer before the second asked for more
 
 
-def test_another_threads_pass_is_no_obstacle() -> None:
+def test_the_pass_of_another_thread_is_no_obstacle() -> None:
     model: Any = build("llama")
     hf, inside, found = dk.HFModel(model, recorded=True), threading.Event(), []
-    branching = hf._branching
+    branching = hf._trie_support
 
     def ask() -> None:
         inside.set()
         found.append(branching.recorder.obstacle(strict=True))
 
-    with lock_of(model):
+    with forward_lock(model):
         vars(model.lm_head)["forward"] = model.lm_head.forward  # as a pass with packed layers does
         thread = threading.Thread(target=ask)
         thread.start()

@@ -1,4 +1,4 @@
-"""Transformers models that read several tokens a pass and take them back: each `VerifyingSession`."""
+"""Verifying sessions of transformers models: several tokens per pass, and discarded ones."""
 
 import copy
 from typing import Any
@@ -11,12 +11,12 @@ from transformers import MambaConfig, MambaForCausalLM
 
 import decodekit as dk
 from decodekit.models.hf.probes import verification
-from decodekit.models.hf.verifying_sessions import AlignedSession, RereadingSession
+from decodekit.models.hf.verifying_sessions import LeftAlignedSession, RightAlignedSession
 from tests.decoders.scripted_draft import Scripted
 from tests.equivalence.families import ALL, ENCODER_DECODERS, FAMILIES, PAD, build, wrap
 
 NEW = 24
-# Longer than a window together with what is said; of equal length where the encoder does not ignore padding.
+# Longer than a window with their continuation; sources have one length if the encoder reads padding.
 PROMPTS = {
     **{name: [[9, 10, 11, 12, 13], [20], [30, 31, 32, *range(8, 15)]] for name in FAMILIES},
     **{name: [[9, 10, 11], [20, 21, 22, 23, 24], [30, 31]] for name in ENCODER_DECODERS},
@@ -34,7 +34,7 @@ def same(expected: dk.Decoded, actual: dk.Decoded) -> None:
 
 
 @pytest.mark.parametrize("family", ALL)
-def test_rows_that_take_back_different_numbers_of_tokens_say_what_greedy_search_says(family: str) -> None:
+def test_rows_that_discard_different_numbers_of_tokens_emit_those_of_greedy_search(family: str) -> None:
     model, batch = wrap(family), PROMPTS[family]
     # M2M100 counts positions by the ids that are not the pad id, all that it reads in a pass: a text that
     # says the pad id has other positions when it is read at once.
@@ -48,7 +48,7 @@ def test_rows_that_take_back_different_numbers_of_tokens_say_what_greedy_search_
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "mistral-window", "t5", "bart"])
-def test_drafts_with_a_model_take_back_different_numbers_too(family: str) -> None:
+def test_drafts_with_a_model_discard_different_numbers_of_tokens(family: str) -> None:
     model, batch = wrap(family), PROMPTS[family]
     expected = dk.decode(model, batch, dk.Greedy(), max_new_tokens=NEW)
     drafts: list[dk.Draft] = [dk.DraftModel(model), dk.DraftModel(dk.HFModel(build(family, 1)))]
@@ -74,7 +74,7 @@ def test_samples_of_a_prompt_do_not_depend_on_the_batch(family: str) -> None:
 @pytest.mark.parametrize("family", ["gpt2", "mistral-window", "bart"])
 @settings(max_examples=8, deadline=None)
 @given(st.data())
-def test_a_session_gives_what_a_fresh_start_on_each_rows_text_gives(family: str, data: st.DataObject) -> None:
+def test_a_session_equals_a_fresh_start_on_each_row(family: str, data: st.DataObject) -> None:
     """Whatever is read and taken back: also where a row reads nothing for a while."""
     model, prompt = wrap(family), dk.Prompt.of(PROMPTS[family], wrap(family).vocabulary)
     session, _ = model.start_verifying(prompt, rows_per_prompt=1, capacity=prompt.tokens.shape[1] + 40)
@@ -105,7 +105,7 @@ def test_a_session_gives_what_a_fresh_start_on_each_rows_text_gives(family: str,
 
 
 @pytest.mark.parametrize("family", ["gpt2", "bart"])
-def test_a_row_that_was_ahead_and_paused_goes_on_from_its_own_text(family: str) -> None:
+def test_a_row_that_was_ahead_and_paused_continues_its_own_sequence(family: str) -> None:
     model, prompt = wrap(family), dk.Prompt.of([[9, 10], [11, 12]], wrap(family).vocabulary)
     session, _ = model.start_verifying(prompt, rows_per_prompt=1, capacity=20)
     session.extend(torch.tensor([[20, 21, 22, 23], [0] * 4]), torch.tensor([4, 0]))
@@ -117,16 +117,16 @@ def test_a_row_that_was_ahead_and_paused_goes_on_from_its_own_text(family: str) 
     torch.testing.assert_close(fresh[0], logits[0, 0], atol=1e-5, rtol=1e-5)  # float32 of float64
 
 
-def test_a_family_that_ignores_padding_is_pushed_to_the_right_and_others_read_again() -> None:
+def test_families_that_ignore_padding_are_right_aligned_and_others_left_aligned() -> None:
     kinds = {name: wrap(name)._verification.kind for name in ("gpt2", "t5", "bart")}
-    assert kinds == {"gpt2": AlignedSession, "t5": AlignedSession, "bart": RereadingSession}
+    assert kinds == {"gpt2": RightAlignedSession, "t5": RightAlignedSession, "bart": LeftAlignedSession}
 
 
 @pytest.mark.parametrize("family", ["gpt2", "mistral-window", "t5"])
-def test_reading_again_is_right_for_families_that_could_be_pushed(
+def test_left_alignment_is_right_for_families_that_ignore_padding(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verification, "AlignedSession", RereadingSession)
+    monkeypatch.setattr(verification, "RightAlignedSession", LeftAlignedSession)
     model, batch = dk.HFModel(build(family)), PROMPTS[family]
     expected = dk.decode(model, batch, dk.Greedy(), max_new_tokens=NEW, end_ids=())
     draft = Scripted.around([row[0] for row in expected.hypotheses()])
@@ -134,7 +134,7 @@ def test_reading_again_is_right_for_families_that_could_be_pushed(
 
 
 @pytest.mark.parametrize("family", ["gpt2", "t5"])
-def test_without_a_cache_the_text_is_read_again(family: str) -> None:
+def test_without_a_cache_the_sequence_is_read_again(family: str) -> None:
     model = dk.HFModel(build(family), cache="none")
     expected = dk.decode(model, PROMPTS[family], dk.Greedy(), max_new_tokens=8)
     draft = Scripted.around([row[0] for row in expected.hypotheses()])
@@ -179,7 +179,7 @@ def recurrent() -> list[Any]:
 
 
 @pytest.mark.parametrize("model", recurrent(), ids=lambda model: type(model).__name__)
-def test_a_recurrent_state_cannot_be_taken_back(model: Any) -> None:  # noqa: ANN401
+def test_a_recurrent_state_cannot_discard_tokens(model: Any) -> None:  # noqa: ANN401
     with pytest.raises(
         dk.ModelError, match=r"cache must give back tokens .* Use HFModel\(model, cache='none'\)"
     ):
@@ -189,6 +189,6 @@ def test_a_recurrent_state_cannot_be_taken_back(model: Any) -> None:  # noqa: AN
     same(dk.decode(again, [[9, 10]], dk.Greedy(), max_new_tokens=5), out)
 
 
-def test_what_does_not_fit_the_positions_is_refused() -> None:
+def test_runs_beyond_the_positions_are_refused() -> None:
     with pytest.raises(dk.ModelError, match="must fit the 64 positions"):
         dk.decode(wrap("gpt2"), [[9]], dk.Speculative(dk.PromptLookup()), max_new_tokens=65)

@@ -1,4 +1,4 @@
-"""The attention of a trie: by PyTorch, or by the kernel where it was found to pay."""
+"""Attention over a trie: by PyTorch, or by the kernel where it was measured to be faster."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import decodekit as dk
-from decodekit.accelerate.kernels.trie_attention import pays
+from decodekit.accelerate.kernels.trie_attention import should_use_kernel
 from decodekit.models.hf.trie_cache import grouped_attention as module
 from tests.equivalence.families import build
 from tests.models.hf.trie_cache.test_session import prompts
@@ -15,26 +15,26 @@ from tests.models.hf.trie_cache.test_session import prompts
 
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """The kernel where there is none: its plain counterpart, and the shapes that it was called with."""
+    """Enables the kernel's path with plain PyTorch in its place; lists the shapes of its queries."""
     calls: list[tuple[int, ...]] = []
     plain = module.trie_attention
 
-    def counted(query: Tensor, key: Tensor, value: Tensor, visible: Tensor, **options: Any) -> Tensor:  # noqa: ANN401
+    def attend(query: Tensor, key: Tensor, value: Tensor, visible: Tensor, **options: Any) -> Tensor:  # noqa: ANN401
         calls.append(tuple(query.shape))
         assert visible.dtype == torch.int64
         return plain(query, key, value, visible, **options)
 
     monkeypatch.setattr(module, "is_available", lambda _: True)
-    monkeypatch.setattr(module, "pays", lambda *_: True)
-    monkeypatch.setattr(module, "trie_attention", counted)
-    monkeypatch.setattr(module, "_pays", {})
+    monkeypatch.setattr(module, "should_use_kernel", lambda *_: True)
+    monkeypatch.setattr(module, "trie_attention", attend)
+    monkeypatch.setattr(module, "_use_kernel", {})
     return calls
 
 
 # With a mask for each kind of layer, with grouped queries, and with a query head for each key's.
 @pytest.mark.parametrize("family", ["gpt2", "llama", "mistral-window", "gemma3-mixed", "gpt-neox"])
 @pytest.mark.parametrize("recorded", [True, False])
-def test_texts_by_the_kernel_are_those_by_pytorch(
+def test_the_kernel_gives_the_hypotheses_of_pytorch(
     family: str,
     recorded: bool,  # noqa: FBT001
     kernel: list[tuple[int, ...]],
@@ -55,7 +55,7 @@ def test_texts_by_the_kernel_are_those_by_pytorch(
     torch.testing.assert_close(by_kernel.score, by_pytorch.score, atol=1e-9, rtol=1e-9)
 
 
-def test_a_mask_of_somebody_else_is_not_taken_for_what_is_seen(kernel: list[tuple[int, ...]]) -> None:
+def test_a_mask_with_other_values_goes_to_pytorch(kernel: list[tuple[int, ...]]) -> None:
     query, key = torch.randn(1, 2, 3, 4), torch.randn(1, 2, 5, 4)
     with_more = torch.randn(1, 1, 3, 5)  # a bias by distance, say
     output, _ = module._attend(torch.nn.Identity(), query, key, key, with_more)
@@ -64,13 +64,13 @@ def test_a_mask_of_somebody_else_is_not_taken_for_what_is_seen(kernel: list[tupl
     assert not kernel
 
 
-def test_more_beams_than_bits_go_by_pytorch(kernel: list[tuple[int, ...]]) -> None:
+def test_more_beams_than_bits_go_to_pytorch(kernel: list[tuple[int, ...]]) -> None:
     hf = dk.HFModel(build("llama"), cache="trie", recorded=False)
     dk.decode(hf, prompts("llama"), dk.Sample(65, seeds=[1, 2, 3]), max_new_tokens=3)
     assert all(shape[2] <= 64 for shape in kernel)
 
 
-def test_the_model_s_attention_is_its_own_after(kernel: list[tuple[int, ...]]) -> None:
+def test_the_model_has_its_own_attention_again_after_a_run(kernel: list[tuple[int, ...]]) -> None:
     model = build("gpt2")
     hf = dk.HFModel(model, cache="trie", recorded=False)
     dk.decode(hf, prompts("gpt2"), dk.BeamSearch(2), max_new_tokens=3)
@@ -78,16 +78,16 @@ def test_the_model_s_attention_is_its_own_after(kernel: list[tuple[int, ...]]) -
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_without_a_gpu_the_kernel_does_not_pay() -> None:
+def test_without_a_gpu_the_kernel_is_not_used() -> None:
     query, key = torch.randn(1, 2, 3, 16), torch.randn(1, 2, 5, 16)
-    assert not pays(query, key, key, torch.ones(1, 3, 5, dtype=torch.bool))
+    assert not should_use_kernel(query, key, key, torch.ones(1, 3, 5, dtype=torch.bool))
 
 
 @pytest.mark.cuda
-def test_on_a_gpu_it_is_asked_and_found_right() -> None:
+def test_on_a_gpu_the_kernel_is_accurate() -> None:
     query, key = (torch.randn(2, 8, n, 64, device="cuda", dtype=torch.bfloat16) for n in (5, 700))
     seen = torch.rand(2, 5, 700, device="cuda") < 0.7
-    from decodekit.accelerate.kernels.trie_attention import is_right  # noqa: PLC0415 - needs Triton
+    from decodekit.accelerate.kernels.trie_attention import is_accurate  # noqa: PLC0415 - needs Triton
 
-    assert is_right(query, key, key, seen)
-    assert pays(query, key, key, seen) in {True, False}
+    assert is_accurate(query, key, key, seen)
+    assert should_use_kernel(query, key, key, seen) in {True, False}

@@ -1,4 +1,4 @@
-"""The trie cache: on every family what the rows cache gives, the model left as it was."""
+"""Trie sessions: the results of row sessions on every family, and an unchanged model."""
 
 import copy
 import random
@@ -18,7 +18,7 @@ from decodekit.models.hf.trie_cache.session import TrieSession
 from tests.equivalence.compare import batch
 from tests.equivalence.families import ALL, ENCODER_DECODERS, FAMILIES, START, VOCAB, build
 
-# What counts positions in a way that cannot be told about the tree.
+# Families whose count of positions cannot be patched.
 ROWS = {"falcon-alibi", "mpt"}
 # Their decoders count padding as text, and are refused where there is some.
 NO_PADDING = {*ENCODER_DECODERS} - {"t5", "mt5", "umt5"}
@@ -26,7 +26,7 @@ TRIES = [family for family in ALL if family not in ROWS]
 
 
 def prompts(family: str, *, padded: bool = True) -> dk.Prompt:
-    """Three prompts of up to nine columns; an encoder-decoder reads them, and goes on from two columns."""
+    """Three prompts of up to nine columns; an encoder-decoder reads them, and continues two columns."""
     pads = (0, 2, 5) if padded else (0, 0, 0)
     read = batch(pads, seed=3)
     if family not in ENCODER_DECODERS:
@@ -42,7 +42,7 @@ def prompts(family: str, *, padded: bool = True) -> dk.Prompt:
 
 @contextmanager
 def logits_of(model: Any) -> Iterator[list[Tensor]]:  # noqa: ANN401
-    """The logits of the last passes, in the model's own precision; a row a row."""
+    """The logits of the last passes, in the model's own precision, one row per row."""
     seen: list[Tensor] = []
     hook = model.register_forward_hook(lambda _, __, output: seen.append(output.logits.flatten(0, 1)))
     try:
@@ -51,28 +51,28 @@ def logits_of(model: Any) -> Iterator[list[Tensor]]:  # noqa: ANN401
         hook.remove()
 
 
-def walk(hf: dk.HFModel, prompt: dk.Prompt, beams: int, steps: int, seed: int) -> list[Tensor]:
-    """The model's own logits after each of some random steps, whose beams move, die out and multiply."""
-    chance = random.Random(seed)  # noqa: S311 - a seed, no secret
+def random_steps(hf: dk.HFModel, prompt: dk.Prompt, beams: int, steps: int, seed: int) -> list[Tensor]:
+    """The model's own logits after each of some random steps, in which beams move, die and multiply."""
+    rng = random.Random(seed)  # noqa: S311 - a seed, no secret
     session, _ = hf.start(prompt, rows_per_prompt=beams, capacity=prompt.tokens.shape[1] + steps)
-    walked = []
+    outputs = []
     for _ in range(steps):
-        tokens = torch.tensor([chance.randrange(8, VOCAB) for _ in range(3 * beams)])
-        width = chance.randint(1, beams)
-        sources = torch.tensor([beams * p + chance.randrange(width) for p in range(3) for _ in range(beams)])
+        tokens = torch.tensor([rng.randrange(8, VOCAB) for _ in range(3 * beams)])
+        width = rng.randint(1, beams)
+        sources = torch.tensor([beams * p + rng.randrange(width) for p in range(3) for _ in range(beams)])
         with logits_of(hf.model) as seen:
-            session.advance(tokens, None if chance.random() < 0.2 else sources)
-        walked.append(seen[0])
-    return walked
+            session.advance(tokens, None if rng.random() < 0.2 else sources)
+        outputs.append(seen[0])
+    return outputs
 
 
 @pytest.mark.parametrize("family", TRIES)
 @pytest.mark.parametrize("beams", [2, 5])
-def test_logits_are_those_of_rows_however_beams_move(family: str, beams: int) -> None:
+def test_logits_are_those_of_rows_for_all_moves_of_beams(family: str, beams: int) -> None:
     model = build(family)
     prompt = prompts(family)
     trie, rows = (
-        torch.stack(walk(dk.HFModel(model, cache=cache), prompt, beams, 24, seed=beams))
+        torch.stack(random_steps(dk.HFModel(model, cache=cache), prompt, beams, 24, seed=beams))
         for cache in ("trie", "rows")
     )
     # Weights times 20 and more make rounding 10^6 times as large. LED takes its softmax in float32.
@@ -81,8 +81,8 @@ def test_logits_are_those_of_rows_however_beams_move(family: str, beams: int) ->
 
 
 @pytest.mark.parametrize("family", TRIES)
-def test_beams_say_what_they_say_over_rows(family: str) -> None:
-    said = [
+def test_beams_emit_the_tokens_of_a_row_cache(family: str) -> None:
+    results = [
         dk.decode(
             dk.HFModel(build(family), cache=cache),
             prompts(family),
@@ -93,13 +93,13 @@ def test_beams_say_what_they_say_over_rows(family: str) -> None:
         )
         for cache in ("trie", "rows")
     ]
-    assert said[0].hypotheses() == said[1].hypotheses()
-    torch.testing.assert_close(said[0].score, said[1].score)
+    assert results[0].hypotheses() == results[1].hypotheses()
+    torch.testing.assert_close(results[0].score, results[1].score)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "mistral-window", "gemma3-mixed", "bloom", "t5"])
-def test_samples_share_their_prompt_too(family: str) -> None:
-    said = [
+def test_samples_emit_the_tokens_of_a_row_cache(family: str) -> None:
+    results = [
         dk.decode(
             dk.HFModel(build(family), cache=cache),
             prompts(family),
@@ -108,11 +108,11 @@ def test_samples_share_their_prompt_too(family: str) -> None:
         )
         for cache in ("trie", "rows")
     ]
-    assert said[0].tokens.tolist() == said[1].tokens.tolist()
+    assert results[0].tokens.tolist() == results[1].tokens.tolist()
 
 
 @pytest.mark.parametrize("family", sorted(ROWS))
-def test_a_model_that_cannot_goes_on_over_rows_and_says_so(family: str) -> None:
+def test_an_unsupported_model_uses_rows_and_repr_says_so(family: str) -> None:
     hf = dk.HFModel(build(family))
     assert "cache=auto" in repr(hf)
     dk.decode(hf, prompts(family), dk.BeamSearch(2), max_new_tokens=2)
@@ -125,10 +125,10 @@ def test_a_model_that_cannot_goes_on_over_rows_and_says_so(family: str) -> None:
         )
 
 
-def test_the_model_says_which_cache_it_has() -> None:
+def test_repr_names_the_cache() -> None:
     hf = dk.HFModel(build("gpt2"))
     dk.decode(hf, prompts("gpt2"), dk.Greedy(), max_new_tokens=2)
-    assert "cache=auto" in repr(hf)  # not asked yet: a row is a row
+    assert "cache=auto" in repr(hf)  # not tested yet: with one row per prompt there is nothing to share
     session, _ = hf.start(prompts("gpt2"), rows_per_prompt=3, capacity=12)
     assert isinstance(session, TrieSession)
     assert "cache=trie" in repr(hf)
@@ -149,7 +149,7 @@ def test_a_cache_of_another_name_is_refused() -> None:
         (dk.Speculative(dk.PromptLookup(), tokens=3), "verifying several tokens a pass needs a cache"),
     ],
 )
-def test_what_needs_rows_refuses_a_trie(decoder: Any, message: str) -> None:  # noqa: ANN401
+def test_decoders_that_need_rows_refuse_a_trie(decoder: Any, message: str) -> None:  # noqa: ANN401
     dk.decode(dk.HFModel(build("gpt2")), [[8, 9]], decoder, max_new_tokens=2)
     with pytest.raises(dk.ModelError, match=message):
         dk.decode(dk.HFModel(build("gpt2"), cache="trie"), [[8, 9]], decoder, max_new_tokens=2)
@@ -158,7 +158,7 @@ def test_what_needs_rows_refuses_a_trie(decoder: Any, message: str) -> None:  # 
 @pytest.mark.parametrize(
     "family", ["llama", "mistral-window", "gemma3-mixed", "bloom", "t5", "bart", "m2m100"]
 )
-def test_the_model_is_left_as_it_was(family: str) -> None:
+def test_the_model_is_unchanged_after_a_pass(family: str) -> None:
     model = copy.deepcopy(build(family))
     before = {name: dict(vars(module)) for name, module in model.named_modules()}
     config = copy.deepcopy(vars(model.config))
@@ -172,63 +172,63 @@ def test_the_model_is_left_as_it_was(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "t5", "bart", "gemma3-mixed"])
-def test_prompts_leave_and_the_others_go_on(family: str) -> None:
+def test_prompts_are_evicted_and_the_others_continue(family: str) -> None:
     hf = dk.HFModel(build(family), cache="trie")
     prompt = prompts(family, padded=family not in NO_PADDING)
     whole, _ = hf.start(prompt, rows_per_prompt=3, capacity=30)
-    left, _ = hf.start(prompt, rows_per_prompt=3, capacity=30)
+    shrunk, _ = hf.start(prompt, rows_per_prompt=3, capacity=30)
     sources = torch.tensor([1, 0, 0, 3, 5, 5, 8, 8, 6])
-    for session in (whole, left):
+    for session in (whole, shrunk):
         session.advance(torch.arange(9) + 8, None)
-    left.keep_prompts(torch.tensor([0, 2]))
-    kept = torch.tensor([0, 1, 2, 6, 7, 8])
+    shrunk.keep_prompts(torch.tensor([0, 2]))
+    rows = torch.tensor([0, 1, 2, 6, 7, 8])
     moved = torch.tensor([1, 0, 0, 5, 5, 3])
     for _ in range(3):
         expected = whole.advance(torch.arange(9) + 9, sources)
-        got = left.advance((torch.arange(9) + 9)[kept], moved)
-        torch.testing.assert_close(got, expected[kept])
+        actual = shrunk.advance((torch.arange(9) + 9)[rows], moved)
+        torch.testing.assert_close(actual, expected[rows])
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "mistral-window", "t5"])
-def test_its_cache_can_be_had_as_one_of_rows(family: str) -> None:
+def test_cache_of_gives_the_cache_of_rows(family: str) -> None:
     prompt = prompts(family, padded=False)
     caches = []
     for kind in ("trie", "rows"):
-        chance = random.Random(1)  # noqa: S311 - a seed, no secret
+        rng = random.Random(1)  # noqa: S311 - a seed, no secret
         session, _ = dk.HFModel(build(family), cache=kind).start(prompt, rows_per_prompt=3, capacity=60)
         for _ in range(20):
-            tokens = torch.tensor([chance.randrange(8, VOCAB) for _ in range(9)])
-            sources = torch.tensor([3 * p + chance.randrange(2) for p in range(3) for _ in range(3)])
+            tokens = torch.tensor([rng.randrange(8, VOCAB) for _ in range(9)])
+            sources = torch.tensor([3 * p + rng.randrange(2) for p in range(3) for _ in range(3)])
             session.advance(tokens, sources)
         caches.append(session.cache_of(torch.tensor([2, 2, 0, 3, 4, 5, 7, 6, 8])))
     trie, rows = (getattr(cache, "self_attention_cache", cache) for cache in caches)
     for one, other in zip(trie.layers, rows.layers, strict=True):
-        kept = other.keys.shape[-2]  # of a window no more than that is kept
-        torch.testing.assert_close(one.keys[:, :, -kept:], other.keys)
-        torch.testing.assert_close(one.values[:, :, -kept:], other.values)
+        columns = other.keys.shape[-2]  # of a window, only these are kept
+        torch.testing.assert_close(one.keys[:, :, -columns:], other.keys)
+        torch.testing.assert_close(one.values[:, :, -columns:], other.values)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "mistral-window", "gemma3-mixed", "bloom"])
-def test_many_long_samples_go_on_as_rows_and_say_the_same(family: str) -> None:
-    said = []
+def test_many_long_samples_continue_as_rows_with_the_same_logits(family: str) -> None:
+    results = []
     for cache in ("auto", "trie", "rows"):
         hf = dk.HFModel(build(family), cache=cache)
         prompt = prompts(family)
         session, logits = hf.start(prompt, rows_per_prompt=6, capacity=45)
-        walked = []
+        outputs = []
         for step in range(34):
             moves = torch.tensor([1, 0, 2, 3, 5, 5, *range(6, 18)]) if step % 3 == 0 else None
             logits = session.advance(logits.argmax(-1).add(torch.arange(18)) % VOCAB, moves)
-            walked.append(logits)
+            outputs.append(logits)
             if step == 28 and cache != "rows":
                 assert ("of rows by now" in repr(session)) == (cache == "auto")
             if step == 30:
                 session.keep_prompts(torch.tensor([1, 2]))
                 break
         logits = session.advance(torch.arange(12) + 8, None)
-        said.append(torch.cat([*walked, logits]))
-    torch.testing.assert_close(said[0], said[2], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(said[1], said[2], atol=1e-4, rtol=1e-4)
+        results.append(torch.cat([*outputs, logits]))
+    torch.testing.assert_close(results[0], results[2], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(results[1], results[2], atol=1e-4, rtol=1e-4)
 
 
 def test_no_key_or_value_is_copied_in_a_step() -> None:
@@ -255,9 +255,9 @@ SIZES = {
 }
 
 
-def test_what_counts_slots_only_in_long_runs_is_found_out_too() -> None:
+def test_models_that_count_slots_only_in_long_runs_give_the_same() -> None:
     torch.manual_seed(0)
-    # Its windows are in a table by slot: the text of the probe is too short to reach it.
+    # Its windows are in a table by slot, beyond the length of the probe's hypotheses.
     neo = transformers.GPTNeoConfig(
         **{name: size for name, size in SIZES.items() if "num" not in name},
         num_layers=2,
@@ -281,12 +281,12 @@ def test_what_counts_slots_only_in_long_runs_is_found_out_too() -> None:
         for weights in model.parameters():
             if weights.ndim > 1:
                 weights.data.mul_(10)
-        said = [
+        results = [
             dk.decode(dk.HFModel(model, cache=cache), [[8] * 26], dk.BeamSearch(5), max_new_tokens=40)
             for cache in ("auto", "rows")
         ]
-        assert said[0].hypotheses() == said[1].hypotheses()
-        torch.testing.assert_close(said[0].score, said[1].score)
+        assert results[0].hypotheses() == results[1].hypotheses()
+        torch.testing.assert_close(results[0].score, results[1].score)
 
 
 @pytest.mark.parametrize("family", ["t5", "bart", "llama"])
@@ -305,14 +305,14 @@ def test_threads_may_share_a_model(family: str) -> None:
 @pytest.mark.parametrize("family", ["gpt2", "qwen2", "t5"])
 def test_a_compiled_model_is_run_as_the_one_in_it(family: str) -> None:
     prompt = prompts(family)
-    said = []
+    results = []
     for model in (build(family), torch.compile(build(family), backend="eager")):
         hf = dk.HFModel(model)
-        said.append(dk.decode(hf, prompt, dk.BeamSearch(3), max_new_tokens=3).hypotheses())
+        results.append(dk.decode(hf, prompt, dk.BeamSearch(3), max_new_tokens=3).hypotheses())
         assert "cache=trie" in repr(hf)
         assert type(build(family)).__name__ in repr(hf)
-    assert said[0] == said[1]
+    assert results[0] == results[1]
 
 
-def test_families_are_all_there() -> None:
+def test_every_family_is_tested() -> None:
     assert set(TRIES) | ROWS == {*FAMILIES, *ENCODER_DECODERS}

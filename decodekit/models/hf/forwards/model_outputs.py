@@ -1,4 +1,4 @@
-"""Runs of a transformers model that show more than logits: hidden states, early layers, attention."""
+"""Hidden states, early-layer logits and attention of transformers models."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,77 +7,77 @@ from typing import Any
 import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
+from typing_extensions import override
 
 from decodekit.core.prompt import Prompt
 from decodekit.errors import ModelError
-from decodekit.models.hf.forward_lock import lock_of
-from decodekit.models.hf.probes.experiments import WideningSession
-from decodekit.models.hf.row_cache.cache import Cache
-from decodekit.models.hf.sessions import Forward
-from decodekit.models.model_outputs import ModelOutputs, ModelOutputsSpec
+from decodekit.models.hf.cache import Cache
+from decodekit.models.hf.forwards.forward import Columns, Forward, forward_lock
+from decodekit.models.hf.sessions import WidenableSession
+from decodekit.models.hf.trie_cache.tree_mask import Mask
+from decodekit.models.protocols import ModelOutputs, ModelOutputsSpec, SessionWithOutputs
 
-# In a model of more layers, the low and the high ones are the first and the last 20.
+# In a model of more layers, the low and the high layers are the first and the last 20.
 _DEEP = 40
 
 
-class WatchedForward:
-    """A model's forward pass that keeps what it shows.
+class ForwardWithOutputs(Forward):
+    """A model's forward pass that keeps the requested outputs.
 
     Args:
         forward: The model's forward pass.
         model: The model.
         prompt: The prompts, on the model's device.
-        reveal: What to show.
+        outputs_spec: The requested outputs.
 
     Raises:
-        ModelError: If the model cannot show it; attention and states are found missing in the first pass.
+        ModelError: If the model lacks the layers; if it gives no attention or states, in the first pass.
     """
 
     def __init__(self, forward: Forward, model: Any, prompt: Prompt, outputs_spec: ModelOutputsSpec) -> None:  # noqa: ANN401
         self._forward, self._model, self._prompt, self._outputs_spec = forward, model, prompt, outputs_spec
-        self._layers = chosen_layers(model, outputs_spec)
-        self._asked = {
-            "output_hidden_states": bool(outputs_spec.hidden or self._layers),
-            "output_attentions": outputs_spec.attention,
-        }
+        self._layers = layer_numbers(model, outputs_spec)
+        self._needs_states = bool(outputs_spec.hidden or self._layers)
         self._is_first, self._columns = True, 0
         self.model_outputs = ModelOutputs()
 
+    @override
     def forward(
         self,
         tokens: Int64[Tensor, "rows columns"],
-        mask: Any,  # noqa: ANN401 - Bool[Tensor, "rows length"] | None
+        mask: Columns | Mask | None,
         position_ids: Int64[Tensor, "rows columns"],
         *,
         cache: Cache | None,
         keep: int = 1,
-    ) -> Any:  # noqa: ANN401 - transformers' ModelOutput
-        """The model's output; what it shows is in `model_outputs` after."""
+    ) -> Any:
+        spec = self._outputs_spec
+        options = {"output_hidden_states": self._needs_states, "output_attentions": spec.attention}
         with (
-            lock_of(self._model),
-            _asking(self._model, self._asked),
-            _eager(self._model, needed=self._outputs_spec.attention),
+            forward_lock(self._model),
+            _forward_options(self._model, options),
+            _eager(self._model, needed=spec.attention),
         ):
             output = self._forward.forward(tokens, mask, position_ids, cache=cache, keep=keep)
         self._columns = tokens.shape[1] + (0 if cache is None else self._columns)
-        states = self._states(output) if self._asked["output_hidden_states"] else ()
-        shows_prompt = self._outputs_spec.hidden and self._is_first
+        states = self._states(output) if self._needs_states else ()
+        with_prompt = spec.hidden and self._is_first
         self.model_outputs = ModelOutputs(
-            hidden=_own(states[-1][:, -1]) if self._outputs_spec.hidden else None,
-            prompt_hidden=self._without_padding(states[-1]) if shows_prompt else None,
+            hidden=_float32_copy(states[-1][:, -1]) if spec.hidden else None,
+            prompt_hidden=self._without_padding(states[-1]) if with_prompt else None,
             layer_logits=self._layer_logits(states, output.logits) if self._layers else None,
-            attention=self._attention(output, len(tokens)) if self._outputs_spec.attention else None,
+            attention=self._attention(output, len(tokens)) if spec.attention else None,
         )
         self._is_first = False
         return output
 
+    @override
     def new_cache(self, *, whole: bool = False) -> Cache:
-        """An empty cache, as the model wants it."""
         return self._forward.new_cache(whole=whole)
 
     @property
+    @override
     def wants_mask(self) -> bool:
-        """Whether to pass a mask even where there is no padding."""
         return self._forward.wants_mask
 
     def _states(self, output: Any) -> tuple[Float[Tensor, "rows columns width"], ...]:  # noqa: ANN401
@@ -92,7 +92,7 @@ class WatchedForward:
     def _without_padding(
         self, states: Float[Tensor, "batch length width"]
     ) -> Float32[Tensor, "batch length width"]:
-        return _own(states).masked_fill(~self._prompt.mask[..., None], 0.0)
+        return _float32_copy(states).masked_fill(~self._prompt.mask[..., None], 0.0)
 
     def _layer_logits(
         self,
@@ -102,7 +102,7 @@ class WatchedForward:
         head, last = self._model.get_output_embeddings(), len(states) - 1
         try:
             with torch.inference_mode():
-                read = [
+                layer_logits = [
                     logits[:, -1] if layer == last else head(states[layer][:, -1]) for layer in self._layers
                 ]
         except RuntimeError as error:
@@ -110,67 +110,72 @@ class WatchedForward:
                 f"HFModel: {type(self._model).__name__}'s head must read the states of layers "
                 f"{self._layers}, and cannot: {error}"
             ) from error
-        return torch.stack([_own(one) for one in read], 1)
+        return torch.stack([_float32_copy(one) for one in layer_logits], 1)
 
     def _attention(self, output: Any, rows: int) -> Float32[Tensor, "rows context"]:  # noqa: ANN401
         source = self._prompt.source
-        shown = [
+        attentions = [
             weights
             for weights in output.get("attentions" if source is None else "cross_attentions") or ()
             if weights is not None and weights.ndim == 4  # noqa: PLR2004 - a recurrent layer's are not
         ]
-        if not shown:
+        if not attentions:
             raise ModelError(
                 f"HFModel: {type(self._model).__name__} must give its attention when asked for "
                 "output_attentions, and gives none. Recurrent models have none."
             )
-        weights = shown[-1]
+        weights = attentions[-1]
         if source is None:
-            return self._to_prompt(_own(weights[:, :, -1].mean(1)))
+            return self._to_prompt(_float32_copy(weights[:, :, -1].mean(1)))
         if len(weights) != rows:  # rows as queries: [batch heads beams source], one new token each
             weights = weights.transpose(1, 2).flatten(0, 1)[:, :, None]
-        attention = _own(weights[:, :, -1].mean(1))
-        places, valid = torch.arange(source.valid.shape[1], device=attention.device), source.valid
-        if self._prompt.states is None:  # the encoder has read its padding on the right
-            places = (~valid).long().argsort(stable=True, dim=1).argsort(dim=1)
+        attention = _float32_copy(weights[:, :, -1].mean(1))
+        columns, valid = torch.arange(source.valid.shape[1], device=attention.device), source.valid
+        if self._prompt.states is None:  # the encoder reads with the padding on the right
+            columns = (~valid).long().argsort(stable=True, dim=1).argsort(dim=1)
         beams = rows // len(valid)
-        places = places.expand_as(valid).repeat_interleave(beams, 0)
-        return attention.gather(1, places).masked_fill(~valid.repeat_interleave(beams, 0), 0.0)
+        columns = columns.expand_as(valid).repeat_interleave(beams, 0)
+        return attention.gather(1, columns).masked_fill(~valid.repeat_interleave(beams, 0), 0.0)
 
     def _to_prompt(self, attention: Float32[Tensor, "rows columns"]) -> Float32[Tensor, "rows length"]:
         mask = self._prompt.mask
-        behind = self._columns - attention.shape[1]  # columns that a window has left behind
-        attention = nn.functional.pad(attention, (behind, 0))[:, : mask.shape[1]]
+        dropped = self._columns - attention.shape[1]  # columns outside a sliding window
+        attention = nn.functional.pad(attention, (dropped, 0))[:, : mask.shape[1]]
         return attention.masked_fill(~mask.repeat_interleave(len(attention) // len(mask), 0), 0.0)
 
 
-class WatchedSession:
-    """A run that shows, with its newest logits, what its model has shown for them.
+class HFSessionWithOutputs(SessionWithOutputs):
+    """A session that returns the requested outputs with its newest logits.
 
     Args:
-        session: The run, one row a prompt.
-        watched: Its forward pass.
-        rows_per_prompt: Rows that it is widened to, here.
+        session: The session, with one row per prompt.
+        forward: Its forward pass.
+        rows_per_prompt: Rows that this constructor widens it to.
     """
 
-    def __init__(self, session: WideningSession, watched: WatchedForward, rows_per_prompt: int) -> None:
-        self._session, self._watched = session, watched
+    def __init__(self, session: WidenableSession, forward: ForwardWithOutputs, rows_per_prompt: int) -> None:
+        self._session, self._forward = session, forward
         rows = session.widen(rows_per_prompt)
-        first = watched.model_outputs
+        first = forward.model_outputs
         widened = [part if part is None else part.index_select(0, rows) for part in first]
-        self.model_outputs = ModelOutputs(*widened)._replace(prompt_hidden=first.prompt_hidden)
+        self._outputs = ModelOutputs(*widened)._replace(prompt_hidden=first.prompt_hidden)
 
+    @property
+    @override
+    def model_outputs(self) -> ModelOutputs:
+        return self._outputs
+
+    @override
     def advance(
         self, tokens: Int64[Tensor, " rows"], source_rows: Int64[Tensor, " rows"] | None
     ) -> Float32[Tensor, "rows vocab"]:
-        """The logits after one more token on every row."""
         logits = self._session.advance(tokens, source_rows)
-        self.model_outputs = self._watched.model_outputs
+        self._outputs = self._forward.model_outputs
         return logits
 
 
-def chosen_layers(model: Any, outputs_spec: ModelOutputsSpec) -> tuple[int, ...]:  # noqa: ANN401 - a model of transformers
-    """The layers that are asked for, by their numbers.
+def layer_numbers(model: Any, outputs_spec: ModelOutputsSpec) -> tuple[int, ...]:  # noqa: ANN401
+    """Numbers of the requested layers.
 
     Raises:
         ModelError: If the model has fewer layers, or is an encoder-decoder.
@@ -191,18 +196,18 @@ def chosen_layers(model: Any, outputs_spec: ModelOutputsSpec) -> tuple[int, ...]
         return outputs_spec.layers
     if outputs_spec.layers == "high":
         return tuple(range(last - 20 if last > _DEEP else last // 2, last, 2))
-    # A tied embedding read by the head that it is gives its own token back, and the layers next to it nearly.
+    # With tied embeddings the head returns the input token for layer 0, and nearly so for the next layers.
     is_tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
     first = min(2, last - 1) if is_tied else 0
     return tuple(range(first, 20 if last > _DEEP else last // 2, 2)) or (first,)
 
 
 @contextmanager
-def _asking(model: nn.Module, asked: dict[str, bool]) -> Iterator[None]:
-    """Inside, the model's forward pass is asked for more than its callers ask for."""
-    wanted = {name: True for name, is_asked in asked.items() if is_asked}
+def _forward_options(model: nn.Module, options: dict[str, bool]) -> Iterator[None]:
+    """Passes further options to the model's forward, if they are True."""
+    enabled = {name: True for name, is_enabled in options.items() if is_enabled}
     handle = model.register_forward_pre_hook(
-        lambda _, args, named: (args, {**named, **wanted}), with_kwargs=True
+        lambda _, args, named: (args, {**named, **enabled}), with_kwargs=True
     )
     try:
         yield
@@ -211,8 +216,8 @@ def _asking(model: nn.Module, asked: dict[str, bool]) -> Iterator[None]:
 
 
 @contextmanager
-def _eager(model: Any, *, needed: bool) -> Iterator[None]:  # noqa: ANN401 - a model of transformers
-    """Inside, attention is computed in the way that has weights to show; after, as it was."""
+def _eager(model: Any, *, needed: bool) -> Iterator[None]:  # noqa: ANN401
+    """Computes attention eagerly, which returns its weights; restores the implementation afterwards."""
     before = [(config, config._attn_implementation) for config in (_configs(model) if needed else ())]  # noqa: SLF001
     if any(kind != "eager" for _, kind in before) and not model._can_set_attn_implementation():  # noqa: SLF001
         raise ModelError(
@@ -220,7 +225,7 @@ def _eager(model: Any, *, needed: bool) -> Iterator[None]:  # noqa: ANN401 - a m
             "attention, since it cannot change to it."
         )
     try:
-        for config, _ in before:  # not set_attn_implementation, which has no way back for parts of a model
+        for config, _ in before:  # set_attn_implementation could not be undone for parts of a model
             config._attn_implementation_internal = "eager"  # noqa: SLF001
         yield
     finally:
@@ -229,11 +234,11 @@ def _eager(model: Any, *, needed: bool) -> Iterator[None]:  # noqa: ANN401 - a m
 
 
 def _configs(model: nn.Module) -> list[Any]:
-    """Every configuration that some part of the model reads how to attend from, once."""
+    """Every configuration from which some part of the model reads its attention implementation."""
     configs = [module.config for module in model.modules() if hasattr(module, "config")]
     return list({id(config): config for config in configs if hasattr(config, "sub_configs")}.values())
 
 
-def _own(tensor: Float[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
-    """The same numbers in single precision, made outside inference mode: free to be used."""
+def _float32_copy(tensor: Float[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
+    """A float32 copy, made outside inference mode so that it can be used freely."""
     return tensor.to(torch.float32, copy=True)

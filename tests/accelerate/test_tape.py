@@ -1,4 +1,4 @@
-"""What is recorded is replayed on the same memory, and what reads the device is refused."""
+"""Tapes: replays on the same memory, and refusal of functions that read tensors."""
 
 import copy
 import gc
@@ -11,9 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from decodekit.accelerate.cuda_graph import CudaGraph, record
-from decodekit.accelerate.recording import CannotRecordError
-from decodekit.accelerate.tape import CALLS_BEFORE_TAPE, Tape
+from decodekit.accelerate.tape import CALLS_BEFORE_TAPE, CannotRecordError, Tape
 from decodekit.core.device import is_recorded
 
 MORE = CALLS_BEFORE_TAPE + 4
@@ -26,18 +24,18 @@ class Pair(NamedTuple):
     second: tuple[Tensor, None]
 
 
-def test_a_replay_reads_and_writes_the_tensors_of_the_run() -> None:
+def test_a_replay_reads_and_writes_the_tensors_of_the_recorded_run() -> None:
     total, step = torch.tensor(0), torch.tensor(1)
     tape = Tape(lambda: total.add_(step) * 10)
-    said = []
+    results = []
     for number in range(MORE):
         step.fill_(number)
-        said.append(int(tape()))
-    assert said == [0, 10, 30, 60, 100, 150, 210]
+        results.append(int(tape()))
+    assert results == [0, 10, 30, 60, 100, 150, 210]
     assert int(total) == 21
 
 
-def test_after_the_first_calls_the_function_itself_is_not_called_any_more() -> None:
+def test_after_the_first_calls_the_function_is_no_longer_called() -> None:
     calls = []
 
     def function() -> Tensor:
@@ -49,7 +47,7 @@ def test_after_the_first_calls_the_function_itself_is_not_called_any_more() -> N
     assert len(calls) == CALLS_BEFORE_TAPE + 1
 
 
-def test_what_it_returns_is_new_at_every_call_and_has_the_same_structure() -> None:
+def test_every_result_is_new_and_has_the_same_structure() -> None:
     number = torch.zeros(3)
 
     def function() -> Pair:
@@ -112,7 +110,7 @@ X = torch.tensor([0.5, 2.0])
         X.nonzero,
         X.unique,
         lambda: torch.masked_select(X, X > 1),
-        # None of these asks the dispatcher for what it reads.
+        # These read without an operation that the dispatcher sees.
         lambda: torch.tensor([X[0], X[1]]),
         lambda: torch.as_tensor([[X[0]]]),
         lambda: X.new_tensor([X[0]]),
@@ -125,7 +123,9 @@ X = torch.tensor([0.5, 2.0])
         lambda: torch.rand(2, generator=torch.Generator().manual_seed(1)),
     ],
 )
-def test_what_reads_tensors_or_has_a_shape_of_data_is_refused(function: Callable[[], object]) -> None:
+def test_functions_that_read_tensors_or_have_shapes_of_data_are_refused(
+    function: Callable[[], object],
+) -> None:
     tape = Tape(function)
     for _ in range(CALLS_BEFORE_TAPE):
         tape()
@@ -143,19 +143,19 @@ def test_what_reads_tensors_or_has_a_shape_of_data_is_refused(function: Callable
         lambda: X.new_tensor([0, 0]),
     ],
 )
-def test_what_python_makes_of_numbers_is_made_anew_at_every_call(make: Callable[[], Tensor]) -> None:
+def test_tensors_made_of_numbers_are_new_at_every_call(make: Callable[[], Tensor]) -> None:
     tape = Tape(lambda: make().add_(X))
     results = [tape() for _ in range(MORE)]
     assert all(torch.equal(result, X) for result in results)
     assert len({result.data_ptr() for result in results}) == MORE
 
 
-def test_a_copy_of_a_tensor_is_none_that_is_read() -> None:
+def test_copying_a_tensor_does_not_count_as_reading_it() -> None:
     tape = Tape(lambda: torch.as_tensor(X) + X.new_tensor([0, 0]) + (2 * X).data)
     assert all(torch.equal(tape(), 3 * X) for _ in range(MORE))
 
 
-def test_who_catches_the_refusal_is_refused_all_the_same() -> None:
+def test_catching_the_refusal_does_not_avoid_it() -> None:
     def function() -> Tensor:
         try:
             return X * X.max().item()
@@ -169,7 +169,7 @@ def test_who_catches_the_refusal_is_refused_all_the_same() -> None:
         tape()
 
 
-def test_an_error_that_is_none_of_recording_stays_what_it_is() -> None:
+def test_other_errors_are_raised_unchanged() -> None:
     def function() -> Tensor:
         if is_recorded.get():
             raise RuntimeError("out of memory")
@@ -183,7 +183,7 @@ def test_an_error_that_is_none_of_recording_stays_what_it_is() -> None:
     assert not is_recorded.get()
 
 
-def test_nothing_lives_longer_than_the_tape() -> None:
+def test_the_tape_frees_its_tensors() -> None:
     held = torch.zeros(2)
     tape = Tape(lambda held=held: held.add_(1) + 0)  # type: ignore[misc]
     for _ in range(MORE):
@@ -197,32 +197,7 @@ def test_nothing_lives_longer_than_the_tape() -> None:
         gc.enable()
 
 
-def test_an_index_of_numbers_is_no_shape_of_data() -> None:
+def test_an_index_of_numbers_has_no_shape_of_data() -> None:
     place = torch.tensor([1])
     tape = Tape(lambda: X[place])
     assert [tape().tolist() for _ in range(MORE)] == [[2.0]] * MORE
-
-
-def test_a_device_has_its_kind_of_recording() -> None:
-    assert isinstance(record(lambda: X, torch.device("cpu")), Tape)
-    assert isinstance(record(lambda: X, torch.device("cuda")), CudaGraph)
-
-
-@pytest.mark.cuda
-def test_a_graph_replays_on_the_same_memory() -> None:
-    total, step = torch.tensor(0, device="cuda"), torch.tensor(1, device="cuda")
-    graph = CudaGraph(lambda: total.add_(step) * 10)
-    said = []
-    for number in range(7):
-        step.fill_(number)
-        said.append(int(graph()))
-    assert said == [0, 10, 30, 60, 100, 150, 210]
-
-
-@pytest.mark.cuda
-def test_a_graph_refuses_what_waits_for_the_device() -> None:
-    number = torch.tensor(1, device="cuda")
-    graph = CudaGraph(lambda: number * number.item())
-    graph()
-    with pytest.raises(CannotRecordError, match="CudaGraph: nothing may read the device"):
-        graph()

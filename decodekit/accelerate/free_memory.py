@@ -1,10 +1,10 @@
-"""How much memory the machine still has to give."""
+"""Free memory of the machine."""
 
 import os
 from pathlib import Path
 
 _MACHINE = Path("/proc/meminfo")
-# What a container may take, and what it has taken: control groups of version 2, and of version 1.
+# Limit and usage of a container, under control groups of version 2 and of version 1.
 _GROUPS = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
     (
@@ -15,15 +15,16 @@ _GROUPS = (
 
 
 def memory_left() -> int:
-    """Bytes that can be taken without swapping, at least; 0 where the system does not say.
+    """Bytes that can be allocated without swapping; 0 if the system does not report them.
 
-    What the machine counts as available, or what is left of a container's limit where that is less.
+    The smaller of the machine's available memory and the container's limit minus its usage.
     """
-    return min([_of_machine(), *(left for most, taken in _GROUPS if (left := _of_group(most, taken)) >= 0)])
+    in_groups = [_in_group(limit, usage) for limit, usage in _GROUPS]
+    return min([_on_machine(), *(left for left in in_groups if left is not None)])
 
 
-def _of_machine() -> int:
-    """What Linux counts as available; elsewhere the free pages, which are fewer."""
+def _on_machine() -> int:
+    """Available memory as Linux counts it; on other systems the free pages, which are fewer."""
     try:
         lines = _MACHINE.read_text().splitlines()
     except OSError:
@@ -37,9 +38,9 @@ def _of_machine() -> int:
         return 0
 
 
-def _of_group(most: Path, taken: Path) -> int:
-    """What is left of a limit; -1 where there is none."""
+def _in_group(limit: Path, usage: Path) -> int | None:
+    """Memory left of a control group's limit; None without a limit."""
     try:
-        return max(int(most.read_text()) - int(taken.read_text()), 0)
+        return max(int(limit.read_text()) - int(usage.read_text()), 0)
     except (OSError, ValueError):  # no such file, or "max"
-        return -1
+        return None

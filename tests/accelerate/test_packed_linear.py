@@ -1,9 +1,8 @@
-"""Packed linear layers: the same numbers, nothing left behind, nothing stale."""
+"""Packed linear layers: the same numbers, an unchanged model, no stale weights."""
 
 import copy
 import pickle
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,17 +14,17 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
 import decodekit as dk
-from decodekit.accelerate.packed_linear import packing as packed
-from decodekit.accelerate.packed_linear.packing import LEAST_WEIGHTS, MOST_ROWS, Packing, packing_works
-from decodekit.models.hf import free_memory as memory
+from decodekit.accelerate import packed_linear
+from decodekit.accelerate.packed_linear import MAX_ROWS, MIN_WEIGHTS, Packing, packing_works
+from decodekit.models.hf.forwards.forward import find_packable
 from tests.equivalence.families import build
 
 pytestmark = pytest.mark.skipif(not packing_works(), reason="this torch has no packed linear layers")
 
 
 @pytest.fixture(autouse=True)
-def without_gradients_and_with_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # whatever the machine has
+def without_gradients_and_with_two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # on every machine
     with torch.no_grad():
         yield
 
@@ -39,7 +38,7 @@ def linear(rows: list[list[float]], bias: list[float] | None = None) -> nn.Linea
 
 
 def ready(model: nn.Module, wanted: Any = True) -> Packing:  # noqa: ANN401, FBT002 - as HFModel takes it
-    packing = Packing(model, wanted)
+    packing = Packing(model, wanted, find_packable)
     packing.refresh()
     return packing
 
@@ -56,15 +55,15 @@ def through(packing: Packing, layer: nn.Module, rows: Tensor) -> Tensor:
 
 
 def uses_the_copy(packing: Packing, layer: nn.Module, rows: Tensor) -> bool:
-    """Whether the layer multiplies with what was packed: its weight is zero by now."""
-    kept = layer.weight.clone()
+    """True if the layer multiplies with the packed copy: its weight is set to zero first."""
+    weight = layer.weight.clone()
     layer.weight.zero_()
     output = through(packing, layer, rows)
-    layer.weight.copy_(kept)
+    layer.weight.copy_(weight)
     return bool(output.any())
 
 
-# By hand.
+# Solved by hand.
 
 
 def test_a_packed_layer_multiplies_and_adds() -> None:
@@ -81,7 +80,7 @@ def test_without_a_bias_nothing_is_added() -> None:
     assert through(ready(layer), layer, torch.tensor([[1.0, 1, 1]])).tolist() == [[6, 15]]
 
 
-def test_conv1d_keeps_its_weight_the_other_way_round() -> None:
+def test_conv1d_stores_its_weight_transposed() -> None:
     layer = Conv1D(2, 3)
     layer.weight.copy_(torch.tensor([[1.0, 4], [2, 5], [3, 6]]))
     layer.bias.copy_(torch.tensor([10.0, 20]))
@@ -104,7 +103,7 @@ def test_a_packed_layer_gives_what_the_plain_one_gives(
     layer: Any = Conv1D(features, width) if conv1d else nn.Linear(width, features, bias=bias)
     for parameter in layer.parameters():
         parameter.copy_(torch.randint(-9, 10, parameter.shape, generator=generator))
-    # Of whole numbers this small, so the sums are exact in any order.
+    # Sums of whole numbers this small are exact in any order.
     rows = torch.randint(-9, 10, (*shape[:-1], 2 * width), generator=generator).float()
     layout = data.draw(st.sampled_from(["contiguous", "sliced", "stepped", "transposed"]))
     rows = {
@@ -122,10 +121,10 @@ def test_few_rows_are_multiplied_with_the_copy_and_many_with_the_weight(layer: n
     packing = ready(layer)
     assert uses_the_copy(packing, layer, torch.ones(6)) is True
     assert uses_the_copy(packing, layer, torch.ones(1, 6)) is True
-    assert uses_the_copy(packing, layer, torch.ones(MOST_ROWS, 6)) is True
-    assert uses_the_copy(packing, layer, torch.ones(MOST_ROWS // 4, 4, 6)) is True
-    layer.weight.add_(1)  # there are biases: what the weight gives is not what was packed
-    rows = torch.ones(MOST_ROWS + 1, 6)
+    assert uses_the_copy(packing, layer, torch.ones(MAX_ROWS, 6)) is True
+    assert uses_the_copy(packing, layer, torch.ones(MAX_ROWS // 4, 4, 6)) is True
+    layer.weight.add_(1)  # now the weight and the packed copy give different results
+    rows = torch.ones(MAX_ROWS + 1, 6)
     assert torch.equal(layer(rows), through(packing, layer, rows))
 
 
@@ -137,7 +136,7 @@ def test_one_thread_multiplies_one_row_with_the_weight(monkeypatch: pytest.Monke
     assert not uses_the_copy(packing, layer, torch.ones(1, 3))
 
 
-def test_what_the_layer_refuses_is_refused_in_its_words() -> None:
+def test_a_bad_input_raises_the_layers_own_error() -> None:
     layer = nn.Linear(6, 5)
     packing = ready(layer)
     for rows in (torch.ones(2, 7), torch.ones(2, 6, dtype=torch.float64), torch.ones(2, 6).bfloat16()):
@@ -165,14 +164,14 @@ def test_hooks_run_as_before() -> None:
     assert seen == [((4, 3), (4, 2))]
 
 
-# The model is left as it was.
+# The model is unchanged.
 
 
-def test_outside_nothing_of_the_model_is_changed() -> None:
+def test_outside_of_active_the_model_is_unchanged() -> None:
     model = gpt2()
     attributes = {name: dict(vars(module)) for name, module in model.named_modules()}
     parameters = dict(model.named_parameters())
-    kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     packing = ready(model)
     with packing.active():
         assert any("forward" in vars(module) for module in model.modules())
@@ -181,13 +180,13 @@ def test_outside_nothing_of_the_model_is_changed() -> None:
         assert vars(module).keys() == attributes[name].keys()
         assert all(vars(module)[key] is value for key, value in attributes[name].items())
     assert all(parameter is parameters[name] for name, parameter in model.named_parameters())
-    assert kept.keys() == model.state_dict().keys()
-    assert all(torch.equal(kept[name], tensor) for name, tensor in model.state_dict().items())
+    assert weights.keys() == model.state_dict().keys()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
     copied = pickle.loads(pickle.dumps(copy.deepcopy(model)))  # noqa: S301 - our own
     assert torch.equal(model(torch.tensor([[5, 6]])).logits, copied(torch.tensor([[5, 6]])).logits)
 
 
-def test_after_an_exception_inside_nothing_is_left_behind() -> None:
+def test_an_exception_inside_leaves_no_forward_behind() -> None:
     model = gpt2()
     packing = ready(model)
     with pytest.raises(KeyError, match="inside"), packing.active():
@@ -195,7 +194,7 @@ def test_after_an_exception_inside_nothing_is_left_behind() -> None:
     assert not any("forward" in vars(module) for module in model.modules())
 
 
-def test_contexts_within_each_other_leave_nothing_behind() -> None:
+def test_nested_contexts_leave_no_forward_behind() -> None:
     model = gpt2()
     packing, other = ready(model), ready(model)
     with packing.active():
@@ -205,7 +204,7 @@ def test_contexts_within_each_other_leave_nothing_behind() -> None:
     assert not any("forward" in vars(module) for module in model.modules())
 
 
-def test_where_gradients_are_wanted_the_model_learns_as_ever() -> None:
+def test_with_gradients_the_model_learns_as_usual() -> None:
     layer = nn.Linear(3, 2)
     packing = ready(layer)
     with torch.enable_grad(), packing.active():
@@ -235,7 +234,7 @@ def test_a_copy_of_a_packing_packs_its_own_model() -> None:
 
 def test_the_bytes_are_those_of_the_copies() -> None:
     model = gpt2()
-    packing = Packing(model, packed=True)
+    packing = Packing(model, True, find_packable)
     # Two layers of 32 x (96 + 32 + 128 + 128), and the head, which is the embeddings.
     weights = 4 * (2 * 32 * 384 + 61 * 32)
     assert packing.bytes == weights
@@ -260,18 +259,18 @@ def test_a_weight_that_layers_share_is_packed_once() -> None:
         assert torch.allclose(layer(torch.eye(40)), through(packing, layer, torch.eye(40)))
 
 
-def test_two_that_share_weights_hold_one_copy() -> None:
+def test_packings_of_shared_weights_hold_one_copy() -> None:
     model = gpt2()
     packing, part = ready(model), ready(model.transformer.h[0])
     whole = {id(pack) for pack in packing._packs.values()}
     assert {id(pack) for pack in part._packs.values()} < whole
 
 
-def test_copies_that_nobody_holds_are_gone() -> None:
+def test_unused_copies_are_freed() -> None:
     layer = nn.Linear(40, 30)
     key = next(iter(ready(layer)._packs), None)
     assert key is not None
-    assert key not in packed._held
+    assert key not in packed_linear._held
 
 
 def test_a_tied_head_is_packed_once_and_the_embedding_still_looks_up() -> None:
@@ -280,7 +279,7 @@ def test_a_tied_head_is_packed_once_and_the_embedding_still_looks_up() -> None:
     assert len(ready(model)._packs) == 2 * 4 + 1
 
 
-# Nothing stale is used.
+# Changed weights.
 
 
 def by_method(weight: Tensor) -> None:
@@ -338,7 +337,7 @@ def test_a_bias_changes_at_once() -> None:
 
 
 @pytest.mark.parametrize("number", [0.5, float("nan"), float("inf")])
-def test_what_has_not_changed_is_not_packed_again(number: float) -> None:
+def test_an_unchanged_weight_is_not_packed_again(number: float) -> None:
     layer = nn.Linear(300, 200)
     layer.weight[5, 6] = number
     packing = ready(layer)
@@ -348,7 +347,7 @@ def test_what_has_not_changed_is_not_packed_again(number: float) -> None:
     assert all(pack is packing._packs[key] for key, pack in before.items())
 
 
-def test_weights_without_a_count_of_changes_are_watched_too() -> None:
+def test_changes_of_inference_tensors_are_noticed() -> None:
     with torch.inference_mode():
         layer = linear([[1, 2, 3], [4, 5, 6]])
     packing = ready(layer)
@@ -361,7 +360,7 @@ def test_weights_without_a_count_of_changes_are_watched_too() -> None:
     assert through(packing, layer, torch.ones(1, 3)).tolist() == [[12, 15]]
 
 
-def test_a_model_in_another_precision_is_not_packed_any_more() -> None:
+def test_a_model_moved_to_another_precision_is_no_longer_packed() -> None:
     layer = nn.Linear(600, 500)
     packing = ready(layer, "auto")
     assert packing.bytes > 0
@@ -371,10 +370,10 @@ def test_a_model_in_another_precision_is_not_packed_any_more() -> None:
     assert through(packing, layer, torch.ones(1, 600).double()).dtype == torch.float64
 
 
-# What is packed.
+# Selection of layers.
 
 
-class Own(nn.Linear):
+class Negated(nn.Linear):
     def forward(self, rows: Tensor) -> Tensor:  # type: ignore[override]
         return -super().forward(rows)
 
@@ -410,63 +409,66 @@ CHANGED = [
 
 
 @pytest.mark.parametrize("change", CHANGED)
-def test_a_layer_that_may_do_something_else_is_left_alone(change: Any) -> None:  # noqa: ANN401
-    for packing in (ready(change(nn.Linear(3, 2)), "auto"), Packing(change(nn.Linear(3, 2)), packed=False)):
+def test_a_changed_layer_is_not_packed(change: Any) -> None:  # noqa: ANN401
+    for packing in (
+        ready(change(nn.Linear(3, 2)), "auto"),
+        Packing(change(nn.Linear(3, 2)), False, find_packable),
+    ):
         assert packing.bytes == 0
         assert packing._swaps == []
     with pytest.raises(dk.ModelError, match="packed=True must find linear layers in float32 on the CPU"):
-        Packing(change(nn.Linear(3, 2)), packed=True)
+        Packing(change(nn.Linear(3, 2)), True, find_packable)
 
 
-def test_a_subclass_of_a_layer_is_left_alone() -> None:
-    model = nn.ModuleList([Own(3, 2), nn.Linear(3, 2)])
+def test_a_subclass_of_a_layer_is_not_packed() -> None:
+    model = nn.ModuleList([Negated(3, 2), nn.Linear(3, 2)])
     packing = ready(model)
     assert len(packing._packs) == 1
     assert torch.equal(model[0](torch.eye(3)), through(packing, model[0], torch.eye(3)))
 
 
-def test_a_compiled_layer_is_left_alone() -> None:
+def test_a_compiled_layer_is_not_packed() -> None:
     layer = nn.Linear(3, 2)
     layer._compiled_call_impl = layer._call_impl
     with pytest.raises(dk.ModelError, match="has none"):
-        Packing(layer, packed=True)
+        Packing(layer, True, find_packable)
 
 
-def test_by_itself_only_what_is_large_enough_is_packed() -> None:
-    large, small = nn.Linear(512, LEAST_WEIGHTS // 512), nn.Linear(512, LEAST_WEIGHTS // 512 - 1)
+def test_auto_packs_only_large_layers() -> None:
+    large, small = nn.Linear(512, MIN_WEIGHTS // 512), nn.Linear(512, MIN_WEIGHTS // 512 - 1)
     packing = ready(nn.ModuleList([large, small]), "auto")
     assert [key[0] for key in packing._packs] == [large.weight.data_ptr()]
 
 
 @pytest.mark.parametrize(("left", "expected"), [(2, 1), (2 - 2**-20, 0)])
-def test_by_itself_at_most_half_of_the_memory_is_taken(
+def test_auto_takes_at_most_half_of_the_free_memory(
     monkeypatch: pytest.MonkeyPatch, left: float, expected: int
 ) -> None:
-    layer = nn.Linear(512, LEAST_WEIGHTS // 512)
-    monkeypatch.setattr(packed, "memory_left", lambda: int(left * 4 * LEAST_WEIGHTS))
+    layer = nn.Linear(512, MIN_WEIGHTS // 512)
+    monkeypatch.setattr(packed_linear, "memory_left", lambda: int(left * 4 * MIN_WEIGHTS))
     packing = ready(layer, "auto")
     assert len(packing._packs) == expected
-    monkeypatch.setattr(packed, "memory_left", lambda: 0)  # what it holds is no new memory
+    monkeypatch.setattr(packed_linear, "memory_left", lambda: 0)  # copies that exist take no new memory
     packing.refresh()
     assert len(packing._packs) == expected
-    assert ready(layer, wanted=True).bytes > 0  # who asks for it gets it
+    assert ready(layer, wanted=True).bytes > 0  # packed=True does not look at memory
 
 
-def test_without_the_operators_one_is_refused_and_the_other_goes_without(
+def test_without_the_operators_true_raises_and_auto_packs_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(packed, "packing_works", lambda: False)
+    monkeypatch.setattr(packed_linear, "packing_works", lambda: False)
     layer = nn.Linear(600, 500)
     assert ready(layer, "auto").bytes == 0
     with pytest.raises(
         dk.ModelError, match=r"packed=True must find oneDNN's linear layers.*Use packed='auto'"
     ):
-        Packing(layer, packed=True)
+        Packing(layer, True, find_packable)
 
 
-def test_where_onednn_is_switched_off_nothing_is_packed() -> None:
+def test_without_onednn_nothing_is_packed() -> None:
     layer = nn.Linear(600, 500)
-    # Not `flags`, which sets what it finds again, and warns of that.
+    # Not `flags`, which warns when it restores the old values.
     torch.backends.mkldnn.set_flags(_enabled=False, _fp32_precision=None)
     try:
         assert ready(layer, "auto").bytes == 0
@@ -476,14 +478,14 @@ def test_where_onednn_is_switched_off_nothing_is_packed() -> None:
 
 
 @pytest.mark.parametrize("wanted", ["yes", None, 1, 0])
-def test_packed_is_one_of_three(wanted: Any) -> None:  # noqa: ANN401
+def test_packed_must_be_true_false_or_auto(wanted: Any) -> None:  # noqa: ANN401
     with pytest.raises(dk.ModelError, match="packed must be True, False or 'auto', got"):
-        Packing(nn.Linear(3, 2), wanted)
+        Packing(nn.Linear(3, 2), wanted, find_packable)
 
 
-def test_a_packing_says_what_it_takes() -> None:
+def test_str_gives_the_size() -> None:
     layer = nn.Linear(1000, 500)
-    assert [str(Packing(layer, wanted)) for wanted in (True, False)] == ["2.0 MB", "no"]
+    assert [str(Packing(layer, wanted, find_packable)) for wanted in (True, False)] == ["2.0 MB", "no"]
 
 
 # The whole model.
@@ -503,33 +505,3 @@ def test_the_tokens_are_those_of_the_plain_model(family: str) -> None:
     # Rounding in float32: logits of the order of 10, of sums in another order.
     torch.testing.assert_close(logits, plain, atol=1e-3, rtol=1e-4)
     assert torch.equal(model.generate(texts, **options), tokens)
-
-
-# Memory that is left.
-
-
-def test_the_memory_that_is_left_is_that_of_the_narrowest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    machine, most, taken = (tmp_path / name for name in ("meminfo", "max", "current"))
-    machine.write_text("MemTotal: 900 kB\nMemFree: 10 kB\nMemAvailable:   500 kB\n")
-    monkeypatch.setattr(memory, "_MACHINE", machine)
-    monkeypatch.setattr(memory, "_GROUPS", ((most, taken),))
-    assert memory.memory_left() == 500 * 1024
-    taken.write_text("100000\n")
-    most.write_text("max\n")
-    assert memory.memory_left() == 500 * 1024
-    most.write_text("300000\n")
-    assert memory.memory_left() == 200000
-    most.write_text("50000\n")
-    assert memory.memory_left() == 0
-
-
-def test_a_system_that_does_not_say_has_no_memory_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(memory, "_MACHINE", tmp_path / "none")
-    monkeypatch.setattr(memory, "_GROUPS", ())
-    assert memory.memory_left() >= 0
-    monkeypatch.delattr(memory.os, "sysconf")
-    assert memory.memory_left() == 0

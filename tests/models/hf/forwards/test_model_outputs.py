@@ -1,4 +1,4 @@
-"""What a transformers model shows, next to a plain forward pass of each row's text."""
+"""Hidden states, early layers and attention, compared with a plain forward pass over each row."""
 
 import copy
 from functools import cache
@@ -21,7 +21,7 @@ from transformers import (
 )
 
 import decodekit as dk
-from decodekit.models.hf.forwards.watched import chosen_layers
+from decodekit.models.hf.forwards.model_outputs import layer_numbers
 from tests.equivalence.families import ENCODER_DECODERS, START, build
 
 FAMILIES = ("gpt2", "llama", "mistral-window", "gemma2-mixed", "bloom", "opt", "t5", "bart", "marian")
@@ -76,7 +76,7 @@ def seen(model: Any, prompt: dk.Prompt, number: int, text: list[int]) -> dict[st
 
 @pytest.mark.parametrize("cached", ["rows", "none"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_it_shows_what_a_plain_forward_pass_of_each_rows_text_shows(
+def test_outputs_equal_those_of_a_plain_forward_pass_over_each_row(
     family: str,
     cached: Any,  # noqa: ANN401 - a literal
 ) -> None:
@@ -113,8 +113,8 @@ def test_it_shows_what_a_plain_forward_pass_of_each_rows_text_shows(
         tokens = torch.randint(8, 30, (len(texts),), generator=generator)
         if number == 1:  # every row continues itself
             moves = torch.arange(len(texts))
-        said = zip(moves.tolist(), tokens.tolist(), strict=True)
-        texts = [[*texts[source_row], token] for source_row, token in said]
+        appended = zip(moves.tolist(), tokens.tolist(), strict=True)
+        texts = [[*texts[source_row], token] for source_row, token in appended]
         logits = session.advance(tokens, None if number == 1 else moves)
 
 
@@ -125,7 +125,7 @@ def close(got: Tensor, expected: Tensor) -> None:
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "t5", "bart"])
-def test_states_and_layers_are_shown_beside_the_logits_that_start_gives(family: str) -> None:
+def test_states_and_layers_come_with_the_logits_of_start(family: str) -> None:
     hf = dk.HFModel(build(family))
     prompt = dk.Prompt.of(TEXTS, hf.vocabulary)
     layers = () if family in ENCODER_DECODERS else (1,)
@@ -141,7 +141,7 @@ def test_states_and_layers_are_shown_beside_the_logits_that_start_gives(family: 
         assert torch.equal(expected.advance(tokens, moves), got.advance(tokens, moves))
 
 
-def test_what_the_encoder_made_of_a_source_may_be_given_and_stands_where_it_stood() -> None:
+def test_given_encoder_states_keep_the_columns_of_their_source() -> None:
     hf = dk.HFModel(single("bart"))
     prompt = dk.Prompt.of(TEXTS, hf.vocabulary)
     source = prompt.source
@@ -178,7 +178,7 @@ def test_the_model_is_left_as_it_was_also_after_an_error() -> None:
     assert out.attentions is None
 
 
-def test_it_keeps_the_protocols_of_models_that_show() -> None:
+def test_model_and_session_keep_the_protocols_of_outputs() -> None:
     hf, prompt = dk.HFModel(single("gpt2")), dk.Prompt.from_ids(TEXTS)
     assert isinstance(hf, dk.ModelWithOutputs)
     outputs_spec = dk.ModelOutputsSpec(hidden=True)
@@ -188,7 +188,7 @@ def test_it_keeps_the_protocols_of_models_that_show() -> None:
     assert not isinstance(hf.start(prompt, rows_per_prompt=1, capacity=9)[0], dk.SessionWithOutputs)
 
 
-def test_a_model_that_trains_after_can_be_trained() -> None:
+def test_the_model_can_be_trained_afterwards() -> None:
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**SIZES, **LLAMA))
     prompt, outputs_spec = (
@@ -209,7 +209,7 @@ def test_a_model_that_trains_after_can_be_trained() -> None:
         RwkvForCausalLM(RwkvConfig(**SIZES, hidden_size=16, num_hidden_layers=2)),
     ],
 )
-def test_a_recurrent_model_shows_its_states_and_has_no_attention(model: Any) -> None:  # noqa: ANN401
+def test_a_recurrent_model_returns_states_and_has_no_attention(model: Any) -> None:  # noqa: ANN401
     hf, prompt = dk.HFModel(model.eval()), dk.Prompt.from_ids([[3, 4, 5]])
     outputs_spec = dk.ModelOutputsSpec(hidden=True, layers=(1,))
     session, _ = hf.start_with_outputs(prompt, rows_per_prompt=1, capacity=5, outputs_spec=outputs_spec)
@@ -223,7 +223,7 @@ def test_a_recurrent_model_shows_its_states_and_has_no_attention(model: Any) -> 
         )
 
 
-def test_a_model_that_cannot_change_to_eager_attention_is_refused_until_it_is_loaded_so() -> None:
+def test_a_model_that_cannot_change_to_eager_attention_must_be_loaded_with_it() -> None:
     config = FalconConfig(**SIZES, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
     prompt, outputs_spec = dk.Prompt.from_ids(TEXTS), dk.ModelOutputsSpec(attention=True)
     for kind in ("sdpa", "eager"):
@@ -259,11 +259,11 @@ def test_low_and_high_layers_are_every_second_of_a_half(layers: int, is_tied: bo
     with torch.device("meta"):
         model = GPT2LMHeadModel(config)
     low, high = LAYER_SETS[layers, is_tied]
-    assert tuple(low) == chosen_layers(model, dk.ModelOutputsSpec(layers="low"))
-    assert tuple(high) == chosen_layers(model, dk.ModelOutputsSpec(layers="high"))
-    assert chosen_layers(model, dk.ModelOutputsSpec(layers=(layers, 0))) == (layers, 0)
+    assert tuple(low) == layer_numbers(model, dk.ModelOutputsSpec(layers="low"))
+    assert tuple(high) == layer_numbers(model, dk.ModelOutputsSpec(layers="high"))
+    assert layer_numbers(model, dk.ModelOutputsSpec(layers=(layers, 0))) == (layers, 0)
     with pytest.raises(dk.ModelError, match=f"at most {layers}, which GPT2LMHeadModel has, got"):
-        chosen_layers(model, dk.ModelOutputsSpec(layers=(0, layers + 1)))
+        layer_numbers(model, dk.ModelOutputsSpec(layers=(0, layers + 1)))
 
 
 def test_early_layers_of_an_encoder_decoder_are_refused() -> None:

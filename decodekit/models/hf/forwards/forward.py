@@ -1,0 +1,178 @@
+"""Contract and common parts of forward passes."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Lock, RLock
+from typing import Any, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor, nn
+
+from decodekit.accelerate.packed_linear import LinearLayer, Packable, Packing
+from decodekit.core.prompt import Prompt
+from decodekit.models.hf.cache import Cache
+from decodekit.models.hf.trie_cache.tree_mask import Mask
+
+# True for the columns of every row that hold tokens.
+Columns = Bool[Tensor, "rows length"]
+
+_all_locks = Lock()
+_locks: "WeakKeyDictionary[nn.Module, RLock]" = WeakKeyDictionary()
+
+
+@runtime_checkable
+class Forward(Protocol):
+    """A model's forward pass and its empty cache, as a session drives them."""
+
+    def forward(
+        self,
+        tokens: Int64[Tensor, "rows columns"],
+        mask: Columns | Mask | None,
+        position_ids: Int64[Tensor, "rows columns"],
+        *,
+        cache: Cache | None,
+        keep: int = 1,
+    ) -> Any:  # noqa: ANN401 - transformers' ModelOutput
+        """The model's output, with the logits of the last `keep` columns; appends to the cache."""
+
+    def new_cache(self, *, whole: bool = False) -> Cache:
+        """An empty cache of the kind that the model expects.
+
+        Args:
+            whole: Keeps every column, also those outside a sliding window.
+        """
+
+    @property
+    def wants_mask(self) -> bool:
+        """True if a mask must be passed even without padding."""
+
+
+@runtime_checkable
+class MergeableForward(Protocol):
+    """A forward pass that can serve the prompts of several sessions."""
+
+    def can_merge(self) -> bool:
+        """True if the model continues correctly after its cache was merged with another: a numerical test."""
+
+    def merge(self, other: Any, batches: tuple[int, int], caches: tuple[Cache, Cache]) -> None:  # noqa: ANN401
+        """Takes over the state that another forward pass of the same kind holds about its prompts.
+
+        Args:
+            other: The other forward pass.
+            batches: Number of prompts of each.
+            caches: Cache of each session.
+        """
+
+
+@runtime_checkable
+class ShrinkingForward(Protocol):
+    """A forward pass that holds state about every prompt."""
+
+    def keep_prompts(self, prompts: Int64[Tensor, " kept"], batch: int, cache: Cache | None) -> None:
+        """Drops the state of all prompts but some.
+
+        Args:
+            prompts: The current prompts to keep.
+            batch: Number of current prompts.
+            cache: Cache of the session.
+        """
+
+
+@runtime_checkable
+class ForwardAfter(Protocol):
+    """Makes a model's forward pass for given prompts; an encoder reads its source first."""
+
+    def __call__(self, prompt: Prompt, *, share: bool, compiled: Callable[..., Any] | None = None) -> Forward:
+        """The forward pass; `share` as in `ConditionedDecoder`, `compiled` as in `DecoderOnly`."""
+
+
+def unwrapped(model: Any) -> Any:  # noqa: ANN401
+    """The model itself, also if `torch.compile` has wrapped it and hides its arguments."""
+    return getattr(model, "_orig_mod", model)
+
+
+def forward_signature(model: Any) -> frozenset[str]:  # noqa: ANN401
+    """Names of the arguments of a model's forward method."""
+    return frozenset(inspect.signature(unwrapped(model).forward).parameters)
+
+
+def forward_lock(model: nn.Module) -> "RLock":
+    """The lock that a thread holds during a pass, because a pass may patch parts of the model."""
+    with _all_locks:
+        return _locks.setdefault(model, RLock())
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Turns dropout off; restores every module's mode afterwards."""
+    if not model.training:
+        yield
+        return
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def find_packable(model: nn.Module) -> Packable:
+    """The linear layers of a model, and its tanh-GELUs that are written as one operation per term."""
+    from transformers.activations import FastGELUActivation, NewGELUActivation  # noqa: PLC0415 - slow to import
+    from transformers.pytorch_utils import Conv1D  # noqa: PLC0415
+
+    modules = list(model.modules())
+    linear, gelu = {nn.Linear, Conv1D}, {FastGELUActivation, NewGELUActivation}
+    return Packable(  # no subclasses, which may compute something else
+        [LinearLayer(module, type(module) is Conv1D) for module in modules if type(module) in linear],
+        [module for module in modules if type(module) in gelu and "forward" not in vars(module)],
+    )
+
+
+@contextmanager
+def running(model: nn.Module, packing: Packing) -> Iterator[None]:
+    """The conditions of every pass: locked, without dropout, without autograd, with packed layers."""
+    # Inference mode keeps no autograd metadata, which is several per cent of a small model's step.
+    with forward_lock(model), torch.inference_mode(), eval_mode(model), packing.active():
+        yield
+
+
+def attention_mask(mask: Columns | Mask) -> Tensor | dict[str, Tensor]:
+    """A mask as transformers takes it: a boolean one as integers, any other unchanged."""
+    return mask.long() if isinstance(mask, Tensor) and mask.dtype == torch.bool else mask
+
+
+def count_positions(mask: Bool[Tensor, "rows length"]) -> Int64[Tensor, "rows length"]:
+    """Each column's position in its row, counted without padding."""
+    return (mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def last_logits(output: Any) -> Float32[Tensor, "rows vocab"]:  # noqa: ANN401 - transformers' ModelOutput
+    """The last column's logits, copied outside inference mode so that they can be used freely."""
+    logits: Tensor = output.logits[:, -1].to(torch.float32, copy=True).contiguous()
+    return logits
+
+
+def token_log_probs(
+    model: Forward, prompt: Prompt, tokens: Int64[Tensor, "rows new"], lengths: Int64[Tensor, " rows"]
+) -> Float32[Tensor, "rows new"]:
+    """The log-probability of every token by teacher forcing, in one pass; 0 from `lengths` on."""
+    new = tokens.shape[1]
+    valid = torch.arange(new, device=tokens.device) < lengths[:, None]
+    # The last token predicts nothing. Junk after a row's end is to the right of all valid tokens.
+    tokens = tokens.masked_fill(~valid, 0)
+    mask = torch.cat([prompt.mask, torch.ones_like(valid[:, 1:])], 1)
+    ids = torch.cat([prompt.tokens.masked_fill(~prompt.mask, 0), tokens[:, :-1]], 1)
+    logits = model.forward(ids, mask, count_positions(mask), cache=None, keep=new).logits[:, -new:]
+    # Row by row: a float32 copy of all rows' distributions at once could be the largest tensor.
+    log_probs = torch.stack(
+        [
+            -nn.functional.cross_entropy(row.float(), row_tokens, reduction="none")
+            for row, row_tokens in zip(logits, tokens, strict=True)
+        ]
+    )
+    return log_probs.masked_fill(~valid, 0.0)

@@ -1,1 +1,0 @@
-"""The row cache: one entry of keys and values per row."""
