@@ -10,7 +10,7 @@ from torch import Tensor
 
 from decodekit.core.history import History
 from decodekit.core.validation import read_ids
-from decodekit.processors._shared.sequences import Sequences
+from decodekit.processors._shared.biased_sequences import BiasedSequences
 from decodekit.processors.base import StatelessProcessor
 
 
@@ -41,7 +41,7 @@ class BadWords(StatelessProcessor):
 
     words: Iterable[int | Iterable[int]]
     end_ids: int | Iterable[int] = ()
-    _sequences: Sequences = field(init=False, repr=False, compare=False)
+    _sequences: BiasedSequences = field(init=False, repr=False, compare=False)
 
     batch_independent = True
 
@@ -55,7 +55,7 @@ class BadWords(StatelessProcessor):
         object.__setattr__(self, "words", words)  # frozen fields
         object.__setattr__(self, "end_ids", end_ids)
         banned = ((word, -math.inf) for word in words if not (len(word) == 1 and word[0] in end_ids))
-        object.__setattr__(self, "_sequences", Sequences.of("BadWords", banned))
+        object.__setattr__(self, "_sequences", BiasedSequences.of("BadWords", banned))
 
     def process(
         self, history: History, scores: Float32[Tensor, "rows vocab"]

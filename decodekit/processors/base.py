@@ -11,7 +11,7 @@ from torch import Tensor
 from decodekit.core.history import History
 from decodekit.core.pytrees import Memory
 from decodekit.errors import DecodekitError
-from decodekit.processors._shared.parameters import EachPrompt, check_one_a_prompt
+from decodekit.processors._shared.parameters import PromptValues, check_per_prompt
 
 if TYPE_CHECKING:
     from decodekit.processors.chain import Chain
@@ -102,7 +102,7 @@ class StatelessProcessor(LogitsProcessor):
     @final
     def init(self, history: History) -> Memory:
         """Nothing; parameters given for each prompt must be as many as there are prompts."""
-        check_one_a_prompt(self, history)
+        check_per_prompt(self, history)
         return ()
 
     @final
@@ -124,9 +124,9 @@ class StatelessProcessor(LogitsProcessor):
         length = torch.full((), input_ids.shape[1], device=input_ids.device)
         valid = torch.ones_like(input_ids, dtype=torch.bool)
         # Parameters for each prompt tell how many rows each has.
-        prompts = max((len(v) for v in vars(self).values() if isinstance(v, EachPrompt)), default=len(scores))
+        prompts = max((len(v) for v in vars(self).values() if isinstance(v, PromptValues)), default=len(scores))
         history = History(input_ids, valid, length, rows_per_prompt=max(len(scores) // prompts, 1))
-        check_one_a_prompt(self, history)
+        check_per_prompt(self, history)
         return self.process(history, scores)
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from decodekit.core.history import History
 from decodekit.core.validation import is_finite
 from decodekit.models.protocols import Model
-from decodekit.processors._shared.log_probs import keep_banned, lifted
-from decodekit.processors._shared.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
+from decodekit.processors._shared.log_probs import keep_banned, lift_impossible
+from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, per_prompt
 from decodekit.processors._shared.second_model import (
     SecondModelState,
     advance_second_model,
@@ -89,7 +89,7 @@ class ClassifierFreeGuidance(LogitsProcessor):
 
     def init(self, history: History) -> SecondModelState | tuple[()]:
         """The second model, after its prompts."""
-        check_one_a_prompt(self, history)
+        check_per_prompt(self, history)
         if self.scale == 1:
             return ()
         prompts = last_tokens(history) if self.prompts is None else self.prompts
@@ -105,7 +105,7 @@ class ClassifierFreeGuidance(LogitsProcessor):
         logits, memory = advance_second_model("ClassifierFreeGuidance", memory, history, scores)
         scale = for_rows(self.scale, history, scores)
         other = logits.log_softmax(-1)
-        floor = lifted(other)
+        floor = lift_impossible(other)
         # In Hugging Face's order: the same rounding.
         guided = scale * (log_probs - floor) + floor
         # Below 1 the second model has a say of its own, and a veto.

@@ -9,8 +9,8 @@ from torch import Tensor
 from decodekit.core.history import History
 from decodekit.core.validation import is_finite
 from decodekit.models.protocols import Model
-from decodekit.processors._shared.log_probs import keep_banned, normalized, weighted
-from decodekit.processors._shared.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
+from decodekit.processors._shared.log_probs import keep_banned, normalize, weigh
+from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, per_prompt
 from decodekit.processors._shared.second_model import (
     SecondModelState,
     advance_second_model,
@@ -82,7 +82,7 @@ class ContextAware(LogitsProcessor):
 
     def init(self, history: History) -> SecondModelState:
         """The second model, after the prompts without context."""
-        check_one_a_prompt(self, history)
+        check_per_prompt(self, history)
         return start_second_model("ContextAware", self.model, history, self.prompts)
 
     def apply(
@@ -91,5 +91,5 @@ class ContextAware(LogitsProcessor):
         """The log-probabilities, with what the context adds counted once more."""
         logits, memory = advance_second_model("ContextAware", memory, history, scores)
         alpha = for_rows(self.alpha, history, scores)
-        aware = (1 + alpha) * scores.log_softmax(-1) + weighted(-alpha, logits.log_softmax(-1))
-        return normalized(keep_banned(aware, scores)), memory
+        aware = (1 + alpha) * scores.log_softmax(-1) + weigh(-alpha, logits.log_softmax(-1))
+        return normalize(keep_banned(aware, scores)), memory

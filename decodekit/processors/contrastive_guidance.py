@@ -10,8 +10,8 @@ from torch import Tensor
 from decodekit.core.history import History
 from decodekit.core.validation import is_finite, is_number, is_positive
 from decodekit.models.protocols import Model
-from decodekit.processors._shared.log_probs import keep_banned, weighted
-from decodekit.processors._shared.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
+from decodekit.processors._shared.log_probs import keep_banned, weigh
+from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, per_prompt
 from decodekit.processors._shared.second_model import (
     SecondModelState,
     advance_second_model,
@@ -95,7 +95,7 @@ class ContrastiveGuidance(LogitsProcessor):
 
     def init(self, history: History) -> SecondModelState:
         """The amateur, after the prompts."""
-        check_one_a_prompt(self, history)
+        check_per_prompt(self, history)
         return start_second_model("ContrastiveGuidance", self.amateur, history)
 
     def apply(
@@ -108,5 +108,5 @@ class ContrastiveGuidance(LogitsProcessor):
         )
         probs = scores.softmax(-1)
         implausible = probs < alpha * probs.amax(-1, keepdim=True)
-        contrast = scores.log_softmax(-1) + weighted(-weight, (logits / temperature).log_softmax(-1))
+        contrast = scores.log_softmax(-1) + weigh(-weight, (logits / temperature).log_softmax(-1))
         return keep_banned(contrast, scores).masked_fill(implausible, -torch.inf), memory

@@ -9,8 +9,8 @@ from torch import Tensor
 from decodekit.core.history import History
 from decodekit.core.validation import is_finite
 from decodekit.models.protocols import Model
-from decodekit.processors._shared.log_probs import keep_banned, normalized, weighted
-from decodekit.processors._shared.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
+from decodekit.processors._shared.log_probs import keep_banned, normalize, weigh
+from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, per_prompt
 from decodekit.processors._shared.second_model import (
     SecondModelState,
     advance_second_model,
@@ -75,7 +75,7 @@ class DExperts(LogitsProcessor):
 
     def init(self, history: History) -> tuple[SecondModelState, SecondModelState]:
         """Expert and anti-expert, after the prompts."""
-        check_one_a_prompt(self, history)
+        check_per_prompt(self, history)
         expert = start_second_model("DExperts", self.expert, history)
         return expert, start_second_model("DExperts", self.antiexpert, history)
 
@@ -91,7 +91,7 @@ class DExperts(LogitsProcessor):
         alpha = for_rows(self.alpha, history, scores)
         steered = (
             scores.log_softmax(-1)
-            + weighted(alpha, wanted.log_softmax(-1))
-            + weighted(-alpha, unwanted.log_softmax(-1))
+            + weigh(alpha, wanted.log_softmax(-1))
+            + weigh(-alpha, unwanted.log_softmax(-1))
         )
-        return normalized(keep_banned(steered, scores)), (expert, antiexpert)
+        return normalize(keep_banned(steered, scores)), (expert, antiexpert)

@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 
 from decodekit.core.history import History
 from decodekit.core.validation import is_count, is_finite, read_ids
-from decodekit.processors._shared.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
+from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, per_prompt
 from decodekit.processors.base import LogitsProcessor, device_ids
 
 
@@ -86,7 +86,7 @@ class DRY(LogitsProcessor):
 
     def init(self, history: History) -> Int64[Tensor, ""]:
         """The first column that counts."""
-        check_one_a_prompt(self, history)
+        check_per_prompt(self, history)
         return torch.zeros_like(history.position) if self.prompt else history.position.clone()
 
     def apply(

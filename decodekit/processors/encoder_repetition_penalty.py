@@ -9,7 +9,7 @@ from torch import Tensor
 
 from decodekit.core.history import History
 from decodekit.core.validation import is_positive
-from decodekit.processors._shared.parameters import PerPrompt, check_one_a_prompt, each, for_rows, per_prompt
+from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, map_per_prompt, for_rows, per_prompt
 from decodekit.processors._shared.sources import SourceIds, check_source, read_source, source_of
 from decodekit.processors.base import LogitsProcessor, put
 
@@ -62,7 +62,7 @@ class EncoderRepetitionPenalty(LogitsProcessor):
 
     def init(self, history: History) -> Int64[Tensor, ""]:
         """The prompt's length in columns."""
-        check_one_a_prompt(self, history)
+        check_per_prompt(self, history)
         check_source("EncoderRepetitionPenalty", self.source, history)  # type: ignore[arg-type]
         return history.position.clone()
 
@@ -76,6 +76,6 @@ class EncoderRepetitionPenalty(LogitsProcessor):
         tokens, valid = source_of(self.source, history, memory)  # type: ignore[arg-type]
         said = scores.gather(1, torch.where(valid, tokens, 0).clamp(max=scores.shape[-1] - 1))
         # The inverse is rounded first, as in Hugging Face.
-        inverse = for_rows(each(lambda penalty: 1 / penalty, self.penalty), history, scores)
+        inverse = for_rows(map_per_prompt(lambda penalty: 1 / penalty, self.penalty), history, scores)
         pushed = torch.where(said < 0, said * inverse, said / inverse)
         return put(scores, tokens, valid, pushed), memory

@@ -13,8 +13,8 @@ from decodekit.core.history import History
 from decodekit.core.validation import is_finite
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import Model
-from decodekit.processors._shared.log_probs import keep_banned, weighted
-from decodekit.processors._shared.parameters import EachPrompt, PerPrompt, each, for_rows, largest, per_prompt
+from decodekit.processors._shared.log_probs import keep_banned, weigh
+from decodekit.processors._shared.parameters import PromptValues, PerPrompt, map_per_prompt, for_rows, largest, per_prompt
 from decodekit.processors._shared.second_model import (
     SecondModelState,
     advance_second_model,
@@ -89,7 +89,7 @@ class Ensemble(LogitsProcessor):
         """Every other model, after the prompts."""
         batch = history.batch
         for weight in self._weights:
-            if isinstance(weight, EachPrompt) and len(weight) != batch:
+            if isinstance(weight, PromptValues) and len(weight) != batch:
                 raise DecodekitError(
                     f"Ensemble: a weight must be one number, or one for each prompt, got {len(weight)} for "
                     f"{batch} prompts."
@@ -103,12 +103,12 @@ class Ensemble(LogitsProcessor):
         read = [advance_second_model("Ensemble", reading, history, scores) for reading in memory]
         log_probs = [scores.log_softmax(-1), *(logits.log_softmax(-1) for logits, _ in read)]
         if self.average == "prob":
-            shares = [for_rows(each(_log, weight), history, scores) for weight in self._weights]
+            shares = [for_rows(map_per_prompt(_log, weight), history, scores) for weight in self._weights]
             terms = [own + share for own, share in zip(log_probs, shares, strict=True)]
             mean = torch.stack(terms).logsumexp(0)
         else:
             shares = [for_rows(weight, history, scores) for weight in self._weights]
-            terms = [weighted(share, own) for own, share in zip(log_probs, shares, strict=True)]
+            terms = [weigh(share, own) for own, share in zip(log_probs, shares, strict=True)]
             mean = torch.stack(terms).sum(0)
         return keep_banned(mean, scores), tuple(reading for _, reading in read)
 
@@ -133,20 +133,20 @@ def _shares(weights: Sequence[PerPrompt]) -> tuple[PerPrompt, ...]:
         )
         for weight in weights
     ]
-    batches = {len(weight) for weight in kept if isinstance(weight, EachPrompt)}
+    batches = {len(weight) for weight in kept if isinstance(weight, PromptValues)}
     if len(batches) > 1:
         raise ValueError(f"Ensemble: weights must be for equally many prompts, got {sorted(batches)}.")
     prompts = max(batches, default=1)
     # [prompts models]
     columns = [
-        weight if isinstance(weight, EachPrompt) else EachPrompt([largest(weight)] * prompts)
+        weight if isinstance(weight, PromptValues) else PromptValues([largest(weight)] * prompts)
         for weight in kept
     ]
     totals = [sum(row) for row in zip(*columns, strict=True)]
     if min(totals) == 0:
         raise ValueError("Ensemble: some weight must be above 0, got only zeros.")
     shares = [
-        EachPrompt(weight / total for weight, total in zip(column, totals, strict=True)) for column in columns
+        PromptValues(weight / total for weight, total in zip(column, totals, strict=True)) for column in columns
     ]
     return tuple(shares) if batches else tuple(share[0] for share in shares)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from decodekit.core.history import History
 from decodekit.core.validation import is_count, is_number
-from decodekit.processors._shared.entropy import probs_and_entropy
+from decodekit.processors._shared.log_probs import probs_and_entropy
 from decodekit.processors._shared.parameters import PerPrompt, for_rows, per_prompt
 from decodekit.processors.base import StatelessProcessor
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from decodekit.core.history import History
 from decodekit.core.validation import is_count, is_number, read_ids
 from decodekit.processors._shared.parameters import (
-    EachPrompt,
+    PromptValues,
     PerPrompt,
-    check_one_a_prompt,
+    check_per_prompt,
     for_rows,
     per_prompt,
 )
@@ -78,7 +78,7 @@ class ExponentialLengthDecay(LogitsProcessor):
 
     def init(self, history: History) -> Int64[Tensor, ""]:
         """The prompt's length in columns."""
-        check_one_a_prompt(self, history)
+        check_per_prompt(self, history)
         return history.position.clone()
 
     def apply(
@@ -97,10 +97,10 @@ class ExponentialLengthDecay(LogitsProcessor):
         """What a score grows by for every row, as a part of itself."""
         rows, capacity = history.tokens.shape
         past = history.position - prompt_length - for_rows(self.start, history, history.tokens)
-        if isinstance(self.factor, EachPrompt):
+        if isinstance(self.factor, PromptValues):
             table = history.spread(_growth_table(self.factor, capacity, history.tokens.device))
         else:
-            one = EachPrompt((self.factor,))  # type: ignore[arg-type]
+            one = PromptValues((self.factor,))  # type: ignore[arg-type]
             table = _growth_table(one, capacity, history.tokens.device).expand(rows, -1)
         return table.gather(1, past.clamp(0, capacity).expand(rows, 1))
 
@@ -108,7 +108,7 @@ class ExponentialLengthDecay(LogitsProcessor):
 @lru_cache(maxsize=256)
 @torch.inference_mode(mode=False)  # it is kept, and may be used where gradients are taken
 def _growth_table(
-    factors: EachPrompt, steps: int, device: torch.device
+    factors: PromptValues, steps: int, device: torch.device
 ) -> Float32[Tensor, "factors steps_and_one"]:
     # Made once, on the host: a device's own powers are rounded otherwise than Python's.
     table = [[_growth_after(n, factor) for n in range(steps + 1)] for factor in factors]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from decodekit.core.history import History
 from decodekit.core.validation import is_count, read_ids
-from decodekit.processors._shared.parameters import PerPrompt, check_one_a_prompt, each, for_rows, per_prompt
+from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, map_per_prompt, for_rows, per_prompt
 from decodekit.processors.base import LogitsProcessor, force
 
 
@@ -60,7 +60,7 @@ class ForcedEOS(LogitsProcessor):
 
     def init(self, history: History) -> Int64[Tensor, ""]:
         """The prompt's length in columns."""
-        check_one_a_prompt(self, history)
+        check_per_prompt(self, history)
         return history.position.clone()
 
     def apply(
@@ -70,6 +70,6 @@ class ForcedEOS(LogitsProcessor):
         memory: Int64[Tensor, ""],
     ) -> tuple[Float32[Tensor, "rows vocab"], Int64[Tensor, ""]]:
         """The scores; at the last new token, 0 for end ids and minus infinity elsewhere."""
-        before = each(lambda new_tokens: new_tokens - 1, self.max_new_tokens)
+        before = map_per_prompt(lambda new_tokens: new_tokens - 1, self.max_new_tokens)
         is_last = history.position - memory == for_rows(before, history, history.tokens)
         return force("ForcedEOS", scores, read_ids("ForcedEOS", self.end_ids), is_last), memory

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from decodekit.core.history import History
 from decodekit.core.validation import is_number
-from decodekit.processors._shared.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
+from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, per_prompt
 from decodekit.processors.base import LogitsProcessor
 
 _LARGEST = torch.finfo(torch.float32).max
@@ -63,7 +63,7 @@ class FrequencyPenalty(LogitsProcessor):
 
     def init(self, history: History) -> Int64[Tensor, ""]:
         """The first column that counts."""
-        check_one_a_prompt(self, history)
+        check_per_prompt(self, history)
         return torch.zeros_like(history.position) if self.prompt else history.position.clone()
 
     def apply(

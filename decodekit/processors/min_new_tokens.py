@@ -9,7 +9,7 @@ from torch import Tensor
 
 from decodekit.core.history import History
 from decodekit.core.validation import is_count, read_ids
-from decodekit.processors._shared.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
+from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, per_prompt
 from decodekit.processors.base import LogitsProcessor, ban
 
 
@@ -53,7 +53,7 @@ class MinNewTokens(LogitsProcessor):
 
     def init(self, history: History) -> Int64[Tensor, ""]:
         """The prompt's length in columns."""
-        check_one_a_prompt(self, history)
+        check_per_prompt(self, history)
         return history.position.clone()
 
     def apply(

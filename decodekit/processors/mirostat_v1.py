@@ -14,7 +14,7 @@ from decodekit.processors._shared import mirostat
 from decodekit.processors._shared.mirostat import MirostatMemory
 from decodekit.processors._shared.parameters import (
     PerPrompt,
-    check_one_a_prompt,
+    check_per_prompt,
     for_rows,
     largest,
     per_prompt,
@@ -84,7 +84,7 @@ class MirostatV1(LogitsProcessor):
 
     def init(self, history: History) -> MirostatMemory:
         """Twice the target for every row."""
-        check_one_a_prompt(self, history)
+        check_per_prompt(self, history)
         return mirostat.start(self.tau, history)
 
     def apply(

@@ -10,7 +10,7 @@ from torch import Tensor
 from decodekit.core.history import History
 from decodekit.processors._shared import mirostat
 from decodekit.processors._shared.mirostat import MirostatMemory
-from decodekit.processors._shared.parameters import PerPrompt, check_one_a_prompt
+from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt
 from decodekit.processors.base import LogitsProcessor
 
 
@@ -62,7 +62,7 @@ class MirostatV2(LogitsProcessor):
 
     def init(self, history: History) -> MirostatMemory:
         """Twice the target for every row."""
-        check_one_a_prompt(self, history)
+        check_per_prompt(self, history)
         return mirostat.start(self.tau, history)
 
     def apply(

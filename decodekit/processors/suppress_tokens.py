@@ -1,4 +1,4 @@
-"""Tokens that are never said."""
+"""Suppression of tokens at every step."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,9 +6,10 @@ from typing import final
 
 from jaxtyping import Float32
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import read_ids
+from decodekit.core.validation import read_ids, set_fields
 from decodekit.processors.base import StatelessProcessor, ban
 
 
@@ -37,12 +38,12 @@ class SuppressTokens(StatelessProcessor):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tokens", read_ids("SuppressTokens", self.tokens))  # a frozen field
+        set_fields(self, tokens=read_ids("SuppressTokens", self.tokens))
 
+    @override
     def process(
         self,
         history: History,  # noqa: ARG002 - the contract's signature
         scores: Float32[Tensor, "rows vocab"],
     ) -> Float32[Tensor, "rows vocab"]:
-        """The scores, with minus infinity at the suppressed tokens."""
         return ban("SuppressTokens", scores, read_ids("SuppressTokens", self.tokens))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from decodekit.core.validation import is_number
 from decodekit.errors import DecodekitError
-from decodekit.processors._shared.texts import Texts, read_texts
+from decodekit.processors._shared.texts import Texts, read_sequences
 from decodekit.processors.synthid import SynthID, extend_hash, hash_tokens
 
 
@@ -100,7 +100,7 @@ class SynthIDDetector:
         Raises:
             DecodekitError: If a text is shorter than one n-gram.
         """
-        read = read_texts("SynthIDDetector", texts)
+        read = read_sequences("SynthIDDetector", texts)
         values = [self.g_values(text) for text in read]
         scored = torch.tensor([len(numbers) for numbers in values])
         rounds = values[0].shape[1]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from decodekit.core.history import History
 from decodekit.core.validation import is_count
-from decodekit.processors._shared.parameters import PerPrompt, each, for_rows, largest, per_prompt
+from decodekit.processors._shared.parameters import PerPrompt, map_per_prompt, for_rows, largest, per_prompt
 from decodekit.processors.base import StatelessProcessor
 
 
@@ -58,7 +58,7 @@ class TopK(StatelessProcessor):
     ) -> Float32[Tensor, "rows vocab"]:
         """The scores of the k best tokens, minus infinity elsewhere."""
         least, vocab = self.min_tokens_to_keep, scores.shape[-1]
-        kept = each(lambda k: min(max(k, least), vocab), self.k)
+        kept = map_per_prompt(lambda k: min(max(k, least), vocab), self.k)
         likeliest = scores.topk(int(largest(kept))).values
         last = for_rows(kept, history, history.tokens)
         kth = likeliest.gather(1, last - 1) if isinstance(last, Tensor) else likeliest[:, -1:]

@@ -9,7 +9,7 @@ from torch import Tensor
 from decodekit.core.history import History
 from decodekit.core.validation import is_count, is_number
 from decodekit.processors._shared.nucleus import ban_tail
-from decodekit.processors._shared.parameters import PerPrompt, each, for_rows, per_prompt
+from decodekit.processors._shared.parameters import PerPrompt, map_per_prompt, for_rows, per_prompt
 from decodekit.processors.base import StatelessProcessor
 
 
@@ -58,6 +58,6 @@ class TopP(StatelessProcessor):
         self, history: History, scores: Float32[Tensor, "rows vocab"]
     ) -> Float32[Tensor, "rows vocab"]:
         """The scores of the nucleus, minus infinity elsewhere."""
-        rest = for_rows(each(lambda p: 1 - p, self.p), history, scores)
+        rest = for_rows(map_per_prompt(lambda p: 1 - p, self.p), history, scores)
         most = max(scores.shape[-1] - self.min_tokens_to_keep, 0)
         return ban_tail(scores, rest, most)

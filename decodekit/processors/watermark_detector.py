@@ -11,7 +11,7 @@ from torch import Tensor
 
 from decodekit.core.validation import is_count, is_number
 from decodekit.errors import DecodekitError
-from decodekit.processors._shared.texts import Texts, read_texts
+from decodekit.processors._shared.texts import Texts, read_sequences
 from decodekit.processors.watermark import Watermark
 
 
@@ -97,7 +97,7 @@ class WatermarkDetector:
             DecodekitError: If a text is too short to hold one token with its context, or an id is
                 outside the vocabulary.
         """
-        counts = [self._count(text) for text in read_texts("WatermarkDetector", texts)]
+        counts = [self._count(text) for text in read_sequences("WatermarkDetector", texts)]
         scored, green = torch.tensor(counts).T.unbind()
         ratio, total = self.watermark.greenlist_ratio, scored.double()
         z_score = (green - ratio * total) / (total * ratio * (1 - ratio)).sqrt()

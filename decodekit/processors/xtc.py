@@ -10,7 +10,7 @@ from torch import Tensor
 from decodekit import rng
 from decodekit.core.history import History
 from decodekit.core.validation import is_number
-from decodekit.processors._shared.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
+from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, per_prompt
 from decodekit.processors.base import LogitsProcessor
 
 # Mixed into the seeds, so that a `Sample` with the same ones does not draw the same numbers.
@@ -89,7 +89,7 @@ class XTC(LogitsProcessor):
 
     def init(self, history: History) -> XTCMemory:
         """Every row a stream of its own, and nothing said yet."""
-        check_one_a_prompt(self, history)
+        check_per_prompt(self, history)
         return XTCMemory(history.own_places(), history.position.clone())
 
     def apply(
