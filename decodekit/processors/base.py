@@ -124,7 +124,9 @@ class StatelessProcessor(LogitsProcessor):
         length = torch.full((), input_ids.shape[1], device=input_ids.device)
         valid = torch.ones_like(input_ids, dtype=torch.bool)
         # Parameters for each prompt tell how many rows each has.
-        prompts = max((len(v) for v in vars(self).values() if isinstance(v, PromptValues)), default=len(scores))
+        prompts = max(
+            (len(v) for v in vars(self).values() if isinstance(v, PromptValues)), default=len(scores)
+        )
         history = History(input_ids, valid, length, rows_per_prompt=max(len(scores) // prompts, 1))
         check_per_prompt(self, history)
         return self.process(history, scores)

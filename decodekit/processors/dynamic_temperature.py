@@ -10,7 +10,7 @@ from torch import Tensor
 
 from decodekit.core.history import History
 from decodekit.core.validation import is_positive
-from decodekit.processors._shared.parameters import PromptValues, PerPrompt, for_rows, per_prompt
+from decodekit.processors._shared.parameters import PerPrompt, PromptValues, for_rows, per_prompt
 from decodekit.processors.base import StatelessProcessor
 
 
@@ -64,7 +64,8 @@ class DynamicTemperature(StatelessProcessor):
             )
             object.__setattr__(self, name, kept)  # a frozen field
         lows, highs = (
-            list[Any](value if isinstance(value, PromptValues) else [value]) for value in (self.low, self.high)
+            list[Any](value if isinstance(value, PromptValues) else [value])
+            for value in (self.low, self.high)
         )
         for low, high in islice(zip(cycle(lows), cycle(highs), strict=False), max(len(lows), len(highs))):
             if low > high:

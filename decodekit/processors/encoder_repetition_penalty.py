@@ -9,7 +9,13 @@ from torch import Tensor
 
 from decodekit.core.history import History
 from decodekit.core.validation import is_positive
-from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, map_per_prompt, for_rows, per_prompt
+from decodekit.processors._shared.parameters import (
+    PerPrompt,
+    check_per_prompt,
+    for_rows,
+    map_per_prompt,
+    per_prompt,
+)
 from decodekit.processors._shared.sources import SourceIds, check_source, read_source, source_of
 from decodekit.processors.base import LogitsProcessor, put
 

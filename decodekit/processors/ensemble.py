@@ -14,7 +14,14 @@ from decodekit.core.validation import is_finite
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import Model
 from decodekit.processors._shared.log_probs import keep_banned, weigh
-from decodekit.processors._shared.parameters import PromptValues, PerPrompt, map_per_prompt, for_rows, largest, per_prompt
+from decodekit.processors._shared.parameters import (
+    PerPrompt,
+    PromptValues,
+    for_rows,
+    largest,
+    map_per_prompt,
+    per_prompt,
+)
 from decodekit.processors._shared.second_model import (
     SecondModelState,
     advance_second_model,
@@ -146,7 +153,8 @@ def _shares(weights: Sequence[PerPrompt]) -> tuple[PerPrompt, ...]:
     if min(totals) == 0:
         raise ValueError("Ensemble: some weight must be above 0, got only zeros.")
     shares = [
-        PromptValues(weight / total for weight, total in zip(column, totals, strict=True)) for column in columns
+        PromptValues(weight / total for weight, total in zip(column, totals, strict=True))
+        for column in columns
     ]
     return tuple(shares) if batches else tuple(share[0] for share in shares)
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from decodekit.core.history import History
 from decodekit.core.validation import is_count, is_number, read_ids
 from decodekit.processors._shared.parameters import (
-    PromptValues,
     PerPrompt,
+    PromptValues,
     check_per_prompt,
     for_rows,
     per_prompt,

@@ -9,7 +9,13 @@ from torch import Tensor
 
 from decodekit.core.history import History
 from decodekit.core.validation import is_count, read_ids
-from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, map_per_prompt, for_rows, per_prompt
+from decodekit.processors._shared.parameters import (
+    PerPrompt,
+    check_per_prompt,
+    for_rows,
+    map_per_prompt,
+    per_prompt,
+)
 from decodekit.processors.base import LogitsProcessor, force
 
 

@@ -65,7 +65,7 @@ class PrefixConstraint(LogitsProcessor):
             )
 
     @override
-    def init(self, history: History) -> Memory:  # noqa: ARG002 - the contract's signature
+    def init(self, history: History) -> Memory:
         return ()
 
     @override
@@ -74,7 +74,9 @@ class PrefixConstraint(LogitsProcessor):
     ) -> tuple[Float32[Tensor, "rows vocab"], Memory]:
         rows, vocab = scores.shape
         tokens, valid = history.tokens.cpu(), history.valid.cpu()
-        numbers = torch.arange(rows) // history.rows_per_prompt if history.prompts is None else history.prompts
+        numbers = (
+            torch.arange(rows) // history.rows_per_prompt if history.prompts is None else history.prompts
+        )
         allowed = torch.zeros((rows, vocab), dtype=torch.bool)
         for row, prompt in enumerate(numbers.tolist()):
             allowed[row, self._ids(prompt, tokens[row, valid[row]], vocab)] = True

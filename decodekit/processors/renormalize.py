@@ -35,7 +35,7 @@ class Renormalize(StatelessProcessor):
     @override
     def process(
         self,
-        history: History,  # noqa: ARG002 - the contract's signature
+        history: History,
         scores: Float32[Tensor, "rows vocab"],
     ) -> Float32[Tensor, "rows vocab"]:
         return normalize(scores)

@@ -43,7 +43,7 @@ class SuppressTokens(StatelessProcessor):
     @override
     def process(
         self,
-        history: History,  # noqa: ARG002 - the contract's signature
+        history: History,
         scores: Float32[Tensor, "rows vocab"],
     ) -> Float32[Tensor, "rows vocab"]:
         return ban("SuppressTokens", scores, read_ids("SuppressTokens", self.tokens))

@@ -8,8 +8,8 @@ from typing import final
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
-from typing_extensions import override
 from torch.nn.functional import pad
+from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import FLAG, Requirement, at_least, check_fields, is_count, set_fields
@@ -76,7 +76,7 @@ class SynthID(LogitsProcessor):
     def __post_init__(self) -> None:
         plain = self.keys.tolist() if isinstance(self.keys, Tensor) else self.keys
         keys = tuple(plain) if isinstance(plain, Iterable) else (plain,)
-        if not keys or not all(is_count(key, 0) and key < 2**63 for key in keys):
+        if not keys or not all(is_count(key, 0) for key in keys):
             raise ValueError(f"SynthID: keys must be one or more integers in [0, 2**63), got {self.keys!r}.")
         check_fields(
             self,
