@@ -22,8 +22,7 @@ class SuppressTokens(StatelessProcessor):
         tokens: Their ids, one or several, below the vocabulary size.
 
     Raises:
-        ValueError: If an id is not an integer of at least 0; when applied, if one is outside the
-            vocabulary.
+        ValueError: If an id is not an integer of at least 0; when applied, if one is outside the vocabulary.
 
     Example:
         >>> SuppressTokens([0, 2])(torch.tensor([[0]]), torch.zeros(1, 3))

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from decodekit.core.validation import FINITE, check_fields, is_number, set_fields
-from decodekit.processors._shared.detection import TokenSequences, p_value, read_sequences
+from decodekit.processors._shared.detection import TokenSequences, read_sequences, upper_tail
 from decodekit.processors.synthid import SynthID, extend_hash, hash_tokens
 
 
@@ -47,8 +47,8 @@ class SynthIDDetector:
 
     Args:
         watermark: The processor that generated them.
-        weights: Weight of each round, at least 0, in the order of the keys; None: falling linearly from 10
-            to 1, because later rounds carry less of the watermark.
+        weights: Weight of each round, at least 0, in the order of the keys; None: falling linearly from 10 to
+            1, because later rounds carry less of the watermark.
         threshold: The z-score above which a sequence is watermarked. Usual value: 3-4.
 
     Raises:
@@ -92,7 +92,8 @@ class SynthIDDetector:
         """Score every sequence.
 
         Args:
-            sequences: Generated tokens, one sequence or several, such as `itertools.chain(*out.hypotheses())`.
+            sequences: Generated tokens, one sequence or several, such as
+                `itertools.chain(*out.hypotheses())`.
 
         Raises:
             ValueError: If an id is not an integer of at least 0, or there is no sequence.
@@ -108,7 +109,7 @@ class SynthIDDetector:
         weighted_mean = torch.stack([(g_values * weights).mean() for g_values in values])
         z_score = (2 * weighted_mean - 1) * rounds * scored.double().sqrt() / weights.square().sum().sqrt()
         return SynthIDDetection(
-            scored, mean, weighted_mean, z_score, p_value(z_score), z_score > self.threshold
+            scored, mean, weighted_mean, z_score, upper_tail(z_score), z_score > self.threshold
         )
 
     def g_values(self, tokens: Sequence[int]) -> Float64[Tensor, "scored rounds"]:

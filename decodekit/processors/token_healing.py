@@ -83,12 +83,12 @@ class TokenHealing(LogitsProcessor):
         https://towardsdatascience.com/the-art-of-prompt-design-prompt-boundaries-and-token-healing-3b2448b0be38.
 
     Hugging Face:
-        `generate(token_healing=True, tokenizer=...)`, a step before decoding: it adds 10 to the logits of
-        the tokens that begin with the last token's text, 11 to that token itself, and replaces it by the
-        chosen one. So it may choose a token that does not begin with the text, never uses several tokens,
-        and happens outside the search. It strips whitespace from prompts, and looks up the decoded text,
-        which byte-level vocabularies spell differently where a token begins with a space or is not ASCII:
-        there theirs changes nothing.
+        `generate(token_healing=True, tokenizer=...)`, a step before decoding: it adds 10 to the logits of the
+        tokens that begin with the last token's text, 11 to that token itself, and replaces it by the chosen
+        one. So it may choose a token that does not begin with the text, never uses several tokens, and
+        happens outside the search. It strips whitespace from prompts, and looks up the decoded text, which
+        byte-level vocabularies spell differently where a token begins with a space or is not ASCII: there
+        theirs changes nothing.
     """
 
     removed: Sequence[bytes]

@@ -22,8 +22,8 @@ CANDIDATES = 100  # as in Hugging Face, only the 100 likeliest tokens are candid
 class TopH(StatelessProcessor):
     r"""Bans the tail: keeps the likeliest tokens that hold at most a fraction h of the entropy.
 
-    With the tokens in order of probability, $P$ over the 100 likeliest and $H$ its entropy, keeps
-    the first, and every k-th with
+    With the tokens in order of probability, $P$ over the 100 likeliest and $H$ its entropy, keeps the first,
+    and every k-th with
 
     $$-\sum_{i \le k} P(v_i) \log P(v_i) \le h \cdot H.$$
 
@@ -41,12 +41,12 @@ class TopH(StatelessProcessor):
         tensor([[ True,  True, False]])
 
     Source:
-        Baghaei Potraghloo et al., 2025, https://arxiv.org/abs/2509.02510. There the bound is on the
-        entropy of the kept tokens alone; here, as in Hugging Face, on their part of the sum.
+        Baghaei Potraghloo et al., 2025, https://arxiv.org/abs/2509.02510. There the bound is on the entropy
+        of the kept tokens alone; here, as in Hugging Face, on their part of the sum.
 
     Hugging Face:
-        `TopHLogitsWarper(h)`, bit for bit, ties included. Theirs raises where a score is infinite;
-        ours keeps that token alone.
+        `TopHLogitsWarper(h)`, bit for bit, ties included. Theirs raises where a score is infinite; ours keeps
+        that token alone.
     """
 
     h: PerPrompt

@@ -28,7 +28,8 @@ class TopK(StatelessProcessor):
     Tokens tied with the k-th all survive, so more than k can. Does not change the argmax.
 
     Args:
-        k: Tokens to keep, at least 1; more than the vocabulary keeps all; one number, or one per prompt. Usual values: 10-100.
+        k: Tokens to keep, at least 1; more than the vocabulary keeps all; one number, or one per prompt.
+            Usual values: 10-100.
         min_tokens_to_keep: Tokens to keep even if `k` is smaller, at least 1.
 
     Raises:

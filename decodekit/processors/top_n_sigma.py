@@ -19,9 +19,9 @@ from decodekit.processors.base import StatelessProcessor
 class TopNSigma(StatelessProcessor):
     r"""Bans every token whose score is more than n standard deviations below the best one.
 
-    Keeps $\{v : s(v) \ge \max_u s(u) - n\sigma\}$. $\sigma$ is the population standard deviation (divided
-    by the number of tokens, not by one less) of the scores that are not banned. A temperature before it does
-    not change the set. The likeliest token always survives. Does not change the argmax.
+    Keeps $\{v : s(v) \ge \max_u s(u) - n\sigma\}$. $\sigma$ is the population standard deviation (divided by
+    the number of tokens, not by one less) of the scores that are not banned. A temperature before it does not
+    change the set. The likeliest token always survives. Does not change the argmax.
 
     Args:
         n: Standard deviations, above 0; one number, or one per prompt. Usual values: 0.7-2.

@@ -22,8 +22,8 @@ class TopP(StatelessProcessor):
     The token that crosses p is kept, so at least one survives. Does not change the argmax.
 
     Args:
-        p: Probability of the kept set, in [0, 1]; 0 keeps the likeliest token, 1 every token that
-            is not negligible; one number, or one per prompt. Usual values: 0.8-0.95.
+        p: Probability of the kept set, in [0, 1]; 0 keeps the likeliest token, 1 every token that is not
+            negligible; one number, or one per prompt. Usual values: 0.8-0.95.
         min_tokens_to_keep: Likeliest tokens to keep for any `p`, at least 1.
 
     Raises:

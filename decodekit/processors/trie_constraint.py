@@ -33,10 +33,10 @@ class TrieMemory(NamedTuple):
 class TrieConstraint(LogitsProcessor):
     r"""Bans every token with which the generated tokens are no prefix of a string of a set.
 
-    Keeps $\{v : y_{<t} v \text{ is a prefix of some } s \in S\}$, and the end ids where $y_{<t} \in S$.
-    So every finished output is one of the strings, and one that `max_new_tokens` cuts off begins one. The
-    constructor sorts the strings into a trie (a hundred thousand names in about a second), so reuse the object;
-    a step is a binary search per row, on the device.
+    Keeps $\{v : y_{<t} v \text{ is a prefix of some } s \in S\}$, and the end ids where $y_{<t} \in S$. So
+    every finished output is one of the strings, and one that `max_new_tokens` cuts off begins one. The
+    constructor sorts the strings into a trie (a hundred thousand names in about a second), so reuse the
+    object; a step is a binary search per row, on the device.
 
     Args:
         strings: Sequences of ids without end ids; with `per_prompt` one set of them per prompt. The empty
@@ -47,8 +47,8 @@ class TrieConstraint(LogitsProcessor):
 
     Raises:
         TypeError: If a string is no sequence.
-        ValueError: If there are no strings or no end ids, an id is not an integer of at least 0, or a
-            string holds an end id.
+        ValueError: If there are no strings or no end ids, an id is not an integer of at least 0, or a string
+            holds an end id.
         DecodekitError: In a run, if an id is outside the vocabulary, or there are not as many sets as
             prompts.
 
@@ -63,8 +63,8 @@ class TrieConstraint(LogitsProcessor):
         De Cao et al., 2021, https://arxiv.org/abs/2010.00904.
 
     Hugging Face:
-        `generate(prefix_allowed_tokens_fn=...)` with a function that searches such a trie for one row at
-        a time, on the host; the same scores.
+        `generate(prefix_allowed_tokens_fn=...)` with a function that searches such a trie for one row at a
+        time, on the host; the same scores.
     """
 
     strings: InitVar[Strings | Sequence[Strings]]

@@ -24,13 +24,13 @@ class Typical(StatelessProcessor):
     be banned: where the model is unsure it is less surprising than expected.
 
     Args:
-        mass: Probability of the kept set, strictly between 0 and 1; one number, or one per prompt.
-            Usual values: 0.2-0.95.
+        mass: Probability of the kept set, strictly between 0 and 1; one number, or one per prompt. Usual
+            values: 0.2-0.95.
         min_tokens_to_keep: Most typical tokens to keep for any `mass`, at least 1.
 
     Raises:
-        ValueError: If `mass` is not strictly between 0 and 1, or `min_tokens_to_keep` is not an integer
-            of at least 1.
+        ValueError: If `mass` is not strictly between 0 and 1, or `min_tokens_to_keep` is not an integer of at
+            least 1.
 
     Example:
         >>> scores = torch.tensor([[0.6, 0.3, 0.1]]).log()

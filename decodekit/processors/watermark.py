@@ -41,21 +41,21 @@ class Watermark(StatelessProcessor):
 
     $$s'(v) = s(v) + \text{bias} \cdot [v \in G(c)].$$
 
-    The output then contains more green tokens than chance gives, and `WatermarkDetector` counts them.
-    Rows with fewer than `context_width` tokens stay as they are.
+    The output then contains more green tokens than chance gives, and `WatermarkDetector` counts them. Rows
+    with fewer than `context_width` tokens stay as they are.
 
     Args:
         greenlist_ratio: Part of the vocabulary that is green, in (0, 1). Usual values: 0.25-0.5.
-        bias: $\text{bias}$, at least 0, in units of the scores; one number, or one per prompt. Usual
-            values: 0.5-2.
+        bias: $\text{bias}$, at least 0, in units of the scores; one number, or one per prompt. Usual values:
+            0.5-2.
         hashing_key: The secret, in [0, 2**63). Choose your own.
         seeding_scheme: The tokens that decide the list: `"lefthash"` the last one, `"selfhash"` the last
             `context_width` ones, the token itself included.
         context_width: Tokens that selfhash depends on, at least 1. Usual values: 1-4.
-        lists: `"permutation"` draws Hugging Face's lists, each of exactly the ratio's size, one at a time
-            on the host: it cannot be captured, and selfhash tries only the 40 likeliest tokens of a row.
-            `"hash"` makes each token green with the ratio's probability, all rows and tokens at once,
-            and can be captured.
+        lists: `"permutation"` draws Hugging Face's lists, each of exactly the ratio's size, one at a time on
+            the host: it cannot be captured, and selfhash tries only the 40 likeliest tokens of a row.
+            `"hash"` makes each token green with the ratio's probability, all rows and tokens at once, and can
+            be captured.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -68,9 +68,9 @@ class Watermark(StatelessProcessor):
         Kirchenbauer et al., 2023, https://arxiv.org/abs/2301.10226, algorithms 2 and 3.
 
     Hugging Face:
-        `WatermarkLogitsProcessor(vocab_size, "cpu", greenlist_ratio, ...)`, bit for bit without padding.
-        On a GPU theirs draws other lists; ours are the same everywhere. Theirs counts left
-        padding, and its selfhash fails if the vocabulary has fewer than 40 tokens or none of the 40 is green.
+        `WatermarkLogitsProcessor(vocab_size, "cpu", greenlist_ratio, ...)`, bit for bit without padding. On a
+        GPU theirs draws other lists; ours are the same everywhere. Theirs counts left padding, and its
+        selfhash fails if the vocabulary has fewer than 40 tokens or none of the 40 is green.
     """
 
     greenlist_ratio: float = 0.25

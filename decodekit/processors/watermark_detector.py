@@ -10,7 +10,7 @@ from torch import Tensor
 
 from decodekit.core.validation import FINITE, FLAG, at_least, check_fields
 from decodekit.errors import DecodekitError
-from decodekit.processors._shared.detection import TokenSequences, p_value, read_sequences
+from decodekit.processors._shared.detection import TokenSequences, read_sequences, upper_tail
 from decodekit.processors.watermark import Watermark
 
 
@@ -44,8 +44,7 @@ class WatermarkDetector:
     Args:
         watermark: The processor that generated them; its bias does not matter.
         vocab: Width of the scores that it changed, at least 1.
-        ignore_repeated_ngrams: True to count a token once per context, so that repetition is no
-            evidence.
+        ignore_repeated_ngrams: True to count a token once per context, so that repetition is no evidence.
         threshold: The z-score above which a sequence is watermarked. Usual value: 3-4.
 
     Raises:
@@ -61,8 +60,8 @@ class WatermarkDetector:
 
     Hugging Face:
         `WatermarkDetector(model_config, "cpu", watermarking_config, ignore_repeated_ngrams)(input_ids,
-        z_threshold)`: the same counts, z-scores and p-values. Sequences may differ in length here,
-        and the first token counts: pass only generated tokens, without the prompt and special tokens.
+        z_threshold)`: the same counts, z-scores and p-values. Sequences may differ in length here, and the
+        first token counts: pass only generated tokens, without the prompt and special tokens.
     """
 
     watermark: Watermark
@@ -80,19 +79,20 @@ class WatermarkDetector:
         """Count the green tokens of every sequence.
 
         Args:
-            sequences: Generated tokens, one sequence or several, such as `itertools.chain(*out.hypotheses())`.
+            sequences: Generated tokens, one sequence or several, such as
+                `itertools.chain(*out.hypotheses())`.
 
         Raises:
             ValueError: If an id is not an integer of at least 0, or there is no sequence.
-            DecodekitError: If a sequence is too short for one token with its context, or an id is outside
-                the vocabulary.
+            DecodekitError: If a sequence is too short for one token with its context, or an id is outside the
+                vocabulary.
         """
         read = read_sequences("WatermarkDetector", sequences, min_length=self.watermark.reach + 1)
         counts = [self._count(tokens) for tokens in read]
         scored, green = torch.tensor(counts).T.unbind()
         ratio, total = self.watermark.greenlist_ratio, scored.double()
         z_score = (green - ratio * total) / (total * ratio * (1 - ratio)).sqrt()
-        return WatermarkDetection(scored, green, z_score, p_value(z_score), z_score > self.threshold)
+        return WatermarkDetection(scored, green, z_score, upper_tail(z_score), z_score > self.threshold)
 
     def _count(self, tokens: list[int]) -> tuple[int, int]:
         """Count the scored tokens of a sequence, and the green ones among them."""

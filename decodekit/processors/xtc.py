@@ -35,14 +35,15 @@ class XTCMemory(NamedTuple):
 class XTC(LogitsProcessor):
     r"""At random steps, bans every token of at least some probability but the least likely of them.
 
-    With the given probability, drawn anew for every row and step, bans
-    $\{v : P(v) \ge \text{threshold}\}$ except the least likely of them (of tied ones the lowest id
-    stays). Changes nothing where fewer than two tokens reach the threshold, so never above 0.5.
+    With the given probability, drawn anew for every row and step, bans $\{v : P(v) \ge \text{threshold}\}$
+    except the least likely of them (of tied ones the lowest id stays). Changes nothing where fewer than two
+    tokens reach the threshold, so never above 0.5.
 
     Args:
         threshold: Least probability of a top choice, in [0, 1]; one number, or one per prompt. Usual value:
             0.1.
-        probability: Probability of acting at a step, in [0, 1]; one number, or one per prompt. Usual value: 0.5.
+        probability: Probability of acting at a step, in [0, 1]; one number, or one per prompt. Usual value:
+            0.5.
         seeds: Seeds of the draws: a 64-bit integer, or one per prompt. Several samples of a prompt draw
             independently. A prompt's draws depend only on its own seed, so prompts that share one act at the
             same steps.
