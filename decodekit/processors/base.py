@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from decodekit.core.history import History
+from decodekit.core.history import History, RowOwners
 from decodekit.core.pytrees import Memory
 from decodekit.errors import DecodekitError
 from decodekit.processors._shared.parameters import PromptValues, check_per_prompt
@@ -127,7 +127,8 @@ class StatelessProcessor(LogitsProcessor):
         prompts = max(
             (len(v) for v in vars(self).values() if isinstance(v, PromptValues)), default=len(scores)
         )
-        history = History(input_ids, valid, length, rows_per_prompt=max(len(scores) // prompts, 1))
+        owners = RowOwners.of(len(input_ids), max(len(scores) // prompts, 1), input_ids.device)
+        history = History(input_ids, valid, length, owners)
         check_per_prompt(self, history)
         return self.process(history, scores)
 

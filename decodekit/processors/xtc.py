@@ -77,7 +77,7 @@ class XTC(LogitsProcessor):
     @override
     def init(self, history: History) -> XTCMemory:
         check_per_prompt(self, history)
-        return XTCMemory(history.own_places(), history.position.clone())
+        return XTCMemory(history.owners.slots, history.position.clone())
 
     @override
     def apply(

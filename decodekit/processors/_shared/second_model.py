@@ -108,8 +108,8 @@ def start_second_model(
     prompt = _run_prompt(who, model, history, length) if prompt is None else prompt.to(history.tokens.device)
     if len(prompt.tokens) == 1:
         prompt = prompt.take(torch.zeros(batch, dtype=torch.long))
-    elif history.of_prompts is not None and len(prompt.tokens) == history.batch:
-        prompt = prompt.take(_prompt_numbers(history))
+    elif len(prompt.tokens) == history.batch:
+        prompt = prompt.take(history.owners.prompts[:: history.rows_per_prompt])
     if len(prompt.tokens) != batch:
         raise DecodekitError(
             f"{who}: there must be one prompt for the second model for each prompt of the run, got "
@@ -156,8 +156,8 @@ def _run_prompt(who: str, model: Model, history: History, length: int) -> Prompt
     """Return the run's own prompts; the source only if the model can read it."""
     first_rows = slice(None, None, history.rows_per_prompt)  # a prompt's rows are alike before the first step
     vocabulary, source = _vocabulary(model), history.source
-    if source is not None and history.of_prompts is not None:
-        source = source.take(_prompt_numbers(history))
+    if source is not None:
+        source = source.take(history.owners.prompts[first_rows])
     is_described = isinstance(model, DescribedModel)
     if is_described and vocabulary.decoder_start_id is None:
         source = None  # a language model reads the decoder's tokens only
@@ -176,8 +176,3 @@ def _vocabulary(model: Model) -> Vocabulary:
 
 def _arange_rows(history: History) -> Int64[Tensor, " rows"]:
     return torch.arange(len(history.tokens), device=history.tokens.device)
-
-
-def _prompt_numbers(history: History) -> Int64[Tensor, " prompts"]:
-    """Return the numbers in the whole run of the prompts of a part of it."""
-    return history.own(torch.arange(history.batch, device=history.tokens.device))
