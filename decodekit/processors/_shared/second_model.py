@@ -28,19 +28,12 @@ class CountedSession:
 
 
 class SecondModelState(NamedTuple):
-    """The position of every row in a second model's session.
+    """The position of every row in a second model's session."""
 
-    Attributes:
-        counted: The session, shared by all memories of this run of the processor.
-        read: Tokens that the session had read when this state was made.
-        rows: The session's row that each row continues; on the device of the history.
-        logits: After the prompt, before the first step; None from then on.
-    """
-
-    counted: CountedSession
-    read: int
-    rows: Int64[Tensor, " rows"]
-    logits: Float32[Tensor, "rows vocab"] | None
+    counted: CountedSession  # shared by all memories of this run of the processor
+    read: int  # tokens that the session had read when this state was made
+    rows: Int64[Tensor, " rows"]  # the session's row that each row continues
+    logits: Float32[Tensor, "rows vocab"] | None  # after the prompt; None after the first step
 
     @property
     def batch_independent(self) -> bool:
@@ -95,14 +88,7 @@ def last_tokens(history: History) -> Prompt:
 def start_second_model(
     who: str, model: Model, history: History, prompt: Prompt | None = None
 ) -> SecondModelState:
-    """Start the second model on the run's own prompts, or on other ones.
-
-    Args:
-        who: The processor in the message.
-        model: The second model.
-        history: The run's, before the first step.
-        prompt: Read in place of the run's prompts: one per prompt, or one for all.
-    """
+    """Start the second model on the run's prompts, or on `prompt`: one per prompt, or one for all."""
     rows, capacity = history.tokens.shape
     batch, length = rows // history.rows_per_prompt, int(history.position)
     prompt = _run_prompt(who, model, history, length) if prompt is None else prompt.to(history.tokens.device)
@@ -128,11 +114,7 @@ def advance_second_model(
 ) -> tuple[Float32[Tensor, "rows vocab"], SecondModelState]:
     """Return the second model's logits for the next token, and its new state.
 
-    Args:
-        who: The processor in the message.
-        state: After all but the newest token.
-        history: With the newest token.
-        scores: The run's own; the logits must have their vocabulary, and go to their device.
+    The logits must have the vocabulary of the run's scores, and are moved to their device.
     """
     counted, logits = state.counted, state.logits
     if state.read != counted.read:
