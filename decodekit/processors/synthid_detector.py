@@ -46,7 +46,7 @@ class SynthIDDetector:
     as without a watermark every g-value is that of a fair coin.
 
     Args:
-        watermark: The processor that generated them.
+        watermark: The processor of the run that generated them.
         weights: Weight of each round, at least 0, in the order of the keys; None: falling linearly from 10 to
             1, because later rounds carry less of the watermark.
         threshold: The z-score above which a sequence is watermarked. Usual value: 3-4.
@@ -99,8 +99,7 @@ class SynthIDDetector:
             ValueError: If an id is not an integer of at least 0, or there is no sequence.
             DecodekitError: If a sequence is shorter than one n-gram.
         """
-        read = read_sequences("SynthIDDetector", sequences, min_length=self.watermark.ngram_len)
-        values = [self.g_values(tokens) for tokens in read]
+        values = [self.g_values(tokens) for tokens in read_sequences("SynthIDDetector", sequences)]
         scored = torch.tensor([len(g_values) for g_values in values])
         rounds = values[0].shape[1]
         weights = torch.tensor(self.weights or torch.linspace(10, 1, rounds).tolist(), dtype=torch.float64)
@@ -114,6 +113,7 @@ class SynthIDDetector:
 
     def g_values(self, tokens: Sequence[int]) -> Float64[Tensor, "scored rounds"]:
         """Return the g-values of the scored tokens of one sequence, in every round."""
+        (tokens,) = read_sequences("SynthIDDetector", [tokens], min_length=self.watermark.ngram_len)
         windows = torch.tensor(tokens).unfold(0, self.watermark.ngram_len, 1)
         contexts = hash_tokens(windows[:, :-1])
         # A context is new unless it is among the ones just before it.

@@ -42,7 +42,7 @@ class WatermarkDetector:
     $$z = (g - \gamma T) / \sqrt{T \gamma (1 - \gamma)}.$$
 
     Args:
-        watermark: The processor that generated them; its bias does not matter.
+        watermark: The processor of the run that generated them; its bias does not matter.
         vocab: Width of the scores that it changed, at least 1.
         ignore_repeated_ngrams: True to count a token once per context, so that repetition is no evidence.
         threshold: The z-score above which a sequence is watermarked. Usual value: 3-4.

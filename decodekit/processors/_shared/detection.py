@@ -17,7 +17,7 @@ TokenSequences = (
 )
 
 
-def read_sequences(who: str, sequences: TokenSequences, min_length: int) -> list[list[int]]:
+def read_sequences(who: str, sequences: TokenSequences, min_length: int = 0) -> list[list[int]]:
     """Return one sequence or several as lists of ids.
 
     Raises:
