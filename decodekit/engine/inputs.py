@@ -8,8 +8,7 @@ from decodekit.core.vocabulary import Vocabulary
 from decodekit.errors import DecodekitError
 from decodekit.models.hf.model import HFModel
 from decodekit.models.protocols import DescribedModel, Model
-from decodekit.processors.base import LogitsProcessor
-from decodekit.processors.chain import Chain
+from decodekit.processors.base import Chain, LogitsProcessor
 
 IDENTITY = Chain()
 

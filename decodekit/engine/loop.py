@@ -24,7 +24,7 @@ from decodekit.engine.inputs import as_model, as_processor, vocabulary_of
 from decodekit.engine.step import Step, step
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import Model, ModelWithOutputs, Session, SessionWithOutputs, ShrinkingSession
-from decodekit.processors.apply import not_numbers
+from decodekit.processors.apply import nonfinite_error
 from decodekit.processors.base import LogitsProcessor
 
 
@@ -213,7 +213,7 @@ class DecodingRun(Generic[State]):
         """
         if self._nonfinite.any():
             row = int(self._nonfinite.int().argmax())
-            raise not_numbers(self.state.history.prompt(row // self._decoder.rows_per_prompt))
+            raise nonfinite_error(self.state.history.prompt(row // self._decoder.rows_per_prompt))
         return self._active.results(self.state)
 
 

@@ -1,4 +1,4 @@
-"""Processors at work: what they return must be scores."""
+"""Application of processors, and checks of what they return."""
 
 import torch
 from jaxtyping import Bool, Float32
@@ -13,23 +13,23 @@ from decodekit.processors.base import LogitsProcessor
 def apply_processor(
     processor: LogitsProcessor, history: History, scores: Float32[Tensor, "rows vocab"], memory: Memory
 ) -> tuple[Float32[Tensor, "rows vocab"], Memory]:
-    """What a processor makes of scores, and remembers.
+    """Return a processor's scores and memory.
 
     Raises:
-        DecodekitError: If it returns something else than scores of the same shape.
+        DecodekitError: If it does not return scores of the same shape.
     """
-    processed, after = processor.apply(history, scores, memory)
+    processed, memory = processor.apply(history, scores, memory)
     if not isinstance(processed, Tensor) or processed.shape != scores.shape:
+        returned = tuple(processed.shape) if isinstance(processed, Tensor) else processed
         raise DecodekitError(
             f"decode: processors must return scores of the shape they were given, {tuple(scores.shape)}, and "
-            f"{processor!r:.200} returned "
-            f"{tuple(processed.shape) if isinstance(processed, Tensor) else processed!r}."
+            f"{processor!r:.200} returned {returned!r}."
         )
-    return processed, after
+    return processed, memory
 
 
-def not_numbers(prompt: int) -> DecodingError:
-    """The error for scores of a prompt that are not numbers below infinity."""
+def nonfinite_error(prompt: int) -> DecodingError:
+    """Return the error for a prompt some of whose scores are NaN or plus infinity."""
     return DecodingError(
         f"decode: scores must be numbers below infinity, and for prompt {prompt} some were NaN or infinite. "
         "A processor made them, or the model: half precision overflows, and eager attention cannot mask "
@@ -38,5 +38,5 @@ def not_numbers(prompt: int) -> DecodingError:
 
 
 def nonfinite_rows(scores: Float32[Tensor, "rows vocab"]) -> Bool[Tensor, " rows"]:
-    """The rows on which some score is not a number, or infinite."""
+    """Return True for every row in which some score is NaN or plus infinity."""
     return ~(scores.amax(-1) < torch.inf)
