@@ -37,7 +37,7 @@ def is_count(value: object, least: int) -> TypeGuard[int]:
 
 
 class Requirement(NamedTuple):
-    """A condition on an argument, its words in a message ("must be ..."), and advice on what to do instead."""
+    """A condition on an argument, its words in messages ("must be ..."), and advice after them."""
 
     holds: Callable[[Any], bool]
     words: str

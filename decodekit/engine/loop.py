@@ -24,8 +24,7 @@ from decodekit.engine.inputs import as_model, as_processor, vocabulary_of
 from decodekit.engine.step import Step, step
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import Model, ModelWithOutputs, Session, SessionWithOutputs, ShrinkingSession
-from decodekit.processors.apply import nonfinite_error
-from decodekit.processors.base import LogitsProcessor
+from decodekit.processors.base import LogitsProcessor, nonfinite_error
 
 
 class StepSnapshot(NamedTuple, Generic[State]):

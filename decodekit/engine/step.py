@@ -7,8 +7,7 @@ from torch import Tensor
 
 from decodekit.core.pytrees import Memory, reorder_memory
 from decodekit.decoders.base import Decoder, Selection, State
-from decodekit.processors.apply import apply_processor, nonfinite_rows
-from decodekit.processors.base import LogitsProcessor
+from decodekit.processors.base import LogitsProcessor, apply_processor, nonfinite_rows
 
 # State, selection, every row's memory in its new place, processed scores, and the broken rows.
 Step = tuple[Any, Selection, Memory, Float32[Tensor, "rows vocab"], Bool[Tensor, " rows"]]

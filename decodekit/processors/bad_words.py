@@ -5,14 +5,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import final
 
-from jaxtyping import Float32
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import read_ids, set_fields
 from decodekit.processors._shared.biased_sequences import BiasedSequences
-from decodekit.processors.base import StatelessProcessor
+from decodekit.processors.base import Scores, StatelessProcessor
 
 
 @final
@@ -57,7 +55,5 @@ class BadWords(StatelessProcessor):
         set_fields(self, words=words, end_ids=end_ids, _sequences=BiasedSequences.of("BadWords", banned))
 
     @override
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
+    def process(self, history: History, scores: Scores) -> Scores:
         return self._sequences.add("BadWords", history, scores)

@@ -13,8 +13,12 @@ from typing_extensions import override
 from decodekit.core.history import History
 from decodekit.core.pytrees import Memory
 from decodekit.core.validation import set_fields
-from decodekit.errors import DecodekitError
+from decodekit.errors import DecodekitError, DecodingError
 from decodekit.processors._shared.parameters import PromptValues, check_per_prompt
+
+# The two types that signatures of concrete processors repeat. A column of the history is 0-d.
+Scores = Float32[Tensor, "rows vocab"]
+Column = Int64[Tensor, ""]
 
 
 class LogitsProcessor(ABC):
@@ -105,16 +109,12 @@ class StatelessProcessor(LogitsProcessor):
 
     @final
     @override
-    def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: Memory
-    ) -> tuple[Float32[Tensor, "rows vocab"], Memory]:
+    def apply(self, history: History, scores: Scores, memory: Memory) -> tuple[Scores, Memory]:
         return self.process(history, scores), memory
 
     @final
     @override
-    def __call__(
-        self, input_ids: Int64[Tensor, "rows length"], scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
+    def __call__(self, input_ids: Int64[Tensor, "rows length"], scores: Scores) -> Scores:
         """Hugging Face's calling convention: every column of `input_ids` counts.
 
         Hugging Face does not pass the number of prompts. With parameters per prompt it is the number of
@@ -174,9 +174,7 @@ class Chain(LogitsProcessor):
         return tuple(processor.init(history) for processor in self.processors)
 
     @override
-    def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: Memory
-    ) -> tuple[Float32[Tensor, "rows vocab"], Memory]:
+    def apply(self, history: History, scores: Scores, memory: Memory) -> tuple[Scores, Memory]:
         new_memory = []
         for processor, memory_before in zip(self.processors, memory, strict=True):
             scores, memory_after = processor.apply(history, scores, memory_before)
@@ -184,9 +182,7 @@ class Chain(LogitsProcessor):
         return scores, tuple(new_memory)
 
     @override
-    def __call__(
-        self, input_ids: Int64[Tensor, "rows length"], scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
+    def __call__(self, input_ids: Int64[Tensor, "rows length"], scores: Scores) -> Scores:
         for processor in self.processors:
             scores = processor(input_ids, scores)
         return scores
@@ -196,22 +192,44 @@ class Chain(LogitsProcessor):
         return f"Chain({', '.join(map(repr, self.processors))})"
 
 
-def seen_tokens(
-    tokens: Int64[Tensor, "rows columns"], where: Bool[Tensor, "rows columns"], vocab: int
-) -> Bool[Tensor, "rows vocab"]:
-    """Return True for every id that occurs in the columns of `tokens` selected by `where`."""
-    # A spare last id takes the other columns, so that the shape does not depend on the data.
-    ids = torch.where(where & (tokens < vocab), tokens, vocab)
-    seen = torch.zeros((len(tokens), vocab + 1), dtype=torch.bool, device=tokens.device)
-    return seen.scatter(1, ids, torch.ones_like(ids, dtype=torch.bool))[:, :vocab]
+def apply_processor(
+    processor: LogitsProcessor, history: History, scores: Scores, memory: Memory
+) -> tuple[Scores, Memory]:
+    """Return a processor's scores and memory.
+
+    Raises:
+        DecodekitError: If it does not return scores of the same shape.
+    """
+    processed, memory = processor.apply(history, scores, memory)
+    if not isinstance(processed, Tensor) or processed.shape != scores.shape:
+        returned = tuple(processed.shape) if isinstance(processed, Tensor) else processed
+        raise DecodekitError(
+            f"decode: processors must return scores of the shape they were given, {tuple(scores.shape)}, and "
+            f"{processor!r:.200} returned {returned!r}."
+        )
+    return processed, memory
+
+
+def nonfinite_error(prompt: int) -> DecodingError:
+    """Return the error for a prompt some of whose scores are NaN or plus infinity."""
+    return DecodingError(
+        f"decode: scores must be numbers below infinity, and for prompt {prompt} some were NaN or infinite. "
+        "A processor made them, or the model: half precision overflows, and eager attention cannot mask "
+        "padding in float64; try float32."
+    )
+
+
+def nonfinite_rows(scores: Scores) -> Bool[Tensor, " rows"]:
+    """Return True for every row in which some score is NaN or plus infinity."""
+    return ~(scores.amax(-1) < torch.inf)
 
 
 def put(
-    scores: Float32[Tensor, "rows vocab"],
+    scores: Scores,
     ids: Int64[Tensor, "rows columns"],
     where: Bool[Tensor, "rows columns"],
     values: Float32[Tensor, "rows columns"] | float,
-) -> Float32[Tensor, "rows vocab"]:
+) -> Scores:
     """Replace the scores of every row's `ids` in the columns selected by `where`.
 
     One pass over the vocabulary, for the copy. An id that occurs twice must have equal values.
@@ -227,7 +245,7 @@ def put(
     return flat[:-1].view(rows, vocab)
 
 
-def check_ids(who: str, scores: Float32[Tensor, "rows vocab"], ids: tuple[int, ...]) -> Int64[Tensor, " ids"]:
+def check_ids(who: str, scores: Scores, ids: tuple[int, ...]) -> Int64[Tensor, " ids"]:
     """Return ids on the device of the scores. Raises unless all are below the vocabulary size."""
     vocab = scores.shape[-1]
     if ids and max(ids) >= vocab:
@@ -235,9 +253,7 @@ def check_ids(who: str, scores: Float32[Tensor, "rows vocab"], ids: tuple[int, .
     return device_ids(ids, scores.device)
 
 
-def ban(
-    who: str, scores: Float32[Tensor, "rows vocab"], ids: tuple[int, ...], when: Tensor | None = None
-) -> Float32[Tensor, "rows vocab"]:
+def ban(who: str, scores: Scores, ids: tuple[int, ...], when: Tensor | None = None) -> Scores:
     """Ban `ids`; given `when`, 0-d or `[rows 1]`, only where it is True."""
     columns = check_ids(who, scores, ids)
     if when is None:
@@ -246,9 +262,7 @@ def ban(
     return scores.index_copy(-1, columns, scores.index_select(-1, columns).masked_fill(when, -torch.inf))
 
 
-def force(
-    who: str, scores: Float32[Tensor, "rows vocab"], ids: tuple[int, ...], when: Tensor
-) -> Float32[Tensor, "rows vocab"]:
+def force(who: str, scores: Scores, ids: tuple[int, ...], when: Tensor) -> Scores:
     """Allow only `ids` where `when`, 0-d or `[rows 1]`, is True: 0 for them, minus infinity elsewhere."""
     columns = check_ids(who, scores, ids)
     forced = scores.index_select(-1, columns).masked_fill(when, 0.0)

@@ -4,8 +4,6 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
@@ -22,7 +20,7 @@ from decodekit.processors._shared.second_model import (
     read_second_prompts,
     start_second_model,
 )
-from decodekit.processors.base import LogitsProcessor
+from decodekit.processors.base import LogitsProcessor, Scores
 
 
 @final
@@ -89,8 +87,8 @@ class ClassifierFreeGuidance(LogitsProcessor):
 
     @override
     def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: SecondModelState | tuple[()]
-    ) -> tuple[Float32[Tensor, "rows vocab"], SecondModelState | tuple[()]]:
+        self, history: History, scores: Scores, memory: SecondModelState | tuple[()]
+    ) -> tuple[Scores, SecondModelState | tuple[()]]:
         log_probs = scores.log_softmax(-1)
         if not isinstance(memory, SecondModelState):
             return keep_banned(log_probs, scores), memory

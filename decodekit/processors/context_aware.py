@@ -3,8 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any, final
 
-from jaxtyping import Float32
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
@@ -19,7 +17,7 @@ from decodekit.processors._shared.second_model import (
     read_second_prompts,
     start_second_model,
 )
-from decodekit.processors.base import LogitsProcessor
+from decodekit.processors.base import LogitsProcessor, Scores
 
 
 @final
@@ -78,8 +76,8 @@ class ContextAware(LogitsProcessor):
 
     @override
     def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: SecondModelState
-    ) -> tuple[Float32[Tensor, "rows vocab"], SecondModelState]:
+        self, history: History, scores: Scores, memory: SecondModelState
+    ) -> tuple[Scores, SecondModelState]:
         logits, memory = advance_second_model("ContextAware", memory, history, scores)
         alpha = for_rows(self.alpha, history, scores)
         aware = (1 + alpha) * scores.log_softmax(-1) + weigh(-alpha, logits.log_softmax(-1))

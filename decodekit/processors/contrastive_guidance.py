@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
@@ -19,7 +17,7 @@ from decodekit.processors._shared.second_model import (
     check_model,
     start_second_model,
 )
-from decodekit.processors.base import LogitsProcessor
+from decodekit.processors.base import LogitsProcessor, Scores
 
 
 @final
@@ -77,8 +75,8 @@ class ContrastiveGuidance(LogitsProcessor):
 
     @override
     def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: SecondModelState
-    ) -> tuple[Float32[Tensor, "rows vocab"], SecondModelState]:
+        self, history: History, scores: Scores, memory: SecondModelState
+    ) -> tuple[Scores, SecondModelState]:
         logits, memory = advance_second_model("ContrastiveGuidance", memory, history, scores)
         alpha, weight, temperature = (
             for_rows(value, history, scores) for value in (self.alpha, self.weight, self.temperature)

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import final
 
-from jaxtyping import Float32
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
@@ -18,7 +16,7 @@ from decodekit.processors._shared.second_model import (
     check_model,
     start_second_model,
 )
-from decodekit.processors.base import LogitsProcessor
+from decodekit.processors.base import LogitsProcessor, Scores
 
 _STEERING = NON_NEGATIVE._replace(advice="To steer the other way exchange the models.")
 
@@ -75,11 +73,8 @@ class DExperts(LogitsProcessor):
 
     @override
     def apply(
-        self,
-        history: History,
-        scores: Float32[Tensor, "rows vocab"],
-        memory: tuple[SecondModelState, SecondModelState],
-    ) -> tuple[Float32[Tensor, "rows vocab"], tuple[SecondModelState, SecondModelState]]:
+        self, history: History, scores: Scores, memory: tuple[SecondModelState, SecondModelState]
+    ) -> tuple[Scores, tuple[SecondModelState, SecondModelState]]:
         wanted, expert = advance_second_model("DExperts", memory[0], history, scores)
         unwanted, antiexpert = advance_second_model("DExperts", memory[1], history, scores)
         alpha = for_rows(self.alpha, history, scores)

@@ -5,26 +5,19 @@ from dataclasses import KW_ONLY, dataclass
 from typing import final
 
 import torch
-from jaxtyping import Bool, Float32, Int32, Int64
+from jaxtyping import Bool, Int32
 from torch import Tensor
 from torch.nn.functional import pad
 from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import (
-    FLAG,
-    NON_NEGATIVE,
-    Requirement,
-    at_least,
-    check_fields,
-    is_finite,
-    read_ids,
-    set_fields,
-)
+from decodekit.core.validation import FLAG, NON_NEGATIVE, at_least, check_fields, read_ids, set_fields
 from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, set_per_prompt
-from decodekit.processors.base import LogitsProcessor, device_ids
+from decodekit.processors.base import Column, LogitsProcessor, Scores, device_ids
 
-_GROWTH = Requirement(lambda value: is_finite(value) and value >= 1, "a finite number of at least 1")
+_BASE = NON_NEGATIVE._replace(
+    holds=lambda base: NON_NEGATIVE.holds(base) and base >= 1, words="a finite number of at least 1"
+)
 _WINDOW = at_least(1)._replace(words="None or an integer of at least 1")
 
 
@@ -79,22 +72,20 @@ class DRY(LogitsProcessor):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        set_per_prompt(self, multiplier=NON_NEGATIVE, base=_GROWTH, allowed_length=at_least(1))
+        set_per_prompt(self, multiplier=NON_NEGATIVE, base=_BASE, allowed_length=at_least(1))
         set_fields(self, breakers=read_ids("DRY", self.breakers))
         if self.window is not None:
             set_per_prompt(self, window=_WINDOW)
         check_fields(self, max_match=at_least(1), prompt=FLAG)
 
     @override
-    def init(self, history: History) -> Int64[Tensor, ""]:
+    def init(self, history: History) -> Column:
         check_per_prompt(self, history)
         # The first column that counts.
         return torch.zeros_like(history.position) if self.prompt else history.position.clone()
 
     @override
-    def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: Int64[Tensor, ""]
-    ) -> tuple[Float32[Tensor, "rows vocab"], Int64[Tensor, ""]]:
+    def apply(self, history: History, scores: Scores, memory: Column) -> tuple[Scores, Column]:
         columns = torch.arange(history.tokens.shape[1], device=scores.device)
         counted = history.valid & (columns >= memory)
         if self.window is not None:

@@ -5,14 +5,13 @@ from itertools import cycle, islice
 from typing import Any, final
 
 import torch
-from jaxtyping import Float32
 from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import POSITIVE
 from decodekit.processors._shared.parameters import PerPrompt, PromptValues, for_rows, set_per_prompt
-from decodekit.processors.base import StatelessProcessor
+from decodekit.processors.base import Scores, StatelessProcessor
 
 
 @final
@@ -64,9 +63,7 @@ class DynamicTemperature(StatelessProcessor):
                 raise ValueError(f"DynamicTemperature: low must be at most high, got {low!r} and {high!r}.")
 
     @override
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
+    def process(self, history: History, scores: Scores) -> Scores:
         low, high, exponent = (for_rows(v, history, scores) for v in (self.low, self.high, self.exponent))
         entropy = torch.special.entr(scores.softmax(-1)).sum(-1, keepdim=True)
         max_entropy = (scores > -torch.inf).sum(-1, keepdim=True).log()

@@ -4,14 +4,12 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float32, Int64
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import at_least, check_fields, set_fields
 from decodekit.processors._shared.sources import SourceIds, check_source, read_source, source_of
-from decodekit.processors.base import LogitsProcessor, put
+from decodekit.processors.base import Column, LogitsProcessor, Scores, put
 
 
 @final
@@ -55,14 +53,12 @@ class EncoderNoRepeatNGram(LogitsProcessor):
         set_fields(self, source=read_source("EncoderNoRepeatNGram", self.source))
 
     @override
-    def init(self, history: History) -> Int64[Tensor, ""]:
+    def init(self, history: History) -> Column:
         check_source("EncoderNoRepeatNGram", self.source, history)  # type: ignore[arg-type]
         return history.position.clone()  # the prompt's length in columns
 
     @override
-    def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: Int64[Tensor, ""]
-    ) -> tuple[Float32[Tensor, "rows vocab"], Int64[Tensor, ""]]:
+    def apply(self, history: History, scores: Scores, memory: Column) -> tuple[Scores, Column]:
         tokens, valid = source_of(self.source, history, memory)  # type: ignore[arg-type]
         capacity = history.tokens.shape[1]
         if self.n > tokens.shape[1] or self.n > capacity + 1:

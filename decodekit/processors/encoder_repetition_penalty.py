@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float32, Int64
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
@@ -18,7 +16,7 @@ from decodekit.processors._shared.parameters import (
     set_per_prompt,
 )
 from decodekit.processors._shared.sources import SourceIds, check_source, read_source, source_of
-from decodekit.processors.base import LogitsProcessor, put
+from decodekit.processors.base import Column, LogitsProcessor, Scores, put
 
 
 @final
@@ -60,15 +58,13 @@ class EncoderRepetitionPenalty(LogitsProcessor):
         set_fields(self, source=read_source("EncoderRepetitionPenalty", self.source))
 
     @override
-    def init(self, history: History) -> Int64[Tensor, ""]:
+    def init(self, history: History) -> Column:
         check_per_prompt(self, history)
         check_source("EncoderRepetitionPenalty", self.source, history)  # type: ignore[arg-type]
         return history.position.clone()  # the prompt's length in columns
 
     @override
-    def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: Int64[Tensor, ""]
-    ) -> tuple[Float32[Tensor, "rows vocab"], Int64[Tensor, ""]]:
+    def apply(self, history: History, scores: Scores, memory: Column) -> tuple[Scores, Column]:
         tokens, valid = source_of(self.source, history, memory)  # type: ignore[arg-type]
         given = scores.gather(1, torch.where(valid, tokens, 0).clamp(max=scores.shape[-1] - 1))
         # The inverse is rounded first, as in Hugging Face.

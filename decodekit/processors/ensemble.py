@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import Literal, final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
@@ -29,7 +27,7 @@ from decodekit.processors._shared.second_model import (
     check_model,
     start_second_model,
 )
-from decodekit.processors.base import LogitsProcessor
+from decodekit.processors.base import LogitsProcessor, Scores
 
 _WEIGHT = NON_NEGATIVE._replace(words="finite numbers of at least 0")
 
@@ -107,8 +105,8 @@ class Ensemble(LogitsProcessor):
 
     @override
     def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: tuple[SecondModelState, ...]
-    ) -> tuple[Float32[Tensor, "rows vocab"], tuple[SecondModelState, ...]]:
+        self, history: History, scores: Scores, memory: tuple[SecondModelState, ...]
+    ) -> tuple[Scores, tuple[SecondModelState, ...]]:
         outputs = [advance_second_model("Ensemble", state, history, scores) for state in memory]
         log_probs = [scores.log_softmax(-1), *(logits.log_softmax(-1) for logits, _ in outputs)]
         if self.average == "prob":

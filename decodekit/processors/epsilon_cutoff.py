@@ -4,14 +4,12 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import Requirement, at_least, check_fields, is_number
 from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
-from decodekit.processors.base import StatelessProcessor
+from decodekit.processors.base import Scores, StatelessProcessor
 
 _EPSILON = Requirement(lambda value: is_number(value) and 0 < value < 1, "strictly between 0 and 1")
 
@@ -55,9 +53,7 @@ class EpsilonCutoff(StatelessProcessor):
         check_fields(self, min_tokens_to_keep=at_least(1))
 
     @override
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
+    def process(self, history: History, scores: Scores) -> Scores:
         unlikely = scores.softmax(-1) < for_rows(self.epsilon, history, scores)
         floor = scores.topk(min(self.min_tokens_to_keep, scores.shape[-1])).values[:, -1:]
         return scores.masked_fill(unlikely & (scores < floor), -torch.inf)

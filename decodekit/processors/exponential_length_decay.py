@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import final
 
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 from torch import Tensor
 from typing_extensions import override
 
@@ -20,7 +20,7 @@ from decodekit.processors._shared.parameters import (
     for_rows,
     set_per_prompt,
 )
-from decodekit.processors.base import LogitsProcessor, check_ids
+from decodekit.processors.base import Column, LogitsProcessor, Scores, check_ids
 
 _MAX = torch.finfo(torch.float32).max
 _FACTOR = Requirement(lambda value: is_number(value) and 0 < value < math.inf, "a finite number above 0")
@@ -67,20 +67,18 @@ class ExponentialLengthDecay(LogitsProcessor):
         set_fields(self, end_ids=read_ids("ExponentialLengthDecay", self.end_ids))
 
     @override
-    def init(self, history: History) -> Int64[Tensor, ""]:
+    def init(self, history: History) -> Column:
         check_per_prompt(self, history)
         return history.position.clone()  # the prompt's length in columns
 
     @override
-    def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: Int64[Tensor, ""]
-    ) -> tuple[Float32[Tensor, "rows vocab"], Int64[Tensor, ""]]:
+    def apply(self, history: History, scores: Scores, memory: Column) -> tuple[Scores, Column]:
         ids = check_ids("ExponentialLengthDecay", scores, read_ids("ExponentialLengthDecay", self.end_ids))
         ends = scores.index_select(1, ids)
         raised = (ends + ends.abs() * self._growth(history, memory)).clamp(max=_MAX)
         return scores.index_copy(1, ids, torch.where(ends.isfinite(), raised, ends)), memory
 
-    def _growth(self, history: History, prompt_length: Int64[Tensor, ""]) -> Float32[Tensor, "rows 1"]:
+    def _growth(self, history: History, prompt_length: Column) -> Float32[Tensor, "rows 1"]:
         """Return the growth of a score per row, as a multiple of its absolute value."""
         rows, capacity = history.tokens.shape
         past = history.position - prompt_length - for_rows(self.start, history, history.tokens)

@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 from typing import final
 
-from jaxtyping import Float32
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import at_least, check_fields
-from decodekit.processors.base import StatelessProcessor, force
+from decodekit.processors.base import Scores, StatelessProcessor, force
 
 
 @final
@@ -47,8 +45,6 @@ class ForcedBOS(StatelessProcessor):
         check_fields(self, bos_id=at_least(0))
 
     @override
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
+    def process(self, history: History, scores: Scores) -> Scores:
         at_start = history.valid.sum(-1, keepdim=True) == 1
         return force("ForcedBOS", scores, (self.bos_id,), at_start)

@@ -4,20 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import final
 
-from jaxtyping import Float32, Int64
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import at_least, read_ids, set_fields
-from decodekit.processors._shared.parameters import (
-    PerPrompt,
-    check_per_prompt,
-    for_rows,
-    map_per_prompt,
-    set_per_prompt,
-)
-from decodekit.processors.base import LogitsProcessor, force
+from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, set_per_prompt
+from decodekit.processors.base import Column, LogitsProcessor, Scores, force
 
 
 @final
@@ -59,14 +51,12 @@ class ForcedEOS(LogitsProcessor):
             raise ValueError("ForcedEOS: end_ids must hold at least one id, got none.")
 
     @override
-    def init(self, history: History) -> Int64[Tensor, ""]:
+    def init(self, history: History) -> Column:
         check_per_prompt(self, history)
         return history.position.clone()  # the prompt's length in columns
 
     @override
-    def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: Int64[Tensor, ""]
-    ) -> tuple[Float32[Tensor, "rows vocab"], Int64[Tensor, ""]]:
-        before = map_per_prompt(lambda new_tokens: new_tokens - 1, self.max_new_tokens)
-        is_last = history.position - memory == for_rows(before, history, history.tokens)
+    def apply(self, history: History, scores: Scores, memory: Column) -> tuple[Scores, Column]:
+        max_new_tokens = for_rows(self.max_new_tokens, history, history.tokens)
+        is_last = history.position - memory + 1 == max_new_tokens
         return force("ForcedEOS", scores, read_ids("ForcedEOS", self.end_ids), is_last), memory

@@ -1,19 +1,20 @@
 """Forced first tokens."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 from typing import final
 
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Int64
 from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import plain, read_ids, set_fields
 from decodekit.errors import DecodekitError
-from decodekit.processors.base import LogitsProcessor
+from decodekit.processors.base import Column, LogitsProcessor, Scores, check_ids
 
 NONE = -1  # past the end of a prefix
 
@@ -46,6 +47,8 @@ class ForcedPrefix(LogitsProcessor):
     """
 
     prefixes: Iterable[int] | Iterable[Iterable[int]]
+    _prefixes: tuple[tuple[int, ...], ...] = field(init=False, repr=False, compare=False)
+    _per_prompt: bool = field(init=False, repr=False, compare=False)
 
     batch_independent = True
 
@@ -56,53 +59,33 @@ class ForcedPrefix(LogitsProcessor):
                 f"ForcedPrefix: prefixes must be ids, or ids for each prompt, got {given!r:.80}."
             )
         given = [plain(prefix) for prefix in given]
-        is_nested = any(isinstance(prefix, Iterable) for prefix in given)
-        prefixes: Iterable[object] = (
-            (read_ids("ForcedPrefix", prefix) for prefix in given)
-            if is_nested
-            else read_ids("ForcedPrefix", given)
-        )
-        set_fields(self, prefixes=tuple(prefixes))
+        per_prompt = any(isinstance(prefix, Iterable) for prefix in given)
+        prefixes = tuple(read_ids("ForcedPrefix", prefix) for prefix in (given if per_prompt else [given]))
+        given = prefixes if per_prompt else prefixes[0]
+        set_fields(self, prefixes=given, _prefixes=prefixes, _per_prompt=per_prompt)
 
     @override
-    def init(self, history: History) -> Int64[Tensor, ""]:
-        prefixes = self._prefixes()
-        if self._is_per_prompt and len(prefixes) != history.batch:
+    def init(self, history: History) -> Column:
+        if self._per_prompt and len(self._prefixes) != history.batch:
             raise DecodekitError(
-                f"ForcedPrefix: prefixes must be one, or one for each prompt, got {len(prefixes)} for "
+                f"ForcedPrefix: prefixes must be one, or one for each prompt, got {len(self._prefixes)} for "
                 f"{history.batch} prompts."
             )
         return history.position.clone()  # the prompt's length in columns
 
     @override
-    def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: Int64[Tensor, ""]
-    ) -> tuple[Float32[Tensor, "rows vocab"], Int64[Tensor, ""]]:
-        prefixes, vocab = self._prefixes(), scores.shape[-1]
-        largest = max((token for prefix in prefixes for token in prefix), default=NONE)
+    def apply(self, history: History, scores: Scores, memory: Column) -> tuple[Scores, Column]:
+        largest = max(chain.from_iterable(self._prefixes), default=NONE)
         if largest == NONE:
             return scores, memory
-        if largest >= vocab:
-            raise DecodekitError(
-                f"ForcedPrefix: token ids must be below the vocabulary size {vocab}, got {largest}."
-            )
-        table = _on_device(prefixes, scores.device)
+        check_ids("ForcedPrefix", scores, (largest,))
+        table = _on_device(self._prefixes, scores.device)
         # The last column is past the end of every prefix.
         step = (history.position - memory).clamp(max=table.shape[1] - 1)
         tokens = history.spread(table.index_select(1, step.view(1)).expand(history.batch, -1))  # [rows 1]
         is_forced, place = tokens != NONE, tokens.clamp(min=0)
         forced = scores.gather(1, place).masked_fill(is_forced, 0.0)
         return scores.masked_fill(is_forced, -torch.inf).scatter(1, place, forced), memory
-
-    @property
-    def _is_per_prompt(self) -> bool:
-        return any(isinstance(prefix, tuple) for prefix in self.prefixes)
-
-    def _prefixes(self) -> tuple[tuple[int, ...], ...]:
-        """Return the prefix of all prompts, or one per prompt."""
-        if self._is_per_prompt:
-            return tuple(self.prefixes)  # type: ignore[arg-type]
-        return (read_ids("ForcedPrefix", self.prefixes),)  # type: ignore[arg-type]
 
 
 @lru_cache(maxsize=64)

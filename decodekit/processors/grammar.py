@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
 from typing_extensions import override
 
@@ -14,7 +14,7 @@ from decodekit.core.history import History
 from decodekit.core.validation import read_ids, set_fields
 from decodekit.core.vocabulary import Tokenizer, Vocabulary
 from decodekit.errors import DecodekitError
-from decodekit.processors.base import LogitsProcessor
+from decodekit.processors.base import LogitsProcessor, Scores
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -23,30 +23,18 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class MatcherState:
-    """The state of the grammar after the new tokens of a row.
+    """The state of the grammar after the new tokens of a row."""
 
-    Attributes:
-        matcher: After the tokens; rows may share it, so it is copied before it reads more. None: the
-            grammar rejects them.
-        ended: True after an end id.
-    """
-
-    matcher: "LLMatcher | None"
-    ended: bool = False
+    matcher: "LLMatcher | None"  # None: rejected. Rows may share it, so it is copied before it reads more.
+    ended: bool = False  # after an end id
 
 
 class GrammarMemory(NamedTuple):
-    """The state of the grammar for every row.
+    """The state of the grammar for every row."""
 
-    Attributes:
-        states: For the rows of the last step.
-        rows: The index into `states` for each row; moved with the rows when beams are reordered.
-        position: The history's, when the states were made.
-    """
-
-    states: tuple[MatcherState, ...]
-    rows: Int64[Tensor, " rows"]
-    position: int
+    states: tuple[MatcherState, ...]  # of the rows at the last step
+    rows: Int64[Tensor, " rows"]  # each row's index into them; reordered with the beams
+    position: int  # the history's at the last step
 
 
 @final
@@ -162,9 +150,7 @@ class Grammar(LogitsProcessor):
         return GrammarMemory((self.start,) * len(rows), rows, int(history.position))
 
     @override
-    def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: GrammarMemory
-    ) -> tuple[Float32[Tensor, "rows vocab"], GrammarMemory]:
+    def apply(self, history: History, scores: Scores, memory: GrammarMemory) -> tuple[Scores, GrammarMemory]:
         states = [memory.states[row] for row in memory.rows.tolist()]
         position = int(history.position)
         if position > memory.position:
@@ -196,8 +182,7 @@ class Grammar(LogitsProcessor):
             return allowed
         if max(self._end_ids) >= vocab:
             raise DecodekitError(
-                f"Grammar: end ids must be below the model's vocabulary size {vocab}, got "
-                f"{max(self._end_ids)}."
+                f"Grammar: end ids must be below the vocabulary size {vocab}, got {max(self._end_ids)}."
             )
         if not state.ended and not state.matcher.is_stopped():
             # One bit per token; the model may have more tokens than the tokenizer, or fewer.

@@ -4,14 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import final
 
-from jaxtyping import Float32
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import at_least, read_ids, set_fields
 from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
-from decodekit.processors.base import StatelessProcessor, ban
+from decodekit.processors.base import Scores, StatelessProcessor, ban
 
 
 @final
@@ -49,9 +47,7 @@ class MinLength(StatelessProcessor):
         set_fields(self, end_ids=read_ids("MinLength", self.end_ids))
 
     @override
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
+    def process(self, history: History, scores: Scores) -> Scores:
         lengths = history.valid.sum(-1, keepdim=True)
         too_short = lengths < for_rows(self.min_length, history, lengths)
         return ban("MinLength", scores, read_ids("MinLength", self.end_ids), too_short)

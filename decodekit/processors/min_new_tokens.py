@@ -4,14 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import final
 
-from jaxtyping import Float32, Int64
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import at_least, read_ids, set_fields
 from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, set_per_prompt
-from decodekit.processors.base import LogitsProcessor, ban
+from decodekit.processors.base import Column, LogitsProcessor, Scores, ban
 
 
 @final
@@ -46,14 +44,12 @@ class MinNewTokens(LogitsProcessor):
         set_fields(self, end_ids=read_ids("MinNewTokens", self.end_ids))
 
     @override
-    def init(self, history: History) -> Int64[Tensor, ""]:
+    def init(self, history: History) -> Column:
         check_per_prompt(self, history)
         return history.position.clone()  # the prompt's length in columns
 
     @override
-    def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: Int64[Tensor, ""]
-    ) -> tuple[Float32[Tensor, "rows vocab"], Int64[Tensor, ""]]:
+    def apply(self, history: History, scores: Scores, memory: Column) -> tuple[Scores, Column]:
         required = for_rows(self.min_new_tokens, history, history.tokens)
         too_short = history.position - memory < required
         return ban("MinNewTokens", scores, read_ids("MinNewTokens", self.end_ids), too_short), memory

@@ -4,14 +4,12 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import Requirement, at_least, check_fields, is_number
 from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
-from decodekit.processors.base import StatelessProcessor
+from decodekit.processors.base import Scores, StatelessProcessor
 
 _P = Requirement(lambda value: is_number(value) and 0 < value <= 1, "in (0, 1]")
 
@@ -55,9 +53,7 @@ class MinP(StatelessProcessor):
         check_fields(self, min_tokens_to_keep=at_least(1))
 
     @override
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
+    def process(self, history: History, scores: Scores) -> Scores:
         # Compared as probabilities, not as scores against log(p): ties round as in Hugging Face.
         probs = scores.softmax(-1)
         banned = probs < for_rows(self.p, history, scores) * probs.amax(-1, keepdim=True)

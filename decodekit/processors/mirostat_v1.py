@@ -20,7 +20,7 @@ from decodekit.processors._shared.parameters import (
     largest,
     set_per_prompt,
 )
-from decodekit.processors.base import LogitsProcessor
+from decodekit.processors.base import LogitsProcessor, Scores
 
 
 @final
@@ -82,8 +82,8 @@ class MirostatV1(LogitsProcessor):
 
     @override
     def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: MirostatMemory
-    ) -> tuple[Float32[Tensor, "rows vocab"], MirostatMemory]:
+        self, history: History, scores: Scores, memory: MirostatMemory
+    ) -> tuple[Scores, MirostatMemory]:
         mu = mirostat.learn(memory, history, self.tau, self.eta)
         descending = scores.sort(dim=-1, descending=True).values
         floor = descending.gather(1, self._tokens_to_keep(history, descending, mu) - 1)

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
@@ -13,7 +11,7 @@ from decodekit.core.validation import POSITIVE
 from decodekit.processors._shared import mirostat
 from decodekit.processors._shared.mirostat import MirostatMemory
 from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, set_per_prompt
-from decodekit.processors.base import LogitsProcessor
+from decodekit.processors.base import LogitsProcessor, Scores
 
 
 @final
@@ -66,8 +64,8 @@ class MirostatV2(LogitsProcessor):
 
     @override
     def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: MirostatMemory
-    ) -> tuple[Float32[Tensor, "rows vocab"], MirostatMemory]:
+        self, history: History, scores: Scores, memory: MirostatMemory
+    ) -> tuple[Scores, MirostatMemory]:
         mu = mirostat.learn(memory, history, self.tau, self.eta)
         surprise = mirostat.surprises(scores)
         banned = (surprise > mu) & (scores < scores.amax(-1, keepdim=True))

@@ -19,8 +19,7 @@ class NoRepeatNGram(StatelessProcessor):
     """Bans every token that would complete an n-gram of the sequence a second time, prompt included.
 
     Args:
-        n: Length of the n-grams in tokens, at least 1; 1 bans every token of the sequence. Usual
-            values: 2-4.
+        n: Length of the n-grams in tokens, at least 1; 1 bans every token of the sequence. Usual values: 2-4.
 
     Raises:
         ValueError: If `n` is not an integer of at least 1.
@@ -33,8 +32,8 @@ class NoRepeatNGram(StatelessProcessor):
         Paulus, Xiong & Socher, 2018, https://arxiv.org/abs/1705.04304, section 2.5.
 
     Hugging Face:
-        `NoRepeatNGramLogitsProcessor(n)`, bit for bit without padding. Theirs counts left
-        padding, so that in a batch a prompt can be denied pad ids of its own; ours does not.
+        `NoRepeatNGramLogitsProcessor(n)`, bit for bit without padding. Theirs counts left padding, so that in
+        a batch a prompt can be denied pad ids of its own; ours does not.
     """
 
     n: int

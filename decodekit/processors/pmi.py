@@ -30,25 +30,25 @@ from decodekit.processors.base import LogitsProcessor
 class PMI(LogitsProcessor):
     r"""Where the model is unsure, subtracts the log-probabilities of a language model without the source.
 
-    $s'(v) = s(v) - \lambda \log P_{LM}(v \mid y_{<t})$ where the entropy of $P(\cdot \mid x, y_{<t})$
-    is at least $\tau$; elsewhere nothing changes. $\lambda = 1$ ranks tokens by the pointwise mutual
-    information of token and source. The scores are not normalized. Banned tokens stay banned. The second
-    model's cache follows its beams. Not capturable: the host runs the second model's session.
+    $s'(v) = s(v) - \lambda \log P_{LM}(v \mid y_{<t})$ where the entropy of $P(\cdot \mid x, y_{<t})$ is at
+    least $\tau$; elsewhere nothing changes. $\lambda = 1$ ranks tokens by the pointwise mutual information of
+    token and source. The scores are not normalized. Banned tokens stay banned. The second model's cache
+    follows its beams. Not capturable: the host runs the second model's session.
 
     Args:
         model: $P_{LM}$, a language model of the target, with the same vocabulary, or the run's own.
         weight: $\lambda$, at least 0; one number, or one per prompt. Usual values: 0.05-1.
-        threshold: $\tau$, nats, at least 0; one number, or one per prompt. 0 always subtracts. Usual value for
-            vocabularies of 50,000: 3.5.
+        threshold: $\tau$, nats, at least 0; one number, or one per prompt. 0 always subtracts. Usual value
+            for vocabularies of 50,000: 3.5.
         prompts: The second model's prompts: one per prompt or one for all, in any form that `decode` takes.
             None: each prompt's last token.
 
     Raises:
-        ValueError: If `weight` or `threshold` is not a finite number of at least 0, or the second model
-            is an encoder-decoder and there are no `prompts`.
+        ValueError: If `weight` or `threshold` is not a finite number of at least 0, or the second model is an
+            encoder-decoder and there are no `prompts`.
         TypeError: If `model` is not a `Model`.
-        DecodekitError: In a run, if there are not as many `prompts` as prompts, or the models have
-            different vocabularies.
+        DecodekitError: In a run, if there are not as many `prompts` as prompts, or the models have different
+            vocabularies.
 
     Example:
         >>> model, lm = dk.testing.MarkovModel([[0.6, 0.4]] * 2), dk.testing.MarkovModel([[0.8, 0.2]] * 2)

@@ -29,8 +29,8 @@ class PrefixConstraint(LogitsProcessor):
     allowed token. For a fixed set of continuations `TrieConstraint` does the same on the device.
 
     Args:
-        function: Takes the number of the prompt in its batch and the row's ids, prompt included and
-            padding left out, as a tensor on the CPU. Returns the allowed next ids, at least one.
+        function: Takes the number of the prompt in its batch and the row's ids, prompt included and padding
+            left out, as a tensor on the CPU. Returns the allowed next ids, at least one.
 
     Raises:
         TypeError: If `function` cannot be called.
@@ -46,10 +46,10 @@ class PrefixConstraint(LogitsProcessor):
 
     Hugging Face:
         `generate(prefix_allowed_tokens_fn=function)` and `PrefixConstrainedLogitsProcessor`, bit for bit
-        where prompts have no padding. Theirs passes padded rows, so that a function that counts ids
-        depends on the rest of the batch. Where other processors have banned every allowed token of all
-        beams of a prompt, theirs gives the allowed ones a score of 0; ours leaves them banned, and `decode`
-        raises. Theirs counts ids below 0 from the vocabulary's end; ours refuses them.
+        where prompts have no padding. Theirs passes padded rows, so that a function that counts ids depends
+        on the rest of the batch. Where other processors have banned every allowed token of all beams of a
+        prompt, theirs gives the allowed ones a score of 0; ours leaves them banned, and `decode` raises.
+        Theirs counts ids below 0 from the vocabulary's end; ours refuses them.
     """
 
     function: Allowed
@@ -65,7 +65,7 @@ class PrefixConstraint(LogitsProcessor):
             )
 
     @override
-    def init(self, history: History) -> Memory:  # noqa: ARG002 - the contract's signature
+    def init(self, history: History) -> Memory:
         return ()
 
     @override
@@ -74,7 +74,9 @@ class PrefixConstraint(LogitsProcessor):
     ) -> tuple[Float32[Tensor, "rows vocab"], Memory]:
         rows, vocab = scores.shape
         tokens, valid = history.tokens.cpu(), history.valid.cpu()
-        numbers = torch.arange(rows) // history.rows_per_prompt if history.prompts is None else history.prompts
+        numbers = (
+            torch.arange(rows) // history.rows_per_prompt if history.prompts is None else history.prompts
+        )
         allowed = torch.zeros((rows, vocab), dtype=torch.bool)
         for row, prompt in enumerate(numbers.tolist()):
             allowed[row, self._ids(prompt, tokens[row, valid[row]], vocab)] = True

@@ -17,16 +17,16 @@ from decodekit.processors.base import StatelessProcessor
 class Renormalize(StatelessProcessor):
     r"""Turns the scores into log-probabilities, after processors that banned or changed some.
 
-    $s'(v) = s(v) - \log \sum_u \exp s(u)$. Sampling does not change. Beam search does: without it, a
-    beam loses score when its likely tokens are banned.
+    $s'(v) = s(v) - \log \sum_u \exp s(u)$. Sampling does not change. Beam search does: without it, a beam
+    loses score when its likely tokens are banned.
 
     Example:
         >>> Renormalize()(torch.tensor([[0]]), torch.tensor([[1.0, 1.0, -torch.inf]])).exp()
         tensor([[0.5000, 0.5000, 0.0000]])
 
     Hugging Face:
-        `LogitNormalization()`, bit for bit. Where all tokens are banned theirs gives NaN; ours leaves
-        them banned.
+        `LogitNormalization()`, bit for bit. Where all tokens are banned theirs gives NaN; ours leaves them
+        banned.
     """
 
     argmax_invariant = False  # rounding can make nearly equal scores equal
@@ -35,7 +35,7 @@ class Renormalize(StatelessProcessor):
     @override
     def process(
         self,
-        history: History,  # noqa: ARG002 - the contract's signature
+        history: History,
         scores: Float32[Tensor, "rows vocab"],
     ) -> Float32[Tensor, "rows vocab"]:
         return normalize(scores)

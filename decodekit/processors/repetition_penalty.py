@@ -19,18 +19,18 @@ from decodekit.processors.base import StatelessProcessor, put
 class RepetitionPenalty(StatelessProcessor):
     """Makes every token of the sequence so far less likely, prompt included.
 
-    Divides a positive score by the penalty and multiplies a negative one by it; once, however often the
-    token occurs. Under beam search scores are log-probabilities, so it always multiplies.
+    Divides a positive score by the penalty and multiplies a negative one by it; once, however often the token
+    occurs. Under beam search scores are log-probabilities, so it always multiplies.
 
     Args:
-        penalty: Above 0; 1 changes nothing, above 1 discourages repetition, below 1 encourages it;
-            one number, or one per prompt. Usual values: 1.05-1.3.
-        prompt_ignore_length: Number of tokens at the beginning that do not count, at least 0; one number,
-            or one per prompt. The lengths of the prompts leave the prompts out.
+        penalty: Above 0; 1 changes nothing, above 1 discourages repetition, below 1 encourages it; one
+            number, or one per prompt. Usual values: 1.05-1.3.
+        prompt_ignore_length: Number of tokens at the beginning that do not count, at least 0; one number, or
+            one per prompt. The lengths of the prompts leave the prompts out.
 
     Raises:
-        ValueError: If `penalty` is not a finite number above 0, or `prompt_ignore_length` is not an
-            integer of at least 0.
+        ValueError: If `penalty` is not a finite number above 0, or `prompt_ignore_length` is not an integer
+            of at least 0.
 
     Example:
         >>> RepetitionPenalty(2.0)(torch.tensor([[0, 1]]), torch.tensor([[3.0, -3.0, 3.0]]))
@@ -40,9 +40,9 @@ class RepetitionPenalty(StatelessProcessor):
         Keskar et al., 2019, https://arxiv.org/abs/1909.05858, section 4.1.
 
     Hugging Face:
-        `RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=...)`, bit for bit. Left
-        padding does not count, as in `generate` of transformers 5; the class alone counts it, as
-        `generate` did in 4. So `prompt_ignore_length` counts tokens here, and columns there.
+        `RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=...)`, bit for bit. Left padding does
+        not count, as in `generate` of transformers 5; the class alone counts it, as `generate` did in 4. So
+        `prompt_ignore_length` counts tokens here, and columns there.
     """
 
     penalty: PerPrompt

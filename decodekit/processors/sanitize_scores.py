@@ -47,7 +47,7 @@ class SanitizeScores(StatelessProcessor):
     @override
     def process(
         self,
-        history: History,  # noqa: ARG002 - the contract's signature
+        history: History,
         scores: Float32[Tensor, "rows vocab"],
     ) -> Float32[Tensor, "rows vocab"]:
         return scores.nan_to_num(0.0, posinf=MOST, neginf=-MOST if self.unban else -torch.inf)

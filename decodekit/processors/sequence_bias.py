@@ -20,16 +20,16 @@ from decodekit.processors.base import StatelessProcessor
 class SequenceBias(StatelessProcessor):
     r"""Adds a bias to the score of every token that would complete one of the given sequences.
 
-    $s'(v) = s(v) + \sum_{(w, b)} b$ over the sequences $w$ that end in $v$, where the tokens so
-    far end in the rest of $w$. Only the last token of a sequence gets the bias.
+    $s'(v) = s(v) + \sum_{(w, b)} b$ over the sequences $w$ that end in $v$, where the tokens so far end in
+    the rest of $w$. Only the last token of a sequence gets the bias.
 
     Args:
-        biases: A bias for each sequence, in nats, above 0 for likelier, minus infinity to ban: a mapping
-            from tuples of ids, or pairs of ids and bias. Usual values: -10 to 10.
+        biases: A bias for each sequence, in nats, above 0 for likelier, minus infinity to ban: a mapping from
+            tuples of ids, or pairs of ids and bias. Usual values: -10 to 10.
 
     Raises:
-        ValueError: If there is no sequence, one is empty or holds anything but integers of at least 0,
-            or a bias is not a number or plus infinity; when applied, if an id is outside the vocabulary.
+        ValueError: If there is no sequence, one is empty or holds anything but integers of at least 0, or a
+            bias is not a number or plus infinity; when applied, if an id is outside the vocabulary.
 
     Example:
         >>> biased = SequenceBias({(2,): 1.0, (5, 7, 0): -3.0, (7, 7, 0): 9.0})
@@ -37,9 +37,8 @@ class SequenceBias(StatelessProcessor):
         tensor([[-3.,  0.,  1.,  0.,  0.,  0.,  0.,  0.]])
 
     Hugging Face:
-        `SequenceBiasLogitsProcessor(biases)`, bit for bit without padding, which theirs counts.
-        Biases may be integers here. Where theirs adds minus infinity to plus infinity and gets NaN, ours
-        bans.
+        `SequenceBiasLogitsProcessor(biases)`, bit for bit without padding, which theirs counts. Biases may be
+        integers here. Where theirs adds minus infinity to plus infinity and gets NaN, ours bans.
     """
 
     biases: Mapping[tuple[int, ...], float] | Iterable[tuple[Iterable[int], float]]

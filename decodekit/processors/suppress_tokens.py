@@ -22,8 +22,7 @@ class SuppressTokens(StatelessProcessor):
         tokens: Their ids, one or several, below the vocabulary size.
 
     Raises:
-        ValueError: If an id is not an integer of at least 0; when applied, if one is outside the
-            vocabulary.
+        ValueError: If an id is not an integer of at least 0; when applied, if one is outside the vocabulary.
 
     Example:
         >>> SuppressTokens([0, 2])(torch.tensor([[0]]), torch.zeros(1, 3))
@@ -43,7 +42,7 @@ class SuppressTokens(StatelessProcessor):
     @override
     def process(
         self,
-        history: History,  # noqa: ARG002 - the contract's signature
+        history: History,
         scores: Float32[Tensor, "rows vocab"],
     ) -> Float32[Tensor, "rows vocab"]:
         return ban("SuppressTokens", scores, read_ids("SuppressTokens", self.tokens))

@@ -23,8 +23,8 @@ class SuppressTokensAtBegin(LogitsProcessor):
         begin: Number of new tokens before; 1 if the first one is forced, as by `ForcedBOS`.
 
     Raises:
-        ValueError: If an id or `begin` is not an integer of at least 0; when applied, if an id is
-            outside the vocabulary.
+        ValueError: If an id or `begin` is not an integer of at least 0; when applied, if an id is outside the
+            vocabulary.
 
     Example:
         >>> model = dk.testing.MarkovModel([[0.6, 0.4], [0.6, 0.4]])
@@ -33,12 +33,13 @@ class SuppressTokensAtBegin(LogitsProcessor):
         [[[1, 0, 0]]]
 
     Source:
-        Radford et al., 2022, https://arxiv.org/abs/2212.04356: Whisper begins with neither a blank nor
-        its end.
+        Radford et al., 2022, https://arxiv.org/abs/2212.04356: Whisper begins with neither a blank nor its
+        end.
 
     Hugging Face:
-        `SuppressTokensAtBeginLogitsProcessor(tokens, begin_index)`, bit for bit, where `begin_index` is
-        the prompt's length in columns plus `begin`; ours finds the prompt's end by itself. Theirs ignores ids outside the vocabulary.
+        `SuppressTokensAtBeginLogitsProcessor(tokens, begin_index)`, bit for bit, where `begin_index` is the
+        prompt's length in columns plus `begin`; ours finds the prompt's end by itself. Theirs ignores ids
+        outside the vocabulary.
     """
 
     tokens: int | Iterable[int]

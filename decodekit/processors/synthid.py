@@ -8,8 +8,8 @@ from typing import final
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
-from typing_extensions import override
 from torch.nn.functional import pad
+from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import FLAG, Requirement, at_least, check_fields, is_count, set_fields
@@ -24,8 +24,8 @@ _TABLE_SIZE = Requirement(lambda size: is_count(size, 1) and size <= 2**24, "an 
 class SynthID(LogitsProcessor):
     r"""Watermarks the output by a tournament between tokens, decided by secret keys, one round per key.
 
-    A hash of the last `ngram_len - 1` new tokens, the token v and a key gives each token in each round
-    l the number $g_l(v)$, 0 or 1. Round by round
+    A hash of the last `ngram_len - 1` new tokens, the token v and a key gives each token in each round l the
+    number $g_l(v)$, 0 or 1. Round by round
 
     $$P_l(v) = P_{l-1}(v) \left(1 + g_l(v) - \sum_u g_l(u) P_{l-1}(u)\right):$$
 
@@ -58,9 +58,9 @@ class SynthID(LogitsProcessor):
         Dathathri et al., 2024, https://doi.org/10.1038/s41586-024-08025-4.
 
     Hugging Face:
-        `SynthIDTextWatermarkLogitsProcessor(ngram_len, keys, ..., device="cpu")`, bit for bit in
-        sampling, except that a banned token stays at minus infinity, where theirs gets the least finite
-        number. Under beam search theirs mixes up the contexts of beams; on a GPU it draws another table.
+        `SynthIDTextWatermarkLogitsProcessor(ngram_len, keys, ..., device="cpu")`, bit for bit in sampling,
+        except that a banned token stays at minus infinity, where theirs gets the least finite number. Under
+        beam search theirs mixes up the contexts of beams; on a GPU it draws another table.
     """
 
     keys: Iterable[int]
@@ -76,7 +76,7 @@ class SynthID(LogitsProcessor):
     def __post_init__(self) -> None:
         plain = self.keys.tolist() if isinstance(self.keys, Tensor) else self.keys
         keys = tuple(plain) if isinstance(plain, Iterable) else (plain,)
-        if not keys or not all(is_count(key, 0) and key < 2**63 for key in keys):
+        if not keys or not all(is_count(key, 0) for key in keys):
             raise ValueError(f"SynthID: keys must be one or more integers in [0, 2**63), got {self.keys!r}.")
         check_fields(
             self,

@@ -19,14 +19,15 @@ from decodekit.processors.base import StatelessProcessor
 class TailFree(StatelessProcessor):
     r"""Bans the tail, which begins where the sorted probabilities have made `z` of their bend.
 
-    With $p_1 \ge p_2 \ge \dots \ge p_V$ and the second differences $d_i = |p_i - 2p_{i+1} + p_{i+2}|$,
-    bans the token of rank $i + 1$ where $\sum_{j \le i} d_j > z \sum_j d_j$; the last rank, without a
-    difference of its own, counts as the end of the sum. Banned tokens have probability 0, and of tied tokens
-    the lowest ids come first. Fewer than three tokens, or probabilities on a straight line, have no
-    tail. The likeliest token always survives. Does not change the argmax.
+    With $p_1 \ge p_2 \ge \dots \ge p_V$ and the second differences $d_i = |p_i - 2p_{i+1} + p_{i+2}|$, bans
+    the token of rank $i + 1$ where $\sum_{j \le i} d_j > z \sum_j d_j$; the last rank, without a difference
+    of its own, counts as the end of the sum. Banned tokens have probability 0, and of tied tokens the lowest
+    ids come first. Fewer than three tokens, or probabilities on a straight line, have no tail. The likeliest
+    token always survives. Does not change the argmax.
 
     Args:
-        z: Fraction of the bend to keep, in [0, 1]; one number, or one per prompt. 1 keeps every token. Usual values: 0.9-0.99.
+        z: Fraction of the bend to keep, in [0, 1]; one number, or one per prompt. 1 keeps every token. Usual
+            values: 0.9-0.99.
 
     Raises:
         ValueError: If `z` is outside [0, 1].
@@ -40,8 +41,7 @@ class TailFree(StatelessProcessor):
         Bricken, 2019, https://www.trentonbricken.com/Tail-Free-Sampling/.
 
     Hugging Face:
-        None. The set is text-generation-webui's; llama.cpp, while it had the method, kept one token
-        fewer.
+        None. The set is text-generation-webui's; llama.cpp, while it had the method, kept one token fewer.
     """
 
     z: PerPrompt

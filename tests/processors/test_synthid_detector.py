@@ -92,8 +92,8 @@ def test_synthid_detector_refuses_what_is_out_of_range(arguments: dict[str, Any]
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ([], "texts must be at least one, got none"),
-        ([[1, 2]], "a text must have at least 3 tokens, got 2"),
+        ([], "sequences must be at least one, got none"),
+        ([[1, 2]], "a sequence must have at least 3 tokens, got 2"),
         ([[1, 2, -3]], "token ids must be integers of at least 0, got -3"),
     ],
 )

@@ -107,7 +107,7 @@ def test_trie_constraint_is_a_prefix_constraint_with_a_function_that_looks_the_s
 ) -> None:
     sets, prompts, seed = run
     function = dk.PrefixConstraint(function_of(sets, [len(prompt) for prompt in prompts]))
-    trie = dk.TrieConstraint(sets, end_ids=END, each_prompt=True)
+    trie = dk.TrieConstraint(sets, end_ids=END, per_prompt=True)
     model = HashModel(6, seed=seed, end_ids=(END,))
     sample = dk.Sample(rows, seeds=list(range(len(prompts))))
     for decoder in (dk.BeamSearch(rows, num_return=rows), dk.Greedy(), sample):
@@ -167,7 +167,7 @@ def test_trie_constraint_refuses_strings_that_are_not_ids(strings: Any) -> None:
 @pytest.mark.parametrize("sets", [[], [[[1]], []]])
 def test_trie_constraint_refuses_an_empty_set(sets: Any) -> None:  # noqa: ANN401
     with pytest.raises(ValueError, match=r"^TrieConstraint: there must be at least one string in a set"):
-        dk.TrieConstraint(sets, end_ids=0, each_prompt=True)
+        dk.TrieConstraint(sets, end_ids=0, per_prompt=True)
 
 
 def test_trie_constraint_refuses_end_ids_that_are_none_or_in_a_string() -> None:
@@ -189,7 +189,7 @@ def test_trie_constraint_refuses_ids_outside_the_vocabulary_when_applied(
 
 
 def test_trie_constraint_refuses_more_or_fewer_sets_than_prompts() -> None:
-    processor = dk.TrieConstraint([[[1]], [[2]]], end_ids=0, each_prompt=True)
+    processor = dk.TrieConstraint([[[1]], [[2]]], end_ids=0, per_prompt=True)
     message = r"^TrieConstraint: there must be one set of strings for each prompt, got 2 sets for 3 prompts"
     with pytest.raises(dk.DecodekitError, match=message):
         processor.init(dk.Prompt.from_ids([[1], [1], [1]]).history(3, 2))
@@ -200,7 +200,7 @@ def test_trie_constraint_keeps_the_contract_of_processors() -> None:
     check_processor(dk.TrieConstraint([[]], end_ids=0), max_examples=5)
     check_processor(
         lambda prompts: dk.TrieConstraint(
-            [[[1, number % 8 + 1], [number % 8 + 1]] for number in prompts], end_ids=0, each_prompt=True
+            [[[1, number % 8 + 1], [number % 8 + 1]] for number in prompts], end_ids=0, per_prompt=True
         ),
         max_examples=20,
     )

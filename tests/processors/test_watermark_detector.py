@@ -117,9 +117,9 @@ def test_watermark_detector_refuses_what_is_out_of_range(arguments: dict[str, An
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ([], "texts must be at least one, got none"),
-        ([[1]], "a text must have at least 2 tokens, got 1"),
-        ([[]], "a text must have at least 2 tokens, got 0"),
+        ([], "sequences must be at least one, got none"),
+        ([[1]], "a sequence must have at least 2 tokens, got 1"),
+        ([[]], "a sequence must have at least 2 tokens, got 0"),
         ([[1, 20]], "token ids must be below the vocabulary size 20, got 20"),
         ([[1, -1]], "token ids must be integers of at least 0, got -1"),
         ([[1, 0.5]], "token ids must be integers of at least 0, got 0.5"),

@@ -13,8 +13,7 @@ from decodekit.core.limits import Limits, Stopping
 from decodekit.core.pytrees import Memory, reorder_memory
 from decodekit.decoders.exact.branch import Node
 from decodekit.decoders.exact.stored_memory import StoredMemory, keep, together
-from decodekit.processors.apply import apply_processor, nonfinite_error, nonfinite_rows
-from decodekit.processors.base import LogitsProcessor
+from decodekit.processors.base import LogitsProcessor, apply_processor, nonfinite_error, nonfinite_rows
 from decodekit.scorers.base import ExtendedHypotheses, PathScorer
 
 

@@ -11,8 +11,7 @@ from decodekit.core.limits import Limits
 from decodekit.core.pytrees import Memory
 from decodekit.core.result import Decoded
 from decodekit.decoders.rows import RowState, raise_if_all_banned
-from decodekit.processors.apply import apply_processor, nonfinite_error, nonfinite_rows
-from decodekit.processors.base import LogitsProcessor
+from decodekit.processors.base import LogitsProcessor, apply_processor, nonfinite_error, nonfinite_rows
 
 
 class SpeculativeRow(NamedTuple):

@@ -93,7 +93,9 @@ def _table(sequences: BiasedSequences, device: torch.device) -> _Table:
     ends = list(dict.fromkeys(ids[-1] for ids in sequences.ids))
     place = {last: number for number, last in enumerate(ends)}
     return _Table(
-        torch.tensor([[0] * n + list(ids) for n, ids in zip(padding, sequences.ids, strict=True)], device=device),
+        torch.tensor(
+            [[0] * n + list(ids) for n, ids in zip(padding, sequences.ids, strict=True)], device=device
+        ),
         torch.tensor([[column >= n for column in range(longest)] for n in padding], device=device),
         torch.tensor(sequences.biases, dtype=torch.float32, device=device),
         torch.tensor(ends, device=device),

@@ -40,6 +40,7 @@ def read_sequences(who: str, sequences: TokenSequences, min_length: int) -> list
     return read
 
 
-def p_value(z_score: Float64[Tensor, " batch"]) -> Float64[Tensor, " batch"]:
+def upper_tail(z_score: Float64[Tensor, " batch"]) -> Float64[Tensor, " batch"]:
     """Return the probability of at least this z-score by the normal distribution."""
-    return 0.5 * torch.special.erfc(z_score / math.sqrt(2))
+    p_value: Tensor = 0.5 * torch.special.erfc(z_score / math.sqrt(2))
+    return p_value

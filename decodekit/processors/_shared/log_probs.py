@@ -1,8 +1,8 @@
 """Sums of weighted log-probabilities, and the entropy, where a probability of 0 makes no NaN.
 
-Minus infinity is an ordinary log-probability, but 0 times it, or its difference from itself, is NaN.
-So a factor $p^w$ with $p = 0$ is 0 for $w > 0$ and 1 for $w = 0$. For $w < 0$, where it would be infinite,
-$p$ is replaced by a probability just below the smallest one that float32 holds.
+Minus infinity is an ordinary log-probability, but 0 times it, or its difference from itself, is NaN. So a
+factor $p^w$ with $p = 0$ is 0 for $w > 0$ and 1 for $w = 0$. For $w < 0$, where it would be infinite, $p$ is
+replaced by a probability just below the smallest one that float32 holds.
 """
 
 import math

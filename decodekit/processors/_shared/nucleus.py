@@ -50,8 +50,8 @@ def ban_by_value(
 ) -> Float32[Tensor, "rows vocab"]:
     """Sort numbers in place of tokens, which is faster, and ban those below a threshold; CPU only.
 
-    Equal to `ban_by_order` bit for bit: the sums run in the same order. Only where tied tokens stand on
-    both sides of the threshold does their order count, and such a row is done by order.
+    Equal to `ban_by_order` bit for bit: the sums run in the same order. Only where tied tokens stand on both
+    sides of the threshold does their order count, and such a row is done by order.
     """
     masses = mass if isinstance(mass, Tensor) else scores.new_full((len(scores), 1), mass)
     out = torch.empty_like(scores)

@@ -5,6 +5,7 @@ row continues. When beams are reordered, the loop moves that tensor as it moves 
 hands it to the session: so the second model's cache follows its beams.
 """
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -18,42 +19,25 @@ from decodekit.errors import DecodekitError
 from decodekit.models.protocols import DescribedModel, Model, Session, ShrinkingSession
 
 
+@dataclass
 class CountedSession:
-    """A session that counts the tokens read after the prompt."""
+    """A session, and the number of tokens that it has read after the prompt."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self.read = 0
-
-    def advance(
-        self, tokens: Int64[Tensor, " rows"], source_rows: Int64[Tensor, " rows"] | None
-    ) -> Float32[Tensor, "rows vocab"]:
-        """Return the logits after one more token on every row."""
-        self.read += 1
-        return self._session.advance(tokens, source_rows)
-
-    @property
-    def shrinks(self) -> bool:
-        """True if prompts can be evicted."""
-        return isinstance(self._session, ShrinkingSession) and self._session.shrinks
-
-    def keep_prompts(self, prompts: Int64[Tensor, " kept"]) -> None:
-        """Evict all but some prompts."""
-        if isinstance(self._session, ShrinkingSession):
-            self._session.keep_prompts(prompts)
+    session: Session
+    read: int = 0
 
 
 class SecondModelState(NamedTuple):
     """The position of every row in a second model's session.
 
     Attributes:
-        session: Shared by all memories of this run of the processor.
-        read: Tokens that the session had read after the prompt when this state was made.
+        counted: The session, shared by all memories of this run of the processor.
+        read: Tokens that the session had read when this state was made.
         rows: The session's row that each row continues; on the device of the history.
         logits: After the prompt, before the first step; None from then on.
     """
 
-    session: CountedSession
+    counted: CountedSession
     read: int
     rows: Int64[Tensor, " rows"]
     logits: Float32[Tensor, "rows vocab"] | None
@@ -61,11 +45,13 @@ class SecondModelState(NamedTuple):
     @property
     def batch_independent(self) -> bool:
         """True if prompts can be evicted from the session."""
-        return self.session.shrinks
+        session = self.counted.session
+        return isinstance(session, ShrinkingSession) and session.shrinks
 
     def for_prompts(self, prompts: Int64[Tensor, " kept"], batch: int) -> "SecondModelState":
         """Evict all but some of `batch` prompts from the session, and return the state of the rest."""
-        self.session.keep_prompts(prompts)
+        if isinstance(self.counted.session, ShrinkingSession):
+            self.counted.session.keep_prompts(prompts)
         beams = len(self.rows) // batch
         kept = rows_of(prompts, beams)
         # Every row continues one of its own prompt, whose first row has moved.
@@ -148,21 +134,22 @@ def advance_second_model(
         history: With the newest token.
         scores: The run's own; the logits must have their vocabulary, and go to their device.
     """
-    session, logits = state.session, state.logits
-    if state.read != session.read:
+    counted, logits = state.counted, state.logits
+    if state.read != counted.read:
         raise DecodekitError(
-            f"{who}: a second model can only read on, and had read {session.read} tokens when asked to go "
+            f"{who}: a second model can only read on, and had read {counted.read} tokens when asked to go "
             f"on after {state.read}. Use each memory once, or begin again with init."
         )
     if logits is None:
         source_rows = state.rows if history.rows_per_prompt > 1 else None  # a single row continues itself
-        logits = session.advance(history.last(), source_rows)
+        counted.read += 1
+        logits = counted.session.advance(history.last(), source_rows)
     if logits.shape != scores.shape:
         raise DecodekitError(
             f"{who}: both models must have the same vocabulary, got {logits.shape[-1]} tokens for "
             f"{scores.shape[-1]}. Use a model with the same tokenizer."
         )
-    return logits.to(scores.device), SecondModelState(session, session.read, _arange_rows(history), None)
+    return logits.to(scores.device), SecondModelState(counted, counted.read, _arange_rows(history), None)
 
 
 def _run_prompt(who: str, model: Model, history: History, length: int) -> Prompt:

@@ -13,8 +13,8 @@ _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 def token_texts(who: str, vocabulary: Vocabulary) -> tuple[bytes, ...]:
     """Return the bytes of every id; none for special tokens and for ids without a text of their own.
 
-    Bytes, because a token may hold only a part of a character. For byte-level and SentencePiece tokenizers they
-    come from the vocabulary, for any other tokenizer from decoding.
+    Bytes, because a token may hold only a part of a character. For byte-level and SentencePiece tokenizers
+    they come from the vocabulary, for any other tokenizer from decoding.
 
     Raises:
         DecodekitError: If there is no tokenizer, or one of unknown size.

@@ -22,9 +22,9 @@ Strings = Iterable[Sequence[int] | Int64[Tensor, " length"]]
 class TokenTrie:
     """The prefixes of sets of strings of ids: a node is a prefix, an edge the id that extends it.
 
-    Nodes are numbered level by level: first the roots, one per set, then the prefixes of one id, in the
-    order of their parents and ids, and so on. So edge i leads to node `roots + i`, and a binary search finds
-    a child. Two nodes without edges come last: `dead`, for all that is no prefix, and `ended`, after an end id.
+    Nodes are numbered level by level: first the roots, one per set, then the prefixes of one id, in the order
+    of their parents and ids, and so on. So edge i leads to node `roots + i`, and a binary search finds a
+    child. Two nodes without edges come last: `dead`, for all that is no prefix, and `ended`, after an end id.
 
     Attributes:
         edges: `parent * stride + id` of every edge, ascending, then a sentinel.
@@ -54,7 +54,7 @@ class TokenTrie:
 
     @classmethod
     def build(cls, who: str, sets: Sequence[Strings]) -> "TokenTrie":
-        """Build the trie of sets of strings, each from its own root, level by level without a loop over strings.
+        """Build the trie of sets of strings, each from its own root, level by level.
 
         Raises:
             TypeError: If a string is no sequence.
@@ -67,7 +67,7 @@ class TokenTrie:
         lengths = np.fromiter(map(len, flat), np.int64, len(flat))
         ids = np.fromiter(chain.from_iterable(flat), np.int64, int(lengths.sum()))
         stride = int(ids.max(initial=0)) + 1
-        # The node that each string has reached, the strings with ids to come, and the place of each one's first.
+        # The node of every string so far, the strings with unread ids, and the place of each one's first id.
         node = np.repeat(np.arange(len(strings)), [len(one) for one in strings])
         begins, unread = lengths.cumsum() - lengths, np.arange(len(flat))
         nodes, levels, whole = len(strings), [np.empty(0, np.int64)], []
