@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 from typing_extensions import override
 
-from decodekit.core.history import History
+from decodekit.core.history import History, RowOwners
 from decodekit.core.pytrees import Memory
 from decodekit.core.validation import set_fields
 from decodekit.errors import DecodekitError, DecodingError
@@ -124,7 +124,8 @@ class StatelessProcessor(LogitsProcessor):
         valid = torch.ones_like(input_ids, dtype=torch.bool)
         batches = [len(value) for value in vars(self).values() if isinstance(value, PromptValues)]
         rows_per_prompt = max(len(scores) // max(batches, default=len(scores)), 1)
-        history = History(input_ids, valid, length, rows_per_prompt=rows_per_prompt)
+        owners = RowOwners.of(len(input_ids), rows_per_prompt, input_ids.device)
+        history = History(input_ids, valid, length, owners)
         check_per_prompt(self, history)
         return self.process(history, scores)
 

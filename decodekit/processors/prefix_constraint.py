@@ -74,11 +74,8 @@ class PrefixConstraint(LogitsProcessor):
     ) -> tuple[Float32[Tensor, "rows vocab"], Memory]:
         rows, vocab = scores.shape
         tokens, valid = history.tokens.cpu(), history.valid.cpu()
-        numbers = (
-            torch.arange(rows) // history.rows_per_prompt if history.prompts is None else history.prompts
-        )
         allowed = torch.zeros((rows, vocab), dtype=torch.bool)
-        for row, prompt in enumerate(numbers.tolist()):
+        for row, prompt in enumerate(history.owners.prompts.tolist()):
             allowed[row, self._ids(prompt, tokens[row, valid[row]], vocab)] = True
         return scores.masked_fill(~allowed.to(scores.device), -torch.inf), memory
 

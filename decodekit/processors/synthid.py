@@ -78,14 +78,9 @@ class SynthID(LogitsProcessor):
         keys = tuple(plain) if isinstance(plain, Iterable) else (plain,)
         if not keys or not all(is_count(key, 0) for key in keys):
             raise ValueError(f"SynthID: keys must be one or more integers in [0, 2**63), got {self.keys!r}.")
-        check_fields(
-            self,
-            ngram_len=at_least(2),
-            context_history_size=at_least(0),
-            sampling_table_seed=at_least(0),
-            sampling_table_size=_TABLE_SIZE,
-            skip_first_ngram_calls=FLAG,
-        )
+        check_fields(self, ngram_len=at_least(2), context_history_size=at_least(0))
+        check_fields(self, sampling_table_seed=at_least(0), sampling_table_size=_TABLE_SIZE)
+        check_fields(self, skip_first_ngram_calls=FLAG)
         set_fields(self, keys=keys)
 
     @override
@@ -97,8 +92,7 @@ class SynthID(LogitsProcessor):
         self, history: History, scores: Float32[Tensor, "rows vocab"], memory: Int64[Tensor, ""]
     ) -> tuple[Float32[Tensor, "rows vocab"], Int64[Tensor, ""]]:
         contexts = self._contexts(history, memory)
-        # The newest context, before `position`.
-        context = contexts.index_select(1, history.position.view(1))
+        context = contexts.index_select(1, history.position.view(1))  # the newest one
         marked = self._tournament(scores, context)
         columns = torch.arange(contexts.shape[1], device=scores.device)
         first = memory + (self.ngram_len - 1 if self.skip_first_ngram_calls else 0)
@@ -121,7 +115,7 @@ class SynthID(LogitsProcessor):
             wins = self.g_values(ngrams, key)
             probs = probs * (1 + wins - (wins * probs).sum(-1, keepdim=True))
         log_probs = probs.log()
-        # Hugging Face's least finite number for tokens that became impossible.
+        # As in Hugging Face, tokens that became impossible get the least finite number.
         finite = torch.where(log_probs.isfinite(), log_probs, torch.finfo(scores.dtype).min)
         return finite.masked_fill(scores == -torch.inf, -torch.inf)
 

@@ -75,7 +75,7 @@ class SynthIDDetector:
 
     def __post_init__(self) -> None:
         if not isinstance(self.watermark, SynthID):
-            raise ValueError(f"SynthIDDetector: watermark must be a SynthID, got {self.watermark!r}.")  # noqa: TRY004 - errors of constructors are of one kind
+            raise ValueError(f"SynthIDDetector: watermark must be a SynthID, got {self.watermark!r}.")  # noqa: TRY004 - constructors raise ValueError
         check_fields(self, threshold=FINITE)
         if self.weights is None:
             return

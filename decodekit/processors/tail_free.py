@@ -56,7 +56,7 @@ class TailFree(StatelessProcessor):
     def process(
         self, history: History, scores: Float32[Tensor, "rows vocab"]
     ) -> Float32[Tensor, "rows vocab"]:
-        if scores.shape[-1] < 3:  # noqa: PLR2004 - a second difference takes three numbers
+        if scores.shape[-1] < 3:  # noqa: PLR2004 - a second difference needs three numbers
             return scores
         descending, order = scores.sort(dim=-1, descending=True, stable=True)
         # [rows vocab-2]: the bend before every rank but the first and the last

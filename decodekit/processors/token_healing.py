@@ -23,34 +23,23 @@ from decodekit.models.protocols import DescribedModel
 from decodekit.processors._shared.token_texts import token_texts
 from decodekit.processors.base import LogitsProcessor, device_ids
 
-# States of a row: the removed text is complete, or was missed; from 2 on, at a byte of a removed text.
+# States of a row: removed text complete, removed text missed, and from 2 on the bytes of removed texts.
 _FREE, _DEAD, _FIRST = 0, 1, 2
 
 
 class HealingMemory(NamedTuple):
-    """The state of every row in its removed text.
-
-    Attributes:
-        state: A row of `Tables`.
-        start: The column of the first new token.
-    """
+    """The state of every row in its removed text, and the column of the first new token."""
 
     state: Int64[Tensor, " rows"]
     start: Int64[Tensor, ""]
 
 
 class Tables(NamedTuple):
-    """The allowed ids of every state, and the numbers that lead to the next one.
+    """The allowed ids of every state, and the byte counts that lead to the next state."""
 
-    Attributes:
-        allowed: Ids that continue the removed text and leave a rest that tokens can spell.
-        remaining: Bytes of the removed text still to come.
-        lengths: Bytes of every id.
-    """
-
-    allowed: Bool[Tensor, "states vocab"]
-    remaining: Int64[Tensor, " states"]
-    lengths: Int64[Tensor, " vocab"]
+    allowed: Bool[Tensor, "states vocab"]  # ids that leave a rest that tokens can spell
+    remaining: Int64[Tensor, " states"]  # bytes of the removed text still to come
+    lengths: Int64[Tensor, " vocab"]  # bytes of every id
 
 
 @final
@@ -105,15 +94,15 @@ class TokenHealing(LogitsProcessor):
                 raise TypeError(f"TokenHealing: texts must be bytes, got {text!r:.80}.")
         if not removed:
             raise ValueError("TokenHealing: there must be a text for every prompt, got none.")
-        different = [text for text in dict.fromkeys(removed) if text]
-        begins = accumulate(map(len, different), initial=_FIRST)
-        first = {b"": _FREE} | dict(zip(different, begins, strict=False))
-        states = _FIRST + sum(map(len, different))
+        distinct = [text for text in dict.fromkeys(removed) if text]
+        begins = accumulate(map(len, distinct), initial=_FIRST)
+        first = {b"": _FREE} | dict(zip(distinct, begins, strict=False))
+        states = _FIRST + sum(map(len, distinct))
         allowed = torch.zeros((states, len(texts)), dtype=torch.bool)
         remaining = torch.zeros(states, dtype=torch.long)
         allowed[_FREE] = True
         speller = _Speller(texts)
-        for text in different:
+        for text in distinct:
             for place, ids in enumerate(speller.continuing_ids(text), start=first[text]):
                 allowed[place, ids] = True
             if not allowed[first[text]].any():
@@ -127,11 +116,10 @@ class TokenHealing(LogitsProcessor):
 
     @override
     def init(self, history: History) -> HealingMemory:
-        batch = history.batch
-        if len(self.removed) != batch:
+        if len(self.removed) != history.batch:
             raise DecodekitError(
                 f"TokenHealing: there must be a removed text for each prompt, got {len(self.removed)} for "
-                f"{batch} prompts. Pass decode the prompts that heal returns."
+                f"{history.batch} prompts. Pass decode the prompts that heal returns."
             )
         state = history.spread(device_ids(self.first_states, history.tokens.device))
         return HealingMemory(state, history.position.clone())
@@ -164,7 +152,7 @@ def heal(
     Args:
         model: A model that has a vocabulary with a tokenizer, or the vocabulary.
         prompts: Strings, ids, or a tensor with its mask, as `decode` takes them.
-        tokens: Number of tokens to remove, at least 1; a word that was cut in two may already be several.
+        tokens: Number of tokens to remove, at least 1; the beginning of a word may be several.
 
     Returns:
         The shortened prompts, and the processor for them, in the same order.

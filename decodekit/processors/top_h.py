@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import Requirement, is_number
+from decodekit.core.validation import POSITIVE_FRACTION
 from decodekit.processors._shared.log_probs import probs_and_entropy
 from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
 from decodekit.processors.base import StatelessProcessor
@@ -55,7 +55,7 @@ class TopH(StatelessProcessor):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        set_per_prompt(self, h=Requirement(lambda h: is_number(h) and 0 < h <= 1, "in (0, 1]"))
+        set_per_prompt(self, h=POSITIVE_FRACTION)
 
     @override
     def process(

@@ -17,12 +17,7 @@ from decodekit.processors.base import LogitsProcessor, device_ids
 
 
 class TrieMemory(NamedTuple):
-    """The node of every row in the trie.
-
-    Attributes:
-        node: The prefix that the row has generated.
-        start: The column of the first new token.
-    """
+    """The node of every row in the trie, and the column of the first new token."""
 
     node: Int64[Tensor, " rows"]
     start: Int64[Tensor, ""]
@@ -78,16 +73,14 @@ class TrieConstraint(LogitsProcessor):
     def __post_init__(self, strings: Strings | Sequence[Strings]) -> None:
         ends = read_ids("TrieConstraint", self.end_ids)
         if not ends:
-            raise ValueError(
-                "TrieConstraint: there must be at least one end id, for where a string is whole."
-            )
+            raise ValueError("TrieConstraint: there must be at least one end id, got none.")
         sets = list(strings) if self.per_prompt else [strings]
         trie = TokenTrie.build("TrieConstraint", sets)  # type: ignore[arg-type]  # per_prompt decides
         for end in ends:
             if trie.contains(end):
                 raise ValueError(
                     f"TrieConstraint: strings must not hold the end id {end}. Leave it out: it is allowed "
-                    "where a string is whole."
+                    "after every whole string."
                 )
         set_fields(self, end_ids=ends, trie=trie)
 

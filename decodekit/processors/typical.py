@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import Requirement, at_least, check_fields, is_number
+from decodekit.core.validation import OPEN_FRACTION, at_least, check_fields
 from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
 from decodekit.processors.base import StatelessProcessor
 
@@ -50,8 +50,7 @@ class Typical(StatelessProcessor):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        mass = Requirement(lambda mass: is_number(mass) and 0 < mass < 1, "strictly between 0 and 1")
-        set_per_prompt(self, mass=mass)
+        set_per_prompt(self, mass=OPEN_FRACTION)
         check_fields(self, min_tokens_to_keep=at_least(1))
 
     @override

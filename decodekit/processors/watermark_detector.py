@@ -72,7 +72,7 @@ class WatermarkDetector:
 
     def __post_init__(self) -> None:
         if not isinstance(self.watermark, Watermark):
-            raise ValueError(f"WatermarkDetector: watermark must be a Watermark, got {self.watermark!r}.")  # noqa: TRY004 - errors of constructors are of one kind
+            raise ValueError(f"WatermarkDetector: watermark must be a Watermark, got {self.watermark!r}.")  # noqa: TRY004 - constructors raise ValueError
         check_fields(self, vocab=at_least(1), ignore_repeated_ngrams=FLAG, threshold=FINITE)
 
     def __call__(self, sequences: TokenSequences) -> WatermarkDetection:

@@ -19,12 +19,7 @@ _SALT = int.from_bytes(b"XTC")
 
 
 class XTCMemory(NamedTuple):
-    """The random stream of every row.
-
-    Attributes:
-        streams: The row's number within its prompt.
-        start: The prompt's length in columns.
-    """
+    """The random stream of every row, its place among the rows of its prompt, and the first new column."""
 
     streams: Int64[Tensor, " rows"]
     start: Int64[Tensor, ""]
@@ -77,7 +72,7 @@ class XTC(LogitsProcessor):
     @override
     def init(self, history: History) -> XTCMemory:
         check_per_prompt(self, history)
-        return XTCMemory(history.own_places(), history.position.clone())
+        return XTCMemory(history.owners.slots, history.position.clone())
 
     @override
     def apply(
@@ -87,7 +82,7 @@ class XTC(LogitsProcessor):
         step = history.position - memory.start
         drawn = rng.uniform(seeds[:, 0] ^ _SALT, memory.streams, step)[:, None]
         acts = drawn < for_rows(self.probability, history, drawn)
-        # Banned tokens are no choices, not even at a threshold of 0.
+        # Banned tokens are no choices, even at a threshold of 0.
         choices = (scores.softmax(-1) >= for_rows(self.threshold, history, scores)) & (scores > -torch.inf)
         spared = torch.where(choices, scores, torch.inf).argmin(-1, keepdim=True)
         excluded = choices & (torch.arange(scores.shape[-1], device=scores.device) != spared)

@@ -47,10 +47,7 @@ def normalize(scores: Float32[Tensor, "rows vocab"]) -> Float32[Tensor, "rows vo
 def probs_and_entropy(
     scores: Float32[Tensor, "rows tokens"],
 ) -> tuple[Float32[Tensor, "rows tokens"], Float32[Tensor, "rows 1"]]:
-    """Return the probabilities and their entropy in nats, both rounded as Hugging Face's are.
-
-    Hugging Face takes them from `torch.distributions.Categorical`.
-    """
+    """Return the probabilities and their entropy in nats, rounded as by `torch.distributions.Categorical`."""
     log_probs = scores - scores.logsumexp(-1, keepdim=True)
     probs = log_probs.softmax(-1)
     # The least finite number stands in for minus infinity, which times a probability of 0 is NaN.

@@ -12,15 +12,10 @@ from decodekit.processors._shared.parameters import PerPrompt, for_rows, map_per
 
 
 class MirostatMemory(NamedTuple):
-    """The bound of every row, and the surprise of every token it may be updated with.
-
-    Attributes:
-        mu: Bound on the surprise, in bits.
-        surprise: In bits, of every token at the step before; no columns before the first step.
-    """
+    """The bound of every row, and the surprise of every token at the step before, both in bits."""
 
     mu: Float32[Tensor, "rows 1"]
-    surprise: Float32[Tensor, "rows seen"]
+    surprise: Float32[Tensor, "rows seen"]  # no columns before the first step
 
 
 def start(tau: PerPrompt, history: History) -> MirostatMemory:

@@ -23,10 +23,7 @@ def ban_tail(
 ) -> Float32[Tensor, "rows vocab"]:
     """Ban the least likely tokens, as many as together have at most a probability of `mass`.
 
-    Args:
-        scores: Unnormalized.
-        mass: The tail's largest probability, for all rows or per row.
-        max_banned: The tail's largest size, below `vocab`.
+    At most `max_banned` of them, fewer than `vocab`.
     """
     by_value = scores.shape[-1] >= MIN_VOCAB_BY_VALUE and is_on_host(scores)
     return (ban_by_value if by_value else ban_by_order)(scores, mass, max_banned)

@@ -31,15 +31,7 @@ def per_prompt(
     must: str,
     advice: str = "",
 ) -> PerPrompt:
-    """Return a checked parameter: the number itself, or a `PromptValues`.
-
-    Args:
-        who: The class in the message.
-        name: The parameter in the message.
-        given: A number, or a sequence, tensor or array of one per prompt.
-        holds: The condition on one number.
-        must: The condition in words, as in "must be above 0".
-        advice: The last sentence of the message.
+    """Return a checked parameter: the number itself, or a `PromptValues` of a sequence, tensor or array.
 
     Raises:
         ValueError: If a number does not meet the condition, or there are none.
@@ -73,13 +65,7 @@ def largest(value: PerPrompt) -> float:
 
 
 def for_rows(value: PerPrompt, history: History, like: Tensor) -> float | Shaped[Tensor, "rows 1"]:
-    """Return the parameter in the form that meets the scores: a number, or a column with one per row.
-
-    Args:
-        value: As `per_prompt` returns it.
-        history: Maps rows to prompts.
-        like: Gives the dtype and the device.
-    """
+    """Return the parameter as a number, or as a column with one number per row, typed and placed `like`."""
     if not isinstance(value, PromptValues):
         return value  # type: ignore[return-value]
     return history.spread(_on_device(value, like.dtype, like.device))[:, None]

@@ -28,19 +28,12 @@ class CountedSession:
 
 
 class SecondModelState(NamedTuple):
-    """The position of every row in a second model's session.
+    """The position of every row in a second model's session."""
 
-    Attributes:
-        counted: The session, shared by all memories of this run of the processor.
-        read: Tokens that the session had read when this state was made.
-        rows: The session's row that each row continues; on the device of the history.
-        logits: After the prompt, before the first step; None from then on.
-    """
-
-    counted: CountedSession
-    read: int
-    rows: Int64[Tensor, " rows"]
-    logits: Float32[Tensor, "rows vocab"] | None
+    counted: CountedSession  # shared by all memories of this run of the processor
+    read: int  # tokens that the session had read when this state was made
+    rows: Int64[Tensor, " rows"]  # the session's row that each row continues
+    logits: Float32[Tensor, "rows vocab"] | None  # after the prompt; None after the first step
 
     @property
     def batch_independent(self) -> bool:
@@ -95,21 +88,14 @@ def last_tokens(history: History) -> Prompt:
 def start_second_model(
     who: str, model: Model, history: History, prompt: Prompt | None = None
 ) -> SecondModelState:
-    """Start the second model on the run's own prompts, or on other ones.
-
-    Args:
-        who: The processor in the message.
-        model: The second model.
-        history: The run's, before the first step.
-        prompt: Read in place of the run's prompts: one per prompt, or one for all.
-    """
+    """Start the second model on the run's prompts, or on `prompt`: one per prompt, or one for all."""
     rows, capacity = history.tokens.shape
     batch, length = rows // history.rows_per_prompt, int(history.position)
     prompt = _run_prompt(who, model, history, length) if prompt is None else prompt.to(history.tokens.device)
     if len(prompt.tokens) == 1:
         prompt = prompt.take(torch.zeros(batch, dtype=torch.long))
-    elif history.of_prompts is not None and len(prompt.tokens) == history.batch:
-        prompt = prompt.take(_prompt_numbers(history))
+    elif len(prompt.tokens) == history.batch:
+        prompt = prompt.take(history.owners.prompts[:: history.rows_per_prompt])
     if len(prompt.tokens) != batch:
         raise DecodekitError(
             f"{who}: there must be one prompt for the second model for each prompt of the run, got "
@@ -128,11 +114,7 @@ def advance_second_model(
 ) -> tuple[Float32[Tensor, "rows vocab"], SecondModelState]:
     """Return the second model's logits for the next token, and its new state.
 
-    Args:
-        who: The processor in the message.
-        state: After all but the newest token.
-        history: With the newest token.
-        scores: The run's own; the logits must have their vocabulary, and go to their device.
+    The logits must have the vocabulary of the run's scores, and are moved to their device.
     """
     counted, logits = state.counted, state.logits
     if state.read != counted.read:
@@ -156,8 +138,8 @@ def _run_prompt(who: str, model: Model, history: History, length: int) -> Prompt
     """Return the run's own prompts; the source only if the model can read it."""
     first_rows = slice(None, None, history.rows_per_prompt)  # a prompt's rows are alike before the first step
     vocabulary, source = _vocabulary(model), history.source
-    if source is not None and history.of_prompts is not None:
-        source = source.take(_prompt_numbers(history))
+    if source is not None:
+        source = source.take(history.owners.prompts[first_rows])
     is_described = isinstance(model, DescribedModel)
     if is_described and vocabulary.decoder_start_id is None:
         source = None  # a language model reads the decoder's tokens only
@@ -176,8 +158,3 @@ def _vocabulary(model: Model) -> Vocabulary:
 
 def _arange_rows(history: History) -> Int64[Tensor, " rows"]:
     return torch.arange(len(history.tokens), device=history.tokens.device)
-
-
-def _prompt_numbers(history: History) -> Int64[Tensor, " prompts"]:
-    """Return the numbers in the whole run of the prompts of a part of it."""
-    return history.own(torch.arange(history.batch, device=history.tokens.device))

@@ -47,12 +47,7 @@ def source_of(
 ) -> tuple[Int64[Tensor, "rows source"], Bool[Tensor, "rows source"]]:
     """Return the source of every row, and False at its padding.
 
-    The source is the given one, else the encoder's input, else the prompt.
-
-    Args:
-        source: As `read_source` returns it.
-        history: Holds the encoder's input and the prompts.
-        prompt_length: In columns.
+    The source is the given one, else the encoder's input, else the prompt, of `prompt_length` columns.
     """
     given = history.source if source is None else _on_device(source, history.tokens.device)
     if given is None:

@@ -19,14 +19,8 @@ def descend(trie: TokenTrie, root: int, ids: list[int]) -> int:
 def test_a_trie_has_a_node_for_every_prefix_level_by_level() -> None:
     trie = TokenTrie.build("X", [[[1, 2], [1], [3, 0, 0]]])
     # [] is 0, [1] 1, [3] 2, [1 2] 3, [3 0] 4, [3 0 0] 5
-    assert [descend(trie, 0, text) for text in ([], [1], [3], [1, 2], [3, 0], [3, 0, 0])] == [
-        0,
-        1,
-        2,
-        3,
-        4,
-        5,
-    ]
+    prefixes: list[list[int]] = [[], [1], [3], [1, 2], [3, 0], [3, 0, 0]]
+    assert [descend(trie, 0, ids) for ids in prefixes] == [0, 1, 2, 3, 4, 5]
     assert trie.complete.tolist() == [False, True, False, True, False, True, False, True]
     assert [torch.where(trie.next_ids(torch.tensor([0]), 5)[0])[0].tolist()] == [[1, 3]]
     assert (trie.dead, trie.ended) == (6, 7)
