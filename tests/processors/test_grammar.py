@@ -197,7 +197,7 @@ def test_grammar_refuses_end_ids_that_are_none_or_outside_the_vocabulary(model: 
     with pytest.raises(ValueError, match=r"^Grammar: tokenizer must be one that llguidance can read: .*4096"):
         dk.Grammar.regex("a", model.tokenizer, end_ids=4096)
     late = dk.Grammar.regex("a", model.tokenizer, end_ids=4000)
-    with pytest.raises(dk.DecodekitError, match=r"^Grammar: end ids must be below the 300 tokens"):
+    with pytest.raises(dk.DecodekitError, match=r"^Grammar: end ids must be below the vocabulary size 300"):
         allowed_by(late, [[]], vocab=300)
 
 
