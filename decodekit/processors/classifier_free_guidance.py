@@ -13,12 +13,10 @@ from decodekit.processors._shared.log_probs import keep_banned, lift_impossible
 from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, set_per_prompt
 from decodekit.processors._shared.second_model import (
     SecondModelState,
-    advance_second_model,
     check_has_prompts,
     check_model,
     last_tokens,
     read_second_prompts,
-    start_second_model,
 )
 from decodekit.processors.base import LogitsProcessor, Scores
 
@@ -83,7 +81,7 @@ class ClassifierFreeGuidance(LogitsProcessor):
         if self.scale == 1:
             return ()
         prompts = last_tokens(history) if self.prompts is None else self.prompts
-        return start_second_model("ClassifierFreeGuidance", self.model, history, prompts)
+        return SecondModelState.start("ClassifierFreeGuidance", self.model, history, prompts)
 
     @override
     def apply(
@@ -92,7 +90,7 @@ class ClassifierFreeGuidance(LogitsProcessor):
         log_probs = scores.log_softmax(-1)
         if not isinstance(memory, SecondModelState):
             return keep_banned(log_probs, scores), memory
-        logits, memory = advance_second_model("ClassifierFreeGuidance", memory, history, scores)
+        logits, memory = memory.advance("ClassifierFreeGuidance", history, scores)
         scale = for_rows(self.scale, history, scores)
         second = logits.log_softmax(-1)
         floor = lift_impossible(second)

@@ -10,13 +10,7 @@ from decodekit.core.validation import NON_NEGATIVE, set_fields
 from decodekit.models.protocols import Model
 from decodekit.processors._shared.log_probs import keep_banned, normalize, weigh
 from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, set_per_prompt
-from decodekit.processors._shared.second_model import (
-    SecondModelState,
-    advance_second_model,
-    check_model,
-    read_second_prompts,
-    start_second_model,
-)
+from decodekit.processors._shared.second_model import SecondModelState, check_model, read_second_prompts
 from decodekit.processors.base import LogitsProcessor, Scores
 
 
@@ -72,13 +66,13 @@ class ContextAware(LogitsProcessor):
     @override
     def init(self, history: History) -> SecondModelState:
         check_per_prompt(self, history)
-        return start_second_model("ContextAware", self.model, history, self.prompts)
+        return SecondModelState.start("ContextAware", self.model, history, self.prompts)
 
     @override
     def apply(
         self, history: History, scores: Scores, memory: SecondModelState
     ) -> tuple[Scores, SecondModelState]:
-        logits, memory = advance_second_model("ContextAware", memory, history, scores)
+        logits, memory = memory.advance("ContextAware", history, scores)
         alpha = for_rows(self.alpha, history, scores)
         aware = (1 + alpha) * scores.log_softmax(-1) + weigh(-alpha, logits.log_softmax(-1))
         return normalize(keep_banned(aware, scores)), memory

@@ -11,12 +11,7 @@ from decodekit.core.validation import FRACTION, NON_NEGATIVE, POSITIVE
 from decodekit.models.protocols import Model
 from decodekit.processors._shared.log_probs import keep_banned, weigh
 from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, set_per_prompt
-from decodekit.processors._shared.second_model import (
-    SecondModelState,
-    advance_second_model,
-    check_model,
-    start_second_model,
-)
+from decodekit.processors._shared.second_model import SecondModelState, check_model
 from decodekit.processors.base import LogitsProcessor, Scores
 
 
@@ -71,13 +66,13 @@ class ContrastiveGuidance(LogitsProcessor):
     @override
     def init(self, history: History) -> SecondModelState:
         check_per_prompt(self, history)
-        return start_second_model("ContrastiveGuidance", self.amateur, history)
+        return SecondModelState.start("ContrastiveGuidance", self.amateur, history)
 
     @override
     def apply(
         self, history: History, scores: Scores, memory: SecondModelState
     ) -> tuple[Scores, SecondModelState]:
-        logits, memory = advance_second_model("ContrastiveGuidance", memory, history, scores)
+        logits, memory = memory.advance("ContrastiveGuidance", history, scores)
         alpha, weight, temperature = (
             for_rows(value, history, scores) for value in (self.alpha, self.weight, self.temperature)
         )

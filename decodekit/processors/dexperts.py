@@ -10,12 +10,7 @@ from decodekit.core.validation import NON_NEGATIVE
 from decodekit.models.protocols import Model
 from decodekit.processors._shared.log_probs import keep_banned, normalize, weigh
 from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, set_per_prompt
-from decodekit.processors._shared.second_model import (
-    SecondModelState,
-    advance_second_model,
-    check_model,
-    start_second_model,
-)
+from decodekit.processors._shared.second_model import SecondModelState, check_model
 from decodekit.processors.base import LogitsProcessor, Scores
 
 _STEERING = NON_NEGATIVE._replace(advice="To steer the other way exchange the models.")
@@ -68,15 +63,15 @@ class DExperts(LogitsProcessor):
     @override
     def init(self, history: History) -> tuple[SecondModelState, SecondModelState]:
         check_per_prompt(self, history)
-        expert = start_second_model("DExperts", self.expert, history)
-        return expert, start_second_model("DExperts", self.antiexpert, history)
+        expert = SecondModelState.start("DExperts", self.expert, history)
+        return expert, SecondModelState.start("DExperts", self.antiexpert, history)
 
     @override
     def apply(
         self, history: History, scores: Scores, memory: tuple[SecondModelState, SecondModelState]
     ) -> tuple[Scores, tuple[SecondModelState, SecondModelState]]:
-        wanted, expert = advance_second_model("DExperts", memory[0], history, scores)
-        unwanted, antiexpert = advance_second_model("DExperts", memory[1], history, scores)
+        wanted, expert = memory[0].advance("DExperts", history, scores)
+        unwanted, antiexpert = memory[1].advance("DExperts", history, scores)
         alpha = for_rows(self.alpha, history, scores)
         towards, away = weigh(alpha, wanted.log_softmax(-1)), weigh(-alpha, unwanted.log_softmax(-1))
         steered = scores.log_softmax(-1) + towards + away

@@ -21,12 +21,7 @@ from decodekit.processors._shared.parameters import (
     map_per_prompt,
     per_prompt,
 )
-from decodekit.processors._shared.second_model import (
-    SecondModelState,
-    advance_second_model,
-    check_model,
-    start_second_model,
-)
+from decodekit.processors._shared.second_model import SecondModelState, check_model
 from decodekit.processors.base import LogitsProcessor, Scores
 
 _WEIGHT = NON_NEGATIVE._replace(words="finite numbers of at least 0")
@@ -101,13 +96,13 @@ class Ensemble(LogitsProcessor):
                     f"{batch} prompts."
                 )
         models: tuple[Model, ...] = self.models  # type: ignore[assignment]  # set by __post_init__
-        return tuple(start_second_model("Ensemble", model, history) for model in models)
+        return tuple(SecondModelState.start("Ensemble", model, history) for model in models)
 
     @override
     def apply(
         self, history: History, scores: Scores, memory: tuple[SecondModelState, ...]
     ) -> tuple[Scores, tuple[SecondModelState, ...]]:
-        outputs = [advance_second_model("Ensemble", state, history, scores) for state in memory]
+        outputs = [state.advance("Ensemble", history, scores) for state in memory]
         log_probs = [scores.log_softmax(-1), *(logits.log_softmax(-1) for logits, _ in outputs)]
         if self.average == "prob":
             weights = [for_rows(map_per_prompt(_log, weight), history, scores) for weight in self._weights]
@@ -125,7 +120,7 @@ class Ensemble(LogitsProcessor):
 
 def _normalize(weights: Sequence[PerPrompt]) -> tuple[PerPrompt, ...]:
     """Divide every weight by the sum of all, prompt by prompt."""
-    checked = [per_prompt("Ensemble", "weights", weight, *_WEIGHT) for weight in weights]
+    checked = [per_prompt("Ensemble", "weights", weight, _WEIGHT) for weight in weights]
     batches = {len(weight) for weight in checked if isinstance(weight, PromptValues)}
     if len(batches) > 1:
         raise ValueError(f"Ensemble: weights must be for equally many prompts, got {sorted(batches)}.")

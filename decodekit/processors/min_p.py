@@ -7,11 +7,9 @@ import torch
 from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import Requirement, at_least, check_fields, is_number
+from decodekit.core.validation import POSITIVE_FRACTION, at_least, check_fields
 from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
 from decodekit.processors.base import Scores, StatelessProcessor
-
-_P = Requirement(lambda value: is_number(value) and 0 < value <= 1, "in (0, 1]")
 
 
 @final
@@ -49,7 +47,7 @@ class MinP(StatelessProcessor):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        set_per_prompt(self, p=_P)
+        set_per_prompt(self, p=POSITIVE_FRACTION)
         check_fields(self, min_tokens_to_keep=at_least(1))
 
     @override

@@ -4,13 +4,11 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import at_least, check_fields
-from decodekit.processors.base import StatelessProcessor, put
+from decodekit.processors.base import Scores, StatelessProcessor, put
 
 
 @final
@@ -44,9 +42,7 @@ class NoRepeatNGram(StatelessProcessor):
         check_fields(self, n=at_least(1))
 
     @override
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
+    def process(self, history: History, scores: Scores) -> Scores:
         if self.n > history.tokens.shape[1]:
             return scores
         # The last n - 1 tokens. A row with fewer has no whole n-gram that they could equal.

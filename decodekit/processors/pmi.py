@@ -4,8 +4,6 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
@@ -15,14 +13,12 @@ from decodekit.processors._shared.log_probs import weigh
 from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, set_per_prompt
 from decodekit.processors._shared.second_model import (
     SecondModelState,
-    advance_second_model,
     check_has_prompts,
     check_model,
     last_tokens,
     read_second_prompts,
-    start_second_model,
 )
-from decodekit.processors.base import LogitsProcessor
+from decodekit.processors.base import LogitsProcessor, Scores
 
 
 @final
@@ -81,13 +77,13 @@ class PMI(LogitsProcessor):
     def init(self, history: History) -> SecondModelState:
         check_per_prompt(self, history)
         prompts = last_tokens(history) if self.prompts is None else self.prompts
-        return start_second_model("PMI", self.model, history, prompts)
+        return SecondModelState.start("PMI", self.model, history, prompts)
 
     @override
     def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: SecondModelState
-    ) -> tuple[Float32[Tensor, "rows vocab"], SecondModelState]:
-        logits, memory = advance_second_model("PMI", memory, history, scores)
+        self, history: History, scores: Scores, memory: SecondModelState
+    ) -> tuple[Scores, SecondModelState]:
+        logits, memory = memory.advance("PMI", history, scores)
         weight, threshold = (for_rows(value, history, scores) for value in (self.weight, self.threshold))
         entropy = torch.special.entr(scores.softmax(-1)).sum(-1, keepdim=True)
         informative = scores + weigh(-weight, logits.log_softmax(-1))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Int64
 from torch import Tensor
 from typing_extensions import override
 
@@ -13,7 +13,7 @@ from decodekit.core.history import History
 from decodekit.core.pytrees import Memory
 from decodekit.core.validation import is_count, plain
 from decodekit.errors import DecodekitError
-from decodekit.processors.base import LogitsProcessor
+from decodekit.processors.base import LogitsProcessor, Scores
 
 # From the number of a prompt and the ids of one of its rows to the allowed next ids.
 Allowed = Callable[[int, Int64[Tensor, " length"]], Sequence[int] | Int64[Tensor, " ids"]]
@@ -69,9 +69,7 @@ class PrefixConstraint(LogitsProcessor):
         return ()
 
     @override
-    def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: Memory
-    ) -> tuple[Float32[Tensor, "rows vocab"], Memory]:
+    def apply(self, history: History, scores: Scores, memory: Memory) -> tuple[Scores, Memory]:
         rows, vocab = scores.shape
         tokens, valid = history.tokens.cpu(), history.valid.cpu()
         allowed = torch.zeros((rows, vocab), dtype=torch.bool)

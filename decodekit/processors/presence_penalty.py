@@ -4,14 +4,12 @@ from dataclasses import KW_ONLY, dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float32, Int64
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import FINITE, FLAG, check_fields
 from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, set_per_prompt
-from decodekit.processors.base import LogitsProcessor, put
+from decodekit.processors.base import Column, LogitsProcessor, Scores, put
 
 
 @final
@@ -52,15 +50,13 @@ class PresencePenalty(LogitsProcessor):
         check_fields(self, prompt=FLAG)
 
     @override
-    def init(self, history: History) -> Int64[Tensor, ""]:
+    def init(self, history: History) -> Column:
         check_per_prompt(self, history)
         # The first column that counts.
         return torch.zeros_like(history.position) if self.prompt else history.position.clone()
 
     @override
-    def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: Int64[Tensor, ""]
-    ) -> tuple[Float32[Tensor, "rows vocab"], Int64[Tensor, ""]]:
+    def apply(self, history: History, scores: Scores, memory: Column) -> tuple[Scores, Column]:
         columns = torch.arange(history.tokens.shape[1], device=scores.device)
         counted = history.valid & (columns >= memory)
         ids = torch.where(counted, history.tokens, 0).clamp(max=scores.shape[-1] - 1)

@@ -4,14 +4,12 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import POSITIVE, Requirement, is_finite
 from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
-from decodekit.processors.base import StatelessProcessor
+from decodekit.processors.base import Scores, StatelessProcessor
 
 
 @final
@@ -59,9 +57,7 @@ class QuadraticSmoothing(StatelessProcessor):
         set_per_prompt(self, factor=POSITIVE, curve=curve)
 
     @override
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
+    def process(self, history: History, scores: Scores) -> Scores:
         factor, curve = (for_rows(value, history, scores) for value in (self.factor, self.curve))
         top = scores.amax(-1, keepdim=True)
         below = scores - top

@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 from typing import final
 
-from jaxtyping import Float32
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.processors._shared.log_probs import normalize
-from decodekit.processors.base import StatelessProcessor
+from decodekit.processors.base import Scores, StatelessProcessor
 
 
 @final
@@ -36,6 +34,6 @@ class Renormalize(StatelessProcessor):
     def process(
         self,
         history: History,
-        scores: Float32[Tensor, "rows vocab"],
-    ) -> Float32[Tensor, "rows vocab"]:
+        scores: Scores,
+    ) -> Scores:
         return normalize(scores)

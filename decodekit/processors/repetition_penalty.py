@@ -4,14 +4,12 @@ from dataclasses import KW_ONLY, dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import POSITIVE, at_least
 from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
-from decodekit.processors.base import StatelessProcessor, put
+from decodekit.processors.base import Scores, StatelessProcessor, put
 
 
 @final
@@ -55,9 +53,7 @@ class RepetitionPenalty(StatelessProcessor):
         set_per_prompt(self, penalty=POSITIVE, prompt_ignore_length=at_least(0))
 
     @override
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
+    def process(self, history: History, scores: Scores) -> Scores:
         counted = history.valid
         if self.prompt_ignore_length != 0:
             ignored = for_rows(self.prompt_ignore_length, history, history.tokens)

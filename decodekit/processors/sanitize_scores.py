@@ -4,13 +4,11 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import FLAG, MOST, check_fields
-from decodekit.processors.base import StatelessProcessor
+from decodekit.processors.base import Scores, StatelessProcessor
 
 
 @final
@@ -48,6 +46,6 @@ class SanitizeScores(StatelessProcessor):
     def process(
         self,
         history: History,
-        scores: Float32[Tensor, "rows vocab"],
-    ) -> Float32[Tensor, "rows vocab"]:
+        scores: Scores,
+    ) -> Scores:
         return scores.nan_to_num(0.0, posinf=MOST, neginf=-MOST if self.unban else -torch.inf)

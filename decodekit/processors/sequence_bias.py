@@ -5,14 +5,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
 
-from jaxtyping import Float32
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import MOST, is_number, read_ids, set_fields
 from decodekit.processors._shared.biased_sequences import BiasedSequences
-from decodekit.processors.base import StatelessProcessor
+from decodekit.processors.base import Scores, StatelessProcessor
 
 
 @final
@@ -53,9 +51,7 @@ class SequenceBias(StatelessProcessor):
         set_fields(self, biases=pairs, _sequences=BiasedSequences.of("SequenceBias", pairs))
 
     @override
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
+    def process(self, history: History, scores: Scores) -> Scores:
         return self._sequences.add("SequenceBias", history, scores)
 
 

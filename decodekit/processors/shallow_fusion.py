@@ -3,8 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any, final
 
-from jaxtyping import Float32
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
@@ -12,14 +10,8 @@ from decodekit.core.validation import FINITE, set_fields
 from decodekit.models.protocols import Model
 from decodekit.processors._shared.log_probs import weigh
 from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, set_per_prompt
-from decodekit.processors._shared.second_model import (
-    SecondModelState,
-    advance_second_model,
-    check_model,
-    read_second_prompts,
-    start_second_model,
-)
-from decodekit.processors.base import LogitsProcessor
+from decodekit.processors._shared.second_model import SecondModelState, check_model, read_second_prompts
+from decodekit.processors.base import LogitsProcessor, Scores
 
 
 @final
@@ -73,11 +65,11 @@ class ShallowFusion(LogitsProcessor):
     @override
     def init(self, history: History) -> SecondModelState:
         check_per_prompt(self, history)
-        return start_second_model("ShallowFusion", self.model, history, self.prompts)
+        return SecondModelState.start("ShallowFusion", self.model, history, self.prompts)
 
     @override
     def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: SecondModelState
-    ) -> tuple[Float32[Tensor, "rows vocab"], SecondModelState]:
-        logits, memory = advance_second_model("ShallowFusion", memory, history, scores)
+        self, history: History, scores: Scores, memory: SecondModelState
+    ) -> tuple[Scores, SecondModelState]:
+        logits, memory = memory.advance("ShallowFusion", history, scores)
         return scores + weigh(for_rows(self.weight, history, scores), logits.log_softmax(-1)), memory

@@ -4,13 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import final
 
-from jaxtyping import Float32
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import read_ids, set_fields
-from decodekit.processors.base import StatelessProcessor, ban
+from decodekit.processors.base import Scores, StatelessProcessor, ban
 
 
 @final
@@ -43,6 +41,6 @@ class SuppressTokens(StatelessProcessor):
     def process(
         self,
         history: History,
-        scores: Float32[Tensor, "rows vocab"],
-    ) -> Float32[Tensor, "rows vocab"]:
+        scores: Scores,
+    ) -> Scores:
         return ban("SuppressTokens", scores, read_ids("SuppressTokens", self.tokens))

@@ -4,13 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import final
 
-from jaxtyping import Float32, Int64
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import at_least, check_fields, read_ids, set_fields
-from decodekit.processors.base import LogitsProcessor, ban
+from decodekit.processors.base import Column, LogitsProcessor, Scores, ban
 
 
 @final
@@ -52,13 +50,11 @@ class SuppressTokensAtBegin(LogitsProcessor):
         set_fields(self, tokens=read_ids("SuppressTokensAtBegin", self.tokens))
 
     @override
-    def init(self, history: History) -> Int64[Tensor, ""]:
+    def init(self, history: History) -> Column:
         return history.position.clone()  # the prompt's length in columns
 
     @override
-    def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: Int64[Tensor, ""]
-    ) -> tuple[Float32[Tensor, "rows vocab"], Int64[Tensor, ""]]:
+    def apply(self, history: History, scores: Scores, memory: Column) -> tuple[Scores, Column]:
         ids = read_ids("SuppressTokensAtBegin", self.tokens)
         begins = history.position - memory == self.begin
         return ban("SuppressTokensAtBegin", scores, ids, begins), memory

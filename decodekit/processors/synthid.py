@@ -6,14 +6,14 @@ from functools import lru_cache
 from typing import final
 
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Int64
 from torch import Tensor
 from torch.nn.functional import pad
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import FLAG, Requirement, at_least, check_fields, is_count, set_fields
-from decodekit.processors.base import LogitsProcessor
+from decodekit.processors.base import Column, LogitsProcessor, Scores
 
 _MULTIPLIER = 6364136223846793005  # Knuth's, for a linear congruential generator of 64 bits
 _TABLE_SIZE = Requirement(lambda size: is_count(size, 1) and size <= 2**24, "an integer in [1, 2**24]")
@@ -84,13 +84,11 @@ class SynthID(LogitsProcessor):
         set_fields(self, keys=keys)
 
     @override
-    def init(self, history: History) -> Int64[Tensor, ""]:
+    def init(self, history: History) -> Column:
         return history.position.clone()  # the first new column
 
     @override
-    def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: Int64[Tensor, ""]
-    ) -> tuple[Float32[Tensor, "rows vocab"], Int64[Tensor, ""]]:
+    def apply(self, history: History, scores: Scores, memory: Column) -> tuple[Scores, Column]:
         contexts = self._contexts(history, memory)
         context = contexts.index_select(1, history.position.view(1))  # the newest one
         marked = self._tournament(scores, context)
@@ -106,9 +104,7 @@ class SynthID(LogitsProcessor):
         places = extend_hash(hashes, key) % self.sampling_table_size
         return table.index_select(0, places.flatten()).view_as(hashes)
 
-    def _tournament(
-        self, scores: Float32[Tensor, "rows vocab"], context: Int64[Tensor, "rows 1"]
-    ) -> Float32[Tensor, "rows vocab"]:
+    def _tournament(self, scores: Scores, context: Int64[Tensor, "rows 1"]) -> Scores:
         ngrams = extend_hash(context, torch.arange(scores.shape[-1], device=scores.device))
         probs = scores.softmax(-1)
         for key in self.keys:

@@ -4,14 +4,12 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import FRACTION
 from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
-from decodekit.processors.base import StatelessProcessor
+from decodekit.processors.base import Scores, StatelessProcessor
 
 
 @final
@@ -53,9 +51,7 @@ class TailFree(StatelessProcessor):
         set_per_prompt(self, z=FRACTION)
 
     @override
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
+    def process(self, history: History, scores: Scores) -> Scores:
         if scores.shape[-1] < 3:  # noqa: PLR2004 - a second difference needs three numbers
             return scores
         descending, order = scores.sort(dim=-1, descending=True, stable=True)

@@ -3,14 +3,12 @@
 from dataclasses import dataclass
 from typing import final
 
-from jaxtyping import Float32
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import POSITIVE
 from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
-from decodekit.processors.base import StatelessProcessor
+from decodekit.processors.base import Scores, StatelessProcessor
 
 
 @final
@@ -48,7 +46,5 @@ class Temperature(StatelessProcessor):
         set_per_prompt(self, temperature=POSITIVE._replace(advice=advice))
 
     @override
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
+    def process(self, history: History, scores: Scores) -> Scores:
         return scores / for_rows(self.temperature, history, scores)

@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple, final
 
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
 from typing_extensions import override
 
@@ -21,7 +21,7 @@ from decodekit.core.vocabulary import Vocabulary
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import DescribedModel
 from decodekit.processors._shared.token_texts import token_texts
-from decodekit.processors.base import LogitsProcessor, device_ids
+from decodekit.processors.base import LogitsProcessor, Scores, device_ids
 
 # States of a row: removed text complete, removed text missed, and from 2 on the bytes of removed texts.
 _FREE, _DEAD, _FIRST = 0, 1, 2
@@ -125,9 +125,7 @@ class TokenHealing(LogitsProcessor):
         return HealingMemory(state, history.position.clone())
 
     @override
-    def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: HealingMemory
-    ) -> tuple[Float32[Tensor, "rows vocab"], HealingMemory]:
+    def apply(self, history: History, scores: Scores, memory: HealingMemory) -> tuple[Scores, HealingMemory]:
         tables = _on_device(self, scores.shape[-1], scores.device)
         after = _next_state(tables, memory.state, history.last())
         state = torch.where(history.position > memory.start, after, memory.state)

@@ -4,14 +4,12 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import FRACTION
 from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
-from decodekit.processors.base import StatelessProcessor
+from decodekit.processors.base import Scores, StatelessProcessor
 
 
 @final
@@ -49,9 +47,7 @@ class TopA(StatelessProcessor):
         set_per_prompt(self, a=FRACTION)
 
     @override
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
+    def process(self, history: History, scores: Scores) -> Scores:
         probs = scores.softmax(-1)
         floor = for_rows(self.a, history, scores) * probs.amax(-1, keepdim=True).square()
         return scores.masked_fill(probs < floor, -torch.inf)

@@ -4,15 +4,13 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import POSITIVE_FRACTION
 from decodekit.processors._shared.log_probs import probs_and_entropy
 from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
-from decodekit.processors.base import StatelessProcessor
+from decodekit.processors.base import Scores, StatelessProcessor
 
 CANDIDATES = 100  # as in Hugging Face, only the 100 likeliest tokens are candidates
 
@@ -58,9 +56,7 @@ class TopH(StatelessProcessor):
         set_per_prompt(self, h=POSITIVE_FRACTION)
 
     @override
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
+    def process(self, history: History, scores: Scores) -> Scores:
         likeliest, ids = scores.topk(min(CANDIDATES, scores.shape[-1]))
         probs, entropy = probs_and_entropy(likeliest)
         # A probability of 0 gives NaN, which no comparison keeps: such tokens come last.

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float32
 from torch import Tensor
 from typing_extensions import override
 
@@ -17,7 +16,7 @@ from decodekit.processors._shared.parameters import (
     map_per_prompt,
     set_per_prompt,
 )
-from decodekit.processors.base import StatelessProcessor
+from decodekit.processors.base import Scores, StatelessProcessor
 
 
 @final
@@ -57,9 +56,7 @@ class TopK(StatelessProcessor):
         check_fields(self, min_tokens_to_keep=at_least(1))
 
     @override
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
+    def process(self, history: History, scores: Scores) -> Scores:
         least, vocab = self.min_tokens_to_keep, scores.shape[-1]
         kept = map_per_prompt(lambda k: min(max(k, least), vocab), self.k)
         likeliest = scores.topk(int(largest(kept))).values

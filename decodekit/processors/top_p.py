@@ -3,15 +3,13 @@
 from dataclasses import dataclass
 from typing import final
 
-from jaxtyping import Float32
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import FRACTION, at_least, check_fields
 from decodekit.processors._shared.nucleus import ban_tail
 from decodekit.processors._shared.parameters import PerPrompt, for_rows, map_per_prompt, set_per_prompt
-from decodekit.processors.base import StatelessProcessor
+from decodekit.processors.base import Scores, StatelessProcessor
 
 
 @final
@@ -52,8 +50,6 @@ class TopP(StatelessProcessor):
         check_fields(self, min_tokens_to_keep=at_least(1))
 
     @override
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
+    def process(self, history: History, scores: Scores) -> Scores:
         tail_mass = for_rows(map_per_prompt(lambda p: 1 - p, self.p), history, scores)
         return ban_tail(scores, tail_mass, max(scores.shape[-1] - self.min_tokens_to_keep, 0))

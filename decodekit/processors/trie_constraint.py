@@ -5,7 +5,7 @@ from dataclasses import KW_ONLY, InitVar, dataclass, field
 from typing import NamedTuple, final
 
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Int64
 from torch import Tensor
 from typing_extensions import override
 
@@ -13,7 +13,7 @@ from decodekit.core.history import History
 from decodekit.core.validation import read_ids, set_fields
 from decodekit.errors import DecodekitError
 from decodekit.processors._shared.token_trie import Strings, TokenTrie, on_device
-from decodekit.processors.base import LogitsProcessor, device_ids
+from decodekit.processors.base import LogitsProcessor, Scores, device_ids
 
 
 class TrieMemory(NamedTuple):
@@ -96,9 +96,7 @@ class TrieConstraint(LogitsProcessor):
         return TrieMemory(history.spread(roots), history.position.clone())
 
     @override
-    def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: TrieMemory
-    ) -> tuple[Float32[Tensor, "rows vocab"], TrieMemory]:
+    def apply(self, history: History, scores: Scores, memory: TrieMemory) -> tuple[Scores, TrieMemory]:
         trie, ends = on_device(self.trie, scores.device), read_ids("TrieConstraint", self.end_ids)
         vocab, largest = scores.shape[-1], max(*ends, trie.stride - 1)
         if largest >= vocab:

@@ -4,14 +4,12 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import OPEN_FRACTION, at_least, check_fields
 from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
-from decodekit.processors.base import StatelessProcessor
+from decodekit.processors.base import Scores, StatelessProcessor
 
 
 @final
@@ -54,9 +52,7 @@ class Typical(StatelessProcessor):
         check_fields(self, min_tokens_to_keep=at_least(1))
 
     @override
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
+    def process(self, history: History, scores: Scores) -> Scores:
         log_probs = scores.log_softmax(-1)
         # A banned token has probability 0 and gives NaN, which nansum skips.
         entropy = -(log_probs * log_probs.exp()).nansum(-1, keepdim=True)

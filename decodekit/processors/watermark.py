@@ -4,7 +4,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import final
 
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
 from typing_extensions import override
 
@@ -27,7 +27,7 @@ from decodekit.processors._shared.green_lists import (
     green_by_permutation,
 )
 from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
-from decodekit.processors.base import StatelessProcessor
+from decodekit.processors.base import Scores, StatelessProcessor
 
 CANDIDATES = 40  # likeliest tokens that selfhash tries with permutations, as in Hugging Face
 
@@ -110,9 +110,7 @@ class Watermark(StatelessProcessor):
         return green_by_permutation(context, tokens, vocab, size, self.hashing_key, self.seeding_scheme)
 
     @override
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
+    def process(self, history: History, scores: Scores) -> Scores:
         vocab = scores.shape[-1]
         columns = history.position + torch.arange(-self.reach, 0, device=scores.device)
         context = history.tokens.index_select(1, columns.clamp(min=0))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, final
 
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Int64
 from torch import Tensor
 from typing_extensions import override
 
@@ -12,7 +12,7 @@ from decodekit import rng
 from decodekit.core.history import History
 from decodekit.core.validation import FRACTION, Requirement
 from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, set_per_prompt
-from decodekit.processors.base import LogitsProcessor
+from decodekit.processors.base import LogitsProcessor, Scores
 
 # Mixed into the seeds, so that a `Sample` with the same ones does not draw the same numbers.
 _SALT = int.from_bytes(b"XTC")
@@ -75,9 +75,7 @@ class XTC(LogitsProcessor):
         return XTCMemory(history.owners.slots, history.position.clone())
 
     @override
-    def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: XTCMemory
-    ) -> tuple[Float32[Tensor, "rows vocab"], XTCMemory]:
+    def apply(self, history: History, scores: Scores, memory: XTCMemory) -> tuple[Scores, XTCMemory]:
         seeds = torch.zeros_like(memory.streams)[:, None] + for_rows(self.seeds, history, memory.streams)
         step = history.position - memory.start
         drawn = rng.uniform(seeds[:, 0] ^ _SALT, memory.streams, step)[:, None]

@@ -23,24 +23,17 @@ class PromptValues(tuple[float, ...]):
     __slots__ = ()
 
 
-def per_prompt(
-    who: str,
-    name: str,
-    given: Any,  # noqa: ANN401 - checked here
-    holds: Callable[[Any], bool],
-    must: str,
-    advice: str = "",
-) -> PerPrompt:
+def per_prompt(who: str, name: str, given: Any, requirement: Requirement) -> PerPrompt:  # noqa: ANN401 - checked here
     """Return a checked parameter: the number itself, or a `PromptValues` of a sequence, tensor or array.
 
     Raises:
-        ValueError: If a number does not meet the condition, or there are none.
+        ValueError: If a number does not meet the requirement, or there are none.
     """
     numbers = plain(given)
     is_sequence = isinstance(numbers, Sequence) and not isinstance(numbers, str | bytes | bytearray)
     values = [plain(number) for number in numbers] if is_sequence else [numbers]
     for value in values:
-        Requirement(holds, must, advice).check(who, name, value)
+        requirement.check(who, name, value)
     if not values:
         raise ValueError(f"{who}: {name} must be one number, or one for each prompt, got none.")
     checked: PerPrompt = PromptValues(values) if is_sequence else numbers
@@ -50,7 +43,7 @@ def per_prompt(
 def set_per_prompt(processor: object, **requirements: Requirement) -> None:
     """Check parameters of a processor, and set each as `per_prompt` returns it."""
     for name, requirement in requirements.items():
-        value = per_prompt(type(processor).__name__, name, getattr(processor, name), *requirement)
+        value = per_prompt(type(processor).__name__, name, getattr(processor, name), requirement)
         set_fields(processor, **{name: value})
 
 

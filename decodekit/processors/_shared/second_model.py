@@ -35,6 +35,58 @@ class SecondModelState(NamedTuple):
     rows: Int64[Tensor, " rows"]  # the session's row that each row continues
     logits: Float32[Tensor, "rows vocab"] | None  # after the prompt; None after the first step
 
+    @classmethod
+    def start(
+        cls, who: str, model: Model, history: History, prompt: Prompt | None = None
+    ) -> "SecondModelState":
+        """Start the second model on the run's prompts, or on `prompt`: one per prompt, or one for all."""
+        rows, capacity = history.tokens.shape
+        batch, length = rows // history.rows_per_prompt, int(history.position)
+        prompt = (
+            _run_prompt(who, model, history, length) if prompt is None else prompt.to(history.tokens.device)
+        )
+        if len(prompt.tokens) == 1:
+            prompt = prompt.take(torch.zeros(batch, dtype=torch.long))
+        elif len(prompt.tokens) == history.batch:
+            prompt = prompt.take(history.owners.prompts[:: history.rows_per_prompt])
+        if len(prompt.tokens) != batch:
+            raise DecodekitError(
+                f"{who}: there must be one prompt for the second model for each prompt of the run, got "
+                f"{len(prompt.tokens)} for {history.batch}. Pass as many, or one for all."
+            )
+        session, logits = model.start(
+            prompt,
+            rows_per_prompt=history.rows_per_prompt,
+            capacity=prompt.tokens.shape[1] + capacity - length,
+        )
+        return cls(CountedSession(session), 0, _arange_rows(history), logits)
+
+    def advance(
+        self, who: str, history: History, scores: Float32[Tensor, "rows vocab"]
+    ) -> tuple[Float32[Tensor, "rows vocab"], "SecondModelState"]:
+        """Return the second model's logits for the next token, and its new state.
+
+        The logits must have the vocabulary of the run's scores, and are moved to their device.
+        """
+        counted, logits = self.counted, self.logits
+        if self.read != counted.read:
+            raise DecodekitError(
+                f"{who}: a memory of a second model must be the newest one, got the one after {self.read} of "
+                f"{counted.read} tokens. Use each memory once, or begin again with init."
+            )
+        if logits is None:
+            # A prompt's only row continues itself.
+            source_rows = self.rows if history.rows_per_prompt > 1 else None
+            counted.read += 1
+            logits = counted.session.advance(history.last(), source_rows)
+        if logits.shape != scores.shape:
+            raise DecodekitError(
+                f"{who}: both models must have the same vocabulary, got {logits.shape[-1]} tokens for "
+                f"{scores.shape[-1]}. Use a model with the same tokenizer."
+            )
+        state = SecondModelState(counted, counted.read, _arange_rows(history), None)
+        return logits.to(scores.device), state
+
     @property
     def batch_independent(self) -> bool:
         """True if prompts can be evicted from the session."""
@@ -83,55 +135,6 @@ def last_tokens(history: History) -> Prompt:
     """Return each prompt's last token, the shortest prompt of a decoder-only model."""
     last = history.last()[:: history.rows_per_prompt, None]
     return Prompt(last, torch.ones_like(last, dtype=torch.bool))
-
-
-def start_second_model(
-    who: str, model: Model, history: History, prompt: Prompt | None = None
-) -> SecondModelState:
-    """Start the second model on the run's prompts, or on `prompt`: one per prompt, or one for all."""
-    rows, capacity = history.tokens.shape
-    batch, length = rows // history.rows_per_prompt, int(history.position)
-    prompt = _run_prompt(who, model, history, length) if prompt is None else prompt.to(history.tokens.device)
-    if len(prompt.tokens) == 1:
-        prompt = prompt.take(torch.zeros(batch, dtype=torch.long))
-    elif len(prompt.tokens) == history.batch:
-        prompt = prompt.take(history.owners.prompts[:: history.rows_per_prompt])
-    if len(prompt.tokens) != batch:
-        raise DecodekitError(
-            f"{who}: there must be one prompt for the second model for each prompt of the run, got "
-            f"{len(prompt.tokens)} for {history.batch}. Pass as many, or one for all."
-        )
-    session, logits = model.start(
-        prompt,
-        rows_per_prompt=history.rows_per_prompt,
-        capacity=prompt.tokens.shape[1] + capacity - length,
-    )
-    return SecondModelState(CountedSession(session), 0, _arange_rows(history), logits)
-
-
-def advance_second_model(
-    who: str, state: SecondModelState, history: History, scores: Float32[Tensor, "rows vocab"]
-) -> tuple[Float32[Tensor, "rows vocab"], SecondModelState]:
-    """Return the second model's logits for the next token, and its new state.
-
-    The logits must have the vocabulary of the run's scores, and are moved to their device.
-    """
-    counted, logits = state.counted, state.logits
-    if state.read != counted.read:
-        raise DecodekitError(
-            f"{who}: a second model can only read on, and had read {counted.read} tokens when asked to go "
-            f"on after {state.read}. Use each memory once, or begin again with init."
-        )
-    if logits is None:
-        source_rows = state.rows if history.rows_per_prompt > 1 else None  # a single row continues itself
-        counted.read += 1
-        logits = counted.session.advance(history.last(), source_rows)
-    if logits.shape != scores.shape:
-        raise DecodekitError(
-            f"{who}: both models must have the same vocabulary, got {logits.shape[-1]} tokens for "
-            f"{scores.shape[-1]}. Use a model with the same tokenizer."
-        )
-    return logits.to(scores.device), SecondModelState(counted, counted.read, _arange_rows(history), None)
 
 
 def _run_prompt(who: str, model: Model, history: History, length: int) -> Prompt:

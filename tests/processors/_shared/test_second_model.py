@@ -7,7 +7,7 @@ from torch import Tensor
 
 import decodekit as dk
 from decodekit.core.history import Source
-from decodekit.processors._shared.second_model import start_second_model
+from decodekit.processors._shared.second_model import SecondModelState
 from decodekit.testing import HashModel
 from tests.processors.second import after, always, bare
 
@@ -30,7 +30,7 @@ class Noted:
 
 def test_a_second_model_reads_every_prompt_once_and_no_unwritten_columns() -> None:
     model = Noted(None)
-    start_second_model("Test", model, HISTORY)
+    SecondModelState.start("Test", model, HISTORY)
     assert [prompt.ids() for prompt in model.started] == [[[1], [2, 3]]]
 
 
@@ -72,7 +72,7 @@ def test_a_memory_of_a_second_model_cannot_be_used_twice() -> None:
     _, first = fusion.apply(HISTORY, scores, fusion.init(HISTORY))
     longer = HISTORY.append(torch.tensor([1, 2, 3, 4]))
     fusion.apply(longer, scores, first)
-    with pytest.raises(dk.DecodekitError, match="had read 1 tokens when asked to go on after 0"):
+    with pytest.raises(dk.DecodekitError, match="must be the newest one, got the one after 0 of 1 tokens"):
         fusion.apply(longer, scores, first)
 
 
@@ -96,14 +96,14 @@ def test_a_language_model_reads_no_source_and_an_encoder_decoder_the_runs() -> N
         for vocabulary in (dk.Vocabulary(size=9), dk.Vocabulary(size=9, decoder_start_id=1), None)
     )
     for model in (language, translation, unknown):
-        start_second_model("Test", model, history)
+        SecondModelState.start("Test", model, history)
     assert language.started[0].source is None
     assert translation.started[0].source is source
     assert unknown.started[0].source is source
     with pytest.raises(
         dk.DecodekitError, match=r"^Test: an encoder-decoder as second model must read the source"
     ):
-        start_second_model("Test", translation, HISTORY)
+        SecondModelState.start("Test", translation, HISTORY)
 
 
 @pytest.mark.parametrize(
@@ -165,13 +165,15 @@ def test_a_row_of_banned_tokens_stays_banned(processor: dk.LogitsProcessor) -> N
 def test_a_part_of_the_run_reads_the_second_prompts_of_its_prompts() -> None:
     model, whole = HashModel(9), dk.Prompt.from_ids([[1], [2], [3]]).history(4, 1)
     prompts = dk.Prompt.from_ids([[4], [5, 6], [7]])
-    together = start_second_model("Test", model, whole, prompts).logits
-    alone = start_second_model("Test", model, whole.part(torch.tensor([1])), prompts).logits
+    together = SecondModelState.start("Test", model, whole, prompts).logits
+    alone = SecondModelState.start("Test", model, whole.part(torch.tensor([1])), prompts).logits
     assert together is not None
     assert alone is not None
     assert torch.equal(together[1:2], alone)
-    part = start_second_model("Test", model, whole.part(torch.tensor([2]))).logits
+    part = SecondModelState.start("Test", model, whole.part(torch.tensor([2]))).logits
     assert part is not None
     assert torch.equal(model.start(dk.Prompt.from_ids([[3]]), rows_per_prompt=1, capacity=3)[1], part)
     with pytest.raises(dk.DecodekitError, match="got 2 for 3"):
-        start_second_model("Test", model, whole.part(torch.tensor([1])), prompts.take(torch.tensor([0, 1])))
+        SecondModelState.start(
+            "Test", model, whole.part(torch.tensor([1])), prompts.take(torch.tensor([0, 1]))
+        )
