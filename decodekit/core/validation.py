@@ -1,4 +1,4 @@
-"""What arguments of parts may be."""
+"""Checks of arguments: conditions, their messages, and reading of ids."""
 
 from collections.abc import Callable, Iterable
 from numbers import Integral, Real
