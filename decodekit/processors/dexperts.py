@@ -13,8 +13,6 @@ from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt,
 from decodekit.processors._shared.second_model import SecondModelState, check_model
 from decodekit.processors.base import LogitsProcessor, Scores
 
-_STEERING = NON_NEGATIVE._replace(advice="To steer the other way exchange the models.")
-
 
 @final
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class DExperts(LogitsProcessor):
     def __post_init__(self) -> None:
         check_model("DExperts", "expert", self.expert)
         check_model("DExperts", "antiexpert", self.antiexpert)
-        set_per_prompt(self, alpha=_STEERING)
+        set_per_prompt(self, alpha=NON_NEGATIVE._replace(advice="To steer the other way swap the models."))
 
     @override
     def init(self, history: History) -> tuple[SecondModelState, SecondModelState]:

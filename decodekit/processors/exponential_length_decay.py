@@ -94,7 +94,7 @@ class ExponentialLengthDecay(LogitsProcessor):
 @torch.inference_mode(mode=False)  # the table may later be used where gradients are computed
 def _growth_table(
     factors: PromptValues, steps: int, device: torch.device
-) -> Float32[Tensor, "factors steps_and_one"]:
+) -> Float32[Tensor, "factors powers"]:
     # Computed once, on the host: the powers of a device are rounded differently from Python's.
     table = [[_growth_after(n, factor) for n in range(steps + 1)] for factor in factors]
     return torch.tensor(table, dtype=torch.float32, device=device)

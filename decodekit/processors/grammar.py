@@ -203,10 +203,7 @@ def _llguidance() -> Any:  # noqa: ANN401 - a module
     try:
         import llguidance  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise ImportError(
-            "Grammar: grammars need the package llguidance, which is not installed. "
-            "pip install decodekit[grammar]"
-        ) from error
+        raise ImportError("Grammar: llguidance must be installed. pip install decodekit[grammar]") from error
     return llguidance
 
 
@@ -224,9 +221,7 @@ def _tokenizer_and_end_ids(
         end_ids = given.end_ids if isinstance(given, Vocabulary) else () if eos_id is None else eos_id
     read = read_ids("Grammar", end_ids)
     if not read:
-        raise ValueError(
-            "Grammar: there must be at least one end id, to end an output that is complete. Pass end_ids=..."
-        )
+        raise ValueError("Grammar: there must be at least one end id, got none. Pass end_ids=...")
     return tokenizer, read
 
 

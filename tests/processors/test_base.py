@@ -29,7 +29,7 @@ STATELESS = [
 
 
 class OnlyProcess(dk.StatelessProcessor):
-    """Adds one, and keeps what it was given to look at."""
+    """Adds one, and records the histories it was given."""
 
     def __init__(self) -> None:
         self.seen: list[dk.History] = []
@@ -40,7 +40,7 @@ class OnlyProcess(dk.StatelessProcessor):
 
 
 class AtMostOnce(dk.LogitsProcessor):
-    """Bans the last token of the prompt and every new one; remembers them instead of looking back."""
+    """Bans the last token of the prompt and every new one; keeps them in its memory."""
 
     def init(self, history: dk.History) -> Tensor:
         return torch.zeros(len(history.tokens), VOCAB, dtype=torch.bool, device=history.tokens.device)
@@ -63,7 +63,7 @@ class Countdown(dk.LogitsProcessor):
 
 
 class OnTheHost(dk.StatelessProcessor):
-    """Reads the device, and says so."""
+    """Reads the device, and is marked as not capturable."""
 
     capturable = False
 
@@ -101,7 +101,7 @@ def nested(draw: st.DrawFn, processors: Sequence[dk.LogitsProcessor]) -> dk.Chai
     return draw(st.sampled_from([left | right, dk.Chain(left, dk.Chain(), right)]))
 
 
-def test_called_by_hand_every_column_counts_as_text() -> None:
+def test_called_by_hand_every_column_counts() -> None:
     processor, tokens = OnlyProcess(), torch.tensor([[4, 5, 6], [7, 8, 9]])
     assert processor(tokens, torch.zeros(2, 3)).tolist() == [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
     [history] = processor.seen
@@ -132,7 +132,7 @@ def test_put_changes_the_ids_that_count_and_leaves_the_arguments() -> None:
         (torch.tensor([[False], [True]]), [[0, 1, 2], [-torch.inf, 4, -torch.inf]]),
     ],
 )
-def test_ban_bans_all_rows_or_those_where_it_is_time(
+def test_ban_bans_on_all_rows_or_where_the_condition_holds(
     when: Tensor | None, expected: list[list[float]]
 ) -> None:
     scores = torch.arange(6.0).view(2, 3)
@@ -140,7 +140,7 @@ def test_ban_bans_all_rows_or_those_where_it_is_time(
     assert scores.tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
-def test_a_stateless_processor_remembers_nothing_and_passes_on_what_it_is_given() -> None:
+def test_a_stateless_processor_has_no_memory_and_passes_its_argument_on() -> None:
     processor, history = OnlyProcess(), dk.Prompt.from_ids([[0]]).history(2, 1)
     assert processor.init(history) == ()
     assert processor.apply(history, torch.zeros(1, 2), ())[1] == ()
@@ -160,7 +160,7 @@ def test_a_stateless_processor_needs_process() -> None:
         type("Incomplete", (dk.StatelessProcessor,), {})()
 
 
-def test_only_the_filters_that_keep_the_likeliest_say_so() -> None:
+def test_only_filters_that_keep_the_likeliest_token_are_argmax_invariant() -> None:
     keeps = [type(processor) for processor in STATELESS if processor.argmax_invariant]
     assert keeps == [dk.Temperature, dk.TopK, dk.TopP, dk.MinP]
     assert not dk.MinNewTokens(1, end_ids=0).argmax_invariant
@@ -175,13 +175,13 @@ def test_ban_puts_minus_infinity_at_the_ids_of_every_row() -> None:
     assert scores.tolist() == [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
 
 
-def test_ban_names_who_has_an_id_outside_the_vocabulary() -> None:
+def test_ban_names_the_processor_of_an_id_outside_the_vocabulary() -> None:
     with pytest.raises(ValueError, match=r"^Test: token ids must be below the vocabulary size 3, got 3"):
         ban("Test", torch.zeros(1, 3), (0, 3))
 
 
 @pytest.mark.parametrize("token", [-1, 0.0, True, "0", b"0", None, torch.tensor(1.0)])
-def test_read_ids_names_who_has_what_is_no_id(token: Any) -> None:  # noqa: ANN401
+def test_read_ids_names_the_processor_of_a_value_that_is_no_id(token: Any) -> None:  # noqa: ANN401
     with pytest.raises(ValueError, match=r"^Test: token ids must be integers of at least 0, got"):
         read_ids("Test", (0, token))
 
@@ -295,10 +295,10 @@ def test_chain_keeps_every_memory_apart() -> None:
     memory = chain.init(history)
     for _ in range(3):
         _, memory = chain.apply(history, torch.zeros(2, VOCAB), memory)
-    count, nothing, said = memory
+    count, nothing, emitted = memory
     assert count.item() == 3
     assert nothing == ()
-    assert torch.where(said)[1].tolist() == [3, 4]
+    assert torch.where(emitted)[1].tolist() == [3, 4]
 
 
 @pytest.mark.parametrize(
@@ -337,7 +337,7 @@ def test_chain_is_its_processors_one_after_the_other_however_nested(
     [AtMostOnce(), dk.Chain(AtMostOnce()), dk.Chain(dk.Chain(), dk.Chain(dk.Temperature(1), AtMostOnce()))],
 )
 def test_memory_follows_its_beam_through_chains(beams: int, remembers: dk.LogitsProcessor) -> None:
-    # After prompts of one token, what is remembered is the whole text, so nothing need be remembered.
+    # After prompts of one token the memory holds the whole sequence, so NoRepeatNGram(1) needs none.
     for seed in range(10):
         model, prompts = HashModel(VOCAB, seed, end_ids=(2,)), [[3], [5], [0]]
         decoder = dk.BeamSearch(beams, num_return=beams)
@@ -351,6 +351,6 @@ def test_chain_of_capturable_processors_captures() -> None:
     check_captures(dk.BeamSearch(2), dk.Chain(*POOL), vocab=VOCAB)
 
 
-def test_chain_of_code_for_the_host_says_so() -> None:
+def test_chain_with_code_for_the_host_is_not_capturable() -> None:
     assert not dk.Chain(dk.TopK(3), OnTheHost()).capturable
     check_processor(dk.Chain(dk.TopK(3), OnTheHost()), max_examples=5)
