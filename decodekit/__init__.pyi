@@ -94,9 +94,9 @@ from .models.protocols import ShrinkingSession as ShrinkingSession
 from .models.protocols import VerifyingModel as VerifyingModel
 from .models.protocols import VerifyingSession as VerifyingSession
 from .processors.bad_words import BadWords as BadWords
+from .processors.base import Chain as Chain
 from .processors.base import LogitsProcessor as LogitsProcessor
 from .processors.base import StatelessProcessor as StatelessProcessor
-from .processors.chain import Chain as Chain
 from .processors.classifier_free_guidance import ClassifierFreeGuidance as ClassifierFreeGuidance
 from .processors.context_aware import ContextAware as ContextAware
 from .processors.contrastive_guidance import ContrastiveGuidance as ContrastiveGuidance

@@ -519,7 +519,7 @@ CONFORMANCE: dict[str, Laws | str] = {
     "TrieConstraint": processors(
         dk.TrieConstraint([[1, 2], [1], [3, 4, 5], []], end_ids=(0, 8)),
         lambda prompts: dk.TrieConstraint(
-            [[[1, 2], [1 + number % 7]] for number in prompts], end_ids=0, each_prompt=True
+            [[[1, 2], [1 + number % 7]] for number in prompts], end_ids=0, per_prompt=True
         ),
     ),
     "Typical": processors(

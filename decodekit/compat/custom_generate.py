@@ -19,8 +19,7 @@ from decodekit.core.prompt import Prompt
 from decodekit.decoders.base import Decoder
 from decodekit.errors import DecodekitError
 from decodekit.models.hf.model import HFModel
-from decodekit.processors.base import LogitsProcessor
-from decodekit.processors.chain import Chain
+from decodekit.processors.base import Chain, LogitsProcessor
 from decodekit.processors.classifier_free_guidance import ClassifierFreeGuidance
 from decodekit.processors.encoder_no_repeat_ngram import EncoderNoRepeatNGram
 from decodekit.processors.encoder_repetition_penalty import EncoderRepetitionPenalty

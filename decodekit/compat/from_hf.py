@@ -12,8 +12,7 @@ from torch import Tensor
 from decodekit.core.history import History
 from decodekit.core.stopping_criterion import StoppingContext, StoppingCriterion
 from decodekit.errors import DecodekitError
-from decodekit.processors.base import LogitsProcessor
-from decodekit.processors.chain import Chain
+from decodekit.processors.base import Chain, LogitsProcessor
 from decodekit.stopping.any_of import AnyOf
 
 # These keep something about every row on themselves, where no beam search can reorder it.

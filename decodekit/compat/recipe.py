@@ -19,7 +19,7 @@ from decodekit.decoders.greedy import Greedy
 from decodekit.decoders.sample import Sample
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import Model
-from decodekit.processors.chain import Chain
+from decodekit.processors.base import Chain
 from decodekit.scorers.length_penalty import LengthPenalty
 from decodekit.stopping.max_time import MaxTime
 

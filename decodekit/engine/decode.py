@@ -29,8 +29,7 @@ from decodekit.engine.progress_bar import counted
 from decodekit.errors import DecodekitError
 from decodekit.models.hf.model import HFModel
 from decodekit.models.protocols import Model, ModelWithVocabulary, Session
-from decodekit.processors.base import LogitsProcessor
-from decodekit.processors.chain import Chain
+from decodekit.processors.base import Chain, LogitsProcessor
 from decodekit.stopping.any_of import flatten
 from decodekit.stopping.stop_strings import StopStrings
 

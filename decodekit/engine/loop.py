@@ -29,8 +29,7 @@ from decodekit.models.protocols import (
     SessionWithOutputs,
     ShrinkingSession,
 )
-from decodekit.processors.apply import not_numbers
-from decodekit.processors.base import LogitsProcessor
+from decodekit.processors.base import LogitsProcessor, nonfinite_error
 
 # Each run costs the work of a decoder and its processors at every step, however few prompts it has left. With
 # the model and the skewed lengths of benchmarks/throughput.py, 256 prompts took 488 passes in batches of 64
@@ -326,7 +325,7 @@ class DecodingRun(Generic[State]):
         """
         if self._nonfinite.any():
             row = int(self._nonfinite.int().argmax())
-            raise not_numbers(self.state.history.prompt(row // self._decoder.rows_per_prompt))
+            raise nonfinite_error(self.state.history.prompt(row // self._decoder.rows_per_prompt))
         return [BatchResult(*pair) for pair in self._prompts.results(self.state)]
 
 

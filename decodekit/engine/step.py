@@ -9,8 +9,7 @@ from torch import Tensor
 from decodekit.core.pytrees import Memory, reorder_memory
 from decodekit.decoders.base import AdjustingDecoder, Decoder, Selection, State
 from decodekit.errors import DecodekitError
-from decodekit.processors.apply import apply_processor, nonfinite_rows
-from decodekit.processors.base import LogitsProcessor
+from decodekit.processors.base import LogitsProcessor, apply_processor, nonfinite_rows
 
 # State, selection, memory of every row in its new place, processed scores, and rows with non-finite scores.
 Step = tuple[Any, Selection, Memory, Float32[Tensor, "rows vocab"], Bool[Tensor, " rows"]]

@@ -1,17 +1,16 @@
-"""Sequences that are never said."""
+"""Banned sequences of tokens."""
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import final
 
-from jaxtyping import Float32
-from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import read_ids
-from decodekit.processors._shared.sequences import Sequences
-from decodekit.processors.base import StatelessProcessor
+from decodekit.core.validation import read_ids, set_fields
+from decodekit.processors._shared.biased_sequences import BiasedSequences
+from decodekit.processors.base import Scores, StatelessProcessor
 
 
 @final
@@ -23,8 +22,8 @@ class BadWords(StatelessProcessor):
     all of them.
 
     Args:
-        words: The sequences of ids, each one or more; none change nothing.
-        end_ids: Ids that stay allowed where they are a word by themselves, so that texts can end.
+        words: The sequences of ids, each of one id or more; none change nothing.
+        end_ids: Ids that stay allowed where they are a word by themselves, so that a sequence can end.
 
     Raises:
         ValueError: If a sequence is empty, or holds anything but integers of at least 0; when applied, if
@@ -36,12 +35,12 @@ class BadWords(StatelessProcessor):
 
     Hugging Face:
         `NoBadWordsLogitsProcessor(words, end_ids)`, bit for bit without padding, which theirs takes for
-        text. Where a score is plus infinity theirs makes NaN; ours bans.
+        tokens. Where a score is plus infinity theirs makes NaN; ours bans.
     """
 
     words: Iterable[int | Iterable[int]]
     end_ids: int | Iterable[int] = ()
-    _sequences: Sequences = field(init=False, repr=False, compare=False)
+    _sequences: BiasedSequences = field(init=False, repr=False, compare=False)
 
     batch_independent = True
 
@@ -52,13 +51,9 @@ class BadWords(StatelessProcessor):
             )
         words = tuple(read_ids("BadWords", word) for word in self.words)
         end_ids = read_ids("BadWords", self.end_ids)
-        object.__setattr__(self, "words", words)  # frozen fields
-        object.__setattr__(self, "end_ids", end_ids)
         banned = ((word, -math.inf) for word in words if not (len(word) == 1 and word[0] in end_ids))
-        object.__setattr__(self, "_sequences", Sequences.of("BadWords", banned))
+        set_fields(self, words=words, end_ids=end_ids, _sequences=BiasedSequences.of("BadWords", banned))
 
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
-        """The scores, with minus infinity where a word would be complete."""
+    @override
+    def process(self, history: History, scores: Scores) -> Scores:
         return self._sequences.add("BadWords", history, scores)

@@ -1,27 +1,31 @@
-"""The contract of logits processors."""
+"""The contract of logits processors, chains of them, and operations on scores that many share."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History, RowOwners
 from decodekit.core.pytrees import Memory
-from decodekit.errors import DecodekitError
-from decodekit.processors._shared.parameters import EachPrompt, check_one_a_prompt
+from decodekit.core.validation import set_fields
+from decodekit.errors import DecodekitError, DecodingError
+from decodekit.processors._shared.parameters import PromptValues, check_per_prompt
 
-if TYPE_CHECKING:
-    from decodekit.processors.chain import Chain
+# The two types that signatures of concrete processors repeat. A column of the history is 0-d.
+Scores = Float32[Tensor, "rows vocab"]
+Column = Int64[Tensor, ""]
 
 
 class LogitsProcessor(ABC):
-    """Changes the scores of the next token, from what was said and what it remembers.
+    """Changes the scores of the next token, given the history and the processor's own memory.
 
-    A pair of pure functions: nothing is stored on the object, so that one processor can serve many
-    runs, and the loop can make each row's memory follow its row when beams are reordered.
+    A pair of pure functions. The object itself stores nothing, so one processor can serve many runs, and
+    the loop can reorder each row's memory with its beam.
 
     Contract: does not write to its arguments; treats every row by itself; ignores columns where
     `history.valid` is False; never turns minus infinity into something else.
@@ -29,57 +33,55 @@ class LogitsProcessor(ABC):
     Example:
         >>> class AtMostOnce(dk.LogitsProcessor):
         ...     def init(self, history): return torch.zeros(len(history.tokens), 50, dtype=torch.bool)
-        ...     def apply(self, history, scores, said):
+        ...     def apply(self, history, scores, seen):
         ...         last = history.tokens.index_select(1, (history.position - 1).view(1))
-        ...         said = said.scatter(1, last, True)
-        ...         return scores.masked_fill(said, -torch.inf), said
+        ...         seen = seen.scatter(1, last, True)
+        ...         return scores.masked_fill(seen, -torch.inf), seen
     """
 
     capturable: bool = True
     """False only for code that must run on the host, such as a grammar matcher."""
 
     argmax_invariant: bool = False
-    """True where the likeliest token always stays the likeliest, so greedy may skip it."""
+    """True if the likeliest token always stays the likeliest, so that greedy search may skip it."""
 
     batch_independent: bool = False
-    """True where every row is treated by itself, whichever others there are, and `history` says whose it is:
-    then prompts can be decoded in several batches, and leave theirs when they are finished."""
+    """True if a row's result depends neither on the other rows nor on their number, and its prompt is read
+    from `history`: then prompts can be decoded in several batches, and evicted once they are finished."""
 
     @abstractmethod
     def init(self, history: History) -> Memory:
-        """What to remember before the first step; `()` for nothing."""
+        """Return the memory before the first step; `()` for none."""
 
     @abstractmethod
     def apply(
         self, history: History, scores: Float32[Tensor, "rows vocab"], memory: Memory
     ) -> tuple[Float32[Tensor, "rows vocab"], Memory]:
-        """The new scores, and what to remember for the next step."""
+        """Return the new scores, and the memory for the next step."""
 
     def __call__(
         self,
         input_ids: Int64[Tensor, "rows length"],  # noqa: ARG002 - Hugging Face's signature
         scores: Float32[Tensor, "rows vocab"],  # noqa: ARG002
     ) -> Float32[Tensor, "rows vocab"]:
-        """Hugging Face's calling convention, which has no place for what a processor remembers.
+        """Hugging Face's calling convention, which has no memory.
 
         Raises:
-            DecodekitError: Unless the processor remembers nothing.
+            DecodekitError: Unless the processor has no memory.
         """
         raise DecodekitError(
-            f"{type(self).__name__}: inside model.generate a processor must remember nothing, and this one "
-            "does. Give generate custom_generate=dk.compat.hf.custom_generate as well: then it works."
+            f"{type(self).__name__}: inside model.generate a processor must have no memory, and this one has "
+            "one. Give generate custom_generate=dk.compat.hf.custom_generate as well: then it works."
         )
 
     @final
     def __or__(self, other: "LogitsProcessor") -> "Chain":
         """`a | b` is `Chain(a, b)`: first `a`, then `b`."""
-        from decodekit.processors.chain import Chain  # noqa: PLC0415 - Chain is a processor itself
-
         return Chain(self, other)
 
 
 class StatelessProcessor(LogitsProcessor):
-    """A processor that remembers nothing: one method, and it also runs inside Hugging Face.
+    """A processor without memory: one method, and it also runs inside Hugging Face.
 
     Example:
         >>> class Ban(dk.StatelessProcessor):
@@ -89,71 +91,153 @@ class StatelessProcessor(LogitsProcessor):
         tensor([[-inf, 0., 0.]])
 
     Hugging Face:
-        `model.generate(logits_processor=[TopP(0.9)])` works as it is. Hugging Face hands over no mask,
-        so there left padding counts as text.
+        `model.generate(logits_processor=[TopP(0.9)])` works as it is. Hugging Face passes no mask to a
+        processor, so there left padding counts as tokens.
     """
 
     @abstractmethod
     def process(
         self, history: History, scores: Float32[Tensor, "rows vocab"]
     ) -> Float32[Tensor, "rows vocab"]:
-        """The new scores."""
+        """Return the new scores."""
 
     @final
+    @override
     def init(self, history: History) -> Memory:
-        """Nothing; parameters given for each prompt must be as many as there are prompts."""
-        check_one_a_prompt(self, history)
+        check_per_prompt(self, history)
         return ()
 
     @final
-    def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: Memory
-    ) -> tuple[Float32[Tensor, "rows vocab"], Memory]:
-        """`process`, and still nothing to remember."""
+    @override
+    def apply(self, history: History, scores: Scores, memory: Memory) -> tuple[Scores, Memory]:
         return self.process(history, scores), memory
 
     @final
-    def __call__(
-        self, input_ids: Int64[Tensor, "rows length"], scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
-        """Hugging Face's calling convention: every column of `input_ids` counts as text.
+    @override
+    def __call__(self, input_ids: Int64[Tensor, "rows length"], scores: Scores) -> Scores:
+        """Hugging Face's calling convention: every column of `input_ids` counts.
 
-        How many prompts there are is not handed over: of parameters that are given for each prompt, as
-        many as divide the rows are taken for as many prompts.
+        Hugging Face does not pass the number of prompts. With parameters per prompt it is the number of
+        values, which must divide the number of rows.
         """
         length = torch.full((), input_ids.shape[1], device=input_ids.device)
         valid = torch.ones_like(input_ids, dtype=torch.bool)
-        # Parameters for each prompt tell how many rows each has.
-        prompts = max((len(v) for v in vars(self).values() if isinstance(v, EachPrompt)), default=len(scores))
-        owners = RowOwners.of(len(input_ids), max(len(scores) // prompts, 1), input_ids.device)
+        batches = [len(value) for value in vars(self).values() if isinstance(value, PromptValues)]
+        rows_per_prompt = max(len(scores) // max(batches, default=len(scores)), 1)
+        owners = RowOwners.of(len(input_ids), rows_per_prompt, input_ids.device)
         history = History(input_ids, valid, length, owners)
-        check_one_a_prompt(self, history)
+        check_per_prompt(self, history)
         return self.process(history, scores)
 
 
-def seen_tokens(
-    tokens: Int64[Tensor, "rows columns"], where: Bool[Tensor, "rows columns"], vocab: int
-) -> Bool[Tensor, "rows vocab"]:
-    """Which ids stand in `tokens` at the columns picked out by `where`."""
-    # A spare last id takes what does not count, so that the shape does not depend on the data.
-    ids = torch.where(where & (tokens < vocab), tokens, vocab)
-    seen = torch.zeros((len(tokens), vocab + 1), dtype=torch.bool, device=tokens.device)
-    return seen.scatter(1, ids, torch.ones_like(ids, dtype=torch.bool))[:, :vocab]
+@final
+@dataclass(frozen=True, init=False, repr=False)
+class Chain(LogitsProcessor):
+    """Applies processors from left to right; itself a processor, so chains nest.
+
+    `Chain()` changes nothing. Nesting does not change the result.
+
+    Args:
+        processors: In the order in which they are applied.
+
+    Raises:
+        TypeError: If one of them is not a `LogitsProcessor`.
+
+    Example:
+        >>> Chain(dk.Temperature(0.7), dk.TopP(0.9))
+        Chain(Temperature(temperature=0.7), TopP(p=0.9, min_tokens_to_keep=1))
+        >>> dk.Temperature(0.7) | dk.TopP(0.9)
+        Chain(Temperature(temperature=0.7), TopP(p=0.9, min_tokens_to_keep=1))
+
+    Hugging Face:
+        `LogitsProcessorList`, which has no memory to reorder with the beams.
+    """
+
+    processors: tuple[LogitsProcessor, ...]
+
+    batch_independent = True
+
+    def __init__(self, *processors: LogitsProcessor) -> None:
+        for processor in processors:
+            if not isinstance(processor, LogitsProcessor):
+                raise TypeError(
+                    f"Chain: every processor must be a decodekit.LogitsProcessor, got {processor!r:.80}."
+                )
+        set_fields(
+            self,
+            processors=processors,
+            capturable=all(processor.capturable for processor in processors),
+            argmax_invariant=all(processor.argmax_invariant for processor in processors),
+        )
+
+    @override
+    def init(self, history: History) -> Memory:
+        return tuple(processor.init(history) for processor in self.processors)
+
+    @override
+    def apply(self, history: History, scores: Scores, memory: Memory) -> tuple[Scores, Memory]:
+        new_memory = []
+        for processor, memory_before in zip(self.processors, memory, strict=True):
+            scores, memory_after = processor.apply(history, scores, memory_before)
+            new_memory.append(memory_after)
+        return scores, tuple(new_memory)
+
+    @override
+    def __call__(self, input_ids: Int64[Tensor, "rows length"], scores: Scores) -> Scores:
+        for processor in self.processors:
+            scores = processor(input_ids, scores)
+        return scores
+
+    @override
+    def __repr__(self) -> str:
+        return f"Chain({', '.join(map(repr, self.processors))})"
+
+
+def apply_processor(
+    processor: LogitsProcessor, history: History, scores: Scores, memory: Memory
+) -> tuple[Scores, Memory]:
+    """Return a processor's scores and memory.
+
+    Raises:
+        DecodekitError: If it does not return scores of the same shape.
+    """
+    processed, memory = processor.apply(history, scores, memory)
+    if not isinstance(processed, Tensor) or processed.shape != scores.shape:
+        returned = tuple(processed.shape) if isinstance(processed, Tensor) else processed
+        raise DecodekitError(
+            f"decode: processors must return scores of the shape they were given, {tuple(scores.shape)}, and "
+            f"{processor!r:.200} returned {returned!r}."
+        )
+    return processed, memory
+
+
+def nonfinite_error(prompt: int) -> DecodingError:
+    """Return the error for a prompt some of whose scores are NaN or plus infinity."""
+    return DecodingError(
+        f"decode: scores must be numbers below infinity, and for prompt {prompt} some were NaN or infinite. "
+        "A processor made them, or the model: half precision overflows, and eager attention cannot mask "
+        "padding in float64; try float32."
+    )
+
+
+def nonfinite_rows(scores: Scores) -> Bool[Tensor, " rows"]:
+    """Return True for every row in which some score is NaN or plus infinity."""
+    return ~(scores.amax(-1) < torch.inf)
 
 
 def put(
-    scores: Float32[Tensor, "rows vocab"],
+    scores: Scores,
     ids: Int64[Tensor, "rows columns"],
     where: Bool[Tensor, "rows columns"],
     values: Float32[Tensor, "rows columns"] | float,
-) -> Float32[Tensor, "rows vocab"]:
-    """The scores with other values at every row's `ids` in the columns picked out by `where`.
+) -> Scores:
+    """Replace the scores of every row's `ids` in the columns selected by `where`.
 
-    The vocabulary is passed over once, for the copy. Where an id comes twice its values must be equal.
+    One pass over the vocabulary, for the copy. An id that occurs twice must have equal values.
     """
     rows, vocab = scores.shape
-    # [rows vocab] -> [rows*vocab + 1]: the spare last place takes what does not count, so that the shape
-    # does not depend on the data, and the rest is contiguous.
+    # [rows vocab] -> [rows*vocab + 1]: a spare last place takes the other columns, so that the shape does
+    # not depend on the data, and the rest is contiguous.
     flat = scores.new_empty(rows * vocab + 1)
     flat[:-1].view(rows, vocab).copy_(scores)
     first = vocab * torch.arange(rows, device=scores.device)[:, None]
@@ -162,36 +246,32 @@ def put(
     return flat[:-1].view(rows, vocab)
 
 
-def in_vocab(who: str, scores: Float32[Tensor, "rows vocab"], ids: tuple[int, ...]) -> Int64[Tensor, " ids"]:
-    """Constant ids, where the scores are. Raises unless all are below the vocabulary size."""
+def check_ids(who: str, scores: Scores, ids: tuple[int, ...]) -> Int64[Tensor, " ids"]:
+    """Return ids on the device of the scores. Raises unless all are below the vocabulary size."""
     vocab = scores.shape[-1]
     if ids and max(ids) >= vocab:
         raise DecodekitError(f"{who}: token ids must be below the vocabulary size {vocab}, got {max(ids)}.")
     return device_ids(ids, scores.device)
 
 
-def ban(
-    who: str, scores: Float32[Tensor, "rows vocab"], ids: tuple[int, ...], when: Tensor | None = None
-) -> Float32[Tensor, "rows vocab"]:
-    """The scores with minus infinity at `ids`; with `when`, 0-d or `[rows 1]`, only where it holds."""
-    columns = in_vocab(who, scores, ids)
+def ban(who: str, scores: Scores, ids: tuple[int, ...], when: Tensor | None = None) -> Scores:
+    """Ban `ids`; given `when`, 0-d or `[rows 1]`, only where it is True."""
+    columns = check_ids(who, scores, ids)
     if when is None:
         return scores.index_fill(-1, columns, -torch.inf)
     # Not `where` over the whole vocabulary, which would pass over it twice.
     return scores.index_copy(-1, columns, scores.index_select(-1, columns).masked_fill(when, -torch.inf))
 
 
-def force(
-    who: str, scores: Float32[Tensor, "rows vocab"], ids: tuple[int, ...], when: Tensor
-) -> Float32[Tensor, "rows vocab"]:
-    """Only `ids` allowed where `when`, 0-d or `[rows 1]`, holds: 0 for them, minus infinity elsewhere."""
-    columns = in_vocab(who, scores, ids)
+def force(who: str, scores: Scores, ids: tuple[int, ...], when: Tensor) -> Scores:
+    """Allow only `ids` where `when`, 0-d or `[rows 1]`, is True: 0 for them, minus infinity elsewhere."""
+    columns = check_ids(who, scores, ids)
     forced = scores.index_select(-1, columns).masked_fill(when, 0.0)
     return torch.where(when, -torch.inf, scores).index_copy_(-1, columns, forced)
 
 
 @lru_cache(maxsize=256)
 def device_ids(ids: tuple[int, ...], device: torch.device) -> Int64[Tensor, " ids"]:
-    """A device's copy of constant ids, made once: a copy a step would stall the device's stream."""
-    with torch.inference_mode(mode=False):  # it is kept, and may be used where gradients are taken
+    """Return a cached copy on a device: a copy at every step would stall the device's stream."""
+    with torch.inference_mode(mode=False):  # the copy may later be used where gradients are computed
         return torch.tensor(ids, dtype=torch.long, device=device)

@@ -4,42 +4,39 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import is_finite
+from decodekit.core.validation import FINITE, set_fields
 from decodekit.models.protocols import Model
-from decodekit.processors._shared.log_probs import keep_banned, lifted
-from decodekit.processors._shared.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
+from decodekit.processors._shared.log_probs import keep_banned, lift_impossible
+from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, set_per_prompt
 from decodekit.processors._shared.second_model import (
     SecondModelState,
-    advance_second_model,
     check_has_prompts,
     check_model,
     last_tokens,
     read_second_prompts,
-    start_second_model,
 )
-from decodekit.processors.base import LogitsProcessor
+from decodekit.processors.base import LogitsProcessor, Scores
 
 
 @final
 @dataclass(frozen=True)
 class ClassifierFreeGuidance(LogitsProcessor):
-    r"""Moves the distribution away from what would be said without the prompt, or after a negative one.
+    r"""Moves the distribution away from the one without the prompt, or after a negative prompt.
 
     $s(v) = \gamma\,(\log P(v \mid x, y_{<t}) - \log P_2(v \mid \bar x, y_{<t}))
-    + \log P_2(v \mid \bar x, y_{<t})$: above 1 what the prompt makes likelier becomes likelier still.
-    The scores are not normalized; `Renormalize()` after it does that. What was banned stays banned. The
+    + \log P_2(v \mid \bar x, y_{<t})$: above 1, tokens that the prompt makes likelier become likelier still.
+    The scores are not normalized; `Renormalize()` after it normalizes them. Banned tokens stay banned. The
     second model's cache follows its beams. Not capturable: the host runs the second model's session.
 
     Args:
         model: The second model, $P_2$; as a rule the run's own.
-        scale: $\gamma$, any finite number; one, or one for each prompt. 1 changes nothing and leaves
-            the second model alone. Usual values: 1.2-3.
-        prompts: $\bar x$, what the second model reads instead: one for each prompt or one for all,
-            anything that `decode` takes for prompts. None: each prompt's last token.
+        scale: $\gamma$, any finite number; one, or one per prompt. 1 changes nothing and does not run
+            the second model. Usual values: 1.2-3.
+        prompts: $\bar x$, the second model's prompts: one per prompt or one for all, in any form that
+            `decode` takes. None: each prompt's last token.
 
     Raises:
         ValueError: If `scale` is not a finite number, or the second model is an encoder-decoder and there
@@ -56,59 +53,48 @@ class ClassifierFreeGuidance(LogitsProcessor):
 
     Source:
         Ho & Salimans, 2022, https://arxiv.org/abs/2207.12598, for images; Sanchez et al., 2023,
-        https://arxiv.org/abs/2306.17806, for text and negative prompts.
+        https://arxiv.org/abs/2306.17806, for language models and negative prompts.
 
     Hugging Face:
         `UnbatchedClassifierFreeGuidanceLogitsProcessor`, `generate(guidance_scale=scale,
-        negative_prompt_ids=...)`: the same tokens under greedy search and sampling. Under beams ours
-        differs on purpose: their second cache stays behind when beams are reordered.
+        negative_prompt_ids=...)`: the same tokens under greedy search and sampling. Under beam search ours
+        differs on purpose: their second cache is not reordered with the beams.
     """
 
     model: Model
     scale: PerPrompt
     prompts: Any = field(default=None, repr=False)
 
-    # A session of another model is run by the host.
-    capturable = False
+    capturable = False  # the host runs the second model's session
     batch_independent = True
 
     def __post_init__(self) -> None:
         check_model("ClassifierFreeGuidance", "model", self.model)
-        scale = per_prompt(
-            "ClassifierFreeGuidance",
-            "scale",
-            self.scale,
-            is_finite,
-            "a finite number",
-        )
-        object.__setattr__(self, "scale", scale)  # a frozen field
+        set_per_prompt(self, scale=FINITE)
         if self.prompts is not None:
-            prompts = read_second_prompts("ClassifierFreeGuidance", self.model, self.prompts)
-            object.__setattr__(self, "prompts", prompts)
+            set_fields(self, prompts=read_second_prompts("ClassifierFreeGuidance", self.model, self.prompts))
         check_has_prompts("ClassifierFreeGuidance", self.model, self.prompts)
 
+    @override
     def init(self, history: History) -> SecondModelState | tuple[()]:
-        """The second model, after its prompts."""
-        check_one_a_prompt(self, history)
+        check_per_prompt(self, history)
         if self.scale == 1:
             return ()
         prompts = last_tokens(history) if self.prompts is None else self.prompts
-        return start_second_model("ClassifierFreeGuidance", self.model, history, prompts)
+        return SecondModelState.start("ClassifierFreeGuidance", self.model, history, prompts)
 
+    @override
     def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: SecondModelState | tuple[()]
-    ) -> tuple[Float32[Tensor, "rows vocab"], SecondModelState | tuple[()]]:
-        """The guided scores."""
+        self, history: History, scores: Scores, memory: SecondModelState | tuple[()]
+    ) -> tuple[Scores, SecondModelState | tuple[()]]:
         log_probs = scores.log_softmax(-1)
         if not isinstance(memory, SecondModelState):
             return keep_banned(log_probs, scores), memory
-        logits, memory = advance_second_model("ClassifierFreeGuidance", memory, history, scores)
+        logits, memory = memory.advance("ClassifierFreeGuidance", history, scores)
         scale = for_rows(self.scale, history, scores)
-        other = logits.log_softmax(-1)
-        floor = lifted(other)
+        second = logits.log_softmax(-1)
+        floor = lift_impossible(second)
         # In Hugging Face's order: the same rounding.
-        guided = scale * (log_probs - floor) + floor
-        # Below 1 the second model has a say of its own, and a veto.
-        return keep_banned(guided, scores).masked_fill(
-            (other == -torch.inf) & (scale < 1), -torch.inf
-        ), memory
+        guided = keep_banned(scale * (log_probs - floor) + floor, scores)
+        # Below 1 the second model's own weight is positive: a token impossible for it is banned.
+        return guided.masked_fill((second == -torch.inf) & (scale < 1), -torch.inf), memory

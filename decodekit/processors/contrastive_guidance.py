@@ -4,39 +4,33 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import is_finite, is_number, is_positive
+from decodekit.core.validation import FRACTION, NON_NEGATIVE, POSITIVE
 from decodekit.models.protocols import Model
-from decodekit.processors._shared.log_probs import keep_banned, weighted
-from decodekit.processors._shared.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
-from decodekit.processors._shared.second_model import (
-    SecondModelState,
-    advance_second_model,
-    check_model,
-    start_second_model,
-)
-from decodekit.processors.base import LogitsProcessor
+from decodekit.processors._shared.log_probs import keep_banned, weigh
+from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, set_per_prompt
+from decodekit.processors._shared.second_model import SecondModelState, check_model
+from decodekit.processors.base import LogitsProcessor, Scores
 
 
 @final
 @dataclass(frozen=True)
 class ContrastiveGuidance(LogitsProcessor):
-    r"""Prefers what the model finds likelier than a weaker one does, among what is plausible.
+    r"""Prefers tokens that the model finds likelier than a weaker model does, among the plausible ones.
 
     $s(v) = \log P(v) - w \log P_A(v)$ on $\{v : P(v) \ge \alpha \max_u P(u)\}$, minus infinity
-    elsewhere. The scores are not normalized: a beam's is the sum of them. The amateur's cache follows
-    its beams. Not capturable: the host runs the amateur's session.
+    elsewhere. The scores are not normalized: a beam's score is their sum. The amateur's cache follows its
+    beams. Not capturable: the host runs the amateur's session.
 
     Args:
         amateur: The weaker model, $P_A$, with the same vocabulary; it reads the same prompts.
-        alpha: $\alpha$, the least fraction of the largest probability, in [0, 1]; one number, or one
-            for each prompt, as all that follow. 0 keeps all, 1 is greedy search. Usual value: 0.1.
+        alpha: $\alpha$, the smallest fraction of the largest probability, in [0, 1]; one number, or one
+            per prompt, as all that follow. 0 keeps all, 1 is greedy search. Usual value: 0.1.
         weight: $w$, at least 0. 1 is the first paper's. $\beta / (1 + \beta)$ followed by a
             `Temperature` of $1 / (1 + \beta)$ is the second's $(1 + \beta) \log P - \beta \log P_A$.
-        temperature: That the amateur's logits are divided by, above 0. Usual values: 0.5-1.5.
+        temperature: Divides the amateur's logits; above 0. Usual values: 0.5-1.5.
 
     Raises:
         ValueError: If a number is outside its range.
@@ -62,51 +56,27 @@ class ContrastiveGuidance(LogitsProcessor):
     weight: PerPrompt = 1.0
     temperature: PerPrompt = 1.0
 
-    # A session of another model is run by the host.
-    capturable = False
+    capturable = False  # the host runs the amateur's session
     batch_independent = True
 
     def __post_init__(self) -> None:
         check_model("ContrastiveGuidance", "amateur", self.amateur)
-        alpha = per_prompt(
-            "ContrastiveGuidance",
-            "alpha",
-            self.alpha,
-            lambda value: is_number(value) and 0 <= value <= 1,
-            "in [0, 1]",
-        )
-        weight = per_prompt(
-            "ContrastiveGuidance",
-            "weight",
-            self.weight,
-            lambda value: is_finite(value) and value >= 0,
-            "a finite number of at least 0",
-        )
-        temperature = per_prompt(
-            "ContrastiveGuidance",
-            "temperature",
-            self.temperature,
-            is_positive,
-            "a finite number above 0",
-        )
-        object.__setattr__(self, "alpha", alpha)  # frozen fields
-        object.__setattr__(self, "weight", weight)
-        object.__setattr__(self, "temperature", temperature)
+        set_per_prompt(self, alpha=FRACTION, weight=NON_NEGATIVE, temperature=POSITIVE)
 
+    @override
     def init(self, history: History) -> SecondModelState:
-        """The amateur, after the prompts."""
-        check_one_a_prompt(self, history)
-        return start_second_model("ContrastiveGuidance", self.amateur, history)
+        check_per_prompt(self, history)
+        return SecondModelState.start("ContrastiveGuidance", self.amateur, history)
 
+    @override
     def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: SecondModelState
-    ) -> tuple[Float32[Tensor, "rows vocab"], SecondModelState]:
-        """The contrast, where the model finds a token plausible."""
-        logits, memory = advance_second_model("ContrastiveGuidance", memory, history, scores)
+        self, history: History, scores: Scores, memory: SecondModelState
+    ) -> tuple[Scores, SecondModelState]:
+        logits, memory = memory.advance("ContrastiveGuidance", history, scores)
         alpha, weight, temperature = (
             for_rows(value, history, scores) for value in (self.alpha, self.weight, self.temperature)
         )
         probs = scores.softmax(-1)
         implausible = probs < alpha * probs.amax(-1, keepdim=True)
-        contrast = scores.log_softmax(-1) + weighted(-weight, (logits / temperature).log_softmax(-1))
+        contrast = scores.log_softmax(-1) + weigh(-weight, (logits / temperature).log_softmax(-1))
         return keep_banned(contrast, scores).masked_fill(implausible, -torch.inf), memory

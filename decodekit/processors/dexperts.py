@@ -3,37 +3,31 @@
 from dataclasses import dataclass
 from typing import final
 
-from jaxtyping import Float32
-from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import is_finite
+from decodekit.core.validation import NON_NEGATIVE
 from decodekit.models.protocols import Model
-from decodekit.processors._shared.log_probs import keep_banned, normalized, weighted
-from decodekit.processors._shared.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
-from decodekit.processors._shared.second_model import (
-    SecondModelState,
-    advance_second_model,
-    check_model,
-    start_second_model,
-)
-from decodekit.processors.base import LogitsProcessor
+from decodekit.processors._shared.log_probs import keep_banned, normalize, weigh
+from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, set_per_prompt
+from decodekit.processors._shared.second_model import SecondModelState, check_model
+from decodekit.processors.base import LogitsProcessor, Scores
 
 
 @final
 @dataclass(frozen=True)
 class DExperts(LogitsProcessor):
-    r"""Steers towards what an expert says and an anti-expert does not.
+    r"""Steers towards an expert's distribution and away from an anti-expert's.
 
-    $P'(v) \propto P(v)\,(P_+(v) / P_-(v))^{\alpha}$. The scores are log-probabilities. What was banned
-    stays banned, so that `Chain(TopP(0.9), DExperts(...))` is the paper's truncation by the base model.
-    Both caches follow their beams. Not capturable: the host runs the other models' sessions.
+    $P'(v) \propto P(v)\,(P_+(v) / P_-(v))^{\alpha}$. The scores are log-probabilities. Banned tokens stay
+    banned, so that `Chain(TopP(0.9), DExperts(...))` is the paper's truncation by the base model. Both
+    caches follow their beams. Not capturable: the host runs the other models' sessions.
 
     Args:
         expert: $P_+$, a model of the wanted kind of text, with the same vocabulary; it reads the same
             prompts. With the run's own model the anti-expert works alone.
         antiexpert: $P_-$, a model of the unwanted kind of text.
-        alpha: $\alpha$, at least 0; one number, or one for each prompt. Usual values: 1-3.
+        alpha: $\alpha$, at least 0; one number, or one per prompt. Usual values: 1-3.
 
     Raises:
         ValueError: If `alpha` is not a finite number of at least 0.
@@ -56,42 +50,27 @@ class DExperts(LogitsProcessor):
     antiexpert: Model
     alpha: PerPrompt
 
-    # A session of another model is run by the host.
-    capturable = False
+    capturable = False  # the host runs the other models' sessions
     batch_independent = True
 
     def __post_init__(self) -> None:
         check_model("DExperts", "expert", self.expert)
         check_model("DExperts", "antiexpert", self.antiexpert)
-        alpha = per_prompt(
-            "DExperts",
-            "alpha",
-            self.alpha,
-            lambda value: is_finite(value) and value >= 0,
-            "a finite number of at least 0",
-            "To steer the other way exchange the models.",
-        )
-        object.__setattr__(self, "alpha", alpha)  # a frozen field
+        set_per_prompt(self, alpha=NON_NEGATIVE._replace(advice="To steer the other way swap the models."))
 
+    @override
     def init(self, history: History) -> tuple[SecondModelState, SecondModelState]:
-        """Expert and anti-expert, after the prompts."""
-        check_one_a_prompt(self, history)
-        expert = start_second_model("DExperts", self.expert, history)
-        return expert, start_second_model("DExperts", self.antiexpert, history)
+        check_per_prompt(self, history)
+        expert = SecondModelState.start("DExperts", self.expert, history)
+        return expert, SecondModelState.start("DExperts", self.antiexpert, history)
 
+    @override
     def apply(
-        self,
-        history: History,
-        scores: Float32[Tensor, "rows vocab"],
-        memory: tuple[SecondModelState, SecondModelState],
-    ) -> tuple[Float32[Tensor, "rows vocab"], tuple[SecondModelState, SecondModelState]]:
-        """The log-probabilities of the product of experts."""
-        wanted, expert = advance_second_model("DExperts", memory[0], history, scores)
-        unwanted, antiexpert = advance_second_model("DExperts", memory[1], history, scores)
+        self, history: History, scores: Scores, memory: tuple[SecondModelState, SecondModelState]
+    ) -> tuple[Scores, tuple[SecondModelState, SecondModelState]]:
+        wanted, expert = memory[0].advance("DExperts", history, scores)
+        unwanted, antiexpert = memory[1].advance("DExperts", history, scores)
         alpha = for_rows(self.alpha, history, scores)
-        steered = (
-            scores.log_softmax(-1)
-            + weighted(alpha, wanted.log_softmax(-1))
-            + weighted(-alpha, unwanted.log_softmax(-1))
-        )
-        return normalized(keep_banned(steered, scores)), (expert, antiexpert)
+        towards, away = weigh(alpha, wanted.log_softmax(-1)), weigh(-alpha, unwanted.log_softmax(-1))
+        steered = scores.log_softmax(-1) + towards + away
+        return normalize(keep_banned(steered, scores)), (expert, antiexpert)

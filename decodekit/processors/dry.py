@@ -1,42 +1,48 @@
-"""DRY: a penalty for going on with a sequence that was there before."""
+"""DRY: a penalty on continuing a sequence that occurred before."""
 
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
 from typing import final
 
 import torch
-from jaxtyping import Bool, Float32, Int32, Int64
+from jaxtyping import Bool, Int32
 from torch import Tensor
 from torch.nn.functional import pad
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import is_count, is_finite, read_ids
-from decodekit.processors._shared.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
-from decodekit.processors.base import LogitsProcessor, device_ids
+from decodekit.core.validation import FLAG, NON_NEGATIVE, at_least, check_fields, read_ids, set_fields
+from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, set_per_prompt
+from decodekit.processors.base import Column, LogitsProcessor, Scores, device_ids
+
+_BASE = NON_NEGATIVE._replace(
+    holds=lambda base: NON_NEGATIVE.holds(base) and base >= 1, words="a finite number of at least 1"
+)
+_WINDOW = at_least(1)._replace(words="None or an integer of at least 1")
 
 
 @final
 @dataclass(frozen=True)
 class DRY(LogitsProcessor):
-    r"""Makes every token less likely that would prolong a repetition, the more the longer it is.
+    r"""Makes every token that would extend a repetition less likely, the more the longer the repetition.
 
-    For a token v let n(v) be the largest n such that the last n tokens, followed by v, stand in the
-    text already. Where n(v) is at least `allowed_length`,
+    For a token v let n(v) be the largest n such that the last n tokens, followed by v, occurred before.
+    Where n(v) is at least `allowed_length`,
 
     $$s'(v) = s(v) - \text{multiplier} \cdot \text{base}^{\,n(v) - \text{allowed\_length}}.$$
 
     Args:
-        multiplier: The penalty of a repetition of `allowed_length` tokens, at least 0, in units of the
-            scores; one number, or one for each prompt. Usual value: 0.8.
-        base: Growth of the penalty a token, at least 1; one number, or one for each prompt.
-        allowed_length: How many tokens must have been repeated before the next one is penalised, at
-            least 1; one number, or one for each prompt.
-        breakers: Ids that no repetition reaches across, and that are never penalised: line breaks,
-            quotation marks, the marks of a chat template.
-        window: Looks at this many of the last tokens only, at least 1; None: at all; one number, or
-            one for each prompt.
+        multiplier: The penalty on a repetition of `allowed_length` tokens, at least 0, in units of the
+            scores; one number, or one per prompt. Usual value: 0.8.
+        base: Factor of the penalty per token, at least 1; one number, or one per prompt.
+        allowed_length: Repeated tokens after which the next one is penalized, at least 1; one number, or
+            one per prompt.
+        breakers: Ids that end every repetition and are never penalized: line breaks, quotation marks, the
+            marks of a chat template.
+        window: Only the last tokens count, this many of them, at least 1; one number, or one per prompt.
+            None: all tokens count.
         max_match: Counts repetitions up to this many tokens, which bounds the penalty and the memory.
-        prompt: Whether the prompt counts as text that can be repeated.
+        prompt: True to count the prompt's tokens too.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -51,7 +57,7 @@ class DRY(LogitsProcessor):
 
     Hugging Face:
         None. Tokens and numbers are those of text-generation-webui, except that it takes left padding
-        for text.
+        for tokens.
     """
 
     multiplier: PerPrompt
@@ -66,77 +72,56 @@ class DRY(LogitsProcessor):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        at_least, length = "a finite number of at least {}", "an integer of at least 1"
-        kept: dict[str, object] = {
-            "multiplier": per_prompt(
-                "DRY", "multiplier", self.multiplier, lambda x: _is_finite(x, 0), at_least.format(0)
-            ),
-            "base": per_prompt("DRY", "base", self.base, lambda x: _is_finite(x, 1), at_least.format(1)),
-            "allowed_length": per_prompt("DRY", "allowed_length", self.allowed_length, _is_length, length),
-            "breakers": read_ids("DRY", self.breakers),
-        }
+        set_per_prompt(self, multiplier=NON_NEGATIVE, base=_BASE, allowed_length=at_least(1))
+        set_fields(self, breakers=read_ids("DRY", self.breakers))
         if self.window is not None:
-            kept["window"] = per_prompt("DRY", "window", self.window, _is_length, f"None or {length}")
-        if not is_count(self.max_match, 1):
-            raise ValueError(f"DRY: max_match must be {length}, got {self.max_match!r}.")
-        if type(self.prompt) is not bool:
-            raise ValueError(f"DRY: prompt must be True or False, got {self.prompt!r}.")
-        for name, value in kept.items():
-            object.__setattr__(self, name, value)  # a frozen field
+            set_per_prompt(self, window=_WINDOW)
+        check_fields(self, max_match=at_least(1), prompt=FLAG)
 
-    def init(self, history: History) -> Int64[Tensor, ""]:
-        """The first column that counts."""
-        check_one_a_prompt(self, history)
+    @override
+    def init(self, history: History) -> Column:
+        check_per_prompt(self, history)
+        # The first column that counts.
         return torch.zeros_like(history.position) if self.prompt else history.position.clone()
 
-    def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: Int64[Tensor, ""]
-    ) -> tuple[Float32[Tensor, "rows vocab"], Int64[Tensor, ""]]:
-        """The scores, less the penalties."""
+    @override
+    def apply(self, history: History, scores: Scores, memory: Column) -> tuple[Scores, Column]:
         columns = torch.arange(history.tokens.shape[1], device=scores.device)
-        text = history.valid & (columns >= memory)
+        counted = history.valid & (columns >= memory)
         if self.window is not None:
-            text = text & (columns >= history.position - for_rows(self.window, history, history.tokens))
-        longest = self._longest(history, text, scores.shape[-1]).to(scores.dtype)
+            counted = counted & (columns >= history.position - for_rows(self.window, history, history.tokens))
+        longest = self._longest(history, counted, scores.shape[-1]).to(scores.dtype)
         # The largest number stands in for infinity, which would make NaN of an infinite score.
-        most = torch.finfo(scores.dtype).max
+        finite_max = torch.finfo(scores.dtype).max
         excess = longest - for_rows(self.allowed_length, history, scores)
-        growth = torch.pow(for_rows(self.base, history, scores), excess).clamp(max=most)
-        penalty = (growth * for_rows(self.multiplier, history, scores)).clamp(max=most)
+        growth = torch.pow(for_rows(self.base, history, scores), excess).clamp(max=finite_max)
+        penalty = (growth * for_rows(self.multiplier, history, scores)).clamp(max=finite_max)
         return torch.where((longest > 0) & (excess >= 0), scores - penalty, scores), memory
 
     def _longest(
-        self, history: History, text: Bool[Tensor, "rows capacity"], vocab: int
+        self, history: History, counted: Bool[Tensor, "rows capacity"], vocab: int
     ) -> Int32[Tensor, "rows vocab"]:
-        """For every id the length of the longest repetition it would prolong; 0 for none."""
+        """Return the length of the longest repetition that each id would extend; 0 for none."""
         rows, capacity = history.tokens.shape
         device = history.tokens.device
         longest = torch.zeros((rows, vocab + 1), dtype=torch.int32, device=device)
         if capacity == 1:
             return longest[:, :vocab]
         cap = min(self.max_match, capacity)
-        # Room on the left: the suffix that ends at any column has `cap` tokens, some of them no text.
-        tokens, real = pad(history.tokens, (cap - 1, 0)), pad(text, (cap - 1, 0), value=False)
-        newest = history.position - 1 + torch.arange(cap, device=device)  # of the whole text
+        # Padding on the left: the suffix that ends at any column has `cap` tokens, some of them uncounted.
+        tokens, valid = pad(history.tokens, (cap - 1, 0)), pad(counted, (cap - 1, 0), value=False)
+        newest = history.position - 1 + torch.arange(cap, device=device)  # the suffix of the whole row
         suffix = tokens.index_select(1, newest)
         breakers = device_ids(read_ids("DRY", self.breakers), device)
-        unbroken = real.index_select(1, newest) & ~(suffix[..., None] == breakers).any(-1)
+        unbroken = valid.index_select(1, newest) & ~(suffix[..., None] == breakers).any(-1)
         # [rows capacity-1 cap]: the suffix of every column that has a token after it
         same = tokens[:, :-1].unfold(1, cap, 1) == suffix[:, None]
-        same = same & real[:, :-1].unfold(1, cap, 1) & unbroken[:, None]
+        same = same & valid[:, :-1].unfold(1, cap, 1) & unbroken[:, None]
         # Counted from the end: the nearest difference is where the repetition begins.
         distance = torch.arange(cap - 1, -1, -1, dtype=torch.int32, device=device)
         lengths = torch.where(same, cap, distance).amin(-1)
-        # The token after it; a spare last id takes what does not count.
+        # The token after it; a spare last id takes the uncounted columns.
         following = history.tokens[:, 1:]
-        ids = torch.where(text[:, 1:] & (following < vocab), following, vocab)
+        ids = torch.where(counted[:, 1:] & (following < vocab), following, vocab)
         longest = longest.scatter_reduce(1, ids, lengths, "amax")
         return longest.index_fill(1, breakers.clamp(max=vocab), 0)[:, :vocab]
-
-
-def _is_length(value: object) -> bool:
-    return is_count(value, 1)
-
-
-def _is_finite(value: object, least: float) -> bool:
-    return is_finite(value) and value >= least

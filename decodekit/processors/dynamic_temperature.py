@@ -5,13 +5,13 @@ from itertools import cycle, islice
 from typing import Any, final
 
 import torch
-from jaxtyping import Float32
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import is_positive
-from decodekit.processors._shared.parameters import EachPrompt, PerPrompt, for_rows, per_prompt
-from decodekit.processors.base import StatelessProcessor
+from decodekit.core.validation import POSITIVE
+from decodekit.processors._shared.parameters import PerPrompt, PromptValues, for_rows, set_per_prompt
+from decodekit.processors.base import Scores, StatelessProcessor
 
 
 @final
@@ -21,16 +21,15 @@ class DynamicTemperature(StatelessProcessor):
 
     $$T = \text{low} + (\text{high} - \text{low}) \left(\frac{H}{H_{\max}}\right)^{\text{exponent}}$$
 
-    $H = -\sum_v P(v) \ln P(v)$ is the entropy, $H_{\max}$ the logarithm of the number of tokens that are
-    not banned, so that truncation before it counts. With one token left T is `low`. Does not change the
-    argmax.
+    $H = -\sum_v P(v) \ln P(v)$ is the entropy, $H_{\max}$ the logarithm of the number of allowed tokens, so
+    that truncation before it counts. With one token allowed T is `low`. Does not change the argmax.
 
     Args:
-        low: Temperature at no entropy, above 0; one number, or one for each prompt. Usual values: 0.3-1.
-        high: Temperature at the greatest entropy, at least `low`; one number, or one for each prompt.
-            Usual values: 1-2.
-        exponent: Above 0; one number, or one for each prompt. Above 1 keeps T near `low` until the model
-            is quite unsure.
+        low: Temperature at no entropy, above 0; one number, or one per prompt. Usual values: 0.3-1.
+        high: Temperature at the greatest entropy, at least `low`; one number, or one per prompt. Usual
+            values: 1-2.
+        exponent: Above 0; one number, or one per prompt. Above 1 keeps T near `low` until the model is
+            quite unsure.
 
     Raises:
         ValueError: If one of them is not a finite number above 0, or `low` is above `high`.
@@ -54,30 +53,21 @@ class DynamicTemperature(StatelessProcessor):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        for name in ("low", "high", "exponent"):
-            kept = per_prompt(
-                "DynamicTemperature",
-                name,
-                getattr(self, name),
-                is_positive,
-                "a finite number above 0",
-            )
-            object.__setattr__(self, name, kept)  # a frozen field
+        set_per_prompt(self, low=POSITIVE, high=POSITIVE, exponent=POSITIVE)
         lows, highs = (
-            list[Any](value if isinstance(value, EachPrompt) else [value]) for value in (self.low, self.high)
+            list[Any](value if isinstance(value, PromptValues) else [value])
+            for value in (self.low, self.high)
         )
         for low, high in islice(zip(cycle(lows), cycle(highs), strict=False), max(len(lows), len(highs))):
             if low > high:
                 raise ValueError(f"DynamicTemperature: low must be at most high, got {low!r} and {high!r}.")
 
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
-        """The scores over the temperature of their row."""
+    @override
+    def process(self, history: History, scores: Scores) -> Scores:
         low, high, exponent = (for_rows(v, history, scores) for v in (self.low, self.high, self.exponent))
         entropy = torch.special.entr(scores.softmax(-1)).sum(-1, keepdim=True)
-        greatest = (scores > -torch.inf).sum(-1, keepdim=True).log()
-        # One token left, or none, is 0 / 0: no entropy. Sums round to a little more than the greatest.
-        share = (entropy / greatest).nan_to_num(0.0).clamp(max=1)
-        temperature: Tensor = low + (high - low) * share**exponent
+        max_entropy = (scores > -torch.inf).sum(-1, keepdim=True).log()
+        # With at most one token allowed it is 0 / 0: no entropy. Sums may round above the maximum.
+        ratio = (entropy / max_entropy).nan_to_num(0.0).clamp(max=1)
+        temperature: Tensor = low + (high - low) * ratio**exponent
         return scores / temperature

@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float32, Int64
-from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import is_count
+from decodekit.core.validation import at_least, check_fields, set_fields
 from decodekit.processors._shared.sources import SourceIds, check_source, read_source, source_of
-from decodekit.processors.base import LogitsProcessor, put
+from decodekit.processors.base import Column, LogitsProcessor, Scores, put
 
 
 @final
@@ -18,13 +17,13 @@ from decodekit.processors.base import LogitsProcessor, put
 class EncoderNoRepeatNGram(LogitsProcessor):
     """Bans every token that would complete an n-gram of the source.
 
-    So nothing of the source is copied that is n tokens long. Padding of the source does not count.
+    So the output copies no n tokens in a row from the source. Padding of the source does not count.
 
     Args:
         n: Length of the n-grams in tokens, at least 1; 1 bans every token of the source. Usual values:
             2-4.
-        source: The ids not to copy, for all prompts, or a list of them, one for each prompt. None: what
-            the encoder has read, and for decoder-only models the prompt.
+        source: The ids not to copy, for all prompts, or a list of them, one per prompt. None: the
+            encoder's input, and for decoder-only models the prompt.
 
     Raises:
         ValueError: If `n` is not an integer of at least 1, or `source` holds anything but integers of at
@@ -37,11 +36,11 @@ class EncoderNoRepeatNGram(LogitsProcessor):
         [[[0, 0, 0]]]
 
     Source:
-        As `NoRepeatNGram`, with the n-grams of another text.
+        As `NoRepeatNGram`, with the n-grams of the source.
 
     Hugging Face:
         `EncoderNoRepeatNGramLogitsProcessor(n, encoder_input_ids)`, bit for bit without padding, which
-        theirs takes for text. `generate` passes the encoder's ids, or the prompt.
+        theirs takes for tokens. `generate` passes the encoder's ids, or the prompt.
     """
 
     n: int
@@ -50,33 +49,27 @@ class EncoderNoRepeatNGram(LogitsProcessor):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        if not is_count(self.n, 1):
-            raise ValueError(f"EncoderNoRepeatNGram: n must be an integer of at least 1, got {self.n!r}.")
-        object.__setattr__(self, "source", read_source("EncoderNoRepeatNGram", self.source))  # a frozen field
+        check_fields(self, n=at_least(1))
+        set_fields(self, source=read_source("EncoderNoRepeatNGram", self.source))
 
-    def init(self, history: History) -> Int64[Tensor, ""]:
-        """The prompt's length in columns."""
+    @override
+    def init(self, history: History) -> Column:
         check_source("EncoderNoRepeatNGram", self.source, history)  # type: ignore[arg-type]
-        return history.position.clone()
+        return history.position.clone()  # the prompt's length in columns
 
-    def apply(
-        self,
-        history: History,
-        scores: Float32[Tensor, "rows vocab"],
-        memory: Int64[Tensor, ""],
-    ) -> tuple[Float32[Tensor, "rows vocab"], Int64[Tensor, ""]]:
-        """The scores, with minus infinity where an n-gram of the source would come."""
+    @override
+    def apply(self, history: History, scores: Scores, memory: Column) -> tuple[Scores, Column]:
         tokens, valid = source_of(self.source, history, memory)  # type: ignore[arg-type]
         capacity = history.tokens.shape[1]
         if self.n > tokens.shape[1] or self.n > capacity + 1:
             return scores, memory
-        # The last n - 1 tokens; a row may have fewer, and then completes nothing.
+        # The last n - 1 tokens; a row that has fewer completes no n-gram.
         columns = history.position + torch.arange(1 - self.n, 0, device=scores.device)
         suffix = columns.clamp(0, capacity - 1)
         enough = (history.valid.index_select(1, suffix) & (columns >= 0)).all(-1)
         # [rows windows n]: every n-gram of the source
         windows = tokens.unfold(1, self.n, 1)
-        real = valid.unfold(1, self.n, 1).all(-1)
+        unpadded = valid.unfold(1, self.n, 1).all(-1)
         same = windows[..., :-1] == history.tokens.index_select(1, suffix)[:, None]
-        copied = same.all(-1) & real & enough[:, None]
+        copied = same.all(-1) & unpadded & enough[:, None]
         return put(scores, windows[..., -1], copied, -torch.inf), memory

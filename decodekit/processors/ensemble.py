@@ -6,39 +6,42 @@ from dataclasses import dataclass
 from typing import Literal, final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import is_finite
+from decodekit.core.validation import NON_NEGATIVE, set_fields
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import Model
-from decodekit.processors._shared.log_probs import keep_banned, weighted
-from decodekit.processors._shared.parameters import EachPrompt, PerPrompt, each, for_rows, largest, per_prompt
-from decodekit.processors._shared.second_model import (
-    SecondModelState,
-    advance_second_model,
-    check_model,
-    start_second_model,
+from decodekit.processors._shared.log_probs import keep_banned, weigh
+from decodekit.processors._shared.parameters import (
+    PerPrompt,
+    PromptValues,
+    for_rows,
+    largest,
+    map_per_prompt,
+    per_prompt,
 )
-from decodekit.processors.base import LogitsProcessor
+from decodekit.processors._shared.second_model import SecondModelState, check_model
+from decodekit.processors.base import LogitsProcessor, Scores
+
+_WEIGHT = NON_NEGATIVE._replace(words="finite numbers of at least 0")
 
 
 @final
 @dataclass(frozen=True)
 class Ensemble(LogitsProcessor):
-    r"""Decodes with the average of several models: the run's own, and others.
+    r"""Averages the distributions of several models, the run's own among them.
 
-    $\log \sum_i w_i P_i(v)$, or with `average="log_prob"` $\sum_i w_i \log P_i(v)$, the logarithm of
-    the weighted geometric mean, in which every model has a veto. Where nothing was banned before, the
-    first are log-probabilities; the second are not normalized. What was banned, or is impossible for
-    the run's own model, stays so. All caches follow their beams.
-    Not capturable: the host runs the other models' sessions.
+    $\log \sum_i w_i P_i(v)$, or with `average="log_prob"` $\sum_i w_i \log P_i(v)$, the logarithm of the
+    weighted geometric mean, in which every model has a veto. If nothing was banned before, the first are
+    log-probabilities; the second are not normalized. Tokens that were banned, or are impossible for the run's
+    own model, stay banned. All caches follow their beams. Not capturable: the host runs the other models'
+    sessions.
 
     Args:
-        models: The others, one or several, with the same vocabulary; they read the same prompts.
-        weights: $w_i$, of the run's own model first and then of each other, at least 0 and not all
-            0; divided by their sum. Each may be one number, or one for each prompt. None: all alike.
+        models: The other models, one or several, with the same vocabulary; they read the same prompts.
+        weights: $w_i$, first for the run's own model and then for each other, at least 0 and not all 0;
+            divided by their sum. Each is one number, or one per prompt. None: all equal.
         average: Of probabilities or of log-probabilities.
 
     Raises:
@@ -64,8 +67,7 @@ class Ensemble(LogitsProcessor):
     weights: Sequence[PerPrompt] | None = None
     average: Literal["prob", "log_prob"] = "prob"
 
-    # A session of another model is run by the host.
-    capturable = False
+    capturable = False  # the host runs the other models' sessions
     batch_independent = True
 
     def __post_init__(self) -> None:
@@ -82,74 +84,57 @@ class Ensemble(LogitsProcessor):
                 f"Ensemble: there must be a weight for the run's own model and one for each other, "
                 f"{len(models) + 1} together, got {len(weights)}."
             )
-        object.__setattr__(self, "models", models)  # a frozen field
-        object.__setattr__(self, "weights", _shares(weights))
+        set_fields(self, models=models, weights=_normalize(weights))
 
+    @override
     def init(self, history: History) -> tuple[SecondModelState, ...]:
-        """Every other model, after the prompts."""
         batch = history.batch
         for weight in self._weights:
-            if isinstance(weight, EachPrompt) and len(weight) != batch:
+            if isinstance(weight, PromptValues) and len(weight) != batch:
                 raise DecodekitError(
                     f"Ensemble: a weight must be one number, or one for each prompt, got {len(weight)} for "
                     f"{batch} prompts."
                 )
-        return tuple(start_second_model("Ensemble", model, history) for model in self._models)
+        models: tuple[Model, ...] = self.models  # type: ignore[assignment]  # set by __post_init__
+        return tuple(SecondModelState.start("Ensemble", model, history) for model in models)
 
+    @override
     def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: tuple[SecondModelState, ...]
-    ) -> tuple[Float32[Tensor, "rows vocab"], tuple[SecondModelState, ...]]:
-        """The averaged log-probabilities."""
-        read = [advance_second_model("Ensemble", reading, history, scores) for reading in memory]
-        log_probs = [scores.log_softmax(-1), *(logits.log_softmax(-1) for logits, _ in read)]
+        self, history: History, scores: Scores, memory: tuple[SecondModelState, ...]
+    ) -> tuple[Scores, tuple[SecondModelState, ...]]:
+        outputs = [state.advance("Ensemble", history, scores) for state in memory]
+        log_probs = [scores.log_softmax(-1), *(logits.log_softmax(-1) for logits, _ in outputs)]
         if self.average == "prob":
-            shares = [for_rows(each(_log, weight), history, scores) for weight in self._weights]
-            terms = [own + share for own, share in zip(log_probs, shares, strict=True)]
+            weights = [for_rows(map_per_prompt(_log, weight), history, scores) for weight in self._weights]
+            terms = [weight + model for weight, model in zip(weights, log_probs, strict=True)]
             mean = torch.stack(terms).logsumexp(0)
         else:
-            shares = [for_rows(weight, history, scores) for weight in self._weights]
-            terms = [weighted(share, own) for own, share in zip(log_probs, shares, strict=True)]
-            mean = torch.stack(terms).sum(0)
-        return keep_banned(mean, scores), tuple(reading for _, reading in read)
-
-    @property
-    def _models(self) -> tuple[Model, ...]:
-        return self.models  # type: ignore[return-value]  # as __post_init__ left it
+            weights = [for_rows(weight, history, scores) for weight in self._weights]
+            mean = torch.stack(list(map(weigh, weights, log_probs))).sum(0)
+        return keep_banned(mean, scores), tuple(state for _, state in outputs)
 
     @property
     def _weights(self) -> tuple[PerPrompt, ...]:
-        return self.weights  # type: ignore[return-value]  # as __post_init__ left it
+        return self.weights  # type: ignore[return-value]  # set by __post_init__
 
 
-def _shares(weights: Sequence[PerPrompt]) -> tuple[PerPrompt, ...]:
-    """Every weight over the sum of all, prompt by prompt."""
-    kept = [
-        per_prompt(
-            "Ensemble",
-            "weights",
-            weight,
-            lambda value: is_finite(value) and value >= 0,
-            "finite numbers of at least 0",
-        )
-        for weight in weights
-    ]
-    batches = {len(weight) for weight in kept if isinstance(weight, EachPrompt)}
+def _normalize(weights: Sequence[PerPrompt]) -> tuple[PerPrompt, ...]:
+    """Divide every weight by the sum of all, prompt by prompt."""
+    checked = [per_prompt("Ensemble", "weights", weight, _WEIGHT) for weight in weights]
+    batches = {len(weight) for weight in checked if isinstance(weight, PromptValues)}
     if len(batches) > 1:
         raise ValueError(f"Ensemble: weights must be for equally many prompts, got {sorted(batches)}.")
     prompts = max(batches, default=1)
-    # [prompts models]
-    columns = [
-        weight if isinstance(weight, EachPrompt) else EachPrompt([largest(weight)] * prompts)
-        for weight in kept
-    ]
-    totals = [sum(row) for row in zip(*columns, strict=True)]
+    # [models prompts]
+    table = [w if isinstance(w, PromptValues) else PromptValues([largest(w)] * prompts) for w in checked]
+    totals = [sum(weights_of_prompt) for weights_of_prompt in zip(*table, strict=True)]
     if min(totals) == 0:
         raise ValueError("Ensemble: some weight must be above 0, got only zeros.")
-    shares = [
-        EachPrompt(weight / total for weight, total in zip(column, totals, strict=True)) for column in columns
+    normalized = [
+        PromptValues(weight / total for weight, total in zip(row, totals, strict=True)) for row in table
     ]
-    return tuple(shares) if batches else tuple(share[0] for share in shares)
+    return tuple(normalized) if batches else tuple(row[0] for row in normalized)
 
 
-def _log(share: float) -> float:
-    return math.log(share) if share else -math.inf
+def _log(weight: float) -> float:
+    return math.log(weight) if weight else -math.inf

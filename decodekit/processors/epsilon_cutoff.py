@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import is_count, is_number
-from decodekit.processors._shared.parameters import PerPrompt, for_rows, per_prompt
-from decodekit.processors.base import StatelessProcessor
+from decodekit.core.validation import OPEN_FRACTION, at_least, check_fields
+from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
+from decodekit.processors.base import Scores, StatelessProcessor
 
 
 @final
@@ -18,14 +17,12 @@ from decodekit.processors.base import StatelessProcessor
 class EpsilonCutoff(StatelessProcessor):
     r"""Bans every token whose probability is below epsilon.
 
-    Keeps $\{v : P(v) \ge \epsilon\}$, and the likeliest token whatever its probability. Does not
-    change the argmax.
+    Keeps $\{v : P(v) \ge \epsilon\}$, and always the likeliest token. Does not change the argmax.
 
     Args:
-        epsilon: Least probability, strictly between 0 and 1; one number, or one for each prompt.
+        epsilon: Smallest probability kept, strictly between 0 and 1; one number, or one per prompt.
             Usual values: 3e-4 to 9e-4.
-        min_tokens_to_keep: Keeps this many of the likeliest whatever `epsilon` says, and what is tied
-            with them.
+        min_tokens_to_keep: Always keeps this many of the likeliest tokens, and any tied with them.
 
     Raises:
         ValueError: If `epsilon` is not strictly between 0 and 1, or `min_tokens_to_keep` is not an
@@ -50,24 +47,11 @@ class EpsilonCutoff(StatelessProcessor):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        kept = per_prompt(
-            "EpsilonCutoff",
-            "epsilon",
-            self.epsilon,
-            lambda epsilon: is_number(epsilon) and 0 < epsilon < 1,
-            "strictly between 0 and 1",
-        )
-        if not is_count(self.min_tokens_to_keep, 1):
-            raise ValueError(
-                "EpsilonCutoff: min_tokens_to_keep must be an integer of at least 1, got "
-                f"{self.min_tokens_to_keep!r}."
-            )
-        object.__setattr__(self, "epsilon", kept)  # a frozen field
+        set_per_prompt(self, epsilon=OPEN_FRACTION)
+        check_fields(self, min_tokens_to_keep=at_least(1))
 
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
-        """The scores of the tokens that are likely enough, minus infinity elsewhere."""
+    @override
+    def process(self, history: History, scores: Scores) -> Scores:
         unlikely = scores.softmax(-1) < for_rows(self.epsilon, history, scores)
-        kept = scores.topk(min(self.min_tokens_to_keep, scores.shape[-1])).values[:, -1:]
-        return scores.masked_fill(unlikely & (scores < kept), -torch.inf)
+        floor = scores.topk(min(self.min_tokens_to_keep, scores.shape[-1])).values[:, -1:]
+        return scores.masked_fill(unlikely & (scores < floor), -torch.inf)

@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import is_count, is_number
-from decodekit.processors._shared.entropy import probs_and_entropy
-from decodekit.processors._shared.parameters import PerPrompt, for_rows, per_prompt
-from decodekit.processors.base import StatelessProcessor
+from decodekit.core.validation import OPEN_FRACTION, at_least, check_fields
+from decodekit.processors._shared.log_probs import probs_and_entropy
+from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
+from decodekit.processors.base import Scores, StatelessProcessor
 
 
 @final
@@ -20,14 +19,12 @@ class EtaCutoff(StatelessProcessor):
     r"""Bans every token whose probability is below a cutoff that falls where the model is unsure.
 
     Keeps $\{v : P(v) \ge \eta\}$ with $\eta = \min(\epsilon, \sqrt{\epsilon}\, e^{-H})$ and $H$ the
-    entropy of the next token in nats, and the likeliest token whatever its probability. Does not
-    change the argmax.
+    entropy of the next token in nats, and always the likeliest token. Does not change the argmax.
 
     Args:
-        epsilon: The cutoff where the model is sure, strictly between 0 and 1; one number, or one for
-            each prompt. Usual values: 3e-4 to 4e-3.
-        min_tokens_to_keep: Keeps this many of the likeliest whatever `epsilon` says, and what is tied
-            with them.
+        epsilon: The cutoff where the model is sure, strictly between 0 and 1; one number, or one per
+            prompt. Usual values: 3e-4 to 4e-3.
+        min_tokens_to_keep: Always keeps this many of the likeliest tokens, and any tied with them.
 
     Raises:
         ValueError: If `epsilon` is not strictly between 0 and 1, or `min_tokens_to_keep` is not an
@@ -53,28 +50,15 @@ class EtaCutoff(StatelessProcessor):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        kept = per_prompt(
-            "EtaCutoff",
-            "epsilon",
-            self.epsilon,
-            lambda epsilon: is_number(epsilon) and 0 < epsilon < 1,
-            "strictly between 0 and 1",
-        )
-        if not is_count(self.min_tokens_to_keep, 1):
-            raise ValueError(
-                "EtaCutoff: min_tokens_to_keep must be an integer of at least 1, got "
-                f"{self.min_tokens_to_keep!r}."
-            )
-        object.__setattr__(self, "epsilon", kept)  # a frozen field
+        set_per_prompt(self, epsilon=OPEN_FRACTION)
+        check_fields(self, min_tokens_to_keep=at_least(1))
 
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
-        """The scores of the tokens that are likely enough, minus infinity elsewhere."""
+    @override
+    def process(self, history: History, scores: Scores) -> Scores:
         probs, (_, entropy) = scores.softmax(-1), probs_and_entropy(scores)
-        # The root is torch's own, not the host's, which rounds better on some machines: ties fall as in
+        # Torch takes the root, not the host, which rounds better on some machines: ties fall as in
         # Hugging Face.
         epsilon = torch.zeros_like(entropy) + for_rows(self.epsilon, history, scores)
         unlikely = probs < torch.minimum(epsilon, epsilon.sqrt() * (-entropy).exp())
-        kept = scores.topk(min(self.min_tokens_to_keep, scores.shape[-1])).values[:, -1:]
-        return scores.masked_fill(unlikely & (scores < kept), -torch.inf)
+        floor = scores.topk(min(self.min_tokens_to_keep, scores.shape[-1])).values[:, -1:]
+        return scores.masked_fill(unlikely & (scores < floor), -torch.inf)

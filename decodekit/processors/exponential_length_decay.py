@@ -1,4 +1,4 @@
-"""An end that grows likelier."""
+"""An end that becomes likelier with every token."""
 
 import math
 from collections.abc import Iterable
@@ -7,40 +7,42 @@ from functools import lru_cache
 from typing import final
 
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import is_count, is_number, read_ids
+from decodekit.core.validation import Requirement, at_least, is_number, read_ids, set_fields
 from decodekit.processors._shared.parameters import (
-    EachPrompt,
     PerPrompt,
-    check_one_a_prompt,
+    PromptValues,
+    check_per_prompt,
     for_rows,
-    per_prompt,
+    set_per_prompt,
 )
-from decodekit.processors.base import LogitsProcessor, in_vocab
+from decodekit.processors.base import Column, LogitsProcessor, Scores, check_ids
 
-_MOST = torch.finfo(torch.float32).max
+_MAX = torch.finfo(torch.float32).max
+_FACTOR = Requirement(lambda value: is_number(value) and 0 < value < math.inf, "a finite number above 0")
 
 
 @final
 @dataclass(frozen=True)
 class ExponentialLengthDecay(LogitsProcessor):
-    r"""Makes the end ids likelier with every new token, exponentially, from some length on.
+    r"""Makes the end ids likelier with every new token, exponentially, after some length.
 
     $s'(e) = s(e) + |s(e)| \, (f^n - 1)$ for every end id $e$, with $n$ the new tokens past `start`; up to
     `start` nothing changes. Scores stay finite however large $f^n$ gets.
 
     Args:
-        start: New tokens after which it sets in, at least 0; one number, or one for each prompt.
-        factor: f, above 0; above 1 ends texts sooner, below 1 makes them go on; one number, or one for
-            each prompt. Usual values: 1.01-1.5.
-        end_ids: The ids to push up, one or several; `model.vocabulary.end_ids` are the model's own.
+        start: New tokens before the first change, at least 0; one number, or one per prompt.
+        factor: f, above 0; above 1 ends the output sooner, below 1 later; one number, or one per prompt.
+            Usual values: 1.01-1.5.
+        end_ids: The ids to make likelier, one or several; `model.vocabulary.end_ids` are the model's own.
 
     Raises:
         ValueError: If `start` is not an integer of at least 0, `factor` is not a finite number above 0,
-            or an id is not one; when applied, if an id is outside the vocabulary.
+            or an id is not an integer of at least 0; when applied, if an id is outside the vocabulary.
 
     Example:
         >>> model = dk.testing.MarkovModel([[0.5, 0.5], [0.2, 0.8]], end_ids=(0,))
@@ -49,9 +51,9 @@ class ExponentialLengthDecay(LogitsProcessor):
         [[[1, 1, 1, 0]]]
 
     Hugging Face:
-        `ExponentialDecayLengthPenalty((start, factor), end_ids, prompt_length)`, bit for bit; ours
-        remembers where the prompt ends by itself. Where the score overflows theirs is infinite, and
-        where `factor ** n` does it raises OverflowError; ours stays at the largest number there is.
+        `ExponentialDecayLengthPenalty((start, factor), end_ids, prompt_length)`, bit for bit; ours reads
+        the prompt's length from the run. Where the score overflows theirs is infinite, and where
+        `factor ** n` does it raises OverflowError; ours stays at the largest float32 number.
     """
 
     start: PerPrompt
@@ -61,61 +63,44 @@ class ExponentialLengthDecay(LogitsProcessor):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        who = "ExponentialLengthDecay"
-        start = per_prompt(
-            who, "start", self.start, lambda value: is_count(value, 0), "an integer of at least 0"
-        )
-        factor = per_prompt(
-            who,
-            "factor",
-            self.factor,
-            lambda value: is_number(value) and 0 < value < math.inf,
-            "a finite number above 0",
-        )
-        object.__setattr__(self, "start", start)  # frozen fields
-        object.__setattr__(self, "factor", factor)
-        object.__setattr__(self, "end_ids", read_ids(who, self.end_ids))
+        set_per_prompt(self, start=at_least(0), factor=_FACTOR)
+        set_fields(self, end_ids=read_ids("ExponentialLengthDecay", self.end_ids))
 
-    def init(self, history: History) -> Int64[Tensor, ""]:
-        """The prompt's length in columns."""
-        check_one_a_prompt(self, history)
-        return history.position.clone()
+    @override
+    def init(self, history: History) -> Column:
+        check_per_prompt(self, history)
+        return history.position.clone()  # the prompt's length in columns
 
-    def apply(
-        self,
-        history: History,
-        scores: Float32[Tensor, "rows vocab"],
-        memory: Int64[Tensor, ""],
-    ) -> tuple[Float32[Tensor, "rows vocab"], Int64[Tensor, ""]]:
-        """The scores, with those of end ids pushed up."""
-        ids = in_vocab("ExponentialLengthDecay", scores, read_ids("ExponentialLengthDecay", self.end_ids))
+    @override
+    def apply(self, history: History, scores: Scores, memory: Column) -> tuple[Scores, Column]:
+        ids = check_ids("ExponentialLengthDecay", scores, read_ids("ExponentialLengthDecay", self.end_ids))
         ends = scores.index_select(1, ids)
-        pushed = (ends + ends.abs() * self._growth(history, memory)).clamp(max=_MOST)
-        return scores.index_copy(1, ids, torch.where(ends.isfinite(), pushed, ends)), memory
+        raised = (ends + ends.abs() * self._growth(history, memory)).clamp(max=_MAX)
+        return scores.index_copy(1, ids, torch.where(ends.isfinite(), raised, ends)), memory
 
-    def _growth(self, history: History, prompt_length: Int64[Tensor, ""]) -> Float32[Tensor, "rows 1"]:
-        """What a score grows by for every row, as a part of itself."""
+    def _growth(self, history: History, prompt_length: Column) -> Float32[Tensor, "rows 1"]:
+        """Return the growth of a score per row, as a multiple of its absolute value."""
         rows, capacity = history.tokens.shape
         past = history.position - prompt_length - for_rows(self.start, history, history.tokens)
-        if isinstance(self.factor, EachPrompt):
+        if isinstance(self.factor, PromptValues):
             table = history.spread(_growth_table(self.factor, capacity, history.tokens.device))
         else:
-            one = EachPrompt((self.factor,))  # type: ignore[arg-type]
-            table = _growth_table(one, capacity, history.tokens.device).expand(rows, -1)
+            factor = PromptValues((self.factor,))  # type: ignore[arg-type]
+            table = _growth_table(factor, capacity, history.tokens.device).expand(rows, -1)
         return table.gather(1, past.clamp(0, capacity).expand(rows, 1))
 
 
 @lru_cache(maxsize=256)
-@torch.inference_mode(mode=False)  # it is kept, and may be used where gradients are taken
+@torch.inference_mode(mode=False)  # the table may later be used where gradients are computed
 def _growth_table(
-    factors: EachPrompt, steps: int, device: torch.device
-) -> Float32[Tensor, "factors steps_and_one"]:
-    # Made once, on the host: a device's own powers are rounded otherwise than Python's.
+    factors: PromptValues, steps: int, device: torch.device
+) -> Float32[Tensor, "factors powers"]:
+    # Computed once, on the host: the powers of a device are rounded differently from Python's.
     table = [[_growth_after(n, factor) for n in range(steps + 1)] for factor in factors]
     return torch.tensor(table, dtype=torch.float32, device=device)
 
 
 def _growth_after(n: int, factor: float) -> float:
-    # Python raises where a power overflows: compared before it is taken, with a little to spare.
-    overflows = n * math.log(factor) > math.log(_MOST) + 1
-    return _MOST if overflows else min(factor**n - 1, _MOST)
+    # Python raises if a power overflows: compared before it is computed, with a margin.
+    overflows = n * math.log(factor) > math.log(_MAX) + 1
+    return _MAX if overflows else min(factor**n - 1, _MAX)

@@ -1,23 +1,22 @@
-"""A first token that is given."""
+"""A forced first token."""
 
 from dataclasses import dataclass
 from typing import final
 
-from jaxtyping import Float32
-from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import is_count
-from decodekit.processors.base import StatelessProcessor, force
+from decodekit.core.validation import at_least, check_fields
+from decodekit.processors.base import Scores, StatelessProcessor, force
 
 
 @final
 @dataclass(frozen=True)
 class ForcedBOS(StatelessProcessor):
-    """Allows one token only, where the text so far is one token long.
+    """Allows one token only, where the sequence so far is one token long.
 
-    That is the first token that an encoder-decoder says after its start: the language to translate
-    into, for instance. It gets the score 0 and so adds nothing to a beam, even if it was banned before.
+    That is the first token that an encoder-decoder emits after its start: the language to translate into,
+    for instance. It gets the score 0 and so adds nothing to a beam, even if it was banned before.
 
     Args:
         bos_id: The token's id, below the vocabulary size.
@@ -35,7 +34,7 @@ class ForcedBOS(StatelessProcessor):
 
     Hugging Face:
         `ForcedBOSTokenLogitsProcessor(bos_id)`, bit for bit without padding. Theirs counts left padding;
-        ours counts every row's own tokens.
+        ours does not.
     """
 
     bos_id: int
@@ -43,12 +42,9 @@ class ForcedBOS(StatelessProcessor):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        if not is_count(self.bos_id, 0):
-            raise ValueError(f"ForcedBOS: bos_id must be an integer of at least 0, got {self.bos_id!r}.")
+        check_fields(self, bos_id=at_least(0))
 
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
-        """The scores; at the first token, 0 for it and minus infinity elsewhere."""
+    @override
+    def process(self, history: History, scores: Scores) -> Scores:
         at_start = history.valid.sum(-1, keepdim=True) == 1
         return force("ForcedBOS", scores, (self.bos_id,), at_start)

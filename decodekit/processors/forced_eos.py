@@ -1,16 +1,15 @@
-"""A last token that ends the text."""
+"""A forced last token."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import final
 
-from jaxtyping import Float32, Int64
-from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import is_count, read_ids
-from decodekit.processors._shared.parameters import PerPrompt, check_one_a_prompt, each, for_rows, per_prompt
-from decodekit.processors.base import LogitsProcessor, force
+from decodekit.core.validation import at_least, read_ids, set_fields
+from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, set_per_prompt
+from decodekit.processors.base import Column, LogitsProcessor, Scores, force
 
 
 @final
@@ -18,12 +17,12 @@ from decodekit.processors.base import LogitsProcessor, force
 class ForcedEOS(LogitsProcessor):
     """Allows the end ids only, at the last new token.
 
-    So every text ends with an end id. They get the score 0 and so add nothing to a beam, even if they
+    So every output ends with an end id. They get the score 0 and so add nothing to a beam, even if they
     were banned before.
 
     Args:
-        max_new_tokens: Which new token it is, counted from 1: the `max_new_tokens` of the run, or fewer;
-            one number, or one for each prompt.
+        max_new_tokens: Number of the last new token, counted from 1: the `max_new_tokens` of the run, or
+            fewer; one number, or one per prompt.
         end_ids: The ids to allow, one or several; `model.vocabulary.end_ids` are the model's own.
 
     Raises:
@@ -37,7 +36,7 @@ class ForcedEOS(LogitsProcessor):
 
     Hugging Face:
         `ForcedEOSTokenLogitsProcessor(max_length, end_ids)`, bit for bit, where `max_length` is the
-        prompt's length in columns plus `max_new_tokens`; ours remembers where the prompt ends by itself.
+        prompt's length in columns plus `max_new_tokens`; ours reads the prompt's length from the run.
     """
 
     max_new_tokens: PerPrompt
@@ -46,30 +45,18 @@ class ForcedEOS(LogitsProcessor):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        kept = per_prompt(
-            "ForcedEOS",
-            "max_new_tokens",
-            self.max_new_tokens,
-            lambda value: is_count(value, 1),
-            "an integer of at least 1",
-        )
-        object.__setattr__(self, "max_new_tokens", kept)  # frozen fields
-        object.__setattr__(self, "end_ids", read_ids("ForcedEOS", self.end_ids))
+        set_per_prompt(self, max_new_tokens=at_least(1))
+        set_fields(self, end_ids=read_ids("ForcedEOS", self.end_ids))
         if not self.end_ids:
             raise ValueError("ForcedEOS: end_ids must hold at least one id, got none.")
 
-    def init(self, history: History) -> Int64[Tensor, ""]:
-        """The prompt's length in columns."""
-        check_one_a_prompt(self, history)
-        return history.position.clone()
+    @override
+    def init(self, history: History) -> Column:
+        check_per_prompt(self, history)
+        return history.position.clone()  # the prompt's length in columns
 
-    def apply(
-        self,
-        history: History,
-        scores: Float32[Tensor, "rows vocab"],
-        memory: Int64[Tensor, ""],
-    ) -> tuple[Float32[Tensor, "rows vocab"], Int64[Tensor, ""]]:
-        """The scores; at the last new token, 0 for end ids and minus infinity elsewhere."""
-        before = each(lambda new_tokens: new_tokens - 1, self.max_new_tokens)
-        is_last = history.position - memory == for_rows(before, history, history.tokens)
+    @override
+    def apply(self, history: History, scores: Scores, memory: Column) -> tuple[Scores, Column]:
+        max_new_tokens = for_rows(self.max_new_tokens, history, history.tokens)
+        is_last = history.position - memory + 1 == max_new_tokens
         return force("ForcedEOS", scores, read_ids("ForcedEOS", self.end_ids), is_last), memory

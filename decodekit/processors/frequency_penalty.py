@@ -4,29 +4,28 @@ from dataclasses import KW_ONLY, dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float32, Int64
-from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import is_number
-from decodekit.processors._shared.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
-from decodekit.processors.base import LogitsProcessor
+from decodekit.core.validation import FINITE, FLAG, check_fields
+from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, set_per_prompt
+from decodekit.processors.base import Column, LogitsProcessor, Scores
 
-_LARGEST = torch.finfo(torch.float32).max
+_MAX = torch.finfo(torch.float32).max
 
 
 @final
 @dataclass(frozen=True)
 class FrequencyPenalty(LogitsProcessor):
-    r"""Makes every token that was generated less likely, the more the oftener it was.
+    r"""Makes every generated token less likely, in proportion to how often it was generated.
 
-    $s'(v) = s(v) - \text{penalty} \cdot c(v)$, where $c(v)$ is how often the token was generated.
+    $s'(v) = s(v) - \text{penalty} \cdot c(v)$, where $c(v)$ counts the token among the generated ones.
 
     Args:
         penalty: In units of the scores; 0 changes nothing, above 0 discourages repetition, below 0
-            encourages it; one number, or one for each prompt. Usual values: 0.1-1; the OpenAI API
-            takes -2 to 2.
-        prompt: Whether tokens of the prompt count too.
+            encourages it; one number, or one per prompt. Usual values: 0.1-1; the OpenAI API takes -2
+            to 2.
+        prompt: True to count the prompt's tokens too.
 
     Raises:
         ValueError: If `penalty` is not a finite float32 number, or `prompt` is not True or False.
@@ -50,33 +49,24 @@ class FrequencyPenalty(LogitsProcessor):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        kept = per_prompt(
-            "FrequencyPenalty",
-            "penalty",
-            self.penalty,
-            lambda penalty: is_number(penalty) and abs(penalty) <= _LARGEST,
-            "a finite float32 number",
-        )
-        if type(self.prompt) is not bool:
-            raise ValueError(f"FrequencyPenalty: prompt must be True or False, got {self.prompt!r}.")
-        object.__setattr__(self, "penalty", kept)  # a frozen field
+        set_per_prompt(self, penalty=FINITE._replace(words="a finite float32 number"))
+        check_fields(self, prompt=FLAG)
 
-    def init(self, history: History) -> Int64[Tensor, ""]:
-        """The first column that counts."""
-        check_one_a_prompt(self, history)
+    @override
+    def init(self, history: History) -> Column:
+        check_per_prompt(self, history)
+        # The first column that counts.
         return torch.zeros_like(history.position) if self.prompt else history.position.clone()
 
-    def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: Int64[Tensor, ""]
-    ) -> tuple[Float32[Tensor, "rows vocab"], Int64[Tensor, ""]]:
-        """The scores, less the penalty for each time a token was generated."""
+    @override
+    def apply(self, history: History, scores: Scores, memory: Column) -> tuple[Scores, Column]:
         rows, vocab = scores.shape
         columns = torch.arange(history.tokens.shape[1], device=scores.device)
         counted = history.valid & (columns >= memory) & (history.tokens < vocab)
-        # A spare last id takes what does not count, so that the shape does not depend on the data.
+        # A spare last id takes the other columns, so that the shape does not depend on the data.
         ids = torch.where(counted, history.tokens, vocab)
         counts = torch.zeros((rows, vocab + 1), dtype=scores.dtype, device=scores.device)
         counts = counts.scatter_add(1, ids, torch.ones_like(ids, dtype=scores.dtype))[:, :vocab]
         # The largest number stands in for infinity, which would make NaN of an infinite score.
-        penalties = (counts * for_rows(self.penalty, history, scores)).clamp(-_LARGEST, _LARGEST)
+        penalties = (counts * for_rows(self.penalty, history, scores)).clamp(-_MAX, _MAX)
         return scores - penalties, memory

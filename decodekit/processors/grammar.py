@@ -1,4 +1,4 @@
-"""Texts that a grammar accepts."""
+"""Output that a grammar accepts."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import read_ids
+from decodekit.core.validation import read_ids, set_fields
 from decodekit.core.vocabulary import Tokenizer, Vocabulary
 from decodekit.errors import DecodekitError
-from decodekit.processors.base import LogitsProcessor
+from decodekit.processors.base import LogitsProcessor, Scores
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -21,45 +22,33 @@ if TYPE_CHECKING:
 
 @final
 @dataclass(frozen=True)
-class Place:
-    """Where a text stands in the grammar.
+class MatcherState:
+    """The state of the grammar after the new tokens of a row."""
 
-    Attributes:
-        matcher: Has read the text; never made to read more, but copied for that. None: the grammar
-            does not begin with the text.
-        ended: Whether the text has said an end id.
-    """
-
-    matcher: "LLMatcher | None"
-    ended: bool = False
+    matcher: "LLMatcher | None"  # None: rejected. Rows may share it, so it is copied before it reads more.
+    ended: bool = False  # after an end id
 
 
-class Reading(NamedTuple):
-    """What every row has said, as matchers.
+class GrammarMemory(NamedTuple):
+    """The state of the grammar for every row."""
 
-    Attributes:
-        places: Where the rows stood at the last step.
-        rows: The place that each row continues: numbers that follow when rows are reordered.
-        position: The column up to which the places have read.
-    """
-
-    places: tuple[Place, ...]
-    rows: Int64[Tensor, " rows"]
-    position: int
+    states: tuple[MatcherState, ...]  # of the rows at the last step
+    rows: Int64[Tensor, " rows"]  # each row's index into them; reordered with the beams
+    position: int  # the history's at the last step
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Grammar(LogitsProcessor):
-    r"""Bans every token with which the new text is no beginning of one that a grammar accepts.
+    r"""Bans every token after which the output could not become one that a grammar accepts.
 
     Keeps $\{v : \exists w : y_{<t} v w \in L\}$ for the language L of a JSON schema, a regular expression
-    or a Lark grammar, read byte by byte, so that it does not matter how a text is cut into tokens. End ids
-    are allowed exactly where the text so far is in L, and nothing else is where it cannot go on. What the
-    prompt says is not read. A text that `max_new_tokens` cuts off is a beginning only.
+    or a Lark grammar, matched byte by byte, so that tokenization does not matter. End ids are allowed exactly
+    where the output so far is in L, and only they are where it cannot go on. The prompt is not matched. An
+    output that `max_new_tokens` cuts off is only the beginning of a string of L.
 
-    A matcher runs on the host for each row, and follows its row when beams are reordered: a fraction of a
-    millisecond a row and step.
+    A matcher per row runs on the host, a fraction of a millisecond per row and step, and follows its row when
+    beams are reordered.
 
     Needs the package llguidance: `pip install decodekit[grammar]`.
 
@@ -68,7 +57,7 @@ class Grammar(LogitsProcessor):
             `Grammar.json_schema` and `Grammar.lark` make it.
         tokenizer: A fast tokenizer of Hugging Face, or a `Vocabulary` that has one, such as
             `model.vocabulary`.
-        end_ids: The ids that end a text; None: the vocabulary's, or the tokenizer's own.
+        end_ids: The ids that end an output; None: the vocabulary's, or the tokenizer's own.
 
     Raises:
         ImportError: If llguidance is not installed.
@@ -94,7 +83,7 @@ class Grammar(LogitsProcessor):
     tokenizer: Tokenizer | Vocabulary = field(repr=False)
     _: KW_ONLY
     end_ids: int | Iterable[int] | None = None
-    start: Place = field(init=False, repr=False)
+    start: MatcherState = field(init=False, repr=False)
     size: int = field(init=False, repr=False)
 
     capturable = False  # its matchers run on the host
@@ -102,14 +91,12 @@ class Grammar(LogitsProcessor):
 
     def __post_init__(self) -> None:
         llguidance = _llguidance()
-        tokenizer, ends = _tokenizer_and_ends(self.tokenizer, self.end_ids)
-        read = _read_tokenizer(tokenizer, ends)
+        tokenizer, end_ids = _tokenizer_and_end_ids(self.tokenizer, self.end_ids)
+        read = _read_tokenizer(tokenizer, end_ids)
         matcher = llguidance.LLMatcher(read, self.grammar, log_level=0)
         if matcher.is_error():
             raise ValueError(f"Grammar: the grammar must be one that can be read: {matcher.get_error()}")
-        object.__setattr__(self, "end_ids", ends)  # frozen fields
-        object.__setattr__(self, "start", Place(matcher))
-        object.__setattr__(self, "size", read.vocab_size)
+        set_fields(self, end_ids=end_ids, start=MatcherState(matcher), size=read.vocab_size)
 
     @classmethod
     def json_schema(
@@ -120,139 +107,126 @@ class Grammar(LogitsProcessor):
         whitespace: bool = True,
         end_ids: int | Iterable[int] | None = None,
     ) -> "Grammar":
-        """JSON texts that a schema allows; `{}` allows any.
+        """JSON that a schema allows; `{}` allows any.
 
         Args:
             schema: As a mapping or as text.
             tokenizer: As in the constructor.
-            whitespace: Whether there may be whitespace between the parts, as much as the model likes: a
-                weak model may like nothing else, and never end.
+            whitespace: True to allow any amount of whitespace between the parts. A weak model may then emit
+                nothing but whitespace, and never end.
             end_ids: As in the constructor.
         """
         if not isinstance(schema, str | Mapping):
             raise TypeError(f"Grammar: a schema must be a mapping or text, got {schema!r:.80}.")
         given = schema if isinstance(schema, str) else dict(schema)
-        options = {"whitespace_flexible": whitespace}
         make = _llguidance().LLMatcher.grammar_from_json_schema
         try:
-            grammar = make(given, overrides=options)
+            grammar = make(given, overrides={"whitespace_flexible": whitespace})
         except (TypeError, ValueError) as error:
             raise ValueError(f"Grammar: the grammar must be one that can be read: {error}") from error
         return cls(grammar, tokenizer, end_ids=end_ids)
 
     @classmethod
     def regex(
-        cls,
-        pattern: str,
-        tokenizer: Tokenizer | Vocabulary,
-        *,
-        end_ids: int | Iterable[int] | None = None,
+        cls, pattern: str, tokenizer: Tokenizer | Vocabulary, *, end_ids: int | Iterable[int] | None = None
     ) -> "Grammar":
-        """Texts that a regular expression matches as a whole; the syntax is that of Rust's `regex`."""
+        """Text that a regular expression matches as a whole; the syntax is that of Rust's `regex`."""
         if not isinstance(pattern, str):
             raise TypeError(f"Grammar: a pattern must be text, got {pattern!r:.80}.")
         return cls(_llguidance().LLMatcher.grammar_from_regex(pattern), tokenizer, end_ids=end_ids)
 
     @classmethod
     def lark(
-        cls,
-        grammar: str,
-        tokenizer: Tokenizer | Vocabulary,
-        *,
-        end_ids: int | Iterable[int] | None = None,
+        cls, grammar: str, tokenizer: Tokenizer | Vocabulary, *, end_ids: int | Iterable[int] | None = None
     ) -> "Grammar":
-        """Texts that a context-free grammar in Lark's notation derives from `start`."""
+        """Text that a context-free grammar in Lark's notation derives from `start`."""
         if not isinstance(grammar, str):
             raise TypeError(f"Grammar: a grammar must be text, got {grammar!r:.80}.")
         return cls(_llguidance().LLMatcher.grammar_from_lark(grammar), tokenizer, end_ids=end_ids)
 
-    def init(self, history: History) -> Reading:
-        """Every row at the start of the grammar."""
+    @override
+    def init(self, history: History) -> GrammarMemory:
         rows = torch.arange(len(history.tokens), device=history.tokens.device)
-        return Reading((self.start,) * len(rows), rows, int(history.position))
+        return GrammarMemory((self.start,) * len(rows), rows, int(history.position))
 
-    def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: Reading
-    ) -> tuple[Float32[Tensor, "rows vocab"], Reading]:
-        """The scores of what the grammar goes on with, minus infinity elsewhere."""
-        places = [memory.places[row] for row in memory.rows.tolist()]
+    @override
+    def apply(self, history: History, scores: Scores, memory: GrammarMemory) -> tuple[Scores, GrammarMemory]:
+        states = [memory.states[row] for row in memory.rows.tolist()]
         position = int(history.position)
         if position > memory.position:
-            said = history.last().tolist()
-            places = [self._after(place, token) for place, token in zip(places, said, strict=True)]
-        # Rows that stand in the same place, as all do at first, are asked for once.
-        masks = {id(place): self._allowed(place, scores.shape[-1]) for place in places}
-        allowed = torch.stack([masks[id(place)] for place in places]).to(scores.device)
-        rows = torch.arange(len(places), device=history.tokens.device)
-        return scores.masked_fill(~allowed, -torch.inf), Reading(tuple(places), rows, position)
+            states = list(map(self._after, states, history.last().tolist()))
+        # Rows that share a state, as all do at first, share a mask.
+        masks = {id(state): self._allowed(state, scores.shape[-1]) for state in states}
+        allowed = torch.stack([masks[id(state)] for state in states]).to(scores.device)
+        rows = torch.arange(len(states), device=history.tokens.device)
+        return scores.masked_fill(~allowed, -torch.inf), GrammarMemory(tuple(states), rows, position)
 
-    def _after(self, place: Place, token: int) -> Place:
-        """The place one token further; what has ended stays ended, whatever pads it."""
-        if place.ended or place.matcher is None:
-            return place
-        if token in read_ids("Grammar", self.end_ids or ()):
-            return Place(place.matcher, ended=True) if place.matcher.is_accepting() else Place(None)
-        if token >= self.size or not place.matcher.validate_tokens([token]):
-            return Place(None)
-        matcher = place.matcher.deep_copy()
+    def _after(self, state: MatcherState, token: int) -> MatcherState:
+        """Return the state one token further; after an end id it stays the same."""
+        if state.ended or state.matcher is None:
+            return state
+        if token in self._end_ids:
+            is_accepted = state.matcher.is_accepting()
+            return MatcherState(state.matcher, ended=True) if is_accepted else MatcherState(None)
+        if token >= self.size or not state.matcher.validate_tokens([token]):
+            return MatcherState(None)
+        matcher = state.matcher.deep_copy()
         if not matcher.consume_token(token):
-            raise DecodekitError(
-                f"Grammar: the grammar must be within llguidance's limits: {matcher.get_error()}"
-            )
-        return Place(matcher)
+            raise _limit_error(matcher)
+        return MatcherState(matcher)
 
-    def _allowed(self, place: Place, vocab: int) -> Bool[Tensor, " vocab"]:
-        """The tokens that may come next, of as many as the model can say."""
+    def _allowed(self, state: MatcherState, vocab: int) -> Bool[Tensor, " vocab"]:
+        """Return True for every one of the model's tokens that is allowed next."""
         allowed = torch.zeros(vocab, dtype=torch.bool)
-        if place.matcher is None:
+        if state.matcher is None:
             return allowed
-        ends = list(read_ids("Grammar", self.end_ids or ()))
-        if max(ends) >= vocab:
+        if max(self._end_ids) >= vocab:
             raise DecodekitError(
-                f"Grammar: end ids must be below the {vocab} tokens that the model can say, got {max(ends)}."
+                f"Grammar: end ids must be below the vocabulary size {vocab}, got {max(self._end_ids)}."
             )
-        if not place.ended and not place.matcher.is_stopped():
-            # A bit a token; the model may have more tokens than the tokenizer, or fewer.
-            packed = np.frombuffer(place.matcher.compute_bitmask(), dtype=np.uint8)
+        if not state.ended and not state.matcher.is_stopped():
+            # One bit per token; the model may have more tokens than the tokenizer, or fewer.
+            packed = np.frombuffer(state.matcher.compute_bitmask(), dtype=np.uint8)
             bits = torch.from_numpy(np.unpackbits(packed, bitorder="little")[: min(self.size, vocab)])
             allowed[: len(bits)] = bits.bool()
-        if place.matcher.is_error():
-            raise DecodekitError(
-                f"Grammar: the grammar must be within llguidance's limits: {place.matcher.get_error()}"
-            )
-        allowed[ends] = place.ended or place.matcher.is_accepting()
+        if state.matcher.is_error():
+            raise _limit_error(state.matcher)
+        allowed[list(self._end_ids)] = state.ended or state.matcher.is_accepting()
         return allowed
+
+    @property
+    def _end_ids(self) -> tuple[int, ...]:
+        return self.end_ids  # type: ignore[return-value]  # set by __post_init__
 
 
 def _llguidance() -> Any:  # noqa: ANN401 - a module
     try:
         import llguidance  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise ImportError(
-            "Grammar: grammars need the package llguidance, which is not installed. "
-            "pip install decodekit[grammar]"
-        ) from error
+        raise ImportError("Grammar: llguidance must be installed. pip install decodekit[grammar]") from error
     return llguidance
 
 
-def _tokenizer_and_ends(
+def _limit_error(matcher: "LLMatcher") -> DecodekitError:
+    return DecodekitError(f"Grammar: the grammar must be within llguidance's limits: {matcher.get_error()}")
+
+
+def _tokenizer_and_end_ids(
     given: Tokenizer | Vocabulary, end_ids: int | Iterable[int] | None
 ) -> tuple[Any, tuple[int, ...]]:
-    """The tokenizer itself, and the ids that end a text."""
+    """Return the tokenizer itself, and the ids that end an output."""
     tokenizer = given.tokenizer if isinstance(given, Vocabulary) else given
     if end_ids is None:
-        own = getattr(tokenizer, "eos_token_id", None)
-        end_ids = given.end_ids if isinstance(given, Vocabulary) else () if own is None else own
-    ends = read_ids("Grammar", end_ids)
-    if not ends:
-        raise ValueError(
-            "Grammar: there must be at least one end id, for where the text is complete. Pass end_ids=..."
-        )
-    return tokenizer, ends
+        eos_id = getattr(tokenizer, "eos_token_id", None)
+        end_ids = given.end_ids if isinstance(given, Vocabulary) else () if eos_id is None else eos_id
+    read = read_ids("Grammar", end_ids)
+    if not read:
+        raise ValueError("Grammar: there must be at least one end id, got none. Pass end_ids=...")
+    return tokenizer, read
 
 
-def _read_tokenizer(tokenizer: Any, ends: tuple[int, ...]) -> "LLTokenizer":  # noqa: ANN401
-    """The tokenizer as llguidance wants it."""
+def _read_tokenizer(tokenizer: Any, end_ids: tuple[int, ...]) -> "LLTokenizer":  # noqa: ANN401
+    """Return the tokenizer in llguidance's form."""
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise TypeError(
             "Grammar: tokenizer must be a fast tokenizer of Hugging Face, or a vocabulary that has one, got "
@@ -261,6 +235,6 @@ def _read_tokenizer(tokenizer: Any, ends: tuple[int, ...]) -> "LLTokenizer":  # 
     from llguidance.hf import from_tokenizer  # noqa: PLC0415 - an extra
 
     try:
-        return from_tokenizer(tokenizer, eos_token=list(ends))
+        return from_tokenizer(tokenizer, eos_token=list(end_ids))
     except ValueError as error:
         raise ValueError(f"Grammar: tokenizer must be one that llguidance can read: {error}") from error

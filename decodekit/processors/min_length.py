@@ -1,28 +1,27 @@
-"""A least length of the text."""
+"""A minimum length of the sequence."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import final
 
-from jaxtyping import Float32
-from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import is_count, read_ids
-from decodekit.processors._shared.parameters import PerPrompt, for_rows, per_prompt
-from decodekit.processors.base import StatelessProcessor, ban
+from decodekit.core.validation import at_least, read_ids, set_fields
+from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
+from decodekit.processors.base import Scores, StatelessProcessor, ban
 
 
 @final
 @dataclass(frozen=True)
 class MinLength(StatelessProcessor):
-    """Bans the end ids while the whole text, prompt included, is too short.
+    """Bans the end ids while the whole sequence, prompt included, is too short.
 
-    Padding does not count: every row counts its own tokens. For new tokens alone use `MinNewTokens`.
+    Padding does not count. To count new tokens alone use `MinNewTokens`.
 
     Args:
-        min_length: Tokens of prompt and continuation together before an end id may come, at least 0;
-            one number, or one for each prompt.
+        min_length: Tokens of prompt and continuation together before an end id is allowed, at least 0;
+            one number, or one per prompt.
         end_ids: The ids to ban, one or several; `model.vocabulary.end_ids` are the model's own.
 
     Raises:
@@ -44,20 +43,11 @@ class MinLength(StatelessProcessor):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        kept = per_prompt(
-            "MinLength",
-            "min_length",
-            self.min_length,
-            lambda value: is_count(value, 0),
-            "an integer of at least 0",
-        )
-        object.__setattr__(self, "min_length", kept)  # frozen fields
-        object.__setattr__(self, "end_ids", read_ids("MinLength", self.end_ids))
+        set_per_prompt(self, min_length=at_least(0))
+        set_fields(self, end_ids=read_ids("MinLength", self.end_ids))
 
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
-        """The scores, without end ids where the text is too short."""
+    @override
+    def process(self, history: History, scores: Scores) -> Scores:
         lengths = history.valid.sum(-1, keepdim=True)
         too_short = lengths < for_rows(self.min_length, history, lengths)
         return ban("MinLength", scores, read_ids("MinLength", self.end_ids), too_short)

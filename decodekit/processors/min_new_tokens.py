@@ -1,38 +1,37 @@
-"""A least number of new tokens."""
+"""A minimum number of new tokens."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import final
 
-from jaxtyping import Float32, Int64
-from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import is_count, read_ids
-from decodekit.processors._shared.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
-from decodekit.processors.base import LogitsProcessor, ban
+from decodekit.core.validation import at_least, read_ids, set_fields
+from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, set_per_prompt
+from decodekit.processors.base import Column, LogitsProcessor, Scores, ban
 
 
 @final
 @dataclass(frozen=True)
 class MinNewTokens(LogitsProcessor):
-    """Bans the end ids until enough new tokens are there.
+    """Bans the end ids until there are enough new tokens.
 
     Args:
-        min_new_tokens: New tokens before an end id may come, at least 0; one number, or one for each
-            prompt.
+        min_new_tokens: New tokens before an end id is allowed, at least 0; one number, or one per prompt.
         end_ids: The ids to ban, one or several; `model.vocabulary.end_ids` are the model's own.
 
     Raises:
-        ValueError: If `min_new_tokens` is not an integer of at least 0, or an id is not one.
+        ValueError: If `min_new_tokens` is not an integer of at least 0, or an id is not one; when applied,
+            if an id is outside the vocabulary.
 
     Example:
         >>> MinNewTokens(5, end_ids=0)
         MinNewTokens(min_new_tokens=5, end_ids=(0,))
 
     Hugging Face:
-        `MinNewTokensLengthLogitsProcessor(prompt_length, min_new_tokens, end_ids)`; ours remembers
-        where the prompt ends by itself.
+        `MinNewTokensLengthLogitsProcessor(prompt_length, min_new_tokens, end_ids)`; ours
+        reads the prompt's length from the run.
     """
 
     min_new_tokens: PerPrompt
@@ -41,28 +40,16 @@ class MinNewTokens(LogitsProcessor):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        kept = per_prompt(
-            "MinNewTokens",
-            "min_new_tokens",
-            self.min_new_tokens,
-            lambda count: is_count(count, 0),
-            "an integer of at least 0",
-        )
-        object.__setattr__(self, "min_new_tokens", kept)  # a frozen field
-        object.__setattr__(self, "end_ids", read_ids("MinNewTokens", self.end_ids))  # a frozen field
+        set_per_prompt(self, min_new_tokens=at_least(0))
+        set_fields(self, end_ids=read_ids("MinNewTokens", self.end_ids))
 
-    def init(self, history: History) -> Int64[Tensor, ""]:
-        """The prompt's length in columns."""
-        check_one_a_prompt(self, history)
-        return history.position.clone()
+    @override
+    def init(self, history: History) -> Column:
+        check_per_prompt(self, history)
+        return history.position.clone()  # the prompt's length in columns
 
-    def apply(
-        self,
-        history: History,
-        scores: Float32[Tensor, "rows vocab"],
-        memory: Int64[Tensor, ""],
-    ) -> tuple[Float32[Tensor, "rows vocab"], Int64[Tensor, ""]]:
-        """The scores, without end ids while the text is too short."""
-        least = for_rows(self.min_new_tokens, history, history.tokens)
-        too_short = history.position - memory < least
+    @override
+    def apply(self, history: History, scores: Scores, memory: Column) -> tuple[Scores, Column]:
+        required = for_rows(self.min_new_tokens, history, history.tokens)
+        too_short = history.position - memory < required
         return ban("MinNewTokens", scores, read_ids("MinNewTokens", self.end_ids), too_short), memory

@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import is_count, is_number
-from decodekit.processors._shared.parameters import PerPrompt, for_rows, per_prompt
-from decodekit.processors.base import StatelessProcessor
+from decodekit.core.validation import POSITIVE_FRACTION, at_least, check_fields
+from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
+from decodekit.processors.base import Scores, StatelessProcessor
 
 
 @final
@@ -22,9 +21,9 @@ class MinP(StatelessProcessor):
     At least one token always survives. Does not change the argmax.
 
     Args:
-        p: Fraction of the largest probability, in (0, 1]; one number, or one for each prompt. Usual
-            values: 0.01-0.2.
-        min_tokens_to_keep: Keeps this many of the likeliest whatever `p` says.
+        p: Fraction of the largest probability, in (0, 1]; one number, or one per prompt. Usual values:
+            0.01-0.2.
+        min_tokens_to_keep: Always keeps this many of the likeliest tokens.
 
     Raises:
         ValueError: If `p` is outside (0, 1], or `min_tokens_to_keep` is not an integer of at least 1.
@@ -48,21 +47,15 @@ class MinP(StatelessProcessor):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        kept = per_prompt("MinP", "p", self.p, lambda p: is_number(p) and 0 < p <= 1, "in (0, 1]")
-        if not is_count(self.min_tokens_to_keep, 1):
-            raise ValueError(
-                f"MinP: min_tokens_to_keep must be an integer of at least 1, got {self.min_tokens_to_keep!r}."
-            )
-        object.__setattr__(self, "p", kept)  # a frozen field
+        set_per_prompt(self, p=POSITIVE_FRACTION)
+        check_fields(self, min_tokens_to_keep=at_least(1))
 
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
-        """The scores of the tokens that are likely enough, minus infinity elsewhere."""
+    @override
+    def process(self, history: History, scores: Scores) -> Scores:
         # Compared as probabilities, not as scores against log(p): ties round as in Hugging Face.
         probs = scores.softmax(-1)
         banned = probs < for_rows(self.p, history, scores) * probs.amax(-1, keepdim=True)
         if self.min_tokens_to_keep > 1:
-            kept = min(self.min_tokens_to_keep, scores.shape[-1])
-            banned = banned.scatter(1, probs.topk(kept).indices, torch.zeros_like(banned))
+            likeliest = probs.topk(min(self.min_tokens_to_keep, scores.shape[-1])).indices
+            banned = banned.scatter(1, likeliest, torch.zeros_like(banned))
         return scores.masked_fill(banned, -torch.inf)

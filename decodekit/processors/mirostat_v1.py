@@ -7,27 +7,28 @@ from typing import final
 import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import is_count
+from decodekit.core.validation import POSITIVE, at_least
 from decodekit.processors._shared import mirostat
 from decodekit.processors._shared.mirostat import MirostatMemory
 from decodekit.processors._shared.parameters import (
     PerPrompt,
-    check_one_a_prompt,
+    check_per_prompt,
     for_rows,
     largest,
-    per_prompt,
+    set_per_prompt,
 )
-from decodekit.processors.base import LogitsProcessor
+from decodekit.processors.base import LogitsProcessor, Scores
 
 
 @final
 @dataclass(frozen=True)
 class MirostatV1(LogitsProcessor):
-    r"""Keeps the k likeliest tokens, with k such that what is said has `tau` bits of surprise.
+    r"""Keeps the k likeliest tokens, with k such that emitted tokens have `tau` bits of surprise.
 
-    Takes the distribution for Zipf's, $p_i \propto i^{-s}$, and estimates s from its `m` likeliest tokens:
+    Models the distribution as Zipf's, $p_i \propto i^{-s}$, and estimates s from its `m` likeliest tokens:
     with $t_i = \ln\frac{i+1}{i}$ and $b_i = \ln\frac{p_i}{p_{i+1}}$,
 
     $$\hat s = \frac{\sum_{i=1}^{m-1} t_i b_i}{\sum_{i=1}^{m-1} t_i^2}, \qquad
@@ -35,19 +36,16 @@ class MirostatV1(LogitsProcessor):
     \hat\epsilon = \hat s - 1,$$
 
     where N is the size of the vocabulary, and keeps the best round(k) + 1 (and those tied with the last).
-    After a token x was said, $\mu \leftarrow \mu - \eta\,(-\log_2 P(x) - \tau)$, from $\mu = 2\tau$. P is
-    the distribution that mirostat is given, before it bans anything. Every row has its own $\mu$. Does
-    not change the argmax.
+    After each token x, $\mu \leftarrow \mu - \eta\,(-\log_2 P(x) - \tau)$, from $\mu = 2\tau$. P is the
+    distribution before mirostat bans anything. Every row has its own $\mu$. Does not change the argmax.
 
-    Not capturable: the memory holds a number for every token of the vocabulary, whose size is known only
-    at the first step.
+    Not capturable: the memory has one number per token of the vocabulary, whose size is known only at the
+    first step.
 
     Args:
-        tau: The surprise to aim at, in bits, above 0; one number, or one for each prompt. Usual values:
-            3-5.
-        eta: Learning rate, above 0; one number, or one for each prompt. Usual values: 0.1-1.
-        m: Tokens that s is estimated from, at least 2; one number, or one for each prompt. Banned ones do
-            not count.
+        tau: The target surprise in bits, above 0; one number, or one per prompt. Usual values: 3-5.
+        eta: Learning rate, above 0; one number, or one per prompt. Usual values: 0.1-1.
+        m: Tokens to estimate s from, at least 2; one number, or one per prompt. Banned ones do not count.
 
     Raises:
         ValueError: If `tau` or `eta` is not a finite number above 0, or `m` not an integer of at least 2.
@@ -58,12 +56,12 @@ class MirostatV1(LogitsProcessor):
         tensor([[5]])
 
     Source:
-        Basu et al., 2021, https://arxiv.org/abs/2007.14966, algorithm 1. Rounding, and the
-        one token more, are those of the authors' program, https://github.com/basusourya/mirostat, which
-        estimates s from 101 tokens.
+        Basu et al., 2021, https://arxiv.org/abs/2007.14966, algorithm 1. Rounding, and the one token more,
+        are those of the authors' program, https://github.com/basusourya/mirostat, which estimates s from
+        101 tokens.
 
     Hugging Face:
-        None. llama.cpp rounds k down, and measures the surprise of what was said after the truncation.
+        None. llama.cpp rounds k down, and measures the surprise of a token after the truncation.
     """
 
     tau: PerPrompt
@@ -75,31 +73,26 @@ class MirostatV1(LogitsProcessor):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        tau, eta = mirostat.read_rates("MirostatV1", self.tau, self.eta)
-        m = per_prompt(
-            "MirostatV1", "m", self.m, lambda value: is_count(value, 2), "an integer of at least 2"
-        )
-        for name, kept in (("tau", tau), ("eta", eta), ("m", m)):
-            object.__setattr__(self, name, kept)  # frozen fields
+        set_per_prompt(self, tau=POSITIVE, eta=POSITIVE, m=at_least(2))
 
+    @override
     def init(self, history: History) -> MirostatMemory:
-        """Twice the target for every row."""
-        check_one_a_prompt(self, history)
+        check_per_prompt(self, history)
         return mirostat.start(self.tau, history)
 
+    @override
     def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: MirostatMemory
-    ) -> tuple[Float32[Tensor, "rows vocab"], MirostatMemory]:
-        """The scores of the k best tokens, minus infinity elsewhere."""
+        self, history: History, scores: Scores, memory: MirostatMemory
+    ) -> tuple[Scores, MirostatMemory]:
         mu = mirostat.learn(memory, history, self.tau, self.eta)
         descending = scores.sort(dim=-1, descending=True).values
-        kth = descending.gather(1, self._kept(history, descending, mu) - 1)
-        return scores.masked_fill(scores < kth, -torch.inf), MirostatMemory(mu, mirostat.surprises(scores))
+        floor = descending.gather(1, self._tokens_to_keep(history, descending, mu) - 1)
+        return scores.masked_fill(scores < floor, -torch.inf), MirostatMemory(mu, mirostat.surprises(scores))
 
-    def _kept(
+    def _tokens_to_keep(
         self, history: History, descending: Float[Tensor, "rows vocab"], mu: Float32[Tensor, "rows 1"]
     ) -> Int64[Tensor, "rows 1"]:
-        """How many tokens every row keeps."""
+        """Return the number of tokens that every row keeps."""
         # In float64: k is exponential in s, and is rounded.
         top = descending[:, : int(largest(self.m))].double()
         ranks = torch.arange(1, top.shape[1], device=top.device)
@@ -114,5 +107,5 @@ class MirostatV1(LogitsProcessor):
         power = (exponent - 1) * log_vocab
         ratio = torch.where(power == 0, 1.0, power / -torch.expm1(-power)) / log_vocab
         k = ((ratio.log() + mu.double() * math.log(2)) / exponent).exp()
-        # No number where fewer than two tokens are allowed: there is nothing to cut.
+        # NaN where fewer than two tokens are allowed: there all are kept.
         return (k.round() + 1).nan_to_num(vocab).clamp(max=vocab).long()

@@ -4,32 +4,31 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
+from decodekit.core.validation import POSITIVE
 from decodekit.processors._shared import mirostat
 from decodekit.processors._shared.mirostat import MirostatMemory
-from decodekit.processors._shared.parameters import PerPrompt, check_one_a_prompt
-from decodekit.processors.base import LogitsProcessor
+from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, set_per_prompt
+from decodekit.processors.base import LogitsProcessor, Scores
 
 
 @final
 @dataclass(frozen=True)
 class MirostatV2(LogitsProcessor):
-    r"""Bans tokens of more than $\mu$ bits of surprise, and learns $\mu$ so that what is said has `tau`.
+    r"""Bans tokens of more than $\mu$ bits of surprise, and adapts $\mu$ so that emitted ones have `tau`.
 
-    Keeps $\{v : -\log_2 P(v) \le \mu\}$, at least the likeliest. After a token x was said,
-    $\mu \leftarrow \mu - \eta\,(-\log_2 P(x) - \tau)$, from $\mu = 2\tau$. P is the distribution that
-    mirostat is given, before it bans anything. Every row has its own $\mu$. Does not change the argmax.
+    Keeps $\{v : -\log_2 P(v) \le \mu\}$, at least the likeliest. After each token x,
+    $\mu \leftarrow \mu - \eta\,(-\log_2 P(x) - \tau)$, from $\mu = 2\tau$. P is the distribution before
+    mirostat bans anything. Every row has its own $\mu$. Does not change the argmax.
 
-    Not capturable: the memory holds a number for every token of the vocabulary, whose size is known only
-    at the first step.
+    Not capturable: the memory has one number per token of the vocabulary, whose size is known only at the
+    first step.
 
     Args:
-        tau: The surprise to aim at, in bits, above 0; one number, or one for each prompt. Usual values:
-            3-5.
-        eta: Learning rate, above 0; one number, or one for each prompt. Usual value: 0.1.
+        tau: The target surprise in bits, above 0; one number, or one per prompt. Usual values: 3-5.
+        eta: Learning rate, above 0; one number, or one per prompt. Usual value: 0.1.
 
     Raises:
         ValueError: If one of them is not a finite number above 0.
@@ -44,8 +43,8 @@ class MirostatV2(LogitsProcessor):
         https://github.com/ggml-org/llama.cpp, where it is called mirostat 2.0.
 
     Hugging Face:
-        None. llama.cpp and text-generation-webui measure the surprise of what was said after the
-        truncation; ours is before it, as in the authors' program of version 1.
+        None. llama.cpp and text-generation-webui measure the surprise of a token after the truncation;
+        ours is before it, as in the authors' program of version 1.
     """
 
     tau: PerPrompt
@@ -56,19 +55,17 @@ class MirostatV2(LogitsProcessor):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        tau, eta = mirostat.read_rates("MirostatV2", self.tau, self.eta)
-        object.__setattr__(self, "tau", tau)  # frozen fields
-        object.__setattr__(self, "eta", eta)
+        set_per_prompt(self, tau=POSITIVE, eta=POSITIVE)
 
+    @override
     def init(self, history: History) -> MirostatMemory:
-        """Twice the target for every row."""
-        check_one_a_prompt(self, history)
+        check_per_prompt(self, history)
         return mirostat.start(self.tau, history)
 
+    @override
     def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: MirostatMemory
-    ) -> tuple[Float32[Tensor, "rows vocab"], MirostatMemory]:
-        """The scores that are not too surprising, minus infinity elsewhere."""
+        self, history: History, scores: Scores, memory: MirostatMemory
+    ) -> tuple[Scores, MirostatMemory]:
         mu = mirostat.learn(memory, history, self.tau, self.eta)
         surprise = mirostat.surprises(scores)
         banned = (surprise > mu) & (scores < scores.amax(-1, keepdim=True))

@@ -4,22 +4,20 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import is_count
-from decodekit.processors.base import StatelessProcessor, put
+from decodekit.core.validation import at_least, check_fields
+from decodekit.processors.base import Scores, StatelessProcessor, put
 
 
 @final
 @dataclass(frozen=True)
 class NoRepeatNGram(StatelessProcessor):
-    """Bans every token that would complete an n-gram already in the text, prompt included.
+    """Bans every token that would complete an n-gram of the sequence a second time, prompt included.
 
     Args:
-        n: Length of the n-grams in tokens, at least 1; 1 bans every token that was said. Usual
-            values: 2-4.
+        n: Length of the n-grams in tokens, at least 1; 1 bans every token of the sequence. Usual values: 2-4.
 
     Raises:
         ValueError: If `n` is not an integer of at least 1.
@@ -32,8 +30,8 @@ class NoRepeatNGram(StatelessProcessor):
         Paulus, Xiong & Socher, 2018, https://arxiv.org/abs/1705.04304, section 2.5.
 
     Hugging Face:
-        `NoRepeatNGramLogitsProcessor(n)`, bit for bit without padding. Theirs takes left padding for
-        text, so that in a batch a prompt can be denied its own pad-like tokens; ours does not.
+        `NoRepeatNGramLogitsProcessor(n)`, bit for bit without padding. Theirs counts left padding, so that in
+        a batch a prompt can be denied pad ids of its own; ours does not.
     """
 
     n: int
@@ -41,20 +39,17 @@ class NoRepeatNGram(StatelessProcessor):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        if not is_count(self.n, 1):
-            raise ValueError(f"NoRepeatNGram: n must be an integer of at least 1, got {self.n!r}.")
+        check_fields(self, n=at_least(1))
 
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
-        """The scores, with minus infinity where an n-gram would come again."""
+    @override
+    def process(self, history: History, scores: Scores) -> Scores:
         if self.n > history.tokens.shape[1]:
             return scores
-        # The last n - 1 tokens. Where a row has fewer, it has no whole n-gram that they could equal.
+        # The last n - 1 tokens. A row with fewer has no whole n-gram that they could equal.
         suffix = (history.position + torch.arange(1 - self.n, 0, device=scores.device)).clamp(min=0)
         # [rows windows n]: every n-gram of the buffer
         windows = history.tokens.unfold(1, self.n, 1)
-        real = history.valid.unfold(1, self.n, 1).all(-1)
+        valid = history.valid.unfold(1, self.n, 1).all(-1)
         same = windows[..., :-1] == history.tokens.index_select(1, suffix)[:, None]
-        repeats = same.all(-1) & real
+        repeats = same.all(-1) & valid
         return put(scores, windows[..., -1], repeats, -torch.inf)

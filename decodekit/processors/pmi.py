@@ -1,53 +1,50 @@
-"""Decoding by pointwise mutual information where the model is unsure."""
+"""Decoding by pointwise mutual information with the source."""
 
 from dataclasses import dataclass, field
 from typing import Any, final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import is_finite
+from decodekit.core.validation import NON_NEGATIVE, set_fields
 from decodekit.models.protocols import Model
-from decodekit.processors._shared.log_probs import weighted
-from decodekit.processors._shared.parameters import PerPrompt, check_one_a_prompt, for_rows, per_prompt
+from decodekit.processors._shared.log_probs import weigh
+from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, set_per_prompt
 from decodekit.processors._shared.second_model import (
     SecondModelState,
-    advance_second_model,
     check_has_prompts,
     check_model,
     last_tokens,
     read_second_prompts,
-    start_second_model,
 )
-from decodekit.processors.base import LogitsProcessor
+from decodekit.processors.base import LogitsProcessor, Scores
 
 
 @final
 @dataclass(frozen=True)
 class PMI(LogitsProcessor):
-    r"""Where the model is unsure, takes off what is likely whatever the source.
+    r"""Where the model is unsure, subtracts the log-probabilities of a language model without the source.
 
-    $s'(v) = s(v) - \lambda \log P_{LM}(v \mid y_{<t})$ where the entropy of $P(\cdot \mid x, y_{<t})$
-    is at least $\tau$; elsewhere nothing changes. $\lambda = 1$ ranks tokens by the pointwise mutual
-    information of token and source. The scores are not normalized. What was banned stays banned. The
-    second model's cache follows its beams. Not capturable: the host runs the second model's session.
+    $s'(v) = s(v) - \lambda \log P_{LM}(v \mid y_{<t})$ where the entropy of $P(\cdot \mid x, y_{<t})$ is at
+    least $\tau$; elsewhere nothing changes. $\lambda = 1$ ranks tokens by the pointwise mutual information of
+    token and source. The scores are not normalized. Banned tokens stay banned. The second model's cache
+    follows its beams. Not capturable: the host runs the second model's session.
 
     Args:
         model: $P_{LM}$, a language model of the target, with the same vocabulary, or the run's own.
-        weight: $\lambda$, at least 0; one number, or one for each prompt. Usual values: 0.05-1.
-        threshold: $\tau$, nats, at least 0; one number, or one for each prompt. 0 is always. Usual
-            value for vocabularies of 50,000: 3.5.
-        prompts: What the second model begins with: one for each prompt or one for all, anything that
-            `decode` takes for prompts. None: each prompt's last token.
+        weight: $\lambda$, at least 0; one number, or one per prompt. Usual values: 0.05-1.
+        threshold: $\tau$, nats, at least 0; one number, or one per prompt. 0 always subtracts. Usual value
+            for vocabularies of 50,000: 3.5.
+        prompts: The second model's prompts: one per prompt or one for all, in any form that `decode` takes.
+            None: each prompt's last token.
 
     Raises:
-        ValueError: If `weight` or `threshold` is not a finite number of at least 0, or the second model
-            is an encoder-decoder and there are no `prompts`.
+        ValueError: If `weight` or `threshold` is not a finite number of at least 0, or the second model is an
+            encoder-decoder and there are no `prompts`.
         TypeError: If `model` is not a `Model`.
-        DecodekitError: In a run, if there are not as many `prompts` as prompts, or the models have
-            different vocabularies.
+        DecodekitError: In a run, if there are not as many `prompts` as prompts, or the models have different
+            vocabularies.
 
     Example:
         >>> model, lm = dk.testing.MarkovModel([[0.6, 0.4]] * 2), dk.testing.MarkovModel([[0.8, 0.2]] * 2)
@@ -66,37 +63,28 @@ class PMI(LogitsProcessor):
     threshold: PerPrompt
     prompts: Any = field(default=None, repr=False)
 
-    # A session of another model is run by the host.
-    capturable = False
+    capturable = False  # the host runs the second model's session
     batch_independent = True
 
     def __post_init__(self) -> None:
         check_model("PMI", "model", self.model)
-        for name in ("weight", "threshold"):
-            kept = per_prompt(
-                "PMI",
-                name,
-                getattr(self, name),
-                lambda value: is_finite(value) and value >= 0,
-                "a finite number of at least 0",
-            )
-            object.__setattr__(self, name, kept)  # a frozen field
+        set_per_prompt(self, weight=NON_NEGATIVE, threshold=NON_NEGATIVE)
         if self.prompts is not None:
-            object.__setattr__(self, "prompts", read_second_prompts("PMI", self.model, self.prompts))
+            set_fields(self, prompts=read_second_prompts("PMI", self.model, self.prompts))
         check_has_prompts("PMI", self.model, self.prompts)
 
+    @override
     def init(self, history: History) -> SecondModelState:
-        """The second model, after its prompts."""
-        check_one_a_prompt(self, history)
+        check_per_prompt(self, history)
         prompts = last_tokens(history) if self.prompts is None else self.prompts
-        return start_second_model("PMI", self.model, history, prompts)
+        return SecondModelState.start("PMI", self.model, history, prompts)
 
+    @override
     def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: SecondModelState
-    ) -> tuple[Float32[Tensor, "rows vocab"], SecondModelState]:
-        """The scores, less the language model's where the model is unsure."""
-        logits, memory = advance_second_model("PMI", memory, history, scores)
+        self, history: History, scores: Scores, memory: SecondModelState
+    ) -> tuple[Scores, SecondModelState]:
+        logits, memory = memory.advance("PMI", history, scores)
         weight, threshold = (for_rows(value, history, scores) for value in (self.weight, self.threshold))
         entropy = torch.special.entr(scores.softmax(-1)).sum(-1, keepdim=True)
-        informative = scores + weighted(-weight, logits.log_softmax(-1))
+        informative = scores + weigh(-weight, logits.log_softmax(-1))
         return torch.where(entropy >= threshold, informative, scores), memory

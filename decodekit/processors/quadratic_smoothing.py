@@ -4,32 +4,31 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import is_finite, is_positive
-from decodekit.processors._shared.parameters import PerPrompt, for_rows, per_prompt
-from decodekit.processors.base import StatelessProcessor
+from decodekit.core.validation import POSITIVE, Requirement, is_finite
+from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
+from decodekit.processors.base import Scores, StatelessProcessor
 
 
 @final
 @dataclass(frozen=True)
 class QuadraticSmoothing(StatelessProcessor):
-    r"""Brings the best tokens closer together and pushes the others further away.
+    r"""Moves the best tokens closer together and the rest further away.
 
     With the distance from the best score, $d(v) = s(v) - \max_u s(u) \le 0$, and the curve c,
 
     $$s'(v) = \max_u s(u) + \text{factor} \cdot \left(\tfrac{c - 1}{2}\, d(v)^3 - \tfrac{3 - c}{2}\,
     d(v)^2\right).$$
 
-    A curve of 1 is a parabola, one of 3 a cubic. The order of the tokens stays as it is for curves up to
-    3; above, tokens close to the best one overtake it.
+    A curve of 1 is a parabola, one of 3 a cubic. Curves up to 3 keep the order of the tokens; above, tokens
+    close to the best one overtake it.
 
     Args:
-        factor: Steepness, above 0; one number, or one for each prompt. Tokens nearer to the best one than
-            1 / factor come closer (with a curve of 1). Usual values: 0.1-0.5.
-        curve: At least 1; one number, or one for each prompt. Usual values: 1-3.
+        factor: Steepness, above 0; one number, or one per prompt. Tokens nearer to the best one than 1 /
+            factor come closer (with a curve of 1). Usual values: 0.1-0.5.
+        curve: At least 1; one number, or one per prompt. Usual values: 1-3.
 
     Raises:
         ValueError: If `factor` is not a finite number above 0, or `curve` not one of at least 1.
@@ -49,36 +48,19 @@ class QuadraticSmoothing(StatelessProcessor):
     factor: PerPrompt
     curve: PerPrompt = 1.0
 
-    # Not even for curves up to 3: close to the top the parabola is so flat that different scores round
-    # to the same number.
+    # Not even for curves up to 3: near the top the parabola is so flat that different scores round to one.
     argmax_invariant = False
     batch_independent = True
 
     def __post_init__(self) -> None:
-        factor = per_prompt(
-            "QuadraticSmoothing",
-            "factor",
-            self.factor,
-            is_positive,
-            "a finite number above 0",
-        )
-        curve = per_prompt(
-            "QuadraticSmoothing",
-            "curve",
-            self.curve,
-            lambda value: is_finite(value) and value >= 1,
-            "a finite number of at least 1",
-        )
-        object.__setattr__(self, "factor", factor)  # frozen fields
-        object.__setattr__(self, "curve", curve)
+        curve = Requirement(lambda value: is_finite(value) and value >= 1, "a finite number of at least 1")
+        set_per_prompt(self, factor=POSITIVE, curve=curve)
 
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
-        """The smoothed scores."""
+    @override
+    def process(self, history: History, scores: Scores) -> Scores:
         factor, curve = (for_rows(value, history, scores) for value in (self.factor, self.curve))
         top = scores.amax(-1, keepdim=True)
         below = scores - top
-        # The square stands outside: where it overflows, the sum of both terms could be no number.
+        # The square is outside the sum: where it overflows, the sum of both terms could be NaN.
         smoothed = top + factor * below.square() * ((curve - 1) / 2 * below - (3 - curve) / 2)
         return torch.where(scores.isfinite() & top.isfinite(), smoothed, scores)

@@ -4,32 +4,31 @@ from dataclasses import KW_ONLY, dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import is_count, is_positive
-from decodekit.processors._shared.parameters import PerPrompt, for_rows, per_prompt
-from decodekit.processors.base import StatelessProcessor, put
+from decodekit.core.validation import POSITIVE, at_least
+from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
+from decodekit.processors.base import Scores, StatelessProcessor, put
 
 
 @final
 @dataclass(frozen=True)
 class RepetitionPenalty(StatelessProcessor):
-    """Makes every token that already stands in the text less likely, prompt included.
+    """Makes every token of the sequence so far less likely, prompt included.
 
-    A positive score is divided by the penalty, a negative one multiplied by it; once, however often
-    the token occurs. Under beam search scores are log-probabilities, so it always multiplies.
+    Divides a positive score by the penalty and multiplies a negative one by it; once, however often the token
+    occurs. Under beam search scores are log-probabilities, so it always multiplies.
 
     Args:
-        penalty: Above 0; 1 changes nothing, above 1 discourages repetition, below 1 encourages it;
-            one number, or one for each prompt. Usual values: 1.05-1.3.
-        prompt_ignore_length: How many tokens at the beginning do not count, at least 0; one number, or
-            one for each prompt. The prompts' own lengths leave the prompts out.
+        penalty: Above 0; 1 changes nothing, above 1 discourages repetition, below 1 encourages it; one
+            number, or one per prompt. Usual values: 1.05-1.3.
+        prompt_ignore_length: Number of tokens at the beginning that do not count, at least 0; one number, or
+            one per prompt. The lengths of the prompts leave the prompts out.
 
     Raises:
-        ValueError: If `penalty` is not a finite number above 0, or `prompt_ignore_length` is not an
-            integer of at least 0.
+        ValueError: If `penalty` is not a finite number above 0, or `prompt_ignore_length` is not an integer
+            of at least 0.
 
     Example:
         >>> RepetitionPenalty(2.0)(torch.tensor([[0, 1]]), torch.tensor([[3.0, -3.0, 3.0]]))
@@ -39,9 +38,9 @@ class RepetitionPenalty(StatelessProcessor):
         Keskar et al., 2019, https://arxiv.org/abs/1909.05858, section 4.1.
 
     Hugging Face:
-        `RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=...)`, bit for bit. Left
-        padding does not count, as in `generate` of transformers 5; the class alone counts it, and so
-        did `generate` in 4. So `prompt_ignore_length` counts tokens here, and columns there.
+        `RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=...)`, bit for bit. Left padding does
+        not count, as in `generate` of transformers 5; the class alone counts it, as `generate` did in 4. So
+        `prompt_ignore_length` counts tokens here, and columns there.
     """
 
     penalty: PerPrompt
@@ -51,32 +50,15 @@ class RepetitionPenalty(StatelessProcessor):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        kept = per_prompt(
-            "RepetitionPenalty",
-            "penalty",
-            self.penalty,
-            is_positive,
-            "a finite number above 0",
-        )
-        ignored = per_prompt(
-            "RepetitionPenalty",
-            "prompt_ignore_length",
-            self.prompt_ignore_length,
-            lambda length: is_count(length, 0),
-            "an integer of at least 0",
-        )
-        for name, value in (("penalty", kept), ("prompt_ignore_length", ignored)):
-            object.__setattr__(self, name, value)  # a frozen field
+        set_per_prompt(self, penalty=POSITIVE, prompt_ignore_length=at_least(0))
 
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
-        """The scores, with those of tokens that were said pushed down."""
+    @override
+    def process(self, history: History, scores: Scores) -> Scores:
         counted = history.valid
         if self.prompt_ignore_length != 0:
             ignored = for_rows(self.prompt_ignore_length, history, history.tokens)
             counted = counted & (counted.cumsum(-1) > ignored)
-        said = scores.gather(1, torch.where(counted, history.tokens, 0).clamp(max=scores.shape[-1] - 1))
+        given = scores.gather(1, torch.where(counted, history.tokens, 0).clamp(max=scores.shape[-1] - 1))
         penalty = for_rows(self.penalty, history, scores)
-        pushed = torch.where(said < 0, said * penalty, said / penalty)
-        return put(scores, history.tokens, counted, pushed)
+        penalized = torch.where(given < 0, given * penalty, given / penalty)
+        return put(scores, history.tokens, counted, penalized)

@@ -1,32 +1,30 @@
-"""Scores that are numbers."""
+"""Replacement of NaN and infinite scores."""
 
 from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.processors.base import StatelessProcessor
-
-_MOST = torch.finfo(torch.float32).max
+from decodekit.core.validation import FLAG, MOST, check_fields
+from decodekit.processors.base import Scores, StatelessProcessor
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class SanitizeScores(StatelessProcessor):
-    """Turns scores that are not a number into 0, and infinite ones into the largest number there is.
+    """Replaces NaN by 0 and plus infinity by the largest float32 number.
 
-    For models whose arithmetic overflows, which `decode` otherwise refuses. It hides an error and does
-    not mend it: under beam search 0 is a log-probability, the largest possible.
+    For models whose arithmetic overflows, which `decode` otherwise refuses. It hides the error without
+    repairing it: under beam search 0 is the largest log-probability.
 
     Args:
-        unban: Turns minus infinity into the least number, too, so that a decoder with nothing else left
-            says what was banned. False keeps the bans, which harm nothing.
+        unban: True to replace minus infinity by the least float32 number, so that a decoder can emit banned
+            tokens if all are banned. False keeps the bans.
 
     Raises:
-        ValueError: If `unban` is neither True nor False.
+        ValueError: If `unban` is not True or False.
 
     Example:
         >>> scores = torch.tensor([[torch.nan, 1.0, torch.inf, -torch.inf]])
@@ -42,13 +40,12 @@ class SanitizeScores(StatelessProcessor):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.unban, bool):
-            raise ValueError(f"SanitizeScores: unban must be True or False, got {self.unban!r}.")  # noqa: TRY004
+        check_fields(self, unban=FLAG)
 
+    @override
     def process(
         self,
-        history: History,  # noqa: ARG002 - the contract's signature
-        scores: Float32[Tensor, "rows vocab"],
-    ) -> Float32[Tensor, "rows vocab"]:
-        """The scores as finite numbers, but for bans."""
-        return scores.nan_to_num(0.0, posinf=_MOST, neginf=-_MOST if self.unban else -torch.inf)
+        history: History,
+        scores: Scores,
+    ) -> Scores:
+        return scores.nan_to_num(0.0, posinf=MOST, neginf=-MOST if self.unban else -torch.inf)

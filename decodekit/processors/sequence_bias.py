@@ -1,37 +1,33 @@
-"""Likelier and less likely sequences."""
+"""Biases on sequences of tokens."""
 
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
 
-import torch
-from jaxtyping import Float32
-from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import is_number, read_ids
-from decodekit.processors._shared.sequences import Sequences
-from decodekit.processors.base import StatelessProcessor
-
-_MOST = torch.finfo(torch.float32).max
+from decodekit.core.validation import MOST, is_number, read_ids, set_fields
+from decodekit.processors._shared.biased_sequences import BiasedSequences
+from decodekit.processors.base import Scores, StatelessProcessor
 
 
 @final
 @dataclass(frozen=True)
 class SequenceBias(StatelessProcessor):
-    r"""Adds a bias to the score of every token that would complete one of some sequences.
+    r"""Adds a bias to the score of every token that would complete one of the given sequences.
 
-    $s'(v) = s(v) + \sum_{(w, b)} b$ over the sequences $w$ that end in $v$, where the text ends in the
-    rest of $w$. The bias comes with the last token only: the tokens before it are as likely as they were.
+    $s'(v) = s(v) + \sum_{(w, b)} b$ over the sequences $w$ that end in $v$, where the tokens so far end in
+    the rest of $w$. Only the last token of a sequence gets the bias.
 
     Args:
-        biases: A bias for each sequence, in nats, above 0 for likelier, minus infinity to ban: a mapping
-            from tuples of ids, or pairs of ids and bias. Usual values: -10 to 10.
+        biases: A bias for each sequence, in nats, above 0 for likelier, minus infinity to ban: a mapping from
+            tuples of ids, or pairs of ids and bias. Usual values: -10 to 10.
 
     Raises:
-        ValueError: If there is no sequence, one is empty or holds anything but integers of at least 0,
-            or a bias is not a number or plus infinity; when applied, if an id is outside the vocabulary.
+        ValueError: If there is no sequence, one is empty or holds anything but integers of at least 0, or a
+            bias is not a number or plus infinity; when applied, if an id is outside the vocabulary.
 
     Example:
         >>> biased = SequenceBias({(2,): 1.0, (5, 7, 0): -3.0, (7, 7, 0): 9.0})
@@ -39,13 +35,12 @@ class SequenceBias(StatelessProcessor):
         tensor([[-3.,  0.,  1.,  0.,  0.,  0.,  0.,  0.]])
 
     Hugging Face:
-        `SequenceBiasLogitsProcessor(biases)`, bit for bit without padding, which theirs takes for text.
-        Biases may be integers here. Where theirs adds minus infinity to plus infinity, which is not a
-        number, ours bans.
+        `SequenceBiasLogitsProcessor(biases)`, bit for bit without padding, which theirs counts. Biases may be
+        integers here. Where theirs adds minus infinity to plus infinity and gets NaN, ours bans.
     """
 
     biases: Mapping[tuple[int, ...], float] | Iterable[tuple[Iterable[int], float]]
-    _sequences: Sequences = field(init=False, repr=False, compare=False)
+    _sequences: BiasedSequences = field(init=False, repr=False, compare=False)
 
     batch_independent = True
 
@@ -53,17 +48,14 @@ class SequenceBias(StatelessProcessor):
         pairs = tuple(_read_pairs(self.biases))
         if not pairs:
             raise ValueError("SequenceBias: biases must hold at least one sequence, got none.")
-        object.__setattr__(self, "biases", pairs)  # frozen fields
-        object.__setattr__(self, "_sequences", Sequences.of("SequenceBias", pairs))
+        set_fields(self, biases=pairs, _sequences=BiasedSequences.of("SequenceBias", pairs))
 
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
-        """The scores, with the bias of what they would complete."""
+    @override
+    def process(self, history: History, scores: Scores) -> Scores:
         return self._sequences.add("SequenceBias", history, scores)
 
 
-def _read_pairs(given: Any) -> Iterable[tuple[tuple[int, ...], float]]:  # noqa: ANN401 - it may be anything
+def _read_pairs(given: Any) -> Iterable[tuple[tuple[int, ...], float]]:  # noqa: ANN401 - checked here
     pairs = given.items() if isinstance(given, Mapping) else given
     if not isinstance(pairs, Iterable) or isinstance(pairs, str):
         raise ValueError(  # noqa: TRY004 - a bad argument, like the others
@@ -76,7 +68,7 @@ def _read_pairs(given: Any) -> Iterable[tuple[tuple[int, ...], float]]:  # noqa:
             raise ValueError(
                 f"SequenceBias: biases must be pairs of ids and bias, got {pair!r:.80}."
             ) from error
-        if not (is_number(bias) and (bias == -math.inf or abs(bias) <= _MOST)):
+        if not (is_number(bias) and (bias == -math.inf or abs(bias) <= MOST)):
             raise ValueError(
                 f"SequenceBias: a bias must be a finite float32 or minus infinity, got {bias!r}."
             )

@@ -1,15 +1,14 @@
-"""Tokens that are never said."""
+"""Suppression of tokens at every step."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import final
 
-from jaxtyping import Float32
-from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import read_ids
-from decodekit.processors.base import StatelessProcessor, ban
+from decodekit.core.validation import read_ids, set_fields
+from decodekit.processors.base import Scores, StatelessProcessor, ban
 
 
 @final
@@ -21,8 +20,7 @@ class SuppressTokens(StatelessProcessor):
         tokens: Their ids, one or several, below the vocabulary size.
 
     Raises:
-        ValueError: If an id is not an integer of at least 0; when applied, if one is outside the
-            vocabulary.
+        ValueError: If an id is not an integer of at least 0; when applied, if one is outside the vocabulary.
 
     Example:
         >>> SuppressTokens([0, 2])(torch.tensor([[0]]), torch.zeros(1, 3))
@@ -37,12 +35,12 @@ class SuppressTokens(StatelessProcessor):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tokens", read_ids("SuppressTokens", self.tokens))  # a frozen field
+        set_fields(self, tokens=read_ids("SuppressTokens", self.tokens))
 
+    @override
     def process(
         self,
-        history: History,  # noqa: ARG002 - the contract's signature
-        scores: Float32[Tensor, "rows vocab"],
-    ) -> Float32[Tensor, "rows vocab"]:
-        """The scores, with minus infinity at the suppressed tokens."""
+        history: History,
+        scores: Scores,
+    ) -> Scores:
         return ban("SuppressTokens", scores, read_ids("SuppressTokens", self.tokens))

@@ -6,45 +6,45 @@ from functools import lru_cache
 from typing import final
 
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Int64
 from torch import Tensor
 from torch.nn.functional import pad
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import is_count
-from decodekit.processors.base import LogitsProcessor
+from decodekit.core.validation import FLAG, Requirement, at_least, check_fields, is_count, set_fields
+from decodekit.processors.base import Column, LogitsProcessor, Scores
 
 _MULTIPLIER = 6364136223846793005  # Knuth's, for a linear congruential generator of 64 bits
-_LARGEST_TABLE = 2**24
+_TABLE_SIZE = Requirement(lambda size: is_count(size, 1) and size <= 2**24, "an integer in [1, 2**24]")
 
 
 @final
 @dataclass(frozen=True)
 class SynthID(LogitsProcessor):
-    r"""Watermarks text by a tournament between tokens that a secret decides, one round for each key.
+    r"""Watermarks the output by a tournament between tokens, decided by secret keys, one round per key.
 
-    A hash of the last `ngram_len - 1` new tokens, the token v and a key gives each token in each round
-    l the number $g_l(v)$, 0 or 1. Round by round
+    A hash of the last `ngram_len - 1` new tokens, the token v and a key gives each token in each round l the
+    number $g_l(v)$, 0 or 1. Round by round
 
     $$P_l(v) = P_{l-1}(v) \left(1 + g_l(v) - \sum_u g_l(u) P_{l-1}(u)\right):$$
 
-    of two tokens drawn from the round before, the one with the larger g wins. Over all keys the
-    distribution is the model's own. Where the same context was there before, the scores stay as they are.
-    `SynthIDDetector` tells the text.
+    of two tokens drawn from the round before, the one with the larger g wins. Averaged over all keys the
+    distribution is the model's own. A context that occurred before leaves the scores as they are.
+    `SynthIDDetector` detects the watermark.
 
-    Put it last, after temperature and truncation. What a row has said decides everything, so that its
-    watermark follows it when beams are reordered.
+    Put it last, after temperature and truncation. A row's watermark depends on its own tokens only, and so
+    follows it when beams are reordered.
 
     Args:
-        keys: The secret: integers in [0, 2**63), one for each round. Take your own, all of them
-            different. Usual number: 20-30.
-        ngram_len: Tokens that one number depends on, the token itself among them, at least 2. Usual
-            value: 5.
-        context_history_size: How many of the last contexts to remember, at least 0.
+        keys: The secret: integers in [0, 2**63), one per round. Choose your own, all different. Usual number:
+            20-30.
+        ngram_len: Tokens that a number $g_l(v)$ depends on, v itself included, at least 2. Usual value: 5.
+        context_history_size: Number of recent contexts to remember, at least 0.
         sampling_table_seed: Seed of the table that turns hashes into numbers.
         sampling_table_size: Entries of the table, in [1, 2**24].
-        skip_first_ngram_calls: Leaves the first `ngram_len - 1` new tokens unmarked, whose contexts are
-            the same in every text.
+        skip_first_ngram_calls: True to leave the first `ngram_len - 1` new tokens unmarked, as their contexts
+            are alike in all outputs.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -58,9 +58,9 @@ class SynthID(LogitsProcessor):
         Dathathri et al., 2024, https://doi.org/10.1038/s41586-024-08025-4.
 
     Hugging Face:
-        `SynthIDTextWatermarkLogitsProcessor(ngram_len, keys, ..., device="cpu")`, bit for bit in
-        sampling, except that a banned token stays at minus infinity, where theirs gets the smallest
-        number. Under beam search theirs mixes up the contexts of beams; on a GPU it draws another table.
+        `SynthIDTextWatermarkLogitsProcessor(ngram_len, keys, ..., device="cpu")`, bit for bit in sampling,
+        except that a banned token stays at minus infinity, where theirs gets the least finite number. Under
+        beam search theirs mixes up the contexts of beams; on a GPU it draws another table.
     """
 
     keys: Iterable[int]
@@ -76,35 +76,21 @@ class SynthID(LogitsProcessor):
     def __post_init__(self) -> None:
         plain = self.keys.tolist() if isinstance(self.keys, Tensor) else self.keys
         keys = tuple(plain) if isinstance(plain, Iterable) else (plain,)
-        if not keys or not all(is_count(key, 0) and key < 2**63 for key in keys):
+        if not keys or not all(is_count(key, 0) for key in keys):
             raise ValueError(f"SynthID: keys must be one or more integers in [0, 2**63), got {self.keys!r}.")
-        for name, least in (("ngram_len", 2), ("context_history_size", 0), ("sampling_table_seed", 0)):
-            if not is_count(getattr(self, name), least):
-                raise ValueError(
-                    f"SynthID: {name} must be an integer of at least {least}, got {getattr(self, name)!r}."
-                )
-        if not (is_count(self.sampling_table_size, 1) and self.sampling_table_size <= _LARGEST_TABLE):
-            raise ValueError(
-                "SynthID: sampling_table_size must be an integer in [1, 2**24], got "
-                f"{self.sampling_table_size!r}."
-            )
-        if type(self.skip_first_ngram_calls) is not bool:
-            raise ValueError(
-                f"SynthID: skip_first_ngram_calls must be True or False, got {self.skip_first_ngram_calls!r}."
-            )
-        object.__setattr__(self, "keys", keys)  # a frozen field
+        check_fields(self, ngram_len=at_least(2), context_history_size=at_least(0))
+        check_fields(self, sampling_table_seed=at_least(0), sampling_table_size=_TABLE_SIZE)
+        check_fields(self, skip_first_ngram_calls=FLAG)
+        set_fields(self, keys=keys)
 
-    def init(self, history: History) -> Int64[Tensor, ""]:
-        """The column of the first new token."""
-        return history.position.clone()
+    @override
+    def init(self, history: History) -> Column:
+        return history.position.clone()  # the first new column
 
-    def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: Int64[Tensor, ""]
-    ) -> tuple[Float32[Tensor, "rows vocab"], Int64[Tensor, ""]]:
-        """The log-probabilities after the tournament, or the scores where the context is not new."""
+    @override
+    def apply(self, history: History, scores: Scores, memory: Column) -> tuple[Scores, Column]:
         contexts = self._contexts(history, memory)
-        # The newest context is the one before `position`.
-        context = contexts.index_select(1, history.position.view(1))
+        context = contexts.index_select(1, history.position.view(1))  # the newest one
         marked = self._tournament(scores, context)
         columns = torch.arange(contexts.shape[1], device=scores.device)
         first = memory + (self.ngram_len - 1 if self.skip_first_ngram_calls else 0)
@@ -113,35 +99,32 @@ class SynthID(LogitsProcessor):
         return torch.where(repeated | (history.position < first), scores, marked), memory
 
     def g_values(self, hashes: Int64[Tensor, "*shape"], key: int) -> Int64[Tensor, "*shape"]:
-        """The number, 0 or 1, that a key gives to n-grams with these hashes."""
+        """Return the number, 0 or 1, that a key gives to n-grams with these hashes."""
         table = sampling_table(self.sampling_table_seed, self.sampling_table_size, hashes.device)
         places = extend_hash(hashes, key) % self.sampling_table_size
         return table.index_select(0, places.flatten()).view_as(hashes)
 
-    def _tournament(
-        self, scores: Float32[Tensor, "rows vocab"], context: Int64[Tensor, "rows 1"]
-    ) -> Float32[Tensor, "rows vocab"]:
+    def _tournament(self, scores: Scores, context: Int64[Tensor, "rows 1"]) -> Scores:
         ngrams = extend_hash(context, torch.arange(scores.shape[-1], device=scores.device))
         probs = scores.softmax(-1)
         for key in self.keys:
             wins = self.g_values(ngrams, key)
             probs = probs * (1 + wins - (wins * probs).sum(-1, keepdim=True))
         log_probs = probs.log()
-        # The smallest number for what has become impossible is Hugging Face's.
+        # As in Hugging Face, tokens that became impossible get the least finite number.
         finite = torch.where(log_probs.isfinite(), log_probs, torch.finfo(scores.dtype).min)
         return finite.masked_fill(scores == -torch.inf, -torch.inf)
 
     def _contexts(self, history: History, first: Int64[Tensor, ""]) -> Int64[Tensor, "rows columns"]:
-        """The hash of the new tokens before every column and before the end, zeros where there are none."""
+        """Hash the new tokens before every column and before the end, with zeros where there are none."""
         width, capacity = self.ngram_len - 1, history.tokens.shape[1]
         new = torch.arange(capacity, device=history.tokens.device) >= first
         tokens = pad(torch.where(new, history.tokens, 0), (width, 0))
-        windows = tokens.unfold(1, width, 1)
-        return hash_tokens(windows)
+        return hash_tokens(tokens.unfold(1, width, 1))
 
 
 def hash_tokens(tokens: Int64[Tensor, "*shape tokens"]) -> Int64[Tensor, "*shape"]:
-    """The hash of sequences along the last axis."""
+    """Hash sequences along the last axis."""
     hashes = torch.ones_like(tokens[..., 0])
     for token in tokens.unbind(-1):
         hashes = extend_hash(hashes, token)
@@ -151,13 +134,13 @@ def hash_tokens(tokens: Int64[Tensor, "*shape tokens"]) -> Int64[Tensor, "*shape
 def extend_hash(
     hashes: Int64[Tensor, "*shape"], token: Int64[Tensor, "*shape"] | int
 ) -> Int64[Tensor, "*shape"]:
-    """The hashes of sequences that are longer by one token: a linear congruential generator's step."""
+    """Extend hashed sequences by one token: a step of a linear congruential generator."""
     return (hashes + token) * _MULTIPLIER + 1
 
 
 @lru_cache(maxsize=8)
 def sampling_table(seed: int, size: int, device: torch.device) -> Int64[Tensor, " size"]:
-    """Zeros and ones from a seed, the same on every device."""
+    """Draw zeros and ones from a seed, the same on every device."""
     host = torch.device("cpu")
     generator = torch.Generator(host).manual_seed(seed)
     return torch.randint(0, 2, (size,), generator=generator, device=host).to(device)

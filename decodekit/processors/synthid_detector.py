@@ -1,6 +1,5 @@
 """Detection of SynthID's tournament watermark."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple, final
@@ -9,22 +8,21 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from decodekit.core.validation import is_number
-from decodekit.errors import DecodekitError
-from decodekit.processors._shared.texts import Texts, read_texts
+from decodekit.core.validation import FINITE, check_fields, is_number, set_fields
+from decodekit.processors._shared.detection import TokenSequences, read_sequences, upper_tail
 from decodekit.processors.synthid import SynthID, extend_hash, hash_tokens
 
 
 class SynthIDDetection(NamedTuple):
-    """What the numbers of each text's tokens say.
+    """Means of the tokens' g-values, with their z-score, per sequence.
 
     Attributes:
-        scored: Tokens that count: those after a whole context that is new.
-        mean: Mean of their numbers over all rounds; 0.5 without a watermark.
-        weighted_mean: The mean by the rounds' weights.
-        z_score: Standard deviations that `weighted_mean` is above what chance gives.
+        scored: Tokens after a whole and new context.
+        mean: Mean of their g-values over all rounds; 0.5 without a watermark.
+        weighted_mean: The mean with the weights of the rounds.
+        z_score: Standard deviations of `weighted_mean` above 0.5.
         p_value: Probability of at least this z-score without a watermark, by the normal distribution.
-        found: Whether the z-score is above the threshold.
+        found: True if the z-score is above the threshold.
     """
 
     scored: Int64[Tensor, " batch"]
@@ -38,20 +36,20 @@ class SynthIDDetection(NamedTuple):
 @final
 @dataclass(frozen=True)
 class SynthIDDetector:
-    r"""Tells text that was written with `SynthID` from other text, without the model and without training.
+    r"""Detects sequences that were generated with `SynthID`, without the model and without training.
 
-    With the numbers $g_l(t)$ of T tokens in m rounds, and weights $w_l$ that sum to m,
+    With the g-values $g_l(t)$ of T tokens in m rounds, and weights $w_l$ that sum to m,
 
     $$\bar g = \frac{1}{Tm} \sum_{t,l} w_l\, g_l(t), \qquad
     z = (2 \bar g - 1)\, m \sqrt{T} \Big/ \sqrt{\textstyle\sum_l w_l^2},$$
 
-    where without a watermark every number is a fair coin's.
+    as without a watermark every g-value is that of a fair coin.
 
     Args:
-        watermark: As it was used to write.
-        weights: What each round counts, at least 0, in the order of the keys; None: falling linearly
-            from 10 to 1, because later rounds carry less of the watermark.
-        threshold: The z-score above which a text counts as watermarked. Usual value: 3-4.
+        watermark: The processor of the run that generated them.
+        weights: Weight of each round, at least 0, in the order of the keys; None: falling linearly from 10 to
+            1, because later rounds carry less of the watermark.
+        threshold: The z-score above which a sequence is watermarked. Usual value: 3-4.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -66,7 +64,7 @@ class SynthIDDetector:
         score. The z-score is their normal approximation.
 
     Hugging Face:
-        None: `SynthIDTextWatermarkDetector` needs a trained classifier. The numbers are those of
+        None: `SynthIDTextWatermarkDetector` needs a trained classifier. The g-values are those of
         `compute_g_values`, at the places of `compute_context_repetition_mask`.
     """
 
@@ -77,54 +75,50 @@ class SynthIDDetector:
 
     def __post_init__(self) -> None:
         if not isinstance(self.watermark, SynthID):
-            raise ValueError(f"SynthIDDetector: watermark must be a SynthID, got {self.watermark!r}.")  # noqa: TRY004 - errors of constructors are of one kind
-        if not (is_number(self.threshold) and math.isfinite(self.threshold)):
-            raise ValueError(f"SynthIDDetector: threshold must be a finite number, got {self.threshold!r}.")
+            raise ValueError(f"SynthIDDetector: watermark must be a SynthID, got {self.watermark!r}.")  # noqa: TRY004 - constructors raise ValueError
+        check_fields(self, threshold=FINITE)
         if self.weights is None:
             return
         weights, rounds = tuple(self.weights), len(tuple(self.watermark.keys))
-        fine = all(is_number(weight) and 0 <= weight < float("inf") for weight in weights)
-        if not (fine and len(weights) == rounds and sum(weights) > 0):
+        are_weights = all(is_number(weight) and 0 <= weight < float("inf") for weight in weights)
+        if not (are_weights and len(weights) == rounds and sum(weights) > 0):
             raise ValueError(
                 f"SynthIDDetector: weights must be {rounds} finite numbers of at least 0, not all of them 0, "
                 f"got {self.weights!r}."
             )
-        object.__setattr__(self, "weights", weights)  # a frozen field
+        set_fields(self, weights=weights)
 
-    def __call__(self, texts: Texts) -> SynthIDDetection:
-        """Scores every text.
+    def __call__(self, sequences: TokenSequences) -> SynthIDDetection:
+        """Score every sequence.
 
         Args:
-            texts: The new tokens of one text or several, such as `itertools.chain(*out.hypotheses())`.
+            sequences: Generated tokens, one sequence or several, such as
+                `itertools.chain(*out.hypotheses())`.
 
         Raises:
-            DecodekitError: If a text is shorter than one n-gram.
+            ValueError: If an id is not an integer of at least 0, or there is no sequence.
+            DecodekitError: If a sequence is shorter than one n-gram.
         """
-        read = read_texts("SynthIDDetector", texts)
-        values = [self.g_values(text) for text in read]
-        scored = torch.tensor([len(numbers) for numbers in values])
+        values = [self.g_values(tokens) for tokens in read_sequences("SynthIDDetector", sequences)]
+        scored = torch.tensor([len(g_values) for g_values in values])
         rounds = values[0].shape[1]
         weights = torch.tensor(self.weights or torch.linspace(10, 1, rounds).tolist(), dtype=torch.float64)
         weights = weights * (rounds / weights.sum())
-        mean = torch.stack([numbers.mean() for numbers in values])
-        weighted_mean = torch.stack([(numbers * weights).mean() for numbers in values])
+        mean = torch.stack([g_values.mean() for g_values in values])
+        weighted_mean = torch.stack([(g_values * weights).mean() for g_values in values])
         z_score = (2 * weighted_mean - 1) * rounds * scored.double().sqrt() / weights.square().sum().sqrt()
-        p_value = 0.5 * torch.special.erfc(z_score / math.sqrt(2))
-        return SynthIDDetection(scored, mean, weighted_mean, z_score, p_value, z_score > self.threshold)
+        return SynthIDDetection(
+            scored, mean, weighted_mean, z_score, upper_tail(z_score), z_score > self.threshold
+        )
 
-    def g_values(self, text: Sequence[int]) -> Float64[Tensor, "scored rounds"]:
-        """The numbers of the tokens that count, in every round."""
-        size = self.watermark.ngram_len
-        if len(text) < size:
-            raise DecodekitError(
-                f"SynthIDDetector: a text must have at least {size} tokens, got {len(text)}."
-            )
-        windows = torch.tensor(text).unfold(0, size, 1)
+    def g_values(self, tokens: Sequence[int]) -> Float64[Tensor, "scored rounds"]:
+        """Return the g-values of the scored tokens of one sequence, in every round."""
+        (tokens,) = read_sequences("SynthIDDetector", [tokens], min_length=self.watermark.ngram_len)
+        windows = torch.tensor(tokens).unfold(0, self.watermark.ngram_len, 1)
         contexts = hash_tokens(windows[:, :-1])
-        # A context counts unless it is among those just before it.
+        # A context is new unless it is among the ones just before it.
         ages = torch.arange(len(contexts))[:, None] - torch.arange(len(contexts))
         remembered = (ages > 0) & (ages <= self.watermark.context_history_size)
         new = ~((contexts[:, None] == contexts) & remembered).any(1)
         ngrams = extend_hash(contexts, windows[:, -1])[new]
-        numbers = [self.watermark.g_values(ngrams, key) for key in self.watermark.keys]
-        return torch.stack(numbers, 1).double()
+        return torch.stack([self.watermark.g_values(ngrams, key) for key in self.watermark.keys], 1).double()

@@ -4,29 +4,28 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import is_number
-from decodekit.processors._shared.parameters import PerPrompt, for_rows, per_prompt
-from decodekit.processors.base import StatelessProcessor
+from decodekit.core.validation import FRACTION
+from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
+from decodekit.processors.base import Scores, StatelessProcessor
 
 
 @final
 @dataclass(frozen=True)
 class TailFree(StatelessProcessor):
-    r"""Bans the tail, which begins where the sorted probabilities have done `z` of their bending.
+    r"""Bans the tail, which begins where the sorted probabilities have made `z` of their bend.
 
-    With $p_1 \ge p_2 \ge \dots \ge p_V$ and the second differences $d_i = |p_i - 2p_{i+1} + p_{i+2}|$,
-    bans the token of rank $i + 1$ where $\sum_{j \le i} d_j > z \sum_j d_j$; the last rank, which has no
-    difference of its own, counts as the end of the sum. Banned tokens count as probability 0, and of
-    tied tokens the lowest ids come first. Fewer than three tokens, or probabilities on a straight line,
-    have no tail. The likeliest token always survives. Does not change the argmax.
+    With $p_1 \ge p_2 \ge \dots \ge p_V$ and the second differences $d_i = |p_i - 2p_{i+1} + p_{i+2}|$, bans
+    the token of rank $i + 1$ where $\sum_{j \le i} d_j > z \sum_j d_j$; the last rank, without a difference
+    of its own, counts as the end of the sum. Banned tokens have probability 0, and of tied tokens the lowest
+    ids come first. Fewer than three tokens, or probabilities on a straight line, have no tail. The likeliest
+    token always survives. Does not change the argmax.
 
     Args:
-        z: Fraction of the bending that is kept, in [0, 1]; one number, or one for each prompt. 1 keeps
-            every token. Usual values: 0.9-0.99.
+        z: Fraction of the bend to keep, in [0, 1]; one number, or one per prompt. 1 keeps every token. Usual
+            values: 0.9-0.99.
 
     Raises:
         ValueError: If `z` is outside [0, 1].
@@ -40,8 +39,7 @@ class TailFree(StatelessProcessor):
         Bricken, 2019, https://www.trentonbricken.com/Tail-Free-Sampling/.
 
     Hugging Face:
-        None. The set is text-generation-webui's; llama.cpp, while it had the method, kept one token
-        fewer.
+        None. The set is text-generation-webui's; llama.cpp, while it had the method, kept one token fewer.
     """
 
     z: PerPrompt
@@ -50,19 +48,14 @@ class TailFree(StatelessProcessor):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        kept = per_prompt(
-            "TailFree", "z", self.z, lambda value: is_number(value) and 0 <= value <= 1, "in [0, 1]"
-        )
-        object.__setattr__(self, "z", kept)  # a frozen field
+        set_per_prompt(self, z=FRACTION)
 
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
-        """The scores of the head, minus infinity in the tail."""
-        if scores.shape[-1] < 3:  # noqa: PLR2004 - a second difference takes three numbers
+    @override
+    def process(self, history: History, scores: Scores) -> Scores:
+        if scores.shape[-1] < 3:  # noqa: PLR2004 - a second difference needs three numbers
             return scores
         descending, order = scores.sort(dim=-1, descending=True, stable=True)
-        # [rows vocab-2]: how much of the bending lies before every rank but the first and the last
+        # [rows vocab-2]: the bend before every rank but the first and the last
         bent = descending.softmax(-1).diff(n=2).abs().cumsum(-1)
         total = bent[:, -1:]
         tail = torch.cat([bent, total], 1) > for_rows(self.z, history, scores) * total

@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from typing import final
 
-from jaxtyping import Float32
-from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import is_positive
-from decodekit.processors._shared.parameters import PerPrompt, for_rows, per_prompt
-from decodekit.processors.base import StatelessProcessor
+from decodekit.core.validation import POSITIVE
+from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
+from decodekit.processors.base import Scores, StatelessProcessor
 
 
 @final
@@ -17,12 +16,11 @@ from decodekit.processors.base import StatelessProcessor
 class Temperature(StatelessProcessor):
     r"""Sharpens the distribution below 1, flattens it above 1.
 
-    $P'(v) \propto P(v)^{1/T}$: towards 0 the likeliest token takes all, towards infinity all are
-    equal. Does not change the argmax.
+    $P'(v) \propto P(v)^{1/T}$: towards 0 the likeliest token takes all, towards infinity all tokens are
+    equally likely. Does not change the argmax.
 
     Args:
-        temperature: T, above 0; one number, or one for each prompt. Usual values: 0.3-1.5. For 0 use
-            `Greedy`.
+        temperature: T, above 0; one number, or one per prompt. Usual values: 0.3-1.5. For 0 use `Greedy`.
 
     Raises:
         ValueError: If `temperature` is not a finite number above 0.
@@ -35,8 +33,7 @@ class Temperature(StatelessProcessor):
         Ackley, Hinton & Sejnowski, 1985, https://doi.org/10.1207/s15516709cog0901_7, eq. 5.
 
     Hugging Face:
-        `TemperatureLogitsWarper(temperature)`, bit for bit; integers are welcome here, and one for
-        each prompt.
+        `TemperatureLogitsWarper(temperature)`, bit for bit; integers, and one per prompt, are allowed here.
     """
 
     temperature: PerPrompt
@@ -45,20 +42,9 @@ class Temperature(StatelessProcessor):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        kept = per_prompt(
-            "Temperature",
-            "temperature",
-            self.temperature,
-            is_positive,
-            "a finite number above 0",
-            "For the likeliest token at every step use Greedy().",
-        )
-        object.__setattr__(self, "temperature", kept)  # a frozen field
+        advice = "For the likeliest token at every step use Greedy()."
+        set_per_prompt(self, temperature=POSITIVE._replace(advice=advice))
 
-    def process(
-        self,
-        history: History,
-        scores: Float32[Tensor, "rows vocab"],
-    ) -> Float32[Tensor, "rows vocab"]:
-        """The scores over the temperature."""
+    @override
+    def process(self, history: History, scores: Scores) -> Scores:
         return scores / for_rows(self.temperature, history, scores)

@@ -4,26 +4,24 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import is_number
-from decodekit.processors._shared.parameters import PerPrompt, for_rows, per_prompt
-from decodekit.processors.base import StatelessProcessor
+from decodekit.core.validation import FRACTION
+from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
+from decodekit.processors.base import Scores, StatelessProcessor
 
 
 @final
 @dataclass(frozen=True)
 class TopA(StatelessProcessor):
-    r"""Bans every token that is less likely than `a` times the square of the largest probability.
+    r"""Bans every token less likely than `a` times the square of the largest probability.
 
-    Keeps $\{v : P(v) \ge a \cdot \max_u P(u)^2\}$: as the model gets less sure, the bar falls faster than
-    that of `MinP`. At least one token always survives. Does not change the argmax.
+    Keeps $\{v : P(v) \ge a \cdot \max_u P(u)^2\}$: as the model gets less sure, the threshold falls faster
+    than that of `MinP`. At least one token always survives. Does not change the argmax.
 
     Args:
-        a: The factor, in [0, 1]; one number, or one for each prompt. 0 keeps every token. Usual value:
-            0.2.
+        a: The factor, in [0, 1]; one number, or one per prompt. 0 keeps every token. Usual value: 0.2.
 
     Raises:
         ValueError: If `a` is outside [0, 1].
@@ -46,15 +44,10 @@ class TopA(StatelessProcessor):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        kept = per_prompt(
-            "TopA", "a", self.a, lambda value: is_number(value) and 0 <= value <= 1, "in [0, 1]"
-        )
-        object.__setattr__(self, "a", kept)  # a frozen field
+        set_per_prompt(self, a=FRACTION)
 
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
-        """The scores of the tokens that are likely enough, minus infinity elsewhere."""
+    @override
+    def process(self, history: History, scores: Scores) -> Scores:
         probs = scores.softmax(-1)
         floor = for_rows(self.a, history, scores) * probs.amax(-1, keepdim=True).square()
         return scores.masked_fill(probs < floor, -torch.inf)

@@ -4,32 +4,31 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import is_number
-from decodekit.processors._shared.entropy import probs_and_entropy
-from decodekit.processors._shared.parameters import PerPrompt, for_rows, per_prompt
-from decodekit.processors.base import StatelessProcessor
+from decodekit.core.validation import POSITIVE_FRACTION
+from decodekit.processors._shared.log_probs import probs_and_entropy
+from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
+from decodekit.processors.base import Scores, StatelessProcessor
 
-CANDIDATES = 100  # Hugging Face's: no token beyond the 100 likeliest is looked at
+CANDIDATES = 100  # as in Hugging Face, only the 100 likeliest tokens are candidates
 
 
 @final
 @dataclass(frozen=True)
 class TopH(StatelessProcessor):
-    r"""Bans the tail: keeps the likeliest tokens that hold no more than a fraction h of the entropy.
+    r"""Bans the tail: keeps the likeliest tokens that hold at most a fraction h of the entropy.
 
-    With the tokens in order of probability, $P$ over the 100 likeliest and $H$ its entropy, keeps
-    the first, and every k-th for which
+    With the tokens in order of probability, $P$ over the 100 likeliest and $H$ its entropy, keeps the first,
+    and every k-th with
 
     $$-\sum_{i \le k} P(v_i) \log P(v_i) \le h \cdot H.$$
 
     So the set grows where the model is unsure. Does not change the argmax.
 
     Args:
-        h: Fraction of the entropy, in (0, 1]; one number, or one for each prompt. Usual value: 0.4.
+        h: Fraction of the entropy, in (0, 1]; one number, or one per prompt. Usual value: 0.4.
 
     Raises:
         ValueError: If `h` is outside (0, 1].
@@ -40,12 +39,12 @@ class TopH(StatelessProcessor):
         tensor([[ True,  True, False]])
 
     Source:
-        Baghaei Potraghloo et al., 2025, https://arxiv.org/abs/2509.02510. There the bound is on the
-        entropy of the kept tokens by themselves; here, as in Hugging Face, on their part of the sum.
+        Baghaei Potraghloo et al., 2025, https://arxiv.org/abs/2509.02510. There the bound is on the entropy
+        of the kept tokens alone; here, as in Hugging Face, on their part of the sum.
 
     Hugging Face:
-        `TopHLogitsWarper(h)`, bit for bit, ties included. Theirs raises where a score is infinite;
-        ours keeps that token alone.
+        `TopHLogitsWarper(h)`, bit for bit, ties included. Theirs raises where a score is infinite; ours keeps
+        that token alone.
     """
 
     h: PerPrompt
@@ -54,16 +53,13 @@ class TopH(StatelessProcessor):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        kept = per_prompt("TopH", "h", self.h, lambda h: is_number(h) and 0 < h <= 1, "in (0, 1]")
-        object.__setattr__(self, "h", kept)  # a frozen field
+        set_per_prompt(self, h=POSITIVE_FRACTION)
 
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
-        """The scores of the tokens that hold little enough of the entropy, minus infinity elsewhere."""
+    @override
+    def process(self, history: History, scores: Scores) -> Scores:
         likeliest, ids = scores.topk(min(CANDIDATES, scores.shape[-1]))
         probs, entropy = probs_and_entropy(likeliest)
-        # A probability of 0 makes NaN here, which no comparison keeps: such tokens come last.
+        # A probability of 0 gives NaN, which no comparison keeps: such tokens come last.
         held = (-probs * probs.log()).cumsum(-1)
         first = torch.arange(ids.shape[-1], device=scores.device) == 0
         kept = (held <= entropy * for_rows(self.h, history, scores)) | first

@@ -4,13 +4,19 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float32
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import is_count
-from decodekit.processors._shared.parameters import PerPrompt, each, for_rows, largest, per_prompt
-from decodekit.processors.base import StatelessProcessor
+from decodekit.core.validation import at_least, check_fields
+from decodekit.processors._shared.parameters import (
+    PerPrompt,
+    for_rows,
+    largest,
+    map_per_prompt,
+    set_per_prompt,
+)
+from decodekit.processors.base import Scores, StatelessProcessor
 
 
 @final
@@ -21,9 +27,9 @@ class TopK(StatelessProcessor):
     Tokens tied with the k-th all survive, so more than k can. Does not change the argmax.
 
     Args:
-        k: Tokens to keep, at least 1; more than the vocabulary keeps all; one number, or one for each
-            prompt. Usual values: 10-100.
-        min_tokens_to_keep: Keeps this many even if `k` is smaller.
+        k: Tokens to keep, at least 1; more than the vocabulary keeps all; one number, or one per prompt.
+            Usual values: 10-100.
+        min_tokens_to_keep: Tokens to keep even if `k` is smaller, at least 1.
 
     Raises:
         ValueError: If either is not an integer of at least 1.
@@ -46,19 +52,13 @@ class TopK(StatelessProcessor):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        kept = per_prompt("TopK", "k", self.k, lambda k: is_count(k, 1), "an integer of at least 1")
-        if not is_count(self.min_tokens_to_keep, 1):
-            raise ValueError(
-                f"TopK: min_tokens_to_keep must be an integer of at least 1, got {self.min_tokens_to_keep!r}."
-            )
-        object.__setattr__(self, "k", kept)  # a frozen field
+        set_per_prompt(self, k=at_least(1))
+        check_fields(self, min_tokens_to_keep=at_least(1))
 
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
-        """The scores of the k best tokens, minus infinity elsewhere."""
+    @override
+    def process(self, history: History, scores: Scores) -> Scores:
         least, vocab = self.min_tokens_to_keep, scores.shape[-1]
-        kept = each(lambda k: min(max(k, least), vocab), self.k)
+        kept = map_per_prompt(lambda k: min(max(k, least), vocab), self.k)
         likeliest = scores.topk(int(largest(kept))).values
         last = for_rows(kept, history, history.tokens)
         kth = likeliest.gather(1, last - 1) if isinstance(last, Tensor) else likeliest[:, -1:]

@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import is_positive
-from decodekit.processors._shared.parameters import PerPrompt, for_rows, per_prompt
-from decodekit.processors.base import StatelessProcessor
+from decodekit.core.validation import POSITIVE
+from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
+from decodekit.processors.base import Scores, StatelessProcessor
 
 
 @final
@@ -18,13 +17,12 @@ from decodekit.processors.base import StatelessProcessor
 class TopNSigma(StatelessProcessor):
     r"""Bans every token whose score is more than n standard deviations below the best one.
 
-    Keeps $\{v : s(v) \ge \max_u s(u) - n\sigma\}$. $\sigma$ is the population standard deviation (the sum
-    of squares over the number of tokens, not over one less) of the scores that are not banned. A
-    temperature before it does not change the set. The likeliest token always survives. Does not change
-    the argmax.
+    Keeps $\{v : s(v) \ge \max_u s(u) - n\sigma\}$. $\sigma$ is the population standard deviation (divided by
+    the number of tokens, not by one less) of the scores that are not banned. A temperature before it does not
+    change the set. The likeliest token always survives. Does not change the argmax.
 
     Args:
-        n: Standard deviations, above 0; one number, or one for each prompt. Usual values: 0.7-2.
+        n: Standard deviations, above 0; one number, or one per prompt. Usual values: 0.7-2.
 
     Raises:
         ValueError: If `n` is not a finite number above 0.
@@ -37,7 +35,7 @@ class TopNSigma(StatelessProcessor):
         Tang et al., 2024, https://arxiv.org/abs/2411.07641.
 
     Hugging Face:
-        None. The set is llama.cpp's; there an n of 0 or less switches it off.
+        None. The set is llama.cpp's, where an n of 0 or less disables it.
     """
 
     n: PerPrompt
@@ -46,19 +44,10 @@ class TopNSigma(StatelessProcessor):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        kept = per_prompt(
-            "TopNSigma",
-            "n",
-            self.n,
-            is_positive,
-            "a finite number above 0",
-        )
-        object.__setattr__(self, "n", kept)  # a frozen field
+        set_per_prompt(self, n=POSITIVE)
 
-    def process(
-        self, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
-        """The scores near the best one, minus infinity elsewhere."""
+    @override
+    def process(self, history: History, scores: Scores) -> Scores:
         allowed = scores > -torch.inf
         count = allowed.sum(-1, keepdim=True)
         # From the top, so that large scores lose no digits of their differences.

@@ -1,6 +1,5 @@
 """Detection of the green-list watermark."""
 
-import math
 from collections import Counter
 from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple, final
@@ -9,21 +8,21 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from decodekit.core.validation import is_count, is_number
+from decodekit.core.validation import FINITE, FLAG, at_least, check_fields
 from decodekit.errors import DecodekitError
-from decodekit.processors._shared.texts import Texts, read_texts
+from decodekit.processors._shared.detection import TokenSequences, read_sequences, upper_tail
 from decodekit.processors.watermark import Watermark
 
 
 class WatermarkDetection(NamedTuple):
-    """What was counted in each text, and what that says.
+    """Counts of green tokens, with their z-score, per sequence.
 
     Attributes:
-        scored: Tokens whose list is known: all but the first few.
-        green: How many of them are green.
-        z_score: Standard deviations that `green` is above what chance gives.
+        scored: Tokens with a whole context: all but the first few.
+        green: Number of green ones among them.
+        z_score: Standard deviations of `green` above its mean without a watermark.
         p_value: Probability of at least this z-score without a watermark, by the normal distribution.
-        found: Whether the z-score is above the threshold.
+        found: True if the z-score is above the threshold.
     """
 
     scored: Int64[Tensor, " batch"]
@@ -36,18 +35,17 @@ class WatermarkDetection(NamedTuple):
 @final
 @dataclass(frozen=True)
 class WatermarkDetector:
-    r"""Tells text that was written with a `Watermark` from other text, without the model.
+    r"""Detects sequences that were generated with a `Watermark`, without the model.
 
     With T tokens, g of them green, and the ratio $\gamma$ of green ones in the vocabulary,
 
     $$z = (g - \gamma T) / \sqrt{T \gamma (1 - \gamma)}.$$
 
     Args:
-        watermark: As it was used to write; its bias does not matter.
-        vocab: Width of the scores that it was applied to.
-        ignore_repeated_ngrams: Counts a token once in the same context: text that repeats itself does
-            not count as more evidence.
-        threshold: The z-score above which a text counts as watermarked. Usual value: 3-4.
+        watermark: The processor of the run that generated them; its bias does not matter.
+        vocab: Width of the scores that it changed, at least 1.
+        ignore_repeated_ngrams: True to count a token once per context, so that repetition is no evidence.
+        threshold: The z-score above which a sequence is watermarked. Usual value: 3-4.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -62,8 +60,8 @@ class WatermarkDetector:
 
     Hugging Face:
         `WatermarkDetector(model_config, "cpu", watermarking_config, ignore_repeated_ngrams)(input_ids,
-        z_threshold)`: the same counts, z-scores and p-values. Texts may differ in length here, and no
-        first token is taken off: give what was generated, without the prompt and special tokens.
+        z_threshold)`: the same counts, z-scores and p-values. Sequences may differ in length here, and the
+        first token counts: pass only generated tokens, without the prompt and special tokens.
     """
 
     watermark: Watermark
@@ -74,48 +72,35 @@ class WatermarkDetector:
 
     def __post_init__(self) -> None:
         if not isinstance(self.watermark, Watermark):
-            raise ValueError(f"WatermarkDetector: watermark must be a Watermark, got {self.watermark!r}.")  # noqa: TRY004 - errors of constructors are of one kind
-        if not is_count(self.vocab, 1):
-            raise ValueError(
-                f"WatermarkDetector: vocab must be an integer of at least 1, got {self.vocab!r}."
-            )
-        if type(self.ignore_repeated_ngrams) is not bool:
-            raise ValueError(
-                "WatermarkDetector: ignore_repeated_ngrams must be True or False, got "
-                f"{self.ignore_repeated_ngrams!r}."
-            )
-        if not (is_number(self.threshold) and math.isfinite(self.threshold)):
-            raise ValueError(f"WatermarkDetector: threshold must be a finite number, got {self.threshold!r}.")
+            raise ValueError(f"WatermarkDetector: watermark must be a Watermark, got {self.watermark!r}.")  # noqa: TRY004 - constructors raise ValueError
+        check_fields(self, vocab=at_least(1), ignore_repeated_ngrams=FLAG, threshold=FINITE)
 
-    def __call__(self, texts: Texts) -> WatermarkDetection:
-        """Counts the green tokens of every text.
+    def __call__(self, sequences: TokenSequences) -> WatermarkDetection:
+        """Count the green tokens of every sequence.
 
         Args:
-            texts: The new tokens of one text or several, such as `itertools.chain(*out.hypotheses())`.
+            sequences: Generated tokens, one sequence or several, such as
+                `itertools.chain(*out.hypotheses())`.
 
         Raises:
-            DecodekitError: If a text is too short to hold one token with its context, or an id is
-                outside the vocabulary.
+            ValueError: If an id is not an integer of at least 0, or there is no sequence.
+            DecodekitError: If a sequence is too short for one token with its context, or an id is outside the
+                vocabulary.
         """
-        counts = [self._count(text) for text in read_texts("WatermarkDetector", texts)]
+        read = read_sequences("WatermarkDetector", sequences, min_length=self.watermark.reach + 1)
+        counts = [self._count(tokens) for tokens in read]
         scored, green = torch.tensor(counts).T.unbind()
         ratio, total = self.watermark.greenlist_ratio, scored.double()
         z_score = (green - ratio * total) / (total * ratio * (1 - ratio)).sqrt()
-        p_value = 0.5 * torch.special.erfc(z_score / math.sqrt(2))
-        return WatermarkDetection(scored, green, z_score, p_value, z_score > self.threshold)
+        return WatermarkDetection(scored, green, z_score, upper_tail(z_score), z_score > self.threshold)
 
-    def _count(self, text: list[int]) -> tuple[int, int]:
-        """The tokens of a text that count, and the green ones among them."""
-        size = self.watermark.reach + 1
-        if len(text) < size:
-            raise DecodekitError(
-                f"WatermarkDetector: a text must have at least {size} tokens, got {len(text)}."
-            )
-        if (largest := max(text)) >= self.vocab:
+    def _count(self, tokens: list[int]) -> tuple[int, int]:
+        """Count the scored tokens of a sequence, and the green ones among them."""
+        if (largest := max(tokens)) >= self.vocab:
             raise DecodekitError(
                 f"WatermarkDetector: token ids must be below the vocabulary size {self.vocab}, got {largest}."
             )
-        ngrams = Counter(zip(*(text[start:] for start in range(size)), strict=False))
+        ngrams = Counter(zip(*(tokens[start:] for start in range(self.watermark.reach + 1)), strict=False))
         windows = torch.tensor(list(ngrams))
         green = self.watermark.is_green(windows[:, :-1], windows[:, -1:], self.vocab)[:, 0].tolist()
         times = [1] * len(ngrams) if self.ignore_repeated_ngrams else list(ngrams.values())

@@ -17,8 +17,7 @@ from decodekit.engine.decode import decode, read_criteria
 from decodekit.engine.step import step
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import ModelOutputs, ModelOutputsSpec
-from decodekit.processors.base import LogitsProcessor
-from decodekit.processors.chain import Chain
+from decodekit.processors.base import Chain, LogitsProcessor
 from decodekit.testing.toy_models import HashModel
 
 

@@ -19,7 +19,7 @@ from decodekit.engine.decode import as_decoder, decode, decode_steps, read_crite
 from decodekit.engine.loop import check_state, on_model_outputs, start_session
 from decodekit.engine.scoring import score
 from decodekit.engine.step import step
-from decodekit.processors.chain import Chain
+from decodekit.processors.base import Chain
 from decodekit.testing.capture_laws import check_captures, shapes, tensors
 from decodekit.testing.checking import check, repeatable
 from decodekit.testing.strategies import prompts

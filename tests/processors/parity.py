@@ -1,4 +1,4 @@
-"""What processors are called with by hand, as Hugging Face calls its own: ids without padding, and scores."""
+"""Arguments of processors in Hugging Face's calling convention: ids without padding, and scores."""
 
 from collections.abc import Callable
 
@@ -46,32 +46,33 @@ def assert_same(expected: Callable[..., Tensor], actual: Callable[..., Tensor], 
 
 
 def history_of(text: list[list[int]], room: int = 4, rows_per_prompt: int = 1) -> dk.History:
-    """Prompts of any lengths as they are at the beginning of a run, with room to go on."""
+    """The history of prompts of any lengths at the beginning of a run, with room for new tokens."""
     return dk.Prompt.from_ids(text).history(max(map(len, text)) + room, rows_per_prompt)
 
 
 def said_by(
     processor: dk.LogitsProcessor, history: dk.History, scores: Tensor, tokens: list[list[int]]
 ) -> list[list[list[float]]]:
-    """What a processor makes of the same scores before each of some steps, and after the last."""
+    """The processed scores, from the same ones, before every step and after the last."""
     memory, out = processor.init(history), []
-    for said in [*tokens, None]:
+    for emitted in [*tokens, None]:
         processed, memory = processor.apply(history, scores, memory)
         out.append(processed.tolist())
-        history = history if said is None else history.append(torch.tensor(said))
+        history = history if emitted is None else history.append(torch.tensor(emitted))
     return out
 
 
 def assert_same_at_every_step(
     expected: Callable[..., Tensor], actual: dk.LogitsProcessor, call: Call, seed: int, steps: int = 7
 ) -> None:
-    """Both give the same numbers, bit for bit, while a text goes on at random, and leave the scores alone."""
+    """Both give the same numbers, bit for bit, after random tokens, and do not write to the scores."""
     tokens, scores = call
     rows, vocab = scores.shape
-    said = torch.randint(0, vocab, (steps, rows), generator=torch.Generator().manual_seed(seed))
+    emitted = torch.randint(0, vocab, (steps, rows), generator=torch.Generator().manual_seed(seed))
     before = scores.clone()
     theirs = [
-        expected(torch.cat([tokens, said[:step].T], 1), scores.clone()).tolist() for step in range(steps + 1)
+        expected(torch.cat([tokens, emitted[:step].T], 1), scores.clone()).tolist()
+        for step in range(steps + 1)
     ]
-    assert theirs == said_by(actual, history_of(tokens.tolist(), steps), scores, said.tolist())
+    assert theirs == said_by(actual, history_of(tokens.tolist(), steps), scores, emitted.tolist())
     assert torch.equal(before, scores)

@@ -1,4 +1,4 @@
-"""What slow references in pure Python are made of, and the cases they are compared on."""
+"""Parts of slow references in pure Python, and the cases that they are compared on."""
 
 import math
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def kept(processor: dk.StatelessProcessor, scores: Tensor | Sequence[float]) -> 
 
 
 def history_of(text: list[list[int]], room: int, rows_per_prompt: int = 1) -> dk.History:
-    """The texts as prompts, with room to go on."""
+    """The history of prompts, with room for new tokens."""
     prompt = dk.Prompt.from_ids(text)
     return prompt.history(prompt.tokens.shape[1] + room, rows_per_prompt)
 

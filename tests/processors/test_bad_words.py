@@ -14,7 +14,7 @@ BANNED = -torch.inf
 
 
 def banned(processor: dk.BadWords, text: list[int], vocab: int = 4) -> list[int]:
-    """The ids that may not come."""
+    """The banned ids."""
     out = processor(torch.tensor([text]), torch.zeros(1, vocab))
     return torch.where(out[0] == BANNED)[0].tolist()
 
@@ -26,14 +26,14 @@ def test_bad_words_bans_the_last_token_of_a_word_where_the_text_ends_in_the_rest
     assert banned(processor, [1, 0]) == [0]
 
 
-def test_bad_words_never_says_a_word_in_a_run() -> None:
+def test_bad_words_never_emits_a_word_in_a_run() -> None:
     model = MarkovModel([[0.1, 0.6, 0.3], [0.2, 0.1, 0.7], [0.5, 0.4, 0.1]])
     assert dk.decode(model, [0], dk.Greedy(), max_new_tokens=3).hypotheses() == [[[1, 2, 0]]]
     out = dk.decode(model, [0], dk.Greedy(), dk.BadWords([[1, 2, 0]]), max_new_tokens=3)
     assert out.hypotheses() == [[[1, 2, 1]]]
 
 
-def test_bad_words_does_not_take_padding_for_text() -> None:
+def test_bad_words_does_not_count_padding() -> None:
     # Padding has the id 0.
     out = dk.BadWords([[0, 1, 2]]).process(history_of([[0, 1], [1]]), torch.zeros(2, 3))
     assert out.tolist() == [[0.0, 0.0, BANNED], [0.0, 0.0, 0.0]]

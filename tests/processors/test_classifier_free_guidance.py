@@ -39,7 +39,7 @@ def test_guidance_of_one_normalizes_and_leaves_the_second_model_alone() -> None:
     assert out.exp()[0].tolist() == pytest.approx([0.25, 0.75])
 
 
-def test_the_second_model_begins_with_the_last_token_and_hears_what_is_said() -> None:
+def test_the_second_model_begins_with_the_last_token_and_reads_the_new_ones() -> None:
     # The second model prefers 1 after 0 and 0 after 1, the first has no preference.
     second = MarkovModel([[0.2, 0.8], [0.8, 0.2]])
     guided = dk.ClassifierFreeGuidance(second, 2.0)
@@ -69,13 +69,13 @@ def test_the_second_model_begins_with_the_prompts_it_is_given() -> None:
 
 
 @pytest.mark.parametrize("scale", [-1.0, 0.0, 0.5, 1.0, 2.0])
-def test_what_was_banned_stays_banned_whatever_the_second_model_says(scale: float) -> None:
+def test_banned_tokens_stay_banned_whatever_the_second_model_prefers(scale: float) -> None:
     out = after(dk.ClassifierFreeGuidance(always(0.0, 0.5, 0.5), scale), [0.0, 0.0, 1.0])
     assert out[0, :2].tolist() == [-math.inf, -math.inf]
     assert out[0, 2].isfinite()
 
 
-def test_what_the_second_model_cannot_say_is_banned_below_one_and_preferred_above() -> None:
+def test_a_token_impossible_for_the_second_model_is_banned_below_one_and_preferred_above() -> None:
     second = always(0.0, 1.0)
     assert after(dk.ClassifierFreeGuidance(second, 0.5), [0.5, 0.5])[0, 0] == -math.inf
     out = after(dk.ClassifierFreeGuidance(second, 2.0), [0.5, 0.5])
@@ -89,7 +89,7 @@ def test_a_scale_must_be_a_finite_number(scale: Any) -> None:  # noqa: ANN401
         dk.ClassifierFreeGuidance(always(0.5, 0.5), scale)
 
 
-def test_as_many_scales_as_prompts_are_asked_for() -> None:
+def test_there_must_be_as_many_scales_as_prompts() -> None:
     with pytest.raises(
         dk.DecodekitError, match=r"^ClassifierFreeGuidance: scale must be one number, or one for"
     ):
@@ -102,7 +102,7 @@ def test_guidance_keeps_the_contract_of_processors(second: dk.Model, scale: floa
     check_processor(dk.ClassifierFreeGuidance(second, scale), max_examples=10)
 
 
-def test_guidance_by_prompt_keeps_the_contract_of_processors() -> None:
+def test_guidance_per_prompt_keeps_the_contract_of_processors() -> None:
     second = HashModel(9, 5)
     check_processor(
         lambda numbers: dk.ClassifierFreeGuidance(

@@ -23,7 +23,7 @@ def test_an_alpha_of_zero_changes_nothing() -> None:
 
 
 def test_the_second_model_reads_the_prompts_without_context() -> None:
-    # 1 is what the model knows of 0, 2 what the context says.
+    # After 0 the model prefers 1 without context, and 2 with it.
     model = MarkovModel([[0.1, 0.8, 0.1], [0.1, 0.45, 0.45], [0.1, 0.5, 0.4]])
     plain = dk.decode(model, [[0, 2]], dk.Greedy(), max_new_tokens=1)
     aware = dk.decode(model, [[0, 2]], dk.Greedy(), dk.ContextAware(model, 1, [[0]]), max_new_tokens=1)
@@ -63,7 +63,7 @@ def test_context_aware_keeps_the_contract_of_processors(second: dk.Model, alpha:
     check_processor(dk.ContextAware(second, alpha, [[3, 4]]), max_examples=10)
 
 
-def test_context_aware_by_prompt_keeps_the_contract_of_processors() -> None:
+def test_context_aware_per_prompt_keeps_the_contract_of_processors() -> None:
     second = HashModel(9, 5)
     check_processor(
         lambda numbers: dk.ContextAware(second, [0.5 * n for n in numbers], [[n] * (1 + n) for n in numbers]),

@@ -51,7 +51,7 @@ def test_the_form_with_beta_is_a_weight_and_a_temperature(beta: float) -> None:
     assert after(ours, expert)[0].tolist() == pytest.approx(expected, rel=1e-5)  # float32
 
 
-def test_what_the_amateur_cannot_say_is_preferred_where_it_is_plausible() -> None:
+def test_a_token_impossible_for_the_amateur_is_preferred_where_it_is_plausible() -> None:
     out = after(dk.ContrastiveGuidance(always(0.0, 0.0, 0.0, 1.0)), [0.3, 0.01, 0.0, 0.69])
     assert out.argmax() == 0
     assert out[0, :1].isfinite().all()
@@ -86,7 +86,7 @@ def test_contrastive_guidance_keeps_the_contract_of_processors(
     check_processor(dk.ContrastiveGuidance(second, *numbers), max_examples=10)
 
 
-def test_contrastive_guidance_by_prompt_keeps_the_contract_of_processors() -> None:
+def test_contrastive_guidance_per_prompt_keeps_the_contract_of_processors() -> None:
     second = HashModel(9, 5)
     check_processor(
         lambda numbers: dk.ContrastiveGuidance(

@@ -24,12 +24,12 @@ def test_an_alpha_of_zero_and_experts_that_agree_change_nothing() -> None:
         assert after(processor, [0.6, 0.4]).exp()[0].tolist() == pytest.approx([0.6, 0.4])
 
 
-def test_what_the_base_model_is_cut_to_stays_cut() -> None:
+def test_banned_tokens_of_the_base_model_stay_banned() -> None:
     steered = dk.Chain(dk.TopK(2), dk.DExperts(always(0.1, 0.1, 0.8), always(0.4, 0.4, 0.2), 2.0))
     assert after(steered, [0.5, 0.3, 0.2])[0, 2] == -math.inf
 
 
-def test_what_the_expert_cannot_say_is_banned_and_what_the_antiexpert_cannot_is_preferred() -> None:
+def test_a_token_impossible_for_the_expert_is_banned_and_for_the_antiexpert_preferred() -> None:
     out = after(dk.DExperts(always(0.0, 0.5, 0.5), always(0.0, 0.0, 1.0), 1.0), [0.4, 0.3, 0.3])
     assert out[0, 0] == -math.inf
     assert out[0, 1:].isfinite().all()
@@ -49,6 +49,6 @@ def test_experts_keep_the_contract_of_processors(models: tuple[dk.Model, dk.Mode
     check_processor(dk.DExperts(*models, 1.5), max_examples=10)
 
 
-def test_experts_by_prompt_keep_the_contract_of_processors() -> None:
+def test_experts_per_prompt_keep_the_contract_of_processors() -> None:
     first, second = HashModel(9, 5), HashModel(9, 6)
     check_processor(lambda numbers: dk.DExperts(first, second, [0.5 * n for n in numbers]), max_examples=20)

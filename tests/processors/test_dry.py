@@ -15,7 +15,7 @@ VOCAB = 6
 def penalties(
     processor: dk.DRY, batch: list[list[int]], new: list[list[int]] | None = None, vocab: int = VOCAB
 ) -> list[list[float]]:
-    """What is taken from every score after the prompts `batch` and the tokens `new`."""
+    """The penalty of every token after the prompts `batch` and the tokens `new`."""
     more = new or [[] for _ in batch]
     prompt = dk.Prompt.from_ids(batch)
     history = prompt.history(prompt.tokens.shape[1] + len(more[0]) + 2, 1)
@@ -34,7 +34,7 @@ def slow(
     breakers: set[int],
     max_match: int,
 ) -> list[float]:
-    """The definition, by comparing whole slices: what is taken from every token's score."""
+    """The penalty of every token by the definition, comparing whole slices."""
     out = []
     for token in range(VOCAB):
         longest = 0
@@ -103,18 +103,18 @@ def test_dry_can_leave_the_prompt_out() -> None:
     prompt, new = [[0, 1, 2, 3]], [[0, 1, 2]]
     assert penalties(dk.DRY(1.0, 2.0), prompt, new)[0][3] == 2.0
     assert penalties(dk.DRY(1.0, 2.0, prompt=False), prompt, new) == [[0] * VOCAB]
-    # The last two tokens stand in the prompt's part of the text: a repetition does not reach into it.
+    # The last two tokens occur in the prompt: a repetition does not reach into it.
     assert penalties(dk.DRY(1.0, 2.0, 1, prompt=False), [[0, 1]], [[2, 3, 0, 1, 2]])[0][3] == 1.0
     assert penalties(dk.DRY(1.0, 2.0, 1), [[0, 1]], [[2, 3, 0, 1, 2]])[0][3] == 4.0
 
 
-def test_dry_takes_a_number_for_each_prompt() -> None:
+def test_dry_takes_a_number_per_prompt() -> None:
     text = [0, 1, 2, 3, 0, 1, 2]
     each = dk.DRY([1.0, 0.5], [2.0, 3.0], [1, 2], window=[9, 7])
     assert [row[3] for row in penalties(each, [text, text])] == [4.0, 1.5]
 
 
-def test_dry_never_makes_a_number_that_is_none() -> None:
+def test_dry_never_makes_nan() -> None:
     processor = dk.DRY(1e38, 1e38, 1)
     history = dk.Prompt.from_ids([[0, 1, 0, 1, 0, 1, 0]]).history(9, 1)
     scores = torch.tensor([[0.0, torch.inf, -torch.inf, -1e38]])

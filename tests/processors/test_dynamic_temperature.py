@@ -13,14 +13,14 @@ from tests.processors.reference import BANNED, CASES, NO_TEXT, probabilities
 
 
 def share_of(scores: list[float]) -> float:
-    """The entropy over the greatest there could be."""
+    """The entropy over its maximum."""
     allowed = sum(score > BANNED for score in scores)
     entropy = -math.fsum(prob * math.log(prob) for prob in probabilities(scores) if prob > 0)
     return min(entropy / math.log(allowed), 1.0) if allowed > 1 else 0.0
 
 
 def temperature(processor: dk.DynamicTemperature, scores: list[float]) -> float:
-    """What the first score was divided by."""
+    """The divisor of the first score."""
     return scores[0] / processor(NO_TEXT, torch.tensor([scores]))[0, 0].item()
 
 
@@ -49,7 +49,7 @@ def test_dynamic_temperature_leaves_a_row_without_tokens_as_it_is() -> None:
     assert scores.tolist() == dk.DynamicTemperature(0.5, 2)(NO_TEXT, scores).tolist()
 
 
-def test_dynamic_temperature_takes_one_number_for_each_prompt() -> None:
+def test_dynamic_temperature_takes_one_number_per_prompt() -> None:
     out = dk.DynamicTemperature([0.5, 1.0], [2.0, 3.0], 2)(NO_TEXT.expand(2, -1), torch.full((2, 4), 6.0))
     assert out.tolist() == [[3.0] * 4, [2.0] * 4]
 
@@ -76,7 +76,7 @@ def test_dynamic_temperature_is_the_slow_reference(
     out = dk.DynamicTemperature(low, high, exponent).process(history, scores)
     for row, made in zip(scores.tolist(), out.tolist(), strict=True):
         share = share_of(row)
-        # The entropy is a sum in float32, good to 1e-7: of a smaller one not much is known.
+        # The entropy is a sum in float32, good to 1e-7: a smaller one is inaccurate.
         if share > 1e-4 or share == 0:
             expected = low + (high - low) * share**exponent
             assert made == pytest.approx([score / expected for score in row], rel=1e-3)

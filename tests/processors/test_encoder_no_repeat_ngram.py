@@ -14,10 +14,13 @@ from tests.processors.parity import LAWS, Call, assert_same_at_every_step, calls
 
 
 def banned(
-    processor: dk.EncoderNoRepeatNGram, history: dk.History, said: tuple[list[int], ...] = (), vocab: int = 5
+    processor: dk.EncoderNoRepeatNGram,
+    history: dk.History,
+    emitted: tuple[list[int], ...] = (),
+    vocab: int = 5,
 ) -> list[list[list[int]]]:
-    """The ids that may not come, for every step and row."""
-    out = said_by(processor, history, torch.zeros(len(history.tokens), vocab), list(said))
+    """The banned ids, for every step and row."""
+    out = said_by(processor, history, torch.zeros(len(history.tokens), vocab), list(emitted))
     return [[[token for token, score in enumerate(row) if score != 0] for row in step] for step in out]
 
 
@@ -32,8 +35,8 @@ def test_encoder_no_repeat_ngram_of_one_bans_every_token_of_the_source() -> None
     assert banned(dk.EncoderNoRepeatNGram(1, source=[1, 3]), history_of([[0]])) == [[[1, 3]]]
 
 
-def test_encoder_no_repeat_ngram_of_the_prompt_does_not_count_what_was_said_since() -> None:
-    # 0 1 is the prompt's; 1 0 and 0 2 were said, across its end and after it.
+def test_encoder_no_repeat_ngram_of_the_prompt_does_not_count_new_tokens() -> None:
+    # 0 1 is the prompt's; 1 0 and 0 2 are new, across its end and after it.
     out = banned(dk.EncoderNoRepeatNGram(2), history_of([[0, 1]], room=5), ([0], [2], [0], [1]))
     assert out == [[[]], [[1]], [[]], [[1]], [[]]]
 
@@ -47,7 +50,7 @@ def test_encoder_no_repeat_ngram_bans_nothing_where_the_text_or_the_source_is_to
     assert banned(dk.EncoderNoRepeatNGram(9, source=[0] * 9), history_of([[0, 0]], room=1)) == [[[]]]
 
 
-def test_encoder_no_repeat_ngram_takes_what_the_encoder_has_read_without_its_padding() -> None:
+def test_encoder_no_repeat_ngram_takes_the_encoders_input_without_its_padding() -> None:
     source = Source(
         torch.tensor([[0, 2, 0, 3], [0, 1, 0, 0]]), torch.tensor([[True] * 4, [True, True, False, False]])
     )
@@ -55,12 +58,12 @@ def test_encoder_no_repeat_ngram_takes_what_the_encoder_has_read_without_its_pad
     assert banned(dk.EncoderNoRepeatNGram(2), history) == [[[2, 3], [2, 3], [1], [1]]]
 
 
-def test_encoder_no_repeat_ngram_takes_a_source_for_each_prompt_of_any_length() -> None:
+def test_encoder_no_repeat_ngram_takes_a_source_per_prompt_of_any_length() -> None:
     processor = dk.EncoderNoRepeatNGram(2, source=[[0, 1, 0, 2], [], [0, 3]])
     assert banned(processor, history_of([[0]] * 3)) == [[[1, 2], [], [3]]]
 
 
-def test_encoder_no_repeat_ngram_does_not_take_padding_for_text() -> None:
+def test_encoder_no_repeat_ngram_does_not_count_padding() -> None:
     # Padding has the id 0.
     out = banned(dk.EncoderNoRepeatNGram(3), history_of([[0, 1, 2, 0, 1], [1, 2]]), ([2, 1], [0, 2]))
     assert out == [[[2], []], [[0], []], [[1], []]]
@@ -95,7 +98,7 @@ def test_encoder_no_repeat_ngram_keeps_the_contract_of_processors(n: int, source
     check_processor(dk.EncoderNoRepeatNGram(n, source), max_examples=20)
 
 
-def test_encoder_no_repeat_ngram_for_each_prompt_keeps_the_contract_of_processors() -> None:
+def test_encoder_no_repeat_ngram_per_prompt_keeps_the_contract_of_processors() -> None:
     check_processor(
         lambda prompts: dk.EncoderNoRepeatNGram(2, source=[list(range(n, 9)) for n in prompts]),
         max_examples=20,

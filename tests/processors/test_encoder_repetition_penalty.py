@@ -32,7 +32,7 @@ def test_encoder_repetition_penalty_counts_no_new_tokens() -> None:
     assert out == [[[4.0, -2.0, 2.0, -2.0]]] * 3
 
 
-def test_encoder_repetition_penalty_takes_what_the_encoder_has_read_without_its_padding() -> None:
+def test_encoder_repetition_penalty_takes_the_encoders_input_without_its_padding() -> None:
     source = Source(torch.tensor([[2, 3], [1, 3]]), torch.tensor([[True, True], [True, False]]))
     history = replace(history_of([[0], [0]], rows_per_prompt=2), source=source)
     first, second = [2.0, -2.0, 4.0, -1.0], [2.0, -1.0, 2.0, -2.0]
@@ -50,7 +50,7 @@ def test_encoder_repetition_penalty_takes_a_source_for_all_prompts_before_any_ot
     assert out == [[4.0, -2.0, 2.0, -1.0]] * 2
 
 
-def test_encoder_repetition_penalty_takes_a_source_for_each_prompt_of_any_length() -> None:
+def test_encoder_repetition_penalty_takes_a_source_per_prompt_of_any_length() -> None:
     processor = dk.EncoderRepetitionPenalty(2.0, source=[[2], [], [0, 3]])
     out = pushed(processor, history_of([[0], [0], [0]]))
     assert out == [[2.0, -2.0, 4.0, -2.0], [2.0, -2.0, 2.0, -2.0], [4.0, -2.0, 2.0, -1.0]]
@@ -110,7 +110,7 @@ def test_encoder_repetition_penalty_keeps_the_contract_of_processors(penalty: fl
     check_processor(dk.EncoderRepetitionPenalty(penalty, source), max_examples=20)
 
 
-def test_encoder_repetition_penalty_for_each_prompt_keeps_the_contract_of_processors() -> None:
+def test_encoder_repetition_penalty_per_prompt_keeps_the_contract_of_processors() -> None:
     check_processor(
         lambda prompts: dk.EncoderRepetitionPenalty(
             [1.5 + n for n in prompts], source=[[n, 5][n % 2 :] for n in prompts]

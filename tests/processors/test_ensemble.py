@@ -20,7 +20,7 @@ def test_log_probabilities_are_averaged() -> None:
     assert out.exp()[0].tolist() == pytest.approx([0.6**0.25 * 0.2**0.75, 0.4**0.25 * 0.8**0.75])
 
 
-def test_a_token_that_one_model_cannot_say_is_halved_or_banned() -> None:
+def test_a_token_impossible_for_one_model_is_halved_or_banned() -> None:
     second = always(0.0, 1.0)
     assert after(dk.Ensemble(second), [0.5, 0.5]).exp()[0].tolist() == pytest.approx([0.25, 0.75])
     assert after(dk.Ensemble(second, average="log_prob"), [0.5, 0.5])[0, 0] == -math.inf
@@ -50,7 +50,7 @@ def test_an_ensemble_of_one_model_twice_is_that_model() -> None:
         )
 
 
-def test_every_model_hears_what_is_said() -> None:
+def test_every_model_reads_the_new_tokens() -> None:
     second = MarkovModel([[0.0, 1.0], [1.0, 0.0]])
     out = dk.decode(always(0.6, 0.4), [[0], [0, 1]], dk.Greedy(), dk.Ensemble(second), max_new_tokens=3)
     assert out.hypotheses() == [[[1, 0, 1]], [[0, 1, 0]]]
@@ -77,12 +77,12 @@ def test_each_prompt_may_weigh_the_models_its_own_way() -> None:
         ({"weights": [[1, 2, 3], [1, 2]]}, r"weights must be for equally many prompts, got \[2, 3\]"),
     ],
 )
-def test_what_makes_no_ensemble_is_refused(options: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^Ensemble: {message}"):
         dk.Ensemble(**{"models": always(0.5, 0.5), **options})
 
 
-def test_as_many_weights_as_prompts_are_asked_for() -> None:
+def test_there_must_be_as_many_weights_as_prompts() -> None:
     with pytest.raises(
         dk.DecodekitError, match=r"^Ensemble: a weight must be one number, .* got 2 for 1 prompts"
     ):
@@ -96,7 +96,7 @@ def test_an_ensemble_keeps_the_contract_of_processors(models: Any, average: Any)
 
 
 @pytest.mark.parametrize("average", ["prob", "log_prob"])
-def test_an_ensemble_by_prompt_keeps_the_contract_of_processors(average: Any) -> None:  # noqa: ANN401
+def test_an_ensemble_per_prompt_keeps_the_contract_of_processors(average: Any) -> None:  # noqa: ANN401
     second = HashModel(9, 5)
     check_processor(
         lambda numbers: dk.Ensemble(second, [1, [0.5 * n for n in numbers]], average), max_examples=20

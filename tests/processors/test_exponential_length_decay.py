@@ -70,7 +70,7 @@ def test_exponential_length_decay_may_differ_by_prompt() -> None:
     assert [row[0] for row in out[2]] == [4.0, 9.0, 2.0]
 
 
-def test_exponential_length_decay_refuses_as_many_numbers_as_there_are_no_prompts() -> None:
+def test_exponential_length_decay_refuses_an_empty_list_of_numbers() -> None:
     with pytest.raises(ValueError, match=r"^ExponentialLengthDecay: factor must be one number, or one for"):
         dk.ExponentialLengthDecay(0, [1.1, 1.2], end_ids=0).init(history_of([[1]]))
 
@@ -107,7 +107,7 @@ def test_exponential_length_decay_keeps_the_contract_of_processors(start: int, f
     check_processor(dk.ExponentialLengthDecay(start, factor, end_ids=[0, 7]), max_examples=20)
 
 
-def test_exponential_length_decay_for_each_prompt_keeps_the_contract_of_processors() -> None:
+def test_exponential_length_decay_per_prompt_keeps_the_contract_of_processors() -> None:
     check_processor(
         lambda prompts: dk.ExponentialLengthDecay(prompts, [1.1 + n for n in prompts], end_ids=[2, 3]),
         max_examples=20,

@@ -44,7 +44,7 @@ def test_forced_eos_may_differ_by_prompt() -> None:
     assert out.hypotheses() == [[[0]], [[1, 1, 0]]]
 
 
-def test_forced_eos_refuses_as_many_numbers_as_there_are_no_prompts() -> None:
+def test_forced_eos_refuses_an_empty_list_of_numbers() -> None:
     with pytest.raises(ValueError, match=r"^ForcedEOS: max_new_tokens must be one number, or one for each"):
         dk.ForcedEOS([1, 3], end_ids=0).init(history_of([[1]]))
 
@@ -76,7 +76,7 @@ def test_forced_eos_keeps_the_contract_of_processors(count: int) -> None:
     check_processor(dk.ForcedEOS(count, end_ids=[0, 7]), unbans=True, max_examples=20)
 
 
-def test_forced_eos_for_each_prompt_keeps_the_contract_of_processors() -> None:
+def test_forced_eos_per_prompt_keeps_the_contract_of_processors() -> None:
     check_processor(
         lambda prompts: dk.ForcedEOS([1 + n for n in prompts], end_ids=2), unbans=True, max_examples=20
     )

@@ -11,7 +11,7 @@ from decodekit.testing import HashModel, MarkovModel, check_captures, check_proc
 from tests.processors.alone import FEW, Values, assert_each_has_its_own, batches
 
 BANNED = -torch.inf
-# Says 0 by itself, for ever.
+# Emits 0 by itself, for ever.
 GOES_ON = MarkovModel([[0.6, 0.2, 0.2], [0.6, 0.2, 0.2], [0.6, 0.2, 0.2]])
 
 
@@ -69,7 +69,7 @@ def test_forced_prefix_begins_every_text_under_every_decoder(decoder: Any) -> No
         assert all(text[: len(prefix)] == prefix for text in texts)
 
 
-def test_forced_prefix_is_said_as_far_as_there_is_room_and_ends_with_an_end_id() -> None:
+def test_forced_prefix_is_emitted_as_far_as_there_is_room_and_ends_with_an_end_id() -> None:
     model = HashModel(4, end_ids=(3,))
     out = dk.decode(model, [[0]], dk.Greedy(), dk.ForcedPrefix([1, 2, 1]), max_new_tokens=2)
     assert out.hypotheses() == [[[1, 2]]]
@@ -103,7 +103,7 @@ def test_forced_prefix_refuses_an_id_outside_the_vocabulary_when_applied() -> No
         processor.apply(history, torch.zeros(1, 4), processor.init(history))
 
 
-def test_forced_prefix_refuses_prefixes_that_are_not_one_for_each_prompt() -> None:
+def test_forced_prefix_refuses_prefixes_that_are_not_one_per_prompt() -> None:
     message = r"^ForcedPrefix: prefixes must be one, or one for each prompt, got 2 for 1 prompts"
     with pytest.raises(dk.DecodekitError, match=message):
         dk.ForcedPrefix([[1], [2]]).init(history_of([[1]]))
@@ -114,7 +114,7 @@ def test_forced_prefix_keeps_the_contract_of_processors(prefix: list[int]) -> No
     check_processor(dk.ForcedPrefix(prefix), unbans=True, max_examples=20)
 
 
-def test_forced_prefix_for_each_prompt_keeps_the_contract_of_processors() -> None:
+def test_forced_prefix_per_prompt_keeps_the_contract_of_processors() -> None:
     check_processor(
         lambda numbers: dk.ForcedPrefix([[n % 7] * (n % 4) for n in numbers]), unbans=True, max_examples=20
     )

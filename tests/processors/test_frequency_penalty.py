@@ -16,12 +16,12 @@ BANNED = -torch.inf
 
 
 def after(
-    processor: dk.FrequencyPenalty, prompts: list[list[int]], said: list[list[int]], scores: torch.Tensor
+    processor: dk.FrequencyPenalty, prompts: list[list[int]], emitted: list[list[int]], scores: torch.Tensor
 ) -> list[list[float]]:
-    """The scores after every prompt was gone on with the tokens that are said in turn."""
-    history = dk.Prompt.from_ids(prompts).history(max(map(len, prompts)) + len(said) + 1, 1)
+    """The scores after the tokens emitted in turn, for every prompt."""
+    history = dk.Prompt.from_ids(prompts).history(max(map(len, prompts)) + len(emitted) + 1, 1)
     memory = processor.init(history)
-    for tokens in said:
+    for tokens in emitted:
         _, memory = processor.apply(history, scores, memory)
         history = history.append(torch.tensor(tokens))
     return processor.apply(history, scores, memory)[0].tolist()
@@ -32,7 +32,7 @@ def test_frequency_penalty_is_subtracted_each_time_the_token_was_generated() -> 
     assert after(dk.FrequencyPenalty(0.5), [[0]], [[1], [2], [1]], scores) == [[1.0, 0.0, -1.5, 1.0]]
 
 
-def test_frequency_penalty_counts_the_prompt_only_when_told() -> None:
+def test_frequency_penalty_counts_the_prompt_only_on_request() -> None:
     out = after(dk.FrequencyPenalty(0.5, prompt=True), [[0, 3, 3]], [[1]], torch.zeros(1, 4))
     assert out == [[-0.5, -0.5, 0.0, -1.0]]
     out = after(dk.FrequencyPenalty(0.5), [[0, 3, 3]], [[1]], torch.zeros(1, 4))
@@ -85,7 +85,7 @@ def test_frequency_penalty_refuses_a_prompt_that_is_not_true_or_false(prompt: An
         dk.FrequencyPenalty(1.0, prompt=prompt)
 
 
-def test_frequency_penalty_refuses_numbers_that_are_not_one_for_each_prompt() -> None:
+def test_frequency_penalty_refuses_numbers_that_are_not_one_per_prompt() -> None:
     message = r"^FrequencyPenalty: penalty must be one number, or one for each prompt, got 2 for 1 prompts"
     with pytest.raises(dk.DecodekitError, match=message):
         dk.FrequencyPenalty([1.0, 2.0]).init(dk.Prompt.from_ids([[0]]).history(2, 1))
@@ -104,7 +104,7 @@ def test_frequency_penalty_keeps_the_contract_of_processors(processor: Any) -> N
 
 
 def reference(scores: list[float], text: list[int], penalty: float) -> list[float]:
-    """What the OpenAI API's documentation says, token by token."""
+    """The formula of the OpenAI API's documentation, token by token."""
     return [score - penalty * text.count(token) for token, score in enumerate(scores)]
 
 
@@ -117,12 +117,12 @@ def test_frequency_penalty_is_what_the_openai_api_says(
 ) -> None:
     batch, values = case
     generator = torch.Generator().manual_seed(seed)
-    said = torch.randint(0, 7, (3, len(batch)), generator=generator)
+    emitted = torch.randint(0, 7, (3, len(batch)), generator=generator)
     # Eighths and 24 bits of penalty: Python's float64 is rounded once, as float32 rounds.
     scores = torch.randn(len(batch), 7, generator=generator).mul(8).round() / 8
-    out = after(dk.FrequencyPenalty(values, prompt=prompt), batch, said.tolist(), scores)
+    out = after(dk.FrequencyPenalty(values, prompt=prompt), batch, emitted.tolist(), scores)
     for row, text in enumerate(batch):
-        counted = (text if prompt else []) + said[:, row].tolist()
+        counted = (text if prompt else []) + emitted[:, row].tolist()
         expected = reference(scores[row].tolist(), counted, values[row])
         torch.testing.assert_close(torch.tensor(expected), torch.tensor(out[row]), rtol=1e-6, atol=1e-6)
 

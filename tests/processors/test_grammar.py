@@ -38,7 +38,7 @@ def model() -> dk.HFModel:
 
 
 def allowed_by(processor: dk.Grammar, texts: list[list[int]], vocab: int = 4096) -> list[set[int]]:
-    """What may come after each of some texts, said after a prompt, all on one batch."""
+    """The allowed ids after each of some texts that follow a prompt, in one batch."""
     history = dk.Prompt.from_ids([[5]] * len(texts)).history(1 + len(texts[0]), 1)
     memory, scores = processor.init(history), torch.zeros(len(texts), vocab)
     out, memory = processor.apply(history, scores, memory)
@@ -60,13 +60,13 @@ def test_a_regular_expression_allows_the_tokens_with_which_it_can_go_on(model: d
         texts_of(model, one) for one in allowed_by(processor, [[ids["the"]]])
     ]
     t, h, e, n, y = (ids[letter] for letter in "theny")
-    # However the text is cut into tokens; and where it cannot go on, only the end id is left.
+    # For any tokenization; where the string is complete, only the end id is left.
     assert allowed_by(processor, [[ids["the"]]]) == allowed_by(processor, [[t, h, e]])
     assert [{END}] == allowed_by(processor, [[t, h, e, n, y]])
     assert [{END}] == allowed_by(processor, [[t, h, e, y]])
 
 
-def test_a_text_that_has_ended_stays_ended_and_one_that_went_wrong_has_nothing_left(
+def test_an_ended_output_stays_ended_and_a_rejected_one_has_no_token_left(
     model: dk.HFModel,
 ) -> None:
     processor = dk.Grammar.regex("ab?", model.vocabulary)
@@ -99,7 +99,7 @@ DECODERS = {
 
 
 @pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS)
-def test_every_decoder_says_what_the_grammar_accepts(model: dk.HFModel, decoder: Any) -> None:  # noqa: ANN401
+def test_every_decoder_emits_a_string_that_the_grammar_accepts(model: dk.HFModel, decoder: Any) -> None:  # noqa: ANN401
     prompts = ["The king was ", "He said to her"]
     options = {"max_new_tokens": 60, "end_ids": model.vocabulary.end_ids}
     made = dk.Grammar.json_schema(PERSON, model.vocabulary, whitespace=False)
@@ -132,12 +132,12 @@ def test_a_beams_matcher_follows_its_beam(model: dk.HFModel) -> None:
     for _ in range(3):
         history = prompt.history(60, beams)
         memory, scores = processor.init(history), torch.zeros(8, 4096)
-        said: list[list[int]] = [[] for _ in range(8)]
+        emitted: list[list[int]] = [[] for _ in range(8)]
         for _ in range(40):
             out, after = processor.apply(history, scores, memory)
-            again, _ = processor.apply(history, scores, memory)  # the memory was only looked at
+            again, _ = processor.apply(history, scores, memory)  # applying it did not change the memory
             assert torch.equal(out, again)
-            for row, text in enumerate(said):
+            for row, text in enumerate(emitted):
                 matcher = fresh.deep_copy()
                 assert matcher.consume_tokens(text)
                 bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
@@ -149,8 +149,8 @@ def test_a_beams_matcher_follows_its_beam(model: dk.HFModel) -> None:
             if END in tokens:
                 break
             moved += int((sources != torch.arange(8)).any())
-            said = [
-                said[source] + [token]
+            emitted = [
+                emitted[source] + [token]
                 for source, token in zip(sources.tolist(), tokens.tolist(), strict=True)
             ]
             memory, history = reorder_memory(after, sources), history.take(sources).append(tokens)
@@ -197,11 +197,11 @@ def test_grammar_refuses_end_ids_that_are_none_or_outside_the_vocabulary(model: 
     with pytest.raises(ValueError, match=r"^Grammar: tokenizer must be one that llguidance can read: .*4096"):
         dk.Grammar.regex("a", model.tokenizer, end_ids=4096)
     late = dk.Grammar.regex("a", model.tokenizer, end_ids=4000)
-    with pytest.raises(dk.DecodekitError, match=r"^Grammar: end ids must be below the 300 tokens"):
+    with pytest.raises(dk.DecodekitError, match=r"^Grammar: end ids must be below the vocabulary size 300"):
         allowed_by(late, [[]], vocab=300)
 
 
-def test_grammar_without_llguidance_says_what_to_install(
+def test_grammar_without_llguidance_names_the_package_to_install(
     model: dk.HFModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "llguidance", None)

@@ -63,7 +63,7 @@ def test_min_length_keeps_the_contract_of_processors(least: int) -> None:
     check_processor(dk.MinLength(least, end_ids=[0, 7]), max_examples=20)
 
 
-def test_min_length_for_each_prompt_keeps_the_contract_of_processors() -> None:
+def test_min_length_per_prompt_keeps_the_contract_of_processors() -> None:
     check_processor(lambda prompts: dk.MinLength([3 + n for n in prompts], end_ids=2), max_examples=20)
 
 

@@ -94,7 +94,7 @@ def test_min_new_tokens_is_hugging_faces_at_every_step(
         history = history.append(torch.randint(0, vocab, (len(tokens),), generator=generator))
 
 
-def test_min_new_tokens_for_each_prompt_keeps_the_contract_of_processors() -> None:
+def test_min_new_tokens_per_prompt_keeps_the_contract_of_processors() -> None:
     check_processor(lambda numbers: dk.MinNewTokens(numbers, end_ids=[0, 7]), max_examples=20)
 
 
@@ -107,7 +107,7 @@ def test_min_new_tokens_of_every_prompt_is_what_it_is_alone(
     assert_each_has_its_own(lambda least: dk.MinNewTokens(least, end_ids=[0, 6]), batch, values, seed)
 
 
-def test_min_new_tokens_for_each_prompt_ends_each_when_it_may() -> None:
+def test_min_new_tokens_per_prompt_ends_each_prompt_when_it_may() -> None:
     # Ends at once unless it must not.
     model = MarkovModel([[1.0, 0.0], [0.75, 0.25]], end_ids=(0,))
     processor = dk.MinNewTokens([3, 0], end_ids=0)
@@ -115,13 +115,13 @@ def test_min_new_tokens_for_each_prompt_ends_each_when_it_may() -> None:
     assert out.hypotheses() == [[[1, 1, 1, 0]], [[0]]]
 
 
-def test_min_new_tokens_for_each_prompt_refuses_what_is_not_an_integer_of_at_least_zero() -> None:
+def test_min_new_tokens_per_prompt_refuses_what_is_not_an_integer_of_at_least_zero() -> None:
     message = r"^MinNewTokens: min_new_tokens must be an integer of at least 0, got -1"
     with pytest.raises(ValueError, match=message):
         dk.MinNewTokens([2, -1], end_ids=0)
 
 
-def test_min_new_tokens_refuses_numbers_that_are_not_one_for_each_prompt() -> None:
+def test_min_new_tokens_refuses_numbers_that_are_not_one_per_prompt() -> None:
     message = r"^MinNewTokens: min_new_tokens must be one number, or one for each prompt, got 2 for 1 prompts"
     with pytest.raises(dk.DecodekitError, match=message):
         dk.MinNewTokens([1, 2], end_ids=0).init(history_of([[1]]))

@@ -78,7 +78,7 @@ def test_min_p_is_hugging_faces(call: Call, p: float, count: int) -> None:
     assert_same(MinPLogitsWarper(p, min_tokens_to_keep=count), dk.MinP(p, min_tokens_to_keep=count), call)
 
 
-def test_min_p_for_each_prompt_keeps_the_contract_of_processors() -> None:
+def test_min_p_per_prompt_keeps_the_contract_of_processors() -> None:
     check_processor(lambda numbers: dk.MinP([0.1 + 0.3 * number for number in numbers]), max_examples=20)
 
 
@@ -91,6 +91,6 @@ def test_min_p_of_every_prompt_is_what_it_is_alone(case: tuple[list[list[int]], 
     assert_each_has_its_own(dk.MinP, batch, values, seed)
 
 
-def test_min_p_for_each_prompt_refuses_a_p_that_is_no_fraction_of_the_largest() -> None:
+def test_min_p_per_prompt_refuses_a_p_that_is_no_fraction_of_the_largest() -> None:
     with pytest.raises(ValueError, match=r"^MinP: p must be in \(0, 1\], got 0"):
         dk.MinP([0.5, 0])

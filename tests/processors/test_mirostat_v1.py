@@ -34,7 +34,7 @@ def zipf(exponent: float, vocab: int) -> torch.Tensor:
 
 
 def first_kept(processor: dk.MirostatV1, scores: torch.Tensor) -> int:
-    """How many tokens it keeps at the first step."""
+    """The number of tokens kept at the first step."""
     history = history_of([[0]], 1)
     return int((processor.apply(history, scores, processor.init(history))[0] > BANNED).sum())
 
@@ -51,11 +51,11 @@ def test_mirostat_v1_takes_the_limit_where_the_exponent_is_one() -> None:
     assert first_kept(dk.MirostatV1(3.0), zipf(1, 100)) == 15
     # At odds of exactly 2, which takes float64, s is exactly 1: k = 2**0.2 / ln 4 = 0.83.
     exact = torch.tensor([[math.log(2), 0.0, BANNED, BANNED]], dtype=torch.float64)
-    assert dk.MirostatV1(0.1)._kept(history_of([[0]], 1), exact, torch.tensor([[0.2]])).item() == 2
+    assert dk.MirostatV1(0.1)._tokens_to_keep(history_of([[0]], 1), exact, torch.tensor([[0.2]])).item() == 2
 
 
 def test_mirostat_v1_estimates_the_exponent_from_m_tokens_that_are_not_banned() -> None:
-    # The first two tell of s = 2, the others of less.
+    # The first two give s = 2, the others less.
     scores = torch.cat([zipf(2, 100)[:, :2], zipf(0.3, 98) + zipf(2, 100)[:, 1:2]], 1)
     assert first_kept(dk.MirostatV1(3.0, m=2), scores) == 9
     assert first_kept(dk.MirostatV1(3.0, m=50), scores) == round(estimate_k(scores[0].tolist(), 6, 50)) + 1
@@ -77,8 +77,8 @@ def test_mirostat_v1_is_the_slow_reference_over_a_whole_trajectory(
     trajectory: tuple[torch.Tensor, list[int]], tau: float, eta: float, m: int
 ) -> None:
     steps, picks = trajectory
-    said, bounds, out = run(dk.MirostatV1(tau, eta, m), steps, picks)
-    for row, tokens in enumerate(said):
+    emitted, bounds, out = run(dk.MirostatV1(tau, eta, m), steps, picks)
+    for row, tokens in enumerate(emitted):
         mu = 2 * tau
         for step, token in enumerate(tokens):
             scores, processed = steps[step, row].tolist(), out[step, row].tolist()
@@ -100,14 +100,14 @@ def test_mirostat_v1_brings_the_mean_surprise_to_the_target() -> None:
     assert bits[0].tolist() == pytest.approx([3.0, 3.0], abs=0.1)
 
 
-def test_mirostat_v1_takes_one_number_for_each_prompt() -> None:
+def test_mirostat_v1_takes_one_number_per_prompt() -> None:
     steps = (zipf(1.2, 30) + torch.randn(5, 2, 30, generator=torch.Generator().manual_seed(0))).float()
     picks = [7, 1, 0, 2, 1]
     together = run(dk.MirostatV1([3.0, 2.0], [0.5, 0.25], [2, 20]), steps, picks)
     for row, (tau, eta, m) in enumerate([(3.0, 0.5, 2), (2.0, 0.25, 20)]):
-        said, bounds, out = run(dk.MirostatV1(tau, eta, m), steps[:, row : row + 1], picks)
+        emitted, bounds, out = run(dk.MirostatV1(tau, eta, m), steps[:, row : row + 1], picks)
         assert torch.equal(out[:, 0], together[2][:, row])
-        assert said[0] == together[0][row]
+        assert emitted[0] == together[0][row]
         assert bounds[0] == together[1][row]
 
 

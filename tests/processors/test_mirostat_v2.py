@@ -17,11 +17,11 @@ HALVES = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log()  # 1, 2, 3 and 3 bits
 
 
 def reference(
-    steps: list[list[float]], said: list[int], tau: float, eta: float
+    steps: list[list[float]], emitted: list[int], tau: float, eta: float
 ) -> list[tuple[float, list[float]]]:
-    """For one row: at every step the bound, and how far every token is above it."""
+    """For one row: at every step the bound, and the distance of every token above it."""
     mu, out = 2 * tau, []
-    for scores, token in zip(steps, said, strict=True):
+    for scores, token in zip(steps, emitted, strict=True):
         surprise = [-math.log2(prob) if prob > 0 else math.inf for prob in probabilities(scores)]
         best = max(scores)
         out.append((mu, [-1.0 if scores[v] == best else surprise[v] - mu for v in range(len(scores))]))
@@ -34,23 +34,23 @@ def run(
     steps: torch.Tensor,
     picks: list[int],
 ) -> tuple[list[list[int]], list[list[float]], torch.Tensor]:
-    """Says at every step one of the tokens that are kept.
+    """Emits at every step one of the kept tokens.
 
     Returns:
-        For every row the tokens said and the bounds, and all processed scores [steps rows vocab].
+        For every row the emitted tokens and the bounds, and all processed scores [steps rows vocab].
     """
     rows = steps.shape[1]
     history = history_of([[0] * (1 + row) for row in range(rows)], len(steps))
-    memory, said, bounds, out = processor.init(history), [], [], []
+    memory, emitted, bounds, out = processor.init(history), [], [], []
     for scores, pick in zip(steps, picks, strict=True):
         processed, memory = processor.apply(history, scores, memory)
         allowed = [[v for v, score in enumerate(row) if score > BANNED] for row in processed.tolist()]
-        said.append([several[pick % len(several)] for several in allowed])
+        emitted.append([several[pick % len(several)] for several in allowed])
         bounds.append(memory.mu[:, 0].tolist())
         out.append(processed)
-        history = history.append(torch.tensor(said[-1]))
+        history = history.append(torch.tensor(emitted[-1]))
     return (
-        [list(column) for column in zip(*said, strict=True)],
+        [list(column) for column in zip(*emitted, strict=True)],
         [list(column) for column in zip(*bounds, strict=True)],
         torch.stack(out),
     )
@@ -58,7 +58,7 @@ def run(
 
 @st.composite
 def trajectories(draw: st.DrawFn, steps: int = 6) -> tuple[torch.Tensor, list[int]]:
-    """Scores [steps rows vocab], some banned, and which of the kept tokens to say at every step."""
+    """Scores [steps rows vocab], some banned, and the index of the kept token to emit at every step."""
     rows, vocab = draw(st.integers(1, 3)), draw(st.integers(1, 12))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     scores = torch.randn(steps, rows, vocab, generator=generator) * draw(st.sampled_from([0.3, 1.0, 3.0]))
@@ -69,14 +69,14 @@ def trajectories(draw: st.DrawFn, steps: int = 6) -> tuple[torch.Tensor, list[in
     )
 
 
-def test_mirostat_v2_keeps_what_surprises_no_more_than_mu_which_begins_at_twice_the_target() -> None:
+def test_mirostat_v2_keeps_tokens_no_more_surprising_than_mu_which_begins_at_twice_the_target() -> None:
     processor, history = dk.MirostatV2(1.0), history_of([[0]], 1)
     out, memory = processor.apply(history, HALVES, processor.init(history))
     assert (out > BANNED).tolist() == [[True, True, False, False]]
     assert memory.mu.tolist() == [[2.0]]
 
 
-def test_mirostat_v2_lowers_mu_by_what_was_more_surprising_than_the_target() -> None:
+def test_mirostat_v2_lowers_mu_after_tokens_more_surprising_than_the_target() -> None:
     processor, history = dk.MirostatV2(1.5, 0.5), history_of([[0]], 3)
     memory = processor.init(history)
     bounds = []
@@ -93,7 +93,7 @@ def test_mirostat_v2_keeps_the_likeliest_token_however_low_mu_is() -> None:
     assert (out > BANNED).tolist() == [[True, False, False, False]]
 
 
-def test_mirostat_v2_learns_nothing_from_the_prompt_or_from_what_was_banned() -> None:
+def test_mirostat_v2_learns_nothing_from_the_prompt_or_from_banned_tokens() -> None:
     processor, history = dk.MirostatV2(1.0, 1.0), history_of([[1, 1]], 2)
     scores = HALVES.index_fill(1, torch.tensor([3]), BANNED)
     _, memory = processor.apply(history, scores, processor.init(history))
@@ -117,8 +117,8 @@ def test_mirostat_v2_is_the_slow_reference_over_a_whole_trajectory(
     trajectory: tuple[torch.Tensor, list[int]], tau: float, eta: float
 ) -> None:
     steps, picks = trajectory
-    said, bounds, out = run(dk.MirostatV2(tau, eta), steps, picks)
-    for row, tokens in enumerate(said):
+    emitted, bounds, out = run(dk.MirostatV2(tau, eta), steps, picks)
+    for row, tokens in enumerate(emitted):
         expected = reference(steps[:, row].tolist(), tokens, tau, eta)
         for step, (mu, excess) in enumerate(expected):
             # Sums of logarithms in float32.
@@ -138,12 +138,12 @@ def test_mirostat_v2_brings_the_mean_surprise_to_the_target(tau: float) -> None:
     assert bits[0].tolist() == pytest.approx([tau, tau], abs=0.1)
 
 
-def test_mirostat_v2_takes_one_number_for_each_prompt() -> None:
+def test_mirostat_v2_takes_one_number_per_prompt() -> None:
     steps = HALVES.expand(5, 2, 4)
     together = run(dk.MirostatV2([1.0, 2.0], [0.5, 0.25]), steps, [3, 1, 0, 2, 1])
     for row, (tau, eta) in enumerate([(1.0, 0.5), (2.0, 0.25)]):
-        said, bounds, _ = run(dk.MirostatV2(tau, eta), steps[:, :1], [3, 1, 0, 2, 1])
-        assert said[0] == together[0][row]
+        emitted, bounds, _ = run(dk.MirostatV2(tau, eta), steps[:, :1], [3, 1, 0, 2, 1])
+        assert emitted[0] == together[0][row]
         assert bounds[0] == together[1][row]
 
 

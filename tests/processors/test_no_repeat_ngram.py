@@ -16,21 +16,21 @@ BANNED = -torch.inf
 
 
 def banned(n: int, text: list[int], vocab: int = 5) -> list[int]:
-    """The ids that may not follow the text."""
+    """The ids that may not follow the ids in `text`."""
     out = dk.NoRepeatNGram(n)(torch.tensor([text]), torch.zeros(1, vocab))
     return torch.where(out[0] == BANNED)[0].tolist()
 
 
-def test_no_repeat_ngram_bans_what_followed_the_same_tokens_before() -> None:
+def test_no_repeat_ngram_bans_tokens_that_followed_the_same_tokens_before() -> None:
     assert banned(2, [1, 2, 1]) == [2]
     assert banned(3, [1, 2, 3, 4, 1, 2]) == [3]
 
 
-def test_no_repeat_ngram_bans_everything_that_ever_followed() -> None:
+def test_no_repeat_ngram_bans_every_token_that_ever_followed() -> None:
     assert banned(2, [1, 2, 1, 3, 1]) == [2, 3]
 
 
-def test_no_repeat_ngram_of_one_bans_every_token_that_was_said() -> None:
+def test_no_repeat_ngram_of_one_bans_every_token_of_the_sequence() -> None:
     assert banned(1, [3, 0, 3]) == [0, 3]
 
 
@@ -49,7 +49,7 @@ def test_no_repeat_ngram_ignores_ids_outside_the_vocabulary() -> None:
     assert banned(2, [7, 1, 7], vocab=3) == [1]
 
 
-def test_no_repeat_ngram_takes_neither_padding_nor_unwritten_columns_for_text() -> None:
+def test_no_repeat_ngram_counts_neither_padding_nor_unwritten_columns() -> None:
     tokens = torch.tensor([[1, 2, 1, 1]])
     valid = torch.tensor([[False, True, True, False]])
     history = dk.History(tokens, valid, torch.tensor(3))

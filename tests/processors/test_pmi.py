@@ -8,7 +8,7 @@ from decodekit.testing import HashModel, MarkovModel, check_processor
 from tests.processors.second import SPARSE, after, always
 
 
-def test_where_the_entropy_is_at_least_the_threshold_the_prior_is_taken_off() -> None:
+def test_where_the_entropy_is_at_least_the_threshold_the_prior_is_subtracted() -> None:
     prior = always(0.25, 0.75)
     unsure, sure = [0.5, 0.5], [0.99, 0.01]  # 0.693 and 0.056 nats
     assert after(dk.PMI(prior, 1, 0.5), unsure).exp()[0].tolist() == pytest.approx([2.0, 2 / 3])
@@ -31,7 +31,7 @@ def test_banned_tokens_add_nothing_to_the_entropy_and_stay_banned() -> None:
     assert out.exp()[0].tolist() == pytest.approx([0.0, 0.0, 2.0])
 
 
-def test_the_second_model_reads_on_where_the_first_is_sure() -> None:
+def test_the_second_model_advances_where_the_first_is_sure() -> None:
     # Sure of 1 after 0 and 2 after 1, then of nothing; the prior after 2 is against 0.
     model = MarkovModel([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.4, 0.3, 0.3]])
     prior = MarkovModel([[0.1, 0.1, 0.8], [0.8, 0.1, 0.1], [0.8, 0.1, 0.1]])
@@ -40,13 +40,13 @@ def test_the_second_model_reads_on_where_the_first_is_sure() -> None:
     assert out.hypotheses() == [[[1, 2, 1]]]
 
 
-def test_the_second_model_begins_with_the_last_token_or_what_it_is_given() -> None:
+def test_the_second_model_begins_with_the_last_token_or_the_given_prompts() -> None:
     prior, probs = MarkovModel([[0.2, 0.8], [0.5, 0.5]]), [0.5, 0.5]
     assert after(dk.PMI(prior, 1, 0), probs, [[1, 0]]).exp()[0].tolist() == pytest.approx([2.5, 0.625])
     assert after(dk.PMI(prior, 1, 0, [[1]]), probs, [[1, 0]]).exp()[0].tolist() == pytest.approx([1.0, 1.0])
 
 
-def test_what_the_second_model_cannot_say_is_preferred_where_the_first_is_unsure() -> None:
+def test_tokens_impossible_for_the_second_model_are_preferred_where_the_first_is_unsure() -> None:
     out = after(dk.PMI(always(0.0, 1.0), 1, 0), [0.5, 0.5])
     assert out.isfinite().all()
     assert out.argmax() == 0

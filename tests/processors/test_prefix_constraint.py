@@ -18,13 +18,13 @@ def apply(function: Any, history: dk.History, scores: torch.Tensor) -> list[list
     return processor.apply(history, scores, processor.init(history))[0].tolist()
 
 
-def test_prefix_constraint_bans_what_the_function_does_not_allow() -> None:
+def test_prefix_constraint_bans_tokens_that_the_function_does_not_allow() -> None:
     history = dk.Prompt.from_ids([[0], [1]]).history(4, 1)
     out = apply(lambda prompt, ids: [2, prompt, int(ids[-1])], history, torch.tensor([[1.0, 2, 3, 4]] * 2))
     assert out == [[1.0, BANNED, 3.0, BANNED], [BANNED, 2.0, 3.0, BANNED]]
 
 
-def test_prefix_constraint_hands_over_the_number_of_the_prompt_and_the_text_without_padding() -> None:
+def test_prefix_constraint_passes_the_number_of_the_prompt_and_the_ids_without_padding() -> None:
     seen = []
 
     def note(prompt: int, ids: torch.Tensor) -> list[int]:
@@ -35,7 +35,7 @@ def test_prefix_constraint_hands_over_the_number_of_the_prompt_and_the_text_with
     assert seen == [(0, [3]), (0, [3]), (1, [1, 2]), (1, [1, 2])]
 
 
-def test_prefix_constraint_knows_a_prompt_by_its_number_wherever_its_rows_stand() -> None:
+def test_prefix_constraint_passes_the_number_of_a_prompt_in_a_part_of_the_batch() -> None:
     history = dk.Prompt.from_ids([[3], [2]]).history(5, 1).take(torch.tensor([1, 0, 1]))
     out = apply(lambda prompt, ids: [prompt, int(ids[-1])], history, torch.zeros(3, 4))
     assert [[token for token in range(4) if row[token] > BANNED] for row in out] == [[1, 2], [0, 3], [1, 2]]
@@ -46,7 +46,7 @@ def test_prefix_constraint_takes_ids_as_a_tensor() -> None:
     assert apply(lambda _, __: torch.tensor([1]), history, torch.zeros(1, 2)) == [[BANNED, 0.0]]
 
 
-def test_prefix_constraint_leaves_banned_what_was_banned() -> None:
+def test_prefix_constraint_leaves_banned_tokens_banned() -> None:
     history = dk.Prompt.from_ids([[0]]).history(2, 1)
     scores = torch.tensor([[BANNED, 0.0]])
     assert apply(lambda _, __: [0], history, scores) == [[BANNED, BANNED]]
@@ -83,7 +83,7 @@ def test_prefix_constraint_refuses_a_function_that_allows_nothing(none: Any) -> 
 @pytest.mark.parametrize("bad", [-1, 4, 1.0, True, "a", None])
 def test_prefix_constraint_refuses_what_is_no_id_of_the_vocabulary(bad: Any) -> None:  # noqa: ANN401
     history = dk.Prompt.from_ids([[0]]).history(3, 1)
-    message = r"^PrefixConstraint: the function must return ids of the 4 tokens that the model can say, and"
+    message = r"^PrefixConstraint: the function must return ids of the model's 4 tokens, and"
     with pytest.raises(dk.DecodekitError, match=message):
         apply(lambda _, __: [0, bad], history, torch.zeros(1, 4))
 
@@ -115,7 +115,7 @@ def test_prefix_constraint_is_hugging_faces(call: Call, beams: int, seed: int) -
 
     theirs = PrefixConstrainedLogitsProcessor(some, beams)(tokens, scores.clone())
     ours = apply(some, dk.Prompt.from_ids(call[0].tolist()).history(tokens.shape[1] + 1, beams), scores)
-    # Where nothing is left for any beam of a prompt, theirs brings banned tokens back.
+    # Where all tokens are banned for every beam of a prompt, theirs allows banned tokens again.
     left = (torch.tensor(ours).view(len(call[0]), -1) > BANNED).any(-1).repeat_interleave(beams)
     assume(left.any())
     assert theirs[left].tolist() == torch.tensor(ours)[left].tolist()

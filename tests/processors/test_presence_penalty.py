@@ -16,12 +16,12 @@ BANNED = -torch.inf
 
 
 def after(
-    processor: dk.PresencePenalty, prompts: list[list[int]], said: list[list[int]], scores: torch.Tensor
+    processor: dk.PresencePenalty, prompts: list[list[int]], emitted: list[list[int]], scores: torch.Tensor
 ) -> list[list[float]]:
-    """The scores after every prompt was gone on with the tokens that are said in turn."""
-    history = dk.Prompt.from_ids(prompts).history(max(map(len, prompts)) + len(said) + 1, 1)
+    """The processed scores after every prompt was continued with the given tokens."""
+    history = dk.Prompt.from_ids(prompts).history(max(map(len, prompts)) + len(emitted) + 1, 1)
     memory = processor.init(history)
-    for tokens in said:
+    for tokens in emitted:
         _, memory = processor.apply(history, scores, memory)
         history = history.append(torch.tensor(tokens))
     return processor.apply(history, scores, memory)[0].tolist()
@@ -32,7 +32,7 @@ def test_presence_penalty_is_subtracted_once_however_often_the_token_was_generat
     assert after(dk.PresencePenalty(0.5), [[0]], [[1], [2], [1]], scores) == [[1.0, 0.5, -1.5, 1.0]]
 
 
-def test_presence_penalty_counts_the_prompt_only_when_told() -> None:
+def test_presence_penalty_counts_the_prompt_only_with_the_option() -> None:
     out = after(dk.PresencePenalty(0.5, prompt=True), [[0, 3, 3]], [[1]], torch.zeros(1, 4))
     assert out == [[-0.5, -0.5, 0.0, -0.5]]
     out = after(dk.PresencePenalty(0.5), [[0, 3, 3]], [[1]], torch.zeros(1, 4))
@@ -85,7 +85,7 @@ def test_presence_penalty_refuses_a_prompt_that_is_not_true_or_false(prompt: Any
         dk.PresencePenalty(1.0, prompt=prompt)
 
 
-def test_presence_penalty_refuses_numbers_that_are_not_one_for_each_prompt() -> None:
+def test_presence_penalty_refuses_another_number_of_values_than_prompts() -> None:
     message = r"^PresencePenalty: penalty must be one number, or one for each prompt, got 2 for 1 prompts"
     with pytest.raises(dk.DecodekitError, match=message):
         dk.PresencePenalty([1.0, 2.0]).init(dk.Prompt.from_ids([[0]]).history(2, 1))
@@ -104,32 +104,32 @@ def test_presence_penalty_keeps_the_contract_of_processors(processor: Any) -> No
 
 
 def reference(scores: list[float], text: list[int], penalty: float) -> list[float]:
-    """What the OpenAI API's documentation says, token by token."""
+    """The formula of the OpenAI API's documentation, token by token."""
     return [score - penalty * (token in text) for token, score in enumerate(scores)]
 
 
 @LAWS
 @given(batches(VALUES), st.booleans(), st.integers(0, 2**31))
-def test_presence_penalty_is_what_the_openai_api_says(
+def test_presence_penalty_is_the_formula_of_the_openai_api(
     case: tuple[list[list[int]], Values],
     prompt: bool,  # noqa: FBT001
     seed: int,
 ) -> None:
     batch, values = case
     generator = torch.Generator().manual_seed(seed)
-    said = torch.randint(0, 7, (3, len(batch)), generator=generator)
+    emitted = torch.randint(0, 7, (3, len(batch)), generator=generator)
     # Eighths and 24 bits of penalty: Python's float64 is rounded once, as float32 rounds.
     scores = torch.randn(len(batch), 7, generator=generator).mul(8).round() / 8
-    out = after(dk.PresencePenalty(values, prompt=prompt), batch, said.tolist(), scores)
+    out = after(dk.PresencePenalty(values, prompt=prompt), batch, emitted.tolist(), scores)
     for row, text in enumerate(batch):
-        counted = (text if prompt else []) + said[:, row].tolist()
+        counted = (text if prompt else []) + emitted[:, row].tolist()
         expected = reference(scores[row].tolist(), counted, values[row])
         torch.testing.assert_close(torch.tensor(expected), torch.tensor(out[row]), rtol=1e-6, atol=1e-6)
 
 
 @FEW
 @given(batches(VALUES), st.booleans(), st.integers(0, 2**31))
-def test_presence_penalty_of_every_prompt_is_what_it_is_alone(
+def test_presence_penalty_of_every_prompt_is_the_same_alone(
     case: tuple[list[list[int]], Values],
     prompt: bool,  # noqa: FBT001
     seed: int,

@@ -49,7 +49,7 @@ def test_quadratic_smoothing_leaves_infinities_as_they_are() -> None:
         assert [row] == out.tolist()
 
 
-def test_quadratic_smoothing_makes_no_number_that_is_none_where_squares_overflow() -> None:
+def test_quadratic_smoothing_makes_no_nan_where_squares_overflow() -> None:
     out = dk.QuadraticSmoothing(1.0, 4)(NO_TEXT, torch.tensor([[0.0, -1e30, -1e15]]))
     assert not out.isnan().any()
 

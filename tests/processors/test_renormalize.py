@@ -19,11 +19,11 @@ def test_renormalize_makes_probabilities_add_up_to_one() -> None:
     assert out.exp()[0].tolist() == pytest.approx([0.5, 0.5, 0.0, 0.0])
 
 
-def test_renormalize_leaves_a_row_banned_where_everything_is() -> None:
+def test_renormalize_leaves_a_row_banned_in_which_all_is_banned() -> None:
     assert dk.Renormalize()(NO_TEXT, torch.tensor([[BANNED, BANNED]])).tolist() == [[BANNED, BANNED]]
 
 
-def test_renormalize_changes_what_a_beam_is_worth_after_a_ban() -> None:
+def test_renormalize_changes_the_score_of_a_beam_after_a_ban() -> None:
     model = MarkovModel([[0.5, 0.25, 0.25]] * 3)
     decoder = dk.BeamSearch(2, scorer=dk.LogProb())
     without = dk.decode(model, [0], decoder, dk.SuppressTokens(0), max_new_tokens=1)

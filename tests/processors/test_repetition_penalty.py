@@ -56,7 +56,7 @@ def test_repetition_penalty_does_not_count_padding() -> None:
 
 
 @pytest.mark.parametrize("penalty", [0, 0.0, -1, -0.5, math.inf, -math.inf, math.nan])
-def test_repetition_penalty_refuses_what_is_not_a_finite_number_above_zero(penalty: float) -> None:
+def test_repetition_penalty_refuses_all_but_finite_numbers_above_zero(penalty: float) -> None:
     with pytest.raises(ValueError, match=r"^RepetitionPenalty: penalty must be a finite number above 0, got"):
         dk.RepetitionPenalty(penalty)
 
@@ -79,7 +79,7 @@ def test_repetition_penalty_with_left_padding_is_hugging_faces_as_generate_calls
 ) -> None:
     history, scores = case
     length = int(history.position)
-    # What generate passes: how many columns each row is padded by.
+    # The argument of generate: the number of padding columns of each row.
     padding = (~history.valid[:, :length]).sum(-1)
     theirs = RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=padding)
     expected = theirs(history.tokens[:, :length].clone(), scores.clone())
@@ -97,21 +97,21 @@ def test_repetition_penalty_for_each_prompt_keeps_the_contract_of_processors() -
 
 @FEW
 @given(batches(st.sampled_from([0.5, 1, 2]) | st.floats(0.01, 100.0)), st.integers(0, 2**31))
-def test_repetition_penalty_of_every_prompt_is_what_it_is_alone(
+def test_repetition_penalty_of_every_prompt_is_the_same_alone(
     case: tuple[list[list[int]], Values], seed: int
 ) -> None:
     batch, values = case
     assert_each_has_its_own(dk.RepetitionPenalty, batch, values, seed)
 
 
-def test_repetition_penalty_for_each_prompt_refuses_what_is_not_a_finite_number_above_zero() -> None:
+def test_repetition_penalty_for_each_prompt_refuses_all_but_finite_numbers_above_zero() -> None:
     with pytest.raises(
         ValueError, match=r"^RepetitionPenalty: penalty must be a finite number above 0, got 0"
     ):
         dk.RepetitionPenalty([1.2, 0])
 
 
-def test_repetition_penalty_ignores_the_first_tokens_of_each_prompt_as_told() -> None:
+def test_repetition_penalty_ignores_as_many_first_tokens_of_each_prompt_as_given() -> None:
     history = dk.Prompt.from_ids([[0, 1, 2], [1, 2], [3]]).history(4, 1).append(torch.tensor([1, 3, 3]))
     processor = dk.RepetitionPenalty(2.0, prompt_ignore_length=[3, 1, 1])
     out = processor.process(history, torch.ones(3, 4))

@@ -17,7 +17,7 @@ BAD = torch.tensor([[torch.nan, 1.0, torch.inf, BANNED]])
 
 
 class Overflow(dk.StatelessProcessor):
-    """Makes one score infinite, and one not a number."""
+    """Makes one score infinite, and one NaN."""
 
     def process(self, history: dk.History, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         return scores + torch.tensor([torch.inf, torch.nan])
@@ -31,7 +31,7 @@ def test_sanitize_scores_that_unbans_leaves_numbers_only() -> None:
     assert dk.SanitizeScores(unban=True)(NO_TEXT, BAD).tolist() == [[0.0, 1.0, MOST, -MOST]]
 
 
-def test_sanitize_scores_lets_a_run_go_on_that_is_refused_without() -> None:
+def test_sanitize_scores_lets_a_run_continue_that_is_refused_without() -> None:
     model = MarkovModel([[0.5, 0.5], [0.5, 0.5]])
     with pytest.raises(dk.DecodingError):
         dk.decode(model, [1], dk.Greedy(), Overflow(), max_new_tokens=2)
@@ -39,8 +39,8 @@ def test_sanitize_scores_lets_a_run_go_on_that_is_refused_without() -> None:
     assert out.hypotheses() == [[[0, 0]]]
 
 
-def test_sanitize_scores_keeps_a_beam_from_what_was_banned() -> None:
-    # Two of three tokens are banned: one hypothesis is all there is.
+def test_sanitize_scores_keeps_beams_from_banned_tokens() -> None:
+    # Two of three tokens are banned, so there is only one hypothesis.
     model = MarkovModel([[0.2, 0.3, 0.5]] * 3)
     chain = [dk.SuppressTokens([0, 1]), dk.SanitizeScores()]
     out = dk.decode(model, [0], dk.BeamSearch(2, num_return=2), chain, max_new_tokens=2)
@@ -63,7 +63,7 @@ def test_sanitize_scores_keeps_the_contract_of_processors(unban: bool) -> None: 
 def test_sanitize_scores_that_unbans_is_hugging_faces(call: Call, nans: set[int]) -> None:
     tokens, scores = call
     scores[:, [token for token in nans if token < scores.shape[1]]] = torch.nan
-    # Compared by hand: what is not a number is not equal to itself before and after.
+    # Compared by hand, since NaN is not equal to itself.
     expected = InfNanRemoveLogitsProcessor()(tokens, scores.clone())
     assert expected.tolist() == dk.SanitizeScores(unban=True)(tokens, scores).tolist()
     kept = expected.masked_fill(scores == BANNED, BANNED)

@@ -21,7 +21,7 @@ def biased(biases: Any, text: list[int], scores: torch.Tensor) -> list[float]:  
     return row
 
 
-def test_sequence_bias_adds_to_the_last_token_where_the_text_ends_in_the_rest() -> None:
+def test_sequence_bias_adds_to_the_last_token_where_the_tokens_so_far_end_in_the_rest() -> None:
     biases = {(1, 2): 1.0, (0, 1, 3): 2.0, (1, 1, 0): 4.0}
     assert biased(biases, [0, 1], torch.zeros(1, 4)) == [0.0, 0.0, 1.0, 2.0]
     assert biased(biases, [1, 1], torch.zeros(1, 4)) == [4.0, 0.0, 1.0, 0.0]
@@ -47,12 +47,12 @@ def test_sequence_biases_add_up_in_hugging_faces_order(
     assert_same(SequenceBiasLogitsProcessor(biases), dk.SequenceBias(biases), call)
 
 
-def test_sequence_bias_ignores_sequences_longer_than_the_text() -> None:
+def test_sequence_bias_ignores_sequences_longer_than_the_history() -> None:
     assert biased({(0, 0, 0, 1): 1.0}, [0, 0], torch.zeros(1, 2)) == [0.0, 0.0]
     assert biased({(0, 0, 1): 1.0}, [0], torch.zeros(1, 2)) == [0.0, 0.0]
 
 
-def test_sequence_bias_does_not_take_padding_for_text() -> None:
+def test_sequence_bias_does_not_count_padding() -> None:
     # Padding has the id 0.
     out = dk.SequenceBias({(0, 1, 2): 1.0}).process(history_of([[0, 1], [1]]), torch.zeros(2, 3))
     assert out.tolist() == [[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
@@ -144,7 +144,7 @@ def test_sequence_bias_is_hugging_faces(call: Call, biases: dict[tuple[int, ...]
 
 @LAWS
 @given(calls(), st.data())
-def test_sequence_bias_of_what_the_text_ends_in_is_hugging_faces(call: Call, data: st.DataObject) -> None:
+def test_sequence_bias_of_the_end_of_the_history_is_hugging_faces(call: Call, data: st.DataObject) -> None:
     tokens, scores = call
     rows, length = tokens.shape
     biases = {}

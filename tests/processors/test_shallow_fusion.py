@@ -14,7 +14,7 @@ def test_fusion_adds_the_weighted_log_probability() -> None:
     assert out.exp()[0].tolist() == pytest.approx([0.6 * 0.5, 0.4 * 0.75**0.5])
 
 
-def test_a_weight_below_zero_takes_a_language_model_out() -> None:
+def test_a_weight_below_zero_subtracts_a_language_model() -> None:
     out = after(dk.ShallowFusion(always(0.25, 0.75), -1), [0.6, 0.4])
     assert out.exp()[0].tolist() == pytest.approx([0.6 / 0.25, 0.4 / 0.75])
 
@@ -24,7 +24,7 @@ def test_fusions_add_up_in_any_order() -> None:
     torch.testing.assert_close(after(first | second, [0.6, 0.4]), after(second | first, [0.6, 0.4]))
 
 
-def test_the_language_model_reads_the_run_or_what_it_is_given() -> None:
+def test_the_language_model_reads_the_run_or_the_given_prompts() -> None:
     model, lm = always(0.5, 0.5), MarkovModel([[0.1, 0.9], [0.9, 0.1]])
     own = dk.decode(model, [[0], [1, 1]], dk.Greedy(), dk.ShallowFusion(lm, 1), max_new_tokens=3)
     assert own.hypotheses() == [[[1, 0, 1]], [[0, 1, 0]]]
@@ -40,7 +40,7 @@ def test_a_beams_score_is_the_sum_of_both_models() -> None:
     assert out.score[0, 0].exp().item() == pytest.approx((0.4 * 0.7) ** 2)
 
 
-def test_what_the_language_model_cannot_say_is_banned_unless_it_is_taken_out() -> None:
+def test_tokens_impossible_for_the_language_model_are_banned_unless_it_is_subtracted() -> None:
     lm = always(0.0, 1.0)
     assert after(dk.ShallowFusion(lm, 0.1), [0.5, 0.5])[0, 0] == -math.inf
     assert after(dk.ShallowFusion(lm, 0), [0.5, 0.5]).exp()[0].tolist() == pytest.approx([0.5, 0.5])

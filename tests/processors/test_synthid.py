@@ -21,7 +21,7 @@ KEYS = (654, 400, 836, 123, 340)
 
 
 def theirs_of(processor: dk.SynthID) -> SynthIDTextWatermarkLogitsProcessor:
-    """Hugging Face's, as new."""
+    """Hugging Face's processor, in its initial state."""
     return SynthIDTextWatermarkLogitsProcessor(
         processor.ngram_len,
         list(processor.keys),
@@ -79,7 +79,7 @@ def test_synthid_is_a_tournament_between_pairs_of_tokens() -> None:
         assert actual.exp().tolist() == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
-def test_synthid_leaves_the_scores_where_the_context_was_there_before() -> None:
+def test_synthid_leaves_the_scores_where_the_context_occurred_before() -> None:
     scores = torch.tensor([[2.0, 1.0, 0.0, 0.5]])
     out = run(dk.SynthID(KEYS, 2), [1], [1, 2, 1, 3, 2], scores)
     # Contexts: none, 1, 2, 1 (again), 3, 2 (again)
@@ -139,7 +139,7 @@ def test_synthid_takes_keys_as_a_tensor() -> None:
         ({"skip_first_ngram_calls": 1}, "skip_first_ngram_calls must be True or False, got 1"),
     ],
 )
-def test_synthid_refuses_what_is_out_of_range(arguments: dict[str, Any], message: str) -> None:
+def test_synthid_refuses_arguments_out_of_range(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^SynthID: {message}"):
         dk.SynthID(**{"keys": KEYS, "ngram_len": 5, **arguments})
 

@@ -44,7 +44,7 @@ def test_synthid_detector_weighs_rounds_from_ten_down_to_one() -> None:
     assert plain == dk.SynthIDDetector(mark, weights=range(10, 0, -1))(text)
 
 
-def test_synthid_detector_gives_every_text_what_it_gives_it_alone() -> None:
+def test_synthid_detector_scores_every_sequence_as_it_does_alone() -> None:
     texts = [[1, 2, 3, 4], [7, 6, 5, 4, 3, 2, 1]]
     together = dk.SynthIDDetector(MARK)(texts)
     alone = [dk.SynthIDDetector(MARK)(text) for text in texts]
@@ -52,7 +52,7 @@ def test_synthid_detector_gives_every_text_what_it_gives_it_alone() -> None:
         assert several.tolist() == [number.item() for number in single]
 
 
-def test_synthid_detector_finds_what_was_written_with_the_watermark_and_nothing_else() -> None:
+def test_synthid_detector_finds_only_sequences_generated_with_the_watermark() -> None:
     model = dk.testing.HashModel(60, seed=3, scale=1.0)
     prompts, sample = [[1, 2, 3, 4], [5, 6, 7]], dk.Sample(3, seeds=[1, 2])
     marked = dk.decode(model, prompts, sample, MARK, max_new_tokens=60)
@@ -84,7 +84,7 @@ def test_synthid_detector_finds_the_watermark_of_the_bundled_model() -> None:
         ({"weights": [-1.0] + [1.0] * 19}, "weights must be"),
     ],
 )
-def test_synthid_detector_refuses_what_is_out_of_range(arguments: dict[str, Any], message: str) -> None:
+def test_synthid_detector_refuses_arguments_out_of_range(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^SynthIDDetector: {message}"):
         dk.SynthIDDetector(**{"watermark": MARK, **arguments})
 
@@ -92,12 +92,12 @@ def test_synthid_detector_refuses_what_is_out_of_range(arguments: dict[str, Any]
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ([], "texts must be at least one, got none"),
-        ([[1, 2]], "a text must have at least 3 tokens, got 2"),
+        ([], "sequences must be at least one, got none"),
+        ([[1, 2]], "a sequence must have at least 3 tokens, got 2"),
         ([[1, 2, -3]], "token ids must be integers of at least 0, got -3"),
     ],
 )
-def test_synthid_detector_refuses_texts_that_it_cannot_score(texts: Any, message: str) -> None:  # noqa: ANN401
+def test_synthid_detector_refuses_sequences_that_it_cannot_score(texts: Any, message: str) -> None:  # noqa: ANN401
     with pytest.raises(ValueError, match=f"^SynthIDDetector: {message}"):
         dk.SynthIDDetector(MARK)(texts)
 
@@ -109,7 +109,7 @@ def test_synthid_detector_refuses_texts_that_it_cannot_score(texts: Any, message
     st.integers(2, 5),
     st.integers(0, 5),
 )
-def test_synthid_detector_reads_hugging_faces_numbers_at_its_places(
+def test_synthid_detector_has_hugging_faces_g_values_at_its_places(
     text: list[int], keys: list[int], ngram_len: int, history_size: int
 ) -> None:
     theirs = SynthIDTextWatermarkLogitsProcessor(ngram_len, keys, 2**16, 0, history_size, torch.device("cpu"))

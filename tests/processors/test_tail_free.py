@@ -17,7 +17,7 @@ EIGHTHS = torch.tensor([[0.0, 2.0, 0.0, 1.0]]) * math.log(2)
 
 
 def reference(scores: list[float], z: float) -> list[float]:
-    """By how much the bending up to every token is above its share."""
+    """The bend up to every token, less the fraction that is kept."""
     probs = probabilities(scores)
     order = sorted(range(len(scores)), key=lambda token: (-scores[token], token))
     ranked = [probs[token] for token in order]
@@ -31,13 +31,13 @@ def reference(scores: list[float], z: float) -> list[float]:
     return excess
 
 
-def test_tail_free_keeps_the_ranks_before_the_bending_passes_z() -> None:
+def test_tail_free_keeps_the_ranks_before_the_bend_passes_z() -> None:
     assert kept(dk.TailFree(0.4), EIGHTHS) == [1]
     assert kept(dk.TailFree(0.6), EIGHTHS) == [1, 3]
     assert kept(dk.TailFree(0.99), EIGHTHS) == [1, 3]
 
 
-def test_tail_free_keeps_what_is_at_the_bar() -> None:
+def test_tail_free_keeps_the_token_at_the_threshold() -> None:
     assert kept(dk.TailFree(0.5), EIGHTHS) == [1, 3]
 
 
@@ -45,7 +45,7 @@ def test_tail_free_one_keeps_every_token() -> None:
     assert kept(dk.TailFree(1), EIGHTHS) == [0, 1, 2, 3]
 
 
-def test_tail_free_zero_keeps_what_comes_before_the_first_bend() -> None:
+def test_tail_free_zero_keeps_the_tokens_before_the_first_bend() -> None:
     assert kept(dk.TailFree(0.0), EIGHTHS) == [1]
     # The first three of 4/13, 3/13, 2/13, 2/13 and 2/13 lie on a line.
     assert kept(dk.TailFree(0.01), torch.tensor([4.0, 3.0, 2.0, 2.0, 2.0]).log()) == [0, 1]
@@ -62,7 +62,7 @@ def test_tail_free_keeps_the_lowest_ids_of_tied_tokens() -> None:
     assert kept(dk.TailFree(0.6), torch.tensor([2.0, 2.0, 3.0, 1.0]).log()) == [0, 2]
 
 
-def test_tail_free_allows_nothing_that_was_banned() -> None:
+def test_tail_free_leaves_banned_tokens_banned() -> None:
     assert kept(dk.TailFree(1), [0.0, BANNED, 1.0]) == [0, 2]
     scores = torch.full((1, 3), BANNED)
     assert scores.tolist() == dk.TailFree(0.5)(NO_TEXT, scores).tolist()
@@ -82,7 +82,7 @@ def test_tail_free_is_the_slow_reference(case: tuple[dk.History, torch.Tensor], 
 
 
 @pytest.mark.parametrize("z", [-0.1, 1.1, math.inf, math.nan, "1", None, True, [0.1, 2]])
-def test_tail_free_refuses_what_is_outside_zero_to_one(z: Any) -> None:  # noqa: ANN401
+def test_tail_free_refuses_numbers_outside_zero_to_one(z: Any) -> None:  # noqa: ANN401
     with pytest.raises(ValueError, match=r"^TailFree: z must be in \[0, 1\], got"):
         dk.TailFree(z)
 

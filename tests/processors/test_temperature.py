@@ -40,12 +40,12 @@ def test_temperature_takes_an_integer() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0, 0.0, -0.0, -1, -0.5, math.inf, -math.inf, math.nan])
-def test_temperature_refuses_what_is_not_a_finite_number_above_zero(temperature: float) -> None:
+def test_temperature_refuses_all_but_finite_numbers_above_zero(temperature: float) -> None:
     with pytest.raises(ValueError, match=r"^Temperature: temperature must be a finite number above 0, got"):
         dk.Temperature(temperature)
 
 
-def test_temperature_zero_says_to_use_greedy() -> None:
+def test_temperature_zero_advises_greedy() -> None:
     with pytest.raises(ValueError, match=r"use Greedy\(\)"):
         dk.Temperature(0)
 

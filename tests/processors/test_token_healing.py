@@ -39,51 +39,51 @@ class Letters:
         return b"".join(self.texts[token] for token in token_ids).decode()
 
 
-def may_say(texts: list[bytes], rest: bytes) -> set[int]:
-    """The ids that can be the first of some that say `rest`, straight from what it means."""
+def first_ids(texts: list[bytes], rest: bytes) -> set[int]:
+    """The first ids of all sequences of ids that spell `rest`, by brute force."""
     if not rest:
         return set(range(len(texts)))
     return {
         token
         for token, text in enumerate(texts)
-        if text and (text.startswith(rest) or (rest.startswith(text) and may_say(texts, rest[len(text) :])))
+        if text and (text.startswith(rest) or (rest.startswith(text) and first_ids(texts, rest[len(text) :])))
     }
 
 
 def allowed_after(
-    processor: dk.TokenHealing, said: list[int], prompts: int, row: int, vocab: int
+    processor: dk.TokenHealing, emitted: list[int], prompts: int, row: int, vocab: int
 ) -> set[int]:
-    history = dk.Prompt.from_ids([[0]] * prompts).history(2 + len(said), 1)
+    history = dk.Prompt.from_ids([[0]] * prompts).history(2 + len(emitted), 1)
     memory, scores = processor.init(history), torch.zeros(prompts, vocab)
     out, memory = processor.apply(history, scores, memory)
-    for token in said:
+    for token in emitted:
         history = history.append(torch.full((prompts,), token))
         out, memory = processor.apply(history, scores, memory)
     return set(torch.where(out[row] > BANNED)[0].tolist())
 
 
-def test_token_healing_allows_what_goes_on_with_the_removed_text_until_it_is_said() -> None:
+def test_token_healing_allows_continuations_of_the_removed_text_until_it_is_complete() -> None:
     texts = [b"t", b"h", b"ht", b"http", b"tp", b"x", b""]
     processor = dk.TokenHealing([b"htt", b""], texts)
-    # h and ht go on with it, http says more than it; tp begins with what is left after ht.
+    # h and ht continue it, http goes beyond it; tp begins with the rest after ht.
     assert {1, 2, 3} == allowed_after(processor, [], 2, 0, 7)
     assert {0, 4} == allowed_after(processor, [2], 2, 0, 7)
     assert {0} == allowed_after(processor, [1], 2, 0, 7)
     assert {0, 4} == allowed_after(processor, [1, 0], 2, 0, 7)
-    for said in ([3], [2, 0], [2, 4], [1, 0, 0], [3, 5, 5]):
-        assert set(range(7)) == allowed_after(processor, said, 2, 0, 7)
+    for emitted in ([3], [2, 0], [2, 4], [1, 0, 0], [3, 5, 5]):
+        assert set(range(7)) == allowed_after(processor, emitted, 2, 0, 7)
     assert set(range(7)) == allowed_after(processor, [], 2, 1, 7)  # nothing was removed there
     assert set() == allowed_after(processor, [5], 2, 0, 7)
 
 
-def test_token_healing_bans_a_beginning_after_which_nothing_says_the_rest() -> None:
+def test_token_healing_bans_a_beginning_after_which_no_tokens_spell_the_rest() -> None:
     processor = dk.TokenHealing([b"abc"], [b"a", b"ab", b"b", b"abc", b"c"])
     assert {0, 1, 3} == allowed_after(processor, [], 1, 0, 5)
     all_banned = dk.TokenHealing([b"abc"], [b"a", b"ab", b"bcd", b"abc"])
     assert {0, 3} == allowed_after(all_banned, [], 1, 0, 4)
 
 
-def test_tokens_that_the_tokenizer_does_not_know_are_allowed_once_all_is_said() -> None:
+def test_tokens_that_the_tokenizer_does_not_know_are_allowed_once_the_text_is_complete() -> None:
     processor = dk.TokenHealing([b"a"], [b"a", b"b"])
     assert {0} == allowed_after(processor, [], 1, 0, 5)
     assert {0, 1, 2, 3, 4} == allowed_after(processor, [0], 1, 0, 5)
@@ -97,19 +97,19 @@ def test_tokens_that_the_tokenizer_does_not_know_are_allowed_once_all_is_said() 
     st.lists(st.binary(max_size=5).map(lambda raw: bytes(byte % 3 for byte in raw)), min_size=1, max_size=3),
     st.integers(0, 999),
 )
-def test_token_healing_allows_exactly_what_can_say_the_removed_text(
+def test_token_healing_allows_exactly_the_tokens_that_can_spell_the_removed_text(
     texts: list[bytes], removed: list[bytes], seed: int
 ) -> None:
-    texts += removed  # so that each can be said
+    texts += removed  # so that each can be emitted
     processor = dk.TokenHealing(removed, texts)
     generator = torch.Generator().manual_seed(seed)
     for row, rest in enumerate(removed):
-        said: list[int] = []
+        emitted: list[int] = []
         for _ in range(len(rest) + 2):
-            expected = may_say(texts, rest)
-            assert expected == allowed_after(processor, said, len(removed), row, len(texts))
-            said.append(sorted(expected)[int(torch.randint(0, len(expected), (), generator=generator))])
-            rest = rest[len(texts[said[-1]]) :]  # noqa: PLW2901 - what is left of it
+            expected = first_ids(texts, rest)
+            assert expected == allowed_after(processor, emitted, len(removed), row, len(texts))
+            emitted.append(sorted(expected)[int(torch.randint(0, len(expected), (), generator=generator))])
+            rest = rest[len(texts[emitted[-1]]) :]  # noqa: PLW2901 - the rest
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -129,7 +129,7 @@ def test_healed_beams_are_the_best_of_all_texts_that_begin_with_the_removed_one(
         scored = {}
         for tokens in product(range(len(texts)), repeat=steps):
             if all(
-                token in may_say(texts, rest[len(b"".join(texts[t] for t in tokens[:place])) :])
+                token in first_ids(texts, rest[len(b"".join(texts[t] for t in tokens[:place])) :])
                 for place, token in enumerate(tokens)
             ):
                 steps_ = [
@@ -141,8 +141,8 @@ def test_healed_beams_are_the_best_of_all_texts_that_begin_with_the_removed_one(
         assert all(b"".join(texts[token] for token in text).startswith(rest) for text in hypotheses)
 
 
-def test_a_healed_prompt_says_the_token_that_was_cut_in_two() -> None:
-    # After `http` the whole sign is likely, after a colon never two slashes: it was not seen so.
+def test_a_healed_prompt_continues_with_the_token_that_was_cut_in_two() -> None:
+    # After `http` the token `://` is likely; after a colon two slashes never occurred.
     rows = [[0.125] * 8 for _ in range(8)]
     rows[HTTP] = [0, 0, 0, 0, 0.25, 0.75, 0, 0]
     rows[COLON] = [0, 0, 0, 0, 0, 0, 0, 1]
@@ -156,12 +156,12 @@ def test_a_healed_prompt_says_the_token_that_was_cut_in_two() -> None:
     assert ["http:" + cut.texts[0][0], "http" + healed.texts[0][0]] == ["http:", "http://"]
 
 
-def test_heal_takes_the_last_token_of_every_prompt_but_the_only_one() -> None:
+def test_heal_removes_the_last_token_of_every_prompt_but_the_only_one() -> None:
     vocabulary = dk.Vocabulary(size=8, end_ids=(END,), tokenizer=Letters(URL))
     prompts, healing = dk.heal(vocabulary, ["http://", "h", "http://t", "http:/"])
     assert prompts.ids() == [[HTTP], [0], [HTTP, WHOLE], [HTTP, COLON]]
     assert healing.removed == (b"://", b"", b"t", b"/")
-    # Ids and tensors too; a token without text stays, and so does what is before it.
+    # Ids and tensors too; a token without text stays, with everything before it.
     prompts, healing = dk.heal(vocabulary, [[HTTP, COLON, END], [HTTP, END, COLON, SLASH]], tokens=3)
     assert prompts.ids() == [[HTTP, COLON, END], [HTTP, END]]
     assert healing.removed == (b"", b":/")
@@ -169,7 +169,7 @@ def test_heal_takes_the_last_token_of_every_prompt_but_the_only_one() -> None:
     assert dk.heal(vocabulary, tensor)[0].ids() == [[HTTP]]
 
 
-def test_heal_takes_as_many_tokens_as_it_is_asked_to() -> None:
+def test_heal_removes_the_given_number_of_tokens() -> None:
     model = dk.load()
     ids = model.vocabulary.ids("Once upon a ti")
     for tokens in range(1, 9):
@@ -181,7 +181,7 @@ def test_heal_takes_as_many_tokens_as_it_is_asked_to() -> None:
         dk.heal(model, "Once upon", tokens=0)
 
 
-def test_heal_keeps_what_an_encoder_reads() -> None:
+def test_heal_keeps_the_source() -> None:
     source = dk.core.history.Source(torch.tensor([[3, 4]]), torch.tensor([[True, True]]))
     prompt = dk.Prompt.from_ids([[6, HTTP, COLON]]).with_source(source)
     vocabulary = dk.Vocabulary(size=8, decoder_start_id=6, tokenizer=Letters(URL))
@@ -193,7 +193,7 @@ def test_heal_keeps_what_an_encoder_reads() -> None:
 @pytest.mark.parametrize(
     "decoder", [dk.Greedy(), dk.Sample(3, seeds=[1, 2, 3, 4]), dk.BeamSearch(3, num_return=3)]
 )
-def test_healed_texts_begin_with_the_removed_bytes_whoever_is_in_the_batch(decoder: Any) -> None:  # noqa: ANN401
+def test_healed_texts_begin_with_the_removed_bytes_in_any_batch(decoder: Any) -> None:  # noqa: ANN401
     model = dk.load()
     texts = ["the kin", "She went to the caf\u00e9", "He said, \u201c", "and the old wo"]
     known = token_texts("test", model.vocabulary)
@@ -211,7 +211,7 @@ def test_healed_texts_begin_with_the_removed_bytes_whoever_is_in_the_batch(decod
 
 
 @pytest.mark.parametrize("model", [None, "gpt2", HashModel])
-def test_heal_refuses_what_has_no_vocabulary(model: Any) -> None:  # noqa: ANN401
+def test_heal_refuses_models_without_vocabulary(model: Any) -> None:  # noqa: ANN401
     with pytest.raises(dk.DecodekitError, match=r"^heal: model must be a model with a vocabulary"):
         dk.heal(model, "a")
 
@@ -225,8 +225,8 @@ def test_heal_refuses_a_vocabulary_without_tokenizer() -> None:
     ("removed", "texts", "kind", "message"),
     [
         ([], [b"a"], ValueError, "there must be a text for every prompt"),
-        ([b"b"], [b"a"], ValueError, "the tokens must be able to say what was removed"),
-        ([b"ab"], [b"a", b""], ValueError, "the tokens must be able to say what was removed"),
+        ([b"b"], [b"a"], ValueError, "the tokens must be able to spell a removed text"),
+        ([b"ab"], [b"a", b""], ValueError, "the tokens must be able to spell a removed text"),
         (["a"], [b"a"], TypeError, "texts must be bytes"),
         ([b"a"], ["a"], TypeError, "texts must be bytes"),
         (b"a", [b"a"], TypeError, "texts must be bytes"),
@@ -242,7 +242,7 @@ def test_token_healing_refuses(
         dk.TokenHealing(removed, texts)
 
 
-def test_token_healing_refuses_other_prompts_than_those_it_was_made_for() -> None:
+def test_token_healing_refuses_another_number_of_prompts() -> None:
     processor = dk.TokenHealing([b"a", b"a"], [b"a"])
     with pytest.raises(
         dk.DecodekitError, match=r"^TokenHealing: there must be a removed text for each prompt"

@@ -15,7 +15,7 @@ from tests.processors.reference import BANNED, CASES, NO_TEXT, assert_bans, kept
 EIGHTHS = torch.tensor([[0.0, 2.0, 0.0, 1.0]]) * math.log(2)
 
 
-def test_top_a_keeps_what_is_as_likely_as_a_times_the_square_of_the_largest_probability() -> None:
+def test_top_a_keeps_tokens_as_likely_as_a_times_the_square_of_the_largest_probability() -> None:
     # The largest is 1/2, and its square 1/4.
     assert kept(dk.TopA(1.0), EIGHTHS) == [1, 3]
     assert kept(dk.TopA(0.6), EIGHTHS) == [1, 3]
@@ -26,7 +26,7 @@ def test_top_a_zero_keeps_every_token() -> None:
     assert kept(dk.TopA(0), [0.0, 80.0, -80.0]) == [0, 1, 2]
 
 
-def test_top_a_allows_nothing_that_was_banned() -> None:
+def test_top_a_leaves_banned_tokens_banned() -> None:
     assert kept(dk.TopA(0), [0.0, BANNED, 1.0]) == [0, 2]
     scores = torch.full((1, 3), BANNED)
     assert scores.tolist() == dk.TopA(1)(NO_TEXT, scores).tolist()
@@ -48,7 +48,7 @@ def test_top_a_is_the_slow_reference(case: tuple[dk.History, torch.Tensor], a: f
 
 
 @pytest.mark.parametrize("a", [-0.1, 1.1, math.inf, math.nan, "1", None, True, [0.1, 2]])
-def test_top_a_refuses_what_is_outside_zero_to_one(a: Any) -> None:  # noqa: ANN401
+def test_top_a_refuses_numbers_outside_zero_to_one(a: Any) -> None:  # noqa: ANN401
     with pytest.raises(ValueError, match=r"^TopA: a must be in \[0, 1\], got"):
         dk.TopA(a)
 

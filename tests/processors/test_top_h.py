@@ -32,7 +32,7 @@ def test_top_h_keeps_the_likeliest_tokens_that_hold_no_more_than_a_fraction_of_t
     assert len(kept(0.8, EIGHTHS)) == 3  # one of the two tied ones
 
 
-def test_top_h_keeps_the_likeliest_token_whatever_h_says() -> None:
+def test_top_h_keeps_the_likeliest_token_for_any_h() -> None:
     assert kept(1e-9, EIGHTHS) == [1]
 
 
@@ -41,7 +41,7 @@ def test_top_h_grows_with_the_entropy() -> None:
     assert len(kept(0.55, torch.zeros(1, 8))) == 4
 
 
-def test_top_h_looks_at_the_hundred_likeliest_only() -> None:
+def test_top_h_considers_only_the_hundred_likeliest() -> None:
     falling = torch.linspace(0, -0.5, 150)[None]
     assert kept(1.0, falling)[-1] < 100
     assert kept(0.5, falling[:, :100]) == kept(0.5, falling)
@@ -52,7 +52,7 @@ def test_top_h_leaves_the_scores_of_kept_tokens_as_they_are() -> None:
     assert [[BANNED, EIGHTHS[0, 1].item(), BANNED, EIGHTHS[0, 3].item()]] == out.tolist()
 
 
-def test_top_h_allows_nothing_that_was_banned() -> None:
+def test_top_h_leaves_banned_tokens_banned() -> None:
     assert set(kept(1.0, torch.tensor([[0.0, BANNED, -1.0]]))) <= {0, 2}
     assert kept(1.0, torch.tensor([[BANNED, 5.0, BANNED]])) == [1]
 
@@ -65,7 +65,7 @@ def test_top_h_keeps_an_infinite_score_alone_where_hugging_face_raises() -> None
 
 
 @pytest.mark.parametrize("h", [0, 0.0, -0.1, 1.1, 2, math.inf, -math.inf, math.nan, True, "a", None])
-def test_top_h_refuses_what_is_no_fraction_of_the_entropy(h: Any) -> None:  # noqa: ANN401
+def test_top_h_refuses_numbers_that_are_no_fraction_of_the_entropy(h: Any) -> None:  # noqa: ANN401
     with pytest.raises(ValueError, match=r"^TopH: h must be in \(0, 1\], got"):
         dk.TopH(h)
 
@@ -105,6 +105,6 @@ def test_top_h_is_hugging_faces_in_vocabularies_above_a_hundred(
 
 @FEW
 @given(batches(VALUES), st.integers(0, 2**31))
-def test_top_h_of_every_prompt_is_what_it_is_alone(case: tuple[list[list[int]], Values], seed: int) -> None:
+def test_top_h_of_every_prompt_is_the_same_alone(case: tuple[list[list[int]], Values], seed: int) -> None:
     batch, values = case
     assert_each_has_its_own(dk.TopH, batch, values, seed)

@@ -30,7 +30,7 @@ def test_top_k_above_the_vocabulary_changes_nothing() -> None:
     assert scores.tolist() == dk.TopK(4)(NO_TEXT, scores).tolist()
 
 
-def test_top_k_allows_nothing_that_was_banned_when_fewer_than_k_are_left() -> None:
+def test_top_k_leaves_banned_tokens_banned_when_fewer_than_k_are_left() -> None:
     scores = torch.tensor([[BANNED, 2.0, BANNED]])
     assert scores.tolist() == dk.TopK(2)(NO_TEXT, scores).tolist()
 
@@ -77,7 +77,7 @@ def test_top_k_for_each_prompt_keeps_the_contract_of_processors() -> None:
 
 @FEW
 @given(batches(st.integers(1, 9)), st.integers(0, 2**31))
-def test_top_k_of_every_prompt_is_what_it_is_alone(case: tuple[list[list[int]], Values], seed: int) -> None:
+def test_top_k_of_every_prompt_is_the_same_alone(case: tuple[list[list[int]], Values], seed: int) -> None:
     batch, values = case
     assert_each_has_its_own(lambda k: dk.TopK(k, min_tokens_to_keep=2), batch, values, seed)
 

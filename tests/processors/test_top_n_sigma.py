@@ -13,21 +13,21 @@ from tests.processors.reference import BANNED, CASES, NO_TEXT, assert_bans, kept
 
 
 def reference(scores: list[float], n: float) -> list[float]:
-    """How far every score is below the bar."""
+    """The distance of every score below the threshold."""
     allowed = [score for score in scores if score > BANNED]
     mean = math.fsum(allowed) / len(allowed)
     sigma = math.sqrt(math.fsum((score - mean) ** 2 for score in allowed) / len(allowed))
     return [max(allowed) - n * sigma - score for score in scores]
 
 
-def test_top_n_sigma_keeps_what_is_within_n_standard_deviations_of_the_best() -> None:
+def test_top_n_sigma_keeps_tokens_within_n_standard_deviations_of_the_best() -> None:
     # The mean is 2, and the standard deviation the root of 10 / 4: 1.58.
     assert kept(dk.TopNSigma(1.0), [4.0, 3.0, 1.0, 0.0]) == [0, 1]
     assert kept(dk.TopNSigma(2.0), [4.0, 3.0, 1.0, 0.0]) == [0, 1, 2]
     assert kept(dk.TopNSigma(0.5), [4.0, 3.0, 1.0, 0.0]) == [0]
 
 
-def test_top_n_sigma_takes_the_population_standard_deviation_and_keeps_what_is_at_the_bar() -> None:
+def test_top_n_sigma_takes_the_population_standard_deviation_and_keeps_the_token_at_the_threshold() -> None:
     # It is 1/2; over the count less one it would be 0.71.
     assert kept(dk.TopNSigma(2), [1.0, 0.0]) == [0, 1]
     assert kept(dk.TopNSigma(1.9), [1.0, 0.0]) == [0]
@@ -68,7 +68,7 @@ def test_top_n_sigma_is_the_slow_reference(case: tuple[dk.History, torch.Tensor]
 
 
 @pytest.mark.parametrize("n", [0, 0.0, -1, math.inf, math.nan, "1", None, True, [1.0, 0.0]])
-def test_top_n_sigma_refuses_what_is_not_a_finite_number_above_zero(n: Any) -> None:  # noqa: ANN401
+def test_top_n_sigma_refuses_all_but_finite_numbers_above_zero(n: Any) -> None:  # noqa: ANN401
     with pytest.raises(ValueError, match=r"^TopNSigma: n must be a finite number above 0, got"):
         dk.TopNSigma(n)
 

@@ -53,12 +53,12 @@ def test_top_p_leaves_the_scores_of_kept_tokens_as_they_are() -> None:
     assert [[BANNED, EIGHTHS[0, 1].item(), BANNED, EIGHTHS[0, 3].item()]] == out.tolist()
 
 
-def test_top_p_keeps_min_tokens_to_keep_whatever_p_says() -> None:
+def test_top_p_keeps_min_tokens_to_keep_for_any_p() -> None:
     assert kept(0.0, EIGHTHS, min_tokens_to_keep=2) == [1, 3]
     assert kept(0.0, EIGHTHS, min_tokens_to_keep=9) == [0, 1, 2, 3]
 
 
-def test_top_p_allows_nothing_that_was_banned() -> None:
+def test_top_p_leaves_banned_tokens_banned() -> None:
     assert kept(1.0, torch.tensor([[0.0, BANNED, 0.0]])) == [0, 2]
     assert kept(0.5, torch.tensor([[BANNED, 5.0, BANNED]])) == [1]
 
@@ -94,7 +94,7 @@ def test_top_p_for_each_prompt_keeps_the_contract_of_processors() -> None:
 
 @FEW
 @given(batches(st.sampled_from([0.0, 0.25, 0.5, 1.0]) | st.floats(0.0, 1.0)), st.integers(0, 2**31))
-def test_top_p_of_every_prompt_is_what_it_is_alone(case: tuple[list[list[int]], Values], seed: int) -> None:
+def test_top_p_of_every_prompt_is_the_same_alone(case: tuple[list[list[int]], Values], seed: int) -> None:
     batch, values = case
     assert_each_has_its_own(dk.TopP, batch, values, seed)
 

@@ -15,7 +15,7 @@ END = 0
 
 
 def function_of(sets: list[list[list[int]]], lengths: list[int]) -> Any:  # noqa: ANN401
-    """The same constraint as Hugging Face has it: a function of a row's whole text."""
+    """The same constraint in Hugging Face's form: a function of all ids of a row."""
 
     def allowed(prompt: int, ids: torch.Tensor) -> list[int]:
         new, strings = ids[lengths[prompt] :].tolist(), sets[prompt]
@@ -31,7 +31,7 @@ def decoded(model: dk.Model, prompts: list[list[int]], decoder: Any, processor: 
     return dk.decode(model, prompts, decoder, processor, max_new_tokens=7, end_ids=END)
 
 
-def test_trie_constraint_allows_what_strings_go_on_with_and_ends_where_one_is_whole() -> None:
+def test_trie_constraint_allows_continuations_of_strings_and_ends_after_a_whole_one() -> None:
     processor = dk.TrieConstraint([[1, 2], [1], [3, 1, 1]], end_ids=[0, 4])
     history = dk.Prompt.from_ids([[2, 2]]).history(9, 1)
     memory, allowed = processor.init(history), []
@@ -41,11 +41,11 @@ def test_trie_constraint_allows_what_strings_go_on_with_and_ends_where_one_is_wh
         history = history.append(torch.tensor([token]))
     out, memory = processor.apply(history, torch.zeros(1, 5), memory)
     allowed.append(torch.where(out[0] > BANNED)[0].tolist())
-    # start; after 1, which is whole and goes on; after 1 2; after the end; whatever pads it
+    # at the start; after 1, a whole string and a prefix; after 1 2; after the end; after padding
     assert allowed == [[1, 3], [0, 2, 4], [0, 4], [0, 4], [0, 4]]
 
 
-def test_trie_constraint_leaves_nothing_after_what_no_string_begins_with() -> None:
+def test_trie_constraint_allows_nothing_after_a_sequence_that_no_string_begins_with() -> None:
     processor = dk.TrieConstraint([[1, 2]], end_ids=0)
     history = dk.Prompt.from_ids([[2]]).history(9, 1)
     memory = processor.init(history)
@@ -75,7 +75,7 @@ def test_trie_constraint_finds_the_likeliest_string_of_a_set() -> None:
 
 
 @pytest.mark.parametrize("beams", [1, 2, 5, 9])
-def test_no_beam_returns_what_is_outside_the_set_even_where_there_are_fewer_strings(beams: int) -> None:
+def test_no_beam_leaves_the_set_even_where_there_are_fewer_strings(beams: int) -> None:
     strings = [[1, 2, 3], [1, 2], [4]]
     for seed in range(10):
         model = HashModel(6, seed=seed, end_ids=(END,))
@@ -102,12 +102,12 @@ def runs(draw: st.DrawFn) -> tuple[list[list[list[int]]], list[list[int]], int]:
 
 @settings(LAWS, max_examples=40)
 @given(runs(), st.integers(1, 4))
-def test_trie_constraint_is_a_prefix_constraint_with_a_function_that_looks_the_strings_up(
+def test_trie_constraint_is_a_prefix_constraint_with_a_function_that_looks_up_the_strings(
     run: tuple[list[list[list[int]]], list[list[int]], int], rows: int
 ) -> None:
     sets, prompts, seed = run
     function = dk.PrefixConstraint(function_of(sets, [len(prompt) for prompt in prompts]))
-    trie = dk.TrieConstraint(sets, end_ids=END, each_prompt=True)
+    trie = dk.TrieConstraint(sets, end_ids=END, per_prompt=True)
     model = HashModel(6, seed=seed, end_ids=(END,))
     sample = dk.Sample(rows, seeds=list(range(len(prompts))))
     for decoder in (dk.BeamSearch(rows, num_return=rows), dk.Greedy(), sample):
@@ -129,15 +129,15 @@ def test_trie_constraint_decodes_from_a_hundred_thousand_names() -> None:
     for hypotheses in out.hypotheses():
         assert len({tuple(text) for text in hypotheses}) == 4
         assert all(tuple(text[:-1]) in known and text[-1] == END for text in hypotheses)
-    # The best first token of all names, then of those that begin with it, and so on.
+    # The best first token of all names, then of the names that begin with it, and so on.
     model = dk.load()
     greedy = dk.decode(model, "The king", dk.Greedy(), processor, max_new_tokens=9).hypotheses()[0][0]
-    log_probs, prompt, left = dk.testing.next_log_probs(model), model.vocabulary.ids("The king"), names
+    log_probs, prompt, remaining = dk.testing.next_log_probs(model), model.vocabulary.ids("The king"), names
     for length, token in enumerate(greedy):
-        said = log_probs(prompt + greedy[:length])
-        may = {END if len(name) == length else name[length] for name in left}
-        assert max(may, key=said.__getitem__) == token
-        left = [name for name in left if len(name) > length and name[length] == token]
+        next_log_probs = log_probs(prompt + greedy[:length])
+        allowed = {END if len(name) == length else name[length] for name in remaining}
+        assert max(allowed, key=next_log_probs.__getitem__) == token
+        remaining = [name for name in remaining if len(name) > length and name[length] == token]
 
 
 def test_trie_constraint_takes_strings_as_lists_tuples_tensors_and_arrays() -> None:
@@ -146,7 +146,7 @@ def test_trie_constraint_takes_strings_as_lists_tuples_tensors_and_arrays() -> N
     assert dk.TrieConstraint(iter([[1], [1]]), end_ids=0).trie.complete.sum() == 2  # one and `ended`
 
 
-def test_trie_constraint_takes_the_empty_string_for_a_text_that_ends_at_once() -> None:
+def test_trie_constraint_takes_the_empty_string_for_an_output_that_ends_at_once() -> None:
     out = decoded(HashModel(6), [[1]], dk.Greedy(), dk.TrieConstraint([[]], end_ids=END))
     assert out.hypotheses() == [[[END]]]
 
@@ -167,10 +167,10 @@ def test_trie_constraint_refuses_strings_that_are_not_ids(strings: Any) -> None:
 @pytest.mark.parametrize("sets", [[], [[[1]], []]])
 def test_trie_constraint_refuses_an_empty_set(sets: Any) -> None:  # noqa: ANN401
     with pytest.raises(ValueError, match=r"^TrieConstraint: there must be at least one string in a set"):
-        dk.TrieConstraint(sets, end_ids=0, each_prompt=True)
+        dk.TrieConstraint(sets, end_ids=0, per_prompt=True)
 
 
-def test_trie_constraint_refuses_end_ids_that_are_none_or_in_a_string() -> None:
+def test_trie_constraint_refuses_no_end_ids_and_end_ids_in_a_string() -> None:
     with pytest.raises(ValueError, match=r"^TrieConstraint: there must be at least one end id"):
         dk.TrieConstraint([[1]], end_ids=())
     with pytest.raises(ValueError, match=r"^TrieConstraint: token ids must be integers of at least 0"):
@@ -189,7 +189,7 @@ def test_trie_constraint_refuses_ids_outside_the_vocabulary_when_applied(
 
 
 def test_trie_constraint_refuses_more_or_fewer_sets_than_prompts() -> None:
-    processor = dk.TrieConstraint([[[1]], [[2]]], end_ids=0, each_prompt=True)
+    processor = dk.TrieConstraint([[[1]], [[2]]], end_ids=0, per_prompt=True)
     message = r"^TrieConstraint: there must be one set of strings for each prompt, got 2 sets for 3 prompts"
     with pytest.raises(dk.DecodekitError, match=message):
         processor.init(dk.Prompt.from_ids([[1], [1], [1]]).history(3, 2))
@@ -200,7 +200,7 @@ def test_trie_constraint_keeps_the_contract_of_processors() -> None:
     check_processor(dk.TrieConstraint([[]], end_ids=0), max_examples=5)
     check_processor(
         lambda prompts: dk.TrieConstraint(
-            [[[1, number % 8 + 1], [number % 8 + 1]] for number in prompts], end_ids=0, each_prompt=True
+            [[[1, number % 8 + 1], [number % 8 + 1]] for number in prompts], end_ids=0, per_prompt=True
         ),
         max_examples=20,
     )

@@ -47,7 +47,7 @@ def test_typical_keeps_all_where_all_are_as_likely() -> None:
     assert kept(0.1, torch.zeros(1, 4)) == [0, 1, 2, 3]
 
 
-def test_typical_keeps_min_tokens_to_keep_of_the_most_typical_whatever_mass_says() -> None:
+def test_typical_keeps_min_tokens_to_keep_of_the_most_typical_for_any_mass() -> None:
     assert kept(0.01, EIGHTHS, min_tokens_to_keep=2) == [1, 3]
     assert kept(0.01, EIGHTHS, min_tokens_to_keep=9) == [0, 1, 2, 3]
 
@@ -57,13 +57,13 @@ def test_typical_leaves_the_scores_of_kept_tokens_as_they_are() -> None:
     assert [[BANNED, EIGHTHS[0, 1].item(), BANNED, EIGHTHS[0, 3].item()]] == out.tolist()
 
 
-def test_typical_allows_nothing_that_was_banned() -> None:
+def test_typical_leaves_banned_tokens_banned() -> None:
     assert kept(0.99, torch.tensor([[0.0, BANNED, 0.0]]), min_tokens_to_keep=3) == [0, 2]
     assert kept(0.5, torch.tensor([[BANNED, 5.0, BANNED]])) == [1]
 
 
 @pytest.mark.parametrize("mass", [0, 1, 0.0, 1.0, -0.1, 2, math.inf, -math.inf, math.nan, True, "a", None])
-def test_typical_refuses_what_is_not_between_zero_and_one(
+def test_typical_refuses_numbers_not_between_zero_and_one(
     mass: Any,  # noqa: ANN401
 ) -> None:
     with pytest.raises(ValueError, match=r"^Typical: mass must be strictly between 0 and 1, got"):
@@ -100,6 +100,6 @@ def test_typical_is_hugging_faces(call: Call, mass: float, count: int) -> None:
 
 @FEW
 @given(batches(VALUES), st.integers(0, 2**31))
-def test_typical_of_every_prompt_is_what_it_is_alone(case: tuple[list[list[int]], Values], seed: int) -> None:
+def test_typical_of_every_prompt_is_the_same_alone(case: tuple[list[list[int]], Values], seed: int) -> None:
     batch, values = case
     assert_each_has_its_own(dk.Typical, batch, values, seed)

@@ -14,7 +14,7 @@ SCHEMES = st.sampled_from(["lefthash", "selfhash"])
 
 
 def greens(processor: dk.Watermark, text: list[int], vocab: int) -> list[int]:
-    """The ids whose score is raised after the text."""
+    """The ids with a raised score after the ids in `text`."""
     raised = processor(torch.tensor([text]), torch.zeros(1, vocab))[0]
     return [token for token, score in enumerate(raised.tolist()) if score > 0]
 
@@ -67,7 +67,7 @@ def test_watermark_tries_the_forty_likeliest_tokens_by_selfhash_and_permutations
     assert (wide(torch.tensor([[1]]), scores) > scores)[0, :60].sum() > 50
 
 
-def test_watermark_leaves_rows_alone_that_are_shorter_than_the_context() -> None:
+def test_watermark_leaves_rows_shorter_than_the_context_as_they_are() -> None:
     history = dk.Prompt.from_ids([[1, 2, 3], [4, 5]]).history(5, 1)
     for lists in ("permutation", "hash"):
         mark = dk.Watermark(0.5, context_width=3, lists=lists)
@@ -108,7 +108,7 @@ def test_watermark_takes_a_bias_for_each_prompt() -> None:
         ({"lists": "torch"}, r"lists must be one of \('permutation', 'hash'\), got 'torch'"),
     ],
 )
-def test_watermark_refuses_what_is_out_of_range(arguments: dict[str, Any], message: str) -> None:
+def test_watermark_refuses_arguments_out_of_range(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^Watermark: {message}"):
         dk.Watermark(**arguments)
 

@@ -15,13 +15,13 @@ MARK = dk.Watermark(0.5, lists="hash")
 
 
 def green_after(last: int, *, green: bool) -> int:
-    """The smallest id that is green after a token, or that is not."""
+    """The smallest id after a token that is green, or is not."""
     found = MARK.is_green(torch.tensor([[last]]), torch.arange(20)[None], 20)[0]
     return found.tolist().index(green)
 
 
 def chain_of(*greens: bool) -> list[int]:
-    """A text whose tokens after the first are green where they are to be."""
+    """A sequence with green tokens after the first at the given places."""
     text = [0]
     for green in greens:
         text.append(green_after(text[-1], green=green))
@@ -56,7 +56,7 @@ def test_watermark_detector_can_count_an_ngram_once() -> None:
     assert dk.WatermarkDetector(MARK, 20, ignore_repeated_ngrams=True)(text).scored.tolist() == [2]
 
 
-def test_watermark_detector_takes_one_text_several_or_a_tensor() -> None:
+def test_watermark_detector_takes_one_sequence_several_or_a_tensor() -> None:
     detector = dk.WatermarkDetector(MARK, 20)
     for texts in ([1, 2, 3], [[1, 2, 3]], torch.tensor([1, 2, 3]), torch.tensor([[1, 2, 3]])):
         assert detector(texts).scored.tolist() == [2]
@@ -71,7 +71,7 @@ def test_watermark_detector_takes_one_text_several_or_a_tensor() -> None:
         dk.Watermark(0.5, 4.0, seeding_scheme="selfhash", context_width=3, lists="hash"),
     ],
 )
-def test_watermark_detector_finds_what_was_written_with_the_watermark_and_nothing_else(
+def test_watermark_detector_finds_only_sequences_generated_with_the_watermark(
     mark: dk.Watermark,
 ) -> None:
     model = dk.testing.HashModel(60, seed=3, scale=1.0)
@@ -109,7 +109,7 @@ def test_watermark_detector_finds_the_watermark_of_the_bundled_model() -> None:
         ({"threshold": float("nan")}, "threshold must be a finite number, got nan"),
     ],
 )
-def test_watermark_detector_refuses_what_is_out_of_range(arguments: dict[str, Any], message: str) -> None:
+def test_watermark_detector_refuses_arguments_out_of_range(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^WatermarkDetector: {message}"):
         dk.WatermarkDetector(**{"watermark": MARK, "vocab": 20, **arguments})
 
@@ -117,15 +117,15 @@ def test_watermark_detector_refuses_what_is_out_of_range(arguments: dict[str, An
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ([], "texts must be at least one, got none"),
-        ([[1]], "a text must have at least 2 tokens, got 1"),
-        ([[]], "a text must have at least 2 tokens, got 0"),
+        ([], "sequences must be at least one, got none"),
+        ([[1]], "a sequence must have at least 2 tokens, got 1"),
+        ([[]], "a sequence must have at least 2 tokens, got 0"),
         ([[1, 20]], "token ids must be below the vocabulary size 20, got 20"),
         ([[1, -1]], "token ids must be integers of at least 0, got -1"),
         ([[1, 0.5]], "token ids must be integers of at least 0, got 0.5"),
     ],
 )
-def test_watermark_detector_refuses_texts_that_it_cannot_score(texts: Any, message: str) -> None:  # noqa: ANN401
+def test_watermark_detector_refuses_sequences_that_it_cannot_score(texts: Any, message: str) -> None:  # noqa: ANN401
     with pytest.raises(ValueError, match=f"^WatermarkDetector: {message}"):
         dk.WatermarkDetector(MARK, 20)(texts)
 

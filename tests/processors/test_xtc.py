@@ -28,7 +28,7 @@ def kept(processor: dk.XTC, probs: list[float]) -> list[int]:
 
 
 def acted(processor: dk.XTC, history: dk.History, steps: int) -> torch.Tensor:
-    """[rows steps]: whether it banned the likelier of two top choices."""
+    """[rows steps]: True where it banned the likelier of two top choices."""
     memory, scores = processor.init(history), torch.tensor([0.6, 0.4]).log().repeat(len(history.tokens), 1)
     out = []
     for _ in range(steps):
@@ -39,7 +39,7 @@ def acted(processor: dk.XTC, history: dk.History, steps: int) -> torch.Tensor:
 
 
 def chi_squared(patterns: torch.Tensor, probability: float) -> float:
-    """How far rows of independent coins are from what is expected of them."""
+    """The chi-squared statistic of rows of coins, against independent ones."""
     statistic = 0.0
     for pattern in product([True, False], repeat=patterns.shape[1]):
         expected = float(len(patterns))
@@ -51,7 +51,7 @@ def chi_squared(patterns: torch.Tensor, probability: float) -> float:
 
 
 def reference(scores: list[float], threshold: float) -> list[float]:
-    """1 for every token that goes, -1 for the others; 0 if that hangs on a rounding."""
+    """1 for every banned token, -1 for the rest; 0 if rounding decides."""
     probs = probabilities(scores)
     choices = [token for token, prob in enumerate(probs) if prob >= threshold and scores[token] > BANNED]
     spared = min(choices, key=lambda token: (scores[token], token), default=None)
@@ -113,14 +113,14 @@ def test_xtc_acts_independently_on_the_samples_of_a_prompt() -> None:
     assert chi_squared(pairs.view(-1, 2), 0.5) < UNLIKELY[3]
 
 
-def test_xtc_does_not_draw_what_a_sample_with_the_same_seeds_draws() -> None:
+def test_xtc_draws_other_numbers_than_a_sample_with_the_same_seeds() -> None:
     seeds = torch.arange(2000)
     acts = acted(dk.XTC(0.1, 0.5, seeds), history_of([[0]] * 2000, 2), 1)
     drawn = rng.uniform(seeds, torch.zeros_like(seeds), torch.tensor(0))[:, None] < 0.5
     assert chi_squared(torch.cat([acts, drawn], 1), 0.5) < UNLIKELY[3]
 
 
-def test_xtc_gives_a_prompt_what_it_gives_it_alone() -> None:
+def test_xtc_treats_a_prompt_as_it_does_alone() -> None:
     texts, seeds = [[1, 2, 3], [4], [5, 6]], [9, -9, 2**62]
     together = acted(dk.XTC(0.1, 0.5, seeds), history_of(texts, 40, rows_per_prompt=2), 40)
     for number, (text, seed) in enumerate(zip(texts, seeds, strict=True)):
@@ -139,7 +139,7 @@ def test_xtc_draws_the_same_again() -> None:
     assert torch.equal(first[0], first[1])
 
 
-def test_xtc_takes_its_stream_along_when_rows_are_reordered() -> None:
+def test_xtc_keeps_the_stream_of_a_row_when_rows_are_reordered() -> None:
     history, xtc = history_of([[0]], 30, rows_per_prompt=2), dk.XTC(0.1, 0.5, 3)
     memory, scores = xtc.init(history), torch.tensor([0.6, 0.4]).log().repeat(2, 1)
     swapped = memory._replace(streams=memory.streams.flip(0))
@@ -149,7 +149,7 @@ def test_xtc_takes_its_stream_along_when_rows_are_reordered() -> None:
         history = history.append(torch.zeros(2, dtype=torch.long))
 
 
-def test_xtc_knows_samples_by_their_slot_in_the_prompt_also_in_a_part_of_the_rows() -> None:
+def test_xtc_has_a_stream_per_slot_of_the_prompt_in_a_part_of_the_rows_too() -> None:
     history = history_of([[0], [0]], 30, rows_per_prompt=2)
     xtc, rows = dk.XTC(0.1, 0.5, [3, 4]), torch.tensor([3, 0])
     assert torch.equal(acted(xtc, history, 30)[rows], acted(xtc, history.part(rows), 30))
@@ -157,7 +157,7 @@ def test_xtc_knows_samples_by_their_slot_in_the_prompt_also_in_a_part_of_the_row
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, torch.nan, torch.inf, "1", None, True, [0.5, 2]])
 @pytest.mark.parametrize("name", ["threshold", "probability"])
-def test_xtc_refuses_what_is_outside_zero_to_one(name: str, value: Any) -> None:  # noqa: ANN401
+def test_xtc_refuses_numbers_outside_zero_to_one(name: str, value: Any) -> None:  # noqa: ANN401
     with pytest.raises(ValueError, match=rf"^XTC: {name} must be in \[0, 1\], got"):
         dk.XTC(**{"threshold": 0.1, "probability": 0.5, "seeds": 0, name: value})
 

@@ -7,12 +7,18 @@ import torch
 from torch import Tensor
 
 import decodekit as dk
-from decodekit.processors.base import seen_tokens
 from decodekit.testing import check_processor
 
 pytestmark = pytest.mark.usefixtures("first_failure")
 
 VOCAB = 9
+
+
+def seen_tokens(tokens: Tensor, where: Tensor) -> Tensor:
+    """True for every id that occurs in the columns of `tokens` selected by `where`."""
+    ids = torch.where(where & (tokens < VOCAB), tokens, VOCAB)
+    seen = torch.zeros((len(tokens), VOCAB + 1), dtype=torch.bool, device=tokens.device)
+    return seen.scatter(1, ids, torch.ones_like(ids, dtype=torch.bool))[:, :VOCAB]
 
 
 class EmittedTokens(dk.LogitsProcessor):
@@ -117,7 +123,7 @@ class ReadsPadding(dk.StatelessProcessor):
 
     def process(self, history: dk.History, scores: Tensor) -> Tensor:
         before = torch.arange(history.tokens.shape[1], device=scores.device) < history.position
-        return scores - seen_tokens(history.tokens, before.expand_as(history.tokens), VOCAB).float()
+        return scores - seen_tokens(history.tokens, before.expand_as(history.tokens)).float()
 
 
 class ReadsWhatIsNotYetWritten(dk.StatelessProcessor):
@@ -125,7 +131,7 @@ class ReadsWhatIsNotYetWritten(dk.StatelessProcessor):
 
     def process(self, history: dk.History, scores: Tensor) -> Tensor:
         behind = torch.arange(history.tokens.shape[1], device=scores.device) >= history.position
-        return scores - seen_tokens(history.tokens, behind.expand_as(history.tokens), VOCAB).float()
+        return scores - seen_tokens(history.tokens, behind.expand_as(history.tokens)).float()
 
 
 class MeasuresTheBuffer(dk.StatelessProcessor):

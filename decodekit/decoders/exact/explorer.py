@@ -13,8 +13,7 @@ from decodekit.core.limits import Limits, Stopping
 from decodekit.core.pytrees import Memory, reorder_memory
 from decodekit.decoders.exact.branch import Node
 from decodekit.decoders.exact.stored_memory import StoredMemory, keep, together
-from decodekit.processors.apply import apply_processor, nonfinite_rows, not_numbers
-from decodekit.processors.base import LogitsProcessor
+from decodekit.processors.base import LogitsProcessor, apply_processor, nonfinite_error, nonfinite_rows
 from decodekit.scorers.base import ExtendedHypotheses, PathScorer
 
 
@@ -62,7 +61,7 @@ class Explorer:
         scores, after = apply_processor(self.processor, self.history(nodes), model_scores, before)
         nonfinite = nonfinite_rows(scores)
         if nonfinite.any():
-            raise not_numbers(nodes[int(nonfinite.int().argmax())].prompt)
+            raise nonfinite_error(nodes[int(nonfinite.int().argmax())].prompt)
         kept = keep(after, model_scores.device)
         for node, own in zip(nodes, model_scores, strict=True):
             node.model_scores = own if kept is None else None

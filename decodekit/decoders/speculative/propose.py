@@ -10,8 +10,7 @@ from decodekit.core.history import History, RowOwners
 from decodekit.decoders.speculative.draws import Draws, Purpose
 from decodekit.decoders.speculative.speculative_row import SpeculativeRow
 from decodekit.errors import DecodekitError, DecodingError
-from decodekit.processors.base import LogitsProcessor, StatelessProcessor
-from decodekit.processors.chain import Chain
+from decodekit.processors.base import Chain, LogitsProcessor, StatelessProcessor
 
 
 def stateless(processor: LogitsProcessor, *, greedy: bool) -> tuple[StatelessProcessor, ...]:

@@ -11,8 +11,7 @@ from decodekit.core.limits import Limits
 from decodekit.core.pytrees import Memory
 from decodekit.core.result import Decoded
 from decodekit.decoders.rows import RowState, raise_if_all_banned
-from decodekit.processors.apply import apply_processor, nonfinite_rows, not_numbers
-from decodekit.processors.base import LogitsProcessor
+from decodekit.processors.base import LogitsProcessor, apply_processor, nonfinite_error, nonfinite_rows
 
 
 class SpeculativeRow(NamedTuple):
@@ -69,7 +68,7 @@ class SpeculativeRow(NamedTuple):
         """
         scores, memory = apply_processor(processor, self.state.history, logits, self.memory)
         if nonfinite_rows(scores).any():
-            raise not_numbers(self.prompt)
+            raise nonfinite_error(self.prompt)
         return self._replace(state=self.state._replace(model_scores=logits), memory=memory), scores
 
     def emit(self, tokens: Int64[Tensor, " 1"], scores: Float32[Tensor, "1 vocab"]) -> "SpeculativeRow":

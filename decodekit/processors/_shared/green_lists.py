@@ -1,4 +1,4 @@
-"""Green lists: which tokens a watermark favours after a context."""
+"""Green lists: the tokens that a watermark favours after a context."""
 
 from functools import lru_cache
 from typing import Literal, get_args
@@ -15,11 +15,11 @@ Lists = Literal["permutation", "hash"]
 SCHEMES = get_args(SeedingScheme)
 LISTS = get_args(Lists)
 
-_TABLE = 1_000_003  # Hugging Face's table of random numbers has this many
+_TABLE = 1_000_003  # the size of Hugging Face's table of random numbers
 _ON_HOST = torch.device("cpu")  # named, so that a surrounding `with torch.device(...)` does not count
 
 
-def permuted(
+def green_by_permutation(
     context: Int64[Tensor, "rows reach"],
     tokens: Int64[Tensor, "rows tokens"],
     vocab: int,
@@ -27,27 +27,20 @@ def permuted(
     key: int,
     scheme: SeedingScheme,
 ) -> Bool[Tensor, "rows tokens"]:
-    """Which tokens are green: among the first `size` of a random permutation of the vocabulary.
+    """Find the tokens among the first `size` of a random permutation of the vocabulary.
 
-    The permutations are Hugging Face's, which are drawn one at a time on the host.
-
-    Args:
-        context: The tokens before: `lefthash` takes the last, `selfhash` all of them and the token.
-        tokens: What may come next.
-        vocab: Number of tokens.
-        size: Number of green ones.
-        key: Whoever knows it knows the lists.
-        scheme: What seeds the permutation.
+    The permutations are Hugging Face's, drawn one at a time on the host. `lefthash` seeds them with the last
+    token of the context, `selfhash` with all of them and the token itself.
     """
     if scheme == "lefthash":
         lists = [_green_list(key * last, vocab, size) for last in context[:, -1].tolist()]
         return torch.stack(lists).to(tokens.device).gather(1, tokens)
     numbers = _table(key)
     host = tokens.to(_ON_HOST)
-    own = numbers[host % _TABLE] + 1  # [rows tokens]
-    seeds = key * own * own  # wraps around, as in Hugging Face
+    token_numbers = numbers[host % _TABLE] + 1  # [rows tokens]
+    seeds = key * token_numbers * token_numbers  # wraps around, as in Hugging Face
     for column in context.to(_ON_HOST).T:
-        seeds = seeds.minimum(key * (numbers[column % _TABLE] + 1)[:, None] * own)
+        seeds = seeds.minimum(key * (numbers[column % _TABLE] + 1)[:, None] * token_numbers)
     green = [
         [bool(_green_list(seed, vocab, size)[token]) for seed, token in zip(*pair, strict=True)]
         for pair in zip(seeds.tolist(), host.tolist(), strict=True)
@@ -55,30 +48,25 @@ def permuted(
     return torch.tensor(green, dtype=torch.bool, device=_ON_HOST).view(host.shape).to(tokens.device)
 
 
-def hashed(
+def green_by_hash(
     context: Int64[Tensor, "rows reach"],
     tokens: Int64[Tensor, "rows tokens"],
     ratio: float,
     key: int,
     scheme: SeedingScheme,
 ) -> Bool[Tensor, "rows tokens"]:
-    """Which tokens are green: each by itself, with probability `ratio`, by a hash of token and context.
+    """Make each token green with probability `ratio`, by a hash of it and its context.
 
-    Args:
-        context: The tokens before: `lefthash` takes the last, `selfhash` all of them and the token.
-        tokens: What may come next.
-        ratio: Probability of being green.
-        key: Whoever knows it knows the lists.
-        scheme: What the hash depends on.
+    `lefthash` hashes the last token of the context, `selfhash` all of them.
     """
     secret = _secret(key)
     if scheme == "lefthash":
         bits = mix(mix(context[:, -1:] + secret) + tokens)
     else:
-        own = mix(tokens + secret)
-        least = mix(own + tokens)
+        token_hash = mix(tokens + secret)
+        least = mix(token_hash + tokens)
         for column in context.T:  # of a constant number of columns
-            least = torch.minimum(least, mix(own + column[:, None]))
+            least = torch.minimum(least, mix(token_hash + column[:, None]))
         bits = mix(least)
     # A signed integer of 64 random bits is below this with probability `ratio`.
     return bits < int(ratio * 2**64) - 2**63
@@ -87,8 +75,8 @@ def hashed(
 @lru_cache(maxsize=128)
 def _green_list(seed: int, vocab: int, size: int) -> Bool[Tensor, " vocab"]:
     generator = torch.Generator(_ON_HOST).manual_seed(seed % (2**64 - 1))
-    chosen = torch.randperm(vocab, generator=generator, device=_ON_HOST)[:size]
-    return torch.zeros(vocab, dtype=torch.bool, device=_ON_HOST).index_fill(0, chosen, True)
+    green = torch.randperm(vocab, generator=generator, device=_ON_HOST)[:size]
+    return torch.zeros(vocab, dtype=torch.bool, device=_ON_HOST).index_fill(0, green, True)
 
 
 @lru_cache(maxsize=4)

@@ -1,8 +1,8 @@
-"""Sums of weighted log-probabilities in which probability 0 makes neither NaN nor plus infinity.
+"""Sums of weighted log-probabilities, and the entropy, where a probability of 0 makes no NaN.
 
-Minus infinity is an ordinary log-probability, and 0 times it, or its difference from itself, is not a
-number. So a factor $p^w$ with $p = 0$ is taken for what it says: 0 for $w > 0$, 1 for $w = 0$, and for
-$w < 0$, where it would be infinite, what it is for a probability that float32 can just not hold.
+Minus infinity is an ordinary log-probability, but 0 times it, or its difference from itself, is NaN. So a
+factor $p^w$ with $p = 0$ is 0 for $w > 0$ and 1 for $w = 0$. For $w < 0$, where it would be infinite, $p$ is
+replaced by a probability just below the smallest one that float32 holds.
 """
 
 import math
@@ -17,28 +17,39 @@ _LEAST = -149 * math.log(2)
 Weight = float | Float32[Tensor, "rows 1"]
 
 
-def lifted(log_probs: Float32[Tensor, "rows vocab"]) -> Float32[Tensor, "rows vocab"]:
-    """The log-probabilities with a finite number for that of 0: at most all others of the row."""
+def lift_impossible(log_probs: Float32[Tensor, "rows vocab"]) -> Float32[Tensor, "rows vocab"]:
+    """Replace minus infinity by a finite number that is at most every other one of its row."""
     impossible = log_probs == -torch.inf
     least = log_probs.masked_fill(impossible, 0.0).amin(-1, keepdim=True).clamp(max=_LEAST)
     return torch.where(impossible, least, log_probs)
 
 
-def weighted(weight: Weight, log_probs: Float32[Tensor, "rows vocab"]) -> Float32[Tensor, "rows vocab"]:
-    """The logarithm of $p^w$: never NaN, never plus infinity."""
+def weigh(weight: Weight, log_probs: Float32[Tensor, "rows vocab"]) -> Float32[Tensor, "rows vocab"]:
+    """Return the logarithm of $p^w$: never NaN, never plus infinity."""
     banned = (log_probs == -torch.inf) & (weight > 0)
-    return (weight * lifted(log_probs)).masked_fill(banned, -torch.inf)
+    return (weight * lift_impossible(log_probs)).masked_fill(banned, -torch.inf)
 
 
 def keep_banned(
     new: Float32[Tensor, "rows vocab"], scores: Float32[Tensor, "rows vocab"]
 ) -> Float32[Tensor, "rows vocab"]:
-    """The new scores, with minus infinity wherever the old ones have it."""
+    """Return the new scores, with minus infinity wherever the old ones have it."""
     return new.masked_fill(scores == -torch.inf, -torch.inf)
 
 
-def normalized(scores: Float32[Tensor, "rows vocab"]) -> Float32[Tensor, "rows vocab"]:
-    """The scores as log-probabilities; a row without a token that is allowed stays as it is."""
-    # Minus infinity less anything finite is itself: only where all of a row is, it is not a number.
-    nothing = scores.amax(-1, keepdim=True) == -torch.inf
-    return scores.log_softmax(-1).masked_fill_(nothing, -torch.inf)
+def normalize(scores: Float32[Tensor, "rows vocab"]) -> Float32[Tensor, "rows vocab"]:
+    """Return the scores as log-probabilities; a row in which all is banned stays as it is."""
+    # Only in such a row is the log-softmax NaN.
+    all_banned = scores.amax(-1, keepdim=True) == -torch.inf
+    return scores.log_softmax(-1).masked_fill_(all_banned, -torch.inf)
+
+
+def probs_and_entropy(
+    scores: Float32[Tensor, "rows tokens"],
+) -> tuple[Float32[Tensor, "rows tokens"], Float32[Tensor, "rows 1"]]:
+    """Return the probabilities and their entropy in nats, rounded as by `torch.distributions.Categorical`."""
+    log_probs = scores - scores.logsumexp(-1, keepdim=True)
+    probs = log_probs.softmax(-1)
+    # The least finite number stands in for minus infinity, which times a probability of 0 is NaN.
+    surprisal = log_probs.clamp(min=torch.finfo(scores.dtype).min)
+    return probs, -(surprisal * probs).sum(-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""What both versions of mirostat share: a bound on the surprise that learns from what was said."""
+"""The surprise bound of both versions of mirostat, and its update after every token."""
 
 import math
 from typing import NamedTuple
@@ -8,49 +8,29 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from decodekit.core.history import History
-from decodekit.core.validation import is_positive
-from decodekit.processors._shared.parameters import PerPrompt, each, for_rows, per_prompt
+from decodekit.processors._shared.parameters import PerPrompt, for_rows, map_per_prompt
 
 
 class MirostatMemory(NamedTuple):
-    """The bound of every row, and what the next token of it would teach.
-
-    Attributes:
-        mu: The bound on the surprise, in bits.
-        surprise: Of every token at the step before, in bits; no columns before the first step.
-    """
+    """The bound of every row, and the surprise of every token at the step before, both in bits."""
 
     mu: Float32[Tensor, "rows 1"]
-    surprise: Float32[Tensor, "rows seen"]
-
-
-def read_rates(who: str, tau: PerPrompt, eta: PerPrompt) -> tuple[PerPrompt, PerPrompt]:
-    """Both parameters as they are kept. Raises unless they are finite and above 0."""
-    first, second = (
-        per_prompt(
-            who,
-            name,
-            given,
-            is_positive,
-            "a finite number above 0",
-        )
-        for name, given in (("tau", tau), ("eta", eta))
-    )
-    return first, second
+    surprise: Float32[Tensor, "rows seen"]  # no columns before the first step
 
 
 def start(tau: PerPrompt, history: History) -> MirostatMemory:
-    """The memory before the first step: twice the target, and nothing to learn from."""
+    """Return the memory before the first step: a bound of twice the target."""
     none = torch.zeros(len(history.tokens), 1, device=history.tokens.device)
-    return MirostatMemory(none + for_rows(each(lambda value: 2 * value, tau), history, none), none[:, :0])
+    mu = none + for_rows(map_per_prompt(lambda value: 2 * value, tau), history, none)
+    return MirostatMemory(mu, none[:, :0])
 
 
 def learn(
     memory: MirostatMemory, history: History, tau: PerPrompt, eta: PerPrompt
 ) -> Float32[Tensor, "rows 1"]:
-    """The bound after the newest token: lower if it surprised more than `tau` bits, else higher.
+    """Return the bound after the newest token: lower if it surprised more than `tau` bits, else higher.
 
-    What had been banned before mirostat saw it (padding after the end, a forced token) teaches nothing.
+    A token that was banned before mirostat (padding after the end, a forced token) changes nothing.
     """
     if memory.surprise.shape[1] == 0:
         return memory.mu
@@ -60,5 +40,5 @@ def learn(
 
 
 def surprises(scores: Float32[Tensor, "rows vocab"]) -> Float32[Tensor, "rows vocab"]:
-    """The surprise of every token, in bits."""
+    """Return the surprise of every token, in bits."""
     return scores.log_softmax(-1) / -math.log(2)

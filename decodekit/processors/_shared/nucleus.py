@@ -1,4 +1,4 @@
-"""The tail that top-p bans, found in two ways."""
+"""The tail that top-p bans, found by sorting tokens or, on the CPU, by sorting numbers."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,83 +10,80 @@ from torch import Tensor
 
 from decodekit.core.device import is_on_host
 
-# Of fewer tokens torch sorts all rows before the first is in Python's hands.
-WORTH_A_LOOK = 2**12
-# So few numbers are sorted before a thread is started.
-WORTH_THREADS = 2**17
+# With fewer tokens torch sorts all rows before the first one is in Python's hands.
+MIN_VOCAB_BY_VALUE = 2**12
+# Fewer numbers than this are sorted before a thread is started.
+MIN_SIZE_FOR_THREADS = 2**17
 
 Row = NDArray[np.float32]
 
 
 def ban_tail(
-    scores: Float32[Tensor, "rows vocab"], rest: float | Float32[Tensor, "rows 1"], most: int
+    scores: Float32[Tensor, "rows vocab"], mass: float | Float32[Tensor, "rows 1"], max_banned: int
 ) -> Float32[Tensor, "rows vocab"]:
-    """The scores with minus infinity for the least likely tokens.
+    """Ban the least likely tokens, as many as together have at most a probability of `mass`.
 
-    Args:
-        scores: What each token is worth.
-        rest: Probability that the tail has at most, for all rows or for each.
-        most: Tokens that it has at most, fewer than there are.
+    At most `max_banned` of them, fewer than `vocab`.
     """
-    by_value = scores.shape[-1] >= WORTH_A_LOOK and is_on_host(scores)
-    return (ban_by_value if by_value else ban_by_order)(scores, rest, most)
+    by_value = scores.shape[-1] >= MIN_VOCAB_BY_VALUE and is_on_host(scores)
+    return (ban_by_value if by_value else ban_by_order)(scores, mass, max_banned)
 
 
 def ban_by_order(
-    scores: Float32[Tensor, "rows vocab"], rest: float | Float32[Tensor, "rows 1"], most: int
+    scores: Float32[Tensor, "rows vocab"], mass: float | Float32[Tensor, "rows 1"], max_banned: int
 ) -> Float32[Tensor, "rows vocab"]:
-    """As the tail is defined: sorts the tokens, and bans the first ones."""
+    """Sort the tokens and ban the first ones, as the tail is defined."""
     # From the least likely up, as Hugging Face sums: the same rounding, the same tokens.
     ascending, order = scores.sort(dim=-1)
-    tail = ascending.softmax(-1).cumsum(-1) <= rest
-    tail[:, most:] = False
+    tail = ascending.softmax(-1).cumsum(-1) <= mass
+    tail[:, max_banned:] = False
     # `order` names every token once, so all of it is written.
     banned = torch.empty_like(tail).scatter_(1, order, tail)
     return scores.masked_fill(banned, -torch.inf)
 
 
 def ban_by_value(
-    scores: Float32[Tensor, "rows vocab"], rest: float | Float32[Tensor, "rows 1"], most: int
+    scores: Float32[Tensor, "rows vocab"], mass: float | Float32[Tensor, "rows 1"], max_banned: int
 ) -> Float32[Tensor, "rows vocab"]:
-    """The same bit for bit, on the CPU only: sorts numbers, which is quicker, and bans those below a bar.
+    """Sort numbers in place of tokens, which is faster, and ban those below a threshold; CPU only.
 
-    They are summed in the same order, and so round in the same way. Only where tied tokens stand on both
-    sides of the bar does it matter which is which, and that row is done by order.
+    Equal to `ban_by_order` bit for bit: the sums run in the same order. Only where tied tokens stand on both
+    sides of the threshold does their order count, and such a row is done by order.
     """
-    rests = rest if isinstance(rest, Tensor) else scores.new_full((len(scores), 1), rest)
+    masses = mass if isinstance(mass, Tensor) else scores.new_full((len(scores), 1), mass)
     out = torch.empty_like(scores)
-    given, made, most_probable = scores.numpy(), out.numpy(), rests.numpy()[:, 0]
+    given, made, tail_masses = scores.numpy(), out.numpy(), masses.numpy()[:, 0]
 
     def ban(row: int) -> bool:
-        floor, is_torn = _bar(given[row], most_probable[row], most)
+        threshold, is_tied = _threshold(given[row], tail_masses[row], max_banned)
         np.copyto(made[row], given[row])
-        np.putmask(made[row], given[row] < floor, -np.inf)
-        return is_torn
+        np.putmask(made[row], given[row] < threshold, -np.inf)
+        return is_tied
 
     rows, threads = range(len(scores)), torch.get_num_threads()
-    if threads == 1 or given.size < WORTH_THREADS:
-        torn = [ban(row) for row in rows]
+    if threads == 1 or given.size < MIN_SIZE_FOR_THREADS:
+        tied = [ban(row) for row in rows]
     else:
         with ThreadPoolExecutor(min(threads, len(scores))) as pool:
-            torn = list(pool.map(ban, rows))
-    again = [row for row, is_torn in zip(rows, torn, strict=True) if is_torn]
-    if again:
-        out[again] = ban_by_order(scores[again], rests[again], most)
+            tied = list(pool.map(ban, rows))
+    tied_rows = [row for row, is_tied in zip(rows, tied, strict=True) if is_tied]
+    if tied_rows:
+        out[tied_rows] = ban_by_order(scores[tied_rows], masses[tied_rows], max_banned)
     return out
 
 
-def _bar(row: Row, rest: np.float32, most: int) -> tuple[np.float32, bool]:
-    """The least score that is not in the tail, and whether one as great is in it."""
-    ascending = _sorted(row)
-    mass = torch.from_numpy(ascending).softmax(-1).cumsum(-1).numpy()
-    # Where a score is not a number below infinity no mass is one, which NumPy takes for more than any rest.
-    length = min(int(np.searchsorted(mass, rest, side="right")), most)
-    floor = ascending[length]
-    return floor, bool(length > 0 and ascending[length - 1] == floor > -np.inf)
+def _threshold(row: Row, mass: np.float32, max_banned: int) -> tuple[np.float32, bool]:
+    """Return the least score outside the tail, and True if the tail has an equal one."""
+    ascending = _sort(row)
+    cumulative = torch.from_numpy(ascending).softmax(-1).cumsum(-1).numpy()
+    # With a NaN or plus infinity among the scores every mass is NaN, which NumPy sorts above any number.
+    length = min(int(np.searchsorted(cumulative, mass, side="right")), max_banned)
+    threshold = ascending[length]
+    return threshold, bool(length > 0 and ascending[length - 1] == threshold > -np.inf)
 
 
-def _sorted(row: Row) -> Row:
-    """The least first; what is banned is put in its place unsorted."""
+def _sort(row: Row) -> Row:
+    """Sort in ascending order; where most of the row is banned, sort the rest only."""
     is_allowed = row != -np.inf
     if np.count_nonzero(is_allowed) > len(row) // 2:
         return np.sort(row)

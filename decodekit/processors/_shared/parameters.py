@@ -1,4 +1,4 @@
-"""Parameters of processors: one number for all prompts, or one for each."""
+"""Parameters of processors: one number for all prompts, or one per prompt."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -9,83 +9,66 @@ from jaxtyping import Num, Shaped
 from torch import Tensor
 
 from decodekit.core.history import History
-from decodekit.core.validation import plain
+from decodekit.core.validation import Requirement, plain, set_fields
 from decodekit.errors import DecodekitError
 
-# What a person gives: a number, or as many as there are prompts.
+# A parameter as the caller gives it: one number, or as many as there are prompts.
 PerPrompt = float | Sequence[float] | Num[Tensor, " batch"]
 
 
 @final
-class EachPrompt(tuple[float, ...]):
-    """One number for each prompt of the batch, in the order of the prompts."""
+class PromptValues(tuple[float, ...]):
+    """One number per prompt of the batch, in the order of the prompts."""
 
     __slots__ = ()
 
 
-def per_prompt(
-    who: str,
-    name: str,
-    given: Any,  # noqa: ANN401 - it may be anything
-    holds: Callable[[Any], bool],
-    must: str,
-    advice: str = "",
-) -> PerPrompt:
-    """A parameter as it is kept: the number itself, or an `EachPrompt`.
-
-    Args:
-        who: The class that takes it.
-        name: What the class calls it.
-        given: A number, or a sequence, tensor or array of one a prompt.
-        holds: Whether one number is allowed.
-        must: What `holds` asks for, as in "must be above 0".
-        advice: What to do instead.
+def per_prompt(who: str, name: str, given: Any, requirement: Requirement) -> PerPrompt:  # noqa: ANN401 - checked here
+    """Return a checked parameter: the number itself, or a `PromptValues` of a sequence, tensor or array.
 
     Raises:
-        ValueError: If a number is not allowed, or there are none.
+        ValueError: If a number does not meet the requirement, or there are none.
     """
     numbers = plain(given)
-    several = isinstance(numbers, Sequence) and not isinstance(numbers, str | bytes | bytearray)
-    numbers = [plain(number) for number in numbers] if several else numbers
-    for number in numbers if several else (numbers,):
-        if not holds(number):
-            raise ValueError(f"{who}: {name} must be {must}, got {number!r}.{advice and ' '}{advice}")
-    if several and not numbers:
+    is_sequence = isinstance(numbers, Sequence) and not isinstance(numbers, str | bytes | bytearray)
+    values = [plain(number) for number in numbers] if is_sequence else [numbers]
+    for value in values:
+        requirement.check(who, name, value)
+    if not values:
         raise ValueError(f"{who}: {name} must be one number, or one for each prompt, got none.")
-    kept: PerPrompt = EachPrompt(numbers) if several else numbers
-    return kept
+    checked: PerPrompt = PromptValues(values) if is_sequence else numbers
+    return checked
 
 
-def each(function: Callable[[Any], float], value: PerPrompt) -> PerPrompt:
-    """The parameter with a function applied to its number or to each of them."""
-    return (
-        EachPrompt(function(number) for number in value) if isinstance(value, EachPrompt) else function(value)
-    )
+def set_per_prompt(processor: object, **requirements: Requirement) -> None:
+    """Check parameters of a processor, and set each as `per_prompt` returns it."""
+    for name, requirement in requirements.items():
+        value = per_prompt(type(processor).__name__, name, getattr(processor, name), requirement)
+        set_fields(processor, **{name: value})
+
+
+def map_per_prompt(function: Callable[[Any], float], value: PerPrompt) -> PerPrompt:
+    """Apply a function to the number, or to the number of every prompt."""
+    return PromptValues(map(function, value)) if isinstance(value, PromptValues) else function(value)
 
 
 def largest(value: PerPrompt) -> float:
-    """The parameter's number, or the largest of them: known without asking the device."""
-    return max(value) if isinstance(value, EachPrompt) else value  # type: ignore[return-value]
+    """Return the largest number of the parameter, without reading the device."""
+    return max(value) if isinstance(value, PromptValues) else value  # type: ignore[return-value]
 
 
 def for_rows(value: PerPrompt, history: History, like: Tensor) -> float | Shaped[Tensor, "rows 1"]:
-    """The parameter as it meets the scores: the number itself, or a column with each row's own.
-
-    Args:
-        value: As `per_prompt` keeps it.
-        history: Says which prompt each row continues.
-        like: Gives the dtype and the device.
-    """
-    if not isinstance(value, EachPrompt):
+    """Return the parameter as a number, or as a column with one number per row, typed and placed `like`."""
+    if not isinstance(value, PromptValues):
         return value  # type: ignore[return-value]
     return history.spread(_on_device(value, like.dtype, like.device))[:, None]
 
 
-def check_one_a_prompt(processor: object, history: History) -> None:
-    """Raises unless parameters that are given for each prompt are as many as there are prompts."""
+def check_per_prompt(processor: object, history: History) -> None:
+    """Raise unless every parameter given per prompt has as many numbers as there are prompts."""
     batch = history.batch
     for name, value in vars(processor).items():
-        if isinstance(value, EachPrompt) and len(value) != batch:
+        if isinstance(value, PromptValues) and len(value) != batch:
             raise DecodekitError(
                 f"{type(processor).__name__}: {name} must be one number, or one for each prompt, got "
                 f"{len(value)} for {batch} prompts."
@@ -93,7 +76,7 @@ def check_one_a_prompt(processor: object, history: History) -> None:
 
 
 @lru_cache(maxsize=256)
-def _on_device(value: EachPrompt, dtype: torch.dtype, device: torch.device) -> Num[Tensor, " batch"]:
-    # Made once: a copy a step would stall the device's stream.
-    with torch.inference_mode(mode=False):  # it is kept, and may be used where gradients are taken
+def _on_device(value: PromptValues, dtype: torch.dtype, device: torch.device) -> Num[Tensor, " batch"]:
+    # Cached: a copy at every step would stall the device's stream.
+    with torch.inference_mode(mode=False):  # the copy may later be used where gradients are computed
         return torch.tensor(value, dtype=dtype, device=device)

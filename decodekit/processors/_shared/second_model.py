@@ -1,11 +1,11 @@
-"""A second model that reads along: what guidance, fusion and ensembles of models share.
+"""A second model beside the run's own: its state in guidance, fusion and ensembles of models.
 
-The session of a model is the one mutable thing in the library. Here it stands in a processor's memory
-beside a column that says which of its rows each row continues. When beams are reordered the loop moves
-that column, as it moves all memory, and the next step hands it to the session: so the second model's
-cache follows its beams.
+A model's session is mutable. A processor's memory holds it beside a tensor with the session's row that each
+row continues. When beams are reordered, the loop moves that tensor as it moves all memory, and the next step
+hands it to the session: so the second model's cache follows its beams.
 """
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -19,57 +19,87 @@ from decodekit.errors import DecodekitError
 from decodekit.models.protocols import Model, ModelWithVocabulary, Session, ShrinkingSession
 
 
+@dataclass
 class CountedSession:
-    """A session that knows how many tokens it has read after the prompt."""
+    """A session, and the number of tokens that it has read after the prompt."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self.read = 0
-
-    def advance(
-        self, tokens: Int64[Tensor, " rows"], source_rows: Int64[Tensor, " rows"] | None
-    ) -> Float32[Tensor, "rows vocab"]:
-        """The logits after one more token on every row."""
-        self.read += 1
-        return self._session.advance(tokens, source_rows)
-
-    @property
-    def can_evict(self) -> bool:
-        """Whether prompts can leave."""
-        return isinstance(self._session, ShrinkingSession) and self._session.can_evict
-
-    def keep_prompts(self, prompts: Int64[Tensor, " kept"]) -> None:
-        """Goes on with some prompts only."""
-        if isinstance(self._session, ShrinkingSession):
-            self._session.keep_prompts(prompts)
+    session: Session
+    read: int = 0
 
 
 class SecondModelState(NamedTuple):
-    """How far a second model has read, on every row.
+    """The position of every row in a second model's session."""
 
-    Attributes:
-        session: Its run; shared by all memories of this run of the processor.
-        read: How many tokens it had read after the prompt when this was remembered.
-        rows: The session's row that each row continues; on the device of the history.
-        logits: After the prompt, before anything was said; None from then on.
-    """
+    counted: CountedSession  # shared by all memories of this run of the processor
+    read: int  # tokens that the session had read when this state was made
+    rows: Int64[Tensor, " rows"]  # the session's row that each row continues
+    logits: Float32[Tensor, "rows vocab"] | None  # after the prompt; None after the first step
 
-    session: CountedSession
-    read: int
-    rows: Int64[Tensor, " rows"]
-    logits: Float32[Tensor, "rows vocab"] | None
+    @classmethod
+    def start(
+        cls, who: str, model: Model, history: History, prompt: Prompt | None = None
+    ) -> "SecondModelState":
+        """Start the second model on the run's prompts, or on `prompt`: one per prompt, or one for all."""
+        rows, capacity = history.tokens.shape
+        batch, length = rows // history.rows_per_prompt, int(history.position)
+        prompt = (
+            _run_prompt(who, model, history, length) if prompt is None else prompt.to(history.tokens.device)
+        )
+        if len(prompt.tokens) == 1:
+            prompt = prompt.take(torch.zeros(batch, dtype=torch.long))
+        elif len(prompt.tokens) == history.batch:
+            prompt = prompt.take(history.owners.prompts[:: history.rows_per_prompt])
+        if len(prompt.tokens) != batch:
+            raise DecodekitError(
+                f"{who}: there must be one prompt for the second model for each prompt of the run, got "
+                f"{len(prompt.tokens)} for {history.batch}. Pass as many, or one for all."
+            )
+        session, logits = model.start(
+            prompt,
+            rows_per_prompt=history.rows_per_prompt,
+            capacity=prompt.tokens.shape[1] + capacity - length,
+        )
+        return cls(CountedSession(session), 0, _arange_rows(history), logits)
+
+    def advance(
+        self, who: str, history: History, scores: Float32[Tensor, "rows vocab"]
+    ) -> tuple[Float32[Tensor, "rows vocab"], "SecondModelState"]:
+        """Return the second model's logits for the next token, and its new state.
+
+        The logits must have the vocabulary of the run's scores, and are moved to their device.
+        """
+        counted, logits = self.counted, self.logits
+        if self.read != counted.read:
+            raise DecodekitError(
+                f"{who}: a memory of a second model must be the newest one, got the one after {self.read} of "
+                f"{counted.read} tokens. Use each memory once, or begin again with init."
+            )
+        if logits is None:
+            # A prompt's only row continues itself.
+            source_rows = self.rows if history.rows_per_prompt > 1 else None
+            counted.read += 1
+            logits = counted.session.advance(history.last(), source_rows)
+        if logits.shape != scores.shape:
+            raise DecodekitError(
+                f"{who}: both models must have the same vocabulary, got {logits.shape[-1]} tokens for "
+                f"{scores.shape[-1]}. Use a model with the same tokenizer."
+            )
+        state = SecondModelState(counted, counted.read, _arange_rows(history), None)
+        return logits.to(scores.device), state
 
     @property
     def batch_independent(self) -> bool:
-        """Whether it can go on with some prompts only: whether the session can."""
-        return self.session.can_evict
+        """True if prompts can be evicted from the session."""
+        session = self.counted.session
+        return isinstance(session, ShrinkingSession) and session.can_evict
 
     def for_prompts(self, prompts: Int64[Tensor, " kept"], batch: int) -> "SecondModelState":
-        """How far it has read for some prompts; the session goes on with those from now on."""
-        self.session.keep_prompts(prompts)
+        """Evict all but some of `batch` prompts from the session, and return the state of the rest."""
+        if isinstance(self.counted.session, ShrinkingSession):
+            self.counted.session.keep_prompts(prompts)
         beams = len(self.rows) // batch
         kept = rows_of(prompts, beams)
-        # Every row goes on from one of its own prompt, which stands elsewhere now.
+        # Every row continues one of its own prompt, whose first row has moved.
         first = rows_of(torch.arange(len(prompts), device=prompts.device), beams) // beams * beams
         return self._replace(
             rows=first + self.rows.index_select(0, kept) % beams,
@@ -78,7 +108,7 @@ class SecondModelState(NamedTuple):
 
 
 def check_model(who: str, name: str, model: object) -> None:
-    """Raises a TypeError unless a parameter is a model."""
+    """Raise a `TypeError` unless a parameter is a model."""
     if isinstance(model, type) or not isinstance(model, Model):
         raise TypeError(
             f"{who}: {name} must be a decodekit.Model, got {type(model).__name__}. "
@@ -87,13 +117,13 @@ def check_model(who: str, name: str, model: object) -> None:
 
 
 def read_second_prompts(who: str, model: Model, prompts: Any) -> Prompt:  # noqa: ANN401 - see Prompt.of
-    """What the second model reads instead of the run's prompts, as a batch."""
+    """Check the second model, and return the prompts that it reads in place of the run's."""
     check_model(who, "model", model)
     return Prompt.of(prompts, _vocabulary(model))
 
 
 def check_has_prompts(who: str, model: Model, prompts: Prompt | None) -> None:
-    """Raises where an encoder-decoder would have to read the last token of a prompt."""
+    """Raise if an encoder-decoder would have to read the last token of a prompt."""
     if prompts is None and _vocabulary(model).decoder_start_id is not None:
         raise ValueError(
             f"{who}: an encoder-decoder must be told what it reads, got no prompts. "
@@ -102,100 +132,32 @@ def check_has_prompts(who: str, model: Model, prompts: Prompt | None) -> None:
 
 
 def last_tokens(history: History) -> Prompt:
-    """Each prompt's last token: the least that a decoder-only model can begin with."""
+    """Return each prompt's last token, the shortest prompt of a decoder-only model."""
     last = history.last()[:: history.rows_per_prompt, None]
     return Prompt(last, torch.ones_like(last, dtype=torch.bool))
 
 
-def start_second_model(
-    who: str, model: Model, history: History, prompt: Prompt | None = None
-) -> SecondModelState:
-    """Starts the second model on the run's own prompts, or on others.
-
-    Args:
-        who: The processor, for the error.
-        model: The second model.
-        history: The run's, before the first step.
-        prompt: What the model reads instead of the run's prompts: one for each, or one for all.
-    """
-    rows, capacity = history.tokens.shape
-    texts, length = rows // history.rows_per_prompt, int(history.position)
-    prompt = _own(who, model, history, length) if prompt is None else prompt.to(history.tokens.device)
-    if len(prompt.tokens) == 1:
-        prompt = prompt.take(torch.zeros(texts, dtype=torch.long))
-    elif len(prompt.tokens) == history.batch:
-        prompt = prompt.take(_whose(history))
-    if len(prompt.tokens) != texts:
-        raise DecodekitError(
-            f"{who}: there must be one prompt for the second model for each prompt of the run, got "
-            f"{len(prompt.tokens)} for {history.batch}. Pass as many, or one for all."
-        )
-    session, logits = model.start(
-        prompt,
-        rows_per_prompt=history.rows_per_prompt,
-        capacity=prompt.tokens.shape[1] + capacity - length,
-    )
-    return SecondModelState(CountedSession(session), 0, _rows(history), logits)
-
-
-def advance_second_model(
-    who: str, reading: SecondModelState, history: History, like: Float32[Tensor, "rows vocab"]
-) -> tuple[Float32[Tensor, "rows vocab"], SecondModelState]:
-    """The second model's logits for the next token, and how far it has read then.
-
-    Args:
-        who: The processor, for the error.
-        reading: How far the model has read: everything but the newest token.
-        history: What was said.
-        like: The run's own scores, whose vocabulary and device the logits must have.
-    """
-    session, logits = reading.session, reading.logits
-    if reading.read != session.read:
-        raise DecodekitError(
-            f"{who}: a second model can only read on, and had read {session.read} tokens when asked to go "
-            f"on after {reading.read}. Use each memory once, or begin again with init."
-        )
-    if logits is None:
-        moved = reading.rows if history.rows_per_prompt > 1 else None  # a single row continues itself
-        logits = session.advance(history.last(), moved)
-    if logits.shape != like.shape:
-        raise DecodekitError(
-            f"{who}: both models must have the same vocabulary, got {logits.shape[-1]} tokens for "
-            f"{like.shape[-1]}. Use a model with the same tokenizer."
-        )
-    return logits.to(like.device), SecondModelState(session, session.read, _rows(history), None)
-
-
-def _own(who: str, model: Model, history: History, length: int) -> Prompt:
-    """The run's own prompts; of the source only what the model can read."""
-    own = slice(None, None, history.rows_per_prompt)  # the rows of a prompt are alike before the first step
+def _run_prompt(who: str, model: Model, history: History, length: int) -> Prompt:
+    """Return the run's own prompts; the source only if the model can read it."""
+    first_rows = slice(None, None, history.rows_per_prompt)  # a prompt's rows are alike before the first step
     vocabulary, source = _vocabulary(model), history.source
     if source is not None:
-        source = source.take(_whose(history))
-    if isinstance(model, ModelWithVocabulary):
-        if vocabulary.decoder_start_id is None:
-            source = None  # a language model reads what the decoder says, and no source
-        elif source is None:
-            raise DecodekitError(
-                f"{who}: an encoder-decoder as second model must read the source of the run, and there "
-                "is none. Use a decoder-only model."
-            )
-        return Prompt.of(
-            Prompt(history.tokens[own, :length], history.valid[own, :length], source), vocabulary
+        source = source.take(history.owners.prompts[first_rows])
+    is_described = isinstance(model, ModelWithVocabulary)
+    if is_described and vocabulary.decoder_start_id is None:
+        source = None  # a language model reads the decoder's tokens only
+    elif is_described and source is None:
+        raise DecodekitError(
+            f"{who}: an encoder-decoder as second model must read the source of the run, and there "
+            "is none. Use a decoder-only model."
         )
-    return Prompt(history.tokens[own, :length], history.valid[own, :length], source)
+    prompt = Prompt(history.tokens[first_rows, :length], history.valid[first_rows, :length], source)
+    return Prompt.of(prompt, vocabulary) if is_described else prompt
 
 
 def _vocabulary(model: Model) -> Vocabulary:
     return model.vocabulary if isinstance(model, ModelWithVocabulary) else Vocabulary()
 
 
-def _rows(history: History) -> Int64[Tensor, " rows"]:
+def _arange_rows(history: History) -> Int64[Tensor, " rows"]:
     return torch.arange(len(history.tokens), device=history.tokens.device)
-
-
-def _whose(history: History) -> Int64[Tensor, " texts"]:
-    """The prompts in the run that the texts of a part of it continue."""
-    return history.spread(torch.arange(history.batch, device=history.tokens.device))[
-        :: history.rows_per_prompt
-    ]

@@ -1,4 +1,4 @@
-"""What a text is about: the ids that processors compare it with."""
+"""The source of every prompt: ids that processors compare the output with."""
 
 from collections.abc import Iterable
 from functools import lru_cache
@@ -12,12 +12,12 @@ from decodekit.core.history import History, Source
 from decodekit.core.validation import read_ids
 from decodekit.errors import DecodekitError
 
-# What a person gives: ids for all prompts, or such ids for each; None: the run's own.
+# A source as the caller gives it: ids for all prompts, or ids per prompt; None: the run's own.
 SourceIds = Iterable[int] | Iterable[Iterable[int]] | Tensor | None
 
 
-def read_source(who: str, given: Any) -> tuple[tuple[int, ...], ...] | None:  # noqa: ANN401 - it may be anything
-    """Ids for all prompts as one tuple, ids for each as several; None as it is.
+def read_source(who: str, given: Any) -> tuple[tuple[int, ...], ...] | None:  # noqa: ANN401 - checked here
+    """Return ids for all prompts as one tuple, ids per prompt as several, and None as it is.
 
     Raises:
         ValueError: If they are not ids, or there are none.
@@ -25,15 +25,15 @@ def read_source(who: str, given: Any) -> tuple[tuple[int, ...], ...] | None:  # 
     if given is None:
         return None
     plain = given.tolist() if isinstance(given, Tensor) else given
-    several = list(plain) if isinstance(plain, Iterable) and not isinstance(plain, str) else []
-    if not several:
+    values = list(plain) if isinstance(plain, Iterable) and not isinstance(plain, str) else []
+    if not values:
         raise ValueError(f"{who}: source must be ids, ids for each prompt or None, got {given!r:.80}.")
-    for_each = isinstance(several[0], Iterable) and not isinstance(several[0], str)
-    return tuple(read_ids(who, ids) for ids in several) if for_each else (read_ids(who, several),)
+    is_nested = isinstance(values[0], Iterable) and not isinstance(values[0], str)
+    return tuple(read_ids(who, ids) for ids in values) if is_nested else (read_ids(who, values),)
 
 
 def check_source(who: str, source: tuple[tuple[int, ...], ...] | None, history: History) -> None:
-    """Raises unless there is one source for all prompts, or one for each."""
+    """Raise unless there is one source for all prompts, or one per prompt."""
     batch = history.batch
     if source is not None and len(source) not in {1, batch}:
         raise DecodekitError(
@@ -45,29 +45,23 @@ def check_source(who: str, source: tuple[tuple[int, ...], ...] | None, history: 
 def source_of(
     source: tuple[tuple[int, ...], ...] | None, history: History, prompt_length: Int64[Tensor, ""]
 ) -> tuple[Int64[Tensor, "rows source"], Bool[Tensor, "rows source"]]:
-    """Every row's source: what was given, else what the encoder has read, else the prompt.
+    """Return the source of every row, and False at its padding.
 
-    Args:
-        source: As `read_source` gives it.
-        history: Says what the encoder has read, and which prompt each row continues.
-        prompt_length: The prompt's length in columns.
-
-    Returns:
-        Tokens, and which of them count.
+    The source is the given one, else the encoder's input, else the prompt, of `prompt_length` columns.
     """
-    own = history.source if source is None else _on_device(source, history.tokens.device)
-    if own is None:
+    given = history.source if source is None else _on_device(source, history.tokens.device)
+    if given is None:
         columns = torch.arange(history.tokens.shape[1], device=history.tokens.device)
         return history.tokens, history.valid & (columns < prompt_length)
-    if len(own.tokens) == 1:
+    if len(given.tokens) == 1:
         rows = len(history.tokens)
-        return own.tokens.expand(rows, -1), own.valid.expand(rows, -1)
-    return history.spread(own.tokens), history.spread(own.valid)
+        return given.tokens.expand(rows, -1), given.valid.expand(rows, -1)
+    return history.spread(given.tokens), history.spread(given.valid)
 
 
 @lru_cache(maxsize=64)
 def _on_device(source: tuple[tuple[int, ...], ...], device: torch.device) -> Source:
-    # Made once: a copy a step would stall the device's stream.
+    # Cached: a copy at every step would stall the device's stream.
     longest = max(map(len, source))
     tokens = [[*ids, *[0] * (longest - len(ids))] for ids in source]
     valid = [[column < len(ids) for column in range(longest)] for ids in source]

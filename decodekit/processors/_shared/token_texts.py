@@ -1,4 +1,4 @@
-"""What each id of a vocabulary says, as bytes."""
+"""The bytes of every id of a vocabulary."""
 
 import json
 import re
@@ -11,10 +11,10 @@ _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 def token_texts(who: str, vocabulary: Vocabulary) -> tuple[bytes, ...]:
-    """The bytes of every id; none for special tokens, and for ids that say nothing of their own.
+    """Return the bytes of every id; none for special tokens and for ids without a text of their own.
 
-    Bytes, because a token may hold a part of a character only. Those of byte-level and of SentencePiece
-    tokenizers are read from their vocabulary; for any other tokenizer what an id adds to a text counts.
+    Bytes, because a token may hold only a part of a character. For byte-level and SentencePiece tokenizers
+    they come from the vocabulary, for any other tokenizer from decoding.
 
     Raises:
         DecodekitError: If there is no tokenizer, or one of unknown size.
@@ -43,7 +43,7 @@ def token_texts(who: str, vocabulary: Vocabulary) -> tuple[bytes, ...]:
 
 
 def _steps(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """What a tokenizer does with tokens to make a text, one after the other."""
+    """List the steps in which a tokenizer makes a text of tokens."""
     if decoder is None:
         return []
     if decoder["type"] == "Sequence":
@@ -52,13 +52,13 @@ def _steps(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def _alphabet() -> dict[str, int]:
-    """Byte-level tokenizers write every byte as a character that can be seen.
+    """Map the characters of byte-level vocabularies to bytes.
 
-    Those of Latin-1 that are seen stand for themselves, the others for the characters from 256 on.
+    Visible bytes of Latin-1 are themselves, the rest are the characters from 256 on.
     """
-    seen = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
-    unseen = [byte for byte in range(256) if byte not in seen]
-    return {chr(byte): byte for byte in seen} | {chr(256 + place): byte for place, byte in enumerate(unseen)}
+    visible = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    hidden = [byte for byte in range(256) if byte not in visible]
+    return {chr(byte): byte for byte in visible} | {chr(256 + n): byte for n, byte in enumerate(hidden)}
 
 
 _ALPHABET = _alphabet()
@@ -76,7 +76,7 @@ def _sentence_piece(token: str, kinds: set[str]) -> bytes:
 
 
 def _added_by(tokenizer: Tokenizer, id_: int) -> bytes:
-    """What an id adds to a text that ends with it already: some drop the space of a text's first word."""
+    """Return the bytes that an id adds after itself: some tokenizers drop the first word's space."""
     once = tokenizer.decode([id_], skip_special_tokens=True)
     twice = tokenizer.decode([id_, id_], skip_special_tokens=True)
     added = twice[len(once) :] if twice.startswith(once) else ""

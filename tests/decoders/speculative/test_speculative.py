@@ -90,7 +90,7 @@ CHAINS: dict[str, list[dk.LogitsProcessor]] = {
     "xtc": [dk.XTC([0.1, 0.2, 0.05], 0.5, seeds=[1, 2, 3])],
     "dry": [dk.DRY(1.5)],
     "watermark": [dk.SynthID([3, 5, 7], 3)],
-    "trie": [dk.TrieConstraint(TRIES, end_ids=END, each_prompt=True)],
+    "trie": [dk.TrieConstraint(TRIES, end_ids=END, per_prompt=True)],
     "function": [dk.PrefixConstraint(lambda prompt, ids: [prompt + 1, 2, 3] if len(ids) % 2 else [4, 5, 6])],
     "guidance": [
         dk.ClassifierFreeGuidance(model(7), [1.5, 2.0, 0.5], prompts=[[1, 2], [3], [4, 4, 4]]),

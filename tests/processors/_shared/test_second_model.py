@@ -7,7 +7,7 @@ from torch import Tensor
 
 import decodekit as dk
 from decodekit.core.history import Source
-from decodekit.processors._shared.second_model import start_second_model
+from decodekit.processors._shared.second_model import SecondModelState
 from decodekit.testing import HashModel
 from tests.processors.second import after, always, bare
 
@@ -15,7 +15,7 @@ HISTORY = dk.Prompt.from_ids([[1], [2, 3]]).history(6, 2)
 
 
 class Noted:
-    """Notes the prompts that it is started on."""
+    """Records the prompts that it is started on."""
 
     def __init__(self, vocabulary: dk.Vocabulary | None) -> None:
         self.started: list[dk.Prompt] = []
@@ -28,9 +28,9 @@ class Noted:
         return HashModel(9).start(plain, rows_per_prompt=rows_per_prompt, capacity=capacity)
 
 
-def test_a_second_model_reads_every_prompt_once_and_none_of_the_room() -> None:
+def test_a_second_model_reads_every_prompt_once_and_no_unwritten_columns() -> None:
     model = Noted(None)
-    start_second_model("Test", model, HISTORY)
+    SecondModelState.start("Test", model, HISTORY)
     assert [prompt.ids() for prompt in model.started] == [[[1], [2, 3]]]
 
 
@@ -52,7 +52,7 @@ def test_prompts_may_be_strings() -> None:
     assert words.prompts.ids() == ids.prompts.ids()
 
 
-def test_as_many_prompts_as_the_run_has_are_asked_for() -> None:
+def test_another_number_of_second_prompts_than_prompts_is_refused() -> None:
     guided = dk.ClassifierFreeGuidance(HashModel(9), 2.0, prompts=[[1], [2], [3]])
     with pytest.raises(
         dk.DecodekitError, match=r"^ClassifierFreeGuidance: there must be one prompt .* 3 for 2"
@@ -67,16 +67,16 @@ def test_models_of_different_vocabularies_are_refused() -> None:
         dk.decode(HashModel(9), [[7]], dk.Greedy(), dk.ShallowFusion(HashModel(3), 1.0), max_new_tokens=2)
 
 
-def test_a_run_of_a_second_model_cannot_be_taken_back() -> None:
+def test_a_memory_of_a_second_model_cannot_be_used_twice() -> None:
     fusion, scores = dk.ShallowFusion(HashModel(9), 1.0), torch.zeros(4, 9)
     _, first = fusion.apply(HISTORY, scores, fusion.init(HISTORY))
     longer = HISTORY.append(torch.tensor([1, 2, 3, 4]))
     fusion.apply(longer, scores, first)
-    with pytest.raises(dk.DecodekitError, match="had read 1 tokens when asked to go on after 0"):
+    with pytest.raises(dk.DecodekitError, match="must be the newest one, got the one after 0 of 1 tokens"):
         fusion.apply(longer, scores, first)
 
 
-def test_two_runs_of_one_processor_do_not_meet() -> None:
+def test_two_runs_of_one_processor_are_independent() -> None:
     fusion, scores = dk.ShallowFusion(HashModel(9), 1.0), torch.zeros(4, 9)
     longer = HISTORY.append(torch.tensor([1, 2, 3, 4]))
     out: list[list[Tensor]] = [[], []]
@@ -96,20 +96,20 @@ def test_a_language_model_reads_no_source_and_an_encoder_decoder_the_runs() -> N
         for vocabulary in (dk.Vocabulary(size=9), dk.Vocabulary(size=9, decoder_start_id=1), None)
     )
     for model in (language, translation, unknown):
-        start_second_model("Test", model, history)
+        SecondModelState.start("Test", model, history)
     assert language.started[0].source is None
     assert translation.started[0].source is source
     assert unknown.started[0].source is source
     with pytest.raises(
         dk.DecodekitError, match=r"^Test: an encoder-decoder as second model must read the source"
     ):
-        start_second_model("Test", translation, HISTORY)
+        SecondModelState.start("Test", translation, HISTORY)
 
 
 @pytest.mark.parametrize(
     "make", [lambda model: dk.ClassifierFreeGuidance(model, 2.0), lambda model: dk.PMI(model, 1.0, 1.0)]
 )
-def test_an_encoder_decoder_is_not_given_a_last_token_for_a_source(make: Any) -> None:  # noqa: ANN401
+def test_an_encoder_decoder_needs_prompts_as_a_source(make: Any) -> None:  # noqa: ANN401
     model = Noted(dk.Vocabulary(size=9, decoder_start_id=1))
     with pytest.raises(ValueError, match="an encoder-decoder must be told what it reads, got no prompts"):
         make(model)
@@ -125,7 +125,7 @@ def test_an_encoder_decoder_reads_prompts_of_its_own_as_sources() -> None:
 
 
 @pytest.mark.parametrize("wrong", [bare(), None, "gpt2", HashModel, 3])
-def test_only_models_are_taken_and_a_bare_one_is_to_be_wrapped(wrong: Any) -> None:  # noqa: ANN401
+def test_only_models_are_accepted_and_the_message_names_the_wrapper(wrong: Any) -> None:  # noqa: ANN401
     good = always(0.5, 0.5)
     for make in (
         lambda: dk.ClassifierFreeGuidance(wrong, 2.0),
@@ -158,20 +158,22 @@ def test_only_models_are_taken_and_a_bare_one_is_to_be_wrapped(wrong: Any) -> No
         dk.ShallowFusion(HashModel(3), 1.0),
     ],
 )
-def test_a_row_of_banned_tokens_stays_one(processor: dk.LogitsProcessor) -> None:
+def test_a_row_of_banned_tokens_stays_banned(processor: dk.LogitsProcessor) -> None:
     assert after(processor, [0.0, 0.0, 0.0]).tolist() == [[-torch.inf] * 3]
 
 
-def test_a_part_of_the_run_reads_its_own_of_the_second_prompts() -> None:
+def test_a_part_of_the_run_reads_the_second_prompts_of_its_prompts() -> None:
     model, whole = HashModel(9), dk.Prompt.from_ids([[1], [2], [3]]).history(4, 1)
     prompts = dk.Prompt.from_ids([[4], [5, 6], [7]])
-    together = start_second_model("Test", model, whole, prompts).logits
-    alone = start_second_model("Test", model, whole.part(torch.tensor([1])), prompts).logits
+    together = SecondModelState.start("Test", model, whole, prompts).logits
+    alone = SecondModelState.start("Test", model, whole.part(torch.tensor([1])), prompts).logits
     assert together is not None
     assert alone is not None
     assert torch.equal(together[1:2], alone)
-    own = start_second_model("Test", model, whole.part(torch.tensor([2]))).logits
-    assert own is not None
-    assert torch.equal(model.start(dk.Prompt.from_ids([[3]]), rows_per_prompt=1, capacity=3)[1], own)
+    part = SecondModelState.start("Test", model, whole.part(torch.tensor([2]))).logits
+    assert part is not None
+    assert torch.equal(model.start(dk.Prompt.from_ids([[3]]), rows_per_prompt=1, capacity=3)[1], part)
     with pytest.raises(dk.DecodekitError, match="got 2 for 3"):
-        start_second_model("Test", model, whole.part(torch.tensor([1])), prompts.take(torch.tensor([0, 1])))
+        SecondModelState.start(
+            "Test", model, whole.part(torch.tensor([1])), prompts.take(torch.tensor([0, 1]))
+        )

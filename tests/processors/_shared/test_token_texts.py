@@ -8,7 +8,7 @@ from decodekit.processors._shared.token_texts import token_texts
 
 
 class Words:
-    """Says words; the first one of a text without the space in front of it."""
+    """Decodes to words; the first word of a text loses the space before it."""
 
     words = ("", "a", " b", "\ufffd")
 
@@ -48,8 +48,8 @@ def test_a_sentence_piece_vocabulary_has_spaces_and_single_bytes() -> None:
     assert expected == token_texts("X", dk.Vocabulary(size=9, tokenizer=tokenizer))
 
 
-def test_of_any_other_tokenizer_counts_what_an_id_adds_to_a_text() -> None:
-    # Half a character adds nothing that can be known.
+def test_an_id_of_any_other_tokenizer_has_the_text_that_it_adds_to_itself() -> None:
+    # Half a character has no text of its own.
     assert token_texts("X", dk.Vocabulary(size=4, tokenizer=Words())) == (b"", b"a", b" b", b"")
 
 

@@ -1,4 +1,4 @@
-"""Sequences of tokens, each with what it adds to the score of its last one."""
+"""Sequences of tokens, each with a bias on its last one."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from decodekit.errors import DecodekitError
 
 @final
 @dataclass(frozen=True, eq=False)
-class Sequences:
-    """Sequences of ids with a bias each; equal only to itself, so that looking it up costs nothing.
+class BiasedSequences:
+    """Sequences of ids with a bias each; compared by identity, so that they are cheap cache keys.
 
     Attributes:
         ids: The sequences, of one id or more.
-        biases: As many, finite or minus infinity.
+        biases: One per sequence, finite or minus infinity.
         largest: The largest id; -1 if there is none.
     """
 
@@ -29,8 +29,8 @@ class Sequences:
     largest: int
 
     @classmethod
-    def of(cls, who: str, pairs: Iterable[tuple[tuple[int, ...], float]]) -> "Sequences":
-        """Sequences with their biases; of equal sequences the last one counts.
+    def of(cls, who: str, pairs: Iterable[tuple[tuple[int, ...], float]]) -> "BiasedSequences":
+        """Build them from pairs; of equal sequences the last one counts.
 
         Raises:
             ValueError: If a sequence is empty.
@@ -49,7 +49,7 @@ class Sequences:
     def add(
         self, who: str, history: History, scores: Float32[Tensor, "rows vocab"]
     ) -> Float32[Tensor, "rows vocab"]:
-        """The scores with the bias of every sequence that the next token would complete."""
+        """Add the bias of every sequence that the next token would complete."""
         vocab = scores.shape[-1]
         if self.largest >= vocab:
             raise DecodekitError(
@@ -59,19 +59,19 @@ class Sequences:
             return scores
         table = _table(self, scores.device)
         prefix = table.ids[:, :-1]
-        # The newest tokens, as many as the longest sequence asks for; a row may have fewer.
+        # The newest tokens, as many as the longest sequence needs; a row may have fewer.
         columns = history.position + torch.arange(-prefix.shape[1], 0, device=scores.device)
         inside = columns.clamp(0, history.tokens.shape[1] - 1)
         newest = history.tokens.index_select(1, inside)
-        real = history.valid.index_select(1, inside) & (columns >= 0)
+        valid = history.valid.index_select(1, inside) & (columns >= 0)
         # [rows sequences prefix] -> [rows sequences]
-        same = (newest[:, None] == prefix) & real[:, None]
+        same = (newest[:, None] == prefix) & valid[:, None]
         completed = (same | ~table.used[:, :-1]).all(-1)
         added = torch.where(completed, table.biases, 0.0)
-        # Only where some sequence ends: [rows vocab] -> [rows ends]
+        # Only at the last ids of sequences: [rows vocab] -> [rows ends]
         before = scores.index_select(1, table.ends)
         bias = torch.zeros_like(before).index_add_(1, table.end, added)
-        # Infinities of both signs would not add up to a number.
+        # Infinities of both signs would add up to NaN.
         banned = (bias == -torch.inf) | (before == -torch.inf)
         return scores.index_copy(1, table.ends, (before + bias).masked_fill(banned, -torch.inf))
 
@@ -81,22 +81,23 @@ class _Table(NamedTuple):
     used: Bool[Tensor, "sequences longest"]
     biases: Float32[Tensor, " sequences"]
     ends: Int64[Tensor, " ends"]  # the last ids, each once
-    end: Int64[Tensor, " sequences"]  # which of them each sequence has
+    end: Int64[Tensor, " sequences"]  # the place of each sequence's last id among them
 
 
 @lru_cache(maxsize=64)
-@torch.inference_mode(mode=False)  # it is kept, and may be used where gradients are taken
-def _table(sequences: Sequences, device: torch.device) -> _Table:
-    # Made once: a copy a step would stall the device's stream.
+@torch.inference_mode(mode=False)  # the copy may later be used where gradients are computed
+def _table(sequences: BiasedSequences, device: torch.device) -> _Table:
+    # Cached: a copy at every step would stall the device's stream.
     longest = max(map(len, sequences.ids))
-    ids = [[0] * (longest - len(some)) + list(some) for some in sequences.ids]
-    used = [[False] * (longest - len(some)) + [True] * len(some) for some in sequences.ids]
-    ends = list(dict.fromkeys(some[-1] for some in sequences.ids))
+    padding = [longest - len(ids) for ids in sequences.ids]
+    ends = list(dict.fromkeys(ids[-1] for ids in sequences.ids))
     place = {last: number for number, last in enumerate(ends)}
     return _Table(
-        torch.tensor(ids, device=device),
-        torch.tensor(used, device=device),
+        torch.tensor(
+            [[0] * n + list(ids) for n, ids in zip(padding, sequences.ids, strict=True)], device=device
+        ),
+        torch.tensor([[column >= n for column in range(longest)] for n in padding], device=device),
         torch.tensor(sequences.biases, dtype=torch.float32, device=device),
         torch.tensor(ends, device=device),
-        torch.tensor([place[some[-1]] for some in sequences.ids], device=device),
+        torch.tensor([place[ids[-1]] for ids in sequences.ids], device=device),
     )
