@@ -50,7 +50,7 @@ def test_a_requirement_accepts_its_numbers_and_nothing_else(
 
 
 def test_a_flag_is_true_or_false() -> None:
-    assert [True, True, False, False] == [FLAG.holds(value) for value in (True, False, 1, None)]
+    assert [FLAG.holds(value) for value in (True, False, 1, None)] == [True, True, False, False]
 
 
 def test_a_message_names_the_class_the_field_the_words_and_the_value() -> None:
