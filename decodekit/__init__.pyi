@@ -7,6 +7,8 @@ from .core.history import History as History
 from .core.limits import Limits as Limits
 from .core.prompt import Prompt as Prompt
 from .core.result import Decoded as Decoded
+from .core.stopping_criterion import AllOf as AllOf
+from .core.stopping_criterion import AnyOf as AnyOf
 from .core.stopping_criterion import StoppingContext as StoppingContext
 from .core.stopping_criterion import StoppingCriterion as StoppingCriterion
 from .core.trace import Trace as Trace
@@ -181,8 +183,6 @@ from .scorers.uid_maximum import UIDMaximum as UIDMaximum
 from .scorers.uid_squared import UIDSquared as UIDSquared
 from .scorers.uid_variance import UIDVariance as UIDVariance
 from .scorers.word_reward import WordReward as WordReward
-from .stopping.all_of import AllOf as AllOf
-from .stopping.any_of import AnyOf as AnyOf
 from .stopping.confidence import Confidence as Confidence
 from .stopping.end_ids import EndIds as EndIds
 from .stopping.max_new_tokens import MaxNewTokens as MaxNewTokens

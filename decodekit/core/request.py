@@ -9,10 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from decodekit.core.limits import Limits
-from decodekit.core.stopping_criterion import StoppingContext, StoppingCriterion
+from decodekit.core.stopping_criterion import StoppingContext, StoppingCriterion, flatten
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.errors import DecodekitError
-from decodekit.stopping.any_of import flatten
 from decodekit.stopping.stop_strings import StopStrings
 
 # What `stop=` takes: a criterion, a string that ends a text, or several of either.

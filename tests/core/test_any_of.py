@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import decodekit as dk
-from decodekit.stopping.any_of import flatten
+from decodekit.core.stopping_criterion import flatten
 from decodekit.testing import HashModel, check_captures, check_decoder
 from tests.stopping.scripted import Pieces, Scripted
 
