@@ -9,18 +9,18 @@ from torch import Tensor
 
 
 class Utility(ABC):
-    """How good a hypothesis is if a reference is right. The larger, the better.
+    """A measure of a hypothesis under the assumption that a reference is right; larger is better.
 
     Attributes:
-        ids: True: it reads lists of token ids, those that end a text included. False: it reads texts.
-            None: texts where the results have them, else ids.
+        ids: True: it reads lists of token ids, end ids included. False: it reads texts. None: texts if the
+            results have them, else ids.
     """
 
     ids: bool | None = False
 
     @abstractmethod
     def pairwise(self, hypotheses: Sequence[Any], references: Sequence[Any]) -> Float64[Tensor, "hyps refs"]:
-        """The utility of every hypothesis by every reference.
+        """Return the utility of every hypothesis under every reference.
 
         Args:
             hypotheses: Texts or lists of ids, of one prompt, no two the same.
@@ -32,19 +32,19 @@ class Utility(ABC):
 
 
 class AggregableUtility(Utility):
-    """A utility that can be asked for the mean reference instead of the mean over references.
+    """A utility of the mean reference, in place of the mean over references.
 
-    The cost is linear in the number of texts instead of quadratic.
+    The cost is linear in the number of texts in place of quadratic.
     """
 
     @abstractmethod
     def aggregated(
         self, hypotheses: Sequence[Any], references: Sequence[Any], weights: Float64[Tensor, " refs"]
     ) -> Float64[Tensor, " hyps"]:
-        """The utility of every hypothesis by the references' mean.
+        """Return the utility of every hypothesis under the mean of the references.
 
         Args:
             hypotheses: Texts or lists of ids, of one prompt, no two the same.
             references: Likewise.
-            weights: What each reference counts in the mean; they sum to 1.
+            weights: Of each reference in the mean; they sum to 1.
         """

@@ -8,6 +8,7 @@ from typing import Any, final
 import torch
 from jaxtyping import Float64
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.errors import DecodekitError
 from decodekit.rerank.utility import Utility
@@ -19,10 +20,10 @@ class UtilityFunction(Utility):
     """Prefers hypotheses by a function of a hypothesis and a reference.
 
     Args:
-        function: From a hypothesis and a reference to a finite number, the larger the better. Called once for
+        function: From a hypothesis and a reference to a finite number, larger is better. Called once for
             every pair of different texts. Pure.
-        ids: True: it is given lists of token ids, those that end a text included. False: it is given texts.
-            None: texts where the results have them, else ids.
+        ids: True: it takes lists of token ids, end ids included. False: it takes texts. None: texts if the
+            results have them, else ids.
 
     Raises:
         TypeError: If `function` cannot be called.
@@ -45,9 +46,9 @@ class UtilityFunction(Utility):
         if not callable(self.function):
             raise TypeError(f"UtilityFunction: function must be callable, got {self.function!r:.80}.")
 
+    @override
     def pairwise(self, hypotheses: Sequence[Any], references: Sequence[Any]) -> Float64[Tensor, "hyps refs"]:
-        """What the function says of every pair."""
-        rows = [[self._call(one, other) for other in references] for one in hypotheses]
+        rows = [[self._call(hypothesis, reference) for reference in references] for hypothesis in hypotheses]
         return torch.tensor(rows, dtype=torch.float64).view(len(hypotheses), len(references))
 
     def _call(self, hypothesis: object, reference: object) -> float:

@@ -129,7 +129,7 @@ def test_what_is_not_a_boolean_a_row_is_refused(wrong: Any) -> None:  # noqa: AN
 
     for decoder in (dk.Greedy(), dk.BeamSearch(1)):
         with pytest.raises(
-            dk.DecodekitError, match="criteria must return one boolean for each of the 2 rows"
+            dk.DecodekitError, match=r"criteria must return one boolean per row \(2\)"
         ):
             dk.decode(HashModel(5), [[1], [2]], decoder, stop=Wrong(), max_new_tokens=2)
 

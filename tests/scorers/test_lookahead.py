@@ -70,12 +70,12 @@ def test_a_text_that_lacks_a_constraint_pays_for_it() -> None:
 
 def test_looks_only_as_far_as_it_is_told_and_at_least_minus_100() -> None:
     near = [grow(looking([dk.Phrase(4)], steps=steps), [0], [], 5, 5) for steps in (1, 2)]
-    assert [memory.ahead.item() for memory in near] == [0, 0]  # type: ignore[attr-defined]
+    assert [memory.heuristic.item() for memory in near] == [0, 0]  # type: ignore[attr-defined]
     line = MarkovModel([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
     for steps, ahead in ((1, -100.0), (2, 0.0)):
         scorer = looking([dk.Phrase(2)], line, steps=steps, penalty=0.0)
-        assert grow(scorer, [1], [0], 9, 3).ahead.item() == ahead  # type: ignore[attr-defined]
-    assert grow(scorer, [1], [0], 2, 3).ahead.item() == -100  # type: ignore[attr-defined]
+        assert grow(scorer, [1], [0], 9, 3).heuristic.item() == ahead  # type: ignore[attr-defined]
+    assert grow(scorer, [1], [0], 2, 3).heuristic.item() == -100  # type: ignore[attr-defined]
 
 
 def slow_heuristic(
@@ -128,7 +128,7 @@ def test_the_heuristic_is_that_of_the_formula(
     scorer = looking([dk.Phrase(ids) for ids in phrases], model, steps=steps)
     memory = grow(scorer, [1, 2], said, len(said) + room, 5)
     slow = slow_heuristic(model, phrases, [1, 2], said, steps, room) if room else 0.0
-    assert memory.ahead.item() == pytest.approx(slow, abs=1e-4)  # type: ignore[attr-defined]
+    assert memory.heuristic.item() == pytest.approx(slow, abs=1e-4)  # type: ignore[attr-defined]
 
 
 def test_every_prompt_may_have_its_own_constraints_and_is_what_it_is_alone() -> None:
@@ -194,7 +194,7 @@ def test_every_text_is_read_with_its_own_source() -> None:
         history, rows = prompt.history(7, 2), torch.arange(2 * len(sources))
         limits = Limits(end_ids=(), pad_id=0, prompt_length=1, max_new_tokens=6, vocab=37)
         extended = dk.ExtendedHypotheses(history, rows, 10 + rows % 2, torch.zeros(len(rows)))
-        return scorer.update(extended, scorer.init(history, limits)).ahead.tolist()
+        return scorer.update(extended, scorer.init(history, limits)).heuristic.tolist()
 
     sources = [[8, 9, 10, 11], [14], [15, 16, 17]]
     alone = [ahead([source]) for source in sources]
@@ -231,7 +231,7 @@ def test_what_does_not_fit_the_run_is_refused() -> None:
         dk.decode(FORK, [[0], [1]], dk.BeamSearch(2, scorer=scorer), max_new_tokens=2)
 
     with pytest.raises(
-        dk.DecodekitError, match="one list of constraints, or one a prompt, got 1 for 2 prompts"
+        dk.DecodekitError, match="one list of constraints, or one per prompt, got 1 for 2 prompts"
     ):
         run(looking([[dk.Phrase(1)]]))
     with pytest.raises(dk.DecodekitError, match="below the vocabulary size 5, got 5"):

@@ -164,7 +164,7 @@ def test_the_expected_length_is_the_prompts_own() -> None:
         assert out.lengths.tolist() == [[4], [2]]
         assert out.report.proved.all()  # type: ignore[attr-defined]
     search = dk.BeamSearch(4, scorer=dk.BrevityPenalty(length=[4.0, 2.0]))
-    with pytest.raises(dk.DecodekitError, match="one length a prompt, got 2 for 1 prompts"):
+    with pytest.raises(dk.DecodekitError, match="one length per prompt, got 2 for 1 prompts"):
         dk.decode(model, [[0]], search, max_new_tokens=6)
 
 

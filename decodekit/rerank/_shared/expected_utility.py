@@ -1,4 +1,4 @@
-"""The expected utility of one prompt's hypotheses."""
+"""Expected utility of one prompt's hypotheses."""
 
 import math
 from collections import Counter
@@ -13,14 +13,14 @@ from decodekit.errors import DecodekitError
 from decodekit.rerank.utility import AggregableUtility, Utility
 
 
-class Compared(NamedTuple):
-    """What a comparison has found out about one prompt.
+class ExpectedUtilities(NamedTuple):
+    """Expected utilities of one prompt's hypotheses, and the cost of computing them.
 
     Attributes:
-        expected: Every hypothesis's expected utility.
+        expected: Of every hypothesis.
         rounds: Rounds of pruning that each survived.
-        calls: How many utilities were computed.
-        saved: How many pairs of different texts were not.
+        calls: Utilities that were computed.
+        saved: Pairs of different texts that were not.
     """
 
     expected: list[float]
@@ -30,118 +30,121 @@ class Compared(NamedTuple):
 
 
 class References(NamedTuple):
-    """The pseudo-references of one prompt.
+    """Pseudo-references of one prompt.
 
     Attributes:
-        texts: Texts or lists of ids, as they come, some of them perhaps the same.
-        different: Those that differ, in an order that does not depend on how they come.
-        weights: How much each of these counts.
-        places: Which of the different ones each is.
+        unique: Different texts or lists of ids, in an order that does not depend on the given one.
+        weights: Of each different one.
+        indices: The index in `unique` of every reference, in the given order.
     """
 
-    texts: list[Any]
-    different: list[Any]
+    unique: list[Any]
     weights: list[float]
-    places: list[int]
-
-    def shares(self) -> Float64[Tensor, " refs"]:
-        """The weights over their sum."""
-        return torch.tensor(self.weights, dtype=torch.float64) / math.fsum(self.weights)
+    indices: list[int]
 
 
-# Chooses which hypotheses to compare with which references, and says what it has found.
+# From a function of some hypotheses and references to their utilities, and the numbers of hypotheses and of
+# references, to every hypothesis's expected utility and rounds survived.
 Prune = Callable[[Callable[[list[int], list[int]], Tensor], int, int], tuple[Tensor, Tensor]]
 
 
 def weigh_uniformly(texts: list[Any]) -> References:
-    """Every reference counts the same, so a text counts as often as it was said."""
-    different, places = different_ones(texts)
-    said = Counter(places)
-    return References(texts, different, [float(said[number]) for number in range(len(different))], places)
+    """Weigh every reference the same, so that a text counts as often as it occurs."""
+    unique, indices = deduplicate(texts)
+    occurrences = Counter(indices)
+    return References(unique, [float(occurrences[index]) for index in range(len(unique))], indices)
 
 
 def weigh_by_probability(texts: list[Any], ids: list[list[int]], log_probs: list[float]) -> References:
-    """Every reference counts as much as it is likely.
-
-    The same ids said twice are no more likely for that; different ids of the same text are.
-    """
-    different, places = different_ones(texts)
-    likeliest: dict[tuple[int, ...], tuple[int, float]] = {}
-    for place, own, log_prob in zip(places, map(tuple, ids), log_probs, strict=True):
-        _, before = likeliest.get(own, (place, -math.inf))
-        likeliest[own] = place, max(before, log_prob)
-    best = max((log_prob for _, log_prob in likeliest.values()), default=0.0)
-    terms: list[list[float]] = [[] for _ in different]
-    for place, log_prob in likeliest.values():
-        terms[place].append(math.exp(log_prob - best))
-    return References(texts, different, [math.fsum(some) for some in terms], places)
+    """Weigh every text by the summed probability of its different sequences of ids."""
+    unique, indices = deduplicate(texts)
+    sequences: dict[tuple[int, ...], tuple[int, float]] = {}
+    for index, sequence, log_prob in zip(indices, map(tuple, ids), log_probs, strict=True):
+        _, before = sequences.get(sequence, (index, -math.inf))
+        sequences[sequence] = index, max(before, log_prob)
+    best = max((log_prob for _, log_prob in sequences.values()), default=0.0)
+    terms: list[list[float]] = [[] for _ in unique]
+    for index, log_prob in sequences.values():
+        terms[index].append(math.exp(log_prob - best))
+    return References(unique, list(map(math.fsum, terms)), indices)
 
 
-def different_ones(texts: Sequence[Any]) -> tuple[list[Any], list[int]]:
-    """Different texts in a fixed order, and which of them each given one is."""
+def deduplicate(texts: Sequence[Any]) -> tuple[list[Any], list[int]]:
+    """Return the different texts in a fixed order, and the index of each given one among them."""
     keys = [text if isinstance(text, str) else tuple(text) for text in texts]
-    kept = dict(zip(keys, texts, strict=True))
-    place = {key: number for number, key in enumerate(sorted(kept))}
-    return [kept[key] for key in place], [place[key] for key in keys]
+    by_key = dict(zip(keys, texts, strict=True))
+    index = {key: number for number, key in enumerate(sorted(by_key))}
+    return [by_key[key] for key in index], [index[key] for key in keys]
 
 
-def compare_all(utility: Utility, hypotheses: list[Any], references: References) -> Compared:
-    """Every hypothesis with every reference."""
-    ones, places = different_ones(hypotheses)
-    table = _pairwise(utility, ones, references.different)
+def compare_all(utility: Utility, hypotheses: list[Any], references: References) -> ExpectedUtilities:
+    """Compare every hypothesis with every reference."""
+    unique, indices = deduplicate(hypotheses)
+    table = _pairwise(utility, unique, references.unique)
     total = math.fsum(references.weights)
-    # Exactly rounded sums: neither the order of references nor how often one was said can break a tie.
+    # Exactly rounded sums: neither the order of references nor their repetition can break a tie.
     expected = [
         math.fsum(map(float.__mul__, references.weights, utilities)) / total for utilities in table.tolist()
     ]
-    return Compared([expected[place] for place in places], [0] * len(places), table.numel(), 0)
+    return ExpectedUtilities([expected[index] for index in indices], [0] * len(indices), table.numel(), 0)
 
 
-def compare_with_mean(utility: AggregableUtility, hypotheses: list[Any], references: References) -> Compared:
-    """Every hypothesis with the mean of the references."""
-    ones, places = different_ones(hypotheses)
-    found = utility.aggregated(ones, references.different, references.shares())
-    expected = _checked(utility, found, (len(ones),)).tolist()
-    saved = len(ones) * len(references.different) - len(ones)
-    return Compared([expected[place] for place in places], [0] * len(places), len(ones), saved)
+def compare_with_mean(
+    utility: AggregableUtility, hypotheses: list[Any], references: References
+) -> ExpectedUtilities:
+    """Compare every hypothesis with the mean of the references."""
+    unique, indices = deduplicate(hypotheses)
+    weights = torch.tensor(references.weights, dtype=torch.float64) / math.fsum(references.weights)
+    utilities = utility.aggregated(unique, references.unique, weights)
+    expected = _checked(utility, utilities, (len(unique),)).tolist()
+    saved = len(unique) * len(references.unique) - len(unique)
+    return ExpectedUtilities(
+        [expected[index] for index in indices], [0] * len(indices), len(unique), saved
+    )
 
 
-def compare_some(utility: Utility, hypotheses: list[Any], references: References, prune: Prune) -> Compared:
-    """Hypotheses that may still win with more and more references."""
-    ones, places = different_ones(hypotheses)
-    table = torch.full((len(ones), len(references.different)), torch.nan, dtype=torch.float64)
+def compare_pruned(
+    utility: Utility, hypotheses: list[Any], references: References, prune: Prune
+) -> ExpectedUtilities:
+    """Compare hypotheses that may still win with more and more references."""
+    unique, indices = deduplicate(hypotheses)
+    table = torch.full((len(unique), len(references.unique)), torch.nan, dtype=torch.float64)
     calls = 0
 
-    def utilities(left: list[int], seen: list[int]) -> Float64[Tensor, "left seen"]:
+    def utilities(remaining: list[int], drawn: list[int]) -> Float64[Tensor, "remaining drawn"]:
         nonlocal calls
-        columns = [references.places[number] for number in seen]
-        # Whoever is left was there before, so a reference is new to all or to none of them.
-        new = sorted({column for column in columns if table[left[0], column].isnan()})
+        columns = [references.indices[number] for number in drawn]
+        # Hypotheses are only ever dropped, so a reference is new to all the remaining ones or to none.
+        new = sorted({column for column in columns if table[remaining[0], column].isnan()})
         found = _pairwise(
-            utility, [ones[number] for number in left], [references.different[column] for column in new]
+            utility, [unique[row] for row in remaining], [references.unique[column] for column in new]
         )
         calls += found.numel()
-        table[torch.tensor(left)[:, None], torch.tensor(new, dtype=torch.long)] = found
-        return table[torch.tensor(left)[:, None], torch.tensor(columns)]
+        rows = torch.tensor(remaining)[:, None]
+        table[rows, torch.tensor(new, dtype=torch.long)] = found
+        return table[rows, torch.tensor(columns)]
 
-    expected, rounds = prune(utilities, len(ones), len(references.texts))
-    return Compared(
-        [float(expected[place]) for place in places],
-        [int(rounds[place]) for place in places],
+    expected, rounds = prune(utilities, len(unique), len(references.indices))
+    return ExpectedUtilities(
+        [float(expected[index]) for index in indices],
+        [int(rounds[index]) for index in indices],
         calls,
         table.numel() - calls,
     )
 
 
-def _pairwise(utility: Utility, ones: list[Any], others: list[Any]) -> Float64[Tensor, "hyps refs"]:
-    return _checked(utility, utility.pairwise(ones, others), (len(ones), len(others)))
+def _pairwise(
+    utility: Utility, hypotheses: list[Any], references: list[Any]
+) -> Float64[Tensor, "hyps refs"]:
+    return _checked(utility, utility.pairwise(hypotheses, references), (len(hypotheses), len(references)))
 
 
-def _checked(utility: Utility, given: object, shape: tuple[int, ...]) -> Tensor:
-    if not isinstance(given, Tensor) or given.shape != shape or not given.isfinite().all():
-        what = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else repr(given)
+def _checked(utility: Utility, utilities: object, shape: tuple[int, ...]) -> Tensor:
+    if not isinstance(utilities, Tensor) or utilities.shape != shape or not utilities.isfinite().all():
+        given = f"shape {tuple(utilities.shape)}" if isinstance(utilities, Tensor) else repr(utilities)
+        has_shape = isinstance(utilities, Tensor) and utilities.shape == shape
         raise DecodekitError(
-            f"{type(utility).__name__}: utilities must be finite numbers of shape {shape}, got {what:.80}"
-            f"{', some not finite' if isinstance(given, Tensor) and given.shape == shape else ''}."
+            f"{type(utility).__name__}: utilities must be finite numbers of shape {shape}, got {given:.80}"
+            f"{', some not finite' if has_shape else ''}."
         )
-    return given.detach().cpu().double()
+    return utilities.detach().cpu().double()

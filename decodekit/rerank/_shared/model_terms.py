@@ -1,29 +1,29 @@
-"""Sums of what several models say of a hypothesis."""
+"""Weighted sums of several models' log-probabilities of a hypothesis."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float32
-from torch import Tensor
+from torch import Tensor, nn
 
 from decodekit.core.result import Decoded
-from decodekit.core.validation import is_finite
+from decodekit.core.validation import at_least
 from decodekit.errors import DecodekitError
-from decodekit.rerank._shared.ranking import rank, reorder, valid_numbers
+from decodekit.models.protocols import Model
+from decodekit.rerank._shared.hypotheses import in_order, rank, reorder, valid_values
 
-Numbers = Sequence[Sequence[float]]  # for every prompt, one a valid hypothesis
+Numbers = Sequence[Sequence[float]]  # for every prompt, one per valid hypothesis
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ModelReport:
-    r"""What other models said: left in `Decoded.report` by what ranks with their help.
+    r"""Log-probabilities by other models, in the `Decoded.report` of functions that rank with them.
 
     Attributes:
         channel: $\log P(x \mid y)$ of each hypothesis in nats, in the new order, minus infinity if it is not
-            valid; None if no reverse model was asked.
-        prior: $\log P(y)$ likewise, of as many tokens as were asked for; None if no language model was asked.
+            valid; None without a reverse model.
+        prior: $\log P(y)$ likewise, of the tokens that count; None without a language model.
 
     Example:
         >>> model = dk.testing.MarkovModel([[0.6, 0.4], [0.9, 0.1]])
@@ -36,50 +36,52 @@ class ModelReport:
     prior: Float32[Tensor, "batch hyps"] | None = None
 
 
-def check_weight(who: str, name: str, value: object) -> None:
-    """Raises unless an argument is a finite number."""
-    if not is_finite(value):
-        raise ValueError(f"{who}: {name} must be a finite number, got {value!r}.")
+def check_second_model(who: str, model: object, batch_size: int | None) -> None:
+    """Raise unless `model` is a model, and `batch_size` a number of hypotheses or None."""
+    if not isinstance(model, Model | nn.Module) or isinstance(model, type):
+        raise TypeError(f"{who}: model must be a Model or a transformers model, got {model!r:.80}.")
+    if batch_size is not None:
+        at_least(1).check(who, "batch_size", batch_size)
 
 
 def rank_by_terms(
     who: str,
     out: Decoded,
-    weighed: Sequence[tuple[float, Numbers]],
+    terms: Sequence[tuple[float, Numbers]],
     *,
     channel: Numbers | None = None,
     prior: Numbers | None = None,
 ) -> Decoded:
-    """The hypotheses by a weighted sum.
+    """Rank the hypotheses by a weighted sum.
 
     Args:
         who: For messages.
         out: The hypotheses.
-        weighed: Every term's weight, and its numbers.
+        terms: Weights, each with its numbers.
         channel: For the report.
         prior: Likewise.
     """
-    terms = [(weight, numbers) for weight, numbers in weighed if weight]  # 0 times infinity is nothing
+    terms = [(weight, numbers) for weight, numbers in terms if weight]  # 0 times infinity is nothing
     scores = [
-        [
-            _sum(who, [weight * numbers[row][number] for weight, numbers in terms])
-            for number in range(int(valid))
-        ]
+        [_sum(who, [weight * numbers[row][number] for weight, numbers in terms]) for number in range(valid)]
         for row, valid in enumerate(out.valid.sum(1).tolist())
     ]
-    order = rank(out, [[(value,) for value in row] for row in scores])
-    told = [None if numbers is None else _in_order(out, order, numbers) for numbers in (channel, prior)]
-    return reorder(out, order, scores, ModelReport(channel=told[0], prior=told[1]))
+    order = rank(out, [[(score,) for score in row] for row in scores])
+    report = ModelReport(
+        channel=None if channel is None else in_order(out, order, channel),
+        prior=None if prior is None else in_order(out, order, prior),
+    )
+    return reorder(out, order, scores, report)
 
 
 def lengths_of(out: Decoded) -> Numbers:
-    """The lengths of every prompt's valid hypotheses, in tokens."""
-    return valid_numbers(out, out.lengths)
+    """Return the lengths of every prompt's valid hypotheses, in tokens."""
+    return valid_values(out, out.lengths.tolist())
 
 
 def log_probs_of(out: Decoded) -> Numbers:
-    """The log-probabilities of every prompt's valid hypotheses, in double precision."""
-    return valid_numbers(out, out.token_log_probs.double().sum(-1))
+    """Return the log-probabilities of every prompt's valid hypotheses, summed in double precision."""
+    return valid_values(out, out.token_log_probs.double().sum(-1).tolist())
 
 
 def _sum(who: str, terms: list[float]) -> float:
@@ -90,12 +92,3 @@ def _sum(who: str, terms: list[float]) -> float:
             f"got {terms}. Use models that find it possible."
         )
     return total
-
-
-def _in_order(
-    out: Decoded, order: Sequence[Sequence[int]], numbers: Numbers
-) -> Float32[Tensor, "batch hyps"]:
-    told = torch.full(out.valid.shape, -torch.inf)
-    for row, places in enumerate(order):
-        told[row, : len(places)] = torch.tensor([numbers[row][number] for number in places])
-    return told.to(out.score.device)

@@ -1,4 +1,4 @@
-"""How likely phrases are to come soon: what a scorer that looks ahead asks a model."""
+"""Log-probabilities of phrases at and after the end of texts, from greedy rollouts of a model."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -14,41 +14,33 @@ from decodekit.errors import DecodekitError
 from decodekit.models.protocols import Model
 
 
-class Hope(NamedTuple):
-    """Tokens that some texts wait for.
-
-    Attributes:
-        ids: One after the other.
-        texts: Which texts wait for them.
-    """
+class Target(NamedTuple):
+    """A phrase, or the rest of one, and the texts that need it."""
 
     ids: tuple[int, ...]
     texts: Bool[Tensor, " texts"]
 
 
-def likeliest_ahead(  # noqa: PLR0913 - two kinds of hopes
+def best_log_prob(  # noqa: PLR0913 - two kinds of targets
     model: Model,
     texts: Prompt,
-    hopes: Sequence[Hope],
-    begun: Sequence[Hope],
+    anywhere: Sequence[Target],
+    next_only: Sequence[Target],
     *,
     steps: int,
     room: int,
     limits: Limits,
 ) -> Float32[Tensor, " texts"]:
-    """The log-probability of the likeliest hope, next or after some tokens of a greedy continuation.
+    """Return the log-probability of each text's likeliest target; minus infinity if no target fits.
 
     Args:
-        model: The model that goes on.
-        texts: What was said.
-        hopes: What may come at any of the places.
-        begun: What may only come next: the rest of phrases that the texts have begun.
-        steps: Places to look at, the first of them next to the text.
+        model: Continues the texts greedily.
+        texts: Hypotheses, prompts included.
+        anywhere: Targets at any of the positions.
+        next_only: Targets at the first position: the rest of phrases that the texts end in the middle of.
+        steps: Positions to look at. The first is directly after the text.
         room: Tokens that may still come.
-        limits: Where a continuation ends.
-
-    Returns:
-        Nats; minus infinity where no hope fits.
+        limits: Of the run: its end ids and vocabulary.
     """
     rows, columns = texts.tokens.shape
     session, logits = model.start(texts, rows_per_prompt=1, capacity=columns + steps)
@@ -57,17 +49,17 @@ def likeliest_ahead(  # noqa: PLR0913 - two kinds of hopes
             f"Lookahead: both models must have the same vocabulary, got {logits.shape[-1]} tokens for "
             f"{limits.vocab}. Use a model with the same tokenizer."
         )
-    goes = torch.ones(rows, dtype=torch.bool, device=logits.device)
+    active = torch.ones(rows, dtype=torch.bool, device=logits.device)
     best = torch.full((rows,), -torch.inf, device=logits.device)
     for step in range(min(steps, room)):
         log_probs = logits.log_softmax(-1)
-        for hope in [*hopes, *begun] if step == 0 else hopes:
-            if len(hope.ids) <= room - step:
-                waiting = hope.texts.to(goes.device) & goes
-                best = best.maximum(_log_prob(model, texts, log_probs, hope.ids, waiting))
+        for target in [*anywhere, *next_only] if step == 0 else anywhere:
+            if len(target.ids) <= room - step:
+                selected = target.texts.to(active.device) & active
+                best = best.maximum(_log_prob(model, texts, log_probs, target.ids, selected))
         tokens = log_probs.argmax(-1)
-        goes = goes & ~limits.is_end(tokens)
-        if step + 1 == min(steps, room) or not goes.any():
+        active = active & ~limits.is_end(tokens)
+        if step + 1 == min(steps, room) or not active.any():
             break
         texts = _append(texts, tokens)
         logits = session.advance(tokens, None)
@@ -79,14 +71,14 @@ def _log_prob(
     texts: Prompt,
     log_probs: Float32[Tensor, "texts vocab"],
     ids: tuple[int, ...],
-    waiting: Bool[Tensor, " texts"],
+    selected: Bool[Tensor, " texts"],
 ) -> Float32[Tensor, " texts"]:
-    """What the ids have after the texts that wait for them; minus infinity after others."""
-    total = log_probs[:, ids[0]].masked_fill(~waiting, -torch.inf)
+    """Return the log-probability of the ids after the selected texts; minus infinity for other texts."""
+    total = log_probs[:, ids[0]].masked_fill(~selected, -torch.inf)
     chosen = (total > -torch.inf).nonzero()[:, 0]
     if len(ids) == 1 or not len(chosen):
         return total
-    # The session goes on with the greedy continuation; the ids need a run of their own.
+    # The session goes on with the greedy continuation, so the ids need a session of their own.
     texts = _append(texts.take(chosen), torch.full_like(chosen, ids[0]))
     session, logits = model.start(texts, rows_per_prompt=1, capacity=texts.tokens.shape[1] + len(ids) - 2)
     rest = logits.log_softmax(-1)[:, ids[1]]
@@ -97,7 +89,6 @@ def _log_prob(
 
 
 def _append(texts: Prompt, tokens: Int64[Tensor, " texts"]) -> Prompt:
-    """The texts with one more token each."""
     tokens = tokens.to(texts.tokens.device)[:, None]
-    said = torch.ones_like(tokens, dtype=torch.bool)
-    return Prompt(torch.cat([texts.tokens, tokens], 1), torch.cat([texts.mask, said], 1), texts.source)
+    valid = torch.ones_like(tokens, dtype=torch.bool)
+    return Prompt(torch.cat([texts.tokens, tokens], 1), torch.cat([texts.mask, valid], 1), texts.source)
