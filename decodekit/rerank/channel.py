@@ -1,4 +1,4 @@
-"""A model that goes the other way: how likely the source is, given a hypothesis."""
+"""Reverse models, which score the source given a hypothesis."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -7,17 +7,14 @@ from typing import Any, final
 from torch import nn
 
 from decodekit.core.result import Decoded
+from decodekit.core.validation import set_fields
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.engine.inputs import as_model
 from decodekit.engine.scoring import score
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import DescribedModel, Model
-from decodekit.rerank._shared.text_inputs import (
-    check_batch_size,
-    check_is_model,
-    read_hypotheses,
-    read_reasons,
-)
+from decodekit.rerank._shared.hypotheses import read_hypotheses, valid_values
+from decodekit.rerank._shared.model_terms import check_second_model
 
 
 @final
@@ -25,25 +22,25 @@ from decodekit.rerank._shared.text_inputs import (
 class Channel:
     r"""A reverse model: $\log P(x \mid y)$ of the source $x$ after reading the hypothesis $y$.
 
-    An encoder-decoder reads the hypothesis and says the source, its own end id included where that is text; a
-    decoder-only model goes on with the source where the hypothesis ends. Different hypotheses of a prompt are
+    An encoder-decoder encodes the hypothesis and decodes the source, followed by its own end id if the source
+    is text. A decoder-only model continues the hypothesis with the source. Equal hypotheses of a prompt are
     scored once.
 
     Args:
         model: The reverse model.
-        sources: What it must say, for every prompt. Strings: it is given the hypotheses as text, and may
-            have a vocabulary of its own. Lists of ids: it is given ids, so it must share the vocabulary.
-            None: the ids of the prompts, or of what the encoder read; a BOS in front stays in front.
-        prompt: From a hypothesis to what the reverse model reads, such as an instruction around it. None: the
-            hypothesis itself; of ids, a decoder-only model is not given the one that ended the text, unless
-            there is no other.
-        batch_size: Hypotheses a forward pass; None: all at once.
+        sources: Sources to score, one per prompt. Strings: it reads the hypotheses as text, and may have a
+            vocabulary of its own. Lists of ids: it reads ids, so it must share the vocabulary. None: the ids
+            of the prompts, or of the encoder's sources; a BOS in front stays in front.
+        prompt: From a hypothesis to the text or ids that the reverse model reads, such as an instruction
+            around the hypothesis. None: the hypothesis itself; a decoder-only model does not read the end id
+            of a list of ids, unless that is the only id.
+        batch_size: Hypotheses per forward pass; None: all at once.
 
     Raises:
-        TypeError: If `model` is no model, or `prompt` cannot be called.
+        TypeError: If `model` is not a model, or `prompt` cannot be called.
         ValueError: If `batch_size` is not an integer of at least 1.
-        DecodekitError: In a run, if there are not as many `sources` as prompts, or texts are wanted and there
-            are none.
+        DecodekitError: In a run, if the number of `sources` is not that of the prompts, or texts are required
+            and there are none.
 
     Example:
         >>> model = dk.testing.MarkovModel([[0.9, 0.1], [0.4, 0.6]])
@@ -65,86 +62,81 @@ class Channel:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        check_is_model("Channel", self.model)
-        check_batch_size("Channel", self.batch_size)
+        check_second_model("Channel", self.model, self.batch_size)
         if not (self.prompt is None or callable(self.prompt)):
             raise TypeError(f"Channel: prompt must be callable or None, got {self.prompt!r:.80}.")
         if isinstance(self.sources, str):
-            object.__setattr__(self, "sources", [self.sources])  # a frozen field
+            set_fields(self, sources=[self.sources])
 
     def log_probs(self, out: Decoded) -> list[list[float]]:
-        """How likely the source is in nats, for every prompt by each of its valid hypotheses."""
+        """Return the log-probability of each prompt's source given each of its valid hypotheses, in nats."""
         model = as_model(self.model)
         vocabulary = model.vocabulary if isinstance(model, DescribedModel) else Vocabulary()
+        is_decoder_only = vocabulary.decoder_start_id is None
         sources = self._sources(out, vocabulary)
-        read = self._read(out, keep_end=vocabulary.decoder_start_id is not None)
-        if self.sources is None and vocabulary.decoder_start_id is None:
-            # What begins the prompt begins the text that ends with it.
-            begins = [ids[:1] if ids[:1] == [vocabulary.bos_id] else [] for ids in sources]
-            sources = [ids[len(begin) :] for begin, ids in zip(begins, sources, strict=True)]
-            read = [[[*begin, *one] for one in own] for begin, own in zip(begins, read, strict=True)]
-        # The same hypothesis of the same prompt is one row.
-        rows: dict[tuple[int, str | tuple[int, ...]], int] = {}
-        prompts: list[Any] = []
-        for number, own in enumerate(read):
-            for one in own:
-                key = number, one if isinstance(one, str) else tuple(one)
-                if key not in rows:
-                    rows[key] = len(rows)
-                    prompts.append(one if self.prompt is None else self.prompt(one))
-        said = [sources[number] for number, _ in rows]
-        if not rows:
-            return [[] for _ in read]
-        found = (
-            score(model, prompts, [[one] for one in said], batch_size=self.batch_size).log_prob[:, 0].tolist()
-        )
-        return [
-            [found[rows[number, one if isinstance(one, str) else tuple(one)]] for one in own]
-            for number, own in enumerate(read)
+        hypotheses = self._hypotheses(out, keep_end=not is_decoder_only)
+        if self.sources is None and is_decoder_only:
+            # The BOS of the prompt begins the text that ends with the prompt.
+            starts = [ids[:1] if ids[:1] == [vocabulary.bos_id] else [] for ids in sources]
+            sources = [ids[len(start) :] for start, ids in zip(starts, sources, strict=True)]
+            hypotheses = [
+                [[*start, *ids] for ids in row] for start, row in zip(starts, hypotheses, strict=True)
+            ]
+        # Equal hypotheses of the same prompt are one row.
+        keys = [
+            [(number, text if isinstance(text, str) else tuple(text)) for text in row]
+            for number, row in enumerate(hypotheses)
         ]
+        rows = zip(keys, hypotheses, strict=True)
+        texts = {key: text for row in rows for key, text in zip(*row, strict=True)}
+        if not texts:
+            return [[] for _ in hypotheses]
+        prompts = [text if self.prompt is None else self.prompt(text) for text in texts.values()]
+        continuations = [[sources[number]] for number, _ in texts]
+        scored = score(model, prompts, continuations, batch_size=self.batch_size)
+        log_prob = dict(zip(texts, scored.log_prob[:, 0].tolist(), strict=True))
+        return [[log_prob[key] for key in row] for row in keys]
 
     def _sources(self, out: Decoded, vocabulary: Vocabulary) -> list[Any]:
         if self.sources is None:
-            return _read_by(out)
+            return _prompt_ids(out)
         sources = list(self.sources)
         if len(sources) != len(out.valid):
             raise DecodekitError(
-                f"Channel: there must be one source a prompt, got {len(sources)} sources for "
+                f"Channel: there must be one source per prompt, got {len(sources)} sources for "
                 f"{len(out.valid)} prompts."
             )
         if vocabulary.decoder_start_id is None or not vocabulary.end_ids:
             return sources
         end = vocabulary.end_ids[0]
         return [
-            [*vocabulary.continuation_ids(None, [], one), end] if isinstance(one, str) else one
-            for one in sources
+            [*vocabulary.continuation_ids(None, [], source), end] if isinstance(source, str) else source
+            for source in sources
         ]
 
-    def _read(self, out: Decoded, *, keep_end: bool) -> list[list[Any]]:
-        """What the model reads: the hypotheses."""
-        texts = self.sources is not None and any(isinstance(one, str) for one in self.sources)
-        read = read_hypotheses("Channel", out, ids=not texts)
-        if texts or keep_end:
-            return read
+    def _hypotheses(self, out: Decoded, *, keep_end: bool) -> list[list[Any]]:
+        """Return every prompt's valid hypotheses, as texts or as ids."""
+        as_texts = self.sources is not None and any(isinstance(source, str) for source in self.sources)
+        hypotheses = read_hypotheses("Channel", out, ids=not as_texts)
+        if as_texts or keep_end:
+            return hypotheses
+        reasons = valid_values(out, out.finish_reason)
         return [
-            [
-                (one[:-1] or one) if reason == "end" else one
-                for one, reason in zip(own, finish_code, strict=True)
-            ]
-            for own, finish_code in zip(read, read_reasons(out), strict=True)
+            [(ids[:-1] or ids) if reason == "end" else ids for ids, reason in zip(*row, strict=True)]
+            for row in zip(hypotheses, reasons, strict=True)
         ]
 
 
 def as_channel(channel: Channel | Model | nn.Module) -> Channel:
-    """The channel itself, or a model as one."""
+    """Return the channel itself, or a model as one."""
     return channel if isinstance(channel, Channel) else Channel(channel)
 
 
-def _read_by(out: Decoded) -> list[list[int]]:
-    """The ids that the hypotheses are an answer to."""
+def _prompt_ids(out: Decoded) -> list[list[int]]:
+    """Return the ids of every prompt, or of every source of an encoder."""
     if out.prompt is None:
         raise DecodekitError("Channel: sources are not known, since the result has no prompts. Pass sources.")
-    if out.prompt.source is None:
-        return out.prompt.ids()
     source = out.prompt.source
+    if source is None:
+        return out.prompt.ids()
     return [row[valid].tolist() for row, valid in zip(source.tokens.cpu(), source.valid.cpu(), strict=True)]

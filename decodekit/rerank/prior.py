@@ -1,4 +1,4 @@
-"""A language model: how likely a hypothesis is on its own, whatever the source."""
+"""Language models, which score hypotheses without their source."""
 
 import math
 from dataclasses import KW_ONLY, dataclass
@@ -14,12 +14,8 @@ from decodekit.engine.inputs import as_model
 from decodekit.engine.scoring import score
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import DescribedModel, Model
-from decodekit.rerank._shared.text_inputs import (
-    check_batch_size,
-    check_is_model,
-    read_hypotheses,
-    read_reasons,
-)
+from decodekit.rerank._shared.hypotheses import read_hypotheses, valid_values
+from decodekit.rerank._shared.model_terms import check_second_model
 
 
 @final
@@ -29,17 +25,16 @@ class Prior:
 
     Args:
         model: The language model, or the run's own.
-        prompt: What it begins with: anything that `decode` takes for a prompt, one for all or one for each.
-            None: its BOS.
-        texts: True: it is given the hypotheses as text, and may have a vocabulary of its own; the end id is
-            its own then, if the hypothesis has ended and it has one. False: it is given their ids.
-        batch_size: Hypotheses a forward pass; None: all at once.
+        prompt: Its prompt: anything that `decode` takes, one for all prompts or one per prompt. None: its BOS.
+        texts: True: it reads the hypotheses as text, and may have a vocabulary of its own; its own end id
+            follows a hypothesis that has ended. False: it reads their ids.
+        batch_size: Hypotheses per forward pass; None: all at once.
 
     Raises:
-        TypeError: If `model` is no model.
+        TypeError: If `model` is not a model.
         ValueError: If `batch_size` is not an integer of at least 1.
-        DecodekitError: In a run, if there are not one or as many `prompt`s as prompts, there is no BOS, or
-            texts are wanted and there are none.
+        DecodekitError: In a run, if the number of `prompt`s is neither one nor that of the prompts, there is
+            no BOS, or texts are required and there are none.
 
     Example:
         >>> model = dk.testing.MarkovModel([[0.9, 0.1], [0.4, 0.6]])
@@ -61,50 +56,43 @@ class Prior:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        check_is_model("Prior", self.model)
-        check_batch_size("Prior", self.batch_size)
+        check_second_model("Prior", self.model, self.batch_size)
+
+    def log_probs(self, out: Decoded, first: int | None = None) -> list[list[float]]:
+        """Return the log-probability of every prompt's valid hypotheses, or of their first tokens, in nats."""
+        return [[math.fsum(values[:first]) for values in row] for row in self.token_log_probs(out)]
 
     def token_log_probs(self, out: Decoded) -> list[list[list[float]]]:
-        """The log-probability of every token in nats, for every prompt and each of its valid hypotheses."""
+        """Return the log-probability of every token of every prompt's valid hypotheses, in nats."""
         model = as_model(self.model)
         vocabulary = model.vocabulary if isinstance(model, DescribedModel) else Vocabulary()
-        said = self._said(out, vocabulary)
-        rows = [number for number, own in enumerate(said) for _ in own]
-        if not rows:
-            return [[] for _ in said]
-        begins = Prompt.of([[]] if self.prompt is None else self.prompt, vocabulary)
-        if len(begins.tokens) not in {1, len(said)}:
+        hypotheses = self._ids(out, vocabulary)
+        prompt_of = [number for number, row in enumerate(hypotheses) for _ in row]
+        if not prompt_of:
+            return [[] for _ in hypotheses]
+        prompts = Prompt.of([[]] if self.prompt is None else self.prompt, vocabulary)
+        if len(prompts.tokens) not in {1, len(hypotheses)}:
             raise DecodekitError(
-                f"Prior: there must be one prompt for all or one for each, got {len(begins.tokens)} for "
-                f"{len(said)} prompts."
+                f"Prior: there must be one prompt for all or one for each, got {len(prompts.tokens)} for "
+                f"{len(hypotheses)} prompts."
             )
-        which = [0 if len(begins.tokens) == 1 else number for number in rows]
-        continuations = [[one] for own in said for one in own]
-        scored = score(model, begins.take(torch.tensor(which)), continuations, batch_size=self.batch_size)
-        found = iter(zip(scored.token_log_probs[:, 0].tolist(), scored.lengths[:, 0].tolist(), strict=True))
-        return [[values[:length] for values, length in (next(found) for _ in own)] for own in said]
+        index = torch.tensor([0] * len(prompt_of) if len(prompts.tokens) == 1 else prompt_of)
+        continuations = [[ids] for row in hypotheses for ids in row]
+        scored = score(model, prompts.take(index), continuations, batch_size=self.batch_size)
+        rows = zip(scored.token_log_probs[:, 0].tolist(), scored.lengths[:, 0].tolist(), strict=True)
+        values = iter([log_probs[:length] for log_probs, length in rows])
+        return [[next(values) for _ in row] for row in hypotheses]
 
-    def _said(self, out: Decoded, vocabulary: Vocabulary) -> list[list[list[int]]]:
-        """What it must say, as ids."""
+    def _ids(self, out: Decoded, vocabulary: Vocabulary) -> list[list[list[int]]]:
+        """Return every prompt's valid hypotheses as ids of the model's vocabulary."""
         if not self.texts:
             return out.hypotheses()
-        read = read_hypotheses("Prior", out, ids=False)
-        ends = list(vocabulary.end_ids[:1])
+        end = list(vocabulary.end_ids[:1])
+        texts, reasons = read_hypotheses("Prior", out, ids=False), valid_values(out, out.finish_reason)
         return [
             [
-                [*vocabulary.continuation_ids(None, [], text), *(ends if reason == "end" else [])]
-                for text, reason in zip(own, finish_code, strict=True)
+                [*vocabulary.continuation_ids(None, [], text), *(end if reason == "end" else [])]
+                for text, reason in zip(*row, strict=True)
             ]
-            for own, finish_code in zip(read, read_reasons(out), strict=True)
+            for row in zip(texts, reasons, strict=True)
         ]
-
-
-def check_prior(who: str, prior: object) -> None:
-    """Raises unless an argument is a prior, or None."""
-    if prior is not None and not isinstance(prior, Prior):
-        raise TypeError(f"{who}: prior must be a Prior, got {prior!r:.80}. Use dk.Prior(model).")
-
-
-def sums(log_probs: list[list[list[float]]], first: int | None = None) -> list[list[float]]:
-    """The sum of every hypothesis's first tokens, or of all."""
-    return [[math.fsum(values[:first]) for values in row] for row in log_probs]

@@ -141,7 +141,7 @@ def test_what_is_missing_is_asked_for() -> None:
     out, model = decoded([["a"], ["b"]]), dk.testing.HashModel(3)
     with pytest.raises(dk.DecodekitError, match="the result has no prompts"):
         dk.Channel(model).log_probs(out)
-    with pytest.raises(dk.DecodekitError, match="one source a prompt, got 1 sources for 2 prompts"):
+    with pytest.raises(dk.DecodekitError, match="one source per prompt, got 1 sources for 2 prompts"):
         dk.Channel(model, [[1]]).log_probs(out)
     ids = dk.decode(model, [[0]], dk.Greedy(), max_new_tokens=1)
     with pytest.raises(dk.DecodekitError, match="Channel: texts need a tokenizer"):

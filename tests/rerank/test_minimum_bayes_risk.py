@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sacrebleu.metrics.chrf import CHRF
 
 import decodekit as dk
-from decodekit.rerank._shared.expected_utility import different_ones
+from decodekit.rerank._shared.expected_utility import deduplicate
 from tests.rerank.texts import SENTENCES, decoded
 
 LISTS = st.lists(SENTENCES, min_size=1, max_size=6)
@@ -187,8 +187,8 @@ def test_a_pair_is_computed_once(texts: list[str]) -> None:
 
 
 def test_texts_are_compared_in_an_order_of_their_own() -> None:
-    assert different_ones(["b", "a", "b"]) == (["a", "b"], [1, 0, 1])
-    assert different_ones([[2, 1], [2], [2, 1]]) == ([[2], [2, 1]], [1, 0, 1])
+    assert deduplicate(["b", "a", "b"]) == (["a", "b"], [1, 0, 1])
+    assert deduplicate([[2, 1], [2], [2, 1]]) == ([[2], [2, 1]], [1, 0, 1])
 
 
 def test_a_tie_goes_to_the_likelier() -> None:

@@ -129,5 +129,5 @@ def test_arguments_out_of_range_are_refused(options: dict[str, Any], message: st
 
 
 def test_there_must_be_one_seed_a_prompt() -> None:
-    with pytest.raises(dk.DecodekitError, match="one seed, or one a prompt, got 2 seeds for 1 prompts"):
+    with pytest.raises(dk.DecodekitError, match="one seed, or one per prompt, got 2 seeds for 1 prompts"):
         dk.mbr(decoded([["a"]]), dk.ChrF(), pruning=dk.Pruning(seeds=[1, 2]))

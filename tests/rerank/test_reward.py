@@ -78,7 +78,7 @@ def test_what_is_no_number_is_refused(value: Any) -> None:  # noqa: ANN401
 
 @pytest.mark.parametrize("given", [[1.0], 5.0, None, torch.zeros(6)])
 def test_one_call_must_return_one_reward_a_hypothesis(given: Any) -> None:  # noqa: ANN401
-    with pytest.raises(dk.DecodekitError, match="there must be one reward a hypothesis, 5 together"):
+    with pytest.raises(dk.DecodekitError, match="there must be one reward per hypothesis, 5 together"):
         dk.best_of_n(OUT, lambda _: given, batched=True)
 
 

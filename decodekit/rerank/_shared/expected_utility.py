@@ -98,9 +98,7 @@ def compare_with_mean(
     utilities = utility.aggregated(unique, references.unique, weights)
     expected = _checked(utility, utilities, (len(unique),)).tolist()
     saved = len(unique) * len(references.unique) - len(unique)
-    return ExpectedUtilities(
-        [expected[index] for index in indices], [0] * len(indices), len(unique), saved
-    )
+    return ExpectedUtilities([expected[index] for index in indices], [0] * len(indices), len(unique), saved)
 
 
 def compare_pruned(
@@ -133,9 +131,7 @@ def compare_pruned(
     )
 
 
-def _pairwise(
-    utility: Utility, hypotheses: list[Any], references: list[Any]
-) -> Float64[Tensor, "hyps refs"]:
+def _pairwise(utility: Utility, hypotheses: list[Any], references: list[Any]) -> Float64[Tensor, "hyps refs"]:
     return _checked(utility, utility.pairwise(hypotheses, references), (len(hypotheses), len(references)))
 
 
