@@ -17,7 +17,7 @@ from decodekit.core.vocabulary import Vocabulary
 
 
 class StoppingContext(NamedTuple):
-    """Facts about the run that criteria are asked in.
+    """The run that a criterion belongs to.
 
     Attributes:
         vocabulary: Of the model: its tokenizer and special ids.
@@ -47,7 +47,7 @@ class StoppingCriterion(ABC):
         [['three']]
 
     Hugging Face:
-        `StoppingCriteria`. Under beam search it is asked about candidates, which are more than the
+        `StoppingCriteria`. Under beam search it sees the candidates, which are more than the
         hypotheses, and the result does not name the criterion.
     """
 
@@ -73,7 +73,7 @@ class StoppingCriterion(ABC):
     ) -> tuple[Bool[Tensor, " rows"], Memory]:
         """Return the finished rows and the new memory.
 
-        Rows that finished earlier are asked again while other rows go on; the answer for them is ignored.
+        Rows that finished earlier are passed too, while other rows go on; the result for them is ignored.
 
         Args:
             history: Every hypothesis, its newest token included.

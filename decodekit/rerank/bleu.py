@@ -95,11 +95,7 @@ class BLEU(NGramUtility):
         return 100 * mean * math.exp(min(0.0, 1 - reference.length / hypothesis.length))
 
     def _precisions(self, counts: list[tuple[float, float]]) -> list[float]:
-        """Return the smoothed precisions of the orders that the hypothesis is long enough for.
-
-        Args:
-            counts: Matches and n-grams of the hypothesis, by order.
-        """
+        """Smooth the precisions, from matches and totals by order, of orders that the hypothesis has."""
         value = _USUAL.get(self.smooth, 0.0) if self.smooth_value is None else self.smooth_value
         if self.smooth == "add-k":
             counts = [counts[0], *((common + value, total + value) for common, total in counts[1:])]

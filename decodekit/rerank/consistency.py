@@ -7,13 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from decodekit.core.result import Decoded
 from decodekit.errors import DecodekitError
-from decodekit.rerank._shared.hypotheses import (
-    check_decoded,
-    rank,
-    read_hypotheses,
-    reorder,
-    valid_values,
-)
+from decodekit.rerank._shared.hypotheses import check_decoded, rank, read_hypotheses, reorder, valid_values
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -41,19 +35,12 @@ class Votes:
 
 
 class _Tally(NamedTuple):
-    """Votes of one prompt.
+    """Votes of one prompt."""
 
-    Attributes:
-        answers: Most votes first.
-        votes: Of each answer.
-        shares: Of each answer in all votes.
-        indices: The index in `answers` of each hypothesis's answer, or None.
-    """
-
-    answers: list[Hashable]
-    votes: list[float]
-    shares: list[float]
-    indices: list[int | None]
+    answers: list[Hashable]  # most votes first
+    votes: list[float]  # of each answer
+    shares: list[float]  # of each answer in all votes
+    indices: list[int | None]  # of each hypothesis's answer, or None
 
 
 def self_consistency(
@@ -65,8 +52,8 @@ def self_consistency(
 ) -> Decoded:
     r"""Ranks hypotheses by the votes for their answer, then by likelihood.
 
-    The votes for answer $a$ are $\sum_i w_i [a_i = a]$ over the hypotheses, repeated ones included. Ties go to
-    the answer of the likelier hypothesis. Hypotheses without an answer come last.
+    The votes for answer $a$ are $\sum_i w_i [a_i = a]$ over the hypotheses, repeated ones included. Ties go
+    to the answer of the likelier hypothesis. Hypotheses without an answer come last.
 
     Args:
         out: The hypotheses, usually samples.

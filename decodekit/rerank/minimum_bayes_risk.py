@@ -1,35 +1,129 @@
 """Minimum Bayes risk decoding."""
 
-from collections.abc import Callable
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from decodekit.core.result import Decoded
 from decodekit.errors import DecodekitError
-from decodekit.rerank._shared.expected_utility import (
-    ExpectedUtilities,
-    References,
-    compare_all,
-    compare_pruned,
-    compare_with_mean,
-    weigh_by_probability,
-    weigh_uniformly,
-)
-from decodekit.rerank._shared.hypotheses import (
-    check_decoded,
-    rank,
-    read_hypotheses,
-    reorder,
-    valid_values,
-)
+from decodekit.rerank._shared.hypotheses import check_decoded, rank, read_hypotheses, reorder, valid_values
 from decodekit.rerank.pruning import Pruning
-from decodekit.rerank.utility import AggregableUtility, Utility
-from decodekit.rerank.utility_function import UtilityFunction
+from decodekit.rerank.utility import AggregableUtility, Utility, UtilityFunction
+
+
+class ExpectedUtilities(NamedTuple):
+    """Expected utilities of one prompt's hypotheses, and the cost of computing them."""
+
+    expected: list[float]
+    rounds: list[int]  # of pruning that each hypothesis survived
+    calls: int
+    saved: int = 0
+
+
+class References(NamedTuple):
+    """Pseudo-references of one prompt.
+
+    Attributes:
+        unique: Different texts or lists of ids, in an order that does not depend on the given one.
+        weights: Of each different one.
+        indices: The index in `unique` of every reference, in the given order.
+    """
+
+    unique: list[Any]
+    weights: list[float]
+    indices: list[int]
+
+
+def weigh_uniformly(texts: list[Any]) -> References:
+    """Weigh every reference the same, so that a text counts as often as it occurs."""
+    unique, indices = deduplicate(texts)
+    occurrences = Counter(indices)
+    return References(unique, [float(occurrences[index]) for index in range(len(unique))], indices)
+
+
+def weigh_by_probability(texts: list[Any], ids: list[list[int]], log_probs: list[float]) -> References:
+    """Weigh every text by the summed probability of its different sequences of ids."""
+    unique, indices = deduplicate(texts)
+    sequences: dict[tuple[int, ...], tuple[int, float]] = {}
+    for index, sequence, log_prob in zip(indices, map(tuple, ids), log_probs, strict=True):
+        _, before = sequences.get(sequence, (index, -math.inf))
+        sequences[sequence] = index, max(before, log_prob)
+    best = max((log_prob for _, log_prob in sequences.values()), default=0.0)
+    terms: list[list[float]] = [[] for _ in unique]
+    for index, log_prob in sequences.values():
+        terms[index].append(math.exp(log_prob - best))
+    return References(unique, list(map(math.fsum, terms)), indices)
+
+
+def deduplicate(texts: Sequence[Any]) -> tuple[list[Any], list[int]]:
+    """Return the different texts in a fixed order, and the index of each given one among them."""
+    keys = [text if isinstance(text, str) else tuple(text) for text in texts]
+    by_key = dict(zip(keys, texts, strict=True))
+    index = {key: number for number, key in enumerate(sorted(by_key))}
+    return [by_key[key] for key in index], [index[key] for key in keys]
+
+
+def _compare_all(utility: Utility, hypotheses: list[Any], references: References) -> ExpectedUtilities:
+    table = _pairwise(utility, hypotheses, references.unique)
+    total = math.fsum(references.weights)
+    # Exactly rounded sums: neither the order of references nor their repetition can break a tie.
+    expected = [
+        math.fsum(map(float.__mul__, references.weights, utilities)) / total for utilities in table.tolist()
+    ]
+    return ExpectedUtilities(expected, [0] * len(hypotheses), table.numel())
+
+
+def _compare_with_mean(
+    utility: AggregableUtility, hypotheses: list[Any], references: References
+) -> ExpectedUtilities:
+    weights = torch.tensor(references.weights, dtype=torch.float64) / math.fsum(references.weights)
+    utilities = utility.aggregated(hypotheses, references.unique, weights)
+    expected = _checked(utility, utilities, (len(hypotheses),)).tolist()
+    return ExpectedUtilities(expected, [0] * len(hypotheses), len(hypotheses))
+
+
+def _compare_pruned(
+    utility: Utility, hypotheses: list[Any], references: References, pruning: Pruning, seed: int
+) -> ExpectedUtilities:
+    table = torch.full((len(hypotheses), len(references.unique)), torch.nan, dtype=torch.float64)
+    calls = 0
+
+    def utilities(remaining: list[int], drawn: list[int]) -> Float64[Tensor, "remaining drawn"]:
+        nonlocal calls
+        columns = [references.indices[number] for number in drawn]
+        # Hypotheses are only ever dropped, so a reference is new to all the remaining ones or to none.
+        new = sorted({column for column in columns if table[remaining[0], column].isnan()})
+        found = _pairwise(
+            utility, [hypotheses[row] for row in remaining], [references.unique[column] for column in new]
+        )
+        calls += found.numel()
+        rows = torch.tensor(remaining)[:, None]
+        table[rows, torch.tensor(new, dtype=torch.long)] = found
+        return table[rows, torch.tensor(columns)]
+
+    expected, rounds = pruning.prune(utilities, len(hypotheses), len(references.indices), seed)
+    return ExpectedUtilities(expected.tolist(), rounds.tolist(), calls)
+
+
+def _pairwise(utility: Utility, hypotheses: list[Any], references: list[Any]) -> Float64[Tensor, "hyps refs"]:
+    return _checked(utility, utility.pairwise(hypotheses, references), (len(hypotheses), len(references)))
+
+
+def _checked(utility: Utility, utilities: object, shape: tuple[int, ...]) -> Tensor:
+    if not isinstance(utilities, Tensor) or utilities.shape != shape or not utilities.isfinite().all():
+        given = f"shape {tuple(utilities.shape)}" if isinstance(utilities, Tensor) else repr(utilities)
+        has_shape = isinstance(utilities, Tensor) and utilities.shape == shape
+        raise DecodekitError(
+            f"{type(utility).__name__}: utilities must be finite numbers of shape {shape}, got {given:.80}"
+            f"{', some not finite' if has_shape else ''}."
+        )
+    return utilities.detach().cpu().double()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -178,9 +272,17 @@ def _compare(
     seed: int,
 ) -> ExpectedUtilities:
     if not hypotheses:
-        return ExpectedUtilities([], [], 0, 0)
+        return ExpectedUtilities([], [], 0)
+    unique, indices = deduplicate(hypotheses)
     if aggregate and isinstance(utility, AggregableUtility):
-        return compare_with_mean(utility, hypotheses, references)
-    if pruning is None:
-        return compare_all(utility, hypotheses, references)
-    return compare_pruned(utility, hypotheses, references, partial(pruning.prune, seed=seed))
+        result = _compare_with_mean(utility, unique, references)
+    elif pruning is None:
+        result = _compare_all(utility, unique, references)
+    else:
+        result = _compare_pruned(utility, unique, references, pruning, seed)
+    return ExpectedUtilities(
+        [result.expected[index] for index in indices],
+        [result.rounds[index] for index in indices],
+        result.calls,
+        saved=len(unique) * len(references.unique) - result.calls,
+    )

@@ -27,7 +27,14 @@ class PruningResult(NamedTuple):
     rounds: Int64[Tensor, " hyps"]
 
 
+def _is_increasing(value: Any) -> bool:  # noqa: ANN401 - not checked yet
+    is_counts = isinstance(value, tuple) and bool(value) and all(is_count(number, 1) for number in value)
+    return is_counts and list(value) == sorted(set(value))
+
+
 _CONFIDENCE = Requirement(lambda value: is_number(value) and 0 <= value < 1, "in [0, 1)")
+_SCHEDULE = Requirement(_is_increasing, "increasing integers of at least 1")
+_SEED = Requirement(lambda value: type(value) is int and -(2**63) <= value < 2**63, "64-bit integers")
 
 
 @final
@@ -71,18 +78,10 @@ class Pruning:
     seeds: int | Sequence[int] | Int64[Tensor, " batch"] = 0
 
     def __post_init__(self) -> None:
-        check_fields(self, confidence=_CONFIDENCE)
-        schedule, seeds = _as_tuple(self.schedule), _as_tuple(self.seeds)
-        is_counts = isinstance(schedule, tuple) and all(is_count(number, 1) for number in schedule)
-        if not is_counts or not schedule or list(schedule) != sorted(set(schedule)):
-            raise ValueError(
-                f"Pruning: schedule must be increasing integers of at least 1, got {self.schedule!r}."
-            )
-        check_fields(self, draws=at_least(1))
-        for seed in seeds if isinstance(seeds, tuple) else (seeds,):
-            if type(seed) is not int or not -(2**63) <= seed < 2**63:
-                raise ValueError(f"Pruning: seeds must be 64-bit integers, got {seed!r}.")
-        set_fields(self, schedule=schedule, seeds=seeds)
+        set_fields(self, schedule=_as_tuple(self.schedule), seeds=_as_tuple(self.seeds))
+        check_fields(self, confidence=_CONFIDENCE, schedule=_SCHEDULE, draws=at_least(1))
+        for seed in self.seeds if isinstance(self.seeds, tuple) else (self.seeds,):
+            _SEED.check("Pruning", "seeds", seed)
 
     def seeds_of(self, batch: int) -> tuple[int, ...]:
         """Return one seed per prompt."""

@@ -9,13 +9,7 @@ from torch import Tensor
 from decodekit.core.result import Decoded
 from decodekit.core.validation import plain
 from decodekit.errors import DecodekitError
-from decodekit.rerank._shared.hypotheses import (
-    check_decoded,
-    rank,
-    read_hypotheses,
-    reorder,
-    valid_values,
-)
+from decodekit.rerank._shared.hypotheses import check_decoded, rank, read_hypotheses, reorder, valid_values
 
 
 def best_of_n(

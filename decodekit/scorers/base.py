@@ -93,7 +93,7 @@ class PathScorer(ABC):
     def score(
         self, log_probs: Float[Tensor, " hyps"], lengths: Int64[Tensor, " hyps"], memory: Memory
     ) -> Float[Tensor, " hyps"]:
-        """Score hypotheses that end here; minus infinity forbids a hypothesis.
+        """Score hypotheses that end here; minus infinity forbids a hypothesis: it is never returned.
 
         Args:
             log_probs: Sums over the tokens, in nats.
@@ -132,7 +132,7 @@ class PathScorer(ABC):
 
 
 class Scorer(PathScorer):
-    """Scores hypotheses by their summed log-probability and their length.
+    """Scores hypotheses by their summed log-probability, in nats, and their length, the end id included.
 
     Both methods are elementwise and pure, over tensors of any one shape.
 
@@ -148,27 +148,13 @@ class Scorer(PathScorer):
     def __call__(
         self, log_probs: Float[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"]
     ) -> Float[Tensor, "*shape"]:
-        """Score hypotheses; minus infinity forbids a hypothesis: it is never returned.
-
-        Args:
-            log_probs: Sums over the tokens, in nats.
-            lengths: New tokens, the end id included, at least 1.
-        """
+        """Score hypotheses that end here, as `score`."""
 
     @abstractmethod
     def bound(
         self, log_probs: Float[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"], max_length: int
     ) -> Float[Tensor, "*shape"]:
-        """Bound the scores of hypotheses and of all their continuations from above.
-
-        Each further token adds at most 0 to `log_probs`. Infinity is a valid bound, with which stopping
-        is never proved. A greater sum must not have a lower bound.
-
-        Args:
-            log_probs: Sums so far, at most 0.
-            lengths: New tokens so far, at least 1.
-            max_length: Largest number of new tokens.
-        """
+        """Bound the scores from above, as `upper_bound`. A greater sum must not have a lower bound."""
 
     @final
     @override

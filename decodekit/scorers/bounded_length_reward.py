@@ -49,8 +49,6 @@ class BoundedLengthReward(ExpectedLengthScorer):
     length: float | Sequence[float] | None = None
     base: PathScorer = LogProb()
 
-    batch_independent = True
-
     def __post_init__(self) -> None:
         self.check("reward")
 

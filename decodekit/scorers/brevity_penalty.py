@@ -48,8 +48,6 @@ class BrevityPenalty(ExpectedLengthScorer):
     length: float | Sequence[float] | None = None
     base: PathScorer = LengthPenalty(1.0)
 
-    batch_independent = True
-
     def __post_init__(self) -> None:
         self.check("weight")
 

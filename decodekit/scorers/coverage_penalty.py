@@ -43,8 +43,6 @@ class CoveragePenalty(CoverageScorer):
 
     base: PathScorer = GNMTLengthPenalty(0.6)
 
-    batch_independent = True
-
     @override
     def adjustment(self, lengths: Int64[Tensor, " hyps"], memory: Coverage) -> Float[Tensor, " hyps"]:
         # Attention that underflows to 0 costs a finite amount.

@@ -43,8 +43,6 @@ class SummaryCoveragePenalty(CoverageScorer):
 
     base: PathScorer = LengthPenalty(1.0)
 
-    batch_independent = True
-
     @override
     def adjustment(self, lengths: Int64[Tensor, " hyps"], memory: Coverage) -> Float[Tensor, " hyps"]:
         excess = (memory.sums - 1).clamp(min=0).masked_fill(~memory.valid, 0.0)

@@ -27,7 +27,7 @@ class UIDLocalVariance(InformationDensityScorer):
 
     $s(y) - \lambda \frac{1}{|y|} \sum_t (u_t - u_{t-1})^2$ with the surprisals
     $u_t = -\log P(y_t \mid y_{<t}, x)$ and $u_0 = 0$.
-    Log-probabilities are those after the processors. The penalty ranks unfinished hypotheses too.
+    Log-probabilities are taken after the processors. The penalty ranks unfinished hypotheses too.
 
     Args:
         weight: $\lambda$, at least 0; 0 is the base alone. Usual values: 0.1-10.
@@ -45,8 +45,6 @@ class UIDLocalVariance(InformationDensityScorer):
     Hugging Face:
         None.
     """
-
-    batch_independent = True
 
     @override
     def init_adjustment(self, history: History, limits: Limits) -> Changes:

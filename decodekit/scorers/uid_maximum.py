@@ -18,7 +18,7 @@ class UIDMaximum(InformationDensityScorer):
     r"""Subtracts the greatest surprisal: favours texts without a surprising token.
 
     $s(y) - \lambda \max(0, \max_t u_t)$ with the surprisals $u_t = -\log P(y_t \mid y_{<t}, x)$.
-    Log-probabilities are those after the processors. The penalty ranks unfinished hypotheses too.
+    Log-probabilities are taken after the processors. The penalty ranks unfinished hypotheses too.
 
     Args:
         weight: $\lambda$, at least 0; 0 is the base alone. Usual values: 0.1-10.
@@ -36,8 +36,6 @@ class UIDMaximum(InformationDensityScorer):
     Hugging Face:
         None.
     """
-
-    batch_independent = True
 
     @override
     def update_adjustment(

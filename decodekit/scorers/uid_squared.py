@@ -17,7 +17,7 @@ class UIDSquared(InformationDensityScorer):
     r"""Subtracts the sum of squared surprisals: favours texts of even surprisal.
 
     $s(y) - \lambda \sum_t u_t^2$ with the surprisals $u_t = -\log P(y_t \mid y_{<t}, x)$.
-    Log-probabilities are those after the processors. The penalty ranks unfinished hypotheses too.
+    Log-probabilities are taken after the processors. The penalty ranks unfinished hypotheses too.
 
     Args:
         weight: $\lambda$, at least 0; 0 is the base alone. Usual values: 0.01-1.
@@ -35,8 +35,6 @@ class UIDSquared(InformationDensityScorer):
     Hugging Face:
         None.
     """
-
-    batch_independent = True
 
     @override
     def update_adjustment(

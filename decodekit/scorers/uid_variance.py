@@ -28,7 +28,7 @@ class UIDVariance(InformationDensityScorer):
 
     $s(y) - \lambda \frac{1}{|y|} \sum_t (u_t - \mu)^2$ with the surprisals
     $u_t = -\log P(y_t \mid y_{<t}, x)$ and their mean $\mu$.
-    Log-probabilities are those after the processors. The penalty ranks unfinished hypotheses too.
+    Log-probabilities are taken after the processors. The penalty ranks unfinished hypotheses too.
 
     Args:
         weight: $\lambda$, at least 0; 0 is the base alone. Usual values: 0.1-10.
@@ -46,8 +46,6 @@ class UIDVariance(InformationDensityScorer):
     Hugging Face:
         None.
     """
-
-    batch_independent = True
 
     @override
     def init_adjustment(self, history: History, limits: Limits) -> Moments:

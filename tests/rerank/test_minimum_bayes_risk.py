@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sacrebleu.metrics.chrf import CHRF
 
 import decodekit as dk
-from decodekit.rerank._shared.expected_utility import deduplicate
+from decodekit.rerank.minimum_bayes_risk import deduplicate
 from tests.rerank.texts import SENTENCES, decoded
 
 LISTS = st.lists(SENTENCES, min_size=1, max_size=6)
@@ -227,7 +227,7 @@ def test_every_field_follows_its_hypothesis() -> None:
         places = [before.index(ids) for ids in after]
         assert places != sorted(places)
         assert [out.finish_reason[row][place] for place in places] == best.finish_reason[row]
-        for name in ("tokens", "lengths", "valid", "token_log_probs", "parents", "why"):
+        for name in ("tokens", "lengths", "valid", "token_log_probs", "parents", "finish_code"):
             assert getattr(out, name)[row, places].tolist() == getattr(best, name)[row].tolist()
 
 

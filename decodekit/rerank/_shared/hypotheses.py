@@ -20,16 +20,7 @@ def check_decoded(who: str, name: str, out: object) -> None:
 
 
 def read_hypotheses(who: str, out: Decoded, *, ids: bool | None) -> list[list[Any]]:
-    """Return every prompt's valid hypotheses.
-
-    Args:
-        who: For messages.
-        out: The result.
-        ids: True: lists of ids; False: texts; None: texts if there are any.
-
-    Raises:
-        DecodekitError: If texts are required and there are none.
-    """
+    """Return every prompt's valid hypotheses, as texts or as ids; None: as texts if there are any."""
     if ids or (ids is None and out.texts is None):
         return out.hypotheses()
     if out.texts is None:
@@ -47,14 +38,9 @@ def valid_values(out: Decoded, values: Sequence[Sequence[Value]]) -> list[list[V
 
 
 def rank(out: Decoded, keys: Sequence[Sequence[tuple[float, ...]]]) -> list[list[int]]:
-    """Return the order of every prompt's valid hypotheses, best first.
+    """Return the order of every prompt's valid hypotheses by their keys, greatest first.
 
-    Ties go to the likelier hypothesis, then to the one with smaller ids, so that the given order has no
-    influence.
-
-    Args:
-        out: The hypotheses.
-        keys: Numbers by which each valid one is ranked, greater is better; the first that differs decides.
+    Ties go to the likelier hypothesis, then to smaller ids, so that the given order has no influence.
     """
     log_probs, ids = valid_values(out, out.log_prob.tolist()), out.hypotheses()
     order = []
@@ -70,14 +56,7 @@ def rank(out: Decoded, keys: Sequence[Sequence[tuple[float, ...]]]) -> list[list
 def reorder(
     out: Decoded, order: Sequence[Sequence[int]], scores: Sequence[Sequence[float]], report: object
 ) -> Decoded:
-    """Return the result with its hypotheses in another order, invalid ones last.
-
-    Args:
-        out: The result.
-        order: For every prompt the number of the valid hypothesis at each place.
-        scores: Of each valid hypothesis, in the old order.
-        report: For `Decoded.report`.
-    """
+    """Return the result with its valid hypotheses in a new order, and their scores, given in the old one."""
     index = torch.zeros(out.valid.shape, dtype=torch.long)
     for row, valid in enumerate(out.valid.tolist()):
         places = [place for place, is_valid in enumerate(valid) if is_valid]
@@ -88,7 +67,7 @@ def reorder(
 
 
 def in_order(out: Decoded, order: Sequence[Sequence[int]], numbers: Sequence[Sequence[float]]) -> Tensor:
-    """Return the numbers of the valid hypotheses in another order, minus infinity for invalid ones."""
+    """Return numbers of the valid hypotheses in a new order; minus infinity for invalid ones."""
     ordered = torch.full(out.valid.shape, -torch.inf)
     for row, places in enumerate(order):
         ordered[row, : len(places)] = torch.tensor([numbers[row][number] for number in places])

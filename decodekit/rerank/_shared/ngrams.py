@@ -82,5 +82,5 @@ def mean_counts(texts: Sequence[NGrams], weights: Sequence[float]) -> NGrams:
 
 def matches(hypothesis: Counts, reference: Counts) -> float:
     """Count the n-grams of the hypothesis that the reference has too, each at most as often as there."""
-    wanted = reference.of
-    return sum(min(count, wanted[ngram]) for ngram, count in hypothesis.of.items() if ngram in wanted)
+    theirs = reference.of
+    return sum(min(count, theirs[ngram]) for ngram, count in hypothesis.of.items() if ngram in theirs)

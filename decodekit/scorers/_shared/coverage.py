@@ -39,6 +39,8 @@ class CoverageScorer(AdjustedScorer):
     base: PathScorer = LogProb()
     stepwise: bool = False
 
+    batch_independent = True
+
     def __post_init__(self) -> None:
         check_adjusted(self, "weight")
         check_fields(self, stepwise=FLAG)

@@ -24,6 +24,8 @@ class ExpectedLengthScorer(AdjustedScorer):
     ratio: float | None
     length: float | Sequence[float] | None
 
+    batch_independent = True
+
     def check(self, weight: str) -> None:
         """Raise unless the fields are valid, and bring `length` into a plain form."""
         check_adjusted(self, weight)

@@ -26,6 +26,7 @@ class InformationDensityScorer(AdjustedScorer):
     _: KW_ONLY
     base: PathScorer = LogProb()
 
+    batch_independent = True
     stepwise = True
 
     def __post_init__(self) -> None:
