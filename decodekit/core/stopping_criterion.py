@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import reduce
-from typing import NamedTuple, final
+from typing import ClassVar, NamedTuple, final
 
 import torch
 from jaxtyping import Bool, Float32
@@ -113,6 +113,7 @@ class _Combination(StoppingCriterion):
     criteria: tuple[StoppingCriterion, ...]
 
     batch_independent = True
+    conjunction: ClassVar[str]
 
     def __init__(self, *criteria: StoppingCriterion) -> None:
         who = type(self).__name__
@@ -122,6 +123,11 @@ class _Combination(StoppingCriterion):
         if not criteria:
             raise TypeError(f"{who}: there must be at least one criterion, got none.")
         set_fields(self, criteria=criteria, capturable=all(criterion.capturable for criterion in criteria))
+
+    @property
+    @override
+    def reason(self) -> str:
+        return f" {self.conjunction} ".join(criterion.reason for criterion in self.criteria)
 
     @abstractmethod
     def combine(self, first: Bool[Tensor, " rows"], second: Bool[Tensor, " rows"]) -> Bool[Tensor, " rows"]:
@@ -174,10 +180,7 @@ class AnyOf(_Combination):
         `StoppingCriteriaList`.
     """
 
-    @property
-    @override
-    def reason(self) -> str:
-        return " or ".join(criterion.reason for criterion in self.criteria)
+    conjunction = "or"
 
     @override
     def combine(self, first: Bool[Tensor, " rows"], second: Bool[Tensor, " rows"]) -> Bool[Tensor, " rows"]:
@@ -207,10 +210,7 @@ class AllOf(_Combination):
         None.
     """
 
-    @property
-    @override
-    def reason(self) -> str:
-        return " and ".join(criterion.reason for criterion in self.criteria)
+    conjunction = "and"
 
     @override
     def combine(self, first: Bool[Tensor, " rows"], second: Bool[Tensor, " rows"]) -> Bool[Tensor, " rows"]:

@@ -50,18 +50,18 @@ def test_the_score_is_the_sum_by_brute_force(
         prior_weight=prior_weight,
         length_reward=reward,
     )
-    told = [dk.testing.next_log_probs(model) for model in (forward, reverse, alone)]
+    log_probs_of = [dk.testing.next_log_probs(model) for model in (forward, reverse, alone)]
 
-    def emit(number: int, begin: list[int], said: list[int]) -> float:
-        return sum(told[number](begin + said[:step])[token] for step, token in enumerate(said))
+    def emit(number: int, begin: list[int], tokens: list[int]) -> float:
+        return sum(log_probs_of[number](begin + tokens[:step])[token] for step, token in enumerate(tokens))
 
     for prompt, row, scores in zip(batch, best.hypotheses(), best.score.tolist(), strict=True):
         expected = [
-            emit(0, prompt, said)
-            + channel_weight * emit(1, (said[:-1] or said) if said[-1] == 3 else said, prompt)
-            + (channel_weight if prior_weight is None else prior_weight) * emit(2, [1], said)
-            + reward * len(said)
-            for said in row
+            emit(0, prompt, tokens)
+            + channel_weight * emit(1, (tokens[:-1] or tokens) if tokens[-1] == 3 else tokens, prompt)
+            + (channel_weight if prior_weight is None else prior_weight) * emit(2, [1], tokens)
+            + reward * len(tokens)
+            for tokens in row
         ]
         # Sums of Python's double precision against single.
         assert scores[: len(row)] == pytest.approx(expected, rel=1e-4, abs=1e-4)
@@ -157,15 +157,15 @@ def test_wrong_options_are_refused(options: dict[str, Any], error: type[Exceptio
         dk.noisy_channel(decoded([["a"]]), channel, **options)
 
 
-def test_noisy_channel_what_is_no_result_or_no_model_is_refused() -> None:
+def test_noisy_channel_refuses_values_that_are_no_result_or_no_model() -> None:
     with pytest.raises(TypeError, match="noisy_channel: out must be what decode returns"):
         dk.noisy_channel(["a"], dk.testing.HashModel(5))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="Channel: model must be a Model"):
         dk.noisy_channel(decoded([["a"]]), 0.5)  # type: ignore[arg-type]
 
 
-def test_what_is_likely_anyway_is_put_behind() -> None:
-    # "I don't know" (0) is what the model says most, after anything.
+def test_hypotheses_likely_without_the_source_rank_lower() -> None:
+    # "I don't know" (0) is the likeliest answer to everything.
     model, alone = dk.testing.MarkovModel([[0.6, 0.4]] * 2), dk.testing.MarkovModel([[0.9, 0.1]] * 2)
     out = dk.decode(model, [[0]], dk.BeamSearch(2, num_return=2), max_new_tokens=1)
     best = dk.mmi_antilm(out, dk.Prior(alone, [[0]]), weight=0.5)
@@ -188,23 +188,25 @@ def test_both_are_sums_by_brute_force(
 ) -> None:
     forward, other = (dk.testing.HashModel(4, seed + number) for number in range(2))
     out = dk.decode(forward, batch, dk.BeamSearch(3, num_return=3), max_new_tokens=3)
-    ahead, told = (dk.testing.next_log_probs(model) for model in (forward, other))
+    forward_of, prior_of = (dk.testing.next_log_probs(model) for model in (forward, other))
 
-    def emit(model: Any, begin: list[int], said: list[int]) -> list[float]:  # noqa: ANN401
-        return [model(begin + said[:step])[token] for step, token in enumerate(said)]
+    def emit(model: Any, begin: list[int], tokens: list[int]) -> list[float]:  # noqa: ANN401
+        return [model(begin + tokens[:step])[token] for step, token in enumerate(tokens)]
 
     antilm = dk.mmi_antilm(out, dk.Prior(other, [[1]]), weight=weight, first=first, length_reward=reward)
     bidi = dk.mmi_bidi(out, other, weight=weight, length_reward=reward)
     for number, prompt in enumerate(batch):
         anti = [
-            sum(emit(ahead, prompt, said)) - weight * sum(emit(told, [1], said)[:first]) + reward * len(said)
-            for said in antilm.hypotheses()[number]
+            sum(emit(forward_of, prompt, tokens))
+            - weight * sum(emit(prior_of, [1], tokens)[:first])
+            + reward * len(tokens)
+            for tokens in antilm.hypotheses()[number]
         ]
         both = [
-            (1 - weight) * sum(emit(ahead, prompt, said))
-            + weight * sum(emit(told, said, prompt))
-            + reward * len(said)
-            for said in bidi.hypotheses()[number]
+            (1 - weight) * sum(emit(forward_of, prompt, tokens))
+            + weight * sum(emit(prior_of, tokens, prompt))
+            + reward * len(tokens)
+            for tokens in bidi.hypotheses()[number]
         ]
         for expected, best in ((anti, antilm), (both, bidi)):
             scores = best.score[number].tolist()
@@ -219,7 +221,7 @@ def test_only_the_first_tokens_are_penalised() -> None:
     one, all_of_them = (
         dk.mmi_antilm(out, dk.Prior(model, [[0]]), weight=1.0, first=first) for first in (1, None)
     )
-    # The prior is the model: without the first token's share, what is left is the second's.
+    # The prior is the model: without the first token's share, the second's remains.
     found = dict(zip(map(tuple, one.hypotheses()[0]), one.score[0].exp().tolist(), strict=True))
     assert found == pytest.approx({(0, 0): 0.5, (0, 1): 0.5, (1, 0): 0.1, (1, 1): 0.9})
     assert all_of_them.score[0].tolist() == pytest.approx([0.0] * 4, abs=1e-6)
@@ -252,7 +254,7 @@ def test_options_out_of_range_are_refused(function: Any, options: dict[str, Any]
 
 
 @pytest.mark.parametrize(("function", "name"), [(dk.mmi_antilm, "Prior"), (dk.mmi_bidi, "Channel")])
-def test_mmi_what_is_no_result_or_no_model_is_refused(function: Any, name: str) -> None:  # noqa: ANN401
+def test_mmi_refuses_values_that_are_no_result_or_no_model(function: Any, name: str) -> None:  # noqa: ANN401
     with pytest.raises(TypeError, match=f"{name}: model must be a Model"):
         function(decoded([["a"]]), 0.5)
     with pytest.raises(TypeError, match="out must be what decode returns"):

@@ -27,7 +27,7 @@ class Overlap(dk.AggregableUtility):
 
 
 class Wrong(dk.Utility):
-    """Returns what it is made with."""
+    """Returns the value it is made with."""
 
     def __init__(self, given: Any) -> None:  # noqa: ANN401
         self.given = given
@@ -55,13 +55,13 @@ def test_only_an_aggregable_utility_can_be_aggregated() -> None:
 
 
 @pytest.mark.parametrize("given", [None, torch.zeros(2), torch.full((2, 2), torch.nan), [[0.0, 0.0]] * 2])
-def test_what_is_no_table_of_finite_numbers_is_refused(given: Any) -> None:  # noqa: ANN401
+def test_utilities_must_be_a_table_of_finite_numbers(given: Any) -> None:  # noqa: ANN401
     with pytest.raises(dk.DecodekitError, match=r"Wrong: utilities must be finite numbers of shape \(2, 2\)"):
         dk.mbr(decoded([["a", "b"]]), Wrong(given))
 
 
 @pytest.mark.parametrize(("ids", "kind"), [(None, str), (False, str), (True, list)])
-def test_it_is_given_texts_or_ids(ids: Any, kind: type) -> None:  # noqa: ANN401
+def test_the_function_takes_texts_or_ids(ids: Any, kind: type) -> None:  # noqa: ANN401
     given: list[object] = []
 
     def remember(one: object, other: object) -> float:
@@ -72,7 +72,7 @@ def test_it_is_given_texts_or_ids(ids: Any, kind: type) -> None:  # noqa: ANN401
     assert {type(one) for one in given} == {kind}
 
 
-def test_without_texts_a_bare_function_is_given_ids() -> None:
+def test_without_texts_a_bare_function_takes_ids() -> None:
     out = dk.decode(
         dk.testing.MarkovModel([[0.5, 0.5]] * 2), [[0]], dk.BeamSearch(2, num_return=2), max_new_tokens=1
     )
@@ -84,10 +84,10 @@ def test_without_texts_in_one_of_two_results_both_are_read_as_ids() -> None:
     with_texts = decoded([["a", "b"]])
     out = dk.decode(dk.testing.MarkovModel([[0.2, 0.8]] * 2), [[0]], dk.Greedy(), max_new_tokens=1)
     best = dk.mbr(with_texts, lambda one, other: one == other, references=out)
-    assert best.texts == [["b", "a"]]  # whose ids are [1] and [0]
+    assert best.texts == [["b", "a"]]  # with the ids [1] and [0]
 
 
-def test_texts_that_are_wanted_must_be_there() -> None:
+def test_texts_are_refused_if_there_are_none() -> None:
     out = dk.decode(dk.testing.MarkovModel([[0.2, 0.8]] * 2), [[0]], dk.Greedy(), max_new_tokens=1)
     for utility in (dk.UtilityFunction(lambda _, __: 0.0, ids=False), dk.ChrF()):
         with pytest.raises(dk.DecodekitError, match="mbr: texts need a tokenizer"):
@@ -101,12 +101,12 @@ def test_numbers_of_any_kind_will_do(value: Any) -> None:  # noqa: ANN401
 
 
 @pytest.mark.parametrize("value", [None, "much", math.nan, math.inf, [1.0, 2.0]])
-def test_what_is_no_finite_number_is_refused(value: Any) -> None:  # noqa: ANN401
+def test_the_function_must_return_a_finite_number(value: Any) -> None:  # noqa: ANN401
     with pytest.raises(dk.DecodekitError, match="UtilityFunction: the function must return a finite number"):
         dk.mbr(decoded([["a", "b"]]), lambda _, __: value)
 
 
 @pytest.mark.parametrize("function", [None, 5, "chrf"])
-def test_what_cannot_be_called_is_refused(function: Any) -> None:  # noqa: ANN401
+def test_the_function_must_be_callable(function: Any) -> None:  # noqa: ANN401
     with pytest.raises(TypeError, match="UtilityFunction: function must be callable"):
         dk.mbr(decoded([["a"]]), function)
