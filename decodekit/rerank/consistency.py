@@ -49,7 +49,7 @@ def self_consistency(
     *,
     weights: Literal["uniform", "probability", "per_token"] = "uniform",
     ids: bool | None = None,
-) -> Decoded:
+) -> Decoded[Votes]:
     r"""Ranks hypotheses by the votes for their answer, then by likelihood.
 
     The votes for answer $a$ are $\sum_i w_i [a_i = a]$ over the hypotheses, repeated ones included. Ties go

@@ -44,7 +44,7 @@ def _rank_by_terms(
     *,
     channel: Numbers | None = None,
     prior: Numbers | None = None,
-) -> Decoded:
+) -> Decoded[ModelReport]:
     """Rank the hypotheses by a sum of weighted numbers, and report those of the other models."""
     terms = [(weight, numbers) for weight, numbers in terms if weight]  # 0 times infinity is nothing
     scores = [
@@ -86,7 +86,7 @@ def noisy_channel(
     prior: Prior | None = None,
     prior_weight: float | None = None,
     length_reward: float = 0.0,
-) -> Decoded:
+) -> Decoded[ModelReport]:
     r"""Ranks hypotheses by their likelihood, that of the source given them, and that without a source.
 
     The score is $\log P(y \mid x) + \lambda_1 \log P(x \mid y) + \lambda_2 \log P(y) + r |y|$.
@@ -145,7 +145,7 @@ def mmi_antilm(
     weight: float = 0.5,
     first: int | None = None,
     length_reward: float = 0.0,
-) -> Decoded:
+) -> Decoded[ModelReport]:
     r"""Ranks hypotheses by their likelihood given the source, relative to a language model.
 
     The score is $\log P(y \mid x) - \lambda \sum_{t \le \gamma} \log P(y_t \mid y_{<t}) + r |y|$.
@@ -195,7 +195,7 @@ def mmi_bidi(
     *,
     weight: float = 0.5,
     length_reward: float = 0.0,
-) -> Decoded:
+) -> Decoded[ModelReport]:
     r"""Ranks hypotheses by their own likelihood and that of the source given them.
 
     The score is $(1 - \lambda) \log P(y \mid x) + \lambda \log P(x \mid y) + r |y|$.

@@ -155,7 +155,7 @@ def mbr(
     weights: Literal["uniform", "probability"] = "uniform",
     aggregate: bool = False,
     pruning: Pruning | None = None,
-) -> Decoded:
+) -> Decoded[RiskReport]:
     r"""Ranks hypotheses by their expected utility under the model.
 
     The expected utility is $\sum_r w_r\, u(h, r)$ over pseudo-references $r$: the hypotheses themselves, or

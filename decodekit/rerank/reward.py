@@ -18,7 +18,7 @@ def best_of_n(
     *,
     batched: bool = False,
     ids: bool | None = None,
-) -> Decoded:
+) -> Decoded[None]:
     r"""Ranks hypotheses by a reward.
 
     The first is $\arg\max_i R(y_i)$. Ties go to the likelier hypothesis.

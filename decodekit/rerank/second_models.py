@@ -12,7 +12,7 @@ from decodekit.core.prompt import Prompt
 from decodekit.core.result import Decoded
 from decodekit.core.validation import at_least, set_fields
 from decodekit.core.vocabulary import Vocabulary
-from decodekit.engine.inputs import as_model
+from decodekit.engine.decode import as_model
 from decodekit.engine.scoring import score
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import DescribedModel, Model

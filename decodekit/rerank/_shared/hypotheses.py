@@ -10,6 +10,7 @@ from torch import Tensor
 from decodekit.core.result import Decoded
 from decodekit.errors import DecodekitError
 
+Report = TypeVar("Report")
 Value = TypeVar("Value")
 
 
@@ -54,8 +55,8 @@ def rank(out: Decoded, keys: Sequence[Sequence[tuple[float, ...]]]) -> list[list
 
 
 def reorder(
-    out: Decoded, order: Sequence[Sequence[int]], scores: Sequence[Sequence[float]], report: object
-) -> Decoded:
+    out: Decoded, order: Sequence[Sequence[int]], scores: Sequence[Sequence[float]], report: Report
+) -> Decoded[Report]:
     """Return the result with its valid hypotheses in a new order, and their scores, given in the old one."""
     index = torch.zeros(out.valid.shape, dtype=torch.long)
     for row, valid in enumerate(out.valid.tolist()):
@@ -63,7 +64,7 @@ def reorder(
         invalid = [place for place, is_valid in enumerate(valid) if not is_valid]
         index[row] = torch.tensor([*(places[number] for number in order[row]), *invalid], dtype=torch.long)
     ordered = out.in_order(index.to(out.tokens.device))
-    return replace(ordered, score=in_order(out, order, scores), report=report)
+    return replace(ordered, score=in_order(out, order, scores)).with_report(report)
 
 
 def in_order(out: Decoded, order: Sequence[Sequence[int]], numbers: Sequence[Sequence[float]]) -> Tensor:
