@@ -236,10 +236,10 @@ class Weakest(dk.PathScorer):
     def init(self, history: dk.History, limits: dk.Limits) -> Float32[Tensor, " rows"]:  # noqa: ARG002
         return torch.zeros(len(history.tokens), device=history.tokens.device)
 
-    def extend(
-        self, growth: dk.ExtendedHypotheses, memory: Float32[Tensor, " hyps"]
+    def update(
+        self, extended: dk.ExtendedHypotheses, memory: Float32[Tensor, " hyps"]
     ) -> Float32[Tensor, " hyps"]:
-        return torch.minimum(memory, growth.log_probs)
+        return torch.minimum(memory, extended.log_probs)
 
     def score(
         self,
@@ -262,9 +262,9 @@ class Weakest(dk.PathScorer):
 class Guiding(Weakest):
     """Ranks unfinished hypotheses by their least likely token as well."""
 
-    guides = True
+    stepwise = True
 
-    def guide(
+    def partial_score(
         self,
         log_probs: Float32[Tensor, " hyps"],
         lengths: Int64[Tensor, " hyps"],  # noqa: ARG002
@@ -733,21 +733,21 @@ CONFORMANCE: dict[str, Laws | str] = {
     # Reranking
     "AggregableUtility": "tests/rerank/test_utility.py",
     "BLEU": "tests/rerank/test_bleu.py",
-    "Channel": "tests/rerank/test_channel.py",
+    "Channel": "tests/rerank/test_second_models.py",
     "ChrF": "tests/rerank/test_chrf.py",
     "Cosine": "tests/rerank/test_cosine.py",
-    "ModelReport": "tests/rerank/test_noisy_channel.py",
-    "Prior": "tests/rerank/test_prior.py",
+    "ModelReport": "tests/rerank/test_log_linear.py",
+    "Prior": "tests/rerank/test_second_models.py",
     "Pruning": "tests/rerank/test_pruning.py",
     "RiskReport": "tests/rerank/test_minimum_bayes_risk.py",
     "Utility": "tests/rerank/test_utility.py",
-    "UtilityFunction": "tests/rerank/test_utility_function.py",
+    "UtilityFunction": "tests/rerank/test_utility.py",
     "Votes": "tests/rerank/test_consistency.py",
     "best_of_n": "tests/rerank/test_reward.py",
     "mbr": "tests/rerank/test_minimum_bayes_risk.py",
-    "mmi_antilm": "tests/rerank/test_mutual_information.py",
-    "mmi_bidi": "tests/rerank/test_mutual_information.py",
-    "noisy_channel": "tests/rerank/test_noisy_channel.py",
+    "mmi_antilm": "tests/rerank/test_log_linear.py",
+    "mmi_bidi": "tests/rerank/test_log_linear.py",
+    "noisy_channel": "tests/rerank/test_log_linear.py",
     "self_consistency": "tests/rerank/test_consistency.py",
     # What has no laws of its own: the tests beside it.
     "Decoded": "tests/core/test_result.py",

@@ -10,10 +10,9 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from decodekit.core.history import History
-from decodekit.core.stopping_criterion import StoppingContext, StoppingCriterion
+from decodekit.core.stopping_criterion import AnyOf, StoppingContext, StoppingCriterion
 from decodekit.errors import DecodekitError
 from decodekit.processors.base import Chain, LogitsProcessor
-from decodekit.stopping.any_of import AnyOf
 
 # These keep something about every row on themselves, where no beam search can reorder it.
 _HOLDS_ROWS = {

@@ -1,26 +1,27 @@
-"""The contract of stopping criteria."""
+"""Stopping criteria: the contract, and combinations of several with `|` and `&`."""
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, NamedTuple, final
+from dataclasses import dataclass
+from functools import reduce
+from typing import ClassVar, NamedTuple, final
 
+import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.pytrees import Memory
+from decodekit.core.validation import set_fields
 from decodekit.core.vocabulary import Vocabulary
-
-if TYPE_CHECKING:
-    from decodekit.stopping.all_of import AllOf
-    from decodekit.stopping.any_of import AnyOf
 
 
 class StoppingContext(NamedTuple):
-    """What a criterion may know of the run it stops.
+    """The run that a criterion belongs to.
 
     Attributes:
-        vocabulary: What the model's ids mean.
-        started: When `decode` was called, on the clock of `time.monotonic`, in seconds.
+        vocabulary: Of the model: its tokenizer and special ids.
+        started: Time of the call of `decode`, on the clock of `time.monotonic`, in seconds.
     """
 
     vocabulary: Vocabulary
@@ -28,13 +29,13 @@ class StoppingContext(NamedTuple):
 
 
 class StoppingCriterion(ABC):
-    """Says of every hypothesis whether it is finished, token by token.
+    """Decides after every token whether a hypothesis is finished.
 
-    A pair of pure functions, as a processor is: what is remembered is passed in and handed back, and
-    follows its hypothesis when beams are reordered. Under beam search a finished hypothesis competes by
-    its score with the others that are finished, exactly as if it had said an end id. Only the end ids
-    widen what a beam search looks at, though: where more than half of its candidates are finished by
-    criteria, fewer hypotheses than beams go on to the next step.
+    A pair of pure functions, as a processor is: memory is passed in and returned, and follows its
+    hypothesis when beams are reordered. Under beam search a finished hypothesis competes by its score with
+    the other finished ones, as if it had emitted an end id. Only end ids make a beam search consider more
+    candidates, though: if criteria finish more than half of them, fewer hypotheses than beams go on to the
+    next step.
 
     Example:
         >>> class Three(dk.StoppingCriterion):
@@ -46,79 +47,188 @@ class StoppingCriterion(ABC):
         [['three']]
 
     Hugging Face:
-        `StoppingCriteria`, which under beam search is asked about candidates, more of them than there
-        are hypotheses, and cannot say which criterion it was.
+        `StoppingCriteria`. Under beam search it sees the candidates, which are more than the
+        hypotheses, and the result does not name the criterion.
     """
 
     capturable: bool = True
-    """False only for code that must run on the host, such as one that reads text."""
+    """False for code that must run on the host, such as code that reads text."""
 
     batch_independent: bool = False
-    """True where every row is treated by itself, whichever others there are: then prompts can be decoded in
-    several batches, and leave theirs when they are finished."""
+    """True if no row depends on another. Prompts can then be decoded in several batches, and be evicted when
+    they are finished."""
 
     @property
     @abstractmethod
     def reason(self) -> str:
-        """What `Decoded.finish_reason` says of the hypotheses it finished. A class attribute will do."""
+        """The `Decoded.finish_reason` of hypotheses that it finished. A class attribute is enough."""
 
     @abstractmethod
     def init(self, history: History, run: StoppingContext) -> Memory:
-        """What to remember before the first new token; `()` for nothing."""
+        """Return the memory before the first new token; `()` for none."""
 
     @abstractmethod
     def apply(
         self, history: History, log_probs: Float32[Tensor, " rows"], memory: Memory
     ) -> tuple[Bool[Tensor, " rows"], Memory]:
-        """Which rows are finished now, and what to remember.
+        """Return the finished rows and the new memory.
 
-        Rows that had finished before are asked too, as long as others go on; their answer does not count.
+        Rows that finished earlier are passed too, while other rows go on; the result for them is ignored.
 
         Args:
-            history: What every hypothesis has said, its newest token included.
+            history: Every hypothesis, its newest token included.
             log_probs: The model's own log-probability of that token, in nats.
-            memory: What `init` or the step before left.
+            memory: From `init` or the step before.
         """
 
-    def trim(self, text: str, before: str, *, fired: bool) -> str | None:  # noqa: ARG002 - for those that cut
-        """The text as it is returned, if the criterion is one that cuts it; else None.
+    def trim(self, text: str, before: str, *, fired: bool) -> str | None:  # noqa: ARG002 - a default
+        """Return the text as it should be returned, or None if the criterion does not cut it.
 
         Args:
             text: A finished hypothesis's new text.
-            before: The same without its newest token.
-            fired: Whether it was this criterion that finished it.
+            before: The same text without its newest token.
+            fired: True if this criterion finished the hypothesis.
         """
         return None
 
-    def held_back(self, text: str) -> int:  # noqa: ARG002 - for those that cut
-        """How many of the last characters of an unfinished text may yet be cut: they are not streamed."""
+    def held_back(self, text: str) -> int:  # noqa: ARG002 - a default
+        """Count the last characters of an unfinished text that may still be cut: they are not streamed."""
         return 0
 
     @final
     def __or__(self, other: "StoppingCriterion") -> "AnyOf":
         """`a | b` is `AnyOf(a, b)`."""
-        from decodekit.stopping.any_of import AnyOf  # noqa: PLC0415 - AnyOf is a criterion itself
-
         return AnyOf(self, other)
 
     @final
     def __and__(self, other: "StoppingCriterion") -> "AllOf":
         """`a & b` is `AllOf(a, b)`."""
-        from decodekit.stopping.all_of import AllOf  # noqa: PLC0415 - AllOf is a criterion itself
-
         return AllOf(self, other)
 
 
+@dataclass(frozen=True, init=False, repr=False)
+class _Combination(StoppingCriterion):
+    """Several criteria as one, each with a memory of its own."""
+
+    criteria: tuple[StoppingCriterion, ...]
+
+    batch_independent = True
+    conjunction: ClassVar[str]
+
+    def __init__(self, *criteria: StoppingCriterion) -> None:
+        who = type(self).__name__
+        for criterion in criteria:
+            if not isinstance(criterion, StoppingCriterion):
+                raise TypeError(f"{who}: every criterion must be a StoppingCriterion, got {criterion!r:.80}.")
+        if not criteria:
+            raise TypeError(f"{who}: there must be at least one criterion, got none.")
+        set_fields(self, criteria=criteria, capturable=all(criterion.capturable for criterion in criteria))
+
+    @property
+    @override
+    def reason(self) -> str:
+        return f" {self.conjunction} ".join(criterion.reason for criterion in self.criteria)
+
+    @abstractmethod
+    def combine(self, first: Bool[Tensor, " rows"], second: Bool[Tensor, " rows"]) -> Bool[Tensor, " rows"]:
+        """Combine the finished rows of two criteria."""
+
+    @override
+    def init(self, history: History, run: StoppingContext) -> Memory:
+        return tuple(criterion.init(history, run) for criterion in self.criteria)
+
+    @override
+    def apply(
+        self, history: History, log_probs: Float32[Tensor, " rows"], memory: Memory
+    ) -> tuple[Bool[Tensor, " rows"], Memory]:
+        pairs = zip(self.criteria, memory, strict=True)
+        results = [criterion.apply(history, log_probs, part) for criterion, part in pairs]
+        return reduce(self.combine, (rows for rows, _ in results)), tuple(part for _, part in results)
+
+    @override
+    def held_back(self, text: str) -> int:
+        return max(criterion.held_back(text) for criterion in self.criteria)
+
+    def first_cut(self, text: str, before: str, *, fired: bool) -> str | None:
+        """Return the text as cut by the first criterion that cuts it."""
+        cuts = (criterion.trim(text, before, fired=fired) for criterion in self.criteria)
+        return next((cut for cut in cuts if cut is not None), None)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(repr, self.criteria))})"
+
+
+@final
+@dataclass(frozen=True, init=False, repr=False)
+class AnyOf(_Combination):
+    """Finishes a hypothesis as soon as one of several criteria does.
+
+    `decode(stop=AnyOf(a, b))` is `decode(stop=[a, b])`: `finish_reason` is that of the first criterion that
+    holds. Inside `AllOf` it is every reason, as in "time or string".
+
+    Args:
+        criteria: At least one, in the order of precedence.
+
+    Raises:
+        TypeError: If one of them is not a `StoppingCriterion`, or there is none.
+
+    Example:
+        >>> dk.MaxTime(60) | dk.StopStrings("!")
+        AnyOf(MaxTime(seconds=60), StopStrings(strings=('!',), include=False))
+
+    Hugging Face:
+        `StoppingCriteriaList`.
+    """
+
+    conjunction = "or"
+
+    @override
+    def combine(self, first: Bool[Tensor, " rows"], second: Bool[Tensor, " rows"]) -> Bool[Tensor, " rows"]:
+        return torch.logical_or(first, second)
+
+    @override
+    def trim(self, text: str, before: str, *, fired: bool) -> str | None:
+        return self.first_cut(text, before, fired=fired)
+
+
+@final
+@dataclass(frozen=True, init=False, repr=False)
+class AllOf(_Combination):
+    """Finishes a hypothesis at the first token after which all of several criteria hold.
+
+    Args:
+        criteria: At least one; they must hold after the same token.
+
+    Raises:
+        TypeError: If one of them is not a `StoppingCriterion`, or there is none.
+
+    Example:
+        >>> (dk.StopStrings(".") & dk.MaxNewTokens(20)).reason
+        'string and length'
+
+    Hugging Face:
+        None.
+    """
+
+    conjunction = "and"
+
+    @override
+    def combine(self, first: Bool[Tensor, " rows"], second: Bool[Tensor, " rows"]) -> Bool[Tensor, " rows"]:
+        return torch.logical_and(first, second)
+
+    @override
+    def trim(self, text: str, before: str, *, fired: bool) -> str | None:
+        return self.first_cut(text, before, fired=fired) if fired else None
+
+
+def flatten(criterion: StoppingCriterion) -> tuple[StoppingCriterion, ...]:
+    """Return the criteria of an `AnyOf`, nested ones included, in order."""
+    if not isinstance(criterion, AnyOf):
+        return (criterion,)
+    return tuple(leaf for part in criterion.criteria for leaf in flatten(part))
+
+
 def check_reason(who: str, reason: object) -> None:
-    """Raises a `ValueError` unless a reason is text of some length."""
+    """Raise a `ValueError` unless a reason is a string that is not empty."""
     if not isinstance(reason, str) or not reason:
         raise ValueError(f"{who}: reason must be text of some length, got {reason!r:.80}.")
-
-
-def check_criteria(who: str, criteria: tuple[object, ...]) -> None:
-    """Raises a `TypeError` unless all are stopping criteria, and there is one."""
-    for criterion in criteria:
-        if not isinstance(criterion, StoppingCriterion):
-            raise TypeError(f"{who}: every criterion must be a StoppingCriterion, got {criterion!r:.80}.")
-    if not criteria:
-        raise TypeError(f"{who}: there must be at least one criterion, got none.")

@@ -17,7 +17,7 @@ from decodekit.core.limits import Limits
 from decodekit.core.prompt import Prompt, PromptSubset
 from decodekit.core.request import BatchTokens, DecodeOptions, DecodeRequest, EachOptions, Stop, StreamOptions
 from decodekit.core.result import Decoded, Report
-from decodekit.core.stopping_criterion import StoppingCriterion
+from decodekit.core.stopping_criterion import StoppingCriterion, flatten
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.custom_loop import CustomLoop
@@ -30,7 +30,6 @@ from decodekit.errors import DecodekitError
 from decodekit.models.hf.model import HFModel
 from decodekit.models.protocols import Model, ModelWithVocabulary, Session
 from decodekit.processors.base import Chain, LogitsProcessor
-from decodekit.stopping.any_of import flatten
 from decodekit.stopping.stop_strings import StopStrings
 
 IDENTITY = Chain()

@@ -1,1 +1,1 @@
-"""What chooses among finished hypotheses; functions on `Decoded`."""
+"""Reranking of finished hypotheses: functions on `Decoded`."""

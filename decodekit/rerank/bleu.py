@@ -1,54 +1,46 @@
 """BLEU as a utility."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, final
+from typing import Literal, final
 
-import torch
-from jaxtyping import Float64
-from torch import Tensor
+from typing_extensions import override
 
-from decodekit.core.validation import is_count, is_finite
-from decodekit.rerank._shared.ngrams import Counts, count_ngrams, matches, mean_counts
-from decodekit.rerank.utility import AggregableUtility
+from decodekit.core.validation import Requirement, at_least, check_fields, is_finite
+from decodekit.rerank._shared.ngrams import NGrams, NGramUtility, count_ngrams, matches
 
 _USUAL = {"floor": 0.1, "add-k": 1.0}  # sacrebleu's values, after Chen & Cherry, 2014
-
-
-class _Words(NamedTuple):
-    """A text's n-grams of words, or the mean of some texts'."""
-
-    counts: list[Counts]
-    length: float
+_SMOOTHING = Requirement({"exp", "floor", "add-k", "none"}.__contains__, "'exp', 'floor', 'add-k' or 'none'")
+_SMOOTH_VALUE = Requirement(lambda value: is_finite(value) and value > 0, "a finite number above 0")
 
 
 @final
 @dataclass(frozen=True)
-class BLEU(AggregableUtility):
+class BLEU(NGramUtility):
     r"""Prefers hypotheses that share n-grams of words with the references.
 
     $100 \cdot \min(1, e^{1 - r/h}) \prod_{n=1}^{N} p_n^{1/N}$ with the precisions $p_n$ of n-grams, the
     lengths $r$ of the reference and $h$ of the hypothesis, and $N$ the longest n-grams that the hypothesis
-    has. The numbers are those of sacrebleu's `BLEU(effective_order=True).sentence_score`, whose tokenizer
-    splits the words; every text's n-grams are counted once, whatever the number of pairs. From 0 to 100.
+    has. From 0 to 100. Equal to sacrebleu's `BLEU(effective_order=True).sentence_score`, with its tokenizer;
+    every text's n-grams are counted once, however many pairs there are.
 
     Needs the package sacrebleu: `pip install decodekit[metrics]`.
 
     Args:
         max_order: The longest n-grams, at least 1. Usual value: 4.
-        lowercase: True: letters' case does not count.
+        lowercase: True: ignores case.
         tokenize: sacrebleu's name of the tokenizer, such as `"13a"`, `"intl"`, `"char"`, `"zh"`, `"none"`.
-        smooth: What becomes of a precision of 0, or of all: `"exp"` halves it from order to order,
-            `"floor"` replaces the number of matches, `"add-k"` adds to the numbers of orders above 1,
-            `"none"` leaves it.
-        smooth_value: The number that `"floor"` or `"add-k"` use, above 0; None: 0.1 or 1.
+        smooth: Smoothing of precisions. `"exp"`: the n-th precision of 0 counts $2^{-n}$ matches. `"floor"`:
+            a precision of 0 counts `smooth_value` matches. `"add-k"`: adds `smooth_value` to matches and
+            totals of orders above 1. `"none"`: leaves 0.
+        smooth_value: For `"floor"` and `"add-k"`, above 0; None: 0.1 or 1.
 
     Raises:
         ImportError: If sacrebleu is not installed.
-        ValueError: If `max_order` is not an integer of at least 1, there is no such tokenizer or smoothing,
-            or `smooth_value` is not such a number, or is given where it would be ignored.
+        ValueError: If `max_order` is not an integer of at least 1, the tokenizer or the smoothing is unknown,
+            or `smooth_value` is not such a number, or is given for a smoothing that ignores it.
 
     Example:
         >>> BLEU().pairwise(["the cat sat down", "a dog"], ["the cat sat up"])
@@ -71,69 +63,44 @@ class BLEU(AggregableUtility):
     smooth_value: float | None = None
 
     def __post_init__(self) -> None:
-        if not is_count(self.max_order, 1):
-            raise ValueError(f"BLEU: max_order must be an integer of at least 1, got {self.max_order!r}.")
-        if self.smooth not in {"exp", "floor", "add-k", "none"}:
-            raise ValueError(f"BLEU: smooth must be 'exp', 'floor', 'add-k' or 'none', got {self.smooth!r}.")
+        check_fields(self, max_order=at_least(1), smooth=_SMOOTHING)
         if self.smooth_value is not None:
             if self.smooth not in _USUAL:
                 raise ValueError(
                     f"BLEU: smooth={self.smooth!r} takes no smooth_value, got {self.smooth_value!r}."
                 )
-            if not is_finite(self.smooth_value) or self.smooth_value <= 0:
-                raise ValueError(
-                    f"BLEU: smooth_value must be a finite number above 0, got {self.smooth_value!r}."
-                )
-        _ = self._tokenizer  # says at once if it cannot be had
+            check_fields(self, smooth_value=_SMOOTH_VALUE)
+        _ = self._tokenizer  # raises at once if it cannot be loaded
 
     @cached_property
     def _tokenizer(self) -> Callable[[str], str]:
         return _load_tokenizer(self.tokenize)
 
-    def pairwise(self, hypotheses: Sequence[Any], references: Sequence[Any]) -> Float64[Tensor, "hyps refs"]:
-        """The BLEU of every hypothesis against every reference."""
-        counted = {text: self._count(text) for text in {*hypotheses, *references}}
-        rows = [[self._score(counted[one], counted[other]) for other in references] for one in hypotheses]
-        return torch.tensor(rows, dtype=torch.float64).view(len(hypotheses), len(references))
-
-    def aggregated(
-        self, hypotheses: Sequence[Any], references: Sequence[Any], weights: Float64[Tensor, " refs"]
-    ) -> Float64[Tensor, " hyps"]:
-        """The BLEU of every hypothesis against the references' mean counts and mean length."""
-        texts, shares = [self._count(text) for text in references], weights.tolist()
-        counts = mean_counts((text.counts for text in texts), shares)
-        mean = _Words(counts, sum(share * text.length for share, text in zip(shares, texts, strict=True)))
-        scores = [self._score(self._count(text), mean) for text in hypotheses]
-        return torch.tensor(scores, dtype=torch.float64)
-
-    def _count(self, text: str) -> _Words:
+    @override
+    def count(self, text: str) -> NGrams:
         text = text.lower() if self.lowercase else text
         words = tuple(self._tokenizer(text.rstrip()).split())
-        return _Words([count_ngrams(words, order + 1) for order in range(self.max_order)], len(words))
+        return NGrams(count_ngrams(words, self.max_order), len(words))
 
-    def _score(self, hypothesis: _Words, reference: _Words) -> float:
-        pairs = zip(hypothesis.counts, reference.counts, strict=True)
-        found = [(matches(said, wanted), said.total) for said, wanted in pairs]
-        if not any(common for common, _ in found):
+    @override
+    def compare(self, hypothesis: NGrams, reference: NGrams) -> float:
+        pairs = zip(hypothesis.orders, reference.orders, strict=True)
+        counts = [(matches(ours, theirs), ours.total) for ours, theirs in pairs]
+        if not any(common for common, _ in counts):
             return 0.0
-        precisions = self._precisions(found)
+        precisions = self._precisions(counts)
         if not all(precisions):
             return 0.0
         mean = math.exp(sum(map(math.log, precisions)) / len(precisions))
         return 100 * mean * math.exp(min(0.0, 1 - reference.length / hypothesis.length))
 
-    def _precisions(self, found: list[tuple[float, float]]) -> list[float]:
-        """The smoothed precisions of the orders that the hypothesis is long enough for.
-
-        Args:
-            found: How many n-grams match, and how many there are, by order.
-        """
+    def _precisions(self, counts: list[tuple[float, float]]) -> list[float]:
+        """Smooth the precisions, from matches and totals by order, of orders that the hypothesis has."""
         value = _USUAL.get(self.smooth, 0.0) if self.smooth_value is None else self.smooth_value
         if self.smooth == "add-k":
-            first, *others = found
-            found = [first, *((common + value, total + value) for common, total in others)]
+            counts = [counts[0], *((common + value, total + value) for common, total in counts[1:])]
         precisions, missed = [], 0
-        for common, total in found:
+        for common, total in counts:
             if total:
                 missed += not common
                 instead = {"exp": 0.5**missed, "floor": value}.get(self.smooth, 0.0)

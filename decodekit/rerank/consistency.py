@@ -1,4 +1,4 @@
-"""Self-consistency: the answer that most hypotheses come to."""
+"""Self-consistency: voting on the answers of hypotheses."""
 
 import math
 from collections.abc import Callable, Hashable
@@ -7,18 +7,17 @@ from typing import Any, Literal, NamedTuple
 
 from decodekit.core.result import Decoded
 from decodekit.errors import DecodekitError
-from decodekit.rerank._shared.ranking import rank, rank_alone, reorder, valid_numbers
-from decodekit.rerank._shared.text_inputs import check_decoded, read_hypotheses
+from decodekit.rerank._shared.hypotheses import check_decoded, rank, read_hypotheses, reorder, valid_values
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Votes:
-    """How the hypotheses have voted: what `self_consistency` leaves in `Decoded.report`.
+    """Votes of `self_consistency`, in `Decoded.report`.
 
     Attributes:
-        answers: The different answers of every prompt, the one with most votes first.
-        votes: What each answer got: hypotheses, or the sum of what they weigh.
-        answer_of: The answer of every valid hypothesis, in the new order; None where there was none.
+        answers: The different answers of every prompt, most votes first.
+        votes: The number or total weight of each answer's hypotheses.
+        answer_of: The answer of every valid hypothesis, in the new order; None if it has none.
 
     Example:
         >>> model = dk.testing.MarkovModel([[0.2, 0.8], [0.5, 0.5]])
@@ -35,20 +34,13 @@ class Votes:
         return f"Votes(answers={self.answers}, votes={self.votes})"
 
 
-class _Poll(NamedTuple):
-    """One prompt's votes.
+class _Tally(NamedTuple):
+    """Votes of one prompt."""
 
-    Attributes:
-        answers: Best first.
-        votes: What each got.
-        places: Which of the answers each hypothesis has, or None.
-        shares: Of all votes, for each answer.
-    """
-
-    answers: list[Hashable]
-    votes: list[float]
-    places: list[int | None]
-    shares: list[float]
+    answers: list[Hashable]  # most votes first
+    votes: list[float]  # of each answer
+    shares: list[float]  # of each answer in all votes
+    indices: list[int | None]  # of each hypothesis's answer, or None
 
 
 def self_consistency(
@@ -57,28 +49,28 @@ def self_consistency(
     *,
     weights: Literal["uniform", "probability", "per_token"] = "uniform",
     ids: bool | None = None,
-) -> Decoded:
-    r"""Puts the hypothesis first that is likeliest among those with the most common answer.
+) -> Decoded[Votes]:
+    r"""Ranks hypotheses by the votes for their answer, then by likelihood.
 
-    Ranks answers by $\sum_i w_i [a_i = a]$ over the hypotheses, each of which votes, whether or not another
-    says the same. Ties go to the answer of the likelier hypothesis. Hypotheses without an answer stand last.
+    The votes for answer $a$ are $\sum_i w_i [a_i = a]$ over the hypotheses, repeated ones included. Ties go
+    to the answer of the likelier hypothesis. Hypotheses without an answer come last.
 
     Args:
         out: The hypotheses, usually samples.
-        extract: From a hypothesis to its answer, anything that can be a key of a dictionary, or None if it
-            has none. It is given text where there is any, else a list of ids.
-        weights: `"uniform"`: every hypothesis is a vote. `"probability"`: it weighs $P(y_i \mid x)$.
-            `"per_token"`: it weighs $P(y_i \mid x)^{1/|y_i|}$.
-        ids: True: `extract` is given lists of ids; False: texts; None: texts if there are any.
+        extract: From a hypothesis, as text if there is any, else as a list of ids, to its answer, which must
+            be hashable, or None if it has none.
+        weights: The weight $w_i$ of a vote. `"uniform"`: 1. `"probability"`: $P(y_i \mid x)$. `"per_token"`:
+            $P(y_i \mid x)^{1/|y_i|}$.
+        ids: True: `extract` takes lists of ids; False: texts; None: texts if there are any.
 
     Returns:
-        The hypotheses, by their answers' votes, then the likelier first; `score` is the answer's share of all
-        votes, 0 without an answer; `report` the `Votes`.
+        The hypotheses, best first; `score` is the answer's share of all votes, 0 without an answer; `report`
+        is the `Votes`.
 
     Raises:
         TypeError: If `out` is not what `decode` returns or `extract` cannot be called.
         ValueError: If `weights` is none of the three.
-        DecodekitError: If an answer cannot be a key, or texts are wanted and there are none.
+        DecodekitError: If an answer is not hashable, or texts are required and there are none.
 
     Example:
         >>> out = dk.decode(dk.load(), "There were", dk.Sample(9, seeds=[0]), dk.TopP(0.8), max_new_tokens=4)
@@ -101,28 +93,30 @@ def self_consistency(
         )
     hypotheses = read_hypotheses("self_consistency", out, ids=ids)
     answers = [[_hashable(extract(hypothesis)) for hypothesis in row] for row in hypotheses]
-    log_probs, lengths = valid_numbers(out, out.log_prob), valid_numbers(out, out.lengths)
-    polls = []
-    for row, own, logs, sizes in zip(answers, rank_alone(out), log_probs, lengths, strict=True):
-        logged = {
-            "uniform": [0.0] * len(logs),
-            "probability": logs,
-            "per_token": [log_prob / max(size, 1) for log_prob, size in zip(logs, sizes, strict=True)],
-        }[weights]
-        polls.append(_count(row, logged, own))
-    worth = [[(-math.inf if place is None else -place,) for place in poll.places] for poll in polls]
-    order = rank(out, worth)
-    scores = [[0.0 if place is None else poll.shares[place] for place in poll.places] for poll in polls]
-    return reorder(
-        out,
-        order,
-        scores,
-        Votes(
-            answers=[poll.answers for poll in polls],
-            votes=[poll.votes for poll in polls],
-            answer_of=[[row[number] for number in own] for row, own in zip(answers, order, strict=True)],
-        ),
+    log_probs, lengths = valid_values(out, out.log_prob.tolist()), valid_values(out, out.lengths.tolist())
+    by_likelihood = rank(out, [[()] * len(row) for row in answers])
+    tallies = [
+        _count(row, _log_weights(weights, *numbers), order)
+        for row, *numbers, order in zip(answers, log_probs, lengths, by_likelihood, strict=True)
+    ]
+    order = rank(out, [[(-math.inf if i is None else -i,) for i in tally.indices] for tally in tallies])
+    scores = [[0.0 if i is None else tally.shares[i] for i in tally.indices] for tally in tallies]
+    votes = Votes(
+        answers=[tally.answers for tally in tallies],
+        votes=[tally.votes for tally in tallies],
+        answer_of=[
+            [row[number] for number in row_order] for row, row_order in zip(answers, order, strict=True)
+        ],
     )
+    return reorder(out, order, scores, votes)
+
+
+def _log_weights(weights: str, log_probs: list[float], lengths: list[int]) -> list[float]:
+    if weights == "uniform":
+        return [0.0] * len(log_probs)
+    if weights == "probability":
+        return log_probs
+    return [log_prob / max(length, 1) for log_prob, length in zip(log_probs, lengths, strict=True)]
 
 
 def _hashable(answer: Any) -> Hashable | None:  # noqa: ANN401
@@ -133,34 +127,28 @@ def _hashable(answer: Any) -> Hashable | None:  # noqa: ANN401
             f"self_consistency: an answer must be None or something hashable, such as text, a number or a "
             f"tuple, got {answer!r:.80}."
         ) from error
-    kept: Hashable | None = answer
-    return kept
+    hashable: Hashable | None = answer
+    return hashable
 
 
-def _count(answers: list[Hashable | None], logged: list[float], order: list[int]) -> _Poll:
-    """The answers by their votes.
-
-    Args:
-        answers: Of every hypothesis.
-        logged: The logarithm of what its vote weighs.
-        order: The hypotheses, likeliest first.
-    """
+def _count(answers: list[Hashable | None], log_weights: list[float], order: list[int]) -> _Tally:
+    """Count the votes of one prompt, in the order of likelihood."""
     terms: dict[Hashable, list[float]] = {}
     for number in order:
         answer = answers[number]
         if answer is not None:
-            terms.setdefault(answer, []).append(logged[number])
-    # Relative to the heaviest vote, so that long texts, whose probabilities underflow, are told apart too.
-    most = max((max(own) for own in terms.values()), default=0.0)
-    most = most if math.isfinite(most) else 0.0
-    weighed = {answer: math.fsum(math.exp(log - most) for log in own) for answer, own in terms.items()}
-    # Sorting is stable: of equals, the answer of the likelier hypothesis stays in front.
-    ranked = sorted(weighed, key=lambda answer: -weighed[answer])
-    place = {answer: number for number, answer in enumerate(ranked)}
-    total = math.fsum(weighed.values()) or 1.0
-    return _Poll(
+            terms.setdefault(answer, []).append(log_weights[number])
+    # Relative to the largest weight, so that long texts, whose probabilities underflow, still differ.
+    largest = max(map(max, terms.values()), default=0.0)
+    largest = largest if math.isfinite(largest) else 0.0
+    totals = {answer: math.fsum(math.exp(log - largest) for log in logs) for answer, logs in terms.items()}
+    # Sorting is stable: among equals, the answer of the likelier hypothesis stays in front.
+    ranked = sorted(totals, key=lambda answer: -totals[answer])
+    index = {answer: number for number, answer in enumerate(ranked)}
+    total = math.fsum(totals.values()) or 1.0
+    return _Tally(
         answers=ranked,
         votes=[math.fsum(map(math.exp, terms[answer])) for answer in ranked],
-        places=[None if answer is None else place[answer] for answer in answers],
-        shares=[weighed[answer] / total for answer in ranked],
+        shares=[totals[answer] / total for answer in ranked],
+        indices=[None if answer is None else index[answer] for answer in answers],
     )

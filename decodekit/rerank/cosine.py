@@ -7,6 +7,7 @@ from typing import Any, final
 import torch
 from jaxtyping import Float64
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.errors import DecodekitError
 from decodekit.rerank.utility import AggregableUtility
@@ -15,20 +16,20 @@ from decodekit.rerank.utility import AggregableUtility
 @final
 @dataclass(frozen=True)
 class Cosine(AggregableUtility):
-    r"""Prefers hypotheses whose embedding points where the references' do.
+    r"""Prefers hypotheses with embeddings in the direction of the references'.
 
-    $\cos(e(h), e(r))$, from -1 to 1; 0 where an embedding is all zeros. The mean reference is the mean of the
-    embeddings at length 1, by which the result is that of all pairs:
+    $\cos(e(h), e(r))$, from -1 to 1; 0 if an embedding is all zeros. The mean reference is the mean of the
+    normalized embeddings, so that it gives the same result as all pairs:
     $\sum_r w_r \cos(e(h), e(r)) = \hat e(h) \cdot \sum_r w_r \hat e(r)$.
 
     Args:
-        embed: From a list of texts to as many vectors: a tensor or an array, `[texts, width]`. It is given
-            every text of a prompt once, all in one call.
-        ids: True: it is given lists of token ids; None: texts where the results have them, else ids.
+        embed: From a list of texts to a tensor or an array, `[texts, width]`. One call takes every different
+            text of a prompt once.
+        ids: True: it takes lists of token ids; None: texts if the results have them, else ids.
 
     Raises:
         TypeError: If `embed` cannot be called.
-        DecodekitError: In a run, if it does not return one vector of finite numbers a text.
+        DecodekitError: In a run, if it does not return one vector of finite numbers per text.
 
     Example:
         >>> vowels = Cosine(lambda texts: [[text.count(vowel) for vowel in "aeiou"] for text in texts])
@@ -50,17 +51,17 @@ class Cosine(AggregableUtility):
         if not callable(self.embed):
             raise TypeError(f"Cosine: embed must be callable, got {self.embed!r:.80}.")
 
+    @override
     def pairwise(self, hypotheses: Sequence[Any], references: Sequence[Any]) -> Float64[Tensor, "hyps refs"]:
-        """The cosine of every hypothesis and every reference."""
-        one, other = self._unit_vectors(hypotheses, references)
-        return one @ other.T
+        ours, theirs = self._unit_vectors(hypotheses, references)
+        return ours @ theirs.T
 
+    @override
     def aggregated(
         self, hypotheses: Sequence[Any], references: Sequence[Any], weights: Float64[Tensor, " refs"]
     ) -> Float64[Tensor, " hyps"]:
-        """The mean of the cosines of every hypothesis and the references."""
-        one, other = self._unit_vectors(hypotheses, references)
-        return one @ (weights @ other)
+        ours, theirs = self._unit_vectors(hypotheses, references)
+        return ours @ (weights @ theirs)
 
     def _unit_vectors(
         self, hypotheses: Sequence[Any], references: Sequence[Any]
@@ -69,10 +70,10 @@ class Cosine(AggregableUtility):
         try:
             vectors = torch.as_tensor(self.embed(list(texts))).detach().cpu().double()
         except (TypeError, ValueError, RuntimeError) as error:
-            raise DecodekitError(f"Cosine: embed must return one vector a text: {error}") from error
+            raise DecodekitError(f"Cosine: embed must return one vector per text: {error}") from error
         if vectors.ndim != 2 or len(vectors) != len(texts) or not vectors.isfinite().all():  # noqa: PLR2004
             raise DecodekitError(
-                f"Cosine: embed must return one vector of finite numbers a text, got shape "
+                f"Cosine: embed must return one vector of finite numbers per text, got shape "
                 f"{tuple(vectors.shape)} for {len(texts)} texts, or numbers that are not finite."
             )
         vectors = torch.nn.functional.normalize(vectors, dim=-1, eps=torch.finfo(torch.float64).tiny)

@@ -1,46 +1,144 @@
-"""Minimum Bayes risk: the hypothesis that agrees most with the others."""
+"""Minimum Bayes risk decoding."""
 
-from collections.abc import Callable
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from decodekit.core.result import Decoded
 from decodekit.errors import DecodekitError
-from decodekit.rerank._shared.expected_utility import (
-    Compared,
-    References,
-    compare_all,
-    compare_some,
-    compare_with_mean,
-    weigh_by_probability,
-    weigh_uniformly,
-)
-from decodekit.rerank._shared.ranking import rank, reorder, valid_numbers
-from decodekit.rerank._shared.text_inputs import check_decoded, read_hypotheses
+from decodekit.rerank._shared.hypotheses import check_decoded, rank, read_hypotheses, reorder, valid_values
 from decodekit.rerank.pruning import Pruning
-from decodekit.rerank.utility import AggregableUtility, Utility
-from decodekit.rerank.utility_function import UtilityFunction
+from decodekit.rerank.utility import AggregableUtility, Utility, UtilityFunction
+
+
+class ExpectedUtilities(NamedTuple):
+    """Expected utilities of one prompt's hypotheses, and the cost of computing them."""
+
+    expected: list[float]
+    rounds: list[int]  # of pruning that each hypothesis survived
+    calls: int
+    saved: int = 0
+
+
+class References(NamedTuple):
+    """Pseudo-references of one prompt.
+
+    Attributes:
+        unique: Different texts or lists of ids, in an order that does not depend on the given one.
+        weights: Of each different one.
+        indices: The index in `unique` of every reference, in the given order.
+    """
+
+    unique: list[Any]
+    weights: list[float]
+    indices: list[int]
+
+
+def weigh_uniformly(texts: list[Any]) -> References:
+    """Weigh every reference the same, so that a text counts as often as it occurs."""
+    unique, indices = deduplicate(texts)
+    occurrences = Counter(indices)
+    return References(unique, [float(occurrences[index]) for index in range(len(unique))], indices)
+
+
+def weigh_by_probability(texts: list[Any], ids: list[list[int]], log_probs: list[float]) -> References:
+    """Weigh every text by the summed probability of its different sequences of ids."""
+    unique, indices = deduplicate(texts)
+    sequences: dict[tuple[int, ...], tuple[int, float]] = {}
+    for index, sequence, log_prob in zip(indices, map(tuple, ids), log_probs, strict=True):
+        _, before = sequences.get(sequence, (index, -math.inf))
+        sequences[sequence] = index, max(before, log_prob)
+    best = max((log_prob for _, log_prob in sequences.values()), default=0.0)
+    terms: list[list[float]] = [[] for _ in unique]
+    for index, log_prob in sequences.values():
+        terms[index].append(math.exp(log_prob - best))
+    return References(unique, list(map(math.fsum, terms)), indices)
+
+
+def deduplicate(texts: Sequence[Any]) -> tuple[list[Any], list[int]]:
+    """Return the different texts in a fixed order, and the index of each given one among them."""
+    keys = [text if isinstance(text, str) else tuple(text) for text in texts]
+    by_key = dict(zip(keys, texts, strict=True))
+    index = {key: number for number, key in enumerate(sorted(by_key))}
+    return [by_key[key] for key in index], [index[key] for key in keys]
+
+
+def _compare_all(utility: Utility, hypotheses: list[Any], references: References) -> ExpectedUtilities:
+    table = _pairwise(utility, hypotheses, references.unique)
+    total = math.fsum(references.weights)
+    # Exactly rounded sums: neither the order of references nor their repetition can break a tie.
+    expected = [
+        math.fsum(map(float.__mul__, references.weights, utilities)) / total for utilities in table.tolist()
+    ]
+    return ExpectedUtilities(expected, [0] * len(hypotheses), table.numel())
+
+
+def _compare_with_mean(
+    utility: AggregableUtility, hypotheses: list[Any], references: References
+) -> ExpectedUtilities:
+    weights = torch.tensor(references.weights, dtype=torch.float64) / math.fsum(references.weights)
+    utilities = utility.aggregated(hypotheses, references.unique, weights)
+    expected = _checked(utility, utilities, (len(hypotheses),)).tolist()
+    return ExpectedUtilities(expected, [0] * len(hypotheses), len(hypotheses))
+
+
+def _compare_pruned(
+    utility: Utility, hypotheses: list[Any], references: References, pruning: Pruning, seed: int
+) -> ExpectedUtilities:
+    table = torch.full((len(hypotheses), len(references.unique)), torch.nan, dtype=torch.float64)
+    calls = 0
+
+    def utilities(remaining: list[int], drawn: list[int]) -> Float64[Tensor, "remaining drawn"]:
+        nonlocal calls
+        columns = [references.indices[number] for number in drawn]
+        # Hypotheses are only ever dropped, so a reference is new to all the remaining ones or to none.
+        new = sorted({column for column in columns if table[remaining[0], column].isnan()})
+        found = _pairwise(
+            utility, [hypotheses[row] for row in remaining], [references.unique[column] for column in new]
+        )
+        calls += found.numel()
+        rows = torch.tensor(remaining)[:, None]
+        table[rows, torch.tensor(new, dtype=torch.long)] = found
+        return table[rows, torch.tensor(columns)]
+
+    expected, rounds = pruning.prune(utilities, len(hypotheses), len(references.indices), seed)
+    return ExpectedUtilities(expected.tolist(), rounds.tolist(), calls)
+
+
+def _pairwise(utility: Utility, hypotheses: list[Any], references: list[Any]) -> Float64[Tensor, "hyps refs"]:
+    return _checked(utility, utility.pairwise(hypotheses, references), (len(hypotheses), len(references)))
+
+
+def _checked(utility: Utility, utilities: object, shape: tuple[int, ...]) -> Tensor:
+    if not isinstance(utilities, Tensor) or utilities.shape != shape or not utilities.isfinite().all():
+        given = f"shape {tuple(utilities.shape)}" if isinstance(utilities, Tensor) else repr(utilities)
+        has_shape = isinstance(utilities, Tensor) and utilities.shape == shape
+        raise DecodekitError(
+            f"{type(utility).__name__}: utilities must be finite numbers of shape {shape}, got {given:.80}"
+            f"{', some not finite' if has_shape else ''}."
+        )
+    return utilities.detach().cpu().double()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RiskReport:
-    """What minimum Bayes risk took: what `mbr` leaves in `Decoded.report`.
+    """Cost of `mbr`, in `Decoded.report`.
 
     Attributes:
-        calls: Pairs of a hypothesis and a reference that were compared, for every prompt; with mean
-            references, hypotheses.
-        saved: Pairs of different texts that did not have to be.
+        calls: Comparisons of a hypothesis with a reference, or with the mean reference, per prompt.
+        saved: Pairs of different texts that were not compared.
         rounds: Rounds of pruning that each hypothesis survived, in the new order; 0 without pruning.
 
     Example:
         >>> model = dk.testing.MarkovModel([[0.5, 0.5], [0.5, 0.5]])
         >>> out = dk.decode(model, [[0]], dk.BeamSearch(4, num_return=4), max_new_tokens=2)
-        >>> dk.mbr(out, lambda one, other: one == other).report.calls
+        >>> dk.mbr(out, lambda hypothesis, reference: hypothesis == reference).report.calls
         tensor([16])
     """
 
@@ -57,32 +155,32 @@ def mbr(
     weights: Literal["uniform", "probability"] = "uniform",
     aggregate: bool = False,
     pruning: Pruning | None = None,
-) -> Decoded:
-    r"""Puts the hypothesis first that agrees most with what the model might say.
+) -> Decoded[RiskReport]:
+    r"""Ranks hypotheses by their expected utility under the model.
 
-    Ranks by the expected utility $\sum_r w_r\, u(h, r)$ over pseudo-references $r$, which are what the model
-    said: the hypotheses themselves, or those of another run. A hypothesis is compared with itself too. Each
-    pair of different texts is compared once. Ties go to the likelier hypothesis.
+    The expected utility is $\sum_r w_r\, u(h, r)$ over pseudo-references $r$: the hypotheses themselves, or
+    those of another run. A hypothesis is compared with itself too. Each pair of different texts is compared
+    once. Ties go to the likelier hypothesis.
 
     Args:
         out: The hypotheses, samples or beams.
-        utility: `ChrF`, `BLEU`, `Cosine`, or a function of a hypothesis and a reference, larger is better: it
-            is given texts where there are any, else lists of ids (`UtilityFunction` chooses).
+        utility: `ChrF`, `BLEU`, `Cosine`, or a function of a hypothesis and a reference, larger is better.
+            The function takes texts if there are any, else lists of ids (`UtilityFunction` has the choice).
         references: Another run over the same prompts; None: the hypotheses themselves.
-        weights: `"uniform"`: every reference counts the same, which is right for samples. `"probability"`:
-            as much as the model finds it likely, of all different references together; right for beams.
-        aggregate: True: compares with the mean of the references instead of with each of them. Linear
-            in their number; the same for `Cosine`, an approximation for `ChrF` and `BLEU`.
-        pruning: Drops hypotheses that are unlikely to win; only with uniform weights, since it draws
-            references. Those that are dropped stand behind the others, the later dropped first, with
-            the expected utility by the references until then.
+        weights: `"uniform"`: every reference counts the same, right for samples. `"probability"`: each
+            different reference counts by its probability, right for beams.
+        aggregate: True: compares with the mean of the references in place of each of them. Linear in their
+            number; the same for `Cosine`, an approximation for `ChrF` and `BLEU`.
+        pruning: Drops hypotheses that are unlikely to win. Only with uniform weights, since it draws
+            references. Dropped hypotheses come last, the latest dropped first, with the expected utility
+            under the references until then.
 
     Returns:
         The hypotheses, best first; `score` is the expected utility, `report` a `RiskReport`.
 
     Raises:
-        TypeError: If an argument is of another kind.
-        ValueError: If `weights` is neither, or there are options that do not go together.
+        TypeError: If an argument is of another type.
+        ValueError: If `weights` is unknown, or options exclude each other.
         DecodekitError: If a prompt has hypotheses and no references, `references` has other prompts, the
             utility reads texts and there are none, or it does not return finite numbers.
 
@@ -102,33 +200,31 @@ def mbr(
         None.
     """
     check_decoded("mbr", "out", out)
-    judge = utility if isinstance(utility, Utility) else UtilityFunction(utility)
-    others = out if references is None else references
-    check_decoded("mbr", "references", others)
-    _check_options(judge, weights, aggregate=aggregate, pruning=pruning)
-    if len(others.valid) != len(out.valid):
+    utility = utility if isinstance(utility, Utility) else UtilityFunction(utility)
+    references = out if references is None else references
+    check_decoded("mbr", "references", references)
+    _check_options(utility, weights, aggregate=aggregate, pruning=pruning)
+    if len(references.valid) != len(out.valid):
         raise DecodekitError(
-            f"mbr: references must be of the same prompts, got {len(others.valid)} prompts for "
+            f"mbr: references must be of the same prompts, got {len(references.valid)} prompts for "
             f"{len(out.valid)}."
         )
-    said, pseudo = _read(judge, out, others, weights)
-    found = [
-        _compare(judge, hypotheses, own, aggregate=aggregate, pruning=pruning, seed=seed)
-        for hypotheses, own, seed in zip(
-            said, pseudo, (pruning or Pruning()).seeds_of(len(said)), strict=True
-        )
+    hypotheses, pseudo = _read(utility, out, references, weights)
+    seeds = (pruning or Pruning()).seeds_of(len(hypotheses))
+    results = [
+        _compare(utility, row, row_references, aggregate=aggregate, pruning=pruning, seed=seed)
+        for row, row_references, seed in zip(hypotheses, pseudo, seeds, strict=True)
     ]
-    worth = [[*zip(row.rounds, row.expected, strict=True)] for row in found]
-    order = rank(out, worth)
+    order = rank(out, [[*zip(row.rounds, row.expected, strict=True)] for row in results])
     rounds = torch.zeros_like(out.lengths, device="cpu")
-    for row, (own, places) in enumerate(zip(found, order, strict=True)):
-        rounds[row, : len(places)] = torch.tensor([own.rounds[number] for number in places])
+    for number, (row, places) in enumerate(zip(results, order, strict=True)):
+        rounds[number, : len(places)] = torch.tensor([row.rounds[place] for place in places])
     report = RiskReport(
-        calls=torch.tensor([row.calls for row in found]),
-        saved=torch.tensor([row.saved for row in found]),
+        calls=torch.tensor([row.calls for row in results]),
+        saved=torch.tensor([row.saved for row in results]),
         rounds=rounds,
     )
-    return reorder(out, order, [row.expected for row in found], report)
+    return reorder(out, order, [row.expected for row in results], report)
 
 
 def _check_options(utility: Utility, weights: str, *, aggregate: bool, pruning: Pruning | None) -> None:
@@ -150,20 +246,20 @@ def _check_options(utility: Utility, weights: str, *, aggregate: bool, pruning: 
 
 
 def _read(
-    utility: Utility, out: Decoded, others: Decoded, weights: str
+    utility: Utility, out: Decoded, references: Decoded, weights: str
 ) -> tuple[list[list[Any]], list[References]]:
-    """Every prompt's hypotheses and pseudo-references, in the form that the utility reads."""
+    """Return every prompt's hypotheses and pseudo-references, as texts or as ids."""
     ids = utility.ids
-    if ids is None:  # of one form
-        ids = out.texts is None or others.texts is None
-    said, expected = (read_hypotheses("mbr", result, ids=ids) for result in (out, others))
-    for row, (hypotheses, pseudo) in enumerate(zip(said, expected, strict=True)):
-        if hypotheses and not pseudo:
-            raise DecodekitError(f"mbr: every prompt must have a reference, and prompt {row} has none.")
+    if ids is None:  # the same for both
+        ids = out.texts is None or references.texts is None
+    hypotheses, pseudo = (read_hypotheses("mbr", result, ids=ids) for result in (out, references))
+    for number, row in enumerate(hypotheses):
+        if row and not pseudo[number]:
+            raise DecodekitError(f"mbr: every prompt must have a reference, and prompt {number} has none.")
     if weights == "uniform":
-        return said, [weigh_uniformly(texts) for texts in expected]
-    rows = zip(expected, others.hypotheses(), valid_numbers(others, others.log_prob), strict=True)
-    return said, [weigh_by_probability(*row) for row in rows]
+        return hypotheses, list(map(weigh_uniformly, pseudo))
+    log_probs = valid_values(references, references.log_prob.tolist())
+    return hypotheses, list(map(weigh_by_probability, pseudo, references.hypotheses(), log_probs))
 
 
 def _compare(
@@ -174,11 +270,19 @@ def _compare(
     aggregate: bool,
     pruning: Pruning | None,
     seed: int,
-) -> Compared:
+) -> ExpectedUtilities:
     if not hypotheses:
-        return Compared([], [], 0, 0)
+        return ExpectedUtilities([], [], 0)
+    unique, indices = deduplicate(hypotheses)
     if aggregate and isinstance(utility, AggregableUtility):
-        return compare_with_mean(utility, hypotheses, references)
-    if pruning is None:
-        return compare_all(utility, hypotheses, references)
-    return compare_some(utility, hypotheses, references, partial(pruning.prune, seed=seed))
+        result = _compare_with_mean(utility, unique, references)
+    elif pruning is None:
+        result = _compare_all(utility, unique, references)
+    else:
+        result = _compare_pruned(utility, unique, references, pruning, seed)
+    return ExpectedUtilities(
+        [result.expected[index] for index in indices],
+        [result.rounds[index] for index in indices],
+        result.calls,
+        saved=len(unique) * len(references.unique) - result.calls,
+    )

@@ -1,4 +1,4 @@
-"""Fewer calls of a utility: hypotheses that are unlikely to win are not looked at further."""
+"""Confidence-based pruning of minimum Bayes risk."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -8,42 +8,55 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from decodekit.core.validation import is_count, is_number, plain
+from decodekit.core.validation import (
+    Requirement,
+    at_least,
+    check_fields,
+    is_count,
+    is_number,
+    plain,
+    set_fields,
+)
 from decodekit.errors import DecodekitError
 
 
-class Survival(NamedTuple):
-    """What is left after pruning.
-
-    Attributes:
-        expected: Every hypothesis's mean utility by the references it was compared with.
-        rounds: How many rounds each survived; the larger, the better.
-    """
+class PruningResult(NamedTuple):
+    """Mean utility of every hypothesis under the references it was compared with, and rounds it survived."""
 
     expected: Float64[Tensor, " hyps"]
     rounds: Int64[Tensor, " hyps"]
 
 
+def _is_increasing(value: Any) -> bool:  # noqa: ANN401 - not checked yet
+    is_counts = isinstance(value, tuple) and bool(value) and all(is_count(number, 1) for number in value)
+    return is_counts and list(value) == sorted(set(value))
+
+
+_CONFIDENCE = Requirement(lambda value: is_number(value) and 0 <= value < 1, "in [0, 1)")
+_SCHEDULE = Requirement(_is_increasing, "increasing integers of at least 1")
+_SEED = Requirement(lambda value: type(value) is int and -(2**63) <= value < 2**63, "64-bit integers")
+
+
 @final
 @dataclass(frozen=True)
 class Pruning:
-    r"""Drops hypotheses that are unlikely to win, after a few references already.
+    r"""Drops hypotheses that are unlikely to win, after a part of the references.
 
-    After each round, the references seen so far are drawn again, as many, with replacement, `draws` times. A
-    hypothesis stays if the share of draws in which it is at least as good as the best one of the round is
-    above $1 - \alpha$. When one is left, no more is asked.
+    After each round, `draws` bootstrap samples are drawn from the references so far. A hypothesis stays if
+    the fraction of samples in which it is at least as good as the best one of the round is above
+    $1 - \alpha$. Pruning ends when one hypothesis remains.
 
     Args:
         confidence: $\alpha$, in [0, 1); the closer to 1, the fewer are dropped. Usual value: 0.99.
-        schedule: References seen in each round, of all: increasing integers of at least 1. What is left of
-            the references after the last is not used. Usual values: 8, 16, 32, ..., 256.
-        draws: Bootstrap draws a round, at least 1. Usual value: 500.
-        seeds: What the draws are made from: an integer for every prompt, or one for all. A prompt's draws
-            do not depend on the batch.
+        schedule: Number of references after each round: increasing integers of at least 1. References beyond
+            the last are not used. Usual values: 8, 16, 32, ..., 256.
+        draws: Bootstrap samples per round, at least 1. Usual value: 500.
+        seeds: Of the samples: one integer per prompt, or one for all. A prompt's samples do not depend on the
+            batch.
 
     Raises:
         ValueError: If an argument is not such a number.
-        DecodekitError: In a run, if there are not as many seeds as prompts.
+        DecodekitError: In a run, if the number of seeds is not that of the prompts.
 
     Example:
         >>> out = dk.decode(dk.load(), "Once upon a", dk.Sample(32, seeds=[0]), max_new_tokens=4)
@@ -65,81 +78,70 @@ class Pruning:
     seeds: int | Sequence[int] | Int64[Tensor, " batch"] = 0
 
     def __post_init__(self) -> None:
-        if not is_number(self.confidence) or not 0 <= self.confidence < 1:
-            raise ValueError(f"Pruning: confidence must be in [0, 1), got {self.confidence!r}.")
-        schedule, seeds = _listed(self.schedule), _listed(self.seeds)
-        counts = isinstance(schedule, tuple) and all(is_count(number, 1) for number in schedule)
-        if not counts or not schedule or list(schedule) != sorted(set(schedule)):
-            raise ValueError(
-                f"Pruning: schedule must be increasing integers of at least 1, got {self.schedule!r}."
-            )
-        if not is_count(self.draws, 1):
-            raise ValueError(f"Pruning: draws must be an integer of at least 1, got {self.draws!r}.")
-        for seed in seeds if isinstance(seeds, tuple) else (seeds,):
-            if type(seed) is not int or not -(2**63) <= seed < 2**63:
-                raise ValueError(f"Pruning: seeds must be 64-bit integers, got {seed!r}.")
-        object.__setattr__(self, "schedule", schedule)  # frozen fields
-        object.__setattr__(self, "seeds", seeds)
+        set_fields(self, schedule=_as_tuple(self.schedule), seeds=_as_tuple(self.seeds))
+        check_fields(self, confidence=_CONFIDENCE, schedule=_SCHEDULE, draws=at_least(1))
+        for seed in self.seeds if isinstance(self.seeds, tuple) else (self.seeds,):
+            _SEED.check("Pruning", "seeds", seed)
 
     def seeds_of(self, batch: int) -> tuple[int, ...]:
-        """One seed a prompt."""
+        """Return one seed per prompt."""
         seeds = (self.seeds,) * batch if isinstance(self.seeds, int) else tuple(self.seeds)
         if len(seeds) != batch:
             raise DecodekitError(
-                f"Pruning: there must be one seed, or one a prompt, got {len(seeds)} seeds for "
+                f"Pruning: there must be one seed, or one per prompt, got {len(seeds)} seeds for "
                 f"{batch} prompts."
             )
         return seeds
 
     def prune(
         self,
-        utilities: Callable[[list[int], list[int]], Float64[Tensor, "some refs"]],
+        utilities: Callable[[list[int], list[int]], Float64[Tensor, "remaining drawn"]],
         hypotheses: int,
         references: int,
         seed: int,
-    ) -> Survival:
-        """Compares hypotheses with more and more references, and drops some after every round.
+    ) -> PruningResult:
+        """Compare hypotheses with more and more references, and drop some after every round.
 
         Args:
-            utilities: Of some hypotheses by some references.
-            hypotheses: How many there are.
-            references: Likewise.
+            utilities: From the numbers of some hypotheses and references to their utilities.
+            hypotheses: Number of hypotheses.
+            references: Number of references.
             seed: Of the bootstrap.
         """
         generator = torch.Generator().manual_seed(seed)
-        left = list(range(hypotheses))
+        remaining = list(range(hypotheses))
         expected = torch.zeros(hypotheses, dtype=torch.float64)
         rounds = torch.zeros(hypotheses, dtype=torch.long)
-        seen = 0
+        used = 0
         table = torch.zeros(hypotheses, 0, dtype=torch.float64)
         for planned in self.schedule:
             until = min(planned, references)
-            if until == seen or (seen and len(left) == 1):
+            if until == used or (used and len(remaining) == 1):
                 break
-            table = torch.cat([table, utilities(left, list(range(seen, until)))], 1)
-            seen = until
-            expected[left] = table.mean(-1)
-            stays = self._stays(table, generator)
-            left = [number for number, stay in zip(left, stays, strict=True) if stay]
-            rounds[left] += 1
-            table = table[torch.tensor(stays)]
-        return Survival(expected, rounds)
+            table = torch.cat([table, utilities(remaining, list(range(used, until)))], 1)
+            used = until
+            expected[remaining] = table.mean(-1)
+            survives = self._survivors(table, generator)
+            remaining = [number for number, survived in zip(remaining, survives, strict=True) if survived]
+            rounds[remaining] += 1
+            table = table[torch.tensor(survives)]
+        return PruningResult(expected, rounds)
 
-    def _stays(self, table: Float64[Tensor, "left seen"], generator: torch.Generator) -> list[bool]:
-        """Which hypotheses may still win."""
-        seen = table.shape[1]
-        drawn = torch.randint(seen, (self.draws, seen), generator=generator)
-        # How often each reference was drawn: [draws seen]
-        counts = torch.zeros(self.draws, seen, dtype=torch.float64)
+    def _survivors(self, table: Float64[Tensor, "remaining used"], generator: torch.Generator) -> list[bool]:
+        """Return a mask of the hypotheses that may still win, the best one among them."""
+        used = table.shape[1]
+        drawn = torch.randint(used, (self.draws, used), generator=generator)
+        # Occurrences of each reference in each sample: [draws used]
+        counts = torch.zeros(self.draws, used, dtype=torch.float64)
         counts.scatter_add_(1, drawn, torch.ones_like(counts))
         totals = table @ counts.T
         best = table.mean(-1).argmax()
         wins = (totals >= totals[best]).double().mean(-1)
-        kept: list[bool] = (wins > 1 - self.confidence).tolist()  # the best one among them
-        return kept
+        survives: list[bool] = (wins > 1 - self.confidence).tolist()
+        return survives
 
 
-def _listed(given: object) -> Any:  # noqa: ANN401 - whatever it was; the caller looks
-    """Several numbers as a tuple, and anything else as it is."""
+def _as_tuple(given: object) -> Any:  # noqa: ANN401 - not checked yet
+    """Return several values as a tuple, and any other value as it is."""
     value = plain(given)
     return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes) else value

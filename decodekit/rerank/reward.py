@@ -1,4 +1,4 @@
-"""Best of n by a reward."""
+"""Best-of-n sampling by a reward."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,8 +9,7 @@ from torch import Tensor
 from decodekit.core.result import Decoded
 from decodekit.core.validation import plain
 from decodekit.errors import DecodekitError
-from decodekit.rerank._shared.ranking import rank, reorder, valid_numbers
-from decodekit.rerank._shared.text_inputs import check_decoded, read_hypotheses
+from decodekit.rerank._shared.hypotheses import check_decoded, rank, read_hypotheses, reorder, valid_values
 
 
 def best_of_n(
@@ -19,27 +18,26 @@ def best_of_n(
     *,
     batched: bool = False,
     ids: bool | None = None,
-) -> Decoded:
-    r"""Puts the hypothesis first that a reward function values most.
+) -> Decoded[None]:
+    r"""Ranks hypotheses by a reward.
 
-    $\arg\max_i R(y_i)$. Ties go to the likelier hypothesis.
+    The first is $\arg\max_i R(y_i)$. Ties go to the likelier hypothesis.
 
     Args:
         out: The hypotheses, usually samples.
-        reward: From a hypothesis to a number, the larger the better; it is given text where there is any,
-            else a list of ids. Or a tensor of rewards, `[batch, hyps]`; what stands in it for hypotheses that
-            are not valid does not count.
-        batched: True: `reward` is called once, with the list of all valid hypotheses, one prompt's after the
-            other's, and returns as many numbers, as a list, an array or a tensor.
-        ids: True: `reward` is given lists of ids; False: texts; None: texts if there are any.
+        reward: From a hypothesis, as text if there is any, else as a list of ids, to a number; larger is
+            better. Or a tensor of rewards, `[batch, hyps]`; entries of invalid hypotheses do not count.
+        batched: True: `reward` is called once with the list of all valid hypotheses, prompt by prompt, and
+            returns one number for each, as a list, an array or a tensor.
+        ids: True: `reward` takes lists of ids; False: texts; None: texts if there are any.
 
     Returns:
         The hypotheses, best first; `score` is the reward.
 
     Raises:
-        TypeError: If `out` is not what `decode` returns, or `reward` can neither be called nor is a tensor.
+        TypeError: If `out` is not what `decode` returns, or `reward` is neither callable nor a tensor.
         ValueError: If `batched` or `ids` are given for a tensor.
-        DecodekitError: If there is not a number for every hypothesis, or one is NaN, or texts are wanted and
+        DecodekitError: If there is not one number per hypothesis, or one is NaN, or texts are required and
             there are none.
 
     Example:
@@ -65,14 +63,13 @@ def best_of_n(
                 f"best_of_n: rewards must be [batch, hyps], {tuple(out.valid.shape)}, got "
                 f"{tuple(reward.shape)}."
             )
-        rows = valid_numbers(out, reward)
+        rows = valid_values(out, reward.tolist())
     elif callable(reward):
         hypotheses = read_hypotheses("best_of_n", out, ids=ids)
-        rows = (
-            _call_once(reward, hypotheses)
-            if batched
-            else [[reward(one) for one in row] for row in hypotheses]
-        )
+        if batched:
+            rows = _call_once(reward, hypotheses)
+        else:
+            rows = [[reward(hypothesis) for hypothesis in row] for row in hypotheses]
     else:
         raise TypeError(f"best_of_n: reward must be callable or a tensor, got {reward!r:.80}.")
     rewards = [[_number(value) for value in row] for row in rows]
@@ -81,20 +78,20 @@ def best_of_n(
 
 
 def _call_once(reward: Callable[[Any], Any], hypotheses: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    flat = [one for row in hypotheses for one in row]
-    given = plain(reward(flat)) if flat else []
-    if not isinstance(given, Sequence) or len(given) != len(flat):
+    flat = [hypothesis for row in hypotheses for hypothesis in row]
+    rewards = plain(reward(flat)) if flat else []
+    if not isinstance(rewards, Sequence) or len(rewards) != len(flat):
         raise DecodekitError(
-            f"best_of_n: with batched=True there must be one reward a hypothesis, {len(flat)} together, got "
-            f"{given!r:.80}."
+            f"best_of_n: with batched=True there must be one reward per hypothesis, {len(flat)} together, "
+            f"got {rewards!r:.80}."
         )
-    values = iter(given)
+    values = iter(rewards)
     return [[next(values) for _ in row] for row in hypotheses]
 
 
 def _number(given: object) -> float:
     try:
-        value = float(given)  # type: ignore[arg-type]  # whatever it is
+        value = float(given)  # type: ignore[arg-type]  # not checked yet
     except (TypeError, ValueError):
         value = math.nan
     if math.isnan(value):

@@ -1,50 +1,99 @@
-"""The contract of utilities."""
+"""Utilities: the contract, and any function of two texts as one."""
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, final
 
+import torch
 from jaxtyping import Float64
 from torch import Tensor
+from typing_extensions import override
+
+from decodekit.errors import DecodekitError
 
 
 class Utility(ABC):
-    """How good a hypothesis is if a reference is right. The larger, the better.
+    """A measure of a hypothesis under the assumption that a reference is right; larger is better.
 
     Attributes:
-        ids: True: it reads lists of token ids, those that end a text included. False: it reads texts.
-            None: texts where the results have them, else ids.
+        ids: True: it reads lists of token ids, end ids included. False: it reads texts. None: texts if the
+            results have them, else ids.
     """
 
     ids: bool | None = False
 
     @abstractmethod
     def pairwise(self, hypotheses: Sequence[Any], references: Sequence[Any]) -> Float64[Tensor, "hyps refs"]:
-        """The utility of every hypothesis by every reference.
+        """Return the utility of every hypothesis under every reference.
 
-        Args:
-            hypotheses: Texts or lists of ids, of one prompt, no two the same.
-            references: Likewise.
-
-        Returns:
-            Finite numbers, in double precision.
+        Texts or lists of ids, of one prompt, no two the same. Returns finite numbers in double precision.
         """
 
 
 class AggregableUtility(Utility):
-    """A utility that can be asked for the mean reference instead of the mean over references.
+    """A utility of the mean reference, in place of the mean over references.
 
-    The cost is linear in the number of texts instead of quadratic.
+    The cost is linear in the number of texts in place of quadratic.
     """
 
     @abstractmethod
     def aggregated(
         self, hypotheses: Sequence[Any], references: Sequence[Any], weights: Float64[Tensor, " refs"]
     ) -> Float64[Tensor, " hyps"]:
-        """The utility of every hypothesis by the references' mean.
+        """Return the utility of every hypothesis under the mean of the references.
 
-        Args:
-            hypotheses: Texts or lists of ids, of one prompt, no two the same.
-            references: Likewise.
-            weights: What each reference counts in the mean; they sum to 1.
+        The weights of the references sum to 1; the rest is as for `pairwise`.
         """
+
+
+@final
+@dataclass(frozen=True)
+class UtilityFunction(Utility):
+    """Prefers hypotheses by a function of a hypothesis and a reference.
+
+    Args:
+        function: From a hypothesis and a reference to a finite number, larger is better. Called once for
+            every pair of different texts. Pure.
+        ids: True: it takes lists of token ids, end ids included. False: it takes texts. None: texts if the
+            results have them, else ids.
+
+    Raises:
+        TypeError: If `function` cannot be called.
+        DecodekitError: In a run, if it does not return a finite number.
+
+    Example:
+        >>> same_length = UtilityFunction(lambda hypothesis, reference: len(hypothesis) == len(reference))
+        >>> same_length.pairwise(["a", "bc"], ["de"])
+        tensor([[0.],
+                [1.]], dtype=torch.float64)
+
+    Hugging Face:
+        None.
+    """
+
+    function: Callable[[Any, Any], float]
+    ids: bool | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise TypeError(f"UtilityFunction: function must be callable, got {self.function!r:.80}.")
+
+    @override
+    def pairwise(self, hypotheses: Sequence[Any], references: Sequence[Any]) -> Float64[Tensor, "hyps refs"]:
+        rows = [[self._call(hypothesis, reference) for reference in references] for hypothesis in hypotheses]
+        return torch.tensor(rows, dtype=torch.float64).view(len(hypotheses), len(references))
+
+    def _call(self, hypothesis: object, reference: object) -> float:
+        given = self.function(hypothesis, reference)
+        try:
+            value = float(given)
+        except (TypeError, ValueError):
+            value = math.nan
+        if not math.isfinite(value):
+            raise DecodekitError(
+                f"UtilityFunction: the function must return a finite number, got {given!r:.80} for "
+                f"{hypothesis!r:.80} and {reference!r:.80}."
+            )
+        return value

@@ -1,1 +1,1 @@
-"""What a hypothesis is worth inside the search; one file each."""
+"""Scorers of hypotheses inside a search; one file each."""

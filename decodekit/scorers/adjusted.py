@@ -1,38 +1,39 @@
-"""Scorers that add something to what another scorer says."""
+"""Scorers that add an adjustment to another scorer's score."""
 
 from abc import abstractmethod
 from typing import NamedTuple, final
 
 from jaxtyping import Float, Int64
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.pytrees import Memory
-from decodekit.core.validation import is_finite
+from decodekit.core.validation import NON_NEGATIVE, check_fields
 from decodekit.models.protocols import LOGITS_ONLY, ModelOutputsSpec
 from decodekit.scorers.base import ExtendedHypotheses, PathScorer
 
 
-class Remembered(NamedTuple):
-    """What a scorer remembers, and what the scorer that it adds to does."""
+class AdjustedMemory(NamedTuple):
+    """Memories of the adjustment and of the base."""
 
-    own: Memory
+    adjustment: Memory
     base: Memory
 
 
 class AdjustedScorer(PathScorer):
-    """A scorer that adds a reward, or takes off a penalty, from what another scorer says.
+    """Adds a reward to another scorer's score, or subtracts a penalty from it.
 
     Example:
         A penalty for tokens above an id:
 
         >>> class Low(dk.AdjustedScorer):
         ...     base = dk.LengthPenalty(1.0)
-        ...     def begin(self, history, limits): return torch.zeros(len(history.tokens))
-        ...     def grow(self, growth, memory): return memory - (growth.tokens > 99).float()
+        ...     def init_adjustment(self, history, limits): return torch.zeros(len(history.tokens))
+        ...     def update_adjustment(self, extended, memory): return memory - (extended.tokens > 99).float()
         ...     def adjustment(self, lengths, memory): return memory
-        ...     def most(self, lengths, max_length, memory): return memory
+        ...     def adjustment_bound(self, lengths, max_length, memory): return memory
     """
 
     @property
@@ -41,75 +42,81 @@ class AdjustedScorer(PathScorer):
         """The other scorer."""
 
     @property
-    def own_reveal(self) -> ModelOutputsSpec:
-        """What the model must show for the adjustment. By default nothing."""
+    def adjustment_spec(self) -> ModelOutputsSpec:
+        """Model outputs that the adjustment needs besides the logits. By default none."""
         return LOGITS_ONLY
 
     @abstractmethod
-    def begin(self, history: History, limits: Limits) -> Memory:
-        """As `PathScorer.init`, for what the adjustment needs."""
+    def init_adjustment(self, history: History, limits: Limits) -> Memory:
+        """Return the adjustment's memory, as `PathScorer.init`."""
 
     @abstractmethod
-    def grow(self, growth: ExtendedHypotheses, memory: Memory) -> Memory:
-        """As `PathScorer.extend`, for what the adjustment needs."""
+    def update_adjustment(self, extended: ExtendedHypotheses, memory: Memory) -> Memory:
+        """Return the adjustment's memory after one more token, as `PathScorer.update`."""
 
     @abstractmethod
     def adjustment(self, lengths: Int64[Tensor, " hyps"], memory: Memory) -> Float[Tensor, " hyps"]:
-        """What is added."""
+        """Return the number added to the base's score."""
 
     @abstractmethod
-    def most(
+    def adjustment_bound(
         self, lengths: Int64[Tensor, " hyps"], max_length: int, memory: Memory
     ) -> Float[Tensor, " hyps"]:
-        """What is added at most, now or after any continuation."""
+        """Bound the adjustment from above, now and after any continuation."""
 
     @final
     @property
+    @override
     def outputs_spec(self) -> ModelOutputsSpec:
-        """What both ask for."""
-        return self.own_reveal | self.base.outputs_spec
+        return self.adjustment_spec | self.base.outputs_spec
 
     @final
-    def init(self, history: History, limits: Limits) -> Remembered:
-        """Both begin."""
-        return Remembered(self.begin(history, limits), self.base.init(history, limits))
+    @override
+    def init(self, history: History, limits: Limits) -> AdjustedMemory:
+        return AdjustedMemory(self.init_adjustment(history, limits), self.base.init(history, limits))
 
     @final
-    def extend(self, growth: ExtendedHypotheses, memory: Remembered) -> Remembered:
-        """Both go on."""
-        return Remembered(self.grow(growth, memory.own), self.base.extend(growth, memory.base))
+    @override
+    def update(self, extended: ExtendedHypotheses, memory: AdjustedMemory) -> AdjustedMemory:
+        adjustment = self.update_adjustment(extended, memory.adjustment)
+        return AdjustedMemory(adjustment, self.base.update(extended, memory.base))
 
     @final
+    @override
     def score(
-        self, log_probs: Float[Tensor, " hyps"], lengths: Int64[Tensor, " hyps"], memory: Remembered
+        self, log_probs: Float[Tensor, " hyps"], lengths: Int64[Tensor, " hyps"], memory: AdjustedMemory
     ) -> Float[Tensor, " hyps"]:
-        """The base's score, adjusted."""
-        return self.base.score(log_probs, lengths, memory.base) + self.adjustment(lengths, memory.own)
+        base = self.base.score(log_probs, lengths, memory.base)
+        return base + self.adjustment(lengths, memory.adjustment)
 
     @final
+    @override
     def upper_bound(
         self,
         log_probs: Float[Tensor, " hyps"],
         lengths: Int64[Tensor, " hyps"],
         max_length: int,
-        memory: Remembered,
+        memory: AdjustedMemory,
     ) -> Float[Tensor, " hyps"]:
-        """The base's bound and the most that is added."""
-        bound = self.base.upper_bound(log_probs, lengths, max_length, memory.base)
-        return bound + self.most(lengths, max_length, memory.own)
+        base = self.base.upper_bound(log_probs, lengths, max_length, memory.base)
+        return base + self.adjustment_bound(lengths, max_length, memory.adjustment)
 
     @final
-    def guide(
-        self, log_probs: Float[Tensor, " hyps"], lengths: Int64[Tensor, " hyps"], memory: Remembered
+    @override
+    def partial_score(
+        self, log_probs: Float[Tensor, " hyps"], lengths: Int64[Tensor, " hyps"], memory: AdjustedMemory
     ) -> Float[Tensor, " hyps"]:
-        """The base's guide, adjusted."""
-        return self.base.guide(log_probs, lengths, memory.base) + self.adjustment(lengths, memory.own)
+        base = self.base.partial_score(log_probs, lengths, memory.base)
+        return base + self.adjustment(lengths, memory.adjustment)
 
 
-def check_weight(scorer: AdjustedScorer, name: str, weight: object) -> None:
-    """Raises unless the weight is a finite number of at least 0, and the base a scorer."""
-    who = type(scorer).__name__
-    if not is_finite(weight) or weight < 0:
-        raise ValueError(f"{who}: {name} must be a finite number of at least 0, got {weight!r}.")
-    if not isinstance(scorer.base, PathScorer):
-        raise TypeError(f"{who}: base must be a Scorer or PathScorer, got {scorer.base!r:.80}.")
+def check_adjusted(scorer: AdjustedScorer, weight: str) -> None:
+    """Raise unless the weight, a field of that name, is finite and at least 0, and the base is a scorer."""
+    check_fields(scorer, **{weight: NON_NEGATIVE})
+    check_base(scorer, scorer.base)
+
+
+def check_base(scorer: PathScorer, base: object) -> None:
+    """Raise a `TypeError` unless a scorer's base is a scorer."""
+    if not isinstance(base, PathScorer):
+        raise TypeError(f"{type(scorer).__name__}: base must be a Scorer or PathScorer, got {base!r:.80}.")

@@ -1,4 +1,4 @@
-"""A reward for every token up to the expected length."""
+"""Reward per token up to the expected length."""
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -7,33 +7,31 @@ from typing import final
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from typing_extensions import override
 
-from decodekit.core.history import History
-from decodekit.core.limits import Limits
-from decodekit.scorers._shared.expected_length import check_expected, expected_length
-from decodekit.scorers.adjusted import AdjustedScorer, check_weight
-from decodekit.scorers.base import ExtendedHypotheses, PathScorer
+from decodekit.scorers._shared.expected_length import ExpectedLengthScorer
+from decodekit.scorers.base import PathScorer
 from decodekit.scorers.log_prob import LogProb
 
 
 @final
 @dataclass(frozen=True)
-class BoundedLengthReward(AdjustedScorer):
+class BoundedLengthReward(ExpectedLengthScorer):
     r"""Adds a reward for every token up to the expected length, and none beyond.
 
     $s(y) + r \min(|y|, L)$.
-    $L$ is the expected length: `ratio` times the tokens that an encoder has read, else those of the prompt;
-    or what `length` says.
+    $L$ is the expected length: `length`, or `ratio` times the number of tokens of the encoder's source, or
+    of the prompt if there is no encoder.
 
     Args:
-        reward: $r$, nats a token, at least 0. Usual values: 0.1-1.
-        ratio: New tokens expected for each token of the source or prompt, above 0.
-        length: New tokens expected, above 0: one number, or one a prompt. Instead of `ratio`.
-        base: What is adjusted.
+        reward: $r$, nats per token, at least 0. Usual values: 0.1-1.
+        ratio: Expected new tokens per token of the source or prompt, above 0.
+        length: Expected new tokens, above 0: one number, or one per prompt. In place of `ratio`.
+        base: The scorer to adjust.
 
     Raises:
         ValueError: If a number is out of range, or not exactly one of `ratio` and `length` is given.
-        DecodekitError: In a run, if there are not as many lengths as prompts.
+        DecodekitError: In a run, if the number of lengths is not that of the prompts.
 
     Example:
         >>> search = dk.BeamSearch(5, scorer=BoundedLengthReward(0.5, ratio=1.1))
@@ -51,28 +49,11 @@ class BoundedLengthReward(AdjustedScorer):
     length: float | Sequence[float] | None = None
     base: PathScorer = LogProb()
 
-    batch_independent = True
-
     def __post_init__(self) -> None:
-        check_weight(self, "reward", self.reward)
-        object.__setattr__(self, "length", check_expected(self, self.ratio, self.length))  # a frozen field
+        self.check("reward")
 
-    def begin(self, history: History, limits: Limits) -> Float[Tensor, " rows"]:
-        """The expected length."""
-        return expected_length(self, self.ratio, self.length, history, limits)
-
-    def grow(self, growth: ExtendedHypotheses, memory: Float[Tensor, " hyps"]) -> Float[Tensor, " hyps"]:  # noqa: ARG002
-        """The same."""
-        return memory
-
+    @override
     def adjustment(
         self, lengths: Int64[Tensor, " hyps"], memory: Float[Tensor, " hyps"]
     ) -> Float[Tensor, " hyps"]:
-        """The rewards."""
         return self.reward * torch.minimum(lengths.to(memory.dtype), memory)
-
-    def most(
-        self, lengths: Int64[Tensor, " hyps"], max_length: int, memory: Float[Tensor, " hyps"]
-    ) -> Float[Tensor, " hyps"]:
-        """That of the longest text."""
-        return self.adjustment(torch.full_like(lengths, max_length), memory)

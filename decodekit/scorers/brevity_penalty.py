@@ -1,39 +1,36 @@
-"""A penalty for texts that are too short, as BLEU has."""
+"""Brevity penalty, as in BLEU."""
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import final
 
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from typing_extensions import override
 
-from decodekit.core.history import History
-from decodekit.core.limits import Limits
-from decodekit.scorers._shared.expected_length import check_expected, expected_length
-from decodekit.scorers.adjusted import AdjustedScorer, check_weight
-from decodekit.scorers.base import ExtendedHypotheses, PathScorer
+from decodekit.scorers._shared.expected_length import ExpectedLengthScorer
+from decodekit.scorers.base import PathScorer
 from decodekit.scorers.length_penalty import LengthPenalty
 
 
 @final
 @dataclass(frozen=True)
-class BrevityPenalty(AdjustedScorer):
-    r"""Takes off what BLEU's brevity penalty would: hypotheses below the expected length pay for it.
+class BrevityPenalty(ExpectedLengthScorer):
+    r"""Subtracts BLEU's brevity penalty from hypotheses below the expected length.
 
-    $s(y) + \lambda \min\left(1 - \frac{L}{|y|}, 0\right)$; with $\lambda = 1$ the penalty's logarithm.
-    $L$ is the expected length: `ratio` times the tokens that an encoder has read, else those of the prompt;
-    or what `length` says.
+    $s(y) + \lambda \min\left(1 - \frac{L}{|y|}, 0\right)$; with $\lambda = 1$ the log of the penalty.
+    $L$ is the expected length: `length`, or `ratio` times the number of tokens of the encoder's source, or
+    of the prompt if there is no encoder.
 
     Args:
         weight: $\lambda$, at least 0.
-        ratio: New tokens expected for each token of the source or prompt, above 0.
-        length: New tokens expected, above 0: one number, or one a prompt. Instead of `ratio`.
-        base: What is adjusted.
+        ratio: Expected new tokens per token of the source or prompt, above 0.
+        length: Expected new tokens, above 0: one number, or one per prompt. In place of `ratio`.
+        base: The scorer to adjust.
 
     Raises:
         ValueError: If a number is out of range, or not exactly one of `ratio` and `length` is given.
-        DecodekitError: In a run, if there are not as many lengths as prompts.
+        DecodekitError: In a run, if the number of lengths is not that of the prompts.
 
     Example:
         >>> search = dk.BeamSearch(5, scorer=BrevityPenalty(ratio=1.1))
@@ -51,28 +48,11 @@ class BrevityPenalty(AdjustedScorer):
     length: float | Sequence[float] | None = None
     base: PathScorer = LengthPenalty(1.0)
 
-    batch_independent = True
-
     def __post_init__(self) -> None:
-        check_weight(self, "weight", self.weight)
-        object.__setattr__(self, "length", check_expected(self, self.ratio, self.length))  # a frozen field
+        self.check("weight")
 
-    def begin(self, history: History, limits: Limits) -> Float[Tensor, " rows"]:
-        """The expected length."""
-        return expected_length(self, self.ratio, self.length, history, limits)
-
-    def grow(self, growth: ExtendedHypotheses, memory: Float[Tensor, " hyps"]) -> Float[Tensor, " hyps"]:  # noqa: ARG002
-        """The same."""
-        return memory
-
+    @override
     def adjustment(
         self, lengths: Int64[Tensor, " hyps"], memory: Float[Tensor, " hyps"]
     ) -> Float[Tensor, " hyps"]:
-        """The penalty, at most 0."""
         return self.weight * (1 - memory / lengths).clamp(max=0)
-
-    def most(
-        self, lengths: Int64[Tensor, " hyps"], max_length: int, memory: Float[Tensor, " hyps"]
-    ) -> Float[Tensor, " hyps"]:
-        """That of the longest text."""
-        return self.adjustment(torch.full_like(lengths, max_length), memory)

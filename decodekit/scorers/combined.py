@@ -1,4 +1,4 @@
-"""Scorers made of scorers."""
+"""Combinations of scorers."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -9,20 +9,21 @@ from typing import final
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.pytrees import Memory
-from decodekit.core.validation import is_finite
+from decodekit.core.validation import is_finite, set_fields
 from decodekit.models.protocols import LOGITS_ONLY, ModelOutputsSpec
 from decodekit.scorers.base import ExtendedHypotheses, PathScorer
 
 
 class CombinedScorer(PathScorer):
-    """One score made of several scorers', each with a memory of its own.
+    """Combines several scorers' scores into one; each has a memory of its own.
 
     Attributes:
-        scorers: What is combined: a tuple.
+        scorers: The scorers to combine: a tuple.
 
     Example:
         Ranks by the lower of two scores:
@@ -37,51 +38,52 @@ class CombinedScorer(PathScorer):
 
     @abstractmethod
     def combine(self, parts: Sequence[Float[Tensor, " hyps"]]) -> Float[Tensor, " hyps"]:
-        """One score of each one's."""
+        """Combine the scores, one tensor per scorer."""
 
     @property
-    def remembers(self) -> bool:
-        """Whether one of them does."""
-        return any(scorer.remembers for scorer in self.scorers)
+    @override
+    def stateful(self) -> bool:
+        return any(scorer.stateful for scorer in self.scorers)
 
     @property
+    @override
     def outputs_spec(self) -> ModelOutputsSpec:
-        """What they ask for together."""
         return reduce(ModelOutputsSpec.__or__, (scorer.outputs_spec for scorer in self.scorers), LOGITS_ONLY)
 
+    @override
     def init(self, history: History, limits: Limits) -> tuple[Memory, ...]:
-        """A memory for each."""
         return tuple(scorer.init(history, limits) for scorer in self.scorers)
 
-    def extend(self, growth: ExtendedHypotheses, memory: tuple[Memory, ...]) -> tuple[Memory, ...]:
-        """Each one's memory."""
-        return tuple(scorer.extend(growth, own) for scorer, own in zip(self.scorers, memory, strict=True))
+    @override
+    def update(self, extended: ExtendedHypotheses, memory: tuple[Memory, ...]) -> tuple[Memory, ...]:
+        pairs = zip(self.scorers, memory, strict=True)
+        return tuple(scorer.update(extended, part) for scorer, part in pairs)
 
+    @override
     def score(
         self,
         log_probs: Float[Tensor, " hyps"],
         lengths: Int64[Tensor, " hyps"],
         memory: tuple[Memory, ...],
     ) -> Float[Tensor, " hyps"]:
-        """All scores as one."""
-        several = zip(self.scorers, memory, strict=True)
-        return self.combine([scorer.score(log_probs, lengths, own) for scorer, own in several])
+        pairs = zip(self.scorers, memory, strict=True)
+        return self.combine([scorer.score(log_probs, lengths, part) for scorer, part in pairs])
 
 
 @final
 @dataclass(frozen=True)
 class WeightedSum(CombinedScorer):
-    r"""Ranks hypotheses by a weighted sum of what several scorers make of them.
+    r"""Ranks hypotheses by a weighted sum of several scores.
 
-    $\sum_i w_i s_i(y)$. Each scorer counts with all that it is made of: for a term on top of another scorer,
-    such as a coverage penalty, see that class's `base`.
+    $\sum_i w_i s_i(y)$. Each score counts in full, its base included. To add a single term to another scorer,
+    such as a coverage penalty, set the `base` of that class.
 
     Args:
         scorers: At least one.
-        weights: One for each, any finite number; None: 1. Under a weight below 0 there is no bound.
+        weights: One per scorer, any finite number; None: 1. With a weight below 0 there is no bound.
 
     Raises:
-        ValueError: If there are no scorers, or not as many weights.
+        ValueError: If there are no scorers, or the number of weights is another.
 
     Example:
         >>> both = WeightedSum([LogProb(), LengthPenalty(1.0)], [0.5, 1.0])
@@ -105,20 +107,20 @@ class WeightedSum(CombinedScorer):
                 f"WeightedSum: weights must be one finite number for each of the {len(scorers)} scorers, "
                 f"got {self.weights!r:.80}."
             )
-        object.__setattr__(self, "scorers", scorers)  # a frozen field
-        object.__setattr__(self, "weights", weights)
+        set_fields(self, scorers=scorers, weights=weights)
 
     @property
-    def guides(self) -> bool:
-        """Whether one of them does."""
-        return any(scorer.guides for scorer in self.scorers)
+    @override
+    def stepwise(self) -> bool:
+        return any(scorer.stepwise for scorer in self.scorers)
 
+    @override
     def combine(self, parts: Sequence[Float[Tensor, " hyps"]]) -> Float[Tensor, " hyps"]:
-        """The weighted sum."""
         # A scorer of weight 0 does not count, even where it is infinite.
-        weighed = [weight * part for weight, part in zip(self.weights or (), parts, strict=True) if weight]
-        return reduce(torch.add, weighed, torch.zeros_like(parts[0]))
+        terms = [weight * part for weight, part in zip(self.weights or (), parts, strict=True) if weight]
+        return reduce(torch.add, terms, torch.zeros_like(parts[0]))
 
+    @override
     def upper_bound(
         self,
         log_probs: Float[Tensor, " hyps"],
@@ -126,31 +128,31 @@ class WeightedSum(CombinedScorer):
         max_length: int,
         memory: tuple[Memory, ...],
     ) -> Float[Tensor, " hyps"]:
-        """The weighted sum of the bounds."""
         if any(weight < 0 for weight in self.weights or ()):
             return torch.full_like(log_probs, torch.inf)
-        several = zip(self.scorers, memory, strict=True)
+        pairs = zip(self.scorers, memory, strict=True)
         return self.combine(
-            [scorer.upper_bound(log_probs, lengths, max_length, own) for scorer, own in several]
+            [scorer.upper_bound(log_probs, lengths, max_length, part) for scorer, part in pairs]
         )
 
-    def guide(
+    @override
+    def partial_score(
         self, log_probs: Float[Tensor, " hyps"], lengths: Int64[Tensor, " hyps"], memory: tuple[Memory, ...]
     ) -> Float[Tensor, " hyps"]:
-        """The log-probability, and what each one's guide puts on top of it, weighted."""
-        several = zip(self.scorers, memory, strict=True)
+        # Each scorer's difference from the log-probability is weighted, not the log-probability itself.
+        pairs = zip(self.scorers, memory, strict=True)
         return log_probs + self.combine(
-            [scorer.guide(log_probs, lengths, own) - log_probs for scorer, own in several]
+            [scorer.partial_score(log_probs, lengths, part) - log_probs for scorer, part in pairs]
         )
 
 
 @final
 @dataclass(frozen=True)
 class Product(CombinedScorer):
-    r"""Ranks hypotheses by the product of what several scorers make of them.
+    r"""Ranks hypotheses by the product of several scores.
 
-    $\prod_i s_i(y)$. Mind the signs: two scores below 0 have a product above 0, greater for worse ones.
-    Nothing bounds it, so stopping is never proved; while the search goes on, log-probabilities rank.
+    $\prod_i s_i(y)$. Mind the signs: the product of two scores below 0 is above 0, and is greater for worse
+    hypotheses. There is no bound, so stopping is never proved. Log-probabilities rank unfinished hypotheses.
 
     Args:
         scorers: At least one.
@@ -172,25 +174,26 @@ class Product(CombinedScorer):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scorers", _checked("Product", self.scorers))  # a frozen field
+        set_fields(self, scorers=_checked("Product", self.scorers))
 
+    @override
     def combine(self, parts: Sequence[Float[Tensor, " hyps"]]) -> Float[Tensor, " hyps"]:
-        """The product."""
         return reduce(torch.mul, parts)
 
+    @override
     def upper_bound(
         self,
         log_probs: Float[Tensor, " hyps"],
-        lengths: Int64[Tensor, " hyps"],  # noqa: ARG002 - the contract's signature
-        max_length: int,  # noqa: ARG002
-        memory: tuple[Memory, ...],  # noqa: ARG002
+        lengths: Int64[Tensor, " hyps"],
+        max_length: int,
+        memory: tuple[Memory, ...],
     ) -> Float[Tensor, " hyps"]:
-        """Infinity: two factors may both fall, and their product rise."""
+        # Two factors may both fall, and their product rise.
         return torch.full_like(log_probs, torch.inf)
 
 
 def _checked(who: str, scorers: object) -> tuple[PathScorer, ...]:
-    several = tuple(scorers) if isinstance(scorers, Sequence) else ()
-    if not several or not all(isinstance(scorer, PathScorer) for scorer in several):
+    read = tuple(scorers) if isinstance(scorers, Sequence) else ()
+    if not read or not all(isinstance(scorer, PathScorer) for scorer in read):
         raise ValueError(f"{who}: scorers must be one or more Scorers or PathScorers, got {scorers!r:.80}.")
-    return several
+    return read

@@ -1,4 +1,4 @@
-"""The coverage penalty of translation."""
+"""Coverage penalty for translation."""
 
 from dataclasses import dataclass
 from typing import final
@@ -6,6 +6,7 @@ from typing import final
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.scorers._shared.coverage import Coverage, CoverageScorer
 from decodekit.scorers.base import PathScorer
@@ -15,20 +16,20 @@ from decodekit.scorers.gnmt import GNMTLengthPenalty
 @final
 @dataclass(frozen=True)
 class CoveragePenalty(CoverageScorer):
-    r"""Takes off what hypotheses leave out of the source: each of its tokens should be attended to.
+    r"""Subtracts a penalty for source tokens that a hypothesis attends to less than once in sum.
 
     $s(y) + \beta \sum_i \log \min\left(\sum_j p_{ij}, 1\right)$.
     $p_{ij}$ is the attention of new token $j$ to token $i$ of the source of an encoder-decoder, else of the
-    prompt: the mean of the last layer's heads. The model must show it, as `HFModel` does.
+    prompt: the mean over the last layer's heads. The model must provide it, as `HFModel` does.
 
     Args:
         weight: $\beta$, at least 0; 0 is the base alone. Usual values: 0.1-0.5.
-        base: What the penalty is taken from.
-        stepwise: Ranks unfinished hypotheses so as well, not only finished ones.
+        base: The scorer to adjust.
+        stepwise: True: the penalty ranks unfinished hypotheses too.
 
     Raises:
         ValueError: If `weight` is not a finite number of at least 0.
-        DecodekitError: In a run, if the model does not show its attention.
+        DecodekitError: In a run, if the model does not provide its attention.
 
     Example:
         >>> search = dk.BeamSearch(5, scorer=CoveragePenalty(0.2, base=GNMTLengthPenalty(0.6)))
@@ -42,24 +43,16 @@ class CoveragePenalty(CoverageScorer):
 
     base: PathScorer = GNMTLengthPenalty(0.6)
 
-    batch_independent = True
-
-    def adjustment(
-        self,
-        lengths: Int64[Tensor, " hyps"],  # noqa: ARG002 - the contract's signature
-        memory: Coverage,
-    ) -> Float[Tensor, " hyps"]:
-        """The penalty, at most 0."""
-        # Attention that underflows to 0 costs much, and not everything.
+    @override
+    def adjustment(self, lengths: Int64[Tensor, " hyps"], memory: Coverage) -> Float[Tensor, " hyps"]:
+        # Attention that underflows to 0 costs a finite amount.
         covered = memory.sums.clamp(min=torch.finfo(torch.float32).tiny, max=1.0).log()
         # In double precision, so that padding, which moves the terms of the sum, does not show.
         return self.weight * covered.masked_fill(~memory.valid, 0.0).sum(-1, dtype=torch.float64).float()
 
-    def most(
-        self,
-        lengths: Int64[Tensor, " hyps"],
-        max_length: int,  # noqa: ARG002 - the contract's signature
-        memory: Coverage,  # noqa: ARG002
+    @override
+    def adjustment_bound(
+        self, lengths: Int64[Tensor, " hyps"], max_length: int, memory: Coverage
     ) -> Float[Tensor, " hyps"]:
-        """Nothing: all may yet be covered."""
+        # The rest of a text may yet cover everything.
         return torch.zeros_like(lengths, dtype=torch.float32)

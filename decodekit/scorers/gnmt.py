@@ -1,4 +1,4 @@
-"""The length penalty of Google's translation system."""
+"""Length penalty of Google's translation system (GNMT)."""
 
 from dataclasses import dataclass
 from typing import final
@@ -6,8 +6,9 @@ from typing import final
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from typing_extensions import override
 
-from decodekit.core.validation import is_finite
+from decodekit.core.validation import FINITE, check_fields
 from decodekit.scorers.base import Scorer
 
 
@@ -16,8 +17,8 @@ from decodekit.scorers.base import Scorer
 class GNMTLengthPenalty(Scorer):
     r"""Ranks hypotheses by log-probability over a gentle power of their length.
 
-    $\log P(y) / lp(y)$ with $lp(y) = \left(\frac{5 + |y|}{6}\right)^\alpha$: a first token counts as 1, and
-    short hypotheses differ less than under `LengthPenalty`.
+    $\log P(y) / lp(y)$ with $lp(y) = \left(\frac{5 + |y|}{6}\right)^\alpha$: the penalty of one
+    token is 1, and short hypotheses differ less than under `LengthPenalty`.
 
     Args:
         alpha: The power, any finite number. Usual values: 0.6-1.
@@ -41,17 +42,17 @@ class GNMTLengthPenalty(Scorer):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        if not is_finite(self.alpha):
-            raise ValueError(f"GNMTLengthPenalty: alpha must be a finite number, got {self.alpha!r}.")
+        check_fields(self, alpha=FINITE)
 
+    @override
     def __call__(
         self, log_probs: Float[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"]
     ) -> Float[Tensor, "*shape"]:
-        """The sums over the penalty."""
         return log_probs / ((5 + lengths.to(torch.float64)) / 6).pow(self.alpha).to(log_probs.dtype)
 
+    @override
     def bound(
         self, log_probs: Float[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"], max_length: int
     ) -> Float[Tensor, "*shape"]:
-        """The sums so far over the penalty of the length that is kindest to them."""
+        # As for `LengthPenalty`.
         return self(log_probs, torch.full_like(lengths, max_length) if self.alpha > 0 else lengths)

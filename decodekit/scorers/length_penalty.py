@@ -8,6 +8,7 @@ from typing import final
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.scorers.base import Scorer
 
@@ -17,7 +18,7 @@ from decodekit.scorers.base import Scorer
 class LengthPenalty(Scorer):
     r"""Ranks hypotheses by log-probability over a power of their length.
 
-    $\log P(y) / |y|^\alpha$: 0 ranks by the sum, 1 by the mean a token; above 0 favours longer
+    $\log P(y) / |y|^\alpha$: 0 ranks by the sum, 1 by the mean per token. Above 0 favours longer
     hypotheses, below 0 shorter ones.
 
     Args:
@@ -45,17 +46,17 @@ class LengthPenalty(Scorer):
         if not (isinstance(self.alpha, Real) and math.isfinite(self.alpha)):
             raise ValueError(f"LengthPenalty: alpha must be a finite number, got {self.alpha!r}.")
 
+    @override
     def __call__(
         self, log_probs: Float[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"]
     ) -> Float[Tensor, "*shape"]:
-        """The sums over the lengths' power."""
         # In double precision, as Hugging Face's Python numbers are, then rounded once.
         return log_probs / lengths.to(torch.float64).pow(self.alpha).to(log_probs.dtype)
 
+    @override
     def bound(
         self, log_probs: Float[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"], max_length: int
     ) -> Float[Tensor, "*shape"]:
-        """The sums so far over the power of the length that is kindest to them."""
-        # A negative sum shrinks as it is divided by more: the longest text for alpha > 0, the
-        # shortest, which is not below the present length, otherwise.
+        # A negative sum grows with its divisor: the best length is the longest for alpha > 0, else the
+        # present one.
         return self(log_probs, torch.full_like(lengths, max_length) if self.alpha > 0 else lengths)

@@ -1,10 +1,11 @@
-"""The plain log-probability."""
+"""Plain log-probability."""
 
 from dataclasses import dataclass
 from typing import final
 
 from jaxtyping import Float, Int64
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.scorers.base import Scorer
 
@@ -12,7 +13,7 @@ from decodekit.scorers.base import Scorer
 @final
 @dataclass(frozen=True)
 class LogProb(Scorer):
-    """Ranks hypotheses by the sum of their log-probabilities: favours short ones.
+    """Ranks hypotheses by the sum of their log-probabilities, which favours short ones.
 
     Example:
         >>> LogProb()(torch.tensor([-3.0]), torch.tensor([2]))
@@ -24,19 +25,14 @@ class LogProb(Scorer):
 
     batch_independent = True
 
+    @override
     def __call__(
-        self,
-        log_probs: Float[Tensor, "*shape"],
-        lengths: Int64[Tensor, "*shape"],  # noqa: ARG002 - the contract's signature
+        self, log_probs: Float[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"]
     ) -> Float[Tensor, "*shape"]:
-        """The sums themselves."""
         return log_probs
 
+    @override
     def bound(
-        self,
-        log_probs: Float[Tensor, "*shape"],
-        lengths: Int64[Tensor, "*shape"],  # noqa: ARG002 - the contract's signature
-        max_length: int,  # noqa: ARG002
+        self, log_probs: Float[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"], max_length: int
     ) -> Float[Tensor, "*shape"]:
-        """The sums so far: further tokens can only take away."""
         return log_probs

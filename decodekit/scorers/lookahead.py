@@ -1,83 +1,95 @@
-"""Looks a few tokens ahead for what a text must contain."""
+"""Lookahead search for phrases that a text must contain."""
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, final, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.prompt import Prompt
 from decodekit.core.pytrees import Memory
-from decodekit.core.validation import is_count, is_finite
+from decodekit.core.validation import NON_NEGATIVE, at_least, check_fields, set_fields
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import Model, ModelOutputsSpec, ModelWithVocabulary
-from decodekit.scorers._shared.rollouts import Hope, likeliest_ahead
+from decodekit.scorers.adjusted import check_base
 from decodekit.scorers.base import ExtendedHypotheses, PathScorer
 from decodekit.scorers.log_prob import LogProb
 
-LEAST = -100.0  # nats; so that what is out of sight is not out of the search
+LOWEST_HEURISTIC = -100.0  # nats; finite, so that a phrase out of reach does not end a hypothesis
 
 
 @runtime_checkable
-class Wanted(Protocol):
-    """A constraint: `Phrase` and `OneOf` are."""
+class Constraint(Protocol):
+    """A constraint, such as `Phrase` and `OneOf`."""
 
     @property
     def alternatives(self) -> tuple[tuple[int, ...], ...]:
-        """The phrases of which a text must contain one."""
+        """Phrases; a text must contain one of them."""
 
 
-class Foresight(NamedTuple):
-    """What is remembered of every row.
+class LookaheadMemory(NamedTuple):
+    """Memory of `Lookahead`.
 
     Attributes:
-        base: What the base remembers.
-        unmet: How many constraints the text lacks.
-        ahead: How near the nearest of them is, in nats, at most 0.
-        limits: Where texts end.
+        base: The base's memory.
+        unmet: Number of unmet constraints.
+        heuristic: Log-probability of the likeliest phrase of an unmet constraint, in nats.
+        limits: Of the run.
     """
 
     base: Memory
     unmet: Float[Tensor, " rows"]
-    ahead: Float[Tensor, " rows"]
+    heuristic: Float[Tensor, " rows"]
     limits: Limits
+
+
+class Target(NamedTuple):
+    """A phrase, or the rest of one, and the texts that need it."""
+
+    ids: tuple[int, ...]
+    texts: Bool[Tensor, " texts"]
 
 
 @final
 @dataclass(frozen=True)
 class Lookahead(PathScorer):
-    r"""Guides the search to texts that contain some phrases, by a look at what the model would say next.
+    r"""Guides the search to texts that contain some phrases, with the model's own greedy continuations.
 
-    A text is worth $s(y) - \lambda u$, where $u$ is the number of constraints that it lacks. Until it is
-    finished it is ranked by $\log P(y) - \lambda u + \alpha h$ (the base's `guide` for $\log P$), where
+    The score of a text is $s(y) - \lambda u$, where $u$ is the number of unmet constraints. Until it is
+    finished the search ranks it by $\log P(y) - \lambda u + \alpha h$ (the base's `partial_score` in place of
+    $\log P$), with the heuristic
     $h = \max_{a}\max_{0 \le i < k} \log P(a \mid x, y, g_{\le i})$
-    over the phrases $a$ of the constraints that it lacks and the model's greedy continuation $g$ of it: how
-    likely the likeliest of them is to come soon. The rest of a phrase that a text has begun counts too, as
-    what comes next. $h$ is 0 where nothing is lacking or the text has ended, and at least -100. Phrases that
-    no longer fit in `max_new_tokens`, or come after the continuation has ended, do not count.
+    over the phrases $a$ of the unmet constraints and the model's greedy continuation $g$ of the text: the
+    log-probability of the likeliest phrase at the next $k$ positions. If a text ends in the middle of a
+    phrase, the rest of that phrase counts too, at the next position only. $h$ is 0 if no constraint is unmet
+    or the text has ended, and at least -100. Phrases that no longer fit in `max_new_tokens`, or come after
+    the end of the continuation, do not count.
 
-    Every continuation that the search looks at is read anew, in one batch: a step takes one more pass over
-    whole texts and `steps - 1` passes of a token, and for each phrase of $n > 1$ ids at each place one
-    more over whole texts and $n - 2$ of a token. Processors and stopping criteria do not touch the greedy
+    The model reads every candidate of the search anew, in one batch: a step takes one more pass over whole
+    texts and `steps - 1` passes of a token. Each phrase of $n > 1$ ids takes at each position one more pass
+    over whole texts and $n - 2$ of a token. Processors and stopping criteria do not apply to the greedy
     continuations. Only new tokens count, not the prompt. Not capturable: the host runs the model.
 
     Args:
-        model: The model that looks ahead; as a rule the run's own.
-        constraints: What texts should contain: `Phrase` and `OneOf`; one list, or one for each prompt.
+        model: Looks ahead; usually the run's own model.
+        constraints: `Phrase` and `OneOf` to meet; one list for all prompts, or one per prompt.
         weight: $\alpha$, at least 0. 0 does not look ahead. Usual values: 0.05-1.
-        steps: $k$, places to look at, at least 1. Usual values: 3-35.
-        penalty: $\lambda$, nats a constraint, at least 0. 0 and `weight=0`: the base. Usual values: large.
-        base: What a text is worth otherwise, $s$.
+        steps: $k$, positions to look at, at least 1. Usual values: 3-35.
+        penalty: $\lambda$, nats per unmet constraint, at least 0. With `weight=0` too, 0 is the base alone.
+            Usual values: large.
+        base: $s$, the scorer to adjust.
 
     Raises:
         ValueError: If `weight`, `steps` or `penalty` is out of range.
-        TypeError: If `model`, `constraints` or `base` is something else.
-        DecodekitError: In a run, if there are not as many lists of constraints as prompts, an id is outside
-            the vocabulary, or the model has another vocabulary or needs a source and there is none.
+        TypeError: If `model`, `constraints` or `base` is of another type.
+        DecodekitError: In a run, if the number of lists of constraints is not that of the prompts, an id is
+            outside the vocabulary, or the model has another vocabulary or needs a source and there is none.
 
     Example:
         >>> model = dk.load()
@@ -87,7 +99,7 @@ class Lookahead(PathScorer):
         [[' wood, and said to her:\n']]
 
     Source:
-        Lu et al., 2022, https://arxiv.org/abs/2112.08726, with greedy lookahead; what is lacking counts as in
+        Lu et al., 2022, https://arxiv.org/abs/2112.08726, with greedy lookahead; the penalty is that of
         Lu et al., 2021, https://arxiv.org/abs/2010.12884. Theirs also groups the beams by the constraints
         they meet, and their code divides the log-probability of a phrase by its length.
 
@@ -96,18 +108,20 @@ class Lookahead(PathScorer):
     """
 
     model: Model
-    constraints: Sequence[Wanted] | Sequence[Sequence[Wanted]]
+    constraints: Sequence[Constraint] | Sequence[Sequence[Constraint]]
     _: KW_ONLY
     weight: float
     steps: int
     penalty: float = 10.0
     base: PathScorer = LogProb()
-    # Of all prompts together: which constraints each has, and which constraint each phrase meets.
-    _has: tuple[tuple[bool, ...], ...] = field(init=False, repr=False, compare=False)
+    # The constraints of all prompts in one list: per prompt, True for its own; per phrase, the number of its
+    # constraint.
+    _membership: tuple[tuple[bool, ...], ...] = field(init=False, repr=False, compare=False)
     _phrases: tuple[tuple[int, tuple[int, ...]], ...] = field(init=False, repr=False, compare=False)
 
     batch_independent = True
     capturable = False
+    stepwise = True
 
     def __post_init__(self) -> None:
         if isinstance(self.model, type) or not isinstance(self.model, Model):
@@ -115,156 +129,152 @@ class Lookahead(PathScorer):
                 f"Lookahead: model must be a decodekit.Model, got {type(self.model).__name__}. "
                 "Wrap a transformers model: use dk.HFModel(model, tokenizer)."
             )
-        for name in ("weight", "penalty"):
-            value = getattr(self, name)
-            if not is_finite(value) or value < 0:
-                raise ValueError(f"Lookahead: {name} must be a finite number of at least 0, got {value!r}.")
-        if not is_count(self.steps, 1):
-            raise ValueError(f"Lookahead: steps must be an integer of at least 1, got {self.steps!r}.")
-        if not isinstance(self.base, PathScorer):
-            raise TypeError(f"Lookahead: base must be a Scorer or PathScorer, got {self.base!r:.80}.")
-        given = _read(self.constraints)
-        each = given if given and isinstance(given[0], tuple) else (given,)
-        wanted = [(prompt, one) for prompt, several in enumerate(each) for one in several]
-        has = [tuple(prompt == of for of, _ in wanted) for prompt in range(len(each))]
-        phrases = [(number, ids) for number, (_, one) in enumerate(wanted) for ids in one.alternatives]  # type: ignore[union-attr]
-        object.__setattr__(self, "constraints", given)  # frozen fields
-        object.__setattr__(self, "_has", tuple(has))
-        object.__setattr__(self, "_phrases", tuple(phrases))
+        check_fields(self, weight=NON_NEGATIVE, penalty=NON_NEGATIVE, steps=at_least(1))
+        check_base(self, self.base)
+        constraints = _read(self.constraints)
+        lists = constraints if constraints and isinstance(constraints[0], tuple) else (constraints,)
+        pairs = [(prompt, constraint) for prompt, several in enumerate(lists) for constraint in several]
+        set_fields(
+            self,
+            constraints=constraints,
+            _membership=tuple(tuple(prompt == owner for owner, _ in pairs) for prompt in range(len(lists))),
+            _phrases=tuple(
+                (number, ids)
+                for number, (_, constraint) in enumerate(pairs)
+                for ids in constraint.alternatives  # type: ignore[union-attr]
+            ),
+        )
 
     @property
-    def guides(self) -> bool:
-        """Yes."""
-        return True
-
-    @property
+    @override
     def outputs_spec(self) -> ModelOutputsSpec:
-        """What the base asks for."""
         return self.base.outputs_spec
 
-    def init(self, history: History, limits: Limits) -> Foresight:
-        """Everything is lacking."""
-        if self._is_per_prompt and len(self._has) != history.batch:
+    @override
+    def init(self, history: History, limits: Limits) -> LookaheadMemory:
+        if self._is_per_prompt and len(self._membership) != history.batch:
             raise DecodekitError(
-                "Lookahead: there must be one list of constraints, or one a prompt, got "
-                f"{len(self._has)} for {history.batch} prompts."
+                "Lookahead: there must be one list of constraints, or one per prompt, got "
+                f"{len(self._membership)} for {history.batch} prompts."
             )
         highest = max((max(ids) for _, ids in self._phrases), default=0)
         if highest >= limits.vocab:
             raise DecodekitError(
                 f"Lookahead: token ids must be below the vocabulary size {limits.vocab}, got {highest}."
             )
-        unmet = self._wanted(history).sum(-1).float()
-        return Foresight(self.base.init(history, limits), unmet, torch.zeros_like(unmet), limits)
+        unmet = self._constraints_of(history).sum(-1).float()
+        return LookaheadMemory(self.base.init(history, limits), unmet, torch.zeros_like(unmet), limits)
 
-    def extend(self, growth: ExtendedHypotheses, memory: Foresight) -> Foresight:
-        """See what is there by now, and look ahead for the rest."""
-        limits, history = memory.limits, growth.history()
+    @override
+    def update(self, extended: ExtendedHypotheses, memory: LookaheadMemory) -> LookaheadMemory:
+        limits, history = memory.limits, extended.history()
         end = min(int(history.position), history.tokens.shape[1])
-        said = history.tokens[:, limits.prompt_length : end]
-        lacking = self._wanted(growth.parents).index_select(0, growth.source_rows)
+        new = history.tokens[:, limits.prompt_length : end]
+        unmet = self._constraints_of(extended.parents).index_select(0, extended.source_rows)
         for number, ids in self._phrases:
-            lacking[:, number] &= ~_contains(said, ids)
-        room = limits.max_new_tokens - said.shape[1]
-        looks = lacking.any(-1) & ~limits.is_end(history.last())
-        ahead = torch.zeros_like(memory.ahead)
-        if self.weight and room > 0 and looks.any():
-            rows = looks.nonzero()[:, 0]
-            texts = self._texts(growth, history, rows, end)
-            hopes, begun = self._hopes(said.index_select(0, rows), lacking.index_select(0, rows))
-            seen = likeliest_ahead(
-                self.model, texts, hopes, begun, steps=self.steps, room=room, limits=limits
-            )
-            ahead = ahead.index_copy(0, rows, seen.clamp(min=LEAST).to(ahead))
-        return Foresight(self.base.extend(growth, memory.base), lacking.sum(-1).float(), ahead, limits)
+            unmet[:, number] &= ~_contains(new, ids)
+        room = limits.max_new_tokens - new.shape[1]
+        active = unmet.any(-1) & ~limits.is_end(history.last())
+        heuristic = torch.zeros_like(memory.heuristic)
+        if self.weight and room > 0 and active.any():
+            rows = active.nonzero()[:, 0]
+            texts = self._texts(extended, history, rows, end)
+            targets = self._targets(new.index_select(0, rows), unmet.index_select(0, rows))
+            best = _best_log_prob(self.model, texts, *targets, steps=self.steps, room=room, limits=limits)
+            heuristic = heuristic.index_copy(0, rows, best.clamp(min=LOWEST_HEURISTIC).to(heuristic))
+        base = self.base.update(extended, memory.base)
+        return LookaheadMemory(base, unmet.sum(-1).float(), heuristic, limits)
 
+    @override
     def score(
-        self, log_probs: Float[Tensor, " hyps"], lengths: Int64[Tensor, " hyps"], memory: Foresight
+        self, log_probs: Float[Tensor, " hyps"], lengths: Int64[Tensor, " hyps"], memory: LookaheadMemory
     ) -> Float[Tensor, " hyps"]:
-        """The base's score, less what is lacking."""
         return self.base.score(log_probs, lengths, memory.base) - self.penalty * memory.unmet
 
+    @override
     def upper_bound(
         self,
         log_probs: Float[Tensor, " hyps"],
         lengths: Int64[Tensor, " hyps"],
         max_length: int,
-        memory: Foresight,
+        memory: LookaheadMemory,
     ) -> Float[Tensor, " hyps"]:
-        """The base's bound: nothing may be lacking in the end."""
+        # In the end every constraint may be met.
         return self.base.upper_bound(log_probs, lengths, max_length, memory.base)
 
-    def guide(
-        self, log_probs: Float[Tensor, " hyps"], lengths: Int64[Tensor, " hyps"], memory: Foresight
+    @override
+    def partial_score(
+        self, log_probs: Float[Tensor, " hyps"], lengths: Int64[Tensor, " hyps"], memory: LookaheadMemory
     ) -> Float[Tensor, " hyps"]:
-        """The base's guide, less what is lacking, and how near it is."""
-        guide = self.base.guide(log_probs, lengths, memory.base)
-        return guide - self.penalty * memory.unmet + self.weight * memory.ahead
+        base = self.base.partial_score(log_probs, lengths, memory.base)
+        return base - self.penalty * memory.unmet + self.weight * memory.heuristic
 
     @property
     def _is_per_prompt(self) -> bool:
         return bool(self.constraints) and isinstance(self.constraints[0], tuple)
 
-    def _wanted(self, history: History) -> Bool[Tensor, "rows constraints"]:
-        """Which constraints are those of each row's prompt."""
-        has = torch.tensor(self._has, dtype=torch.bool, device=history.tokens.device)
-        return history.spread(has if self._is_per_prompt else has.expand(history.batch, -1))
+    def _constraints_of(self, history: History) -> Bool[Tensor, "rows constraints"]:
+        """Return a mask of the constraints of each row's prompt."""
+        membership = torch.tensor(self._membership, dtype=torch.bool, device=history.tokens.device)
+        return history.spread(membership if self._is_per_prompt else membership.expand(history.batch, -1))
 
     def _texts(
-        self, growth: ExtendedHypotheses, history: History, rows: Int64[Tensor, " texts"], end: int
+        self, extended: ExtendedHypotheses, history: History, rows: Int64[Tensor, " texts"], end: int
     ) -> Prompt:
-        """What some hypotheses have said, the prompt included, as the model reads it."""
+        """Return some hypotheses, their prompts included, as prompts for the model."""
         source = history.source
         vocabulary = self.model.vocabulary if isinstance(self.model, ModelWithVocabulary) else None
         if vocabulary is not None and vocabulary.decoder_start_id is None:
-            source = None  # a language model reads what the decoder says, and no source
+            source = (
+                None  # a decoder-only model reads the decoder's side of an encoder-decoder, and no source
+            )
         elif vocabulary is not None and source is None:
             raise DecodekitError(
                 "Lookahead: an encoder-decoder must read the source of the run, and there is none. Use a "
                 "decoder-only model."
             )
         if source is not None:
-            batch = torch.arange(growth.parents.batch, device=rows.device)
-            prompts = growth.parents.spread(batch).index_select(0, growth.source_rows)
+            batch = torch.arange(extended.parents.batch, device=rows.device)
+            prompts = extended.parents.spread(batch).index_select(0, extended.source_rows)
             source = source.take(prompts.index_select(0, rows))
         tokens = history.tokens[:, :end].index_select(0, rows)
         return Prompt(tokens, history.valid[:, :end].index_select(0, rows), source)
 
-    def _hopes(
-        self, said: Int64[Tensor, "texts new"], lacking: Bool[Tensor, "texts constraints"]
-    ) -> tuple[list[Hope], list[Hope]]:
-        """The phrases that texts lack, and the rest of those that they end in the middle of."""
-        hopes, begun = [], []
+    def _targets(
+        self, new: Int64[Tensor, "texts new"], unmet: Bool[Tensor, "texts constraints"]
+    ) -> tuple[list[Target], list[Target]]:
+        """Return the phrases of unmet constraints, and the rest of each phrase that a text has begun."""
+        phrases, rests = [], []
         for number, ids in self._phrases:
-            texts = lacking[:, number]
+            texts = unmet[:, number]
             if not texts.any():
                 continue
-            hopes.append(Hope(ids, texts))
-            for there in range(1, min(len(ids), said.shape[1] + 1)):
-                ends = texts & (said[:, -there:] == _row(ids[:there], said)).all(-1)
-                if ends.any():
-                    begun.append(Hope(ids[there:], ends))
-        return hopes, begun
+            phrases.append(Target(ids, texts))
+            for split in range(1, min(len(ids), new.shape[1] + 1)):
+                begun = texts & (new[:, -split:] == _row(ids[:split], new)).all(-1)
+                if begun.any():
+                    rests.append(Target(ids[split:], begun))
+        return phrases, rests
 
 
-def _contains(said: Int64[Tensor, "texts new"], ids: tuple[int, ...]) -> Bool[Tensor, " texts"]:
-    """Which texts contain a phrase."""
-    if said.shape[1] < len(ids):
-        return torch.zeros(len(said), dtype=torch.bool, device=said.device)
-    return (said.unfold(1, len(ids), 1) == _row(ids, said)).all(-1).any(-1)
+def _contains(new: Int64[Tensor, "texts new"], ids: tuple[int, ...]) -> Bool[Tensor, " texts"]:
+    """True for texts that contain a phrase."""
+    if new.shape[1] < len(ids):
+        return torch.zeros(len(new), dtype=torch.bool, device=new.device)
+    return (new.unfold(1, len(ids), 1) == _row(ids, new)).all(-1).any(-1)
 
 
 def _row(ids: tuple[int, ...], like: Int64[Tensor, "texts new"]) -> Int64[Tensor, " ids"]:
     return torch.tensor(ids, device=like.device)
 
 
-def _read(given: Any) -> tuple[Wanted, ...] | tuple[tuple[Wanted, ...], ...]:  # noqa: ANN401 - it may be anything
-    """The constraints of all prompts, or of each, as they are kept."""
+def _read(given: Any) -> tuple[Constraint, ...] | tuple[tuple[Constraint, ...], ...]:  # noqa: ANN401 - not checked yet
+    """Return the constraints of all prompts, or of each, as tuples."""
     if _is_list(given):
-        if all(_is_constraint(one) for one in given):
+        if all(map(_is_constraint, given)):
             return tuple(given)
-        if all(_is_list(one) and all(map(_is_constraint, one)) for one in given):
-            return tuple(tuple(one) for one in given)
+        if all(_is_list(part) and all(map(_is_constraint, part)) for part in given):
+            return tuple(map(tuple, given))
     raise TypeError(
         "Lookahead: constraints must be a list of Phrase and OneOf, such as [Phrase([5, 7])], or such a list "
         f"for each prompt, got {given!r:.200}."
@@ -276,4 +286,77 @@ def _is_list(given: object) -> bool:
 
 
 def _is_constraint(given: object) -> bool:
-    return isinstance(given, Wanted) and not isinstance(given, type)
+    return isinstance(given, Constraint) and not isinstance(given, type)
+
+
+def _best_log_prob(  # noqa: PLR0913 - two kinds of targets
+    model: Model,
+    texts: Prompt,
+    anywhere: Sequence[Target],
+    next_only: Sequence[Target],
+    *,
+    steps: int,
+    room: int,
+    limits: Limits,
+) -> Float32[Tensor, " texts"]:
+    """Return the log-probability of each text's likeliest target; minus infinity if no target fits.
+
+    Args:
+        model: Continues the texts greedily.
+        texts: Hypotheses, prompts included.
+        anywhere: Targets at any of the positions.
+        next_only: Targets at the first position, directly after the text.
+        steps: Positions to look at.
+        room: Tokens that may still come.
+        limits: Of the run.
+    """
+    rows, columns = texts.tokens.shape
+    session, logits = model.start(texts, rows_per_prompt=1, capacity=columns + steps)
+    if logits.shape[-1] != limits.vocab:
+        raise DecodekitError(
+            f"Lookahead: both models must have the same vocabulary, got {logits.shape[-1]} tokens for "
+            f"{limits.vocab}. Use a model with the same tokenizer."
+        )
+    active = torch.ones(rows, dtype=torch.bool, device=logits.device)
+    best = torch.full((rows,), -torch.inf, device=logits.device)
+    for step in range(min(steps, room)):
+        log_probs = logits.log_softmax(-1)
+        for target in [*anywhere, *next_only] if step == 0 else anywhere:
+            if len(target.ids) <= room - step:
+                selected = target.texts.to(active.device) & active
+                best = best.maximum(_log_prob(model, texts, log_probs, target.ids, selected))
+        tokens = log_probs.argmax(-1)
+        active = active & ~limits.is_end(tokens)
+        if step + 1 == min(steps, room) or not active.any():
+            break
+        texts = _append(texts, tokens)
+        logits = session.advance(tokens, None)
+    return best
+
+
+def _log_prob(
+    model: Model,
+    texts: Prompt,
+    log_probs: Float32[Tensor, "texts vocab"],
+    ids: tuple[int, ...],
+    selected: Bool[Tensor, " texts"],
+) -> Float32[Tensor, " texts"]:
+    """Return the log-probability of the ids after the selected texts; minus infinity for other texts."""
+    total = log_probs[:, ids[0]].masked_fill(~selected, -torch.inf)
+    chosen = (total > -torch.inf).nonzero()[:, 0]
+    if len(ids) == 1 or not len(chosen):
+        return total
+    # The session goes on with the greedy continuation, so the ids need a session of their own.
+    texts = _append(texts.take(chosen), torch.full_like(chosen, ids[0]))
+    session, logits = model.start(texts, rows_per_prompt=1, capacity=texts.tokens.shape[1] + len(ids) - 2)
+    rest = logits.log_softmax(-1)[:, ids[1]]
+    for last, following in pairwise(ids[1:]):
+        logits = session.advance(torch.full_like(chosen, last), None)
+        rest = rest + logits.log_softmax(-1)[:, following]
+    return total.index_add(0, chosen, rest)
+
+
+def _append(texts: Prompt, tokens: Int64[Tensor, " texts"]) -> Prompt:
+    tokens = tokens.to(texts.tokens.device)[:, None]
+    valid = torch.ones_like(tokens, dtype=torch.bool)
+    return Prompt(torch.cat([texts.tokens, tokens], 1), torch.cat([texts.mask, valid], 1), texts.source)

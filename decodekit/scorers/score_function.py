@@ -1,4 +1,4 @@
-"""Any function as a scorer."""
+"""Any function of log-probability and length as a scorer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import final
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.errors import DecodekitError
 from decodekit.scorers.base import Scorer
@@ -19,12 +20,12 @@ class ScoreFunction(Scorer):
 
     Args:
         function: From sums in nats and lengths, tensors of one shape, to scores of that shape, elementwise.
-        upper: From sums, lengths and `max_length` to what no continuation scores more than (see
-            `Scorer.bound`); None: nothing is known, and stopping is never proved.
+        upper: From sums, lengths and `max_length` to an upper bound, as `Scorer.bound`. None: there is no
+            bound, and stopping is never proved.
 
     Raises:
         TypeError: If one of them cannot be called.
-        DecodekitError: In a run, if one returns something else than a tensor of the given shape.
+        DecodekitError: In a run, if one does not return a tensor of the given shape.
 
     Example:
         >>> square = ScoreFunction(lambda log_probs, lengths: -log_probs**2 / lengths)
@@ -47,26 +48,26 @@ class ScoreFunction(Scorer):
                 f"{self.upper!r:.80}."
             )
 
+    @override
     def __call__(
         self, log_probs: Float[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"]
     ) -> Float[Tensor, "*shape"]:
-        """What the function says."""
         return _checked("function", self.function(log_probs, lengths), log_probs)
 
+    @override
     def bound(
         self, log_probs: Float[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"], max_length: int
     ) -> Float[Tensor, "*shape"]:
-        """What `upper` says, or infinity."""
         if self.upper is None:
             return torch.full_like(log_probs, torch.inf)
         return _checked("upper", self.upper(log_probs, lengths, max_length), log_probs)
 
 
-def _checked(name: str, given: object, log_probs: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    if not isinstance(given, Tensor) or given.shape != log_probs.shape:
-        what = tuple(given.shape) if isinstance(given, Tensor) else given
+def _checked(name: str, result: object, log_probs: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    if not isinstance(result, Tensor) or result.shape != log_probs.shape:
+        given = tuple(result.shape) if isinstance(result, Tensor) else result
         raise DecodekitError(
-            f"ScoreFunction: {name} must return a tensor of the shape {tuple(log_probs.shape)} that it was "
-            f"given, got {what!r:.80}."
+            f"ScoreFunction: {name} must return a tensor of the shape {tuple(log_probs.shape)} of its "
+            f"argument, got {given!r:.80}."
         )
-    return given.to(log_probs.dtype)
+    return result.to(log_probs.dtype)

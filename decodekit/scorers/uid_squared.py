@@ -5,6 +5,7 @@ from typing import final
 
 from jaxtyping import Float, Int64
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.scorers._shared.information_density import InformationDensityScorer
 from decodekit.scorers.base import ExtendedHypotheses
@@ -13,14 +14,14 @@ from decodekit.scorers.base import ExtendedHypotheses
 @final
 @dataclass(frozen=True)
 class UIDSquared(InformationDensityScorer):
-    r"""Takes off the squared surprisals: favours texts whose tokens share their improbability.
+    r"""Subtracts the sum of squared surprisals: favours texts of even surprisal.
 
     $s(y) - \lambda \sum_t u_t^2$ with the surprisals $u_t = -\log P(y_t \mid y_{<t}, x)$.
-    Log-probabilities are those that the search adds up. Unfinished hypotheses are ranked so as well.
+    Log-probabilities are taken after the processors. The penalty ranks unfinished hypotheses too.
 
     Args:
         weight: $\lambda$, at least 0; 0 is the base alone. Usual values: 0.01-1.
-        base: What the penalty is taken from.
+        base: The scorer to adjust.
 
     Raises:
         ValueError: If `weight` is not a finite number of at least 0.
@@ -35,25 +36,14 @@ class UIDSquared(InformationDensityScorer):
         None.
     """
 
-    batch_independent = True
+    @override
+    def update_adjustment(
+        self, extended: ExtendedHypotheses, memory: Float[Tensor, " hyps"]
+    ) -> Float[Tensor, " hyps"]:
+        return memory + extended.log_probs**2
 
-    def grow(self, growth: ExtendedHypotheses, memory: Float[Tensor, " hyps"]) -> Float[Tensor, " hyps"]:
-        """One square more."""
-        return memory + growth.log_probs**2
-
+    @override
     def adjustment(
-        self,
-        lengths: Int64[Tensor, " hyps"],  # noqa: ARG002 - the contract's signature
-        memory: Float[Tensor, " hyps"],
+        self, lengths: Int64[Tensor, " hyps"], memory: Float[Tensor, " hyps"]
     ) -> Float[Tensor, " hyps"]:
-        """The penalty, below 0."""
         return -self.weight * memory
-
-    def most(
-        self,
-        lengths: Int64[Tensor, " hyps"],
-        max_length: int,  # noqa: ARG002 - the contract's signature
-        memory: Float[Tensor, " hyps"],
-    ) -> Float[Tensor, " hyps"]:
-        """The penalty so far, which can only grow."""
-        return self.adjustment(lengths, memory)

@@ -1,4 +1,4 @@
-"""A reward for every token."""
+"""Reward per token."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import final
@@ -6,8 +6,9 @@ from typing import final
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from typing_extensions import override
 
-from decodekit.core.validation import is_finite
+from decodekit.core.validation import FINITE, check_fields
 from decodekit.scorers.base import Scorer
 from decodekit.scorers.log_prob import LogProb
 
@@ -15,13 +16,13 @@ from decodekit.scorers.log_prob import LogProb
 @final
 @dataclass(frozen=True)
 class WordReward(Scorer):
-    r"""Adds a reward for every token: favours long hypotheses without end.
+    r"""Adds a reward per token: favours long hypotheses without a limit.
 
     $s(y) + r \, |y|$, the end id included in the length.
 
     Args:
-        reward: Nats a token, any finite number; below 0 it favours short hypotheses. Usual values: 0.1-1.
-        base: What the reward is added to.
+        reward: $r$, nats per token, any finite number; below 0 favours short hypotheses. Usual values: 0.1-1.
+        base: The scorer to adjust.
 
     Raises:
         ValueError: If `reward` is not finite.
@@ -31,7 +32,7 @@ class WordReward(Scorer):
         tensor([-2.])
 
     Source:
-        He et al., 2016, https://doi.org/10.1609/aaai.v30i1.9983. `BoundedLengthReward` ends at a length.
+        He et al., 2016, https://doi.org/10.1609/aaai.v30i1.9983. `BoundedLengthReward` has a limit.
 
     Hugging Face:
         None.
@@ -44,20 +45,19 @@ class WordReward(Scorer):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        if not is_finite(self.reward):
-            raise ValueError(f"WordReward: reward must be a finite number, got {self.reward!r}.")
+        check_fields(self, reward=FINITE)
         if not isinstance(self.base, Scorer):
             raise TypeError(f"WordReward: base must be a Scorer such as LogProb(), got {self.base!r:.80}.")
 
+    @override
     def __call__(
         self, log_probs: Float[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"]
     ) -> Float[Tensor, "*shape"]:
-        """The base's score and the rewards."""
         return self.base(log_probs, lengths) + self.reward * lengths
 
+    @override
     def bound(
         self, log_probs: Float[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"], max_length: int
     ) -> Float[Tensor, "*shape"]:
-        """The base's bound, and the rewards of the longest text, or of none more if they are costs."""
         rewarded = torch.full_like(lengths, max_length) if self.reward > 0 else lengths
         return self.base.bound(log_probs, lengths, max_length) + self.reward * rewarded

@@ -1,1 +1,1 @@
-"""When a hypothesis is finished, beyond its end ids and its length; one file each."""
+"""Stopping criteria; one file each. The contract is in `core/stopping_criterion.py`."""

@@ -1,4 +1,4 @@
-"""Tokens that the model is not sure of."""
+"""Stop at an unlikely token."""
 
 import math
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from typing import ClassVar, final
 
 from jaxtyping import Bool, Float32
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.pytrees import Memory
@@ -16,12 +17,12 @@ from decodekit.core.validation import is_number
 @final
 @dataclass(frozen=True)
 class Confidence(StoppingCriterion):
-    r"""Finishes a hypothesis once it says a token that is less likely than a threshold.
+    r"""Finishes a hypothesis when it emits a token less likely than a threshold.
 
-    Holds if $P(y_t \mid y_{<t}, x) < p$ under the model, before any processor; the token itself is kept.
+    Holds if $P(y_t \mid y_{<t}, x) < p$ under the model, before any processor. The text keeps the token.
 
     Args:
-        threshold: p, a probability in (0, 1). Usual values: 0.1-0.5.
+        threshold: $p$, a probability in (0, 1). Usual values: 0.1-0.5.
 
     Raises:
         ValueError: If `threshold` is outside (0, 1).
@@ -32,10 +33,10 @@ class Confidence(StoppingCriterion):
         [['confidence']]
 
     Source:
-        The stop of drafts in assisted generation, https://github.com/huggingface/transformers/pull/33258.
+        Assisted generation stops its drafts so: https://github.com/huggingface/transformers/pull/33258.
 
     Hugging Face:
-        `ConfidenceCriteria`, which looks at the first row only.
+        `ConfidenceCriteria`, which reads the first row only.
     """
 
     threshold: float
@@ -48,15 +49,12 @@ class Confidence(StoppingCriterion):
         if not (is_number(self.threshold) and 0 < self.threshold < 1):
             raise ValueError(f"Confidence: threshold must be in (0, 1), got {self.threshold!r}.")
 
-    def init(self, history: History, run: StoppingContext) -> Memory:  # noqa: ARG002 - the contract's signature
-        """Nothing."""
+    @override
+    def init(self, history: History, run: StoppingContext) -> Memory:
         return ()
 
+    @override
     def apply(
-        self,
-        history: History,  # noqa: ARG002 - the contract's signature
-        log_probs: Float32[Tensor, " rows"],
-        memory: Memory,
+        self, history: History, log_probs: Float32[Tensor, " rows"], memory: Memory
     ) -> tuple[Bool[Tensor, " rows"], Memory]:
-        """Rows whose newest token was unlikely."""
         return log_probs < math.log(self.threshold), memory

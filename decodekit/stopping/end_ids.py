@@ -1,4 +1,4 @@
-"""Ids that end a text, as a criterion among others."""
+"""Stop at certain token ids."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,23 +7,24 @@ from typing import final
 import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.pytrees import Memory
 from decodekit.core.stopping_criterion import StoppingContext, StoppingCriterion, check_reason
-from decodekit.core.validation import read_ids
+from decodekit.core.validation import read_ids, set_fields
 
 
 @final
 @dataclass(frozen=True)
 class EndIds(StoppingCriterion):
-    """Finishes a hypothesis that says one of some ids.
+    """Finishes a hypothesis when it emits one of several ids.
 
-    In addition to the run's own end ids, and to be combined with other criteria.
+    They add to the run's own end ids, and can be combined with other criteria.
 
     Args:
         ids: One id or several.
-        reason: What `finish_reason` says.
+        reason: The `finish_reason`.
 
     Raises:
         ValueError: If an id is not an integer of at least 0, there are none, or `reason` is not text.
@@ -46,21 +47,18 @@ class EndIds(StoppingCriterion):
         if not ids:
             raise ValueError("EndIds: there must be at least one id, got none.")
         check_reason("EndIds", self.reason)
-        object.__setattr__(self, "ids", ids)  # a frozen field
+        set_fields(self, ids=ids)
 
-    def init(self, history: History, run: StoppingContext) -> Memory:  # noqa: ARG002 - the contract's signature
-        """Nothing."""
+    @override
+    def init(self, history: History, run: StoppingContext) -> Memory:
         return ()
 
+    @override
     def apply(
-        self,
-        history: History,
-        log_probs: Float32[Tensor, " rows"],  # noqa: ARG002 - the contract's signature
-        memory: Memory,
+        self, history: History, log_probs: Float32[Tensor, " rows"], memory: Memory
     ) -> tuple[Bool[Tensor, " rows"], Memory]:
-        """Rows whose newest token is one of the ids."""
         last = history.last()
-        ends = torch.zeros_like(last, dtype=torch.bool)
+        finished = torch.zeros_like(last, dtype=torch.bool)
         for token in read_ids("EndIds", self.ids):
-            ends = ends | (last == token)
-        return ends, memory
+            finished = finished | (last == token)
+        return finished, memory

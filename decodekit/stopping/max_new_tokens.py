@@ -1,27 +1,28 @@
-"""A number of new tokens, as a criterion among others."""
+"""Stop after a number of new tokens."""
 
 from dataclasses import dataclass
 from typing import final
 
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.stopping_criterion import StoppingContext, StoppingCriterion, check_reason
-from decodekit.core.validation import is_count
+from decodekit.core.validation import at_least, check_fields
 
 
 @final
 @dataclass(frozen=True)
 class MaxNewTokens(StoppingCriterion):
-    """Holds once a hypothesis has so many new tokens.
+    """Holds from a number of new tokens on.
 
-    `decode(max_new_tokens=...)` is the limit of the run; this one is to be combined with others, as in
+    `decode(max_new_tokens=...)` is the limit of the run; this criterion combines with others, as in
     `MaxNewTokens(20) & StopStrings(".")`: the first full stop from the twentieth token on.
 
     Args:
         max_new_tokens: At least 1.
-        reason: What `finish_reason` says.
+        reason: The `finish_reason`.
 
     Raises:
         ValueError: If `max_new_tokens` is not an integer of at least 1, or `reason` is not text.
@@ -40,21 +41,15 @@ class MaxNewTokens(StoppingCriterion):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        if not is_count(self.max_new_tokens, 1):
-            raise ValueError(
-                f"MaxNewTokens: max_new_tokens must be an integer of at least 1, got {self.max_new_tokens!r}."
-            )
+        check_fields(self, max_new_tokens=at_least(1))
         check_reason("MaxNewTokens", self.reason)
 
-    def init(self, history: History, run: StoppingContext) -> Int64[Tensor, ""]:  # noqa: ARG002 - the contract's signature
-        """The column at which it holds."""
+    @override
+    def init(self, history: History, run: StoppingContext) -> Int64[Tensor, ""]:
         return history.position + self.max_new_tokens
 
+    @override
     def apply(
-        self,
-        history: History,
-        log_probs: Float32[Tensor, " rows"],  # noqa: ARG002 - the contract's signature
-        memory: Int64[Tensor, ""],
+        self, history: History, log_probs: Float32[Tensor, " rows"], memory: Int64[Tensor, ""]
     ) -> tuple[Bool[Tensor, " rows"], Int64[Tensor, ""]]:
-        """All rows, from that column on."""
         return (history.position >= memory).expand(len(history.tokens)), memory

@@ -1,4 +1,4 @@
-"""Wall-clock time."""
+"""Stop after a time."""
 
 import math
 import time
@@ -8,6 +8,7 @@ from typing import ClassVar, final
 import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.stopping_criterion import StoppingContext, StoppingCriterion
@@ -17,10 +18,10 @@ from decodekit.core.validation import is_number
 @final
 @dataclass(frozen=True)
 class MaxTime(StoppingCriterion):
-    """Finishes every hypothesis once the run has taken so many seconds, after at least one token.
+    """Finishes every hypothesis after a number of seconds, but not before its first token.
 
-    The clock starts when `decode` is called, so that the prompt counts. Asked after every token, so the
-    run takes at most a step longer. Runs on the host: a captured step has no clock.
+    The clock starts when `decode` is called, so the prompt counts. It is read after every token, so the run
+    takes at most one step longer. Runs on the host: a captured step has no clock.
 
     Args:
         seconds: Above 0.
@@ -33,7 +34,7 @@ class MaxTime(StoppingCriterion):
         [['time']]
 
     Hugging Face:
-        `MaxTimeCriteria(seconds)`, whose clock starts when it is made.
+        `MaxTimeCriteria(seconds)`, with a clock that starts when it is constructed.
     """
 
     seconds: float
@@ -47,16 +48,13 @@ class MaxTime(StoppingCriterion):
         if not (is_number(self.seconds) and 0 < self.seconds < math.inf):
             raise ValueError(f"MaxTime: seconds must be a finite number above 0, got {self.seconds!r}.")
 
-    def init(self, history: History, run: StoppingContext) -> float:  # noqa: ARG002 - the contract's signature
-        """The time at which it is over."""
+    @override
+    def init(self, history: History, run: StoppingContext) -> float:
         return run.started + self.seconds
 
+    @override
     def apply(
-        self,
-        history: History,
-        log_probs: Float32[Tensor, " rows"],
-        memory: float,
+        self, history: History, log_probs: Float32[Tensor, " rows"], memory: float
     ) -> tuple[Bool[Tensor, " rows"], float]:
-        """All rows or none."""
-        over = bool(time.monotonic() >= memory)
-        return torch.full((len(history.tokens),), over, device=log_probs.device), memory
+        expired = bool(time.monotonic() >= memory)
+        return torch.full((len(history.tokens),), expired, device=log_probs.device), memory

@@ -1,4 +1,4 @@
-"""Any function of a row's text."""
+"""Stop by a function of the text or the ids."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,30 +7,30 @@ from typing import Any, final
 import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.stopping_criterion import StoppingContext, StoppingCriterion, check_reason
-from decodekit.errors import DecodekitError
-from decodekit.stopping._shared.new_text import NewText, start_reading_text
+from decodekit.stopping._shared.new_text import NewText, check_tokenizer
 
 
 @final
 @dataclass(frozen=True)
 class StopWhen(StoppingCriterion):
-    """Finishes a hypothesis when a function of its new text, or its new ids, says so.
+    """Finishes a hypothesis when a function of its new text, or of its new ids, returns True.
 
     Runs on the host, row by row; for many rows derive from `StoppingCriterion` and use tensors. Rows that
-    have finished are asked too, as long as others go on.
+    have finished are passed too, as long as other rows go on.
 
     Args:
-        function: From the new text (or the new ids) of one hypothesis to whether it is finished. Pure.
-        ids: True: it is given a list of ids instead of text.
-        reason: What `finish_reason` says.
+        function: From the new text (or the new ids) of one hypothesis to True if it is finished. Pure.
+        ids: True: the function takes a list of ids in place of text.
+        reason: The `finish_reason`.
 
     Raises:
         TypeError: If `function` cannot be called.
         ValueError: If `reason` is not text.
-        DecodekitError: In a run, if it wants text and the model has no tokenizer.
+        DecodekitError: In a run, if the function takes text and the model has no tokenizer.
 
     Example:
         >>> stop = StopWhen(lambda text: text.count(" ") == 5, reason="five words")
@@ -39,7 +39,7 @@ class StopWhen(StoppingCriterion):
         [[' a man who had a']]
 
     Hugging Face:
-        A `StoppingCriteria` of one's own.
+        A custom `StoppingCriteria`.
     """
 
     function: Callable[[Any], bool]
@@ -54,22 +54,16 @@ class StopWhen(StoppingCriterion):
             raise TypeError(f"StopWhen: function must be callable, got {self.function!r:.80}.")
         check_reason("StopWhen", self.reason)
 
+    @override
     def init(self, history: History, run: StoppingContext) -> NewText:
-        """Where the new text begins, and what reads it."""
-        if not self.ids and run.vocabulary.tokenizer is None:
-            raise DecodekitError(
-                "StopWhen: a function of text needs a tokenizer, and the model has none. Use ids=True, or "
-                "HFModel(model, tokenizer)."
-            )
-        return start_reading_text(history, run)
+        if not self.ids:
+            check_tokenizer(run, "StopWhen: a function of text needs", "ids=True")
+        return NewText.begin(history, run)
 
+    @override
     def apply(
-        self,
-        history: History,
-        log_probs: Float32[Tensor, " rows"],
-        memory: NewText,
+        self, history: History, log_probs: Float32[Tensor, " rows"], memory: NewText
     ) -> tuple[Bool[Tensor, " rows"], NewText]:
-        """Rows of which the function says so."""
         rows = memory.ids(history) if self.ids else memory.texts(history)
-        said = [bool(self.function(row)) for row in rows]
-        return torch.tensor(said, device=log_probs.device), memory
+        finished = [bool(self.function(row)) for row in rows]
+        return torch.tensor(finished, device=log_probs.device), memory

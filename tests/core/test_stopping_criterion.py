@@ -1,4 +1,4 @@
-"""What every criterion can count on, and every decoder must do."""
+"""The contract of criteria, for every criterion and every decoder."""
 
 from collections import Counter
 from functools import cache
@@ -20,8 +20,8 @@ from decodekit.testing.strategies import prompts
 LAWS = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
 
-class SaidTwice(dk.StoppingCriterion):
-    """A row is finished when it says a token for the second time; it only ever looks at the newest one."""
+class EmittedTwice(dk.StoppingCriterion):
+    """A row is finished when it emits a token for the second time; it reads the newest token only."""
 
     def __init__(self, token: int) -> None:
         self.token = token
@@ -41,7 +41,7 @@ class SaidTwice(dk.StoppingCriterion):
         return count >= 2, count
 
 
-class Spent(dk.StoppingCriterion):
+class Budget(dk.StoppingCriterion):
     """A row is finished when its log-probability, summed in its memory, falls below a budget."""
 
     def __init__(self, budget: float) -> None:
@@ -71,7 +71,7 @@ class Call(NamedTuple):
 
 
 class Recorder(dk.StoppingCriterion):
-    """Never finishes a row, and writes down what it was asked."""
+    """Never finishes a row, and records its calls."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -94,11 +94,11 @@ def decoders() -> list[dk.Decoder[Any]]:
     return [dk.Greedy(), dk.BeamSearch(3, num_return=2), dk.BeamSearch(2, stop_rule=dk.Proved())]
 
 
-# What the loop asks
+# The calls of the loop
 
 
 @pytest.mark.parametrize("decoder", [dk.Greedy(), dk.Sample(3, seeds=[1, 2]), dk.BeamSearch(3)])
-def test_every_call_sees_as_many_rows_as_there_are_hypotheses(decoder: dk.Decoder[Any]) -> None:
+def test_every_call_has_one_row_per_hypothesis(decoder: dk.Decoder[Any]) -> None:
     recorder = Recorder()
     dk.decode(HashModel(6), [[1], [2, 3]], decoder, stop=recorder, max_new_tokens=4, end_ids=(0, 2))
     rows = decoder.rows_per_prompt
@@ -107,7 +107,7 @@ def test_every_call_sees_as_many_rows_as_there_are_hypotheses(decoder: dk.Decode
     assert {tuple(call.prompts) for call in recorder.calls} == {(0,) * rows + (1,) * rows}
 
 
-def test_a_criterion_knows_the_vocabulary_and_when_the_run_began() -> None:
+def test_a_criterion_is_given_the_vocabulary_and_the_start_of_the_run() -> None:
     model, recorder = HashModel(6), Recorder()
     dk.decode(model, [[1]], dk.Greedy(), stop=recorder, max_new_tokens=4)
     [run] = recorder.runs
@@ -116,7 +116,7 @@ def test_a_criterion_knows_the_vocabulary_and_when_the_run_began() -> None:
 
 
 @pytest.mark.parametrize("wrong", [True, None, "yes", torch.tensor(True), torch.zeros(2)])
-def test_what_is_not_a_boolean_a_row_is_refused(wrong: Any) -> None:  # noqa: ANN401
+def test_criteria_must_return_one_boolean_per_row(wrong: Any) -> None:  # noqa: ANN401
     class Wrong(dk.StoppingCriterion):
         reason = "wrong"
 
@@ -144,7 +144,7 @@ def test_a_criterion_needs_a_reason() -> None:
 
 
 def test_by_default_a_criterion_cuts_nothing_and_holds_nothing_back() -> None:
-    criterion = SaidTwice(1)
+    criterion = EmittedTwice(1)
     assert criterion.trim("text", "tex", fired=True) is None
     assert criterion.held_back("text") == 0
     assert criterion.capturable
@@ -159,7 +159,7 @@ def test_a_row_ends_with_the_token_that_finished_it(batch: list[list[int]], seed
     model, seeds = HashModel(4, seed), [seed % 100 + number for number in range(len(batch))]
     for decoder in (dk.Greedy(), dk.Sample(2, seeds=seeds)):
         free = dk.decode(model, batch, decoder, max_new_tokens=9)
-        out = dk.decode(model, batch, decoder, stop=SaidTwice(3), max_new_tokens=9)
+        out = dk.decode(model, batch, decoder, stop=EmittedTwice(3), max_new_tokens=9)
         for number, row in enumerate(free.hypotheses()):
             for rank, tokens in enumerate(row):
                 ends = [n for n in range(1, 10) if tokens[:n].count(3) == 2]
@@ -208,7 +208,7 @@ def test_under_beam_search_memory_follows_its_hypothesis(  # noqa: PLR0913, PLR0
         return slow(tuple(text))
 
     search = dk.BeamSearch(beams, stop_rule=rule, num_return=beams)
-    stop: dk.StoppingCriterion = SaidTwice(3) if which == "twice" else Spent(-4.0)
+    stop: dk.StoppingCriterion = EmittedTwice(3) if which == "twice" else Budget(-4.0)
     out = dk.decode(model, batch, search, stop=stop, end_ids=ends, max_new_tokens=6)
     for number, prompt in enumerate(batch):
 
@@ -227,14 +227,14 @@ def test_under_beam_search_memory_follows_its_hypothesis(  # noqa: PLR0913, PLR0
         assert out.finish_reason[number] == reasons + ["missing"] * (beams - len(expected))
 
 
-@pytest.mark.parametrize("nonfinite", ["reorder_memory", "pick_memory"])
+@pytest.mark.parametrize("name", ["reorder_memory", "pick_memory"])
 def test_without_either_reorder_of_memory_the_law_above_fails(
-    nonfinite: str, monkeypatch: pytest.MonkeyPatch
+    name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def texts() -> list[list[list[list[int]]]]:
         search = dk.BeamSearch(3, num_return=3)
         return [
-            dk.decode(HashModel(5, seed), [[1]], search, stop=SaidTwice(3), max_new_tokens=6).hypotheses()
+            dk.decode(HashModel(5, seed), [[1]], search, stop=EmittedTwice(3), max_new_tokens=6).hypotheses()
             for seed in range(20)
         ]
 
@@ -243,8 +243,8 @@ def test_without_either_reorder_of_memory_the_law_above_fails(
         "reorder_memory": lambda memory, source_rows: memory,  # noqa: ARG005
         "pick_memory": lambda memories, chosen: memories[0],  # noqa: ARG005
     }
-    module = candidates if nonfinite == "reorder_memory" else beam_step
-    monkeypatch.setattr(module, nonfinite, forget[nonfinite])
+    module = candidates if name == "reorder_memory" else beam_step
+    monkeypatch.setattr(module, name, forget[name])
     assert sum(ours != theirs for ours, theirs in zip(right, texts(), strict=True)) >= 5
 
 
@@ -267,7 +267,7 @@ def test_a_criterion_on_an_id_is_an_end_id(
 
 
 def test_finished_by_a_criterion_a_hypothesis_competes_by_its_score() -> None:
-    # 1 finishes at once and is worth log .5; 2 3 is worth log .5 * .96, less in sum and more by the mean.
+    # 1 finishes at once and scores log .5; 2 3 scores log .5 * .96, less in sum and more by the mean.
     model = MarkovModel([[0.0, 0.5, 0.5, 0.0], [0.25] * 4, [0.0, 0.02, 0.02, 0.96], [0.25] * 4])
     stop = dk.StopWhen(lambda ids: ids[-1] in {1, 3}, ids=True, reason="odd")
     out = dk.decode(model, [[0]], dk.BeamSearch(2, num_return=2), stop=stop, max_new_tokens=3)
@@ -279,7 +279,7 @@ def test_finished_by_a_criterion_a_hypothesis_competes_by_its_score() -> None:
 
 def test_every_hypothesis_has_its_own_reason() -> None:
     model = MarkovModel([[0.0, 0.4, 0.35, 0.25], *[[0.97, 0.01, 0.01, 0.01]] * 3])
-    stop = [dk.EndIds(1, reason="one"), SaidTwice(0)]
+    stop = [dk.EndIds(1, reason="one"), EmittedTwice(0)]
     search = dk.BeamSearch(3, num_return=3, scorer=dk.LogProb())
     out = dk.decode(model, [[3]], search, stop=stop, end_ids=2, max_new_tokens=4)
     assert out.hypotheses() == [[[0, 1], [0, 2], [0, 3, 0]]]
@@ -298,7 +298,7 @@ def test_where_all_candidates_are_finished_the_search_ends() -> None:
 
 
 @pytest.mark.parametrize(
-    "stop", [SaidTwice(3), Spent(-3.0), [dk.EndIds(1), SaidTwice(4)]], ids=["twice", "spent", "either"]
+    "stop", [EmittedTwice(3), Budget(-3.0), [dk.EndIds(1), EmittedTwice(4)]], ids=["twice", "spent", "either"]
 )
 @pytest.mark.parametrize("decoder", decoders(), ids=repr)
 def test_decoders_with_criteria_keep_the_laws_of_decoders(decoder: dk.Decoder[Any], stop: Any) -> None:  # noqa: ANN401
@@ -306,11 +306,11 @@ def test_decoders_with_criteria_keep_the_laws_of_decoders(decoder: dk.Decoder[An
 
 
 def test_sampling_with_criteria_keeps_the_laws_of_decoders() -> None:
-    check_decoder(lambda seeds: dk.Sample(2, seeds=seeds), stop=SaidTwice(3), max_examples=15)
+    check_decoder(lambda seeds: dk.Sample(2, seeds=seeds), stop=EmittedTwice(3), max_examples=15)
 
 
-class Deaf(dk.Decoder[Any]):
-    """Says token 0, and asks nobody."""
+class IgnoresCriteria(dk.Decoder[Any]):
+    """Emits token 0, and applies no criteria."""
 
     class State(NamedTuple):
         history: dk.History
@@ -333,22 +333,22 @@ class Deaf(dk.Decoder[Any]):
 
 
 def test_a_decoder_that_applies_no_criterion_is_refused_where_there_is_one() -> None:
-    dk.decode(HashModel(5), [[1]], Deaf(), max_new_tokens=2)
-    with pytest.raises(dk.DecodekitError, match="decode: Deaf must apply the stopping criteria"):
-        dk.decode(HashModel(5), [[1]], Deaf(), stop=SaidTwice(1), max_new_tokens=2)
+    dk.decode(HashModel(5), [[1]], IgnoresCriteria(), max_new_tokens=2)
+    with pytest.raises(dk.DecodekitError, match="decode: IgnoresCriteria must apply the stopping criteria"):
+        dk.decode(HashModel(5), [[1]], IgnoresCriteria(), stop=EmittedTwice(1), max_new_tokens=2)
 
 
-def test_criteria_are_asked_once_a_step_and_row() -> None:
-    said: Counter[tuple[int, ...]] = Counter()
-    stop = dk.StopWhen(lambda ids: bool(said.update([tuple(ids)])), ids=True)
+def test_criteria_are_applied_once_per_step_and_row() -> None:
+    calls: Counter[tuple[int, ...]] = Counter()
+    stop = dk.StopWhen(lambda ids: bool(calls.update([tuple(ids)])), ids=True)
     dk.decode(HashModel(5), [[1]], dk.Greedy(), stop=stop, max_new_tokens=4)
-    assert sorted(map(len, said)) == [1, 2, 3, 4]
-    assert set(said.values()) == {1}
+    assert sorted(map(len, calls)) == [1, 2, 3, 4]
+    assert set(calls.values()) == {1}
 
 
 @pytest.mark.parametrize("wrong", [None, "end", 5])
 def test_criteria_combine_with_criteria_only(wrong: Any) -> None:  # noqa: ANN401
     with pytest.raises(TypeError, match="AnyOf: every criterion must be a StoppingCriterion"):
-        SaidTwice(1) | wrong
+        EmittedTwice(1) | wrong
     with pytest.raises(TypeError, match="AllOf: every criterion must be a StoppingCriterion"):
-        SaidTwice(1) & wrong
+        EmittedTwice(1) & wrong

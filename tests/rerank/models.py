@@ -1,4 +1,4 @@
-"""Models for the tests: one that remembers what it reads, and a translator of a few words."""
+"""Models for the tests: one that records its prompts, and a translator of a few words."""
 
 from functools import cache
 
@@ -12,7 +12,7 @@ from tests.equivalence.families import ENDS, PAD, build
 
 
 class Remembering:
-    """A toy model that remembers the prompts it has read."""
+    """A toy model that records the prompts it has read."""
 
     def __init__(self, vocab: int = 5, seed: int = 0, vocabulary: dk.Vocabulary | None = None) -> None:
         self._model = dk.testing.HashModel(vocab, seed)

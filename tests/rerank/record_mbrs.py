@@ -1,4 +1,4 @@
-"""Records what mbrs 0.1.8 says: expected utilities and winners, as `mbrs.json` beside this file.
+"""Records the results of mbrs 0.1.8: expected utilities and winners, as `mbrs.json` beside this file.
 
 mbrs wants another numpy and another transformers than decodekit, so it needs an environment of its own:
 
@@ -7,7 +7,7 @@ mbrs wants another numpy and another transformers than decodekit, so it needs an
     mbrs_env/bin/python tests/rerank/record_mbrs.py
 
 Hypotheses and references of a case differ from each other: decodekit compares each pair once, and counts a
-text by what it is likely and not by how often it stands in a list.
+text by its probability and not by its count in a list.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""BLEU equals sacrebleu's, pair by pair, and is what the formula says of mean counts."""
+"""BLEU equals sacrebleu's, pair by pair, and equals the formula for mean counts."""
 
 import math
 import sys
@@ -59,15 +59,15 @@ def test_it_is_sacrebleus_sentence_score(ours: dk.BLEU, theirs: Any, hypothesis:
 
 def exact_mean_bleu(hypothesis: str, references: list[str], weights: list[Fraction]) -> float:
     """BLEU against mean counts and mean length, with exponential smoothing, from fractions."""
-    said, precisions, halvings = hypothesis.split(), [], 0
-    for order in range(1, min(4, len(said)) + 1):
+    ours, precisions, halvings = hypothesis.split(), [], 0
+    for order in range(1, min(4, len(ours)) + 1):
         counts = [
             Counter(tuple(words[start : start + order]) for start in range(len(words) - order + 1))
-            for words in (said, *(text.split() for text in references))
+            for words in (ours, *(text.split() for text in references))
         ]
         common = Fraction(0)
         for ngram, count in counts[0].items():
-            mean = sum(weight * wanted[ngram] for weight, wanted in zip(weights, counts[1:], strict=True))
+            mean = sum(weight * theirs[ngram] for weight, theirs in zip(weights, counts[1:], strict=True))
             common += min(Fraction(count), mean)
         if order == 1 and not common:
             return 0.0
@@ -75,7 +75,7 @@ def exact_mean_bleu(hypothesis: str, references: list[str], weights: list[Fracti
         precisions.append((common or Fraction(1, 2**halvings)) / counts[0].total())
     length = sum(weight * len(text.split()) for weight, text in zip(weights, references, strict=True))
     mean = math.prod(map(float, precisions)) ** (1 / len(precisions)) if precisions else 0.0
-    return 100 * mean * (math.exp(min(0, 1 - length / len(said))) if said else 0.0)
+    return 100 * mean * (math.exp(min(0, 1 - length / len(ours))) if ours else 0.0)
 
 
 @settings(max_examples=60, deadline=None)
@@ -96,7 +96,7 @@ def test_the_mean_reference_is_the_mean_of_counts_and_lengths(
         assert value == pytest.approx(exact_mean_bleu(hypothesis, references, weights), rel=1e-9, abs=1e-9)
 
 
-def test_without_sacrebleu_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_sacrebleu_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sacrebleu.metrics.bleu", None)
     with pytest.raises(ImportError, match=r"pip install decodekit\[metrics\]"):
         dk.BLEU()

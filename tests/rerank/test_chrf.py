@@ -1,4 +1,4 @@
-"""chrF equals sacrebleu's, pair by pair, and is what the formula says of mean counts."""
+"""chrF equals sacrebleu's, pair by pair, and equals the formula for mean counts."""
 
 import math
 from collections import Counter
@@ -15,7 +15,7 @@ import decodekit as dk
 from tests.rerank.texts import SENTENCES, TEXTS
 
 
-def test_two_texts_without_a_common_character_are_worth_nothing() -> None:
+def test_two_texts_without_a_common_character_score_zero() -> None:
     assert dk.ChrF().pairwise(["ab", "cd"], ["ab"]).tolist() == [[100.0], [0.0]]
 
 
@@ -53,18 +53,18 @@ def exact_mean_chrf(hypothesis: str, references: list[str], weights: list[Fracti
     """chrF against mean counts, in fractions, n-gram by n-gram."""
     precisions, recalls = [], []
     for order in range(1, 7):
-        said, *wanted = (
+        ours, *theirs = (
             Counter(text[start : start + order] for start in range(len(text) - order + 1))
             for text in ("".join(text.split()) for text in (hypothesis, *references))
         )
-        ngrams = set().union(*wanted)
+        ngrams = set().union(*theirs)
         mean = {
-            ngram: sum(weight * counts[ngram] for weight, counts in zip(weights, wanted, strict=True))
+            ngram: sum(weight * counts[ngram] for weight, counts in zip(weights, theirs, strict=True))
             for ngram in ngrams
         }
-        common = sum((min(Fraction(said[ngram]), mean[ngram]) for ngram in ngrams), Fraction(0))
-        if said and mean:
-            precisions.append(common / sum(said.values()))
+        common = sum((min(Fraction(ours[ngram]), mean[ngram]) for ngram in ngrams), Fraction(0))
+        if ours and mean:
+            precisions.append(common / sum(ours.values()))
             recalls.append(common / sum(mean.values()))
     if not precisions or not sum(precisions):
         return 0.0

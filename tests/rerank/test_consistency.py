@@ -1,4 +1,4 @@
-"""Self-consistency (`self_consistency`): votes by hand, brute force, and its laws. Votes say who won."""
+"""Self-consistency (`self_consistency`): votes by hand, brute force, and its laws. `Votes` lists them."""
 
 import math
 from collections import defaultdict
@@ -21,7 +21,7 @@ SAYINGS = ["it is 4", "2 + 2 = 4", "4", "5", "so 5", "perhaps", "7"]
 ROWS = st.lists(st.tuples(st.sampled_from(SAYINGS), st.floats(-6, 0, width=32)), min_size=1, max_size=7)
 
 
-def test_the_majority_wins_and_the_likeliest_of_it_stands_first() -> None:
+def test_the_majority_wins_and_its_likeliest_hypothesis_is_first() -> None:
     out = decoded([["4", "5", "it is 5", "dunno"]], [[-1.0, -3.0, -2.0, -0.5]])
     best = dk.self_consistency(out, last_number)
     assert best.texts == [["it is 5", "5", "4", "dunno"]]
@@ -51,7 +51,7 @@ def test_a_tie_goes_to_the_answer_of_the_likelier_hypothesis() -> None:
     assert dk.self_consistency(out, last_number).report.answers == [[5, 4], [4, 5]]
 
 
-def test_without_any_answer_the_likeliest_stands_first() -> None:
+def test_without_any_answer_the_likeliest_is_first() -> None:
     best = dk.self_consistency(decoded([["a", "b"]], [[-2.0, -1.0]]), last_number)
     assert best.texts == [["b", "a"]]
     assert (best.report.answers, best.report.votes, best.score.tolist()) == ([[]], [[]], [[0.0, 0.0]])
@@ -70,7 +70,7 @@ def test_probabilities_that_underflow_still_decide() -> None:
 @pytest.mark.parametrize("weights", ["uniform", "probability", "per_token"])
 @settings(max_examples=60, deadline=None)
 @given(row=ROWS, data=st.data())
-def test_it_is_what_counting_by_hand_gives_in_any_order(
+def test_it_equals_counting_by_hand_in_any_order(
     weights: Any,  # noqa: ANN401
     row: list[tuple[str, float]],
     data: st.DataObject,
@@ -106,9 +106,9 @@ def test_it_is_what_counting_by_hand_gives_in_any_order(
 @settings(max_examples=20, deadline=None)
 @given(rows=st.lists(ROWS, min_size=2, max_size=3))
 def test_a_batch_gives_what_each_prompt_alone_gives(rows: list[list[tuple[str, float]]]) -> None:
-    def vote(some: list[list[tuple[str, float]]]) -> dk.Decoded:
-        texts, log_probs = ([[one[part] for one in row] for row in some] for part in (0, 1))
-        ids = [[[number] for number in range(len(row))] for row in some]
+    def vote(rows: list[list[tuple[str, float]]]) -> dk.Decoded:
+        texts, log_probs = ([[one[part] for one in row] for row in rows] for part in (0, 1))
+        ids = [[[number] for number in range(len(row))] for row in rows]
         return dk.self_consistency(decoded(texts, log_probs, ids), last_number, weights="probability")
 
     together = vote(rows)
@@ -129,7 +129,7 @@ def test_answers_are_extracted_from_ids_if_there_are_no_texts() -> None:
         dk.self_consistency(out, sum, ids=False)
 
 
-def test_what_cannot_be_counted_is_refused() -> None:
+def test_answers_that_are_not_hashable_are_refused() -> None:
     with pytest.raises(dk.DecodekitError, match="an answer must be None or something hashable"):
         dk.self_consistency(decoded([["a"]]), lambda text: [text])
 

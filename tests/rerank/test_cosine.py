@@ -57,7 +57,7 @@ def test_the_mean_of_the_embeddings_gives_the_mean_of_the_cosines(
     torch.testing.assert_close(expected, cosine.aggregated(names, names, shares), rtol=1e-12, atol=1e-12)
 
 
-def test_it_reads_ids_if_asked_to() -> None:
+def test_with_ids_it_reads_ids() -> None:
     out = decoded([["a", "b", "c"]], ids=[[[1, 2], [1], [7]]])
     ids = dk.Cosine(lambda hypotheses: [[len(ids), ids[0]] for ids in hypotheses], ids=True)
     assert dk.mbr(out, ids).hypotheses()[0][0] == [1]
@@ -69,6 +69,6 @@ def test_embed_must_be_callable() -> None:
 
 
 @pytest.mark.parametrize("given", [[1.0, 2.0], [[1.0]], "vectors", [[1.0], [math.nan]], [[1.0], [2.0, 3.0]]])
-def test_embed_must_return_one_vector_a_text(given: Any) -> None:  # noqa: ANN401
+def test_embed_must_return_one_vector_per_text(given: Any) -> None:  # noqa: ANN401
     with pytest.raises(dk.DecodekitError, match="Cosine: embed must return one vector"):
         dk.Cosine(lambda _: given).pairwise(["a"], ["b"])

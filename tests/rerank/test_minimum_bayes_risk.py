@@ -1,4 +1,4 @@
-"""Minimum Bayes risk (`mbr`): cases by hand, its laws, and brute force. RiskReport says what it took."""
+"""Minimum Bayes risk (`mbr`): cases by hand, its laws, and brute force. `RiskReport` counts comparisons."""
 
 import math
 from collections import Counter
@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from sacrebleu.metrics.chrf import CHRF
 
 import decodekit as dk
-from decodekit.rerank._shared.expected_utility import different_ones
+from decodekit.rerank.minimum_bayes_risk import deduplicate
 from tests.rerank.texts import SENTENCES, decoded
 
 LISTS = st.lists(SENTENCES, min_size=1, max_size=6)
 UTILITIES = [dk.ChrF(), dk.BLEU(), dk.UtilityFunction(lambda one, other: -abs(len(one) - len(other)))]
 
 
-def test_the_middle_one_has_the_least_risk() -> None:
+def test_the_median_has_the_least_risk() -> None:
     out = decoded([["1", "2", "9"]])
     best = dk.mbr(out, lambda one, other: -abs(int(one) - int(other)))
     assert best.texts == [["2", "1", "9"]]
@@ -26,7 +26,7 @@ def test_the_middle_one_has_the_least_risk() -> None:
     assert (best.report.calls.tolist(), best.report.saved.tolist()) == ([9], [0])
 
 
-def test_probabilities_move_it() -> None:
+def test_weights_by_probability_move_the_optimum() -> None:
     out = decoded([["1", "2", "9"]], [[math.log(0.1), math.log(0.1), math.log(0.8)]])
     best = dk.mbr(out, lambda one, other: -abs(int(one) - int(other)), weights="probability")
     assert best.texts == [["9", "2", "1"]]
@@ -75,8 +75,12 @@ def test_the_score_is_the_expected_utility_by_brute_force(
         if weights == "uniform":
             shares = [1 / len(pseudo)] * len(pseudo)
         else:
-            some = {text: math.exp(log_prob) for text, log_prob in zip(pseudo, log_probs, strict=True)}
-            shares = [some[text] / sum(some.values()) / pseudo.count(text) for text in pseudo]
+            probabilities = {
+                text: math.exp(log_prob) for text, log_prob in zip(pseudo, log_probs, strict=True)
+            }
+            shares = [
+                probabilities[text] / sum(probabilities.values()) / pseudo.count(text) for text in pseudo
+            ]
         scorer = CHRF()
         expected = {
             text: sum(
@@ -123,7 +127,7 @@ def test_the_order_of_hypotheses_does_not_matter(
 
 @settings(max_examples=40, deadline=None)
 @given(texts=LISTS, data=st.data())
-def test_said_twice_is_no_likelier(texts: list[str], data: st.DataObject) -> None:
+def test_a_repeated_sequence_is_no_likelier(texts: list[str], data: st.DataObject) -> None:
     texts = sorted(set(texts))
     log_probs = data.draw(st.lists(st.floats(-9, 0, width=32), min_size=len(texts), max_size=len(texts)))
     again = data.draw(st.lists(st.sampled_from(range(len(texts))), max_size=4))
@@ -138,8 +142,8 @@ def test_said_twice_is_no_likelier(texts: list[str], data: st.DataObject) -> Non
     assert once.texts[0][0] == several.texts[0][0]
 
 
-def test_two_ways_to_say_the_same_add_up() -> None:
-    # "a" is said as [1] and as [2, 3]; together they are likelier than "b".
+def test_probabilities_of_different_ids_of_one_text_add_up() -> None:
+    # "a" is the text of [1] and of [2, 3]; together they are likelier than "b".
     probs = [[math.log(0.3), math.log(0.3), math.log(0.4)]]
     out = decoded([["a", "a", "b"]], probs, [[[1], [2, 3], [4]]])
     best = dk.mbr(out, lambda one, other: one == other, weights="probability")
@@ -187,8 +191,8 @@ def test_a_pair_is_computed_once(texts: list[str]) -> None:
 
 
 def test_texts_are_compared_in_an_order_of_their_own() -> None:
-    assert different_ones(["b", "a", "b"]) == (["a", "b"], [1, 0, 1])
-    assert different_ones([[2, 1], [2], [2, 1]]) == ([[2], [2, 1]], [1, 0, 1])
+    assert deduplicate(["b", "a", "b"]) == (["a", "b"], [1, 0, 1])
+    assert deduplicate([[2, 1], [2], [2, 1]]) == ([[2], [2, 1]], [1, 0, 1])
 
 
 def test_a_tie_goes_to_the_likelier() -> None:
@@ -286,7 +290,7 @@ def test_references_must_be_of_as_many_prompts() -> None:
         ({"references": ["a"]}, TypeError, "references must be what decode returns"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(
+def test_options_that_exclude_each_other_are_refused(
     options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):

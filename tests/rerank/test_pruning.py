@@ -1,4 +1,4 @@
-"""Pruning: what is dropped, what it saves, and that it finds the winner where that is clear."""
+"""Pruning: dropped hypotheses, saved comparisons, and the winner where it is clear."""
 
 import math
 from typing import Any
@@ -18,7 +18,7 @@ def near(one: str, other: str) -> float:
     return -abs(int(one) - int(other))
 
 
-def test_what_is_far_off_is_dropped_in_the_first_round() -> None:
+def test_a_clear_loser_is_dropped_in_the_first_round() -> None:
     full = dk.mbr(decoded([NUMBERS]), near)
     best = dk.mbr(decoded([NUMBERS]), near, pruning=dk.Pruning(schedule=(4, 8, 16)))
     assert best.texts[0][0] == full.texts[0][0] == "10"
@@ -32,7 +32,7 @@ def test_what_is_far_off_is_dropped_in_the_first_round() -> None:
     assert best.report.rounds[0].tolist() == sorted(best.report.rounds[0].tolist(), reverse=True)
 
 
-def test_the_score_of_who_was_dropped_is_by_what_it_was_compared_with() -> None:
+def test_a_dropped_hypothesis_has_the_score_under_its_references() -> None:
     best = dk.mbr(decoded([NUMBERS]), near, pruning=dk.Pruning(schedule=(4, 16)))
     place = best.texts[0].index("70")
     assert best.score[0, place].item() == -(60 + 59 + 61 + 60) / 4
@@ -50,13 +50,13 @@ def test_with_one_round_over_all_references_it_is_plain(texts: list[str], seed: 
 
 @settings(max_examples=40, deadline=None)
 @given(texts=st.lists(SENTENCES, min_size=2, max_size=12))
-def test_with_full_confidence_whoever_may_win_stays(texts: list[str]) -> None:
+def test_with_confidence_zero_every_possible_winner_stays(texts: list[str]) -> None:
     # In none of these can a hypothesis be dropped that is as good as the best by every reference.
     pruned = dk.mbr(decoded([texts]), lambda _, __: 0.0, pruning=dk.Pruning(schedule=(1, 2, 4), draws=5))
     assert len(set(pruned.report.rounds[0].tolist())) == 1
 
 
-def test_the_same_seed_drops_the_same_and_another_may_not() -> None:
+def test_the_same_seed_drops_the_same_hypotheses_and_another_may_not() -> None:
     texts = [" ".join(f"w{(7 * one + other) % 11}" for other in range(5)) for one in range(24)]
     schedule = (3, 6, 12, 24)
 
@@ -128,6 +128,6 @@ def test_arguments_out_of_range_are_refused(options: dict[str, Any], message: st
         dk.Pruning(**options)
 
 
-def test_there_must_be_one_seed_a_prompt() -> None:
-    with pytest.raises(dk.DecodekitError, match="one seed, or one a prompt, got 2 seeds for 1 prompts"):
+def test_there_must_be_one_seed_per_prompt() -> None:
+    with pytest.raises(dk.DecodekitError, match="one seed, or one per prompt, got 2 seeds for 1 prompts"):
         dk.mbr(decoded([["a"]]), dk.ChrF(), pruning=dk.Pruning(seeds=[1, 2]))

@@ -1,4 +1,4 @@
-"""Best of n (`best_of_n`): every form of reward, ties, and what is refused."""
+"""Best of n (`best_of_n`): every form of reward, ties, and refusals."""
 
 import math
 from typing import Any
@@ -14,7 +14,7 @@ OUT = decoded([["aa", "a", "aaa"], ["aaaa", "b"]])
 BEST = [["aaa", "aa", "a"], ["aaaa", "b"]]
 
 
-def test_the_largest_reward_stands_first() -> None:
+def test_the_largest_reward_is_first() -> None:
     best = dk.best_of_n(OUT, lambda text: text.count("a"))
     assert best.texts == BEST
     assert best.score.tolist() == [[3.0, 2.0, 1.0], [4.0, 0.0, -math.inf]]
@@ -62,7 +62,7 @@ def test_rewards_of_ids() -> None:
         dk.best_of_n(out, len, ids=False)
 
 
-def test_a_prompt_without_hypotheses_is_not_asked_about() -> None:
+def test_a_prompt_without_hypotheses_is_not_passed_to_the_reward() -> None:
     assert dk.best_of_n(decoded([[], ["a"]]), len).texts == [[], ["a"]]
     assert dk.best_of_n(decoded([["a"], []]), lambda texts: [1.0] * len(texts), batched=True).texts == [
         ["a"],
@@ -71,14 +71,14 @@ def test_a_prompt_without_hypotheses_is_not_asked_about() -> None:
 
 
 @pytest.mark.parametrize("value", [None, "good", math.nan, [1.0]])
-def test_what_is_no_number_is_refused(value: Any) -> None:  # noqa: ANN401
+def test_rewards_that_are_not_numbers_are_refused(value: Any) -> None:  # noqa: ANN401
     with pytest.raises(dk.DecodekitError, match="best_of_n: a reward must be a number"):
         dk.best_of_n(OUT, lambda _: value)
 
 
 @pytest.mark.parametrize("given", [[1.0], 5.0, None, torch.zeros(6)])
-def test_one_call_must_return_one_reward_a_hypothesis(given: Any) -> None:  # noqa: ANN401
-    with pytest.raises(dk.DecodekitError, match="there must be one reward a hypothesis, 5 together"):
+def test_one_call_must_return_one_reward_per_hypothesis(given: Any) -> None:  # noqa: ANN401
+    with pytest.raises(dk.DecodekitError, match="there must be one reward per hypothesis, 5 together"):
         dk.best_of_n(OUT, lambda _: given, batched=True)
 
 

@@ -31,7 +31,7 @@ def decoded(
     log_probs: list[list[float]] | None = None,
     ids: list[list[list[int]]] | None = None,
 ) -> dk.Decoded:
-    """A result that holds some texts; the ids are theirs, one a different text, unless given."""
+    """A result that holds some texts; one id per different text, unless ids are given."""
     known = sorted({text for row in texts for text in row})
     ids = ids or [[[known.index(text)] for text in row] for row in texts]
     hyps, new = max(map(len, texts)), max((len(own) for row in ids for own in row), default=1)

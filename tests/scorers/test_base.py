@@ -1,4 +1,4 @@
-"""Scorers that remember the way: their memory follows its hypothesis, and they may guide the search."""
+"""Path scorers: their memory follows its hypothesis, and stepwise ones rank unfinished hypotheses."""
 
 import itertools
 
@@ -56,7 +56,7 @@ def test_as_many_beams_as_texts_find_the_optimum(seed: int, vocab: int, new: int
 
 
 def slow_guided(model: HashModel, prompt: list[int], beams: int, new: int) -> list[list[int]]:
-    """`Guiding` with lists: candidates by the parent's guide and the token, kept by their own guide."""
+    """`Guiding` with lists: candidates by the parent's partial score and the token, kept by their own."""
     log_probs = next_log_probs(model)
     live: list[tuple[list[int], float, float]] = [([], 0.0, 0.0)]  # tokens, sum, weakest
     for _ in range(new):
@@ -73,7 +73,7 @@ def slow_guided(model: HashModel, prompt: list[int], beams: int, new: int) -> li
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**31), beams=st.integers(1, 4), new=st.integers(1, 4))
-def test_a_guide_decides_which_hypotheses_go_on(seed: int, beams: int, new: int) -> None:
+def test_the_partial_score_decides_which_hypotheses_go_on(seed: int, beams: int, new: int) -> None:
     model, prompts = HashModel(5, seed), [[1], [3, 4]]
     search = dk.BeamSearch(beams, scorer=Guiding(), num_return=beams)
     out = dk.decode(model, prompts, search, max_new_tokens=new)
@@ -83,15 +83,15 @@ def test_a_guide_decides_which_hypotheses_go_on(seed: int, beams: int, new: int)
 
 
 class LastColumn(Weakest):
-    """Ranks by how much was attended to the prompt's last column."""
+    """Ranks by the attention to the prompt's last column."""
 
     outputs_spec = dk.ModelOutputsSpec(attention=True)
 
-    def extend(
-        self, growth: dk.ExtendedHypotheses, memory: Float32[Tensor, " hyps"]
+    def update(
+        self, extended: dk.ExtendedHypotheses, memory: Float32[Tensor, " hyps"]
     ) -> Float32[Tensor, " hyps"]:
-        assert growth.attention is not None
-        return memory - growth.attention[:, -1]
+        assert extended.attention is not None
+        return memory - extended.attention[:, -1]
 
 
 def test_a_scorer_is_given_the_attention_of_its_own_hypothesis() -> None:
@@ -112,27 +112,27 @@ def test_a_scorer_is_given_the_attention_of_its_own_hypothesis() -> None:
                     )
                     for token in tokens[:step]:
                         session.advance(torch.tensor([token]), None)
-                    seen = session.model_outputs.attention
-                    assert seen is not None
-                    expected -= float(seen[0, -1])
+                    attention = session.model_outputs.attention
+                    assert attention is not None
+                    expected -= float(attention[0, -1])
                 torch.testing.assert_close(out.score[number, rank].item(), expected, atol=1e-5, rtol=1e-5)
 
 
-class SaidBefore(Weakest):
-    """Ranks by how often the newest token was said before, prompt included: needs the history."""
+class Repeats(Weakest):
+    """Ranks by earlier occurrences of the newest token, prompt included: needs the history."""
 
-    def extend(
-        self, growth: dk.ExtendedHypotheses, memory: Float32[Tensor, " hyps"]
+    def update(
+        self, extended: dk.ExtendedHypotheses, memory: Float32[Tensor, " hyps"]
     ) -> Float32[Tensor, " hyps"]:
-        history = growth.history()
-        said = (history.tokens == growth.tokens[:, None]) & history.valid
-        return memory - (said.sum(-1) - 1)
+        history = extended.history()
+        occurrences = (history.tokens == extended.tokens[:, None]) & history.valid
+        return memory - (occurrences.sum(-1) - 1)
 
 
 def test_a_scorer_is_given_the_history_of_its_own_hypothesis() -> None:
     prompts = [[1], [3, 4, 3]]
     out = dk.decode(
-        HashModel(5, 3), prompts, dk.BeamSearch(3, scorer=SaidBefore(), num_return=3), max_new_tokens=4
+        HashModel(5, 3), prompts, dk.BeamSearch(3, scorer=Repeats(), num_return=3), max_new_tokens=4
     )
     for number, prompt in enumerate(prompts):
         for rank, tokens in enumerate(out.hypotheses()[number]):

@@ -24,7 +24,7 @@ def test_length_penalty_divides_by_the_lengths_power(alpha: float, expected: lis
     assert dk.LengthPenalty(alpha)(torch.tensor([-4.0, -9.0]), torch.tensor([4, 9])).tolist() == expected
 
 
-def test_length_penalty_is_the_mean_a_token_unless_told_otherwise() -> None:
+def test_length_penalty_is_the_mean_per_token_by_default() -> None:
     assert dk.LengthPenalty()(torch.tensor([-6.0]), torch.tensor([4])).tolist() == [-1.5]
 
 
@@ -38,11 +38,11 @@ def test_length_penalty_of_zero_is_the_log_probability() -> None:
     [
         (1.0, -0.5),  # the longest text: -8 / 16
         (0.5, -2.0),  # -8 / 4
-        (0.0, -8.0),  # whatever the length
+        (0.0, -8.0),  # at any length
         (-1.0, -32.0),  # the shortest text, as it is now: -8 * 4
     ],
 )
-def test_length_penalty_is_bounded_at_the_length_that_is_kindest(alpha: float, expected: float) -> None:
+def test_length_penalty_is_bounded_at_the_best_length(alpha: float, expected: float) -> None:
     bound = dk.LengthPenalty(alpha).bound(torch.tensor([-8.0]), torch.tensor([4]), 16)
     assert bound.tolist() == [expected]
 
@@ -54,7 +54,7 @@ def test_length_penalty_takes_any_shape() -> None:
 
 
 @pytest.mark.parametrize("alpha", [-2.0, 0.0, 1.0])
-def test_length_penalty_keeps_the_worthless_worthless(alpha: float) -> None:
+def test_length_penalty_keeps_minus_infinity(alpha: float) -> None:
     empty_scores, length = torch.tensor([-torch.inf]), torch.tensor([3])
     assert dk.LengthPenalty(alpha)(empty_scores, length).tolist() == [-torch.inf]
     assert dk.LengthPenalty(alpha).bound(empty_scores, length, 9).tolist() == [-torch.inf]
@@ -83,7 +83,7 @@ def test_length_penalty_bound_is_not_below_any_continuation(
 
 
 @pytest.mark.parametrize("alpha", EVERY_KIND)
-def test_length_penalty_bound_is_reached_so_it_is_not_too_careful(alpha: float) -> None:
+def test_length_penalty_bound_is_tight(alpha: float) -> None:
     scorer, log_probs, now, most = dk.LengthPenalty(alpha), torch.tensor([-8.0]), torch.tensor([4]), 16
     reached = max(scorer(log_probs, torch.tensor([length])).item() for length in range(4, most + 1))
     assert scorer.bound(log_probs, now, most).item() == reached
@@ -155,7 +155,7 @@ class CountsOneMore(AlwaysTheLongest):
 
 @dataclass(frozen=True)
 class RelativeToTheBest(AlwaysTheLongest):
-    """Broken: what a hypothesis is worth depends on the others."""
+    """Broken: the score of a hypothesis depends on the other hypotheses."""
 
     def __call__(self, log_probs: Tensor, lengths: Tensor) -> Tensor:
         scores = dk.LengthPenalty(self.alpha)(log_probs, lengths)
@@ -176,6 +176,6 @@ def test_check_scorer_catches_a_bound_that_is_too_low(nonfinite: dk.Scorer) -> N
         check_scorer(nonfinite)
 
 
-def test_check_scorer_catches_what_is_not_elementwise() -> None:
+def test_check_scorer_catches_a_scorer_that_is_not_elementwise() -> None:
     with pytest.raises(AssertionError, match="must be elementwise"):
         check_scorer(RelativeToTheBest(1.0))

@@ -10,7 +10,7 @@ LAWS = settings(max_examples=200, deadline=None, derandomize=True, database=None
 LOG_PROBS = st.floats(-1e3, 0.0, width=32)
 
 
-def test_log_prob_is_the_sum_itself_whatever_the_length() -> None:
+def test_log_prob_is_the_sum_at_every_length() -> None:
     log_probs = torch.tensor([-3.0, -3.0, -0.5])
     assert dk.LogProb()(log_probs, torch.tensor([1, 9, 2])).tolist() == [-3.0, -3.0, -0.5]
 
@@ -25,7 +25,7 @@ def test_log_prob_takes_any_shape() -> None:
     assert dk.LogProb()(log_probs, torch.ones(1, 2, 3, dtype=torch.long)).shape == (1, 2, 3)
 
 
-def test_log_prob_keeps_the_worthless_worthless() -> None:
+def test_log_prob_keeps_minus_infinity() -> None:
     assert dk.LogProb()(torch.tensor([-torch.inf]), torch.tensor([3])).tolist() == [-torch.inf]
 
 

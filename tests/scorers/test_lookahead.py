@@ -1,4 +1,4 @@
-"""What lookahead finds, solved by hand, and its heuristic against a slow reference."""
+"""Lookahead: solved by hand, and its heuristic against a slow reference."""
 
 import itertools
 import math
@@ -14,7 +14,7 @@ from decodekit.testing import HashModel, MarkovModel
 from tests.equivalence.families import wrap
 
 END = 3
-# 0 says 1 or 2; after 1 the text ends; after 2 there is a 4 to come, which then ends.
+# 0 emits 1 or 2; after 1 the text ends; after 2 a 4 may come, which then ends.
 FORK = MarkovModel(
     [
         [0.0, 0.6, 0.4, 0.0, 0.0],
@@ -32,15 +32,15 @@ def looking(constraints: object, model: dk.Model = FORK, **options: object) -> d
 
 
 def grow(scorer: dk.PathScorer, prompt: list[int], tokens: list[int], new: int, vocab: int) -> object:
-    """What the scorer remembers of a text."""
+    """The scorer's memory of a text."""
     history = dk.Prompt.from_ids([prompt]).history(len(prompt) + new, 1)
     limits = Limits(end_ids=(END,), pad_id=0, prompt_length=len(prompt), max_new_tokens=new, vocab=vocab)
     memory = scorer.init(history, limits)
     for token in tokens:
-        growth = dk.ExtendedHypotheses(
+        extended = dk.ExtendedHypotheses(
             history, torch.tensor([0]), torch.tensor([token]), torch.tensor([-1.0])
         )
-        memory, history = scorer.extend(growth, memory), growth.history()
+        memory, history = scorer.update(extended, memory), extended.history()
     return memory
 
 
@@ -55,31 +55,31 @@ def test_finds_what_a_beam_search_misses() -> None:
     assert found.score.item() == pytest.approx(math.log(0.4 * 0.45), abs=1e-5)
 
 
-def test_a_text_that_lacks_a_constraint_pays_for_it() -> None:
+def test_an_unmet_constraint_costs_the_penalty() -> None:
     scorer = looking([dk.Phrase(4), dk.OneOf([[2], [1, END]])], penalty=3.0)
     out = dk.decode(FORK, [[0]], dk.BeamSearch(4, scorer=scorer, num_return=3), max_new_tokens=4)
     texts = [
         tuple(tokens[:length])
         for tokens, length in zip(out.tokens[0].tolist(), out.lengths[0].tolist(), strict=True)
     ]
-    worth = dict(zip(texts, out.score[0].tolist(), strict=True))
-    assert worth[2, 4, END] == pytest.approx(math.log(0.4 * 0.45), abs=1e-5)
-    assert worth[1, END] == pytest.approx(math.log(0.6 * 0.98) - 3, abs=1e-5)
-    assert worth[2, END] == pytest.approx(math.log(0.4 * 0.55) - 3, abs=1e-5)
+    scores = dict(zip(texts, out.score[0].tolist(), strict=True))
+    assert scores[2, 4, END] == pytest.approx(math.log(0.4 * 0.45), abs=1e-5)
+    assert scores[1, END] == pytest.approx(math.log(0.6 * 0.98) - 3, abs=1e-5)
+    assert scores[2, END] == pytest.approx(math.log(0.4 * 0.55) - 3, abs=1e-5)
 
 
-def test_looks_only_as_far_as_it_is_told_and_at_least_minus_100() -> None:
+def test_the_heuristic_sees_steps_positions_and_is_at_least_minus_100() -> None:
     near = [grow(looking([dk.Phrase(4)], steps=steps), [0], [], 5, 5) for steps in (1, 2)]
-    assert [memory.ahead.item() for memory in near] == [0, 0]  # type: ignore[attr-defined]
+    assert [memory.heuristic.item() for memory in near] == [0, 0]  # type: ignore[attr-defined]
     line = MarkovModel([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
     for steps, ahead in ((1, -100.0), (2, 0.0)):
         scorer = looking([dk.Phrase(2)], line, steps=steps, penalty=0.0)
-        assert grow(scorer, [1], [0], 9, 3).ahead.item() == ahead  # type: ignore[attr-defined]
-    assert grow(scorer, [1], [0], 2, 3).ahead.item() == -100  # type: ignore[attr-defined]
+        assert grow(scorer, [1], [0], 9, 3).heuristic.item() == ahead  # type: ignore[attr-defined]
+    assert grow(scorer, [1], [0], 2, 3).heuristic.item() == -100  # type: ignore[attr-defined]
 
 
 def slow_heuristic(
-    model: HashModel, phrases: list[list[int]], prompt: list[int], said: list[int], steps: int, room: int
+    model: HashModel, phrases: list[list[int]], prompt: list[int], tokens: list[int], steps: int, room: int
 ) -> float:
     """The formula, one text at a time."""
 
@@ -93,14 +93,14 @@ def slow_heuristic(
     def of(text: list[int], ids: list[int]) -> float:
         return sum(log_probs(text + ids[:place])[token] for place, token in enumerate(ids))
 
-    lacking = [ids for ids in phrases if not any(said[i : i + len(ids)] == ids for i in range(len(said)))]
-    if not lacking or said[-1] == END:
+    unmet = [ids for ids in phrases if not any(tokens[i : i + len(ids)] == ids for i in range(len(tokens)))]
+    if not unmet or tokens[-1] == END:
         return 0.0
-    rests = [ids[there:] for ids in lacking for there in range(1, len(ids)) if said[-there:] == ids[:there]]
-    text, values = prompt + said, [-100.0]
+    rests = [ids[there:] for ids in unmet for there in range(1, len(ids)) if tokens[-there:] == ids[:there]]
+    text, values = prompt + tokens, [-100.0]
     values += [of(text, rest) for rest in rests if len(rest) <= room]
     for place in range(steps):
-        values += [of(text, ids) for ids in lacking if len(ids) <= room - place]
+        values += [of(text, ids) for ids in unmet if len(ids) <= room - place]
         following = log_probs(text)
         text = [*text, following.index(max(following))]
         if text[-1] == END:
@@ -121,17 +121,17 @@ PHRASES = st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=3), max_size
     st.integers(0, 4),
 )
 def test_the_heuristic_is_that_of_the_formula(
-    seed: int, phrases: list[list[int]], said: list[int], last: int, steps: int, room: int
+    seed: int, phrases: list[list[int]], tokens: list[int], last: int, steps: int, room: int
 ) -> None:
     model = HashModel(5, seed, end_ids=(END,))
-    said = [*said, last]
+    tokens = [*tokens, last]
     scorer = looking([dk.Phrase(ids) for ids in phrases], model, steps=steps)
-    memory = grow(scorer, [1, 2], said, len(said) + room, 5)
-    slow = slow_heuristic(model, phrases, [1, 2], said, steps, room) if room else 0.0
-    assert memory.ahead.item() == pytest.approx(slow, abs=1e-4)  # type: ignore[attr-defined]
+    memory = grow(scorer, [1, 2], tokens, len(tokens) + room, 5)
+    slow = slow_heuristic(model, phrases, [1, 2], tokens, steps, room) if room else 0.0
+    assert memory.heuristic.item() == pytest.approx(slow, abs=1e-4)  # type: ignore[attr-defined]
 
 
-def test_every_prompt_may_have_its_own_constraints_and_is_what_it_is_alone() -> None:
+def test_constraints_per_prompt_give_the_results_of_each_prompt_alone() -> None:
     model = HashModel(6, 3, end_ids=(END,))
     prompts = [[1], [2, 4, 1], [0, 0]]
     each = [[dk.Phrase([2, 5]), dk.Phrase(0)], [], [dk.OneOf([[4, 4], [1, 2, 1]])]]
@@ -177,12 +177,12 @@ def test_a_proof_holds_against_enumeration() -> None:
         for text in itertools.product(range(3), repeat=length)
     ]
     texts += [[*text, END] for text in itertools.product(range(3), repeat=3)]
-    worth = [
+    scores = [
         dk.score(model, [[0]], [text]).token_log_probs.sum().item()
         - 2.0 * ([1, 2] not in [list(pair) for pair in itertools.pairwise(text)])
         for text in texts
     ]
-    assert found.score.item() == pytest.approx(max(worth), abs=1e-4)
+    assert found.score.item() == pytest.approx(max(scores), abs=1e-4)
 
 
 def test_every_text_is_read_with_its_own_source() -> None:
@@ -193,8 +193,8 @@ def test_every_text_is_read_with_its_own_source() -> None:
         prompt = dk.Prompt.of(sources, model.vocabulary)
         history, rows = prompt.history(7, 2), torch.arange(2 * len(sources))
         limits = Limits(end_ids=(), pad_id=0, prompt_length=1, max_new_tokens=6, vocab=37)
-        growth = dk.ExtendedHypotheses(history, rows, 10 + rows % 2, torch.zeros(len(rows)))
-        return scorer.extend(growth, scorer.init(history, limits)).ahead.tolist()
+        extended = dk.ExtendedHypotheses(history, rows, 10 + rows % 2, torch.zeros(len(rows)))
+        return scorer.update(extended, scorer.init(history, limits)).heuristic.tolist()
 
     sources = [[8, 9, 10, 11], [14], [15, 16, 17]]
     alone = [ahead([source]) for source in sources]
@@ -226,12 +226,12 @@ def test_bad_arguments_are_refused(options: dict[str, object], kind: type[Except
         looking(**{"constraints": [dk.Phrase(1)], **options})  # type: ignore[arg-type]
 
 
-def test_what_does_not_fit_the_run_is_refused() -> None:
+def test_arguments_that_do_not_fit_the_run_are_refused() -> None:
     def run(scorer: dk.PathScorer) -> None:
         dk.decode(FORK, [[0], [1]], dk.BeamSearch(2, scorer=scorer), max_new_tokens=2)
 
     with pytest.raises(
-        dk.DecodekitError, match="one list of constraints, or one a prompt, got 1 for 2 prompts"
+        dk.DecodekitError, match="one list of constraints, or one per prompt, got 1 for 2 prompts"
     ):
         run(looking([[dk.Phrase(1)]]))
     with pytest.raises(dk.DecodekitError, match="below the vocabulary size 5, got 5"):

@@ -1,4 +1,4 @@
-"""What path scorers make of a path, solved by hand, re-computed from the result, and against enumeration."""
+"""Path scorers: solved by hand, re-computed from the result, and against enumeration."""
 
 import itertools
 import math
@@ -75,7 +75,7 @@ SLOW: dict[str, tuple[dk.PathScorer, Slow]] = {
 def path(
     model: HashModelWithOutputs, prompt: list[int], tokens: list[int]
 ) -> tuple[list[float], list[list[float]]]:
-    """The surprisals of a text's tokens, and what was attended to before each."""
+    """The surprisals of a text's tokens, and the attention that predicted each."""
     session, logits = model.start_with_outputs(
         dk.Prompt.from_ids([prompt]),
         rows_per_prompt=1,
@@ -84,16 +84,16 @@ def path(
     )
     surprisals, attentions = [], []
     for token in tokens:
-        seen = session.model_outputs.attention
-        assert seen is not None
+        attention = session.model_outputs.attention
+        assert attention is not None
         surprisals.append(-float(logits[0].log_softmax(-1)[token]))
-        attentions.append(seen[0].tolist())
+        attentions.append(attention[0].tolist())
         logits = session.advance(torch.tensor([token]), None)
     return surprisals, attentions
 
 
 @pytest.mark.parametrize("name", SLOW)
-def test_scores_are_what_the_formula_says(name: str) -> None:
+def test_scores_equal_the_formula(name: str) -> None:
     scorer, slow = SLOW[name]
     prompts = [[1, 4], [3], [2, 2, 1]]
     for seed in range(4):
@@ -132,7 +132,7 @@ def test_enough_beams_find_the_optimum_and_bounds_hold(
     assert best <= max(out.score.item(), out.report.bound.item()) + 1e-4
 
 
-def test_uniform_information_density_prefers_the_even_text() -> None:
+def test_uniform_information_density_prefers_even_surprisal() -> None:
     # [1, 1]: 0.5 * 0.5; [2, 2]: 0.3 * 0.9 = 0.27 is likelier, but uneven.
     model = MarkovModel([[0.2, 0.5, 0.3], [0.3, 0.5, 0.2], [0.05, 0.05, 0.9]])
     for scorer, expected in (
@@ -164,11 +164,11 @@ def test_the_expected_length_is_the_prompts_own() -> None:
         assert out.lengths.tolist() == [[4], [2]]
         assert out.report.proved.all()  # type: ignore[attr-defined]
     search = dk.BeamSearch(4, scorer=dk.BrevityPenalty(length=[4.0, 2.0]))
-    with pytest.raises(dk.DecodekitError, match="one length a prompt, got 2 for 1 prompts"):
+    with pytest.raises(dk.DecodekitError, match="one length per prompt, got 2 for 1 prompts"):
         dk.decode(model, [[0]], search, max_new_tokens=6)
 
 
-def test_a_model_that_shows_no_attention_is_refused() -> None:
+def test_a_model_without_attention_is_refused() -> None:
     with pytest.raises(dk.DecodekitError, match="BeamSearch needs a model that shows"):
         dk.decode(
             MarkovModel([[1.0]]), [[0]], dk.BeamSearch(1, scorer=dk.CoveragePenalty(0.2)), max_new_tokens=1
@@ -213,7 +213,7 @@ def test_the_expected_length_must_be_one_positive_number(arguments: dict[str, ob
         dk.BrevityPenalty(**arguments)  # type: ignore[arg-type]
 
 
-def test_combinations_refuse_what_they_cannot_combine() -> None:
+def test_combinations_refuse_values_that_are_not_scorers() -> None:
     for kind in (dk.WeightedSum, dk.Product):
         for scorers in ([], [1.0], dk.LogProb(), "no"):
             with pytest.raises(ValueError, match="scorers must be one or more Scorers or PathScorers"):

@@ -23,14 +23,14 @@ def test_the_word_reward_is_added_for_every_token() -> None:
     assert dk.WordReward(1.0, base=dk.GNMTLengthPenalty(1.0))(SUMS, LENGTHS).tolist() == [-3.0, 2.5]
 
 
-def test_bounds_are_those_of_the_kindest_length() -> None:
+def test_bounds_are_reached_at_the_best_length() -> None:
     assert dk.WordReward(0.5).bound(SUMS, LENGTHS, 10).tolist() == [1.0, -4.0]
     assert dk.WordReward(-0.5).bound(SUMS, LENGTHS, 10).tolist() == [-4.5, -12.5]
     assert dk.GNMTLengthPenalty(1.0).bound(SUMS, LENGTHS, 13).tolist() == pytest.approx([-4 / 3, -3.0])
     assert dk.GNMTLengthPenalty(-1.0).bound(SUMS, LENGTHS, 13).tolist() == [-4.0, -18.0]
 
 
-def test_a_function_ranks_as_it_says_and_is_never_proved_without_a_bound() -> None:
+def test_a_function_ranks_and_is_never_proved_without_a_bound() -> None:
     longest = dk.ScoreFunction(lambda log_probs, lengths: log_probs + 100 * lengths)
     model = dk.testing.HashModel(5, 1, end_ids=(2,))
     out = dk.decode(model, [[1]], dk.BeamSearch(3, scorer=longest, stop_rule=dk.Proved()), max_new_tokens=6)

@@ -1,4 +1,4 @@
-"""A model that says what it is told, over a vocabulary that one can read."""
+"""A model that emits given ids, over a readable vocabulary."""
 
 from collections.abc import Sequence
 
@@ -26,10 +26,10 @@ class Pieces:
 
 
 class Scripted:
-    """Says the ids it was given, one list a prompt, whatever was said before; every other id is unlikely.
+    """Emits the given ids, one list per prompt, at any history; every other id is unlikely.
 
     Args:
-        scripts: What to say after each prompt; the last id is repeated.
+        scripts: Ids to emit after each prompt; the last id is repeated.
         vocab: Number of ids.
         tokenizer: Reads them.
     """
@@ -56,9 +56,9 @@ class SecondModelState:
         self.step = 0
 
     def logits(self) -> Float32[Tensor, "rows vocab"]:
-        said = [script[min(self.step, len(script) - 1)] for script in self.model.scripts]
-        logits = torch.zeros(len(said), self.model.vocab)
-        return logits.scatter(1, torch.tensor(said)[:, None], 20.0).repeat_interleave(self.rows, 0)
+        tokens = [script[min(self.step, len(script) - 1)] for script in self.model.scripts]
+        logits = torch.zeros(len(tokens), self.model.vocab)
+        return logits.scatter(1, torch.tensor(tokens)[:, None], 20.0).repeat_interleave(self.rows, 0)
 
     def advance(
         self,
@@ -69,6 +69,6 @@ class SecondModelState:
         return self.logits()
 
 
-def says(pieces: Sequence[str | bytes]) -> tuple[Scripted, int]:
-    """A model that says some pieces, and how many there are."""
+def script_of(pieces: Sequence[str | bytes]) -> tuple[Scripted, int]:
+    """A model that emits some pieces, and their number."""
     return Scripted([list(range(len(pieces)))], len(pieces), Pieces(pieces)), len(pieces)

@@ -21,7 +21,7 @@ def test_a_token_as_likely_as_the_threshold_is_likely_enough() -> None:
     assert out.finish_reason == [["length"]]
 
 
-def test_the_model_is_asked_and_not_the_processors() -> None:
+def test_the_probability_is_the_models_and_not_the_processors() -> None:
     out = dk.decode(
         MODEL, [[0]], dk.Greedy(), dk.SuppressTokens([1]), stop=dk.Confidence(0.2), max_new_tokens=5
     )
@@ -35,29 +35,31 @@ def test_the_model_is_asked_and_not_the_processors() -> None:
 def test_under_beam_search_it_is_the_newest_tokens_probability() -> None:
     search = dk.BeamSearch(2, num_return=2, scorer=dk.LogProb())
     out = dk.decode(MODEL, [[1]], search, dk.Temperature(3.0), stop=dk.Confidence(0.5), max_new_tokens=3)
-    # 2 is said with .4 and is the end of it; 0 1 0 with .6, .9 and .6.
+    # 2 has .4 and is the end of it; 0 1 0 with .6, .9 and .6.
     assert [2] in out.hypotheses()[0]
     for tokens, reason in zip(out.hypotheses()[0], out.finish_reason[0], strict=True):
         text = [1, *tokens]
-        said = [MODEL.log_probs[last, token].exp().item() for last, token in zip(text, tokens, strict=False)]
-        assert all(probability >= 0.5 for probability in said[:-1])
-        assert (said[-1] < 0.5) == (reason == "confidence")
+        probabilities = [
+            MODEL.log_probs[last, token].exp().item() for last, token in zip(text, tokens, strict=False)
+        ]
+        assert all(probability >= 0.5 for probability in probabilities[:-1])
+        assert (probabilities[-1] < 0.5) == (reason == "confidence")
 
 
-def test_of_one_row_hugging_face_says_the_same() -> None:
+def test_for_one_row_it_equals_hugging_face() -> None:
     generator = torch.Generator().manual_seed(3)
     history = dk.History(
         torch.zeros(1, 2, dtype=torch.long), torch.ones(1, 2, dtype=torch.bool), torch.tensor(1)
     )
-    said = []
+    results = []
     for token in range(9):
         logits = torch.randn(1, 9, generator=generator)
         last = torch.tensor([token])
         expected = ConfidenceCriteria(0.1)(last[None], (logits,))
         rows, _ = dk.Confidence(0.1).apply(history.append(last), logits.log_softmax(-1)[:, token], ())
         assert rows.tolist() == [expected]
-        said.append(expected)
-    assert set(said) == {True, False}
+        results.append(expected)
+    assert set(results) == {True, False}
 
 
 def test_it_keeps_the_laws() -> None:

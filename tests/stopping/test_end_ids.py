@@ -21,7 +21,7 @@ def test_the_prompt_may_hold_it() -> None:
     assert out.hypotheses() == [[[1, 2]]]
 
 
-def test_the_runs_own_end_ids_count_too_and_outrank_it() -> None:
+def test_the_runs_own_end_ids_count_too_and_take_precedence() -> None:
     out = dk.decode(LOOP, [[0], [1]], dk.Greedy(), stop=dk.EndIds(2, "two"), end_ids=1, max_new_tokens=6)
     assert (out.hypotheses(), out.finish_reason) == ([[[1]], [[2]]], [["end"], ["two"]])
     both = dk.decode(LOOP, [[0]], dk.Greedy(), stop=dk.EndIds(1, "one"), end_ids=1, max_new_tokens=6)

@@ -11,7 +11,7 @@ HISTORY = dk.History(torch.zeros(3, 4, dtype=torch.long), torch.ones(3, 4, dtype
 
 
 def over(seconds: float, spent: float) -> list[bool]:
-    """What it says of a run that has taken some time."""
+    """Its result for a run that has taken some time."""
     criterion = dk.MaxTime(seconds)
     memory = criterion.init(HISTORY, dk.StoppingContext(dk.Vocabulary(), time.monotonic() - spent))
     rows, after = criterion.apply(HISTORY, torch.zeros(3), memory)
@@ -26,7 +26,7 @@ def test_all_rows_are_finished_once_the_time_is_over_and_none_before() -> None:
 
 
 @pytest.mark.parametrize("decoder", [dk.Greedy(), dk.Sample(2, seeds=[1, 2]), dk.BeamSearch(3)], ids=repr)
-def test_a_run_without_time_says_one_token(decoder: dk.Decoder[dk.RowState]) -> None:
+def test_a_run_without_time_emits_one_token(decoder: dk.Decoder[dk.RowState]) -> None:
     out = dk.decode(HashModel(6), [[1], [2]], decoder, stop=dk.MaxTime(1e-9), max_new_tokens=5)
     assert out.lengths.unique().tolist() == [1]
     assert {reason for row in out.finish_reason for reason in row} == {"time"}

@@ -8,16 +8,16 @@ from decodekit.testing import check_captures, check_decoder
 from tests.stopping.scripted import Scripted
 
 
-def stops_after(said: list[int], stop: dk.RepetitionLoop, prompt: list[int] | None = None) -> int | None:
+def stops_after(tokens: list[int], stop: dk.RepetitionLoop, prompt: list[int] | None = None) -> int | None:
     """After how many tokens a text is finished; None: never."""
     prompts = [[0] if prompt is None else prompt]
-    out = dk.decode(Scripted([said], 10), prompts, dk.Greedy(), stop=stop, max_new_tokens=len(said))
+    out = dk.decode(Scripted([tokens], 10), prompts, dk.Greedy(), stop=stop, max_new_tokens=len(tokens))
     assert out.finish_reason[0][0] in {"loop", "length"}
     return int(out.lengths) if out.finish_reason == [["loop"]] else None
 
 
 @pytest.mark.parametrize(
-    ("said", "times", "longest", "expected"),
+    ("tokens", "times", "longest", "expected"),
     [
         ([1, 2, 2, 2, 3], 3, 9, 4),
         ([1, 2, 2, 3, 2], 3, 9, None),
@@ -31,10 +31,10 @@ def stops_after(said: list[int], stop: dk.RepetitionLoop, prompt: list[int] | No
         ([1, 1, 1], 3, 9, 3),
     ],
 )
-def test_a_loop_is_a_block_said_so_many_times_in_a_row(
-    said: list[int], times: int, longest: int, expected: int | None
+def test_a_loop_is_a_block_repeated_times_in_a_row(
+    tokens: list[int], times: int, longest: int, expected: int | None
 ) -> None:
-    assert stops_after(said, dk.RepetitionLoop(times, longest)) == expected
+    assert stops_after(tokens, dk.RepetitionLoop(times, longest)) == expected
 
 
 def test_the_prompt_does_not_count() -> None:
@@ -44,24 +44,24 @@ def test_the_prompt_does_not_count() -> None:
 
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(
-    said=st.lists(st.integers(0, 2), min_size=1, max_size=16),
+    tokens=st.lists(st.integers(0, 2), min_size=1, max_size=16),
     times=st.integers(2, 4),
     longest=st.integers(1, 6),
     prompt=st.lists(st.integers(0, 2), min_size=1, max_size=4),
 )
 def test_it_equals_a_search_for_the_block(
-    said: list[int], times: int, longest: int, prompt: list[int]
+    tokens: list[int], times: int, longest: int, prompt: list[int]
 ) -> None:
     ends = (
         length
-        for length in range(1, len(said) + 1)
+        for length in range(1, len(tokens) + 1)
         if any(
-            said[length - period * times : length] == said[length - period : length] * times
+            tokens[length - period * times : length] == tokens[length - period : length] * times
             for period in range(1, longest + 1)
             if period * times <= length
         )
     )
-    assert stops_after(said, dk.RepetitionLoop(times, longest), prompt) == next(ends, None)
+    assert stops_after(tokens, dk.RepetitionLoop(times, longest), prompt) == next(ends, None)
 
 
 def test_every_hypothesis_of_a_beam_search_is_read_by_itself() -> None:

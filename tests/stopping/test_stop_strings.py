@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import decodekit as dk
-from tests.stopping.scripted import Pieces, Scripted, says
+from tests.stopping.scripted import Pieces, Scripted, script_of
 
 LAWS = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 TOKENIZER = dk.load().vocabulary.tokenizer
@@ -20,8 +20,8 @@ VOCAB = 4096
 def stopped(
     pieces: list[str | bytes], stop: dk.StopStrings | list[dk.StopStrings], prompt: list[int] | None = None
 ) -> tuple[str, int, str]:
-    """The text, its number of tokens and why it ended, of a model that says some pieces."""
-    model, new = says(pieces)
+    """The text, its number of tokens and why it ended, of a model that emits some pieces."""
+    model, new = script_of(pieces)
     prompts = [[0] if prompt is None else prompt]
     out = dk.decode(model, prompts, dk.Greedy(), stop=stop, max_new_tokens=new)
     assert out.hypotheses() == [[list(range(int(out.lengths)))]]
@@ -47,21 +47,21 @@ def test_a_string_may_stretch_over_many_tokens() -> None:
     assert stopped(["x", *"long string", "y"], dk.StopStrings("long string")) == ("x", 12, "string")
 
 
-def test_a_string_may_be_much_longer_than_what_is_looked_at_first() -> None:
+def test_a_string_may_be_much_longer_than_the_first_window() -> None:
     string = "abcdefghij" * 30
     pieces: list[str | bytes] = ["x", *string, "y"]
     assert stopped(pieces, dk.StopStrings(string)) == ("x", 301, "string")
     assert stopped(pieces, dk.StopStrings(string[1:] + "!")) == ("x" + string + "y", 302, "length")
 
 
-def test_tokens_that_say_nothing_may_stand_in_the_middle() -> None:
+def test_tokens_without_text_may_stand_in_the_middle() -> None:
     model = Scripted([[1, *[0] * 60, 2, 3]], 4, Pieces([b"", "a", "b", "c"]))
     out = dk.decode(model, [[1]], dk.Greedy(), stop="ab", max_new_tokens=63)
     assert (out.texts, out.lengths.item()) == ([[""]], 62)
 
 
-def test_what_the_prompt_says_does_not_count() -> None:
-    # The prompt says "ab", and "a" again at its end.
+def test_strings_in_the_prompt_do_not_count() -> None:
+    # The prompt contains "ab", and "a" again at its end.
     model = Scripted([[1, 2, 0, 1, 2]], 3, Pieces("abc"))
     out = dk.decode(model, "aba", dk.Greedy(), stop=["ab", "aa"], max_new_tokens=5)
     assert (out.texts, out.lengths.item(), out.finish_reason) == ([["bc"]], 4, [["string"]])
@@ -97,7 +97,7 @@ def test_a_character_that_the_bundled_tokenizer_splits_is_found() -> None:
     ("strings", "text"),
     [
         (["cd", "bcd"], "a"),  # end together: the longer one
-        (["d", "b"], "a"),  # the first to end, though one token says both
+        (["d", "b"], "a"),  # the first to end, though one token has both
         (["bcdX", "c"], "ab"),
         (["zz", "yy"], "abcd"),
     ],
@@ -118,8 +118,8 @@ def test_of_combinations_with_one_reason_the_one_that_held_cuts() -> None:
     assert stopped(["a", "bcd", "e"], [late, early]) == ("abc", 2, "string and length")
 
 
-def test_a_string_said_with_an_end_id_or_the_last_token_is_cut_too() -> None:
-    model, new = says(["a", "b!", "c"])
+def test_a_string_in_an_end_id_or_the_last_token_is_cut_too() -> None:
+    model, new = script_of(["a", "b!", "c"])
     ended = dk.decode(model, [[0]], dk.Greedy(), stop="!", end_ids=1, max_new_tokens=new)
     assert (ended.texts, ended.finish_reason) == ([["ab"]], [["end"]])
     last = dk.decode(model, [[0]], dk.Greedy(), stop="!", max_new_tokens=2)
@@ -148,7 +148,7 @@ def test_padding_is_not_read(stop: Any) -> None:  # noqa: ANN401
     assert out.texts == [["aba"], ["bab"]]
 
 
-def test_making_one_needs_no_vocabulary_and_a_run_decodes_no_more_than_it_said() -> None:
+def test_construction_needs_no_vocabulary_and_a_run_decodes_only_new_tokens() -> None:
     decoded: list[int] = []
 
     class Counting(Pieces):
@@ -165,14 +165,14 @@ def test_making_one_needs_no_vocabulary_and_a_run_decodes_no_more_than_it_said()
 
 
 def ids_to_say() -> st.SearchStrategy[list[int]]:
-    """Ids of the bundled tokenizer: words, letters, parts of characters, and one that says nothing."""
+    """Ids of the bundled tokenizer: words, letters, parts of characters, and one without text."""
     assert TOKENIZER is not None
     parts = TOKENIZER.encode("the king's “un€” über 日🙂… and, 'I am. \n—", add_special_tokens=False)
     return st.lists(st.sampled_from([0, *parts]), min_size=1, max_size=14)
 
 
 def first_to_say(prompt: list[int], ids: list[int], strings: list[str]) -> tuple[int, str, str] | None:
-    """By reading everything at every step: tokens until one of the strings was said, the text before it
+    """By reading everything at every step: tokens until one of the strings is there, the text before it
     and the text with it."""
     for length in range(1, len(ids) + 1):
         text = VOCABULARY.text(prompt, ids[:length])
@@ -193,8 +193,10 @@ def test_it_equals_reading_the_whole_text_at_every_step(data: st.DataObject, inc
     slices = st.builds(
         lambda start, length: text[start : start + length], st.integers(0, len(text)), st.integers(1, 9)
     )
-    some = st.one_of(slices, st.sampled_from(["king", "€", " 日", "”", "the the", ". ", "🙂…"]))
-    strings = data.draw(st.lists(some.filter(lambda s: s and "\ufffd" not in s), min_size=1, max_size=3))
+    candidates = st.one_of(slices, st.sampled_from(["king", "€", " 日", "”", "the the", ". ", "🙂…"]))
+    strings = data.draw(
+        st.lists(candidates.filter(lambda s: s and "\ufffd" not in s), min_size=1, max_size=3)
+    )
     stop = dk.StopStrings(strings, include=include)
     model = Scripted([ids], VOCAB, TOKENIZER)
     out = dk.decode(model, [prompt], dk.Greedy(), stop=stop, end_ids=(), max_new_tokens=len(ids))
@@ -220,7 +222,7 @@ def test_hugging_face_stops_at_the_same_token(string: str) -> None:
     assert expected.tolist() == out.sequences.tolist()
 
 
-def test_a_beam_search_ranks_what_said_a_string_with_what_ended() -> None:
+def test_a_beam_search_ranks_hypotheses_with_a_string_among_ended_ones() -> None:
     # Token 0 starts; "." ends. As beam search with the same end id, the text without it.
     model = dk.testing.HashModel(5, seed=3)
     ended = dk.decode(model, [[1], [2, 3]], dk.BeamSearch(3, num_return=3), end_ids=4, max_new_tokens=6)

@@ -10,7 +10,7 @@ from decodekit.testing.strategies import prompts
 from tests.stopping.scripted import Pieces, Scripted
 
 
-def test_a_function_of_the_text_reads_what_was_said_since_the_prompt() -> None:
+def test_a_function_of_the_text_reads_the_new_text() -> None:
     read: list[str] = []
 
     def three_spaces(text: str) -> bool:
@@ -23,7 +23,7 @@ def test_a_function_of_the_text_reads_what_was_said_since_the_prompt() -> None:
     assert read == [" ", " a", " a ", " a a"]
 
 
-def test_it_finishes_the_row_of_which_it_says_so_and_its_text_is_not_cut() -> None:
+def test_it_finishes_its_row_and_does_not_cut_the_text() -> None:
     model = Scripted([[0, 1, 0, 1], [0, 0, 0, 0]], 2, Pieces("ab"))
     out = dk.decode(model, ["a", "b"], dk.Greedy(), stop=dk.StopWhen(lambda t: "b" in t), max_new_tokens=4)
     assert out.texts == [["ab"], ["aaaa"]]
@@ -62,7 +62,7 @@ def test_it_keeps_the_laws() -> None:
     assert not stop.capturable
 
 
-def test_an_error_of_the_function_is_the_callers_to_see() -> None:
+def test_an_error_of_the_function_reaches_the_caller() -> None:
     with pytest.raises(ZeroDivisionError):
         dk.decode(
             HashModel(5), [[1]], dk.Greedy(), stop=dk.StopWhen(lambda _: 1 / 0, ids=True), max_new_tokens=2

@@ -1,1 +1,1 @@
-"""Parts that several reranking functions share."""
+"""Code that several reranking functions share."""

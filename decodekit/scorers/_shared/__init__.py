@@ -1,1 +1,1 @@
-"""Parts that several scorers share."""
+"""Code that several scorers share."""

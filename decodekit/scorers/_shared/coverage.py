@@ -1,4 +1,4 @@
-"""How much of the source, or the prompt, the tokens of a hypothesis have attended to."""
+"""Penalties on the attention to each token of the source, or of the prompt."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
@@ -6,76 +6,64 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
+from decodekit.core.validation import FLAG, check_fields
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import ModelOutputsSpec
-from decodekit.scorers.adjusted import AdjustedScorer, check_weight
+from decodekit.scorers.adjusted import AdjustedScorer, check_adjusted
 from decodekit.scorers.base import ExtendedHypotheses, PathScorer
 from decodekit.scorers.log_prob import LogProb
 
 
 class Coverage(NamedTuple):
-    """What every hypothesis has attended to.
+    """Attention to each column of the source or prompt, summed over the new tokens.
 
     Attributes:
-        sums: The attention to each token, summed over the new tokens.
-        valid: Which columns hold tokens.
+        sums: One sum per column.
+        valid: False for padding.
     """
 
     sums: Float[Tensor, "hyps context"]
     valid: Bool[Tensor, "hyps context"]
 
-    @classmethod
-    def start(cls, history: History, limits: Limits) -> "Coverage":
-        """Nothing yet: of the source, if an encoder has read one, else of the prompt."""
-        valid = history.valid[:, : limits.prompt_length]
-        if history.source is not None:
-            valid = history.spread(history.source.valid)
-        return cls(torch.zeros_like(valid, dtype=torch.float32), valid)
-
-    def add(self, growth: ExtendedHypotheses) -> "Coverage":
-        """The attention of one token more."""
-        if growth.attention is None or growth.attention.shape != self.sums.shape:
-            seen = None if growth.attention is None else tuple(growth.attention.shape)
-            raise DecodekitError(
-                f"Coverage: the model must show {len(self.sums)} hypotheses' attention to each of the "
-                f"{self.sums.shape[1]} columns of the source or prompt, got {seen}."
-            )
-        return self._replace(sums=self.sums + growth.attention)
-
 
 @dataclass(frozen=True)
 class CoverageScorer(AdjustedScorer):
-    """Takes a penalty off a base by what a hypothesis's tokens have attended to."""
+    """Subtracts a penalty on the coverage of a hypothesis from another score."""
 
     weight: float
     _: KW_ONLY
     base: PathScorer = LogProb()
     stepwise: bool = False
 
+    batch_independent = True
+
     def __post_init__(self) -> None:
-        check_weight(self, "weight", self.weight)
-        if not isinstance(self.stepwise, bool):
-            raise ValueError(  # noqa: TRY004 - as every argument out of range
-                f"{type(self).__name__}: stepwise must be True or False, got {self.stepwise!r:.80}."
-            )
+        check_adjusted(self, "weight")
+        check_fields(self, stepwise=FLAG)
 
     @property
-    def guides(self) -> bool:
-        """Where it was asked for."""
-        return self.stepwise
-
-    @property
-    def own_reveal(self) -> ModelOutputsSpec:
-        """The attention."""
+    @override
+    def adjustment_spec(self) -> ModelOutputsSpec:
         return ModelOutputsSpec(attention=True)
 
-    def begin(self, history: History, limits: Limits) -> Coverage:
-        """Nothing is covered."""
-        return Coverage.start(history, limits)
+    @override
+    def init_adjustment(self, history: History, limits: Limits) -> Coverage:
+        valid = history.valid[:, : limits.prompt_length]
+        if history.source is not None:
+            valid = history.spread(history.source.valid)
+        return Coverage(torch.zeros_like(valid, dtype=torch.float32), valid)
 
-    def grow(self, growth: ExtendedHypotheses, memory: Coverage) -> Coverage:
-        """The attention of one token more."""
-        return memory.add(growth)
+    @override
+    def update_adjustment(self, extended: ExtendedHypotheses, memory: Coverage) -> Coverage:
+        attention, sums = extended.attention, memory.sums
+        if attention is None or attention.shape != sums.shape:
+            raise DecodekitError(
+                f"Coverage: the model must show {len(sums)} hypotheses' attention to each of the "
+                f"{sums.shape[1]} columns of the source or prompt, got "
+                f"{None if attention is None else tuple(attention.shape)}."
+            )
+        return memory._replace(sums=sums + attention)

@@ -1,51 +1,73 @@
-"""How long a text is expected to be."""
+"""Adjustments that depend on the expected length of a text."""
 
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
-from decodekit.core.validation import is_positive, plain
+from decodekit.core.validation import is_positive, plain, set_fields
 from decodekit.errors import DecodekitError
+from decodekit.scorers.adjusted import AdjustedScorer, check_adjusted
+from decodekit.scorers.base import ExtendedHypotheses
 
 
-def check_expected(who: object, ratio: object, length: object) -> float | tuple[float, ...] | None:
-    """Raises unless one of them says how long; returns the length in a plain form."""
-    name = type(who).__name__
-    if (ratio is None) == (length is None):
-        raise ValueError(
-            f"{name}: either ratio or length must be given, got {ratio!r:.80} and {length!r:.80}."
-        )
-    length = plain(length)
-    several = tuple(length) if isinstance(length, Sequence) and not isinstance(length, str) else None
-    numbers = (ratio,) if length is None else (length,) if several is None else several
-    if not numbers or not all(map(is_positive, numbers)):
-        which = "ratio" if length is None else "length"
-        raise ValueError(f"{name}: {which} must be above 0 and finite, got {numbers!r:.80}.")
-    return length if several is None else several  # type: ignore[return-value]
+class ExpectedLengthScorer(AdjustedScorer):
+    """Adjusts another score by a hypothesis's length and the expected one, which is its memory.
 
+    The adjustment must not fall with the length.
+    """
 
-def expected_length(
-    who: object,
-    ratio: float | None,
-    length: float | Sequence[float] | None,
-    history: History,
-    limits: Limits,
-) -> Float[Tensor, " rows"]:
-    """The expected number of new tokens of every row."""
-    rows, device = len(history.tokens), history.tokens.device
-    if ratio is not None:
-        read = history.valid[:, : limits.prompt_length]
-        read = read if history.source is None else history.spread(history.source.valid)
-        return ratio * read.sum(-1).float()
-    if not isinstance(length, Sequence):
-        return torch.full((rows,), float(length or 0), device=device)
-    batch = rows // history.rows_per_prompt
-    if len(length) != batch:
-        raise DecodekitError(
-            f"{type(who).__name__}: there must be one length a prompt, got {len(length)} for {batch} prompts."
-        )
-    return history.spread(torch.tensor(length, dtype=torch.float32, device=device))
+    ratio: float | None
+    length: float | Sequence[float] | None
+
+    batch_independent = True
+
+    def check(self, weight: str) -> None:
+        """Raise unless the fields are valid, and bring `length` into a plain form."""
+        check_adjusted(self, weight)
+        name, ratio, length = type(self).__name__, self.ratio, self.length
+        if (ratio is None) == (length is None):
+            raise ValueError(
+                f"{name}: either ratio or length must be given, got {ratio!r:.80} and {length!r:.80}."
+            )
+        length = plain(length)
+        if isinstance(length, Sequence) and not isinstance(length, str):
+            length = tuple(length)
+        numbers = (ratio,) if length is None else length if isinstance(length, tuple) else (length,)
+        if not numbers or not all(map(is_positive, numbers)):
+            field = "ratio" if length is None else "length"
+            raise ValueError(f"{name}: {field} must be above 0 and finite, got {numbers!r:.80}.")
+        set_fields(self, length=length)
+
+    @override
+    def init_adjustment(self, history: History, limits: Limits) -> Float[Tensor, " rows"]:
+        rows, device = len(history.tokens), history.tokens.device
+        if self.ratio is not None:
+            valid = history.valid[:, : limits.prompt_length]
+            valid = valid if history.source is None else history.spread(history.source.valid)
+            return self.ratio * valid.sum(-1).float()
+        if not isinstance(self.length, Sequence):
+            return torch.full((rows,), float(self.length or 0), device=device)
+        batch = rows // history.rows_per_prompt
+        if len(self.length) != batch:
+            raise DecodekitError(
+                f"{type(self).__name__}: there must be one length per prompt, got {len(self.length)} for "
+                f"{batch} prompts."
+            )
+        return history.spread(torch.tensor(self.length, dtype=torch.float32, device=device))
+
+    @override
+    def update_adjustment(
+        self, extended: ExtendedHypotheses, memory: Float[Tensor, " hyps"]
+    ) -> Float[Tensor, " hyps"]:
+        return memory
+
+    @override
+    def adjustment_bound(
+        self, lengths: Int64[Tensor, " hyps"], max_length: int, memory: Float[Tensor, " hyps"]
+    ) -> Float[Tensor, " hyps"]:
+        return self.adjustment(torch.full_like(lengths, max_length), memory)

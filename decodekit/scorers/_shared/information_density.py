@@ -1,40 +1,48 @@
-"""What the penalties for uneven information density share."""
+"""Penalties for uneven information density."""
 
 from dataclasses import KW_ONLY, dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.pytrees import Memory
-from decodekit.scorers.adjusted import AdjustedScorer, check_weight
+from decodekit.scorers.adjusted import AdjustedScorer, check_adjusted
 from decodekit.scorers.base import PathScorer
 from decodekit.scorers.log_prob import LogProb
 
 
 @dataclass(frozen=True)
 class InformationDensityScorer(AdjustedScorer):
-    """Takes a penalty off a base by the surprisals of a hypothesis's tokens; it guides the search as well."""
+    """Subtracts a penalty on the surprisals of a hypothesis's tokens from another score, at every step.
+
+    With further tokens the penalty must not fall below its value now at the maximum length.
+    """
 
     weight: float
     _: KW_ONLY
     base: PathScorer = LogProb()
 
+    batch_independent = True
+    stepwise = True
+
     def __post_init__(self) -> None:
-        check_weight(self, "weight", self.weight)
+        check_adjusted(self, "weight")
 
-    @property
-    def guides(self) -> bool:
-        """Yes."""
-        return True
+    @override
+    def init_adjustment(self, history: History, limits: Limits) -> Memory:
+        return zeros_per_row(history)
 
-    def begin(self, history: History, limits: Limits) -> Memory:  # noqa: ARG002 - the contract's signature
-        """No surprise yet: a number a row."""
-        return nothing(history)
+    @override
+    def adjustment_bound(
+        self, lengths: Int64[Tensor, " hyps"], max_length: int, memory: Memory
+    ) -> Float[Tensor, " hyps"]:
+        return self.adjustment(torch.full_like(lengths, max_length), memory)
 
 
-def nothing(history: History, dtype: torch.dtype = torch.float32) -> Float[Tensor, " rows"]:
-    """A zero for every row."""
+def zeros_per_row(history: History, dtype: torch.dtype = torch.float32) -> Float[Tensor, " rows"]:
+    """Return a zero for every row."""
     return torch.zeros(len(history.tokens), dtype=dtype, device=history.tokens.device)

@@ -1,1 +1,1 @@
-"""Parts that several criteria share."""
+"""Code that several criteria share."""

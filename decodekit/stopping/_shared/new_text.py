@@ -1,50 +1,50 @@
-"""New ids and new text of every row, read on the host for the criteria that ask for them."""
+"""New ids and new text of every row, read on the host."""
 
 from typing import NamedTuple
 
 from decodekit.core.history import History
 from decodekit.core.stopping_criterion import StoppingContext
 from decodekit.core.vocabulary import Vocabulary
+from decodekit.errors import DecodekitError
 
 _CONTEXT = 4  # tokens
 
 
 class Tail(NamedTuple):
-    """The end of a row's new text, with its newest token and without."""
+    """The end of a row's new text, without its newest token and with it."""
 
     before: str
     now: str
 
 
 class NewText(NamedTuple):
-    """Reads what rows have said since the prompt.
-
-    Attributes:
-        start: The first new column.
-        vocabulary: Turns ids into text.
-    """
+    """A reader of the tokens after the prompt, which begin at column `start`."""
 
     start: int
     vocabulary: Vocabulary
 
+    @classmethod
+    def begin(cls, history: History, run: StoppingContext) -> "NewText":
+        """Return a reader of the tokens that are still to come."""
+        return cls(int(history.position), run.vocabulary)
+
     def ids(self, history: History) -> list[list[int]]:
-        """Every row's new ids."""
+        """Return every row's new ids."""
         return history.tokens[:, self.start : int(history.position)].tolist()
 
     def texts(self, history: History) -> list[str]:
-        """Every row's new text, as `Decoded.texts` has it."""
+        """Return every row's new text, equal to `Decoded.texts`."""
         prompts = self._ids_before(history, self.start, self.start)
-        rows = self.ids(history)
-        return [self._read(prompt, new) for prompt, new in zip(prompts, rows, strict=True)]
+        return [self._read(*row) for row in zip(prompts, self.ids(history), strict=True)]
 
     def tails(self, history: History, characters: int) -> list[Tail]:
-        """The end of every row's new text: its newest token and at least so many characters before it.
+        """Return every row's newest token and at least `characters` characters of new text before it.
 
         Cheaper than the whole text, which would be decoded once more for every token.
         """
         position = int(history.position)
         new = position - self.start
-        window = 4 * characters + 1  # characters of up to four bytes, in the worst case a token each
+        window = 4 * characters + 1  # at worst a character is four bytes, and each byte a token
         while True:
             first = max(position - window, self.start)
             # A few tokens of context: some tokenizers drop the space in front of the first word.
@@ -58,9 +58,9 @@ class NewText(NamedTuple):
                 return tails
             window *= 2
 
-    def _ids_before(self, history: History, column: int, most: int) -> list[list[int]]:
-        """Every row's ids in front of a column, at most so many, without padding."""
-        columns = slice(max(column - most, 0), column)
+    def _ids_before(self, history: History, column: int, number: int) -> list[list[int]]:
+        """Return every row's ids in up to `number` columns before a column, without padding."""
+        columns = slice(max(column - number, 0), column)
         tokens, valid = history.tokens[:, columns].tolist(), history.valid[:, columns].tolist()
         return [
             [token for token, is_valid in zip(*row, strict=True) if is_valid]
@@ -71,6 +71,10 @@ class NewText(NamedTuple):
         return self.vocabulary.text(context, ids) or ""
 
 
-def start_reading_text(history: History, run: StoppingContext) -> NewText:
-    """Reads from the prompt's end on."""
-    return NewText(int(history.position), run.vocabulary)
+def check_tokenizer(run: StoppingContext, requirement: str, alternative: str) -> None:
+    """Raise a `DecodekitError` if the model has no tokenizer."""
+    if run.vocabulary.tokenizer is None:
+        raise DecodekitError(
+            f"{requirement} a tokenizer, and the model has none. Use {alternative}, or "
+            "HFModel(model, tokenizer)."
+        )

@@ -8,9 +8,9 @@ A = dk.EndIds(0, reason="a")
 LATE = dk.MaxNewTokens(3)
 
 
-def finished(stop: dk.StoppingCriterion, said: list[int]) -> tuple[int, str]:
+def finished(stop: dk.StoppingCriterion, tokens: list[int]) -> tuple[int, str]:
     """After how many tokens a text ends, and why."""
-    out = dk.decode(Scripted([said], 5), [[4]], dk.Greedy(), stop=stop, max_new_tokens=len(said))
+    out = dk.decode(Scripted([tokens], 5), [[4]], dk.Greedy(), stop=stop, max_new_tokens=len(tokens))
     return int(out.lengths), out.finish_reason[0][0]
 
 
@@ -21,7 +21,7 @@ def test_all_must_hold_after_the_same_token() -> None:
     assert finished(A & LATE, [0, 0, 1, 1]) == (4, "length")
 
 
-def test_every_memory_goes_on_while_another_does_not_hold() -> None:
+def test_every_memory_is_updated_while_another_criterion_does_not_hold() -> None:
     stop = dk.RepetitionLoop(2, 1) & A
     assert finished(stop, [1, 1, 2, 0, 3, 0, 0]) == (7, "loop and a")
 
@@ -58,7 +58,7 @@ def test_it_keeps_the_laws() -> None:
     check_captures(dk.BeamSearch(3), stop=stop)
 
 
-def test_it_is_capturable_if_all_are_and_reads_as_python() -> None:
+def test_it_is_capturable_if_all_are_and_the_repr_is_python() -> None:
     assert (A & LATE).capturable
     assert not (A & dk.MaxTime(1)).capturable
     assert dk.AllOf(A, LATE) == A & LATE

@@ -5,16 +5,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import decodekit as dk
-from decodekit.stopping.any_of import flatten
+from decodekit.core.stopping_criterion import flatten
 from decodekit.testing import HashModel, check_captures, check_decoder
 from tests.stopping.scripted import Pieces, Scripted
 
 A, B, C = (dk.EndIds(token, reason=name) for token, name in enumerate("abc"))
 
 
-def finished(stop: object, said: list[int]) -> tuple[int, str]:
+def finished(stop: object, tokens: list[int]) -> tuple[int, str]:
     """After how many tokens a text ends, and why."""
-    out = dk.decode(Scripted([said], 5), [[4]], dk.Greedy(), stop=stop, max_new_tokens=len(said))  # type: ignore[arg-type]
+    out = dk.decode(Scripted([tokens], 5), [[4]], dk.Greedy(), stop=stop, max_new_tokens=len(tokens))  # type: ignore[arg-type]
     return int(out.lengths), out.finish_reason[0][0]
 
 
@@ -24,7 +24,7 @@ def test_the_first_that_holds_finishes_the_text() -> None:
     assert finished(A | B, [3, 3]) == (2, "length")
 
 
-def test_of_several_that_hold_at_once_the_first_in_order_says_why() -> None:
+def test_of_several_that_hold_at_once_the_first_in_order_gives_the_reason() -> None:
     one, two = dk.EndIds(0, reason="one"), dk.EndIds(0, reason="two")
     assert finished(one | two, [0]) == (1, "one")
     assert finished(two | one, [0]) == (1, "two")
@@ -33,8 +33,8 @@ def test_of_several_that_hold_at_once_the_first_in_order_says_why() -> None:
 
 def test_it_is_the_sequence_of_its_criteria_however_it_is_nested() -> None:
     nested = [dk.AnyOf(A, B, C), A | B | C, A | (B | C), [A, B | C], [A, B, C]]
-    for said in itertools.product(range(4), repeat=2):
-        assert len({finished(stop, list(said)) for stop in nested}) == 1
+    for tokens in itertools.product(range(4), repeat=2):
+        assert len({finished(stop, list(tokens)) for stop in nested}) == 1
     assert flatten(A | (B | C)) == (A, B, C)
 
 
@@ -79,7 +79,7 @@ def test_it_is_capturable_if_all_are() -> None:
     assert not (A | (B | dk.StopStrings("x"))).capturable
 
 
-def test_equal_criteria_make_equal_ones_and_it_reads_as_python() -> None:
+def test_equal_criteria_make_equal_combinations_and_the_repr_is_python() -> None:
     assert dk.AnyOf(A, B) == A | B
     assert A | B != B | A
     assert hash(A | B) == hash(dk.AnyOf(A, B))
