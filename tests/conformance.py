@@ -239,10 +239,10 @@ class Weakest(dk.PathScorer):
     def init(self, history: dk.History, limits: dk.Limits) -> Float32[Tensor, " rows"]:  # noqa: ARG002
         return torch.zeros(len(history.tokens), device=history.tokens.device)
 
-    def extend(
-        self, growth: dk.ExtendedHypotheses, memory: Float32[Tensor, " hyps"]
+    def update(
+        self, extended: dk.ExtendedHypotheses, memory: Float32[Tensor, " hyps"]
     ) -> Float32[Tensor, " hyps"]:
-        return torch.minimum(memory, growth.log_probs)
+        return torch.minimum(memory, extended.log_probs)
 
     def score(
         self,
@@ -265,9 +265,9 @@ class Weakest(dk.PathScorer):
 class Guiding(Weakest):
     """Ranks unfinished hypotheses by their least likely token as well."""
 
-    guides = True
+    stepwise = True
 
-    def guide(
+    def partial_score(
         self,
         log_probs: Float32[Tensor, " hyps"],
         lengths: Int64[Tensor, " hyps"],  # noqa: ARG002

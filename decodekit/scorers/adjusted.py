@@ -29,10 +29,10 @@ class AdjustedScorer(PathScorer):
 
         >>> class Low(dk.AdjustedScorer):
         ...     base = dk.LengthPenalty(1.0)
-        ...     def begin(self, history, limits): return torch.zeros(len(history.tokens))
-        ...     def grow(self, growth, memory): return memory - (growth.tokens > 99).float()
+        ...     def init_adjustment(self, history, limits): return torch.zeros(len(history.tokens))
+        ...     def update_adjustment(self, extended, memory): return memory - (extended.tokens > 99).float()
         ...     def adjustment(self, lengths, memory): return memory
-        ...     def most(self, lengths, max_length, memory): return memory
+        ...     def adjustment_bound(self, lengths, max_length, memory): return memory
     """
 
     @property
@@ -41,16 +41,16 @@ class AdjustedScorer(PathScorer):
         """The other scorer."""
 
     @property
-    def own_reveal(self) -> ModelOutputsSpec:
+    def adjustment_spec(self) -> ModelOutputsSpec:
         """What the model must show for the adjustment. By default nothing."""
         return LOGITS_ONLY
 
     @abstractmethod
-    def begin(self, history: History, limits: Limits) -> Memory:
+    def init_adjustment(self, history: History, limits: Limits) -> Memory:
         """As `PathScorer.init`, for what the adjustment needs."""
 
     @abstractmethod
-    def grow(self, growth: ExtendedHypotheses, memory: Memory) -> Memory:
+    def update_adjustment(self, extended: ExtendedHypotheses, memory: Memory) -> Memory:
         """As `PathScorer.extend`, for what the adjustment needs."""
 
     @abstractmethod
@@ -58,7 +58,7 @@ class AdjustedScorer(PathScorer):
         """What is added."""
 
     @abstractmethod
-    def most(
+    def adjustment_bound(
         self, lengths: Int64[Tensor, " hyps"], max_length: int, memory: Memory
     ) -> Float[Tensor, " hyps"]:
         """What is added at most, now or after any continuation."""
@@ -67,17 +67,19 @@ class AdjustedScorer(PathScorer):
     @property
     def outputs_spec(self) -> ModelOutputsSpec:
         """What both ask for."""
-        return self.own_reveal | self.base.outputs_spec
+        return self.adjustment_spec | self.base.outputs_spec
 
     @final
     def init(self, history: History, limits: Limits) -> Remembered:
         """Both begin."""
-        return Remembered(self.begin(history, limits), self.base.init(history, limits))
+        return Remembered(self.init_adjustment(history, limits), self.base.init(history, limits))
 
     @final
-    def extend(self, growth: ExtendedHypotheses, memory: Remembered) -> Remembered:
+    def update(self, extended: ExtendedHypotheses, memory: Remembered) -> Remembered:
         """Both go on."""
-        return Remembered(self.grow(growth, memory.own), self.base.extend(growth, memory.base))
+        return Remembered(
+            self.update_adjustment(extended, memory.own), self.base.update(extended, memory.base)
+        )
 
     @final
     def score(
@@ -96,14 +98,14 @@ class AdjustedScorer(PathScorer):
     ) -> Float[Tensor, " hyps"]:
         """The base's bound and the most that is added."""
         bound = self.base.upper_bound(log_probs, lengths, max_length, memory.base)
-        return bound + self.most(lengths, max_length, memory.own)
+        return bound + self.adjustment_bound(lengths, max_length, memory.own)
 
     @final
-    def guide(
+    def partial_score(
         self, log_probs: Float[Tensor, " hyps"], lengths: Int64[Tensor, " hyps"], memory: Remembered
     ) -> Float[Tensor, " hyps"]:
         """The base's guide, adjusted."""
-        return self.base.guide(log_probs, lengths, memory.base) + self.adjustment(lengths, memory.own)
+        return self.base.partial_score(log_probs, lengths, memory.base) + self.adjustment(lengths, memory.own)
 
 
 def check_weight(scorer: AdjustedScorer, name: str, weight: object) -> None:

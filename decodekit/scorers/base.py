@@ -48,7 +48,7 @@ class PathScorer(ABC):
 
         >>> class Weakest(dk.PathScorer):
         ...     def init(self, history, limits): return torch.zeros(len(history.tokens))
-        ...     def extend(self, growth, memory): return torch.minimum(memory, growth.log_probs)
+        ...     def update(self, extended, memory): return torch.minimum(memory, extended.log_probs)
         ...     def score(self, log_probs, lengths, memory): return memory
         ...     def upper_bound(self, log_probs, lengths, max_length, memory): return memory
     """
@@ -57,16 +57,16 @@ class PathScorer(ABC):
     """True where every hypothesis is treated alone: see `Decoder.batch_independent`."""
 
     @property
-    def guides(self) -> bool:
-        """Whether the search ranks unfinished hypotheses by `guide` too; by default by log-probability.
+    def stepwise(self) -> bool:
+        """Whether the search ranks unfinished hypotheses by `partial_score` too; by default by log-probability.
 
         It then looks at as many continuations as it would otherwise, those that are best by their parent's
-        `guide` and their own log-probability, and keeps the best of them by their own `guide`.
+        `partial_score` and their own log-probability, and keeps the best of them by their own `guide`.
         """
         return False
 
     @property
-    def remembers(self) -> bool:
+    def stateful(self) -> bool:
         """Whether there is a memory; where only sum and length count, `extend` need not be called."""
         return True
 
@@ -80,12 +80,12 @@ class PathScorer(ABC):
         """The memory of every row before the first new token: any nest; its tensors lead with rows."""
 
     @abstractmethod
-    def extend(self, growth: ExtendedHypotheses, memory: Memory) -> Memory:
+    def update(self, extended: ExtendedHypotheses, memory: Memory) -> Memory:
         """The memory of hypotheses that have grown by a token.
 
         Args:
-            growth: The tokens.
-            memory: Of the hypotheses before, one row for each of `growth.tokens`.
+            extended: The tokens.
+            memory: Of the hypotheses before, one row for each of `extended.tokens`.
         """
 
     @abstractmethod
@@ -120,13 +120,13 @@ class PathScorer(ABC):
             memory: What `extend` has kept of them.
         """
 
-    def guide(
+    def partial_score(
         self,
         log_probs: Float[Tensor, " hyps"],
         lengths: Int64[Tensor, " hyps"],  # noqa: ARG002
         memory: Memory,  # noqa: ARG002
     ) -> Float[Tensor, " hyps"]:
-        """What unfinished hypotheses of one length are ranked by, where the scorer `guides`."""
+        """What unfinished hypotheses of one length are ranked by, where the scorer is `stepwise`."""
         return log_probs
 
 
@@ -171,7 +171,7 @@ class Scorer(PathScorer):
 
     @final
     @property
-    def remembers(self) -> bool:
+    def stateful(self) -> bool:
         """No."""
         return False
 
@@ -181,7 +181,7 @@ class Scorer(PathScorer):
         return ()
 
     @final
-    def extend(self, growth: ExtendedHypotheses, memory: Memory) -> Memory:  # noqa: ARG002
+    def update(self, extended: ExtendedHypotheses, memory: Memory) -> Memory:  # noqa: ARG002
         """Nothing to remember."""
         return memory
 

@@ -57,11 +57,13 @@ class BoundedLengthReward(AdjustedScorer):
         check_weight(self, "reward", self.reward)
         object.__setattr__(self, "length", check_expected(self, self.ratio, self.length))  # a frozen field
 
-    def begin(self, history: History, limits: Limits) -> Float[Tensor, " rows"]:
+    def init_adjustment(self, history: History, limits: Limits) -> Float[Tensor, " rows"]:
         """The expected length."""
         return expected_length(self, self.ratio, self.length, history, limits)
 
-    def grow(self, growth: ExtendedHypotheses, memory: Float[Tensor, " hyps"]) -> Float[Tensor, " hyps"]:  # noqa: ARG002
+    def update_adjustment(
+        self, extended: ExtendedHypotheses, memory: Float[Tensor, " hyps"]
+    ) -> Float[Tensor, " hyps"]:  # noqa: ARG002
         """The same."""
         return memory
 
@@ -71,7 +73,7 @@ class BoundedLengthReward(AdjustedScorer):
         """The rewards."""
         return self.reward * torch.minimum(lengths.to(memory.dtype), memory)
 
-    def most(
+    def adjustment_bound(
         self, lengths: Int64[Tensor, " hyps"], max_length: int, memory: Float[Tensor, " hyps"]
     ) -> Float[Tensor, " hyps"]:
         """That of the longest text."""

@@ -57,11 +57,13 @@ class BrevityPenalty(AdjustedScorer):
         check_weight(self, "weight", self.weight)
         object.__setattr__(self, "length", check_expected(self, self.ratio, self.length))  # a frozen field
 
-    def begin(self, history: History, limits: Limits) -> Float[Tensor, " rows"]:
+    def init_adjustment(self, history: History, limits: Limits) -> Float[Tensor, " rows"]:
         """The expected length."""
         return expected_length(self, self.ratio, self.length, history, limits)
 
-    def grow(self, growth: ExtendedHypotheses, memory: Float[Tensor, " hyps"]) -> Float[Tensor, " hyps"]:  # noqa: ARG002
+    def update_adjustment(
+        self, extended: ExtendedHypotheses, memory: Float[Tensor, " hyps"]
+    ) -> Float[Tensor, " hyps"]:  # noqa: ARG002
         """The same."""
         return memory
 
@@ -71,7 +73,7 @@ class BrevityPenalty(AdjustedScorer):
         """The penalty, at most 0."""
         return self.weight * (1 - memory / lengths).clamp(max=0)
 
-    def most(
+    def adjustment_bound(
         self, lengths: Int64[Tensor, " hyps"], max_length: int, memory: Float[Tensor, " hyps"]
     ) -> Float[Tensor, " hyps"]:
         """That of the longest text."""

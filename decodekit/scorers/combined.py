@@ -40,9 +40,9 @@ class CombinedScorer(PathScorer):
         """One score of each one's."""
 
     @property
-    def remembers(self) -> bool:
+    def stateful(self) -> bool:
         """Whether one of them does."""
-        return any(scorer.remembers for scorer in self.scorers)
+        return any(scorer.stateful for scorer in self.scorers)
 
     @property
     def outputs_spec(self) -> ModelOutputsSpec:
@@ -53,9 +53,9 @@ class CombinedScorer(PathScorer):
         """A memory for each."""
         return tuple(scorer.init(history, limits) for scorer in self.scorers)
 
-    def extend(self, growth: ExtendedHypotheses, memory: tuple[Memory, ...]) -> tuple[Memory, ...]:
+    def update(self, extended: ExtendedHypotheses, memory: tuple[Memory, ...]) -> tuple[Memory, ...]:
         """Each one's memory."""
-        return tuple(scorer.extend(growth, own) for scorer, own in zip(self.scorers, memory, strict=True))
+        return tuple(scorer.update(extended, own) for scorer, own in zip(self.scorers, memory, strict=True))
 
     def score(
         self,
@@ -109,9 +109,9 @@ class WeightedSum(CombinedScorer):
         object.__setattr__(self, "weights", weights)
 
     @property
-    def guides(self) -> bool:
+    def stepwise(self) -> bool:
         """Whether one of them does."""
-        return any(scorer.guides for scorer in self.scorers)
+        return any(scorer.stepwise for scorer in self.scorers)
 
     def combine(self, parts: Sequence[Float[Tensor, " hyps"]]) -> Float[Tensor, " hyps"]:
         """The weighted sum."""
@@ -134,13 +134,13 @@ class WeightedSum(CombinedScorer):
             [scorer.upper_bound(log_probs, lengths, max_length, own) for scorer, own in several]
         )
 
-    def guide(
+    def partial_score(
         self, log_probs: Float[Tensor, " hyps"], lengths: Int64[Tensor, " hyps"], memory: tuple[Memory, ...]
     ) -> Float[Tensor, " hyps"]:
         """The log-probability, and what each one's guide puts on top of it, weighted."""
         several = zip(self.scorers, memory, strict=True)
         return log_probs + self.combine(
-            [scorer.guide(log_probs, lengths, own) - log_probs for scorer, own in several]
+            [scorer.partial_score(log_probs, lengths, own) - log_probs for scorer, own in several]
         )
 
 

@@ -55,7 +55,7 @@ class CoveragePenalty(CoverageScorer):
         # In double precision, so that padding, which moves the terms of the sum, does not show.
         return self.weight * covered.masked_fill(~memory.valid, 0.0).sum(-1, dtype=torch.float64).float()
 
-    def most(
+    def adjustment_bound(
         self,
         lengths: Int64[Tensor, " hyps"],
         max_length: int,  # noqa: ARG002 - the contract's signature

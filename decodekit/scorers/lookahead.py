@@ -54,7 +54,7 @@ class Lookahead(PathScorer):
     r"""Guides the search to texts that contain some phrases, by a look at what the model would say next.
 
     A text is worth $s(y) - \lambda u$, where $u$ is the number of constraints that it lacks. Until it is
-    finished it is ranked by $\log P(y) - \lambda u + \alpha h$ (the base's `guide` for $\log P$), where
+    finished it is ranked by $\log P(y) - \lambda u + \alpha h$ (the base's `partial_score` for $\log P$), where
     $h = \max_{a}\max_{0 \le i < k} \log P(a \mid x, y, g_{\le i})$
     over the phrases $a$ of the constraints that it lacks and the model's greedy continuation $g$ of it: how
     likely the likeliest of them is to come soon. The rest of a phrase that a text has begun counts too, as
@@ -134,7 +134,7 @@ class Lookahead(PathScorer):
         object.__setattr__(self, "_phrases", tuple(phrases))
 
     @property
-    def guides(self) -> bool:
+    def stepwise(self) -> bool:
         """Yes."""
         return True
 
@@ -158,12 +158,12 @@ class Lookahead(PathScorer):
         unmet = self._wanted(history).sum(-1).float()
         return Foresight(self.base.init(history, limits), unmet, torch.zeros_like(unmet), limits)
 
-    def extend(self, growth: ExtendedHypotheses, memory: Foresight) -> Foresight:
+    def update(self, extended: ExtendedHypotheses, memory: Foresight) -> Foresight:
         """See what is there by now, and look ahead for the rest."""
-        limits, history = memory.limits, growth.history()
+        limits, history = memory.limits, extended.history()
         end = min(int(history.position), history.tokens.shape[1])
         said = history.tokens[:, limits.prompt_length : end]
-        lacking = self._wanted(growth.parents).index_select(0, growth.source_rows)
+        lacking = self._wanted(extended.parents).index_select(0, extended.source_rows)
         for number, ids in self._phrases:
             lacking[:, number] &= ~_contains(said, ids)
         room = limits.max_new_tokens - said.shape[1]
@@ -171,13 +171,13 @@ class Lookahead(PathScorer):
         ahead = torch.zeros_like(memory.ahead)
         if self.weight and room > 0 and looks.any():
             rows = looks.nonzero()[:, 0]
-            texts = self._texts(growth, history, rows, end)
+            texts = self._texts(extended, history, rows, end)
             hopes, begun = self._hopes(said.index_select(0, rows), lacking.index_select(0, rows))
             seen = likeliest_ahead(
                 self.model, texts, hopes, begun, steps=self.steps, room=room, limits=limits
             )
             ahead = ahead.index_copy(0, rows, seen.clamp(min=LEAST).to(ahead))
-        return Foresight(self.base.extend(growth, memory.base), lacking.sum(-1).float(), ahead, limits)
+        return Foresight(self.base.update(extended, memory.base), lacking.sum(-1).float(), ahead, limits)
 
     def score(
         self, log_probs: Float[Tensor, " hyps"], lengths: Int64[Tensor, " hyps"], memory: Foresight
@@ -195,11 +195,11 @@ class Lookahead(PathScorer):
         """The base's bound: nothing may be lacking in the end."""
         return self.base.upper_bound(log_probs, lengths, max_length, memory.base)
 
-    def guide(
+    def partial_score(
         self, log_probs: Float[Tensor, " hyps"], lengths: Int64[Tensor, " hyps"], memory: Foresight
     ) -> Float[Tensor, " hyps"]:
         """The base's guide, less what is lacking, and how near it is."""
-        guide = self.base.guide(log_probs, lengths, memory.base)
+        guide = self.base.partial_score(log_probs, lengths, memory.base)
         return guide - self.penalty * memory.unmet + self.weight * memory.ahead
 
     @property
@@ -212,7 +212,7 @@ class Lookahead(PathScorer):
         return history.spread(has if self._is_per_prompt else has.expand(history.batch, -1))
 
     def _texts(
-        self, growth: ExtendedHypotheses, history: History, rows: Int64[Tensor, " texts"], end: int
+        self, extended: ExtendedHypotheses, history: History, rows: Int64[Tensor, " texts"], end: int
     ) -> Prompt:
         """What some hypotheses have said, the prompt included, as the model reads it."""
         source = history.source
@@ -225,8 +225,8 @@ class Lookahead(PathScorer):
                 "decoder-only model."
             )
         if source is not None:
-            batch = torch.arange(growth.parents.batch, device=rows.device)
-            prompts = growth.parents.spread(batch).index_select(0, growth.source_rows)
+            batch = torch.arange(extended.parents.batch, device=rows.device)
+            prompts = extended.parents.spread(batch).index_select(0, extended.source_rows)
             source = source.take(prompts.index_select(0, rows))
         tokens = history.tokens[:, :end].index_select(0, rows)
         return Prompt(tokens, history.valid[:, :end].index_select(0, rows), source)

@@ -54,7 +54,7 @@ class SummaryCoveragePenalty(CoverageScorer):
         # In double precision, so that padding, which moves the terms of the sum, does not show.
         return -self.weight * excess.sum(-1, dtype=torch.float64).float()
 
-    def most(
+    def adjustment_bound(
         self,
         lengths: Int64[Tensor, " hyps"],
         max_length: int,  # noqa: ARG002 - the contract's signature

@@ -48,20 +48,20 @@ class UIDLocalVariance(InformationDensityScorer):
 
     batch_independent = True
 
-    def begin(self, history: History, limits: Limits) -> Changes:  # noqa: ARG002
+    def init_adjustment(self, history: History, limits: Limits) -> Changes:  # noqa: ARG002
         """No surprise yet."""
         return Changes(nothing(history), nothing(history))
 
-    def grow(self, growth: ExtendedHypotheses, memory: Changes) -> Changes:
+    def update_adjustment(self, extended: ExtendedHypotheses, memory: Changes) -> Changes:
         """One change more."""
-        surprisal = -growth.log_probs
+        surprisal = -extended.log_probs
         return Changes(surprisal, memory.squares + (surprisal - memory.last) ** 2)
 
     def adjustment(self, lengths: Int64[Tensor, " hyps"], memory: Changes) -> Float[Tensor, " hyps"]:
         """The penalty, below 0."""
         return -self.weight * memory.squares / lengths
 
-    def most(
+    def adjustment_bound(
         self, lengths: Int64[Tensor, " hyps"], max_length: int, memory: Changes
     ) -> Float[Tensor, " hyps"]:
         """The changes so far, spread over the longest text."""

@@ -38,9 +38,11 @@ class UIDMaximum(InformationDensityScorer):
 
     batch_independent = True
 
-    def grow(self, growth: ExtendedHypotheses, memory: Float[Tensor, " hyps"]) -> Float[Tensor, " hyps"]:
+    def update_adjustment(
+        self, extended: ExtendedHypotheses, memory: Float[Tensor, " hyps"]
+    ) -> Float[Tensor, " hyps"]:
         """The greatest so far."""
-        return torch.maximum(memory, -growth.log_probs)
+        return torch.maximum(memory, -extended.log_probs)
 
     def adjustment(
         self,
@@ -50,7 +52,7 @@ class UIDMaximum(InformationDensityScorer):
         """The penalty, below 0."""
         return -self.weight * memory
 
-    def most(
+    def adjustment_bound(
         self,
         lengths: Int64[Tensor, " hyps"],
         max_length: int,  # noqa: ARG002 - the contract's signature

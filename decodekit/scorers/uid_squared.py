@@ -37,9 +37,11 @@ class UIDSquared(InformationDensityScorer):
 
     batch_independent = True
 
-    def grow(self, growth: ExtendedHypotheses, memory: Float[Tensor, " hyps"]) -> Float[Tensor, " hyps"]:
+    def update_adjustment(
+        self, extended: ExtendedHypotheses, memory: Float[Tensor, " hyps"]
+    ) -> Float[Tensor, " hyps"]:
         """One square more."""
-        return memory + growth.log_probs**2
+        return memory + extended.log_probs**2
 
     def adjustment(
         self,
@@ -49,7 +51,7 @@ class UIDSquared(InformationDensityScorer):
         """The penalty, below 0."""
         return -self.weight * memory
 
-    def most(
+    def adjustment_bound(
         self,
         lengths: Int64[Tensor, " hyps"],
         max_length: int,  # noqa: ARG002 - the contract's signature

@@ -48,13 +48,13 @@ class UIDVariance(InformationDensityScorer):
 
     batch_independent = True
 
-    def begin(self, history: History, limits: Limits) -> Moments:  # noqa: ARG002
+    def init_adjustment(self, history: History, limits: Limits) -> Moments:  # noqa: ARG002
         """No surprise yet."""
         return Moments(nothing(history, torch.float64), nothing(history, torch.float64))
 
-    def grow(self, growth: ExtendedHypotheses, memory: Moments) -> Moments:
+    def update_adjustment(self, extended: ExtendedHypotheses, memory: Moments) -> Moments:
         """One surprise more."""
-        surprisal = -growth.log_probs.double()
+        surprisal = -extended.log_probs.double()
         return Moments(memory.sums + surprisal, memory.squares + surprisal**2)
 
     def adjustment(self, lengths: Int64[Tensor, " hyps"], memory: Moments) -> Float[Tensor, " hyps"]:
@@ -63,7 +63,7 @@ class UIDVariance(InformationDensityScorer):
         variance = memory.squares / lengths - (memory.sums / lengths) ** 2
         return -self.weight * variance.clamp(min=0).float()
 
-    def most(
+    def adjustment_bound(
         self,
         lengths: Int64[Tensor, " hyps"],
         max_length: int,

@@ -89,10 +89,10 @@ def worth_of_all(  # noqa: PLR0913
         scores, remembered = chain.apply(history, said.log_probs[step], remembered)
         tokens = texts.tokens[:, step].repeat(len(prompts))
         added = scores.gather(1, tokens[:, None])[:, 0]
-        growth = dk.ExtendedHypotheses(
+        extended = dk.ExtendedHypotheses(
             history, rows, tokens, added, said.attention[step] if scorer.outputs_spec else None
         )
-        memory, totals = scorer.extend(growth, memory), totals + added
+        memory, totals = scorer.update(extended, memory), totals + added
         now = scorer.score(totals, torch.full_like(lengths, step + 1), memory)
         worth = torch.where(lengths == step + 1, now.masked_fill(totals == -torch.inf, -torch.inf), worth)
         history = history.append(tokens)

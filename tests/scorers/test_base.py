@@ -87,11 +87,11 @@ class LastColumn(Weakest):
 
     outputs_spec = dk.ModelOutputsSpec(attention=True)
 
-    def extend(
-        self, growth: dk.ExtendedHypotheses, memory: Float32[Tensor, " hyps"]
+    def update(
+        self, extended: dk.ExtendedHypotheses, memory: Float32[Tensor, " hyps"]
     ) -> Float32[Tensor, " hyps"]:
-        assert growth.attention is not None
-        return memory - growth.attention[:, -1]
+        assert extended.attention is not None
+        return memory - extended.attention[:, -1]
 
 
 def test_a_scorer_is_given_the_attention_of_its_own_hypothesis() -> None:
@@ -121,11 +121,11 @@ def test_a_scorer_is_given_the_attention_of_its_own_hypothesis() -> None:
 class SaidBefore(Weakest):
     """Ranks by how often the newest token was said before, prompt included: needs the history."""
 
-    def extend(
-        self, growth: dk.ExtendedHypotheses, memory: Float32[Tensor, " hyps"]
+    def update(
+        self, extended: dk.ExtendedHypotheses, memory: Float32[Tensor, " hyps"]
     ) -> Float32[Tensor, " hyps"]:
-        history = growth.history()
-        said = (history.tokens == growth.tokens[:, None]) & history.valid
+        history = extended.history()
+        said = (history.tokens == extended.tokens[:, None]) & history.valid
         return memory - (said.sum(-1) - 1)
 
 

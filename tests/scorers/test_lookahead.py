@@ -37,10 +37,10 @@ def grow(scorer: dk.PathScorer, prompt: list[int], tokens: list[int], new: int, 
     limits = Limits(end_ids=(END,), pad_id=0, prompt_length=len(prompt), max_new_tokens=new, vocab=vocab)
     memory = scorer.init(history, limits)
     for token in tokens:
-        growth = dk.ExtendedHypotheses(
+        extended = dk.ExtendedHypotheses(
             history, torch.tensor([0]), torch.tensor([token]), torch.tensor([-1.0])
         )
-        memory, history = scorer.extend(growth, memory), growth.history()
+        memory, history = scorer.update(extended, memory), extended.history()
     return memory
 
 
@@ -193,8 +193,8 @@ def test_every_text_is_read_with_its_own_source() -> None:
         prompt = dk.Prompt.of(sources, model.vocabulary)
         history, rows = prompt.history(7, 2), torch.arange(2 * len(sources))
         limits = Limits(end_ids=(), pad_id=0, prompt_length=1, max_new_tokens=6, vocab=37)
-        growth = dk.ExtendedHypotheses(history, rows, 10 + rows % 2, torch.zeros(len(rows)))
-        return scorer.extend(growth, scorer.init(history, limits)).ahead.tolist()
+        extended = dk.ExtendedHypotheses(history, rows, 10 + rows % 2, torch.zeros(len(rows)))
+        return scorer.update(extended, scorer.init(history, limits)).ahead.tolist()
 
     sources = [[8, 9, 10, 11], [14], [15, 16, 17]]
     alone = [ahead([source]) for source in sources]

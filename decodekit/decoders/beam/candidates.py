@@ -72,9 +72,9 @@ def extend(
     if state.model_scores is not None:
         own = state.model_scores.reshape(batch, -1).gather(1, flat)
     entry = Entry(tokens, own, rows_of(source_beams, beams))
-    if scorer.guides:
+    if scorer.stepwise:
         lengths = (step + 1).expand(flat.numel())
-        guides = scorer.guide(log_probs.flatten(), lengths, memory).view_as(flat)
+        guides = scorer.partial_score(log_probs.flatten(), lengths, memory).view_as(flat)
         # What an expansion takes off stays off; what does not exist stays out.
         guides = torch.where(log_probs > -torch.inf, guides + (priority - sums), -torch.inf)
         priority, order = guides.sort(descending=True, stable=True)
@@ -100,12 +100,12 @@ def _pick(
 
 def _remember(new: Entry, state: BeamState, scorer: PathScorer) -> Memory:
     """What the scorer remembers of the continuations, prompt after prompt."""
-    if not scorer.remembers:
+    if not scorer.stateful:
         return state.memory
     source_rows = new.parent.flatten()
     seen = None if state.attention is None else state.attention.index_select(0, source_rows)
     growth = ExtendedHypotheses(state.history, source_rows, new.token.flatten(), new.log_prob.flatten(), seen)
-    return scorer.extend(growth, reorder_memory(state.memory, source_rows))
+    return scorer.update(growth, reorder_memory(state.memory, source_rows))
 
 
 def _judge(  # noqa: PLR0913 - what is known of the candidates, and what they are judged by

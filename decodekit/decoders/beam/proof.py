@@ -35,7 +35,7 @@ def update_pruned_bound(
         # says something only where the bound is one of sums.
         beyond = torch.full_like(pruned_bound, torch.inf)
         if isinstance(expansion, BestExpansion):
-            beyond = beyond if scorer.remembers else candidates.bounds[:, -1]
+            beyond = beyond if scorer.stateful else candidates.bounds[:, -1]
             beyond = beyond.masked_fill(candidates.log_probs.amin(-1) == -torch.inf, -torch.inf)
         pruned_bound = pruned_bound.maximum(beyond)
     # The bound takes for granted that a token adds at most 0.

@@ -134,7 +134,7 @@ class BeamSearch(Decoder[BeamState]):
             model_scores=None,
             attention=None,
             log_probs=log_probs,
-            guides=log_probs.clone() if self.scorer.guides else None,
+            guides=log_probs.clone() if self.scorer.stepwise else None,
             live=Records.empty(batch, beams, new, device),
             memory=self.scorer.init(history, limits),
             stopping=limits.start(history),

@@ -99,7 +99,7 @@ def advance(
         model_scores=None,
         attention=None,
         log_probs=log_probs,
-        guides=guides if scorer.guides else None,
+        guides=guides if scorer.stepwise else None,
         live=state.live.take(candidates.source_beams.gather(1, chosen)).write(step, entry),
         memory=reorder_memory(candidates.memory, rows.flatten()),
         stopping=pick_memory(candidates.stopping, chosen),

@@ -34,7 +34,7 @@ class BestFirst(CustomLoop):
     that cannot keep what they remember of it, such as those with a second model.
 
     Args:
-        scorer: What a text is worth. What unfinished ones are ranked by where it `guides` does not matter.
+        scorer: What a text is worth. What unfinished ones are ranked by if it is `stepwise` does not matter.
         beams: With a number, no more texts of each length go on, and none of a lower rank ends: those of the
             greatest sums. That is best-first beam search: the texts of `BeamSearch(beams, scorer=scorer,
             stop_rule=Proved())`, from fewer looks, and a proof only where there happens to be one. None: any
@@ -47,7 +47,7 @@ class BestFirst(CustomLoop):
     Raises:
         TypeError: If `scorer` is not one.
         ValueError: If a number is out of range, or `beams` goes with `at_once` above 1 or with a scorer that
-            ranks unfinished texts by something else than their sums (`guides`).
+            ranks unfinished texts by something else than their sums (`stepwise`).
         DecodingError: In a run, if no text of a prompt can end.
 
     Example:
@@ -81,7 +81,7 @@ class BestFirst(CustomLoop):
                 "BestFirst: beams must be an integer of at least 1 and of num_return, or None, got "
                 f"{self.beams!r} for {self.num_return} to return."
             )
-        if self.at_once > 1 or self.scorer.guides:
+        if self.at_once > 1 or self.scorer.stepwise:
             raise ValueError(
                 "BestFirst: with beams, texts are looked at in the order of their sums, so at_once must be 1 "
                 f"and the scorer must not guide the search, got {self.at_once} and {self.scorer!r:.80}. "

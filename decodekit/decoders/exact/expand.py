@@ -87,7 +87,7 @@ def expand(
             one.going.processed = processed.take(torch.tensor([row]))
         if kept is not None:
             # The scorer remembers every continuation, text after text; or nothing.
-            first, each = (row * len(tokens), 1) if explorer.scorer.remembers else (row, 0)
+            first, each = (row * len(tokens), 1) if explorer.scorer.stateful else (row, 0)
             one.going.judged = kept.take(torch.from_numpy(first + each * one.going.tokens))
         expanded.append(one)
     return expanded

@@ -85,12 +85,12 @@ class Explorer:
         for row, node in enumerate(nodes):
             node.attention = None if attention is None else attention[row]
         memory = self._recall(nodes, lambda node: node.judged, self._begin, self._judge)
-        if self.scorer.remembers:
+        if self.scorer.stateful:
             source_rows = torch.arange(rows, device=scores.device).repeat_interleave(vocab)
             seen = None if attention is None else attention.index_select(0, source_rows)
             tokens = torch.arange(vocab, device=scores.device).repeat(rows)
             growth = ExtendedHypotheses(self.history(nodes), source_rows, tokens, scores.flatten(), seen)
-            memory = self.scorer.extend(growth, reorder_memory(memory, source_rows))
+            memory = self.scorer.update(growth, reorder_memory(memory, source_rows))
         totals = torch.tensor([node.total for node in nodes], device=scores.device)
         sums = (totals[:, None] + scores).flatten()
         lengths = torch.full_like(sums, nodes[0].length + 1, dtype=torch.long)
@@ -158,7 +158,7 @@ class Explorer:
             log_probs=torch.tensor([node.added for node in after], device=device),
             attention=torch.stack(seen) if seen else None,
         )
-        return self.scorer.extend(growth, memory)
+        return self.scorer.update(growth, memory)
 
     def _ask(self, nodes: Sequence[Node], memory: Stopping) -> tuple[Int64[Tensor, " rows"], Stopping]:
         device = self.prompts.tokens.device

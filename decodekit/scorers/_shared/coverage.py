@@ -35,15 +35,15 @@ class Coverage(NamedTuple):
             valid = history.spread(history.source.valid)
         return cls(torch.zeros_like(valid, dtype=torch.float32), valid)
 
-    def add(self, growth: ExtendedHypotheses) -> "Coverage":
+    def add(self, extended: ExtendedHypotheses) -> "Coverage":
         """The attention of one token more."""
-        if growth.attention is None or growth.attention.shape != self.sums.shape:
-            seen = None if growth.attention is None else tuple(growth.attention.shape)
+        if extended.attention is None or extended.attention.shape != self.sums.shape:
+            seen = None if extended.attention is None else tuple(extended.attention.shape)
             raise DecodekitError(
                 f"Coverage: the model must show {len(self.sums)} hypotheses' attention to each of the "
                 f"{self.sums.shape[1]} columns of the source or prompt, got {seen}."
             )
-        return self._replace(sums=self.sums + growth.attention)
+        return self._replace(sums=self.sums + extended.attention)
 
 
 @dataclass(frozen=True)
@@ -63,19 +63,14 @@ class CoverageScorer(AdjustedScorer):
             )
 
     @property
-    def guides(self) -> bool:
-        """Where it was asked for."""
-        return self.stepwise
-
-    @property
-    def own_reveal(self) -> ModelOutputsSpec:
+    def adjustment_spec(self) -> ModelOutputsSpec:
         """The attention."""
         return ModelOutputsSpec(attention=True)
 
-    def begin(self, history: History, limits: Limits) -> Coverage:
+    def init_adjustment(self, history: History, limits: Limits) -> Coverage:
         """Nothing is covered."""
         return Coverage.start(history, limits)
 
-    def grow(self, growth: ExtendedHypotheses, memory: Coverage) -> Coverage:
+    def update_adjustment(self, extended: ExtendedHypotheses, memory: Coverage) -> Coverage:
         """The attention of one token more."""
-        return memory.add(growth)
+        return memory.add(extended)

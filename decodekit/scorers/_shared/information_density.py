@@ -26,11 +26,11 @@ class InformationDensityScorer(AdjustedScorer):
         check_weight(self, "weight", self.weight)
 
     @property
-    def guides(self) -> bool:
+    def stepwise(self) -> bool:
         """Yes."""
         return True
 
-    def begin(self, history: History, limits: Limits) -> Memory:  # noqa: ARG002 - the contract's signature
+    def init_adjustment(self, history: History, limits: Limits) -> Memory:  # noqa: ARG002 - the contract's signature
         """No surprise yet: a number a row."""
         return nothing(history)
 

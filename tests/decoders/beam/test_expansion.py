@@ -214,7 +214,7 @@ def test_what_an_expansion_picks_and_gives_no_priority_is_never_returned() -> No
 class Neutral(Weakest):
     """Guides the search to where it would go anyway."""
 
-    guides = True
+    stepwise = True
 
 
 @pytest.mark.parametrize("penalty", [0.5, 2.0])

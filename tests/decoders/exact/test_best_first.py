@@ -144,16 +144,16 @@ class Fined(dk.AdjustedScorer):
     def __init__(self, fines: dict[int, float]) -> None:
         self.fines = fines
 
-    def begin(self, history: dk.History, limits: dk.Limits) -> Tensor:  # noqa: ARG002
+    def init_adjustment(self, history: dk.History, limits: dk.Limits) -> Tensor:  # noqa: ARG002
         return torch.zeros(len(history.tokens))
 
-    def grow(self, growth: dk.ExtendedHypotheses, memory: Tensor) -> Tensor:
-        return memory - sum(fine * (growth.tokens == token) for token, fine in self.fines.items())
+    def update_adjustment(self, extended: dk.ExtendedHypotheses, memory: Tensor) -> Tensor:
+        return memory - sum(fine * (extended.tokens == token) for token, fine in self.fines.items())
 
     def adjustment(self, lengths: Tensor, memory: Tensor) -> Tensor:  # noqa: ARG002
         return memory
 
-    def most(self, lengths: Tensor, max_length: int, memory: Tensor) -> Tensor:  # noqa: ARG002
+    def adjustment_bound(self, lengths: Tensor, max_length: int, memory: Tensor) -> Tensor:  # noqa: ARG002
         return memory
 
 

@@ -99,17 +99,19 @@ class Boxed(dk.AdjustedScorer):
 
     base = dk.BoundedLengthReward(0.1, ratio=1.0)
 
-    def begin(self, history: dk.History, limits: dk.Limits) -> tuple[Box, Tensor]:  # noqa: ARG002
+    def init_adjustment(self, history: dk.History, limits: dk.Limits) -> tuple[Box, Tensor]:  # noqa: ARG002
         return Box(), torch.zeros(len(history.tokens))
 
-    def grow(self, growth: dk.ExtendedHypotheses, memory: tuple[Box, Tensor]) -> tuple[Box, Tensor]:
-        said = growth.history().last()
-        return memory[0], memory[1] + growth.log_probs**2 * (1 + said % 2)
+    def update_adjustment(
+        self, extended: dk.ExtendedHypotheses, memory: tuple[Box, Tensor]
+    ) -> tuple[Box, Tensor]:
+        said = extended.history().last()
+        return memory[0], memory[1] + extended.log_probs**2 * (1 + said % 2)
 
     def adjustment(self, lengths: Int64[Tensor, " hyps"], memory: tuple[Box, Tensor]) -> Tensor:  # noqa: ARG002
         return -0.1 * memory[1]
 
-    def most(
+    def adjustment_bound(
         self,
         lengths: Int64[Tensor, " hyps"],
         max_length: int,  # noqa: ARG002
