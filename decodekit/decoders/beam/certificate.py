@@ -55,13 +55,7 @@ def update_pruned_bound(
 ) -> Float32[Tensor, " batch"]:
     """Upper bound on the score of all hypotheses pruned so far, those of this step included.
 
-    Args:
-        candidates: The candidates of the step.
-        pruned: Candidates that have neither gone on nor competed for the finished set.
-        scores: Processed scores of the step.
-        state: Before the step.
-        scorer: Scores the hypotheses.
-        expansion: Chose the candidates.
+    `pruned` marks candidates that neither go on nor compete for the finished set; `state` is from before.
     """
     batch, beams = state.log_probs.shape
     bound = candidates.bounds.masked_fill(~pruned, -torch.inf).amax(-1)

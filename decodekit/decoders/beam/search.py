@@ -1,7 +1,7 @@
 """Beam search."""
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from typing import final
 
 import torch
@@ -29,7 +29,7 @@ from decodekit.scorers.length_penalty import LengthPenalty
 
 @final
 @dataclass(frozen=True)
-class BeamSearch(Decoder[BeamState]):
+class BeamSearch(Decoder[BeamState, Certificate]):
     """Keeps the `beams` best unfinished hypotheses at every step, and the best finished ones.
 
     A step continues every live hypothesis by every token and ranks the continuations by their summed
@@ -111,10 +111,6 @@ class BeamSearch(Decoder[BeamState]):
         # Normalized before the processors, so that sums over different hypotheses can be compared.
         return logits.log_softmax(-1)
 
-    def record_log_probs(self, scores: Float32[Tensor, "rows vocab"], state: BeamState) -> BeamState:
-        """Keeps the model's log-probabilities, to report the chosen tokens'."""
-        return state._replace(model_scores=scores)
-
     @override
     def init(self, history: History, limits: Limits) -> BeamState:
         beams = self.rows_per_prompt
@@ -169,13 +165,13 @@ class BeamSearch(Decoder[BeamState]):
         return ~state.active
 
     @override
-    def finalize(self, state: BeamState) -> Decoded:
+    def finalize(self, state: BeamState) -> Decoded[Certificate]:
         raise_if_all_banned(state.all_banned, state.history)
         decoded = state.finished.decoded(state.limits, self.num_return)
         # A hypothesis that is not returned was pruned, or is finished and ranks next.
         worst, *others = state.finished.scores[:, self.num_return - 1 :].unbind(1)
         bound = torch.stack([state.pruned_bound, *others[:1]]).amax(0)
-        return replace(decoded, report=Certificate(bound=bound, worst=worst))
+        return decoded.with_report(Certificate(bound=bound, worst=worst))
 
     def _width(self, step: Int64[Tensor, ""]) -> int | Int64[Tensor, " 1"]:
         """The number of beams in use at a step."""

@@ -108,16 +108,12 @@ class BeamState(NamedTuple):
     """The state of a beam search.
 
     Attributes:
-        history: Tokens of the live hypotheses, prompt included.
-        limits: Where hypotheses end.
         model_scores: The model's log-probabilities at the current step; None between steps.
         attention: The model's attention at the current step, if the scorer asks for it; None between steps.
         log_probs: Sums of processed scores of the live hypotheses; minus infinity for unused beams.
         partial_scores: Scores by which a stepwise scorer ranks the live hypotheses; None for other scorers.
-        live: Records of the live hypotheses.
         memory: The scorer's memory of the live hypotheses.
-        stopping: The stopping criteria's memory of the live hypotheses.
-        finished: The best hypotheses that have ended.
+        stopping: The stopping criteria's memory of them.
         pruned_bound: Upper bound on the score of every hypothesis that was pruned.
         active: Prompts whose search goes on.
         all_banned: Prompts on which every token of every beam was banned before any hypothesis had ended.
@@ -143,15 +139,7 @@ class BeamState(NamedTuple):
     def start(
         cls, history: History, limits: Limits, scorer: PathScorer, *, beams: int, slots: int
     ) -> "BeamState":
-        """One live hypothesis, the prompt, on the first beam of each prompt; the other beams are unused.
-
-        Args:
-            history: The prompts, `beams` rows each.
-            limits: Where hypotheses end.
-            scorer: Scores the hypotheses.
-            beams: Live hypotheses per prompt.
-            slots: Finished hypotheses per prompt.
-        """
+        """One live hypothesis, the prompt, on the first beam of each prompt; the other beams are unused."""
         batch, device = len(history.tokens) // beams, history.tokens.device
         is_first = torch.arange(beams, device=device) == 0
         log_probs = torch.full((batch, beams), -torch.inf, dtype=torch.float32, device=device)

@@ -15,29 +15,17 @@ from decodekit.scorers.base import ExtendedHypotheses, PathScorer
 
 
 class Candidates(NamedTuple):
-    """One-token continuations of each prompt's live hypotheses, best first.
+    """One-token continuations of each prompt's live hypotheses, best first."""
 
-    Attributes:
-        log_probs: Sums of processed scores; minus infinity for candidates that do not exist.
-        priority: Those that go on are ranked by it, greatest first.
-        source_beams: The beam, within its prompt, that each continues.
-        entry: The new token of each.
-        scores: Score of each if it ends here.
-        bounds: Upper bound on the score of each and of all its continuations.
-        memory: The scorer's memory of the candidates, prompt-major.
-        finish_code: The reason for which each has ended; 0 if it has not.
-        stopping: The stopping criteria's memory, of `beams` candidates of each prompt at a time.
-    """
-
-    log_probs: Float32[Tensor, "batch candidates"]
-    priority: Float32[Tensor, "batch candidates"]
-    source_beams: Int64[Tensor, "batch candidates"]
+    log_probs: Float32[Tensor, "batch candidates"]  # sums of processed scores
+    priority: Float32[Tensor, "batch candidates"]  # ranks those that go on, greatest first
+    source_beams: Int64[Tensor, "batch candidates"]  # the beam that each continues, within its prompt
     entry: Entry
-    scores: Float32[Tensor, "batch candidates"]
-    bounds: Float32[Tensor, "batch candidates"]
-    memory: Memory
-    finish_code: Int64[Tensor, "batch candidates"]
-    stopping: list[Stopping]
+    scores: Float32[Tensor, "batch candidates"]  # of each, if it ends here
+    bounds: Float32[Tensor, "batch candidates"]  # on the score of each and of all its continuations
+    memory: Memory  # the scorer's
+    finish_code: Int64[Tensor, "batch candidates"]  # 0 if not ended
+    stopping: list[Stopping]  # of `beams` candidates of each prompt at a time
 
     @property
     def valid(self) -> Bool[Tensor, "batch candidates"]:
@@ -160,11 +148,7 @@ def rows_of(hyps: Int64[Tensor, "batch chosen"], hyps_per_prompt: int) -> Int64[
 def _pick(
     expansion: Expansion, sums: Float32[Tensor, "batch beams vocab"], state: BeamState
 ) -> ExpansionResult:
-    """The continuations that the expansion picks: enough to fill the beams if all end ids are among them.
-
-    Raises:
-        DecodekitError: If it picks another number than a multiple of the beams.
-    """
+    """The continuations that the expansion picks: enough to fill the beams if all end ids are among them."""
     _, beams, vocab = sums.shape
     per_beam = max(2, 1 + len(state.limits.end_ids))
     result = expansion.pick(sums, min(per_beam, vocab) * beams)
@@ -188,10 +172,7 @@ def _update_memory(new: Entry, state: BeamState, scorer: PathScorer) -> Memory:
 
 
 def _finish(entry: Entry, state: BeamState) -> tuple[Int64[Tensor, "batch candidates"], list[Stopping]]:
-    """The finish code of each candidate, and the criteria's memory of them.
-
-    A criterion takes as many rows as there are beams, so candidates are passed to it in several parts.
-    """
+    """The finish code of each candidate, and the criteria's memory of them, `beams` candidates at a time."""
     limits, beams = state.limits, state.log_probs.shape[1]
     if not limits.criteria:
         return limits.finish_token(entry.tokens, state.history.position + 1), [state.stopping]

@@ -14,13 +14,9 @@ from decodekit.decoders.beam.expansion import BestExpansion, Expansion, Expansio
 @final
 @dataclass(frozen=True, eq=False)
 class ConstraintExpansion(Expansion):
-    """Picks the best continuations, the best token of every beam, and tokens that advance a constraint.
+    """Picks the best continuations, the best token of every beam, and tokens that advance a constraint."""
 
-    Args:
-        next_ids: Tokens that advance a constraint of each beam, padded with -1.
-    """
-
-    next_ids: Int64[Tensor, "batch beams next"]
+    next_ids: Int64[Tensor, "batch beams next"]  # that advance a constraint of the beam, padded with -1
 
     batch_independent = True
 
@@ -47,12 +43,9 @@ def allocate(
 ) -> Int64[Tensor, "batch candidates"]:
     """Rank of each candidate: the best of every bank, then the second of every bank, and so on.
 
-    A bank holds the candidates that miss equally many tokens; banks that miss fewer come first. So the banks
-    share the beams evenly, beams that one bank does not need go to the others, and progress is never lost.
-
-    Args:
-        missing: Tokens that each candidate misses; candidates are in order, best first.
-        feasible: Candidates that may take a beam; the others rank last.
+    A bank holds the candidates that miss equally many tokens, best first. Banks that miss fewer come
+    first. So the banks share the beams evenly, beams that one bank does not need go to
+    others, and progress is never lost. Candidates that are not feasible rank last.
     """
     number = missing.shape[1]
     # Better candidates of the same bank: [batch candidates candidates]

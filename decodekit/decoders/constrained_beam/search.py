@@ -29,15 +29,11 @@ from decodekit.scorers.length_penalty import LengthPenalty
 
 
 class ConstrainedState(NamedTuple):
-    """The state of a constrained beam search.
-
-    Attributes:
-        search: The state of the beam search.
-        progress: The state of every row with every constraint, as numbered by the automaton.
-    """
+    """The state of a constrained beam search; `progress` holds states of the phrase automaton."""
 
     search: BeamState
     progress: Int64[Tensor, "rows goals"]
+    model_scores: Float32[Tensor, "rows vocab"] | None = None
 
     @property
     def history(self) -> History:
@@ -141,12 +137,6 @@ class ConstrainedBeamSearch(Decoder[ConstrainedState]):
         # Normalized before the processors, so that sums over different hypotheses can be compared.
         return logits.log_softmax(-1)
 
-    def record_log_probs(
-        self, scores: Float32[Tensor, "rows vocab"], state: ConstrainedState
-    ) -> ConstrainedState:
-        """Keeps the model's log-probabilities, to report the chosen tokens'."""
-        return state._replace(search=state.search._replace(model_scores=scores))
-
     @override
     def init(self, history: History, limits: Limits) -> ConstrainedState:
         who = "ConstrainedBeamSearch"
@@ -165,7 +155,8 @@ class ConstrainedBeamSearch(Decoder[ConstrainedState]):
     def step(
         self, scores: Float32[Tensor, "rows vocab"], state: ConstrainedState
     ) -> tuple[ConstrainedState, Selection]:
-        search, automaton = state.search, on_device(self._automaton, scores.device)
+        search = state.search._replace(model_scores=state.model_scores)
+        automaton = on_device(self._automaton, scores.device)
 
         # Extend the live hypotheses by the best tokens, and by those that advance a constraint.
         next_ids = automaton.advancing_ids(state.progress).view(*search.log_probs.shape, -1)

@@ -1,7 +1,7 @@
 """Diverse beam search."""
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple, final
 
 import torch
@@ -27,17 +27,12 @@ from decodekit.scorers.length_penalty import LengthPenalty
 
 
 class DiverseState(NamedTuple):
-    """The state of a diverse beam search.
-
-    Attributes:
-        history: Tokens of the live hypotheses; the rows of a prompt are its groups, one after the other.
-        groups: The state of each group's beam search.
-        done: True if no prompt is active in any group, or every token is banned for one in all groups.
-    """
+    """The state of a diverse beam search: a state per group, whose rows follow each other in a prompt."""
 
     history: History
     groups: tuple[BeamState, ...]
     done: Bool[Tensor, ""]
+    model_scores: Float32[Tensor, "rows vocab"] | None = None
 
 
 @final
@@ -114,10 +109,9 @@ class DiverseBeamSearch(Decoder[DiverseState]):
 
     @override
     def on_model_outputs(self, model_outputs: ModelOutputs, state: DiverseState) -> DiverseState:
-        attention = model_outputs.attention
-        if attention is None:
+        if model_outputs.attention is None:
             return state
-        parts = zip(state.groups, self._split(attention), strict=True)
+        parts = zip(state.groups, self._split(model_outputs.attention), strict=True)
         return state._replace(groups=tuple(group._replace(attention=part) for group, part in parts))
 
     @override
@@ -125,17 +119,12 @@ class DiverseBeamSearch(Decoder[DiverseState]):
         # Normalized before the processors, so that sums over different hypotheses can be compared.
         return logits.log_softmax(-1)
 
-    def record_log_probs(self, scores: Float32[Tensor, "rows vocab"], state: DiverseState) -> DiverseState:
-        """Keeps the model's log-probabilities, to report the chosen tokens'."""
-        parts = zip(state.groups, self._split(scores), strict=True)
-        return state._replace(groups=tuple(group._replace(model_scores=part) for group, part in parts))
-
     @override
     def init(self, history: History, limits: Limits) -> DiverseState:
         check_continuations("DiverseBeamSearch", self._width, limits)
         rows = torch.arange(len(history.tokens), device=history.tokens.device)
         width, slots = self._width, self.stop_rule.capacity(self._width)
-        parts = [replace(history.take(part), rows_per_prompt=width) for part in self._split(rows)]
+        parts = [history.part(part, width) for part in self._split(rows)]
         groups = tuple(BeamState.start(part, limits, self.scorer, beams=width, slots=slots) for part in parts)
         return DiverseState(history, groups, groups[0].done.clone())
 
@@ -143,18 +132,22 @@ class DiverseBeamSearch(Decoder[DiverseState]):
     def step(
         self, scores: Float32[Tensor, "rows vocab"], state: DiverseState
     ) -> tuple[DiverseState, Selection]:
-        step = state.groups[0].step
+        before = state.groups
+        if state.model_scores is not None:
+            parts = zip(before, self._split(state.model_scores), strict=True)
+            before = tuple(group._replace(model_scores=part) for group, part in parts)
+        step = before[0].step
         groups: list[BeamState] = []
         earlier: list[GroupHypotheses] = []
         selections: list[tuple[Tensor, Tensor]] = []
-        for number, (group, group_scores) in enumerate(zip(state.groups, self._split(scores), strict=True)):
-            # Subtract the penalties for what earlier groups have emitted.
+        for number, (group, group_scores) in enumerate(zip(before, self._split(scores), strict=True)):
+            # Subtract the penalties for tokens that earlier groups have emitted.
             penalized = group_scores
             if earlier:
                 live = (group.log_probs > -torch.inf) & group.active[:, None]
                 hypotheses = GroupHypotheses(group.live.tokens, step * live, live)
                 together = earlier[0].concat(*earlier[1:])
-                penalties = self.diversity.penalties(hypotheses, together, step, group_scores.shape[-1])
+                penalties = self.diversity.penalties(hypotheses, together, step, scores.shape[-1])
                 penalized = group_scores - penalties.flatten(0, 1)
 
             # Take a step of beam search with the group.
@@ -162,13 +155,13 @@ class DiverseBeamSearch(Decoder[DiverseState]):
             groups.append(after)
             selections.append((tokens, self._rows(source_rows, number)))
 
-            # Let later groups see the group's live and finished hypotheses.
-            is_active = group.active[:, None]
-            lengths = (step + 1) * ((after.log_probs > -torch.inf) & is_active)
-            earlier.append(GroupHypotheses(after.live.tokens, lengths, emits & is_active))
-            used = after.finished.used
-            lengths = after.finished.lengths.masked_fill(~used, 0)
-            earlier.append(GroupHypotheses(after.finished.records.tokens, lengths, torch.zeros_like(used)))
+            # Let later groups see the hypotheses of the group, live and finished.
+            alive, finished = (after.log_probs > -torch.inf) & group.active[:, None], after.finished
+            nowhere = torch.zeros_like(finished.used)
+            earlier += [
+                GroupHypotheses(after.live.tokens, (step + 1) * alive, emits & group.active[:, None]),
+                GroupHypotheses(finished.records.tokens, finished.lengths * finished.used, nowhere),
+            ]
 
         tokens, source_rows = (self._join(parts) for parts in zip(*selections, strict=True))
         all_banned = torch.stack([group.all_banned for group in groups]).all(0)
