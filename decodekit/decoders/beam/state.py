@@ -105,34 +105,21 @@ class Finished(NamedTuple):
 
 
 class BeamState(NamedTuple):
-    """The state of a beam search.
-
-    Attributes:
-        model_scores: The model's log-probabilities at the current step; None between steps.
-        attention: The model's attention at the current step, if the scorer asks for it; None between steps.
-        log_probs: Sums of processed scores of the live hypotheses; minus infinity for unused beams.
-        partial_scores: Scores by which a stepwise scorer ranks the live hypotheses; None for other scorers.
-        memory: The scorer's memory of the live hypotheses.
-        stopping: The stopping criteria's memory of them.
-        pruned_bound: Upper bound on the score of every hypothesis that was pruned.
-        active: Prompts whose search goes on.
-        all_banned: Prompts on which every token of every beam was banned before any hypothesis had ended.
-        done: True if no prompt is active, or every token is banned for one of them.
-    """
+    """The state of a beam search."""
 
     history: History
     limits: Limits
-    model_scores: Float32[Tensor, "rows vocab"] | None
-    attention: Float32[Tensor, "rows context"] | None
-    log_probs: Float32[Tensor, "batch beams"]
-    partial_scores: Float32[Tensor, "batch beams"] | None
+    model_scores: Float32[Tensor, "rows vocab"] | None  # log-probabilities at this step; None between steps
+    attention: Float32[Tensor, "rows context"] | None  # likewise, if the scorer asks for it
+    log_probs: Float32[Tensor, "batch beams"]  # sums of processed scores; minus infinity for unused beams
+    partial_scores: Float32[Tensor, "batch beams"] | None  # rank the hypotheses under a stepwise scorer
     live: Records
-    memory: Memory
+    memory: Memory  # the scorer's
     stopping: Stopping
     finished: Finished
-    pruned_bound: Float32[Tensor, " batch"]
-    active: Bool[Tensor, " batch"]
-    all_banned: Bool[Tensor, " batch"]
+    pruned_bound: Float32[Tensor, " batch"]  # upper bound on the score of every pruned hypothesis
+    active: Bool[Tensor, " batch"]  # prompts whose search goes on
+    all_banned: Bool[Tensor, " batch"]  # every token of every beam was banned, and no hypothesis had ended
     done: Bool[Tensor, ""]
 
     @classmethod

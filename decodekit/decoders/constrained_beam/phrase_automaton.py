@@ -27,31 +27,18 @@ class PhraseAutomaton:
 
     A state is the longest beginning of a phrase that the tokens end with (Knuth, Morris & Pratt, 1977; for
     several phrases Aho & Corasick, 1975). A phrase that breaks off falls back to the part that still matches.
-
-    Attributes:
-        edges: `state * stride + id` of every transition that does not lead to the root, ascending, and a
-            sentinel.
-        targets: The state that each edge leads to.
-        roots: The state that all other tokens lead to, for each state.
-        remaining: The fewest tokens from each state until its goal is met.
-        total: The fewest tokens from the first state of its goal.
-        next_ids: Ids that advance each state, padded with -1.
-        starts: The first states of every prompt's goals, padded with `MET`; one row if all prompts share it.
-        joint_states: Joint states of all goals of a prompt, each as one number, ascending, and a sentinel.
-        joint_remaining: The fewest tokens from each joint state until all goals are met, overlaps included.
-        stride: Greater than every id.
     """
 
-    edges: Int64[Tensor, " edges"]
-    targets: Int64[Tensor, " edges"]
-    roots: Int64[Tensor, " states"]
-    remaining: Int64[Tensor, " states"]
-    total: Int64[Tensor, " states"]
-    next_ids: Int64[Tensor, "states next"]
-    starts: Int64[Tensor, "prompts goals"]
-    joint_states: Int64[Tensor, " joint"]
-    joint_remaining: Int64[Tensor, " joint"]
-    stride: int
+    edges: Int64[Tensor, " edges"]  # `state * stride + id` of transitions, ascending, and a sentinel
+    targets: Int64[Tensor, " edges"]  # the state that each edge leads to
+    roots: Int64[Tensor, " states"]  # the state that all other tokens lead to
+    remaining: Int64[Tensor, " states"]  # fewest tokens from each state until its goal is met
+    total: Int64[Tensor, " states"]  # fewest tokens from the first state of its goal
+    next_ids: Int64[Tensor, "states next"]  # ids that advance each state, padded with -1
+    starts: Int64[Tensor, "prompts goals"]  # first states, padded with `MET`; one row if prompts share them
+    joint_states: Int64[Tensor, " joint"]  # of all goals, each as one number, ascending, and a sentinel
+    joint_remaining: Int64[Tensor, " joint"]  # fewest tokens until all goals are met, overlaps included
+    stride: int  # greater than every id
 
     @classmethod
     def build(cls, prompts: Sequence[Sequence[Goal]]) -> "PhraseAutomaton":

@@ -96,7 +96,7 @@ def test_nothing_is_proved_where_a_processor_raises_log_probs() -> None:
 @pytest.mark.parametrize(
     "expansion", [dk.SampledExpansion(), dk.PerNodeExpansion(1), dk.DiverseSiblings(1.0)]
 )
-def test_nothing_is_claimed_where_better_continuations_may_be_passed_over(expansion: dk.Expansion) -> None:
+def test_nothing_is_proved_under_expansions_that_may_skip_better_continuations(expansion: dk.Expansion) -> None:
     for seed in range(10):
         search = dk.BeamSearch(2, expansion=expansion)
         out = dk.decode(HashModel(7, seed), [[1]], search, max_new_tokens=3)
@@ -138,5 +138,5 @@ def test_a_hypothesis_that_scores_minus_infinity_is_never_returned(search: Any) 
     out = dk.decode(model, [[1]], replace(search, scorer=long), max_new_tokens=4)
     assert int(out.lengths[0, 0]) >= 3
     never = dk.ScoreFunction(lambda sums, lengths: torch.where(lengths < 9, -torch.inf, sums))
-    with pytest.raises(dk.DecodingError, match="a scorer of minus infinity every text that ends"):
+    with pytest.raises(dk.DecodingError, match="a scorer of minus infinity every hypothesis that ends"):
         dk.decode(model, [[1]], replace(search, scorer=never), max_new_tokens=3)
