@@ -96,7 +96,9 @@ def test_nothing_is_proved_where_a_processor_raises_log_probs() -> None:
 @pytest.mark.parametrize(
     "expansion", [dk.SampledExpansion(), dk.PerNodeExpansion(1), dk.DiverseSiblings(1.0)]
 )
-def test_nothing_is_proved_under_expansions_that_may_skip_better_continuations(expansion: dk.Expansion) -> None:
+def test_nothing_is_proved_under_expansions_that_may_skip_better_continuations(
+    expansion: dk.Expansion,
+) -> None:
     for seed in range(10):
         search = dk.BeamSearch(2, expansion=expansion)
         out = dk.decode(HashModel(7, seed), [[1]], search, max_new_tokens=3)
