@@ -43,7 +43,7 @@ from .decoders.cot_decoding import CoTAnswers as CoTAnswers
 from .decoders.cot_decoding import CoTDecoding as CoTDecoding
 from .decoders.custom_loop import CustomLoop as CustomLoop
 from .decoders.diverse_beam.diversity import Diversity as Diversity
-from .decoders.diverse_beam.diversity import EmittedTokens as EmittedTokens
+from .decoders.diverse_beam.diversity import GroupHypotheses as GroupHypotheses
 from .decoders.diverse_beam.diversity import Hamming as Hamming
 from .decoders.diverse_beam.diversity import NGramDiversity as NGramDiversity
 from .decoders.diverse_beam.search import DiverseBeamSearch as DiverseBeamSearch

@@ -287,8 +287,8 @@ class Until(dk.StopRule):
 
     length: int
 
-    def goes_on(self, standing: dk.SearchStatus) -> Bool[Tensor, " batch"]:
-        return ~standing.full | (standing.lengths < self.length)
+    def should_continue(self, status: dk.SearchStatus) -> Bool[Tensor, " batch"]:
+        return ~status.full | (status.lengths < self.length)
 
 
 class Third(dk.StoppingCriterion):
@@ -558,7 +558,7 @@ CONFORMANCE: dict[str, Laws | str] = {
         dk.BestFirst(max_nodes=2, num_return=2),
     ),
     "BestExpansion": expansions(dk.BestExpansion()),
-    "Certificate": "tests/decoders/beam/test_proof.py",
+    "Certificate": "tests/decoders/beam/test_certificate.py",
     "ConstrainedBeamSearch": all_of(
         decoders(
             dk.ConstrainedBeamSearch(3, [dk.Phrase([3, 4])], num_return=2),
@@ -620,7 +620,7 @@ CONFORMANCE: dict[str, Laws | str] = {
     ),
     "CustomLoop": "tests/decoders/test_custom_loop.py",
     "SampledExpansion": decoders(beam_sampling, captures=False, batch_gives_alone=False),
-    "EmittedTokens": "tests/decoders/diverse_beam/test_diversity.py",
+    "GroupHypotheses": "tests/decoders/diverse_beam/test_diversity.py",
     "Sample": all_of(decoders(seeded), decoders(from_a_generator, captures=False, batch_gives_alone=False)),
     "SampledMass": "tests/decoders/without_replacement/test_sampled_mass.py",
     "ConditionalPoissonBeams": all_of(

@@ -34,7 +34,7 @@ HANDED_OVER = {
         "RowState",
         "StoppingContext",
     ),
-    *("EmittedTokens", "Scored", "Selection", "SearchStatus"),
+    *("GroupHypotheses", "Scored", "Selection", "SearchStatus"),
 }
 
 

@@ -203,7 +203,7 @@ def starts(beams: int, progress: StepSnapshot[Any], out: dk.Decoded) -> list[lis
             )
             if used
         ]
-        play.append((live if state.open[prompt] else []) + ended)
+        play.append((live if state.active[prompt] else []) + ended)
     return play
 
 
@@ -243,7 +243,7 @@ def test_what_a_beam_search_has_settled_is_the_longest_common_start_and_stands(
             best = stable_prefix[prompt][0]
             assert best[: len(said[prompt])] == said[prompt]
             said[prompt] = best
-            if progress.state.open[prompt]:
+            if progress.state.active[prompt]:
                 assert common(play) == best
             # Whatever came of it, it begins so: of every hypothesis.
             for number, tokens in enumerate(stable_prefix[prompt]):

@@ -1,4 +1,4 @@
-"""Which continuations a step of beam search looks at."""
+"""Choice of the continuations that a beam search step considers."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -7,28 +7,29 @@ from typing import NamedTuple, final
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit import rng
-from decodekit.core.validation import is_count, is_finite
+from decodekit.core.validation import NON_NEGATIVE, at_least, check_fields
 
 
 class ExpansionResult(NamedTuple):
-    """The continuations to look at, in the order in which they may finish.
+    """Continuations that become candidates; the first of them may finish.
 
     Attributes:
-        flat: Which they are: `beam * vocab + token`.
-        priority: Those that do not end go on in the order of this, greatest first.
+        indices: `beam * vocab + token` of each.
+        priority: Those that do not end go on in this order, greatest first; minus infinity excludes one.
     """
 
-    flat: Int64[Tensor, "batch candidates"]
+    indices: Int64[Tensor, "batch candidates"]
     priority: Float32[Tensor, "batch candidates"]
 
 
 class Expansion(ABC):
-    """Decides which of a prompt's continuations a step of beam search looks at.
+    """Picks the continuations that a beam search step considers.
 
     Example:
-        Only those with even ids:
+        Continuations with even ids only:
 
         >>> class Even(dk.Expansion):
         ...     def pick(self, log_probs, number):
@@ -37,25 +38,26 @@ class Expansion(ABC):
     """
 
     batch_independent: bool = False
-    """True where every prompt is treated alone: see `Decoder.batch_independent`."""
+    """True if every prompt is treated on its own: see `Decoder.batch_independent`."""
 
     @abstractmethod
     def pick(self, log_probs: Float32[Tensor, "batch beams vocab"], number: int) -> ExpansionResult:
-        """The continuations to look at; pure but for random draws, and reads nothing from the device.
+        """The continuations to consider. Pure except for random draws; does not read the device.
 
         Args:
-            log_probs: Sums of every continuation; minus infinity for those that do not exist.
-            number: How many are enough for the beams to be full whatever ends; there may be fewer.
+            log_probs: Sums of all continuations; minus infinity for those that do not exist.
+            number: Continuations that are enough to fill the beams, whichever of them end. The expansion may
+                pick fewer: the number of beams, or a multiple of it.
         """
 
 
 @final
 @dataclass(frozen=True)
 class BestExpansion(Expansion):
-    """Looks at the best continuations of all beams together: ordinary beam search.
+    """Picks the best continuations of all beams together: ordinary beam search.
 
     Example:
-        >>> BestExpansion().pick(torch.tensor([[[-1.0, -3.0], [-2.0, -4.0]]]), 2).flat
+        >>> BestExpansion().pick(torch.tensor([[[-1.0, -3.0], [-2.0, -4.0]]]), 2).indices
         tensor([[0, 2]])
 
     Hugging Face:
@@ -64,8 +66,8 @@ class BestExpansion(Expansion):
 
     batch_independent = True
 
+    @override
     def pick(self, log_probs: Float32[Tensor, "batch beams vocab"], number: int) -> ExpansionResult:
-        """The greatest sums."""
         best = log_probs.flatten(1).topk(number)
         return ExpansionResult(best.indices, best.values)
 
@@ -73,25 +75,26 @@ class BestExpansion(Expansion):
 @final
 @dataclass(frozen=True)
 class SampledExpansion(Expansion):
-    """Draws the continuations to look at without replacement, by their share of the sums: beam sampling.
+    """Draws continuations without replacement, in proportion to their probability: beam sampling.
 
-    By the exponential race (or Gumbel top-k), so that beams times vocabulary may be any number. It is a
-    search with noise, not a way to sample texts: for samples without replacement see `StochasticBeamSearch`.
+    The draws are an exponential race (equal to Gumbel top-k), so beams times vocabulary has no limit. Beam
+    sampling is a search with noise and does not sample from the model: for samples without replacement use
+    `StochasticBeamSearch`.
 
     Args:
-        generator: The stream of the draws; None is torch's global one.
+        generator: Random stream of the draws; None is torch's global one.
 
     Raises:
         ValueError: If `generator` is not a `torch.Generator`.
 
     Example:
-        >>> SampledExpansion().pick(torch.tensor([[[0.0, -torch.inf]]]), 1).flat
+        >>> SampledExpansion().pick(torch.tensor([[[0.0, -torch.inf]]]), 1).indices
         tensor([[0]])
 
     Hugging Face:
-        `generate(num_beams=beams, do_sample=True)`: after the same seed the same texts, where
-        `torch.multinomial` takes that many (2**24). Before 5.24 the first drawn could finish, not the
-        best drawn.
+        `generate(num_beams=beams, do_sample=True)`: the same tokens after the same seed, up to the 2**24
+        continuations that `torch.multinomial` supports. Before 5.24 the first drawn could finish, instead of
+        the best drawn.
     """
 
     generator: torch.Generator | None = None
@@ -102,20 +105,20 @@ class SampledExpansion(Expansion):
                 f"SampledExpansion: generator must be a torch.Generator, got {self.generator!r:.80}."
             )
 
+    @override
     def pick(self, log_probs: Float32[Tensor, "batch beams vocab"], number: int) -> ExpansionResult:
-        """Different ones, the greatest sum first."""
         sums = log_probs.flatten(1)
         drawn = rng.draw_several(sums.softmax(-1), number, self.generator)
-        chosen, order = sums.gather(1, drawn).sort(descending=True, stable=True)
-        return ExpansionResult(drawn.gather(1, order), chosen)
+        priority, order = sums.gather(1, drawn).sort(descending=True, stable=True)
+        return ExpansionResult(drawn.gather(1, order), priority)
 
 
 @final
 @dataclass(frozen=True)
 class PerNodeExpansion(Expansion):
-    """Looks at no more than some continuations of each beam, so that one beam cannot take all places.
+    """Picks at most `children` continuations of each beam, so that one beam cannot fill all the others.
 
-    A beam that is alone, as at the first step, may take them all.
+    A beam without live siblings, as at the first step, has no such limit.
 
     Args:
         children: Continuations of each beam, at least 1.
@@ -124,7 +127,7 @@ class PerNodeExpansion(Expansion):
         ValueError: If `children` is not an integer of at least 1.
 
     Example:
-        >>> PerNodeExpansion(1).pick(torch.tensor([[[-1.0, -1.5], [-2.0, -4.0]]]), 2).flat
+        >>> PerNodeExpansion(1).pick(torch.tensor([[[-1.0, -1.5], [-2.0, -4.0]]]), 2).indices
         tensor([[0, 2]])
 
     Source:
@@ -139,38 +142,33 @@ class PerNodeExpansion(Expansion):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        if not is_count(self.children, 1):
-            raise ValueError(
-                f"PerNodeExpansion: children must be an integer of at least 1, got {self.children!r}."
-            )
+        check_fields(self, children=at_least(1))
 
+    @override
     def pick(self, log_probs: Float32[Tensor, "batch beams vocab"], number: int) -> ExpansionResult:
-        """The greatest sums among each beam's best."""
-        vocab = log_probs.shape[-1]
-        siblings = log_probs.topk(min(number, vocab))
+        siblings = log_probs.topk(min(number, log_probs.shape[-1]))
         is_alone = (siblings.values[:, 1:, 0] == -torch.inf).all(-1)[:, None, None]
-        too_many = torch.arange(siblings.values.shape[-1], device=log_probs.device) >= self.children
-        worth = siblings.values.masked_fill(too_many & ~is_alone, -torch.inf).flatten(1)
-        best = worth.topk(min(number, worth.shape[1]))
-        return ExpansionResult(_flat(siblings.indices, vocab).gather(1, best.indices), best.values)
+        is_beyond = torch.arange(siblings.values.shape[-1], device=log_probs.device) >= self.children
+        priority = siblings.values.masked_fill(is_beyond & ~is_alone, -torch.inf)
+        return _best_siblings(siblings.indices, priority, number, log_probs.shape[-1])
 
 
 @final
 @dataclass(frozen=True)
 class DiverseSiblings(Expansion):
-    r"""Takes from every continuation a penalty for each sibling that is better, so that beams differ.
+    r"""Penalizes every continuation for each better one of the same beam, so that beams differ.
 
-    Continuations are compared by $\log P(y_{\le t}) - \gamma k$, where $k = 0, 1, \dots$ is the rank among
-    the continuations of the same beam. The sums themselves stay without the penalty.
+    Continuations are ranked by $\log P(y_{\le t}) - \gamma k$, where $k = 0, 1, \dots$ is the rank among
+    the continuations of the same beam. The sums themselves do not include the penalty.
 
     Args:
-        penalty: What each rank costs, in nats, at least 0. Usual values: 0.1-1.
+        penalty: $\gamma$, in nats per rank, at least 0. Usual values: 0.1-1.
 
     Raises:
         ValueError: If `penalty` is not a finite number of at least 0.
 
     Example:
-        >>> DiverseSiblings(2.0).pick(torch.tensor([[[-1.0, -1.5], [-2.0, -4.0]]]), 2).flat
+        >>> DiverseSiblings(2.0).pick(torch.tensor([[[-1.0, -1.5], [-2.0, -4.0]]]), 2).indices
         tensor([[0, 2]])
 
     Source:
@@ -185,23 +183,25 @@ class DiverseSiblings(Expansion):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        if not is_finite(self.penalty) or self.penalty < 0:
-            raise ValueError(
-                f"DiverseSiblings: penalty must be a finite number of at least 0, got {self.penalty!r}."
-            )
+        check_fields(self, penalty=NON_NEGATIVE)
 
+    @override
     def pick(self, log_probs: Float32[Tensor, "batch beams vocab"], number: int) -> ExpansionResult:
-        """The greatest sums less the penalties."""
-        vocab = log_probs.shape[-1]
         # More than `number` siblings of one beam cannot be among the best `number`.
-        siblings = log_probs.topk(min(number, vocab))
+        siblings = log_probs.topk(min(number, log_probs.shape[-1]))
         ranks = torch.arange(siblings.values.shape[-1], device=log_probs.device)
-        worth = (siblings.values - self.penalty * ranks).flatten(1)
-        best = worth.topk(min(number, worth.shape[1]))
-        return ExpansionResult(_flat(siblings.indices, vocab).gather(1, best.indices), best.values)
+        priority = siblings.values - self.penalty * ranks
+        return _best_siblings(siblings.indices, priority, number, log_probs.shape[-1])
 
 
-def _flat(tokens: Int64[Tensor, "batch beams children"], vocab: int) -> Int64[Tensor, "batch beams*children"]:
-    """Tokens of each beam as continuations of the prompt."""
-    beams = torch.arange(tokens.shape[1], device=tokens.device)[:, None]
-    return (beams * vocab + tokens).flatten(1)
+def _best_siblings(
+    tokens: Int64[Tensor, "batch beams children"],
+    priority: Float32[Tensor, "batch beams children"],
+    number: int,
+    vocab: int,
+) -> ExpansionResult:
+    """The continuations of greatest priority among some children of each beam."""
+    first = torch.arange(tokens.shape[1], device=tokens.device)[:, None] * vocab
+    priority = priority.flatten(1)
+    best = priority.topk(min(number, priority.shape[1]))
+    return ExpansionResult((first + tokens).flatten(1).gather(1, best.indices), best.values)

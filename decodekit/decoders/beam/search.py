@@ -7,23 +7,20 @@ from typing import final
 import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.result import Decoded
-from decodekit.core.validation import is_count
+from decodekit.core.validation import is_count, set_fields
 from decodekit.decoders.base import Decoder, Selection
-from decodekit.decoders.beam.arguments import check_continuations, check_parts, check_returned
-from decodekit.decoders.beam.candidates import extend
-from decodekit.decoders.beam.certificate import Certificate
+from decodekit.decoders.beam.certificate import Certificate, update_pruned_bound
 from decodekit.decoders.beam.expansion import BestExpansion, Expansion
-from decodekit.decoders.beam.finished import Finished, empty_scores
-from decodekit.decoders.beam.proof import update_pruned_bound
-from decodekit.decoders.beam.records import Records
-from decodekit.decoders.beam.state import BeamState, stable_prefix
-from decodekit.decoders.beam.step import Advance, Ranks, advance
-from decodekit.decoders.beam.stop_rules import Heuristic, StopRule
+from decodekit.decoders.beam.state import BeamState
+from decodekit.decoders.beam.step import advance, extend, retire
+from decodekit.decoders.beam.stop_rules import Heuristic, SearchStatus, StopRule
 from decodekit.decoders.rows import raise_if_all_banned
+from decodekit.errors import DecodekitError
 from decodekit.models.protocols import ModelOutputs, ModelOutputsSpec
 from decodekit.processors.base import device_ids
 from decodekit.scorers.base import PathScorer
@@ -35,27 +32,28 @@ from decodekit.scorers.length_penalty import LengthPenalty
 class BeamSearch(Decoder[BeamState, Certificate]):
     """Keeps the `beams` best unfinished hypotheses at every step, and the best finished ones.
 
-    A step extends all live hypotheses by all tokens and looks at the best continuations. Those that
-    end, and are among the best `beams`, compete by their score for a place in the finished set; the
-    best `beams` that do not end go on. Scores are the model's log-probabilities after the processors.
+    A step continues every live hypothesis by every token and ranks the continuations by their summed
+    log-probability after the processors. Those that end, among the best `beams`, compete by their score for
+    the finished set; the best `beams` that do not end go on.
 
-    `Decoded.report` is a `Certificate`: whether what was returned is proved to be the best there is, because
-    nothing that the search let go of could have scored more.
+    `Decoded.report` is a `Certificate`: it proves that the hypotheses are the best there are, if no pruned
+    hypothesis could have scored more.
 
     Args:
-        beams: Live hypotheses, at least 1; or how many at each step, the last number from there on. Usual
-            values: 2-10.
-        scorer: What a finished hypothesis is worth.
-        stop_rule: When to stop looking: `WhenFull`, `Heuristic`, `Proved` or `Patience`.
-        expansion: Which continuations a step looks at: `BestExpansion`, `SampledExpansion` (beam sampling),
-            `PerNodeExpansion` or `DiverseSiblings`.
-        num_return: Hypotheses to return, best first; at most as many as may finish. Where fewer
-            exist, `valid` says so.
+        beams: Live hypotheses, at least 1; or a sequence with their number at each step, of which the last
+            holds from there on. Usual values: 2-10.
+        scorer: Scores finished hypotheses.
+        stop_rule: Ends the search: `WhenFull`, `Heuristic`, `Proved` or `Patience`.
+        expansion: Picks the continuations that a step considers: `BestExpansion`, `SampledExpansion` (beam
+            sampling), `PerNodeExpansion` or `DiverseSiblings`.
+        num_return: Hypotheses to return, best first; at most as many as can finish. Where fewer exist,
+            `valid` is False for the rest.
 
     Raises:
         ValueError: If `beams` or `num_return` is out of range.
+        TypeError: If `scorer`, `stop_rule` or `expansion` is of another type.
         DecodekitError: In a run, if there are more beams than continuations.
-        DecodingError: In a run, if for some prompt every token of every beam was banned.
+        DecodingError: In a run, if every token of every beam of some prompt is banned.
 
     Example:
         >>> dk.decode(dk.load(), "Once upon a time there was", dk.BeamSearch(4), max_new_tokens=1).texts
@@ -66,8 +64,8 @@ class BeamSearch(Decoder[BeamState, Certificate]):
         https://arxiv.org/abs/1609.08144, section 7.
 
     Hugging Face:
-        `generate(num_beams=beams)`, the same hypotheses for every length penalty and stop rule. Where fewer
-        hypotheses exist than beams, theirs repeats or goes on past the end; ours returns fewer.
+        `generate(num_beams=beams)`: the same hypotheses for every length penalty and stop rule. Where fewer
+        hypotheses exist than beams, theirs repeats one or continues past the end; ours returns fewer.
     """
 
     beams: int | Sequence[int]
@@ -83,124 +81,137 @@ class BeamSearch(Decoder[BeamState, Certificate]):
         widths = (self.beams,) if not isinstance(self.beams, Sequence) else tuple(self.beams)
         if not widths or isinstance(self.beams, str) or not all(is_count(width, 1) for width in widths):
             raise ValueError(
-                f"BeamSearch: beams must be an integer of at least 1, or one a step, got {self.beams!r:.80}."
+                f"BeamSearch: beams must be an integer of at least 1, or one per step, got "
+                f"{self.beams!r:.80}."
             )
         if isinstance(self.beams, Sequence):
-            object.__setattr__(self, "beams", widths)  # the way to set a frozen field
+            set_fields(self, beams=widths)
         check_parts("BeamSearch", self.scorer, self.stop_rule)
-        if not isinstance(self.expansion, Expansion):
-            raise TypeError(
-                "BeamSearch: expansion must be an Expansion such as BestExpansion(), got "
-                f"{self.expansion!r:.80}."
-            )
-        # Only `beams` hypotheses can finish in one step, so more than that is not promised.
-        most = min(widths[-1], self.stop_rule.capacity(max(widths)))
-        finish_code = f"the hypotheses that {widths[-1]} beams under {self.stop_rule}"
-        check_returned("BeamSearch", self.num_return, most, finish_code)
+        check_type(
+            "BeamSearch", "expansion", self.expansion, Expansion, "an Expansion such as BestExpansion()"
+        )
+        check_num_return("BeamSearch", self.num_return, self.stop_rule, widths)
 
     @property
+    @override
     def rows_per_prompt(self) -> int:
-        """A row a beam."""
         return max(self.beams) if isinstance(self.beams, Sequence) else self.beams
 
     @property
+    @override
     def outputs_spec(self) -> ModelOutputsSpec:
-        """What the scorer asks for."""
         return self.scorer.outputs_spec
 
+    @override
     def on_model_outputs(self, model_outputs: ModelOutputs, state: BeamState) -> BeamState:
-        """Keeps the attention, for the scorer."""
         return state._replace(attention=model_outputs.attention)
 
+    @override
     def prepare(self, logits: Float32[Tensor, "rows vocab"]) -> Float32[Tensor, "rows vocab"]:
-        """Log-probabilities: sums over different texts must be comparable."""
+        # Normalized before the processors, so that sums over different hypotheses can be compared.
         return logits.log_softmax(-1)
 
+    @override
     def init(self, history: History, limits: Limits) -> BeamState:
-        """One live hypothesis, the prompt; the other beams do not exist yet."""
         beams = self.rows_per_prompt
         check_continuations("BeamSearch", beams, limits)
-        device, batch = history.tokens.device, len(history.tokens) // beams
-        exists = torch.arange(beams, device=device) == 0
-        new, slots = limits.max_new_tokens, self.stop_rule.capacity(beams)
-        log_probs = empty_scores(batch, beams, device).masked_fill(exists, 0.0)
-        return BeamState(
-            history=history,
-            limits=limits,
-            model_scores=None,
-            attention=None,
-            log_probs=log_probs,
-            guides=log_probs.clone() if self.scorer.stepwise else None,
-            live=Records.empty(batch, beams, new, device),
-            memory=self.scorer.init(history, limits),
-            stopping=limits.start(history),
-            finished=Finished.empty(batch, slots, new, device),
-            pruned_bound=empty_scores(batch, 1, device)[:, 0].clone(),
-            open=torch.ones(batch, dtype=torch.bool, device=device),
-            all_banned=torch.zeros(batch, dtype=torch.bool, device=device),
-            done=torch.zeros((), dtype=torch.bool, device=device),
-        )
+        slots = self.stop_rule.capacity(beams)
+        return BeamState.start(history, limits, self.scorer, beams=beams, slots=slots)
 
+    @override
     def step(self, scores: Float32[Tensor, "rows vocab"], state: BeamState) -> tuple[BeamState, Selection]:
-        """Extend, retire what ended, go on with the rest, see whether it is worth it."""
-        turn = self.turn(scores, state)
-        return turn.state, turn.selection
+        # Extend every live hypothesis by every token; the best continuations are candidates.
+        candidates = extend(scores, state, self.scorer, self.expansion)
 
-    def turn(
-        self, scores: Float32[Tensor, "rows vocab"], state: BeamState, *, shows_ended: bool = False
-    ) -> Advance:
-        """A step, and what became of the continuations that it looked at.
+        # Rank them: only the first `width` candidates may finish. The rest replace those that end.
+        width = self._width(state.step)
+        rank = torch.arange(candidates.log_probs.shape[1], device=scores.device)
 
-        Args:
-            scores: What each token adds.
-            state: Before the step.
-            shows_ended: Whether the stop rule is shown what has just ended too.
-        """
-        step = state.history.position - state.limits.prompt_length
-        candidates = extend(scores, state, step, self.scorer, self.expansion)
-        # The candidates after the first `beams` only stand by, in case those before them end.
-        ranks = Ranks(
-            first=self._within(candidates.log_probs.shape[1], step),
-            order=candidates.priority,
-            places=self._within(self.rows_per_prompt, step),
-            shows_ended=shows_ended,
+        # Retire hypotheses that have ended: they compete for the finished set.
+        ended = candidates.ended & candidates.valid & (rank < width) & state.active[:, None]
+        finished, best_rejected = retire(candidates, ended, state)
+
+        # Go on with the best `width` candidates that have not ended.
+        beams = state.log_probs.shape[1]
+        priority, chosen = candidates.priority.masked_fill(candidates.ended, -torch.inf).topk(beams)
+        alive = (rank[:beams] < width) & (priority > -torch.inf)
+        after, tokens, source_rows = advance(candidates, chosen, alive, state)
+        after = after._replace(finished=finished)
+
+        # Decide for each prompt whether to stop.
+        status = SearchStatus.of(after, self.scorer)
+        active = (
+            state.active & (after.log_probs > -torch.inf).any(-1) & self.stop_rule.should_continue(status)
         )
-        turn = advance(candidates, ranks, state, self.scorer, self.stop_rule)
-        after = turn.state
-        all_banned = state.all_banned | (~turn.goes.any(-1) & ~after.finished.used.any(-1))
-        pruned_bound = update_pruned_bound(
-            candidates, turn.dropped, scores, state, self.scorer, self.expansion
-        ).maximum(turn.left)
-        after = after._replace(
-            pruned_bound=torch.where(
-                state.open & ~after.open, pruned_bound.maximum(turn.status.bound()), pruned_bound
-            ),
-            all_banned=all_banned,
-            done=~after.open.any() | all_banned.any(),
-        )
-        return turn._replace(state=after)
+        all_banned = state.all_banned | ~(alive.any(-1) | finished.used.any(-1))
 
+        # Bound the score of everything that was pruned, for the certificate: candidates that have no place,
+        # hypotheses that have no slot, and, on prompts that stop here, live hypotheses.
+        pruned = candidates.valid & ~ended & ~torch.zeros_like(ended).scatter(1, chosen, alive)
+        bound = update_pruned_bound(candidates, pruned, scores, state, self.scorer, self.expansion)
+        bound = bound.maximum(best_rejected)
+        bound = torch.where(state.active & ~active, bound.maximum(status.bound()), bound)
+
+        done = ~active.any() | all_banned.any()
+        after = after._replace(pruned_bound=bound, active=active, all_banned=all_banned, done=done)
+        return after, Selection(tokens, source_rows)
+
+    @override
     def stable_prefix(self, state: BeamState) -> list[list[list[int]]]:
-        """What all live and finished hypotheses of a prompt begin with: any result will too."""
-        return stable_prefix(state, self.num_return)
+        return state.stable_prefix(self.num_return)
 
+    @override
     def finished(self, state: BeamState) -> Bool[Tensor, " batch"]:
-        """Prompts whose search is over."""
-        return ~state.open
+        return ~state.active
 
+    @override
     def finalize(self, state: BeamState) -> Decoded[Certificate]:
-        """The best finished hypotheses, best first, and whether they are proved to be the best."""
         raise_if_all_banned(state.all_banned, state.history)
         decoded = state.finished.decoded(state.limits, self.num_return)
-        # What is not returned was let go, or is finished and comes next.
+        # A hypothesis that is not returned was pruned, or is finished and ranks next.
         worst, *others = state.finished.scores[:, self.num_return - 1 :].unbind(1)
         bound = torch.stack([state.pruned_bound, *others[:1]]).amax(0)
         return decoded.with_report(Certificate(bound=bound, worst=worst))
 
-    def _within(self, number: int, step: Int64[Tensor, ""]) -> Bool[Tensor, " number"]:
-        """Which of some ranks are among the beams of this step."""
-        rank = torch.arange(number, device=step.device)
+    def _width(self, step: Int64[Tensor, ""]) -> int | Int64[Tensor, " 1"]:
+        """The number of beams in use at a step."""
         if not isinstance(self.beams, Sequence):
-            return rank < self.beams
+            return self.beams
         widths = device_ids(self.beams, step.device)
-        return rank < widths.index_select(0, step.clamp(max=len(widths) - 1).view(1))
+        return widths.index_select(0, step.clamp(max=len(widths) - 1).view(1))
+
+
+def check_type(who: str, name: str, value: object, kind: type, words: str) -> None:
+    """Raise a `TypeError` unless an argument is of a type."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{who}: {name} must be {words}, got {value!r:.80}.")
+
+
+def check_parts(who: str, scorer: object, stop_rule: object) -> None:
+    """Raise a `TypeError` unless they are a scorer and a stop rule."""
+    check_type(who, "scorer", scorer, PathScorer, "a Scorer or PathScorer such as LengthPenalty(1.0)")
+    check_type(who, "stop_rule", stop_rule, StopRule, "a StopRule such as WhenFull()")
+
+
+def check_num_return(
+    who: str, num_return: object, stop_rule: StopRule, widths: Sequence[int], groups: int = 1
+) -> None:
+    """Raise a `ValueError` unless `num_return` hypotheses are sure to find a slot, in groups of beams."""
+    # One step may finish as many hypotheses as it has beams; more are not promised.
+    most = groups * min(widths[-1], stop_rule.capacity(max(widths)))
+    if not is_count(num_return, 1) or num_return > most:
+        beams = f"{widths[-1]} beams" if groups == 1 else f"{groups} groups of {widths[-1]} beams"
+        raise ValueError(
+            f"{who}: num_return must be an integer from 1 to {most}, the hypotheses that {beams} under "
+            f"{stop_rule} finish, got {num_return!r}."
+        )
+
+
+def check_continuations(who: str, beams: int, limits: Limits) -> None:
+    """Raise a `DecodekitError` unless a run has as many continuations as beams."""
+    continuations = limits.vocab**limits.max_new_tokens
+    if beams > continuations:
+        raise DecodekitError(
+            f"{who}: there must be at least as many continuations as beams, got {beams} beams for "
+            f"{limits.vocab} tokens ** {limits.max_new_tokens} steps = {continuations}. Use fewer beams."
+        )

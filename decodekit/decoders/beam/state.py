@@ -1,82 +1,193 @@
-"""What evolves during a beam search."""
+"""The state of a beam search: live and finished hypotheses."""
 
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from decodekit.core.history import History
 from decodekit.core.limits import Limits, Stopping
 from decodekit.core.pytrees import Memory
-from decodekit.decoders.beam.finished import Finished
-from decodekit.decoders.beam.records import Records
+from decodekit.core.result import Decoded
+from decodekit.decoders.base import write_column
+from decodekit.errors import DecodingError
+from decodekit.scorers.base import PathScorer
+
+
+class Entry(NamedTuple):
+    """One new token of some hypotheses, to be written to their `Records`."""
+
+    tokens: Int64[Tensor, "batch hyps"]
+    log_probs: Float32[Tensor, "batch hyps"]
+    parents: Int64[Tensor, "batch hyps"]
+
+    def take(self, hyps: Int64[Tensor, "batch chosen"]) -> "Entry":
+        """The entries of the chosen hypotheses."""
+        return Entry(*(field.gather(1, hyps) for field in self))
+
+
+class Records(NamedTuple):
+    """Every new token of some hypotheses, the model's log-probability of it, and the row it was chosen on."""
+
+    tokens: Int64[Tensor, "batch hyps new"]
+    log_probs: Float32[Tensor, "batch hyps new"]
+    parents: Int64[Tensor, "batch hyps new"]
+
+    @classmethod
+    def empty(cls, batch: int, hyps: int, new: int, device: torch.device) -> "Records":
+        """Records without a token."""
+        tokens = torch.zeros(batch, hyps, new, dtype=torch.long, device=device)
+        return cls(tokens, torch.zeros_like(tokens, dtype=torch.float32), tokens.clone())
+
+    def take(self, hyps: Int64[Tensor, "batch chosen"]) -> "Records":
+        """The records of the chosen hypotheses."""
+        index = hyps[..., None].expand(-1, -1, self.tokens.shape[-1])
+        return Records(*(buffer.gather(1, index) for buffer in self))
+
+    def write(self, step: Int64[Tensor, ""], entry: Entry, where: Tensor | None = None) -> "Records":
+        """The records with one more token."""
+        return Records(*(write_column(old, step, new, where) for old, new in zip(self, entry, strict=True)))
+
+    def concat(self, *others: "Records") -> "Records":
+        """The records of these hypotheses, followed by those of others of the same prompts."""
+        return Records(*(torch.cat(buffers, 1) for buffers in zip(self, *others, strict=True)))
+
+
+class Finished(NamedTuple):
+    """The finished hypotheses of each prompt, best first; empty slots score minus infinity."""
+
+    records: Records
+    lengths: Int64[Tensor, "batch slots"]
+    scores: Float32[Tensor, "batch slots"]
+    finish_code: Int64[Tensor, "batch slots"]
+    used: Bool[Tensor, "batch slots"]
+
+    @classmethod
+    def empty(cls, batch: int, slots: int, new: int, device: torch.device) -> "Finished":
+        """A set with nothing in it."""
+        zeros = torch.zeros(batch, slots, dtype=torch.long, device=device)
+        return cls(
+            records=Records.empty(batch, slots, new, device),
+            lengths=zeros,
+            scores=torch.full_like(zeros, -torch.inf, dtype=torch.float32),
+            finish_code=zeros.clone(),
+            used=zeros.bool(),
+        )
+
+    def decoded(self, limits: Limits, number: int) -> Decoded:
+        """The best `number` hypotheses of each prompt, as a result; reads the device.
+
+        Raises:
+            DecodingError: If a score is NaN.
+        """
+        if self.scores.isnan().any():
+            raise nan_score()
+        valid, finish_code = self.used[:, :number], self.finish_code[:, :number]
+        lengths = self.lengths[:, :number].masked_fill(~valid, 0)
+        new = max(int(lengths.max()), 1)
+        is_padding = torch.arange(new, device=lengths.device) >= lengths[..., None]
+        tokens, log_probs, parents = (buffer[:, :number, :new] for buffer in self.records)
+        return Decoded(
+            tokens=tokens.masked_fill(is_padding, limits.pad_id),
+            lengths=lengths,
+            finish_reason=[
+                [reason if is_valid else "missing" for reason, is_valid in zip(*row, strict=True)]
+                for row in zip(limits.reasons(finish_code), valid.tolist(), strict=True)
+            ],
+            valid=valid,
+            token_log_probs=log_probs.masked_fill(is_padding, 0.0),
+            score=self.scores[:, :number],
+            parents=parents.masked_fill(is_padding, -1),
+            pad_id=limits.pad_id,
+            finish_code=finish_code,
+        )
 
 
 class BeamState(NamedTuple):
-    """The state of a beam search.
-
-    Attributes:
-        history: What the live hypotheses have said, prompt included.
-        limits: Where hypotheses end.
-        observed: The model's log-probabilities of the current step; None between steps.
-        attention: What the model attended to in the current step, if the scorer asks; None between steps.
-        log_probs: The live hypotheses' sums of processed scores; minus infinity for beams that do
-            not exist.
-        guides: What the live hypotheses are ranked by, where a scorer guides the search; else None.
-        live: What is written down about the live hypotheses.
-        memory: What the scorer remembers about them.
-        stopping: What the stopping criteria remember about them.
-        finished: The best hypotheses that have ended.
-        lost: No hypothesis that the search has let go of scores more than this.
-        open: Prompts whose search goes on.
-        stuck: Prompts on which every token of every beam was banned before a hypothesis had ended.
-        done: No prompt is open, or one is stuck.
-    """
+    """The state of a beam search."""
 
     history: History
     limits: Limits
-    model_scores: Float32[Tensor, "rows vocab"] | None
-    attention: Float32[Tensor, "rows context"] | None
-    log_probs: Float32[Tensor, "batch beams"]
-    guides: Float32[Tensor, "batch beams"] | None
+    model_scores: Float32[Tensor, "rows vocab"] | None  # log-probabilities at this step; None between steps
+    attention: Float32[Tensor, "rows context"] | None  # likewise, if the scorer asks for it
+    log_probs: Float32[Tensor, "batch beams"]  # sums of processed scores; minus infinity for unused beams
+    partial_scores: Float32[Tensor, "batch beams"] | None  # rank the hypotheses under a stepwise scorer
     live: Records
-    memory: Memory
+    memory: Memory  # the scorer's
     stopping: Stopping
     finished: Finished
-    pruned_bound: Float32[Tensor, " batch"]
-    open: Bool[Tensor, " batch"]
-    all_banned: Bool[Tensor, " batch"]
+    pruned_bound: Float32[Tensor, " batch"]  # upper bound on the score of every pruned hypothesis
+    active: Bool[Tensor, " batch"]  # prompts whose search goes on
+    all_banned: Bool[Tensor, " batch"]  # every token of every beam was banned, and no hypothesis had ended
     done: Bool[Tensor, ""]
 
+    @classmethod
+    def start(
+        cls, history: History, limits: Limits, scorer: PathScorer, *, beams: int, slots: int
+    ) -> "BeamState":
+        """One live hypothesis, the prompt, on the first beam of each prompt; the other beams are unused."""
+        batch, device = len(history.tokens) // beams, history.tokens.device
+        is_first = torch.arange(beams, device=device) == 0
+        log_probs = torch.full((batch, beams), -torch.inf, dtype=torch.float32, device=device)
+        log_probs = log_probs.masked_fill(is_first, 0.0)
+        return cls(
+            history=history,
+            limits=limits,
+            model_scores=None,
+            attention=None,
+            log_probs=log_probs,
+            partial_scores=log_probs.clone() if scorer.stepwise else None,
+            live=Records.empty(batch, beams, limits.max_new_tokens, device),
+            memory=scorer.init(history, limits),
+            stopping=limits.start(history),
+            finished=Finished.empty(batch, slots, limits.max_new_tokens, device),
+            pruned_bound=torch.full((batch,), -torch.inf, dtype=torch.float32, device=device),
+            active=torch.ones(batch, dtype=torch.bool, device=device),
+            all_banned=torch.zeros(batch, dtype=torch.bool, device=device),
+            done=torch.zeros((), dtype=torch.bool, device=device),
+        )
 
-def stable_prefix(state: BeamState, num_return: int) -> list[list[list[int]]]:
-    """The tokens that no further step can change, of the `num_return` best hypotheses of every prompt."""
-    step = int(state.history.position) - state.limits.prompt_length
-    live, exists = state.live.tokens[..., :step].tolist(), (state.log_probs > -torch.inf).tolist()
-    finished, used = state.finished.records.tokens.tolist(), state.finished.used.tolist()
-    lengths, is_open = state.finished.lengths.tolist(), state.open.tolist()
-    prompts = []
-    for prompt, goes_on in enumerate(is_open):
-        ended = [
-            tokens[:length]
-            for tokens, length, is_used in zip(finished[prompt], lengths[prompt], used[prompt], strict=True)
-            if is_used
-        ]
-        if goes_on:
-            beams = zip(live[prompt], exists[prompt], strict=True)
-            running = [tokens for tokens, is_live in beams if is_live]
-            # Only the best is sure to exist: constraints may leave no way on for the others.
-            ended = [common_start(running + ended)] * max(1, len(ended))
-        prompts.append(ended[:num_return] or [[]])  # a stuck prompt has none, and the run says so next
-    return prompts
+    @property
+    def step(self) -> Int64[Tensor, ""]:
+        """Number of new tokens of every live hypothesis."""
+        return self.history.position - self.limits.prompt_length
+
+    def stable_prefix(self, num_return: int) -> list[list[list[int]]]:
+        """Tokens that no further step can change, of the best `num_return` hypotheses of each prompt."""
+        live = _as_lists(self.live.tokens, self.step.expand_as(self.log_probs), self.log_probs > -torch.inf)
+        finished = _as_lists(self.finished.records.tokens, self.finished.lengths, self.finished.used)
+        prefixes = []
+        for hypotheses, ended, is_active in zip(live, finished, self.active.tolist(), strict=True):
+            # While a search goes on, no more hypotheses are sure to be returned than have finished, and one.
+            growing = [common_prefix(hypotheses + ended)] * max(1, len(ended))
+            prefixes.append((growing if is_active else ended)[:num_return] or [[]])
+        return prefixes
 
 
-def common_start(texts: list[list[int]]) -> list[int]:
-    """What all of them begin with."""
-    start = []
-    for tokens in zip(*texts, strict=False):
+def common_prefix(hypotheses: list[list[int]]) -> list[int]:
+    """The longest prefix that all hypotheses share."""
+    prefix = []
+    for tokens in zip(*hypotheses, strict=False):
         if len(set(tokens)) > 1:
             break
-        start.append(tokens[0])
-    return start
+        prefix.append(tokens[0])
+    return prefix
+
+
+def nan_score() -> DecodingError:
+    """The error for a scorer that returns NaN, which would rank above every number."""
+    return DecodingError(
+        "decode: a scorer must give every hypothesis a number, or minus infinity to what is not allowed, "
+        "and gave NaN. Look at what it does with short and long texts, and with log-probabilities below 0."
+    )
+
+
+def _as_lists(
+    tokens: Int64[Tensor, "batch hyps new"],
+    lengths: Int64[Tensor, "batch hyps"],
+    exists: Bool[Tensor, "batch hyps"],
+) -> list[list[list[int]]]:
+    """The ids of every hypothesis that exists, per prompt."""
+    prompts = zip(tokens.tolist(), lengths.tolist(), exists.tolist(), strict=True)
+    return [[ids[:length] for ids, length, is_real in zip(*hyps, strict=True) if is_real] for hyps in prompts]

@@ -1,33 +1,35 @@
-"""When a beam search stops looking for better hypotheses."""
+"""Rules that end a beam search."""
 
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from numbers import Real
 from typing import NamedTuple, final
 
 import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.pytrees import Memory
+from decodekit.core.validation import POSITIVE, check_fields
+from decodekit.decoders.beam.state import BeamState
 from decodekit.scorers.base import PathScorer
 
 
 class SearchStatus(NamedTuple):
-    """How a beam search stands after a step.
+    """Status of a beam search after a step, for its stop rule.
 
     Attributes:
-        live: The log-probabilities of each prompt's unfinished hypotheses; minus infinity: there is none.
+        live_log_probs: Sums of processed scores of each prompt's live hypotheses; minus infinity for none.
         lengths: Their length in new tokens.
-        worst_finished: The lowest score in each prompt's set of finished hypotheses.
-        full: Whether that set has as many as it may hold.
-        max_length: New tokens at most.
-        scorer: What hypotheses are worth.
-        memory: What the scorer remembers of the unfinished ones.
+        worst_finished: The lowest score in each prompt's finished set.
+        full: True if the finished set has no empty slot.
+        max_length: Maximum of new tokens.
+        scorer: Scores the hypotheses.
+        memory: The scorer's memory of the live hypotheses.
     """
 
-    live: Float32[Tensor, "batch beams"]
+    live_log_probs: Float32[Tensor, "batch beams"]
     lengths: Int64[Tensor, " batch"]
     worst_finished: Float32[Tensor, " batch"]
     full: Bool[Tensor, " batch"]
@@ -35,36 +37,51 @@ class SearchStatus(NamedTuple):
     scorer: PathScorer
     memory: Memory
 
-    def now(self) -> Float32[Tensor, " batch"]:
-        """The score of the best unfinished hypothesis, if it ended as it is."""
-        scores = self.scorer.score(self.live.flatten(), self._each_length(), self.memory)
-        return self._best(scores)
+    @classmethod
+    def of(cls, state: BeamState, scorer: PathScorer) -> "SearchStatus":
+        """The status of a search."""
+        return cls(
+            live_log_probs=state.log_probs,
+            lengths=state.step.expand(len(state.log_probs)),
+            worst_finished=state.finished.scores[:, -1],
+            full=state.finished.used.all(-1),
+            max_length=state.limits.max_new_tokens,
+            scorer=scorer,
+            memory=state.memory,
+        )
+
+    def best_score(self) -> Float32[Tensor, " batch"]:
+        """The best score of a live hypothesis, if it ended now."""
+        return self._best(self.scorer.score(self.live_log_probs.flatten(), self._row_lengths(), self.memory))
 
     def bound(self) -> Float32[Tensor, " batch"]:
-        """What no continuation of an unfinished hypothesis scores more than."""
-        most = self.scorer.upper_bound(self.live.flatten(), self._each_length(), self.max_length, self.memory)
-        return self._best(most)
+        """Upper bound on the score of every continuation of a live hypothesis."""
+        log_probs = self.live_log_probs.flatten()
+        return self._best(
+            self.scorer.upper_bound(log_probs, self._row_lengths(), self.max_length, self.memory)
+        )
 
-    def _each_length(self) -> Int64[Tensor, " rows"]:
-        return self.lengths.repeat_interleave(self.live.shape[1])
+    def _row_lengths(self) -> Int64[Tensor, " rows"]:
+        return self.lengths.repeat_interleave(self.live_log_probs.shape[1])
 
-    def _best(self, worth: Float32[Tensor, " rows"]) -> Float32[Tensor, " batch"]:
-        return worth.view_as(self.live).masked_fill(self.live == -torch.inf, -torch.inf).amax(-1)
+    def _best(self, scores: Float32[Tensor, " rows"]) -> Float32[Tensor, " batch"]:
+        is_unused = self.live_log_probs == -torch.inf
+        return scores.view_as(self.live_log_probs).masked_fill(is_unused, -torch.inf).amax(-1)
 
 
 class StopRule(ABC):
-    """Decides for each prompt whether the search goes on. Once it stops, it stays stopped."""
+    """Decides for each prompt if the search goes on. A search that has stopped does not start again."""
 
     batch_independent: bool = False
-    """True where every prompt is treated alone: see `Decoder.batch_independent`."""
+    """True if every prompt is treated on its own: see `Decoder.batch_independent`."""
 
     def capacity(self, beams: int) -> int:
-        """How many finished hypotheses a prompt may have."""
+        """Slots of a prompt's finished set."""
         return beams
 
     @abstractmethod
-    def goes_on(self, status: SearchStatus) -> Bool[Tensor, " batch"]:
-        """True for the prompts that are still worth a step."""
+    def should_continue(self, status: SearchStatus) -> Bool[Tensor, " batch"]:
+        """True for prompts on which the search goes on."""
 
 
 @final
@@ -82,8 +99,8 @@ class WhenFull(StopRule):
 
     batch_independent = True
 
-    def goes_on(self, status: SearchStatus) -> Bool[Tensor, " batch"]:
-        """Until the set is full."""
+    @override
+    def should_continue(self, status: SearchStatus) -> Bool[Tensor, " batch"]:
         return ~status.full
 
 
@@ -92,8 +109,8 @@ class WhenFull(StopRule):
 class Heuristic(StopRule):
     """Stops when the best unfinished hypothesis, ended now, would not enter the full finished set.
 
-    Not exact: a hypothesis that looks worse now may, under a length penalty above 0, score better
-    once it is longer. `Proved` waits for that.
+    Not exact: under a length penalty above 0 a hypothesis that scores worse now may score better once it is
+    longer. `Proved` waits for that.
 
     Example:
         >>> dk.BeamSearch(4, stop_rule=Heuristic()).stop_rule
@@ -105,9 +122,9 @@ class Heuristic(StopRule):
 
     batch_independent = True
 
-    def goes_on(self, status: SearchStatus) -> Bool[Tensor, " batch"]:
-        """Until the set is full and the best live hypothesis, as it is, would not enter it."""
-        return ~status.full | (status.now() > status.worst_finished)
+    @override
+    def should_continue(self, status: SearchStatus) -> Bool[Tensor, " batch"]:
+        return ~status.full | (status.best_score() > status.worst_finished)
 
 
 @final
@@ -125,8 +142,8 @@ class Proved(StopRule):
 
     batch_independent = True
 
-    def goes_on(self, status: SearchStatus) -> Bool[Tensor, " batch"]:
-        """Until the set is full and nothing can become good enough for it."""
+    @override
+    def should_continue(self, status: SearchStatus) -> Bool[Tensor, " batch"]:
         return ~status.full | (status.bound() > status.worst_finished)
 
 
@@ -135,7 +152,7 @@ class Proved(StopRule):
 class Patience(StopRule):
     """Stops when `round(factor * beams)` hypotheses have finished.
 
-    With factor 1 the same as `WhenFull`; above 1 it looks longer and keeps more to choose from.
+    A factor of 1 equals `WhenFull`; a larger one searches longer and keeps more hypotheses to choose from.
 
     Args:
         factor: Above 0. Usual values: 1-2.
@@ -159,13 +176,13 @@ class Patience(StopRule):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.factor, Real) and 0 < self.factor < float("inf")):
-            raise ValueError(f"Patience: factor must be a finite number above 0, got {self.factor!r}.")
+        check_fields(self, factor=POSITIVE)
 
+    @override
     def capacity(self, beams: int) -> int:
-        """`factor * beams`, rounded half up, at least 1."""
+        # rounded half up, unlike `round`
         return max(1, math.floor(self.factor * beams + 0.5))
 
-    def goes_on(self, status: SearchStatus) -> Bool[Tensor, " batch"]:
-        """Until the set is full."""
+    @override
+    def should_continue(self, status: SearchStatus) -> Bool[Tensor, " batch"]:
         return ~status.full

@@ -1,16 +1,16 @@
-"""What a text must contain."""
+"""Constraints on the tokens of a hypothesis."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from decodekit.core.validation import read_ids
+from decodekit.core.validation import read_ids, set_fields
 
 
 @final
 @dataclass(frozen=True)
 class Phrase:
-    """A sequence of tokens that a text must contain, one after the other.
+    """Requires a sequence of tokens, one directly after the other.
 
     Args:
         ids: Its token ids, at least one; one id or several.
@@ -29,18 +29,18 @@ class Phrase:
     ids: int | Iterable[int]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ids", _read("Phrase", self.ids))  # a frozen field
+        set_fields(self, ids=_read("Phrase", self.ids))
 
     @property
     def alternatives(self) -> tuple[tuple[int, ...], ...]:
-        """The phrase itself."""
+        """The phrase itself, alone."""
         return (read_ids("Phrase", self.ids),)
 
 
 @final
 @dataclass(frozen=True)
 class OneOf:
-    """Sequences of tokens of which a text must contain at least one: the forms of a word, for instance.
+    """Requires at least one of several sequences of tokens: the forms of a word, for instance.
 
     Args:
         phrases: The token ids of each, at least one.
@@ -53,7 +53,7 @@ class OneOf:
         OneOf(phrases=((5, 7), (9,)))
 
     Hugging Face:
-        `DisjunctiveConstraint(phrases)`, which refuses a sequence that another begins with.
+        `DisjunctiveConstraint(phrases)`, which refuses a sequence that is the beginning of another.
     """
 
     phrases: Iterable[int | Iterable[int]]
@@ -66,7 +66,7 @@ class OneOf:
         phrases = tuple(_read("OneOf", ids) for ids in self.phrases)
         if not phrases:
             raise ValueError("OneOf: phrases must hold at least one sequence of ids, got none.")
-        object.__setattr__(self, "phrases", phrases)  # a frozen field
+        set_fields(self, phrases=phrases)
 
     @property
     def alternatives(self) -> tuple[tuple[int, ...], ...]:
@@ -79,18 +79,18 @@ Constraint = Phrase | OneOf
 
 def read_constraints(
     who: str,
-    given: Any,  # noqa: ANN401 - it may be anything
+    given: Any,  # noqa: ANN401 - an argument of any type
 ) -> tuple[Constraint, ...] | tuple[tuple[Constraint, ...], ...]:
-    """The constraints of all prompts, or of each, as they are kept.
+    """One list of constraints for all prompts, or one per prompt, as tuples.
 
     Raises:
         TypeError: If they are not constraints.
     """
     if _is_list(given):
-        if all(isinstance(one, Constraint) for one in given):
+        if all(isinstance(constraint, Constraint) for constraint in given):
             return tuple(given)
-        if all(_is_list(one) and all(isinstance(each, Constraint) for each in one) for one in given):
-            return tuple(tuple(one) for one in given)
+        if all(_is_list(prompt) and all(isinstance(one, Constraint) for one in prompt) for prompt in given):
+            return tuple(tuple(prompt) for prompt in given)
     raise TypeError(
         f"{who}: constraints must be a list of Phrase and OneOf, such as [Phrase([5, 7])], or such a list "
         f"for each prompt, got {given!r:.200}."
@@ -102,8 +102,8 @@ def _is_list(given: object) -> bool:
 
 
 def _read(who: str, ids: int | Iterable[int]) -> tuple[int, ...]:
-    """The ids of one phrase."""
-    read = read_ids(who, ids)
-    if not read:
+    """The ids of one phrase. Raises a `ValueError` if there are none."""
+    phrase = read_ids(who, ids)
+    if not phrase:
         raise ValueError(f"{who}: a phrase must hold at least one id, got none.")
-    return read
+    return phrase

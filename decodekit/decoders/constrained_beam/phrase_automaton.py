@@ -1,86 +1,79 @@
-"""How far texts are with what they must contain, in arrays that a device can walk."""
+"""Progress with constraints, as states of automata in tensors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from decodekit.core.history import History
-from decodekit.decoders.constrained_beam.joint_distances import joint_distances
 from decodekit.errors import DecodekitError
 
-# What is looked for one after the other: of each the phrases of which one is enough.
-Quest = Sequence[Sequence[Sequence[int]]]
-MET = 0  # the state in which nothing is missing any more
+# Sets of phrases to match one after the other; any one phrase of a set matches it.
+Goal = Sequence[Sequence[Sequence[int]]]
+MET = 0  # the state of a goal that is met
+
+# Maximum of joint states of several goals: to build that many takes about a second.
+MAX_JOINT_STATES = 2**13
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class PhraseAutomaton:
-    """Automata that look for phrases, one after the other, all numbered through.
+    """Automata that match the phrases of all goals; their states are numbered consecutively.
 
-    A state says how much of a phrase the text ends with (Knuth, Morris & Pratt, 1977; of several phrases
-    Aho & Corasick, 1975), so that a phrase that breaks off falls back to as much of it as is still there.
-
-    Attributes:
-        edges: `state * stride + id` of every move that does not lead to the root, ascending, and a last one
-            that is none.
-        targets: The state that each leads to.
-        roots: Where every state's other moves lead.
-        left: The fewest tokens that each state still needs.
-        whole: What the beginning of its quest needed.
-        ahead: The ids that bring each state further, filled up with -1.
-        starts: Where every prompt's quests begin, filled up with `MET`; one row: those of all prompts.
-        joint: States of all quests of a prompt, as one number each, ascending, and a last one that is none.
-        joint_left: The fewest tokens that each of them needs to meet all, where they may overlap.
-        stride: Above every id.
+    A state is the longest beginning of a phrase that the tokens end with (Knuth, Morris & Pratt, 1977; for
+    several phrases Aho & Corasick, 1975). A phrase that breaks off falls back to the part that still matches.
     """
 
-    edges: Int64[Tensor, " edges"]
-    targets: Int64[Tensor, " edges"]
-    roots: Int64[Tensor, " states"]
-    left: Int64[Tensor, " states"]
-    whole: Int64[Tensor, " states"]
-    ahead: Int64[Tensor, "states most"]
-    starts: Int64[Tensor, "prompts quests"]
-    joint: Int64[Tensor, " joint"]
-    joint_left: Int64[Tensor, " joint"]
-    stride: int
+    edges: Int64[Tensor, " edges"]  # `state * stride + id` of transitions, ascending, and a sentinel
+    targets: Int64[Tensor, " edges"]  # the state that each edge leads to
+    roots: Int64[Tensor, " states"]  # the state that all other tokens lead to
+    remaining: Int64[Tensor, " states"]  # fewest tokens from each state until its goal is met
+    total: Int64[Tensor, " states"]  # fewest tokens from the first state of its goal
+    next_ids: Int64[Tensor, "states next"]  # ids that advance each state, padded with -1
+    starts: Int64[Tensor, "prompts goals"]  # first states, padded with `MET`; one row if prompts share them
+    joint_states: Int64[Tensor, " joint"]  # of all goals, each as one number, ascending, and a sentinel
+    joint_remaining: Int64[Tensor, " joint"]  # fewest tokens until all goals are met, overlaps included
+    stride: int  # greater than every id
 
     @classmethod
-    def build(cls, prompts: Sequence[Sequence[Quest]]) -> "PhraseAutomaton":
-        """The automata of the quests of every prompt."""
+    def build(cls, prompts: Sequence[Sequence[Goal]]) -> "PhraseAutomaton":
+        """The automata of the goals of every prompt."""
         states = [_State({}, MET, 0, 0, ())]
-        begins = [[_add(quest, states) for quest in quests] for quests in prompts]
-        width = max([1, *map(len, begins)])
+        starts = [[_add_goal(goal, states) for goal in goals] for goals in prompts]
+        width = max([1, *map(len, starts)])
+        starts = [start + [MET] * (width - len(start)) for start in starts]
         stride = 1 + max([0, *(token for state in states for token in state.moves)])
-        moves = sorted(
+        edges = sorted(
             (number * stride + token, target)
             for number, state in enumerate(states)
             for token, target in state.moves.items()
         )
-        begins = [begin + [MET] * (width - len(begin)) for begin in begins]
-        joint = _together(begins, states)
-        most = max(1, *(len(state.ahead) for state in states))
+        joint = _joint_remaining(starts, states)
+        most = max(1, *(len(state.next_ids) for state in states))
         return cls(
-            edges=torch.tensor([*(edge for edge, _ in moves), 2**63 - 1]),
-            targets=torch.tensor([*(target for _, target in moves), MET]),
+            edges=torch.tensor([*(edge for edge, _ in edges), 2**63 - 1]),
+            targets=torch.tensor([*(target for _, target in edges), MET]),
             roots=torch.tensor([state.root for state in states]),
-            left=torch.tensor([state.left for state in states]),
-            whole=torch.tensor([state.whole for state in states]),
-            ahead=torch.tensor([[*state.ahead, *[-1] * (most - len(state.ahead))] for state in states]),
-            starts=torch.tensor(begins),
-            joint=torch.tensor([*(number for number, _ in joint), 2**63 - 1]),
-            joint_left=torch.tensor([*(left for _, left in joint), 0]),
+            remaining=torch.tensor([state.remaining for state in states]),
+            total=torch.tensor([state.total for state in states]),
+            next_ids=torch.tensor([[*s.next_ids, *[-1] * (most - len(s.next_ids))] for s in states]),
+            starts=torch.tensor(starts),
+            joint_states=torch.tensor([*(number for number, _ in joint), 2**63 - 1]),
+            joint_remaining=torch.tensor([*(remaining for _, remaining in joint), 0]),
             stride=stride,
         )
 
-    def begin(self, who: str, history: History) -> Int64[Tensor, "rows quests"]:
-        """The states of rows that have said nothing yet."""
+    def start(self, who: str, history: History) -> Int64[Tensor, "rows goals"]:
+        """The states of rows without new tokens.
+
+        Raises:
+            DecodekitError: If there are constraints for another number of prompts.
+        """
         prompts = len(self.starts)
         if prompts not in {1, history.batch}:
             raise DecodekitError(
@@ -89,133 +82,109 @@ class PhraseAutomaton:
             )
         return history.spread(self.starts.expand(history.batch, -1))
 
-    def after(
-        self, states: Int64[Tensor, "rows quests"], tokens: Int64[Tensor, " rows"]
-    ) -> Int64[Tensor, "rows quests"]:
+    def advance(
+        self, states: Int64[Tensor, "rows goals"], tokens: Int64[Tensor, " rows"]
+    ) -> Int64[Tensor, "rows goals"]:
         """The states after one more token on every row."""
         edges = states * self.stride + tokens[:, None]
         places = torch.searchsorted(self.edges, edges).clamp(max=len(self.edges) - 1)
-        # An id of the stride or above would be taken for another state's edge.
-        leads = (tokens[:, None] < self.stride) & (_at(self.edges, places) == edges)
-        return torch.where(leads, _at(self.targets, places), _at(self.roots, states))
+        # Without the comparison, an id of at least the stride could be taken for another state's edge.
+        is_edge = (tokens[:, None] < self.stride) & (_lookup(self.edges, places) == edges)
+        return torch.where(is_edge, _lookup(self.targets, places), _lookup(self.roots, states))
 
-    def missing(self, states: Int64[Tensor, "rows quests"]) -> Int64[Tensor, " rows"]:
-        """As many tokens as are enough for a row to meet every constraint; 0: it has.
+    def missing(self, states: Int64[Tensor, "rows goals"]) -> Int64[Tensor, " rows"]:
+        """Number of tokens that suffice for each row to meet all goals; 0 if it meets them.
 
-        Only the constraint that is furthest counts as begun, since going on with one may break off another:
-        so some next token always makes the number smaller.
+        Only the goal that is closest counts as begun, because its next token may break off the others. So
+        some next token always reduces the number.
         """
-        left, whole = _at(self.left, states), _at(self.whole, states)
-        unmet = whole.masked_fill(left == 0, 0)
-        return unmet.sum(-1) - (unmet - left).amax(-1)
+        remaining, total = _lookup(self.remaining, states), _lookup(self.total, states)
+        unmet = total.masked_fill(remaining == 0, 0)
+        return unmet.sum(-1) - (unmet - remaining).amax(-1)
 
-    def fewest(self, states: Int64[Tensor, "rows quests"]) -> Int64[Tensor, " rows"]:
-        """No fewer tokens than this meet every constraint; they may overlap.
+    def min_missing(self, states: Int64[Tensor, "rows goals"]) -> Int64[Tensor, " rows"]:
+        """Lower bound on the number of tokens that each row needs to meet all goals.
 
-        And this many do, unless there are very many states: then it is what the furthest alone needs.
+        It is exact, overlaps of phrases included, up to `MAX_JOINT_STATES` joint states. With more it is
+        the number that the furthest goal needs alone.
         """
-        numbers = torch.zeros_like(states[:, 0])
+        joint = torch.zeros_like(states[:, 0])
         for state in states.unbind(-1):
-            numbers = numbers * len(self.left) + state
-        places = torch.searchsorted(self.joint, numbers).clamp(max=len(self.joint) - 1)
-        known = self.joint.index_select(0, places) == numbers
-        return torch.where(known, self.joint_left.index_select(0, places), _at(self.left, states).amax(-1))
+            joint = joint * len(self.remaining) + state
+        places = torch.searchsorted(self.joint_states, joint).clamp(max=len(self.joint_states) - 1)
+        is_known = self.joint_states.index_select(0, places) == joint
+        furthest = _lookup(self.remaining, states).amax(-1)
+        return torch.where(is_known, self.joint_remaining.index_select(0, places), furthest)
 
-    def next_ids(self, states: Int64[Tensor, "rows quests"]) -> Int64[Tensor, "rows next"]:
-        """The ids that bring a row further with a constraint; -1: none."""
-        return self.ahead.index_select(0, states.flatten()).view(len(states), -1)
+    def advancing_ids(self, states: Int64[Tensor, "rows goals"]) -> Int64[Tensor, "rows next"]:
+        """Ids that advance a goal of each row, padded with -1."""
+        return self.next_ids.index_select(0, states.flatten()).view(len(states), -1)
 
 
 @lru_cache(maxsize=16)
-def on_device(progress: PhraseAutomaton, device: torch.device) -> PhraseAutomaton:
-    """A device's copy of the automata, made once: a copy a step would stall the device's stream."""
-    return replace(
-        progress,
-        edges=progress.edges.to(device),
-        targets=progress.targets.to(device),
-        roots=progress.roots.to(device),
-        left=progress.left.to(device),
-        whole=progress.whole.to(device),
-        ahead=progress.ahead.to(device),
-        starts=progress.starts.to(device),
-        joint=progress.joint.to(device),
-        joint_left=progress.joint_left.to(device),
-    )
+def on_device(automaton: PhraseAutomaton, device: torch.device) -> PhraseAutomaton:
+    """A copy on a device, made once: a copy at every step would stall the device's stream."""
+    fields: dict[str, Any] = {
+        name: value.to(device) for name, value in vars(automaton).items() if isinstance(value, Tensor)
+    }
+    return replace(automaton, **fields)
+
+
+def _lookup(
+    table: Int64[Tensor, " entries"], indices: Int64[Tensor, "rows goals"]
+) -> Int64[Tensor, "rows goals"]:
+    return table.index_select(0, indices.flatten()).view_as(indices)
 
 
 class _State(NamedTuple):
-    """A state of an automaton, on the host."""
+    """A state of an automaton, on the host: the fields of `PhraseAutomaton` for it."""
 
     moves: dict[int, int]
     root: int
-    left: int
-    whole: int
-    ahead: tuple[int, ...]
+    remaining: int
+    total: int
+    next_ids: tuple[int, ...]
+
+    def after(self, token: int | None) -> int:
+        """The state after a token; None is a token that leads to the root."""
+        return self.root if token is None else self.moves.get(token, self.root)
 
 
-def _together(begins: Sequence[Sequence[int]], states: Sequence[_State]) -> list[tuple[int, int]]:
-    """The states of all quests of a prompt as one number, and the fewest tokens until all are met."""
-    count, width = len(states), len(begins[0])
-    if width == 1 or count**width >= 2**62:  # one alone is known, and so many have no numbers
-        return []
-
-    def move(state: int, token: int | None) -> int:
-        return states[state].root if token is None else states[state].moves.get(token, states[state].root)
-
-    found: dict[int, int] = {}
-    for begin in begins:
-        ids = sorted(_ids_from(set(begin), states))
-        for together, left in joint_distances(tuple(begin), move, ids, MET).items():
-            number = 0
-            for state in together:
-                number = number * count + state
-            found[number] = left
-    return sorted(found.items())
-
-
-def _ids_from(begins: set[int], states: Sequence[_State]) -> set[int]:
-    """The ids that lead anywhere from some states or those behind them."""
-    reached = list(begins)
-    for number in reached:
-        reached += [target for target in states[number].moves.values() if target not in reached]
-    return {token for number in reached for token in states[number].moves}
-
-
-def _add(quest: Quest, states: list[_State]) -> int:
-    """Adds the states that look for some things one after the other; returns the first."""
-    whole = sum(min(map(len, phrases)) for phrases in quest)
-    begin, beyond = MET, 0
-    for phrases in reversed(quest):
-        moves, left, ahead = _automaton(phrases)
-        first = len(states)
-        # Where a phrase is complete, the search for what comes after it begins.
-        numbers, number = [], first
-        for distance in left:
-            numbers.append(number if distance else begin)
+def _add_goal(goal: Goal, states: list[_State]) -> int:
+    """Append the states that match the sets of a goal one after the other; return the first of them."""
+    total = sum(min(map(len, phrases)) for phrases in goal)
+    start, remaining_after = MET, 0
+    for phrases in reversed(goal):
+        moves, distances, next_ids = _match_any(phrases)
+        root = len(states)
+        # A node that completes a phrase is the first state of the next set.
+        numbers, number = [], root
+        for distance in distances:
+            numbers.append(number if distance else start)
             number += distance > 0
         states += [
             _State(
                 moves={token: numbers[target] for token, target in moves[node].items()},
-                root=first,
-                left=distance + beyond,
-                whole=whole,
-                ahead=ahead[node],
+                root=root,
+                remaining=distance + remaining_after,
+                total=total,
+                next_ids=next_ids[node],
             )
-            for node, distance in enumerate(left)
+            for node, distance in enumerate(distances)
             if distance
         ]
-        begin, beyond = first, beyond + left[0]
-    return begin
+        start, remaining_after = root, remaining_after + distances[0]
+    return start
 
 
-def _automaton(
+def _match_any(
     phrases: Sequence[Sequence[int]],
 ) -> tuple[list[dict[int, int]], list[int], list[tuple[int, ...]]]:
-    """What looks for one of several phrases: a node a prefix, the first of them the empty one.
+    """An Aho-Corasick automaton of some phrases, with a node for every prefix; the first is the root.
 
     Returns:
-        Of every node its moves that do not lead to the first node, the fewest tokens until a phrase is
-        complete, and the ids that lead to more of a phrase or closer to a complete one.
+        For every node: its transitions that do not lead to the root; the fewest tokens until a phrase is
+        complete; the ids that extend a prefix or lead closer to a complete phrase.
     """
     children: list[dict[int, int]] = [{}]
     complete = set()
@@ -227,7 +196,7 @@ def _automaton(
                 children.append({})
             node = children[node][token]
         complete.add(node)
-    # The longest proper suffix of a node that is a node; its moves are known before the node's.
+    # A node's suffix is the longest proper suffix of its prefix that has a node, too.
     moves, suffix, order = [dict(one) for one in children], [0] * len(children), [0]
     for node in order:
         moves[node] = {**moves[suffix[node]], **children[node]} if node else moves[0]
@@ -236,29 +205,72 @@ def _automaton(
             if suffix[child] in complete:
                 complete.add(child)
             order.append(child)
-    left = _distances(moves, complete, order)
-    ahead = [
-        tuple(token for token, to in moves[node].items() if token in children[node] or left[to] < left[node])
+    distances = _distances(moves, complete, order)
+    next_ids = [
+        tuple(
+            token
+            for token, target in moves[node].items()
+            if token in children[node] or distances[target] < distances[node]
+        )
         for node in range(len(children))
     ]
-    return moves, left, ahead
+    return moves, distances, next_ids
 
 
 def _distances(moves: list[dict[int, int]], complete: set[int], order: list[int]) -> list[int]:
-    """The fewest moves from every node to a complete one."""
-    left = [0 if node in complete else len(moves) for node in range(len(moves))]
+    """The fewest transitions from every node to a complete one."""
+    distances = [0 if node in complete else len(moves) for node in range(len(moves))]
     changed = True
     while changed:
-        before = list(left)
+        before = list(distances)
         for node in reversed(order):
             if node not in complete:
-                left[node] = 1 + min(left[target] for target in moves[node].values())
-        changed = left != before
-    return left
+                distances[node] = 1 + min(distances[target] for target in moves[node].values())
+        changed = distances != before
+    return distances
 
 
-def _at(
-    table: Int64[Tensor, " states"], places: Int64[Tensor, "rows quests"]
-) -> Int64[Tensor, "rows quests"]:
-    """The entries of a table."""
-    return table.index_select(0, places.flatten()).view_as(places)
+def _joint_remaining(starts: Sequence[Sequence[int]], states: Sequence[_State]) -> list[tuple[int, int]]:
+    """Joint states of all goals of a prompt, each as one number, and the fewest tokens until all are met."""
+    count, width = len(states), len(starts[0])
+    if width == 1 or count**width >= 2**62:  # one goal needs no joint states; too many have no numbers
+        return []
+    remaining: dict[int, int] = {}
+    for start in starts:
+        for joint, distance in _joint_distances(tuple(start), states).items():
+            number = 0
+            for state in joint:
+                number = number * count + state
+            remaining[number] = distance
+    return sorted(remaining.items())
+
+
+def _known_ids(start: Sequence[int], states: Sequence[_State]) -> list[int]:
+    """Ids that have a transition in some state reachable from the given ones."""
+    reachable = list(set(start))
+    for number in reachable:
+        reachable += [target for target in states[number].moves.values() if target not in reachable]
+    return sorted({token for number in reachable for token in states[number].moves})
+
+
+def _joint_distances(start: tuple[int, ...], states: Sequence[_State]) -> dict[tuple[int, ...], int]:
+    """The fewest tokens from every reachable joint state until all goals are met; empty if too many."""
+    ids = _known_ids(start, states)
+    joint_states, sources = [start], {start: list[tuple[int, ...]]()}
+    for joint in joint_states:
+        for token in (*ids, None):
+            after = tuple(states[number].after(token) for number in joint)
+            if after not in sources:
+                if len(joint_states) == MAX_JOINT_STATES:
+                    return {}
+                joint_states.append(after)
+                sources[after] = []
+            sources[after].append(joint)
+    met = (MET,) * len(start)
+    nearest, distances = [met], {met: 0}
+    for joint in nearest:
+        for source in sources[joint]:
+            if source not in distances:
+                distances[source] = distances[joint] + 1
+                nearest.append(source)
+    return distances

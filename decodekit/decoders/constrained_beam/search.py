@@ -1,4 +1,4 @@
-"""Beam search for texts that contain what they must."""
+"""Constrained beam search."""
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -7,23 +7,18 @@ from typing import NamedTuple, final
 import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.result import Decoded
+from decodekit.core.validation import at_least, check_fields, set_fields
 from decodekit.decoders.base import Decoder, Selection
-from decodekit.decoders.beam.arguments import (
-    check_beams,
-    check_continuations,
-    check_parts,
-    check_returned,
-)
-from decodekit.decoders.beam.candidates import Candidates, extend
-from decodekit.decoders.beam.search import BeamSearch
-from decodekit.decoders.beam.state import BeamState, stable_prefix
-from decodekit.decoders.beam.step import Ranks, advance
-from decodekit.decoders.beam.stop_rules import Heuristic, StopRule
-from decodekit.decoders.constrained_beam.allocation import AheadExpansion, allocate
+from decodekit.decoders.beam.search import check_continuations, check_num_return, check_parts, check_type
+from decodekit.decoders.beam.state import BeamState
+from decodekit.decoders.beam.step import advance, extend, retire, rows_of
+from decodekit.decoders.beam.stop_rules import Heuristic, SearchStatus, StopRule
+from decodekit.decoders.constrained_beam.allocation import ConstraintExpansion, allocate
 from decodekit.decoders.constrained_beam.constraints import Constraint, read_constraints
 from decodekit.decoders.constrained_beam.phrase_automaton import PhraseAutomaton, on_device
 from decodekit.decoders.rows import raise_if_all_banned
@@ -34,60 +29,54 @@ from decodekit.scorers.length_penalty import LengthPenalty
 
 
 class ConstrainedState(NamedTuple):
-    """The state of a constrained beam search.
-
-    Attributes:
-        search: The state of the beam search.
-        progress: How far every row is with every constraint.
-        model_scores: The model's scores of the current step; None between steps.
-    """
+    """The state of a constrained beam search; `progress` holds states of the phrase automaton."""
 
     search: BeamState
-    progress: Int64[Tensor, "rows constraints"]
+    progress: Int64[Tensor, "rows goals"]
     model_scores: Float32[Tensor, "rows vocab"] | None = None
 
     @property
     def history(self) -> History:
-        """What the live hypotheses have said."""
+        """Tokens of the live hypotheses, prompt included."""
         return self.search.history
 
     @property
     def done(self) -> Bool[Tensor, ""]:
-        """No prompt is open, or one is stuck."""
+        """True if no prompt is active, or every token is banned for one of them."""
         return self.search.done
 
 
 @final
 @dataclass(frozen=True)
 class ConstrainedBeamSearch(Decoder[ConstrainedState]):
-    """Finds texts that contain every one of some phrases: beam search with dynamic beam allocation.
+    """Finds the best sequences that contain all constraints: beam search with dynamic beam allocation.
 
-    A step looks at the best continuations of all hypotheses, the best token of each, and every token that
-    leads ahead with a constraint. They compete in banks, by the number of tokens that are still missing: in
-    turn the best of each bank gets a place, the one that misses the fewest first. So a text is found where
-    `max_new_tokens` are enough for one, unless the processors ban what it must contain. (With so many
-    constraints at once that more than 8,192 states of them can be reached: enough for all side by side.)
+    The candidates of a step are the best continuations of all hypotheses, the best token of each hypothesis,
+    and every token that advances a constraint. They form banks by the number of tokens they still miss. The
+    banks take beams in turn, best candidate first, starting with the bank that misses the fewest. So a
+    sequence is found whenever one fits in `max_new_tokens`, unless the processors ban what it must contain.
+    (Constraints that may overlap have joint states. With more than 8,192 of them, a sequence is sure to be
+    found only where all constraints fit side by side.)
 
-    Nothing else is ever returned: a text ends only where every constraint is met, and hypotheses that can no
-    longer meet them within `max_new_tokens` give their places up. Where there are fewer texts than were asked
-    for, `valid` says so. Only new tokens count, not the prompt. For what a text must not contain there is
-    `BadWords`.
+    All returned sequences meet all constraints: no hypothesis ends before, and one that can no longer meet
+    them within `max_new_tokens` loses its beam. Where fewer sequences exist than were asked for, `valid` is
+    False for the rest. Only new tokens count, not the prompt. To exclude phrases use `BadWords`.
 
     Args:
-        beams: Live hypotheses, at least 1. Usual values: 5-20, at least as many as constraints.
-        constraints: What every text must contain: `Phrase` and `OneOf`; one list, or one for each prompt.
-        ordered: Whether they must come in the order of the list, one after the other. Otherwise they come in
-            any order and may overlap, and one phrase that is there counts for all that are in it.
-        scorer: What a finished hypothesis is worth.
-        stop_rule: When to stop looking: `WhenFull`, `Heuristic`, `Proved` or `Patience`.
-        num_return: Hypotheses to return, best first; at most as many as may finish.
+        beams: Live hypotheses, at least 1. Usual values: 5-20, at least the number of constraints.
+        constraints: `Phrase` and `OneOf` that every sequence must contain; one list, or one per prompt.
+        ordered: If True, constraints must be met in the order of the list, without overlap. If False, in any
+            order; phrases may overlap, and one occurrence counts for every constraint within it.
+        scorer: Scores finished hypotheses.
+        stop_rule: Ends the search: `WhenFull`, `Heuristic`, `Proved` or `Patience`.
+        num_return: Hypotheses to return, best first; at most as many as can finish.
 
     Raises:
         ValueError: If `beams` or `num_return` is out of range.
-        TypeError: If `constraints`, `scorer` or `stop_rule` are something else.
+        TypeError: If `constraints`, `ordered`, `scorer` or `stop_rule` is of another type.
         DecodekitError: In a run, if there are more beams than continuations, an id is outside the vocabulary,
-            or there are not as many lists of constraints as prompts.
-        DecodingError: In a run, if for some prompt every token of every beam was banned.
+            or the number of lists of constraints is not that of the prompts.
+        DecodingError: In a run, if every token of every beam of some prompt is banned.
 
     Example:
         >>> model = dk.load()
@@ -101,8 +90,8 @@ class ConstrainedBeamSearch(Decoder[ConstrainedState]):
 
     Hugging Face:
         `generate(constraints=[PhrasalConstraint(ids)], num_beams=beams)` of transformers up to 4.55. Theirs
-        finds constraints in the prompt too, starts a phrase that breaks off anew without what is still there
-        of it, and returns texts that do not meet the constraints where few do.
+        also finds constraints in the prompt, restarts a phrase that breaks off without the part that still
+        matches, and returns sequences that miss constraints where few meet them.
     """
 
     beams: int
@@ -112,117 +101,106 @@ class ConstrainedBeamSearch(Decoder[ConstrainedState]):
     scorer: PathScorer = LengthPenalty(1.0)
     stop_rule: StopRule = Heuristic()
     num_return: int = 1
-    _table: PhraseAutomaton = field(init=False, repr=False, compare=False)
+    _automaton: PhraseAutomaton = field(init=False, repr=False, compare=False)
 
     batch_independent = True
 
     def __post_init__(self) -> None:
         who = "ConstrainedBeamSearch"
-        check_beams(who, self.beams)
+        check_fields(self, beams=at_least(1))
         check_parts(who, self.scorer, self.stop_rule)
-        if not isinstance(self.ordered, bool):
-            raise TypeError(f"{who}: ordered must be True or False, got {self.ordered!r:.80}.")
-        most = min(self.beams, self.stop_rule.capacity(self.beams))
-        finish_code = f"the hypotheses that {self.beams} beams under {self.stop_rule}"
-        check_returned(who, self.num_return, most, finish_code)
+        check_type(who, "ordered", self.ordered, bool, "True or False")
+        check_num_return(who, self.num_return, self.stop_rule, [self.beams])
         constraints = read_constraints(who, self.constraints)
-        object.__setattr__(self, "constraints", constraints)  # frozen fields
-        each = constraints if constraints and isinstance(constraints[0], tuple) else (constraints,)
-        phrases = [[one.alternatives for one in prompt] for prompt in each]  # type: ignore[union-attr]
-        quests = [[prompt] if self.ordered else [[one] for one in prompt] for prompt in phrases]
-        object.__setattr__(self, "_table", PhraseAutomaton.build(quests))
+        per_prompt = constraints if constraints and isinstance(constraints[0], tuple) else (constraints,)
+        phrases = [[one.alternatives for one in prompt] for prompt in per_prompt]  # type: ignore[union-attr]
+        # An ordered search has one goal, which matches all constraints in turn.
+        goals = [[prompt] if self.ordered else [[one] for one in prompt] for prompt in phrases]
+        set_fields(self, constraints=constraints, _automaton=PhraseAutomaton.build(goals))
 
     @property
+    @override
     def rows_per_prompt(self) -> int:
-        """A row a beam."""
         return self.beams
 
     @property
+    @override
     def outputs_spec(self) -> ModelOutputsSpec:
-        """What the scorer asks for."""
         return self.scorer.outputs_spec
 
+    @override
     def on_model_outputs(self, model_outputs: ModelOutputs, state: ConstrainedState) -> ConstrainedState:
-        """Keeps the attention, for the scorer."""
-        return state._replace(search=self._search.on_model_outputs(model_outputs, state.search))
+        return state._replace(search=state.search._replace(attention=model_outputs.attention))
 
+    @override
     def prepare(self, logits: Float32[Tensor, "rows vocab"]) -> Float32[Tensor, "rows vocab"]:
-        """Log-probabilities: sums over different texts must be comparable."""
-        return self._search.prepare(logits)
+        # Normalized before the processors, so that sums over different hypotheses can be compared.
+        return logits.log_softmax(-1)
 
+    @override
     def init(self, history: History, limits: Limits) -> ConstrainedState:
-        """One live hypothesis, the prompt, which meets nothing yet."""
-        check_continuations("ConstrainedBeamSearch", self.beams, limits)
-        if self._table.stride > limits.vocab:
+        who = "ConstrainedBeamSearch"
+        check_continuations(who, self.beams, limits)
+        if self._automaton.stride > limits.vocab:
             raise DecodekitError(
-                f"ConstrainedBeamSearch: token ids must be below the vocabulary size {limits.vocab}, got "
-                f"{self._table.stride - 1}."
+                f"{who}: token ids must be below the vocabulary size {limits.vocab}, got "
+                f"{self._automaton.stride - 1}."
             )
-        table = on_device(self._table, history.tokens.device)
-        progress = table.begin("ConstrainedBeamSearch", history)
-        return ConstrainedState(self._search.init(history, limits), progress)
+        slots = self.stop_rule.capacity(self.beams)
+        search = BeamState.start(history, limits, self.scorer, beams=self.beams, slots=slots)
+        progress = on_device(self._automaton, history.tokens.device).start(who, history)
+        return ConstrainedState(search, progress)
 
+    @override
     def step(
         self, scores: Float32[Tensor, "rows vocab"], state: ConstrainedState
     ) -> tuple[ConstrainedState, Selection]:
-        """Extend, keep what can still meet the constraints, divide the places among the banks, go on."""
         search = state.search._replace(model_scores=state.model_scores)
-        table = on_device(self._table, scores.device)
-        step = search.history.position - search.limits.prompt_length
-        ahead = AheadExpansion(table.next_ids(state.progress).view(*search.log_probs.shape, -1))
-        candidates = extend(scores, search, step, self.scorer, ahead)
-        exists = candidates.log_probs > -torch.inf
-        parents, tokens = candidates.entry.parent.flatten(), candidates.entry.token.flatten()
-        progress = table.after(state.progress.index_select(0, parents), tokens)
-        missing = table.missing(progress).view_as(exists)
-        can = self._can(candidates, table.fewest(progress).view_as(exists), search, step)
-        place = allocate(missing, can)
-        ranks = Ranks(
-            first=place < self.beams,
-            order=(-place).float().masked_fill(~can, -torch.inf),
-            places=torch.ones(self.beams, dtype=torch.bool, device=scores.device),
-        )
-        able = candidates._replace(log_probs=candidates.log_probs.masked_fill(~can, -torch.inf))
-        turn = advance(able, ranks, search, self.scorer, self.stop_rule)
-        nothing = search.open & ~exists.any(-1) & ~turn.state.finished.used.any(-1)
-        all_banned = search.all_banned | nothing
-        rows = torch.arange(len(exists), device=scores.device)[:, None] * exists.shape[1] + turn.chosen
-        after = ConstrainedState(
-            search=turn.state._replace(all_banned=all_banned, done=~turn.state.open.any() | all_banned.any()),
-            progress=progress.index_select(0, rows.flatten()),
-        )
-        return after, turn.selection
+        automaton = on_device(self._automaton, scores.device)
 
+        # Extend the live hypotheses by the best tokens, and by those that advance a constraint.
+        next_ids = automaton.advancing_ids(state.progress).view(*search.log_probs.shape, -1)
+        candidates = extend(scores, search, self.scorer, ConstraintExpansion(next_ids))
+        number = candidates.log_probs.shape[1]
+        parents, tokens = candidates.entry.parents.flatten(), candidates.entry.tokens.flatten()
+        progress = automaton.advance(state.progress.index_select(0, parents), tokens)
+
+        # Rank the candidates that can still meet all constraints: the banks take turns.
+        room = search.limits.max_new_tokens - (search.step + 1)
+        room = torch.where(candidates.ended, 0, room)
+        feasible = candidates.valid & (automaton.min_missing(progress).view(-1, number) <= room)
+        rank = allocate(automaton.missing(progress).view(-1, number), feasible)
+
+        # Retire hypotheses that have ended, and go on with the first `beams` others.
+        ended = candidates.ended & feasible & (rank < self.beams) & search.active[:, None]
+        finished, _ = retire(candidates, ended, search)
+        priority = (-rank).float().masked_fill(candidates.ended | ~feasible, -torch.inf)
+        priority, chosen = priority.topk(self.beams)
+        alive = priority > -torch.inf
+        after, tokens, source_rows = advance(candidates, chosen, alive, search)
+        after = after._replace(finished=finished)
+        progress = progress.index_select(0, rows_of(chosen, number).flatten())
+
+        # Decide for each prompt whether to stop.
+        status = SearchStatus.of(after, self.scorer)
+        active = search.active & alive.any(-1) & self.stop_rule.should_continue(status)
+        is_stuck = search.active & ~candidates.valid.any(-1) & ~finished.used.any(-1)
+        all_banned = search.all_banned | is_stuck
+        after = after._replace(active=active, all_banned=all_banned, done=~active.any() | all_banned.any())
+        return ConstrainedState(after, progress), Selection(tokens, source_rows)
+
+    @override
     def stable_prefix(self, state: ConstrainedState) -> list[list[list[int]]]:
-        """As of a beam search, once there is something to return."""
+        # Before a hypothesis has finished, it is not known that one can: constraints may not be met.
         found = state.search.finished.used.any(-1).tolist()
-        prompts = stable_prefix(state.search, self.num_return)
+        prompts = state.search.stable_prefix(self.num_return)
         return [prompt if is_found else [[]] for prompt, is_found in zip(prompts, found, strict=True)]
 
+    @override
     def finished(self, state: ConstrainedState) -> Bool[Tensor, " batch"]:
-        """Prompts whose search is over."""
-        return ~state.search.open
+        return ~state.search.active
 
+    @override
     def finalize(self, state: ConstrainedState) -> Decoded:
-        """The best finished hypotheses, best first: all of them meet all constraints."""
         raise_if_all_banned(state.search.all_banned, state.history)
         return state.search.finished.decoded(state.search.limits, self.num_return)
-
-    @property
-    def _search(self) -> BeamSearch:
-        """The search that it would be without constraints."""
-        return BeamSearch(
-            self.beams, scorer=self.scorer, stop_rule=self.stop_rule, num_return=self.num_return
-        )
-
-    @staticmethod
-    def _can(
-        candidates: Candidates,
-        fewest: Int64[Tensor, "batch candidates"],
-        search: BeamState,
-        step: Int64[Tensor, ""],
-    ) -> Bool[Tensor, "batch candidates"]:
-        """Which candidates exist and can still meet every constraint, or have."""
-        room = search.limits.max_new_tokens - (step + 1)
-        exists, ends = candidates.log_probs > -torch.inf, candidates.finish_code > 0
-        return exists & (fewest <= torch.where(ends, 0, room))

@@ -1,4 +1,4 @@
-"""What keeps a group of beams from saying what the groups before it say."""
+"""Penalties that keep a group of beams from repeating earlier groups."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -7,29 +7,34 @@ from typing import NamedTuple, final
 import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
+from typing_extensions import override
 
-from decodekit.core.validation import is_count, is_finite
+from decodekit.core.validation import NON_NEGATIVE, at_least, check_fields
 
 
-class EmittedTokens(NamedTuple):
-    """The new tokens of a prompt's hypotheses.
+class GroupHypotheses(NamedTuple):
+    """Hypotheses of one or several groups of beams, for each prompt.
 
     Attributes:
-        tokens: Token ids; what stands past the length is junk.
-        lengths: How many each has, if it goes on or has finished; else 0.
-        live: Beams that have just said a token which did not end them, unless by the limit of the run.
+        tokens: New token ids; columns past the length hold junk.
+        lengths: Number of new tokens of each live or finished hypothesis; 0 for unused beams and slots.
+        live: Beams that have just emitted a token and go on, or end only by the limit of the run.
     """
 
     tokens: Int64[Tensor, "batch hyps new"]
     lengths: Int64[Tensor, "batch hyps"]
     live: Bool[Tensor, "batch hyps"]
 
+    def concat(self, *others: "GroupHypotheses") -> "GroupHypotheses":
+        """These hypotheses, followed by those of other groups."""
+        return GroupHypotheses(*(torch.cat(fields, 1) for fields in zip(self, *others, strict=True)))
+
 
 class Diversity(ABC):
-    """Decides what a group's next tokens cost, from what earlier groups have said.
+    """Penalizes the next tokens of a group of beams by the hypotheses of earlier groups.
 
     Example:
-        Everything that an earlier group has ever begun with costs 1:
+        A penalty of 1 for every first token of an earlier group:
 
         >>> class OtherBeginning(dk.Diversity):
         ...     def penalties(self, group, earlier, step, vocab):
@@ -38,28 +43,28 @@ class Diversity(ABC):
     """
 
     batch_independent: bool = False
-    """True where every prompt is treated alone: see `Decoder.batch_independent`."""
+    """True if every prompt is treated on its own: see `Decoder.batch_independent`."""
 
     @abstractmethod
     def penalties(
-        self, group: EmittedTokens, earlier: EmittedTokens, step: Int64[Tensor, ""], vocab: int
+        self, group: GroupHypotheses, earlier: GroupHypotheses, step: Int64[Tensor, ""], vocab: int
     ) -> Float32[Tensor, "batch beams vocab"]:
-        """What is taken from each token's log-probability; pure, and reads nothing from the device.
+        """The penalty subtracted from each token's log-probability. Pure; does not read the device.
 
         Args:
-            group: The beams whose next token is to be chosen.
-            earlier: The hypotheses of the groups before, which have said their token of this step already.
-            step: How many tokens the beams have.
-            vocab: Tokens to choose from.
+            group: The beams that emit next.
+            earlier: Hypotheses of earlier groups, which have already emitted their token of this step.
+            step: Number of new tokens of the beams.
+            vocab: Vocabulary size.
         """
 
 
 @final
 @dataclass(frozen=True)
 class Hamming(Diversity):
-    r"""Takes from a token a penalty for every beam of an earlier group that says it in the same step.
+    r"""Subtracts a penalty from a token for every beam of an earlier group that emits it in the same step.
 
-    $\log P(v) - \lambda \cdot |\{b : b \text{ in an earlier group says } v \text{ now and goes on}\}|$.
+    $\log P(v) - \lambda \cdot |\{b : b \text{ in an earlier group emits } v \text{ now and goes on}\}|$.
 
     Args:
         strength: $\lambda$, in nats, at least 0. Usual values: 0.2-1.
@@ -83,12 +88,12 @@ class Hamming(Diversity):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        _check_strength(self, self.strength)
+        check_fields(self, strength=NON_NEGATIVE)
 
+    @override
     def penalties(
-        self, group: EmittedTokens, earlier: EmittedTokens, step: Int64[Tensor, ""], vocab: int
+        self, group: GroupHypotheses, earlier: GroupHypotheses, step: Int64[Tensor, ""], vocab: int
     ) -> Float32[Tensor, "batch beams vocab"]:
-        """The strength times how many beams that go on have just said each token."""
         newest = earlier.tokens.index_select(2, step.clamp(max=earlier.tokens.shape[2] - 1).view(1))[..., 0]
         counts = torch.zeros(len(newest), vocab, dtype=torch.float32, device=newest.device)
         counts = counts.scatter_add(1, newest, earlier.live.float())
@@ -98,10 +103,10 @@ class Hamming(Diversity):
 @final
 @dataclass(frozen=True)
 class NGramDiversity(Diversity):
-    r"""Takes from a token a penalty for every time an earlier group has said the n-gram that it completes.
+    r"""Subtracts a penalty from a token for every time an earlier group has emitted the n-gram it completes.
 
-    $\log P(v) - \lambda \cdot c(y_{t-n+1} \dots y_{t-1} v)$ with $c$ the number of times that the n-gram
-    stands, anywhere, among the new tokens of the hypotheses of earlier groups, finished ones too.
+    $\log P(v) - \lambda \cdot c(y_{t-n+1} \dots y_{t-1} v)$, where $c$ counts the n-gram at all positions of
+    the new tokens of earlier groups, finished hypotheses included.
 
     Args:
         n: Length of the n-grams in tokens, at least 1. Usual values: 1-4.
@@ -127,33 +132,24 @@ class NGramDiversity(Diversity):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        if not is_count(self.n, 1):
-            raise ValueError(f"NGramDiversity: n must be an integer of at least 1, got {self.n!r}.")
-        _check_strength(self, self.strength)
+        check_fields(self, n=at_least(1), strength=NON_NEGATIVE)
 
+    @override
     def penalties(
-        self, group: EmittedTokens, earlier: EmittedTokens, step: Int64[Tensor, ""], vocab: int
+        self, group: GroupHypotheses, earlier: GroupHypotheses, step: Int64[Tensor, ""], vocab: int
     ) -> Float32[Tensor, "batch beams vocab"]:
-        """The strength times how often each n-gram was said."""
         (batch, beams, new), device = group.tokens.shape, group.tokens.device
         counts = torch.zeros(batch, beams, vocab, dtype=torch.float32, device=device)
         if self.n > new:
             return counts
-        windows = earlier.tokens.unfold(2, self.n, 1)  # [batch earlier places n]
+        windows = earlier.tokens.unfold(2, self.n, 1)  # [batch earlier windows n]
         ends = torch.arange(self.n, new + 1, device=device)
-        said = ends <= earlier.lengths[..., None]  # [batch earlier places]
-        # What each beam would complete: [batch beams n-1]
-        before = step - torch.arange(self.n - 1, 0, -1, device=device)
-        context = group.tokens.index_select(2, before.clamp(min=0, max=new - 1))
-        same = (windows[:, None, ..., :-1] == context[:, :, None, None]).all(-1) & said[:, None]
+        emitted = ends <= earlier.lengths[..., None]  # [batch earlier windows]
+        # The last n-1 tokens of each beam: [batch beams n-1]
+        columns = step - torch.arange(self.n - 1, 0, -1, device=device)
+        context = group.tokens.index_select(2, columns.clamp(min=0, max=new - 1))
+        same = (windows[:, None, ..., :-1] == context[:, :, None, None]).all(-1) & emitted[:, None]
         same = same & (step >= self.n - 1)
-        tokens = windows[:, None, ..., -1].expand_as(same).masked_fill(~same, 0)  # junk past the end is no id
+        tokens = windows[:, None, ..., -1].expand_as(same).masked_fill(~same, 0)  # junk is not an id
         counts = counts.scatter_add(2, tokens.flatten(2), same.flatten(2).float())
         return self.strength * counts
-
-
-def _check_strength(who: Diversity, strength: object) -> None:
-    if not is_finite(strength) or strength < 0:
-        raise ValueError(
-            f"{type(who).__name__}: strength must be a finite number of at least 0, got {strength!r}."
-        )

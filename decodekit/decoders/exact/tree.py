@@ -10,7 +10,7 @@ from itertools import count
 
 import torch
 
-from decodekit.decoders.beam.finished import no_number
+from decodekit.decoders.beam.state import nan_score
 from decodekit.decoders.exact.branch import Branch, Node
 from decodekit.decoders.exact.expand import Expanded
 
@@ -157,7 +157,7 @@ class Tree:
     def _end(self, node: Node) -> None:
         """Takes in a text that has ended, if it is allowed; of tied ones the first stays."""
         if math.isnan(node.score):
-            raise no_number()
+            raise nan_score()
         if node.score == -torch.inf:
             return
         place = bisect_right(self.finished, -node.score, key=lambda other: -other.score)

@@ -11,9 +11,7 @@ from decodekit.core.limits import Limits, Stopping
 from decodekit.core.pytrees import reorder_memory
 from decodekit.core.result import Decoded
 from decodekit.decoders.base import Selection
-from decodekit.decoders.beam.finished import Finished
-from decodekit.decoders.beam.records import Entry, Records
-from decodekit.decoders.beam.state import common_start
+from decodekit.decoders.beam.state import Entry, Finished, Records, common_prefix
 from decodekit.decoders.rows import raise_if_all_banned
 
 # Beside the reasons in `Limits`: every token was banned, so no hypothesis begins like this.
@@ -167,7 +165,7 @@ class SampledTree(NamedTuple):
             if all(reason for _, reason in said):
                 prompts.append([tokens for tokens, _ in said])
             else:  # those that go on may all come to a dead end, but for one
-                prompts.append([common_start([tokens for tokens, _ in said])])
+                prompts.append([common_prefix([tokens for tokens, _ in said])])
         return prompts
 
     def decoded(self, score: Float64[Tensor, "batch beams"], order: Int64[Tensor, "batch beams"]) -> Decoded:

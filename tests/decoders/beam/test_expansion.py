@@ -1,4 +1,4 @@
-"""Which continuations beam search looks at: solved by hand, and against slow references."""
+"""Expansions of beam search: solved by hand, and against slow references."""
 
 import math
 
@@ -30,29 +30,29 @@ def both(expansion: dk.Expansion, new: int = 2, beams: int = 2) -> list[list[int
     return dk.decode(TWINS, [[0]], search, max_new_tokens=new).hypotheses()[0]
 
 
-def test_best_expansion_takes_the_best_whoever_their_parent_is() -> None:
+def test_best_expansion_takes_the_best_continuations_of_any_parent() -> None:
     assert both(dk.BestExpansion()) == [[2, 3], [1, 1]]
     assert both(dk.BestExpansion(), beams=3) == [[2, 3], [1, 1], [1, 2]]
 
 
-def test_per_node_expansion_takes_some_of_each_parent() -> None:
+def test_per_node_expansion_limits_the_children_of_each_parent() -> None:
     # 0.28 of [2, 3], then one child of each of the others: [1, 1] and [3, 0].
     assert both(dk.PerNodeExpansion(1), beams=3) == [[2, 3], [1, 1], [3, 0]]
     assert both(dk.PerNodeExpansion(2), beams=3) == both(dk.BestExpansion(), beams=3)
 
 
-def test_sampled_expansion_draws_in_any_order_and_returns_the_best_drawn_first() -> None:
+def test_sampled_expansion_returns_the_drawn_continuations_best_first() -> None:
     sums = torch.tensor([0.1, 0.5, 0.15, 0.25]).log()
     seen = set()
     for seed in range(200):
         picked = dk.SampledExpansion(torch.Generator().manual_seed(seed)).pick(sums[None, None], 2)
-        assert picked.priority.tolist() == sums[picked.flat].tolist()
+        assert picked.priority.tolist() == sums[picked.indices].tolist()
         assert picked.priority[0, 0] >= picked.priority[0, 1]
-        seen.add(tuple(picked.flat[0].tolist()))
+        seen.add(tuple(picked.indices[0].tolist()))
     assert seen == {(1, 3), (1, 2), (1, 0), (3, 2), (3, 0), (2, 0)}
 
 
-def test_diverse_siblings_costs_every_rank_the_same() -> None:
+def test_diverse_siblings_subtracts_the_penalty_once_for_each_better_sibling() -> None:
     # [1, 2] is nearly as good as [1, 1], but second among its siblings.
     assert both(dk.DiverseSiblings(0.0), beams=3) == both(dk.BestExpansion(), beams=3)
     # log 0.22 - 1 = -2.51 for [1, 2], log 0.04 = -3.22 for [3, 0]; at 2 that wins.
@@ -63,7 +63,7 @@ def test_diverse_siblings_costs_every_rank_the_same() -> None:
     assert step.hypotheses()[0][:2] == [[2, 3], [1, 1]]
 
 
-def test_the_penalty_of_siblings_is_not_part_of_the_sums() -> None:
+def test_scores_do_not_include_the_penalty_on_siblings() -> None:
     search = dk.BeamSearch(2, expansion=dk.DiverseSiblings(1.5), scorer=dk.LogProb(), num_return=2)
     out = dk.decode(HashModel(6), [[1], [2, 3]], search, max_new_tokens=5)
     torch.testing.assert_close(out.score, out.log_prob)
@@ -103,7 +103,9 @@ def test_diverse_siblings_equals_the_slow_reference(seed: int, beams: int, penal
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**31), beams=st.integers(1, 4), children=st.integers(1, 6))
-def test_no_beam_has_more_children_than_allowed(seed: int, beams: int, children: int) -> None:
+def test_no_beam_has_more_children_than_per_node_expansion_allows(
+    seed: int, beams: int, children: int
+) -> None:
     model = HashModel(5, seed)
     search = dk.BeamSearch(beams, expansion=dk.PerNodeExpansion(children))
     steps = decode_steps(model, [[1], [2]], search, max_new_tokens=4)
@@ -121,7 +123,7 @@ def test_no_beam_has_more_children_than_allowed(seed: int, beams: int, children:
     widths=st.lists(st.integers(1, 4), min_size=1, max_size=6),
     new=st.integers(1, 5),
 )
-def test_the_width_follows_its_schedule(seed: int, widths: list[int], new: int) -> None:
+def test_at_each_step_no_more_beams_are_live_than_scheduled(seed: int, widths: list[int], new: int) -> None:
     model = HashModel(5, seed, end_ids=(2,))
     search = dk.BeamSearch(widths)
     steps = decode_steps(model, [[1], [2, 2]], search, max_new_tokens=new)
@@ -131,7 +133,7 @@ def test_the_width_follows_its_schedule(seed: int, widths: list[int], new: int) 
         assert progress.state.log_probs.shape[1] == max(widths)
 
 
-def test_a_schedule_of_one_width_is_that_width() -> None:
+def test_a_schedule_of_equal_widths_equals_the_width() -> None:
     model = HashModel(6, 4, end_ids=(2,))
     plain = dk.decode(model, [[1], [2, 2]], dk.BeamSearch(3, num_return=2), max_new_tokens=6)
     for widths in ([3], [3, 3, 3]):
@@ -140,13 +142,13 @@ def test_a_schedule_of_one_width_is_that_width() -> None:
         assert torch.equal(plain.score, out.score)
 
 
-def test_the_width_one_is_greedy_search() -> None:
+def test_a_width_of_one_equals_greedy_search() -> None:
     model = HashModel(6, 4)
     narrow = dk.decode(model, [[1], [2, 2]], dk.BeamSearch([1, 1, 1]), max_new_tokens=6)
     assert dk.decode(model, [[1], [2, 2]], dk.Greedy(), max_new_tokens=6).hypotheses() == narrow.hypotheses()
 
 
-def test_what_an_expansion_leaves_out_is_never_returned() -> None:
+def test_tokens_that_an_expansion_does_not_pick_are_never_returned() -> None:
     class Even(dk.Expansion):
         def pick(self, log_probs: torch.Tensor, number: int) -> dk.ExpansionResult:
             odd = torch.arange(log_probs.shape[-1]) % 2 == 1
@@ -182,23 +184,25 @@ def test_the_penalty_must_be_a_finite_number(penalty: object) -> None:
         dk.DiverseSiblings(penalty)  # type: ignore[arg-type]
 
 
-def test_the_generator_must_be_one() -> None:
+def test_the_generator_must_be_a_torch_generator() -> None:
     with pytest.raises(ValueError, match=r"SampledExpansion: generator must be a torch\.Generator, got 3"):
         dk.SampledExpansion(3)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("beams", [0, -1, 2.0, True, "3", [], [2, 0], [1.5]])
-def test_beams_must_be_counts(beams: object) -> None:
-    with pytest.raises(ValueError, match="BeamSearch: beams must be an integer of at least 1, or one a step"):
+def test_every_width_must_be_an_integer_of_at_least_one(beams: object) -> None:
+    with pytest.raises(
+        ValueError, match="BeamSearch: beams must be an integer of at least 1, or one per step"
+    ):
         dk.BeamSearch(beams)  # type: ignore[arg-type]
 
 
-def test_no_more_is_returned_than_the_last_width_finishes() -> None:
+def test_num_return_is_at_most_the_last_width() -> None:
     with pytest.raises(ValueError, match="num_return must be an integer from 1 to 2"):
         dk.BeamSearch([4, 2], num_return=3)
 
 
-def test_what_an_expansion_picks_and_gives_no_priority_is_never_returned() -> None:
+def test_tokens_with_a_priority_of_minus_infinity_are_never_returned() -> None:
     class NotOdd(dk.Expansion):
         def pick(self, log_probs: torch.Tensor, number: int) -> dk.ExpansionResult:
             best = log_probs.flatten(1).topk(number)
@@ -208,18 +212,18 @@ def test_what_an_expansion_picks_and_gives_no_priority_is_never_returned() -> No
     for seed in range(5):
         search = dk.BeamSearch(4, expansion=NotOdd(), num_return=4)
         out = dk.decode(HashModel(5, seed), [[1], [2]], search, max_new_tokens=2)
-        said = {token for hypotheses in out.hypotheses() for tokens in hypotheses for token in tokens}
-        assert said <= {0, 2, 4}
+        emitted = {token for hypotheses in out.hypotheses() for tokens in hypotheses for token in tokens}
+        assert emitted <= {0, 2, 4}
 
 
 class Neutral(Weakest):
-    """Guides the search to where it would go anyway."""
+    """Ranks unfinished hypotheses as the search does without it."""
 
     stepwise = True
 
 
 @pytest.mark.parametrize("penalty", [0.5, 2.0])
-def test_a_guided_search_keeps_what_an_expansion_takes_off(penalty: float) -> None:
+def test_a_stepwise_scorer_keeps_the_penalties_of_the_expansion(penalty: float) -> None:
     expansion = dk.DiverseSiblings(penalty)
     for seed in range(5):
         found = []

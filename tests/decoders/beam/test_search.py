@@ -38,7 +38,7 @@ def when_full(finished: list[float], length: int, best_live: float, max_length: 
     return False
 
 
-def test_beam_search_finds_the_text_that_greedy_search_misses() -> None:
+def test_beam_search_finds_the_likelier_sequence_that_greedy_search_misses() -> None:
     greedy = dk.decode(TRAP, [[0]], dk.Greedy(), max_new_tokens=2)
     assert greedy.hypotheses() == [[[1, 3]]]
     beam = dk.decode(TRAP, [[0]], dk.BeamSearch(2), max_new_tokens=2)
@@ -47,7 +47,7 @@ def test_beam_search_finds_the_text_that_greedy_search_misses() -> None:
     torch.testing.assert_close(greedy.log_prob.exp(), torch.tensor([[0.6 * 0.4]]))
 
 
-def test_hypotheses_come_best_first_with_reasons_lengths_scores_and_parents() -> None:
+def test_hypotheses_are_returned_best_first_with_reasons_lengths_scores_and_parents() -> None:
     search = dk.BeamSearch(2, num_return=2, scorer=dk.LogProb(), stop_rule=dk.WhenFull())
     out = dk.decode(TRAP, [[0]], search, max_new_tokens=2)
     assert out.hypotheses() == [[[2, 3], [1, 3]]]
@@ -100,7 +100,7 @@ def test_the_score_is_the_scorers_and_the_log_probs_are_the_models() -> None:
     new=st.integers(1, 5),
     ends=st.sampled_from([(), (2,), (2, 4)]),
 )
-def test_it_equals_the_slow_reference(  # noqa: PLR0913, PLR0917
+def test_beam_search_equals_the_slow_reference(  # noqa: PLR0913, PLR0917
     rule: dk.StopRule,
     goes_on: Callable[[float], Callable[[list[float], int, float, int], bool]],
     batch: list[list[int]],
@@ -133,7 +133,7 @@ def test_it_equals_the_slow_reference(  # noqa: PLR0913, PLR0917
     new=st.integers(1, 3),
     alpha=st.sampled_from([-1.0, 0.0, 1.0]),
 )
-def test_as_many_beams_as_texts_find_the_optimum(seed: int, vocab: int, new: int, alpha: float) -> None:
+def test_as_many_beams_as_sequences_find_the_optimum(seed: int, vocab: int, new: int, alpha: float) -> None:
     model = HashModel(vocab, seed, end_ids=(0,))
     scorer = dk.LengthPenalty(alpha)
     search = dk.BeamSearch(vocab**new, scorer=scorer, stop_rule=dk.Proved())
@@ -144,7 +144,7 @@ def test_as_many_beams_as_texts_find_the_optimum(seed: int, vocab: int, new: int
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**31), beams=st.integers(1, 5), batch=prompts(vocab=5))
-def test_the_best_does_not_depend_on_how_many_are_returned(
+def test_the_best_hypotheses_do_not_depend_on_num_return(
     seed: int, beams: int, batch: list[list[int]]
 ) -> None:
     model = HashModel(5, seed, end_ids=(2,))
@@ -154,7 +154,7 @@ def test_the_best_does_not_depend_on_how_many_are_returned(
         assert [best[:number] for best in every.hypotheses()] == some.hypotheses()
 
 
-def test_fewer_texts_than_beams_come_back_marked_and_never_twice() -> None:
+def test_where_fewer_sequences_exist_than_beams_the_rest_is_invalid_and_none_is_repeated() -> None:
     # Only two texts are allowed: 1 3 and 2 3.
     model = MarkovModel([[0, 0.5, 0.5, 0], [0, 0, 0, 1], [0, 0, 0, 1], [1, 0, 0, 0]], end_ids=(3,))
     out = dk.decode(model, [[0]], dk.BeamSearch(4, num_return=4), max_new_tokens=5)
@@ -164,7 +164,7 @@ def test_fewer_texts_than_beams_come_back_marked_and_never_twice() -> None:
     assert out.lengths.tolist() == [[2, 2, 0, 0]]
 
 
-def test_a_prompt_without_a_way_on_is_an_error_that_names_it() -> None:
+def test_a_prompt_on_which_every_token_is_banned_is_an_error_that_names_it() -> None:
     # After token 0 nothing may be said.
     model = MarkovModel([[0.5, 0.5], [0.5, 0.5]])
 
@@ -177,7 +177,7 @@ def test_a_prompt_without_a_way_on_is_an_error_that_names_it() -> None:
         dk.decode(model, [[1], [0]], dk.BeamSearch(2), Dead(), max_new_tokens=3)
 
 
-def test_a_beam_without_a_way_on_dies_and_the_others_live() -> None:
+def test_a_beam_on_which_every_token_is_banned_is_dropped_and_the_others_go_on() -> None:
     class NothingAfterOne(dk.StatelessProcessor):
         def process(self, history: dk.History, scores: Tensor) -> Tensor:
             last = history.tokens.index_select(1, (history.position - 1).view(1))
@@ -189,7 +189,7 @@ def test_a_beam_without_a_way_on_dies_and_the_others_live() -> None:
     assert out.hypotheses() == [[[2, 3]]]
 
 
-def test_patience_waits_for_more_and_keeps_more() -> None:
+def test_patience_finds_hypotheses_of_better_scores() -> None:
     # Ending at once is likely, but a longer text scores better per token.
     model = MarkovModel([[0.0, 0.6, 0.4], [0.0, 0.95, 0.05], [1, 0, 0]], end_ids=(2,))
     hasty = dk.BeamSearch(1, scorer=dk.LengthPenalty(1.0), stop_rule=dk.Patience(1.0))
@@ -207,7 +207,7 @@ def test_patience_rounds_half_up(factor: float, beams: int, capacity: int) -> No
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**31), beams=st.integers(1, 4), batch=prompts(vocab=5))
-def test_patience_of_one_is_when_full(seed: int, beams: int, batch: list[list[int]]) -> None:
+def test_a_patience_of_one_equals_when_full(seed: int, beams: int, batch: list[list[int]]) -> None:
     model = HashModel(5, seed, end_ids=(2,))
     rules = (dk.Patience(1.0), dk.WhenFull())
     one, other = (
@@ -221,12 +221,12 @@ def test_patience_of_one_is_when_full(seed: int, beams: int, batch: list[list[in
     "rule", [dk.WhenFull(), dk.Heuristic(), dk.Proved(), dk.Patience(0.5), dk.Patience(2)]
 )
 @pytest.mark.parametrize("alpha", [-1.0, 0.0, 1.0])
-def test_it_keeps_the_laws_of_decoders(rule: dk.StopRule, alpha: float) -> None:
+def test_beam_search_keeps_the_laws_of_decoders(rule: dk.StopRule, alpha: float) -> None:
     search = dk.BeamSearch(3, scorer=dk.LengthPenalty(alpha), stop_rule=rule, num_return=2)
     check_decoder(search, max_examples=15)
 
 
-def test_a_sampled_text_is_never_better_than_the_optimum() -> None:
+def test_no_sample_is_likelier_than_the_optimum() -> None:
     model = HashModel(4, seed=3)
     best = dk.decode(model, [[0]], dk.BeamSearch(64, scorer=dk.LogProb()), max_new_tokens=3)
     sampled = dk.decode(model, [[0]], dk.Sample(20, seeds=[1]), max_new_tokens=3)
@@ -240,14 +240,14 @@ def test_beams_must_be_an_integer_of_at_least_one(beams: int) -> None:
 
 
 @pytest.mark.parametrize("number", [0, 6, 1.0])
-def test_no_more_hypotheses_than_can_finish_may_be_asked_for(number: int) -> None:
+def test_num_return_is_at_most_the_number_of_hypotheses_that_can_finish(number: int) -> None:
     with pytest.raises(ValueError, match="BeamSearch: num_return must be"):
         dk.BeamSearch(5, num_return=number)
     with pytest.raises(ValueError, match="from 1 to 3"):
         dk.BeamSearch(5, stop_rule=dk.Patience(0.5), num_return=4)
 
 
-def test_wrong_kinds_are_refused() -> None:
+def test_arguments_of_a_wrong_type_are_refused() -> None:
     with pytest.raises(TypeError, match="BeamSearch: scorer must be a Scorer or PathScorer such as"):
         dk.BeamSearch(2, scorer=1.0)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="BeamSearch: stop_rule must be"):
@@ -287,7 +287,7 @@ def test_an_off_by_one_in_the_length_penalty_is_caught_by_the_reference() -> Non
     assert differing == 30
 
 
-def test_beam_sampling_keeps_the_contract_of_decoders() -> None:
+def test_beam_sampling_keeps_the_laws_of_decoders() -> None:
     def drawn(prompts: list[int]) -> dk.BeamSearch:
         return dk.BeamSearch(2, expansion=dk.SampledExpansion(torch.Generator().manual_seed(len(prompts))))
 
@@ -312,7 +312,7 @@ def test_beam_sampling_draws_sequences_by_their_probability() -> None:
         assert pairs[pair] / 4000 == pytest.approx(share, abs=4 * (0.25 / 4000) ** 0.5)
 
 
-def test_beam_sampling_from_certain_distributions_is_beam_search() -> None:
+def test_beam_sampling_from_one_token_per_step_equals_beam_search() -> None:
     model = dk.testing.HashModel(6, seed=3, scale=2.0, end_ids=(2,))
     only = dk.TopK(1)
     plain = dk.decode(model, [[1], [4]], dk.BeamSearch(1), only, max_new_tokens=6)

@@ -1,4 +1,4 @@
-"""What constraints may be."""
+"""Constraints and their arguments."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import pytest
 import decodekit as dk
 
 
-def test_a_phrase_keeps_its_ids_and_two_of_the_same_are_equal() -> None:
+def test_a_phrase_keeps_its_ids_and_equals_one_of_the_same_ids() -> None:
     assert dk.Phrase([5, 7]).ids == (5, 7)
     assert dk.Phrase([5, 7]) == dk.Phrase((5, 7))
     assert dk.Phrase(5).alternatives == ((5,),)
@@ -19,7 +19,7 @@ def test_one_of_keeps_its_phrases() -> None:
 
 
 @pytest.mark.parametrize("ids", [[], ()])
-def test_a_phrase_must_hold_an_id(ids: Any) -> None:  # noqa: ANN401
+def test_a_phrase_must_hold_at_least_one_id(ids: Any) -> None:  # noqa: ANN401
     with pytest.raises(ValueError, match=r"^Phrase: a phrase must hold at least one id, got none"):
         dk.Phrase(ids)
     with pytest.raises(ValueError, match=r"^OneOf: a phrase must hold at least one id, got none"):
@@ -34,7 +34,7 @@ def test_ids_must_be_integers_of_at_least_zero(ids: Any) -> None:  # noqa: ANN40
         dk.OneOf([[3], ids])
 
 
-def test_one_of_must_hold_a_phrase() -> None:
+def test_one_of_must_hold_at_least_one_phrase() -> None:
     with pytest.raises(ValueError, match=r"^OneOf: phrases must hold at least one sequence of ids, got none"):
         dk.OneOf([])
     with pytest.raises(ValueError, match=r"^OneOf: phrases must be sequences of ids, got 5"):

@@ -1,4 +1,4 @@
-"""Constrained beam search: solved by hand, against enumeration, and what it must never return."""
+"""Constrained beam search: solved by hand, against enumeration, and refusals."""
 
 import math
 from itertools import product
@@ -23,7 +23,7 @@ from tests.decoders.constraint_oracle import Constraint, enough, meets
 
 Search = dk.ConstrainedBeamSearch
 
-# Token 0 starts, 3 ends. Whoever says 1 goes on with 1, or ends; 2 is unlikely everywhere.
+# Token 0 starts, 3 ends. After 1 comes 1 or the end; 2 is unlikely everywhere.
 MODEL = MarkovModel(
     [[0.0, 0.7, 0.2, 0.1], [0.0, 0.5, 0.1, 0.4], [0.0, 0.3, 0.1, 0.6], [0.25, 0.25, 0.25, 0.25]], end_ids=(3,)
 )
@@ -35,7 +35,7 @@ def phrases(vocab: int, least: int = 0, longest: int = 3) -> st.SearchStrategy[l
     return st.lists(st.one_of(ids.map(dk.Phrase), any_of), max_size=3)
 
 
-def test_the_best_text_that_contains_the_phrase_is_found() -> None:
+def test_the_best_sequence_that_contains_the_phrase_is_found() -> None:
     out = dk.decode(MODEL, [[0]], Search(4, [dk.Phrase([2])], scorer=dk.LogProb()), max_new_tokens=3)
     assert out.hypotheses() == [[[2, 3]]]
     torch.testing.assert_close(out.score.exp(), torch.tensor([[0.2 * 0.6]]))
@@ -43,7 +43,7 @@ def test_the_best_text_that_contains_the_phrase_is_found() -> None:
     assert free.hypotheses() == [[[1, 3]]]
 
 
-def test_an_end_id_does_not_finish_a_text_that_misses_something() -> None:
+def test_an_end_id_does_not_finish_a_hypothesis_before_all_constraints_are_met() -> None:
     # Everything else is far more likely to end at once.
     model = MarkovModel([[0.01, 0.01, 0.98], [0.01, 0.01, 0.98], [1, 0, 0]], end_ids=(2,))
     out = dk.decode(model, [[0]], Search(2, [dk.Phrase([1, 0, 1])], num_return=2), max_new_tokens=5)
@@ -59,7 +59,7 @@ def test_an_ordered_search_keeps_the_order() -> None:
     assert ordered.hypotheses() == [[[2, 1]]]
 
 
-def test_only_new_tokens_count() -> None:
+def test_tokens_of_the_prompt_do_not_count() -> None:
     out = dk.decode(MODEL, [[2]], Search(4, [dk.Phrase([2])]), max_new_tokens=2)
     assert 2 in out.hypotheses()[0][0]
 
@@ -71,7 +71,7 @@ def test_a_phrase_may_end_with_an_end_id() -> None:
     assert never.finish_reason == [["missing"]]
 
 
-def test_what_cannot_be_finished_is_missing_and_the_other_prompts_are_not() -> None:
+def test_a_prompt_whose_constraints_do_not_fit_has_no_hypothesis_and_the_others_do() -> None:
     search = Search(2, [[dk.Phrase([2, 2, 2])], [dk.Phrase([2])]], num_return=2)
     out = dk.decode(MODEL, [[0], [0]], search, max_new_tokens=2)
     assert out.finish_reason[0] == ["missing", "missing"]
@@ -83,7 +83,7 @@ def test_what_cannot_be_finished_is_missing_and_the_other_prompts_are_not() -> N
     assert alone.hypotheses() == [[]]
 
 
-def test_a_processor_that_bans_what_must_be_said_makes_it_missing_and_never_violated() -> None:
+def test_a_processor_that_bans_a_constraint_leaves_no_hypothesis() -> None:
     out = dk.decode(
         HashModel(5, end_ids=(0,)),
         [[1]],
@@ -97,7 +97,7 @@ def test_a_processor_that_bans_what_must_be_said_makes_it_missing_and_never_viol
     assert out.finish_reason == [["missing"]]
 
 
-def test_positive_and_negative_constraints_hold_together() -> None:
+def test_constraints_and_bad_words_hold_together() -> None:
     must, never = [dk.Phrase([2, 3])], dk.BadWords([[3, 1], [4]])
     for seed in range(20):
         model = HashModel(5, seed, end_ids=(0,))
@@ -108,7 +108,7 @@ def test_positive_and_negative_constraints_hold_together() -> None:
             assert not meets(text, [dk.OneOf([[3, 1], [4]])], ordered=False)
 
 
-def test_a_prompt_without_a_way_on_is_an_error_that_names_it() -> None:
+def test_a_prompt_on_which_every_token_is_banned_is_an_error_that_names_it() -> None:
     model = HashModel(5, end_ids=(0,))
     with pytest.raises(dk.DecodingError, match="for prompt 0 the processors"):
         dk.decode(model, [[1]], Search(2, [dk.Phrase([2])]), dk.SuppressTokens(range(5)), max_new_tokens=3)
@@ -122,7 +122,7 @@ def test_a_prompt_without_a_way_on_is_an_error_that_names_it() -> None:
     ordered=st.booleans(),
     alpha=st.sampled_from([0.0, 1.0]),
 )
-def test_as_many_beams_as_texts_find_the_best_that_meets_everything(
+def test_as_many_beams_as_sequences_find_the_best_that_meets_all_constraints(
     seed: int,
     shape: tuple[int, int],
     data: st.DataObject,
@@ -148,7 +148,7 @@ def test_as_many_beams_as_texts_find_the_best_that_meets_everything(
     room=st.integers(-1, 3),
     ends=st.sampled_from([(), (0,)]),
 )
-def test_every_text_contains_every_phrase_and_one_is_found_where_there_is_room(
+def test_every_hypothesis_meets_all_constraints_and_one_is_found_where_they_fit(
     seed: int,
     beams: int,
     constraints: list[Constraint],
@@ -167,7 +167,7 @@ def test_every_text_contains_every_phrase_and_one_is_found_where_there_is_room(
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**31), beams=st.integers(1, 4), alpha=st.sampled_from([-1.0, 0.0, 1.0]))
-def test_without_constraints_it_is_beam_search(seed: int, beams: int, alpha: float) -> None:
+def test_without_constraints_it_equals_beam_search(seed: int, beams: int, alpha: float) -> None:
     model, batch, scorer = HashModel(5, seed, end_ids=(2,)), [[1], [2, 3]], dk.LengthPenalty(alpha)
     free = dk.decode(model, batch, dk.BeamSearch(beams, scorer=scorer, num_return=beams), max_new_tokens=4)
     for constraints in ([], [[], []]):
@@ -177,7 +177,7 @@ def test_without_constraints_it_is_beam_search(seed: int, beams: int, alpha: flo
         assert free.score.tolist() == out.score.tolist()
 
 
-def test_stopping_criteria_do_not_end_a_text_that_misses_something() -> None:
+def test_a_stopping_criterion_does_not_finish_a_hypothesis_before_all_constraints_are_met() -> None:
     must = [dk.Phrase([4, 3])]
     for seed in range(20):
         out = dk.decode(
@@ -191,7 +191,7 @@ MIXED = [dk.Phrase([3, 4]), dk.OneOf([[5, 5, 6], [1, 0]])]
 
 
 @pytest.mark.parametrize("ordered", [False, True])
-def test_it_keeps_the_laws_of_decoders(ordered: bool) -> None:  # noqa: FBT001
+def test_constrained_beam_search_keeps_the_laws_of_decoders(ordered: bool) -> None:  # noqa: FBT001
     check_decoder(Search(3, MIXED, ordered=ordered, num_return=3), max_examples=10)
     check_decoder(
         Search(3, MIXED[:1], ordered=ordered, num_return=2),
@@ -200,7 +200,7 @@ def test_it_keeps_the_laws_of_decoders(ordered: bool) -> None:  # noqa: FBT001
     )
 
 
-def test_it_keeps_the_laws_of_decoders_with_constraints_for_each_prompt_and_a_guiding_scorer() -> None:
+def test_constraints_per_prompt_and_stepwise_scorers_keep_the_laws_of_decoders() -> None:
     check_decoder(
         lambda numbers: Search(
             4, [[dk.Phrase(n % 7), *[dk.Phrase([3, n % 7])] * (n % 2)] for n in numbers], num_return=2
@@ -210,16 +210,16 @@ def test_it_keeps_the_laws_of_decoders_with_constraints_for_each_prompt_and_a_gu
     check_decoder(Search(3, MIXED[:1], scorer=Guiding(), stop_rule=dk.Proved(), num_return=3), max_examples=8)
 
 
-def test_it_is_captured_with_processors() -> None:
+def test_constrained_beam_search_is_captured_with_processors() -> None:
     check_captures(Search(4, MIXED), [dk.NoRepeatNGram(2), dk.MinNewTokens(3, end_ids=0)])
 
 
-def test_what_is_settled_stays_so_and_nothing_is_before_a_text_is_found() -> None:
+def test_a_stream_equals_the_result_and_is_empty_until_a_hypothesis_has_finished() -> None:
     model, text = dk.load(), "Once upon a time there was"
     for ids, new in ((model.tokenizer.encode(" wolf"), 8), (list(range(9)), 4)):
         stream = dk.stream(model, text, Search(3, [dk.Phrase(ids)]), max_new_tokens=new)
-        said = "".join(piece.text for piece in stream)
-        assert "".join(stream.result.texts[0]) == said
+        streamed = "".join(piece.text for piece in stream)
+        assert "".join(stream.result.texts[0]) == streamed
 
 
 @pytest.mark.parametrize("beams", [0, -1, 2.0, True, [2, 3]])
@@ -228,7 +228,7 @@ def test_beams_must_be_an_integer_of_at_least_one(beams: Any) -> None:  # noqa: 
         Search(beams, [])
 
 
-def test_no_more_hypotheses_than_can_finish_may_be_asked_for() -> None:
+def test_num_return_is_at_most_the_number_of_hypotheses_that_can_finish() -> None:
     for number in (0, 6, 1.0):
         with pytest.raises(
             ValueError, match=r"^ConstrainedBeamSearch: num_return must be an integer from 1 to 5"
@@ -238,7 +238,7 @@ def test_no_more_hypotheses_than_can_finish_may_be_asked_for() -> None:
         Search(5, [], stop_rule=dk.Patience(0.5), num_return=4)
 
 
-def test_wrong_kinds_are_refused() -> None:
+def test_arguments_of_a_wrong_type_are_refused() -> None:
     with pytest.raises(TypeError, match=r"^ConstrainedBeamSearch: scorer must be"):
         Search(2, [], scorer=math.sqrt)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"^ConstrainedBeamSearch: stop_rule must be"):
@@ -278,7 +278,7 @@ def has(text: tuple[int, ...], phrase: list[int]) -> bool:
         ([[1], [2], [3]], 3),
     ],
 )
-def test_where_phrases_must_overlap_every_text_that_there_is_room_for_is_found(
+def test_where_phrases_must_overlap_every_sequence_that_fits_is_found(
     phrases: list[list[int]], new: int
 ) -> None:
     valid = {text for text in product(range(4), repeat=new) if all(has(text, phrase) for phrase in phrases)}

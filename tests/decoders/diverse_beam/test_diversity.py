@@ -1,4 +1,4 @@
-"""What tokens cost that earlier groups have said: every kind of `Diversity`."""
+"""Penalties for tokens of earlier groups: every `Diversity`."""
 
 import math
 from typing import Any
@@ -9,35 +9,37 @@ import torch
 import decodekit as dk
 
 
-def said(texts: list[list[int]], lengths: list[int], live: list[bool] | None = None) -> dk.EmittedTokens:
+def hypotheses(
+    ids: list[list[int]], lengths: list[int], live: list[bool] | None = None
+) -> dk.GroupHypotheses:
     exist = [length > 0 for length in lengths] if live is None else live
-    return dk.EmittedTokens(torch.tensor([texts]), torch.tensor([lengths]), torch.tensor([exist]))
+    return dk.GroupHypotheses(torch.tensor([ids]), torch.tensor([lengths]), torch.tensor([exist]))
 
 
-GROUP = said([[1, 2, 0, 0], [3, 2, 0, 0]], [2, 2])
+GROUP = hypotheses([[1, 2, 0, 0], [3, 2, 0, 0]], [2, 2])
 
 
-def test_hamming_counts_the_beams_that_go_on_and_have_just_said_a_token() -> None:
-    earlier = said([[9, 9, 4, 0], [9, 9, 4, 0], [9, 9, 1, 0]], [3, 3, 3], [True, True, False])
+def test_hamming_counts_the_live_beams_that_have_just_emitted_a_token() -> None:
+    earlier = hypotheses([[9, 9, 4, 0], [9, 9, 4, 0], [9, 9, 1, 0]], [3, 3, 3], [True, True, False])
     costs = dk.Hamming(0.5).penalties(GROUP, earlier, torch.tensor(2), 6)
     assert costs.tolist() == [[[0.0, 0.0, 0.0, 0.0, 1.0, 0.0]] * 2]
 
 
-def test_n_grams_count_wherever_they_stand_in_texts_that_exist() -> None:
-    # 1 2 4 stands twice, once in a finished text; past its length nothing counts.
-    earlier = said([[1, 2, 4, 0], [5, 1, 2, 4], [1, 2, 5, 3], [1, 2, 3, 0]], [3, 4, 2, 0])
+def test_n_grams_count_at_every_position_of_live_and_finished_hypotheses() -> None:
+    # 1 2 4 occurs twice, once in a finished hypothesis; columns past the length do not count.
+    earlier = hypotheses([[1, 2, 4, 0], [5, 1, 2, 4], [1, 2, 5, 3], [1, 2, 3, 0]], [3, 4, 2, 0])
     costs = dk.NGramDiversity(3, 0.5).penalties(GROUP, earlier, torch.tensor(2), 6)
     assert costs.tolist() == [[[0.0, 0.0, 0.0, 0.0, 1.0, 0.0], [0.0] * 6]]
 
 
-def test_n_grams_of_one_token_count_at_any_place() -> None:
-    costs = dk.NGramDiversity(1, 2.0).penalties(GROUP, said([[1, 1, 4, 0]], [3]), torch.tensor(2), 6)
+def test_n_grams_of_one_token_count_at_every_position() -> None:
+    costs = dk.NGramDiversity(1, 2.0).penalties(GROUP, hypotheses([[1, 1, 4, 0]], [3]), torch.tensor(2), 6)
     assert costs.tolist() == [[[0.0, 4.0, 0.0, 0.0, 2.0, 0.0]] * 2]
 
 
 @pytest.mark.parametrize("n", [3, 4, 5])
-def test_a_text_that_is_too_short_completes_no_n_gram(n: int) -> None:
-    earlier = said([[1, 2, 4, 1]], [4])
+def test_a_hypothesis_shorter_than_an_n_gram_completes_none(n: int) -> None:
+    earlier = hypotheses([[1, 2, 4, 1]], [4])
     assert not dk.NGramDiversity(n, 1.0).penalties(GROUP, earlier, torch.tensor(1), 6).any()
 
 

@@ -10,7 +10,7 @@ import decodekit as dk
 from decodekit.testing import HashModel, MarkovModel, check_decoder
 from tests.recorded.recorded import Case, cases, model
 
-# Token 0 starts and is never said again; each token is followed by any of the others, with these chances.
+# Token 0 starts and is never emitted again; each token is followed by any of the others, with these chances.
 MODEL = MarkovModel([[0.0, 0.5, 0.3, 0.2]] * 4)
 PLAIN = [
     case
@@ -21,7 +21,7 @@ PLAIN = [
 RULES = {True: dk.WhenFull(), False: dk.Heuristic(), "never": dk.Proved()}
 
 
-def test_later_groups_say_something_else_and_scores_hold_the_penalties() -> None:
+def test_later_groups_emit_other_tokens_and_scores_include_the_penalties() -> None:
     search = dk.DiverseBeamSearch(3, 3, diversity=dk.Hamming(5.0), scorer=dk.LogProb(), num_return=3)
     out = dk.decode(MODEL, [[0]], search, max_new_tokens=2)
     assert out.hypotheses() == [[[1, 1], [2, 2], [3, 3]]]
@@ -35,7 +35,7 @@ def test_later_groups_say_something_else_and_scores_hold_the_penalties() -> None
     torch.testing.assert_close(out.token_log_probs[0, :2, 0].exp(), torch.tensor([0.5, 0.3]))
 
 
-def test_n_grams_that_an_earlier_group_has_said_are_avoided() -> None:
+def test_n_grams_of_earlier_groups_are_avoided() -> None:
     search = dk.DiverseBeamSearch(
         2, 2, diversity=dk.NGramDiversity(2, 9.0), scorer=dk.LogProb(), num_return=2
     )
@@ -46,7 +46,7 @@ def test_n_grams_that_an_earlier_group_has_said_are_avoided() -> None:
     assert (1, 1) not in set(itertools.pairwise(second))
 
 
-def test_one_group_is_beam_search() -> None:
+def test_one_group_equals_beam_search() -> None:
     for seed in range(10):
         toy = HashModel(5, seed, end_ids=(2,))
         diverse = dk.DiverseBeamSearch(3, 1, stop_rule=dk.Proved(), num_return=3)
@@ -69,7 +69,7 @@ def test_parents_are_rows_of_the_whole_search() -> None:
 
 
 @pytest.mark.parametrize("case", PLAIN[::4], ids=str)
-def test_it_equals_transformers(case: Case) -> None:
+def test_diverse_beam_search_equals_transformers(case: Case) -> None:
     asked, number = case.settings, case.per_prompt
     search = dk.DiverseBeamSearch(
         asked["num_beams"],
@@ -99,13 +99,13 @@ def test_it_equals_transformers(case: Case) -> None:
 
 
 @pytest.mark.parametrize("diversity", [dk.Hamming(0.7), dk.NGramDiversity(2, 0.7)])
-def test_it_keeps_the_laws_of_decoders(diversity: dk.Diversity) -> None:
+def test_diverse_beam_search_keeps_the_laws_of_decoders(diversity: dk.Diversity) -> None:
     check_decoder(dk.DiverseBeamSearch(4, 2, diversity=diversity, num_return=3), max_examples=8)
     search = dk.DiverseBeamSearch(3, 3, diversity=diversity, stop_rule=dk.WhenFull(), num_return=3)
     check_decoder(search, stop=dk.EndIds(4) | dk.RepetitionLoop(2), max_examples=6)
 
 
-def test_a_prompt_without_a_way_on_is_an_error_that_names_it() -> None:
+def test_a_prompt_on_which_every_token_is_banned_is_an_error_that_names_it() -> None:
     with pytest.raises(dk.DecodingError, match="for prompt 0 the processors"):
         dk.decode(MODEL, [[0]], dk.DiverseBeamSearch(2, 2), dk.SuppressTokens(range(4)), max_new_tokens=3)
 
@@ -116,7 +116,7 @@ def test_groups_must_divide_beams(groups: Any) -> None:  # noqa: ANN401
         dk.DiverseBeamSearch(4, groups)
 
 
-def test_what_is_out_of_range_or_of_a_wrong_kind_is_refused() -> None:
+def test_arguments_out_of_range_or_of_a_wrong_type_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^DiverseBeamSearch: beams must be"):
         dk.DiverseBeamSearch(0, 1)
     for number in (0, 5):

@@ -1,4 +1,4 @@
-"""What a beam search claims to have proved is true, and it does claim it where that is easy."""
+"""Certificates of beam search: bounds hold, and easy searches are proved."""
 
 from dataclasses import replace
 from typing import Any
@@ -15,7 +15,7 @@ from tests.conformance import Guiding, Weakest
 SURE = MarkovModel([[0.01, 0.98, 0.01], [0.01, 0.01, 0.98], [1.0, 0.0, 0.0]], end_ids=(2,))
 
 
-def test_a_sure_text_is_proved_and_the_bound_is_the_best_of_the_rest() -> None:
+def test_a_likely_sequence_is_proved_and_the_bound_is_the_score_of_the_next() -> None:
     out = dk.decode(SURE, [[0]], dk.BeamSearch(1, scorer=dk.LogProb()), max_new_tokens=3)
     assert out.hypotheses() == [[[1, 2]]]
     certificate = out.report
@@ -26,7 +26,7 @@ def test_a_sure_text_is_proved_and_the_bound_is_the_best_of_the_rest() -> None:
     torch.testing.assert_close(certificate.bound.exp(), torch.tensor([0.01]))  # [2] and [0, ...]
 
 
-def test_nothing_is_proved_where_a_better_text_was_let_go() -> None:
+def test_nothing_is_proved_where_a_better_hypothesis_was_pruned() -> None:
     trap = MarkovModel([[0.0, 0.6, 0.4], [0.3, 0.3, 0.4], [0.0, 0.0, 1.0]], end_ids=())
     out = dk.decode(trap, [[0]], dk.BeamSearch(1, scorer=dk.LogProb()), max_new_tokens=3)
     certificate = out.report
@@ -47,7 +47,7 @@ def test_nothing_is_proved_where_a_better_text_was_let_go() -> None:
     alpha=st.sampled_from([-1.0, 0.0, 0.6, 1.0, 2.0]),
     ends=st.sampled_from([(), (0,), (0, 1)]),
 )
-def test_what_is_claimed_is_true(  # noqa: PLR0913, PLR0917
+def test_no_other_hypothesis_scores_more_than_the_bound(  # noqa: PLR0913, PLR0917
     seed: int,
     vocab: int,
     new: int,
@@ -74,7 +74,7 @@ def test_what_is_claimed_is_true(  # noqa: PLR0913, PLR0917
             assert best_other <= out.score[prompt, number - 1] + 1e-5
 
 
-def test_as_many_beams_as_texts_always_prove_it() -> None:
+def test_as_many_beams_as_sequences_always_prove_the_result() -> None:
     for seed in range(20):
         model = HashModel(3, seed, end_ids=(0,))
         for scorer in (dk.LogProb(), dk.LengthPenalty(1.0), Weakest(), Guiding()):
@@ -84,8 +84,8 @@ def test_as_many_beams_as_texts_always_prove_it() -> None:
             assert out.report.proved.all()
 
 
-def test_nothing_is_claimed_where_a_processor_adds_to_log_probs() -> None:
-    # Token 2 is let go at first, and then its reward would have made it the best.
+def test_nothing_is_proved_where_a_processor_raises_log_probs() -> None:
+    # Token 2 is pruned at first, and then its reward would have made it the best.
     bias = dk.SequenceBias({(2,): 5.0})
     out = dk.decode(SURE, [[0]], dk.BeamSearch(1, scorer=dk.LogProb()), bias, max_new_tokens=3)
     assert isinstance(out.report, dk.Certificate)
@@ -96,7 +96,9 @@ def test_nothing_is_claimed_where_a_processor_adds_to_log_probs() -> None:
 @pytest.mark.parametrize(
     "expansion", [dk.SampledExpansion(), dk.PerNodeExpansion(1), dk.DiverseSiblings(1.0)]
 )
-def test_nothing_is_claimed_where_better_continuations_may_be_passed_over(expansion: dk.Expansion) -> None:
+def test_nothing_is_proved_under_expansions_that_may_skip_better_continuations(
+    expansion: dk.Expansion,
+) -> None:
     for seed in range(10):
         search = dk.BeamSearch(2, expansion=expansion)
         out = dk.decode(HashModel(7, seed), [[1]], search, max_new_tokens=3)
@@ -104,7 +106,7 @@ def test_nothing_is_claimed_where_better_continuations_may_be_passed_over(expans
         assert not out.report.proved.any()
 
 
-def test_what_was_never_looked_at_counts_as_let_go() -> None:
+def test_continuations_that_are_no_candidates_count_as_pruned() -> None:
     # One beam looks at two continuations: [3] ends, [1] goes on and ends badly. [2, 3] (0.1) is beyond both.
     model = MarkovModel(
         [[0.0, 0.3, 0.1, 0.6], [0.24, 0.24, 0.24, 0.28], [0.0, 0.0, 0.0, 1.0], [0.25] * 4], end_ids=(3,)
@@ -116,7 +118,7 @@ def test_what_was_never_looked_at_counts_as_let_go() -> None:
     assert out.report.bound.exp().item() >= 0.1
 
 
-def test_nothing_is_claimed_where_a_scorer_remembers_more_than_was_looked_at() -> None:
+def test_nothing_is_proved_under_a_stateful_scorer_with_continuations_beyond_the_candidates() -> None:
     for scorer in (Weakest(), dk.UIDMaximum(0.1), dk.WeightedSum([dk.LogProb(), Weakest()])):
         out = dk.decode(HashModel(9, 1), [[1]], dk.BeamSearch(2, scorer=scorer), max_new_tokens=2)
         assert isinstance(out.report, dk.Certificate)
@@ -124,7 +126,7 @@ def test_nothing_is_claimed_where_a_scorer_remembers_more_than_was_looked_at() -
 
 
 @pytest.mark.parametrize("search", [dk.BeamSearch(27, scorer=dk.LogProb()), dk.BestFirst(), dk.DepthFirst()])
-def test_a_score_that_is_not_a_number_is_an_error_and_not_the_best(search: Any) -> None:  # noqa: ANN401
+def test_a_nan_score_is_an_error(search: Any) -> None:  # noqa: ANN401
     model = HashModel(3, seed=1, end_ids=(0,))
     nonfinite = dk.ScoreFunction(lambda log_probs, lengths: (log_probs + lengths).sqrt())
     with pytest.raises(dk.DecodingError, match=r"a scorer must give every hypothesis a number.*gave NaN"):
@@ -132,11 +134,11 @@ def test_a_score_that_is_not_a_number_is_an_error_and_not_the_best(search: Any) 
 
 
 @pytest.mark.parametrize("search", [dk.BeamSearch(9, scorer=dk.LogProb()), dk.BestFirst(), dk.DepthFirst()])
-def test_a_score_of_minus_infinity_is_a_text_that_is_not_allowed(search: Any) -> None:  # noqa: ANN401
+def test_a_hypothesis_that_scores_minus_infinity_is_never_returned(search: Any) -> None:  # noqa: ANN401
     model = HashModel(3, seed=1, end_ids=(0,))
     long = dk.ScoreFunction(lambda sums, lengths: torch.where(lengths < 3, -torch.inf, sums))
     out = dk.decode(model, [[1]], replace(search, scorer=long), max_new_tokens=4)
     assert int(out.lengths[0, 0]) >= 3
     never = dk.ScoreFunction(lambda sums, lengths: torch.where(lengths < 9, -torch.inf, sums))
-    with pytest.raises(dk.DecodingError, match="a scorer of minus infinity every text that ends"):
+    with pytest.raises(dk.DecodingError, match="a scorer of minus infinity every hypothesis that ends"):
         dk.decode(model, [[1]], replace(search, scorer=never), max_new_tokens=3)
