@@ -1,8 +1,8 @@
 """What arguments of parts may be."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from numbers import Integral, Real
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 from torch import Tensor
@@ -34,6 +34,38 @@ def is_positive(value: object) -> TypeGuard[float]:
 def is_count(value: object, least: int) -> TypeGuard[int]:
     """Whether an argument is an integer of at least `least`, of 64 bits; True and False are not."""
     return isinstance(value, Integral) and not isinstance(value, bool) and least <= int(value) < 2**63
+
+
+class Requirement(NamedTuple):
+    """A condition on an argument, its words in a message ("must be ..."), and advice on what to do instead."""
+
+    holds: Callable[[Any], bool]
+    words: str
+    advice: str = ""
+
+    def check(self, who: str, name: str, value: object) -> None:
+        """Raise a `ValueError` unless the value meets the condition."""
+        if not self.holds(value):
+            advice = f" {self.advice}" if self.advice else ""
+            raise ValueError(f"{who}: {name} must be {self.words}, got {value!r}.{advice}")
+
+
+FINITE = Requirement(is_finite, "a finite number")
+POSITIVE = Requirement(is_positive, "a finite number above 0")
+NON_NEGATIVE = Requirement(lambda value: is_finite(value) and value >= 0, "a finite number of at least 0")
+FRACTION = Requirement(lambda value: is_number(value) and 0 <= value <= 1, "in [0, 1]")
+FLAG = Requirement(lambda value: isinstance(value, bool), "True or False")
+
+
+def at_least(least: int) -> Requirement:
+    """The requirement of an integer of at least `least`."""
+    return Requirement(lambda value: is_count(value, least), f"an integer of at least {least}")
+
+
+def check_fields(instance: object, **requirements: Requirement) -> None:
+    """Raise a `ValueError` for the first field that does not meet its requirement."""
+    for name, requirement in requirements.items():
+        requirement.check(type(instance).__name__, name, getattr(instance, name))
 
 
 def read_ids(who: str, ids: int | Iterable[int]) -> tuple[int, ...]:
