@@ -1,43 +1,120 @@
-"""A prompt's samples without replacement, drawn one after the other down the trie of what is left."""
+"""UniqueRandomizer: a trie of one prompt's hypotheses and the probability that is not sampled yet."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from decodekit import rng
+from decodekit.core.history import History
+from decodekit.core.limits import Stopping
 from decodekit.core.pytrees import Memory
-from decodekit.decoders.speculative.speculative_row import SpeculativeRow
-from decodekit.decoders.without_replacement.residual_trie import Choices, Node
+from decodekit.decoders.independent_row import IndependentRow
 from decodekit.processors.base import LogitsProcessor
 
 
-class Drawn(NamedTuple):
-    """A sample: its tokens as nodes, and the probability that was left when it was drawn."""
+class NextTokens(NamedTuple):
+    """The distribution of the token after a hypothesis, on the host, without banned tokens.
 
-    nodes: list[Node]
-    left: float
+    Attributes:
+        ids: The tokens; None: the whole vocabulary.
+        scores: Their processed scores.
+        log_probs: The model's own log-probabilities.
+    """
+
+    ids: Int64[Tensor, " choices"] | None
+    scores: Float32[Tensor, " choices"]
+    log_probs: Float32[Tensor, " choices"]
+
+    @classmethod
+    def from_scores(
+        cls, logits: Float32[Tensor, "1 vocab"], scores: Float32[Tensor, "1 vocab"]
+    ) -> "NextTokens":
+        """The distribution for the model's logits and the processed scores."""
+        same = scores is logits
+        log_probs, scores = logits[0].log_softmax(-1).cpu(), scores[0].cpu()
+        allowed = scores > -torch.inf
+        if allowed.all():
+            return cls(None, log_probs if same else scores, log_probs)  # one copy of equal distributions
+        ids = torch.arange(len(scores), device="cpu")[allowed]
+        return cls(ids, scores[allowed], log_probs[allowed])
+
+    def token(self, place: int) -> int:
+        """The id of the token at a place."""
+        return place if self.ids is None else int(self.ids[place])
+
+    def probs(self) -> Float64[Tensor, " choices"]:
+        """The probabilities."""
+        return self.scores.double().softmax(-1)
 
 
 @dataclass(eq=False)
-class Walk:
-    """A draw on its way down the trie.
+class TrieNode:
+    """A hypothesis in the trie.
 
     Attributes:
-        number: How many draws were begun before.
-        path: The texts it has come through, from the prompt on.
-        live: What the processors remember after a text of the path, where that cannot be kept.
-        has_ended: Whether its last text has ended, or cannot go on.
+        history: A history of one row.
+        stopping: Memory of the stopping criteria.
+        token: The last token.
+        log_prob: The model's own log-probability of that token, in nats.
+        log_mass: Log-probability of the hypothesis under the distribution that is sampled from.
+        finish_code: Code of the reason why it is finished; 0 if it is not.
+        unsampled: The fraction of its probability that is not sampled yet.
+        next_tokens: The distribution of the next token; None until the model is asked.
+        children: The visited children, by their place in `next_tokens`.
+        logits: The model's logits, for processors that must read the hypothesis again.
+        memory: Memory of the processors after it, where that can be stored.
+    """
+
+    history: History
+    stopping: Stopping
+    token: int = -1
+    log_prob: float = 0.0
+    log_mass: float = 0.0
+    finish_code: int = 0
+    unsampled: float = 1.0
+    next_tokens: NextTokens | None = None
+    children: dict[int, "TrieNode"] = field(default_factory=dict)
+    logits: Float32[Tensor, "1 vocab"] | None = None
+    memory: Memory = None
+
+    def unsampled_probs(self, next_tokens: NextTokens) -> Float64[Tensor, " choices"]:
+        """The unsampled probability of each next token, as a fraction of the node's.
+
+        A product, never a difference: small values keep all their digits, and a sampled leaf gets exactly 0.
+        """
+        probs = next_tokens.probs()
+        for place, child in self.children.items():
+            probs[place] *= child.unsampled
+        return probs
+
+
+class DrawnSample(NamedTuple):
+    """A sample: the nodes of its tokens, and the unsampled probability before it was drawn."""
+
+    nodes: list[TrieNode]
+    unsampled: float
+
+
+@dataclass(eq=False)
+class Draw:
+    """A draw that descends the trie.
+
+    Attributes:
+        number: The number of draws started before.
+        path: The nodes so far, from the prompt on.
+        memory: Memory of the processors after a node of the path, where it cannot be stored in the trie.
+        finished: True if the last node is finished or has no next token.
     """
 
     number: int
-    path: list[Node]
-    live: tuple[Node | None, Memory] | None = None
-    has_ended: bool = False
+    path: list[TrieNode]
+    memory: tuple[TrieNode | None, Memory] | None = None
+    finished: bool = False
 
     @property
     def tokens(self) -> list[int]:
@@ -45,133 +122,131 @@ class Walk:
         return [node.token for node in self.path[1:]]
 
 
-class ResidualTrie:
-    """What has not been sampled of the continuations of one prompt.
+class UniqueRandomizer:
+    """Samples without replacement from the continuations of one prompt.
 
-    A draw walks down from the root, at every text to a continuation by its unsampled share. It waits where
-    the model has not said yet what may follow. Draws of one round do not know of each other; when all have
-    ended they are taken in order, and one that has met what another took before it is void. To draw until it
-    is something new is to draw from what is left.
+    A draw descends from the root by unsampled probability, and waits where the model has not been asked for
+    the next token. The draws of one round are independent. When all of them are finished they are accepted in
+    order, and a repetition is rejected: rejection sampling of the remaining distribution.
 
     Args:
-        line: The prompt, to which nothing is said.
-        processor: What changes the scores.
+        row: The row of the prompt, without new tokens.
+        processor: The processors.
         seed: The seed of all draws.
-        wanted: How many samples to draw.
-        parallel: Draws of a round.
+        num_samples: Number of samples to draw.
+        parallel: Draws per round.
     """
 
     def __init__(
-        self, line: SpeculativeRow, processor: LogitsProcessor, seed: int, *, wanted: int, parallel: int
+        self, row: IndependentRow, processor: LogitsProcessor, seed: int, *, num_samples: int, parallel: int
     ) -> None:
-        self.samples: list[Drawn] = []
+        self.samples: list[DrawnSample] = []
         self.dead_ends: list[float] = []
-        self._line, self._processor = line, processor
-        self._root = Node(line.state.history, line.state.stopping)
-        self._wanted, self._parallel, self._begun = wanted, parallel, 0
+        self.draws: list[Draw] = []
+        self._row, self._processor = row, processor
+        self._root = TrieNode(row.state.history, row.state.stopping)
+        self._num_samples, self._parallel, self._num_draws = num_samples, parallel, 0
         self._seed = torch.tensor([seed], device="cpu")
-        # Tensors are values, and can be kept. Anything else may be the run of a second model, which can only
-        # read on: it reads the text again.
-        self._keeps = all(isinstance(leaf, Tensor | int | float | None) for leaf in tree_leaves(line.memory))
-        self.walks: list[Walk] = []
-        self._begin()
+        # Tensors are values and can be stored. Anything else may be a session of a second model, which only
+        # moves forward: it has to read the hypothesis again.
+        self._can_store = all(
+            isinstance(leaf, Tensor | int | float | None) for leaf in tree_leaves(row.memory)
+        )
+        self._start_round()
 
     @property
-    def left(self) -> float:
-        """The probability of what has not been sampled."""
-        return self._root.left
+    def unsampled(self) -> float:
+        """The probability that is not sampled yet."""
+        return self._root.unsampled
 
-    def read(self, walk: Walk, logits: Float32[Tensor, "1 vocab"]) -> None:
-        """Takes the logits after the text at which a draw waits, and lets it go on.
+    def advance(self, draw: Draw, logits: Float32[Tensor, "1 vocab"]) -> None:
+        """Continue a draw with the logits that it waits for.
 
-        With the last draw of a round the round ends, and another begins unless all is done.
+        After the last draw of a round the next round starts, unless all samples are drawn.
         """
-        node = walk.path[-1]
-        if node.choices is None:  # else another draw has waited at the same text
-            line = self._line._replace(
-                state=self._line.state._replace(history=node.history), memory=self._remembered(walk)
+        node = draw.path[-1]
+        if node.next_tokens is None:  # else another draw has waited at the same node
+            row = self._row._replace(
+                state=self._row.state._replace(history=node.history), memory=self._memory(draw)
             )
-            line, scores = line.score(self._processor, logits)
-            node.choices = Choices.of(logits, scores)
-            if self._keeps:
-                node.memory = line.memory
+            row, scores = row.process(self._processor, logits)
+            node.next_tokens = NextTokens.from_scores(logits, scores)
+            if self._can_store:
+                node.memory = row.memory
             else:
-                walk.live = (node, line.memory)
-                node.logits = logits.clone()  # the session may use its own again
-        self._go_on(walk)
-        while self.walks and all(other.has_ended for other in self.walks):
-            self._take()
-            self._begin()
+                draw.memory = (node, row.memory)
+                node.logits = logits.clone()  # the session may reuse its buffer
+        self._descend(draw)
+        while self.draws and all(other.finished for other in self.draws):
+            self._finish_round()
+            self._start_round()
 
-    def _begin(self) -> None:
-        """Begins a round: draws, as far as they come without the model."""
-        self.walks = []
-        if len(self.samples) < self._wanted and self.left > 0:
-            numbers = range(self._begun, self._begun + self._parallel)
-            self.walks = [Walk(number, [self._root]) for number in numbers]
-            if self._begun == 0:  # what can only read on is for one draw
-                self.walks[0].live = (None, self._line.memory)
-            self._begun += self._parallel
-        for walk in self.walks:
-            self._go_on(walk)
+    def _start_round(self) -> None:
+        self.draws = []
+        if len(self.samples) < self._num_samples and self.unsampled > 0:
+            numbers = range(self._num_draws, self._num_draws + self._parallel)
+            self.draws = [Draw(number, [self._root]) for number in numbers]
+            if self._num_draws == 0:  # the prompt's own memory serves one draw
+                self.draws[0].memory = (None, self._row.memory)
+            self._num_draws += self._parallel
+        for draw in self.draws:
+            self._descend(draw)
 
-    def _go_on(self, walk: Walk) -> None:
-        """Takes a draw down to where it ends, or waits for the model."""
-        last = walk.path[-1]
-        while not last.finish_code and last.choices is not None and len(last.choices.scores):
-            last = self._draw(walk, last, last.choices)
-            walk.path.append(last)
-        walk.has_ended = last.finish_code > 0 or last.choices is not None
+    def _descend(self, draw: Draw) -> None:
+        """Move a draw down until it is finished or needs the model."""
+        last = draw.path[-1]
+        while not last.finish_code and last.next_tokens is not None and len(last.next_tokens.scores):
+            last = self._sample_child(draw, last, last.next_tokens)
+            draw.path.append(last)
+        draw.finished = last.finish_code > 0 or last.next_tokens is not None
 
-    def _draw(self, walk: Walk, node: Node, choices: Choices) -> Node:
-        """A continuation by its unsampled share."""
-        stream = torch.tensor([walk.number], device="cpu")
-        step = torch.tensor(len(walk.path) - 1, device="cpu")
-        place = int(rng.draw_seeded(node.unsampled(choices)[None], self._seed, stream, step))
+    def _sample_child(self, draw: Draw, node: TrieNode, next_tokens: NextTokens) -> TrieNode:
+        """A child by unsampled probability."""
+        stream = torch.tensor([draw.number], device="cpu")
+        step = torch.tensor(len(draw.path) - 1, device="cpu")
+        place = int(rng.draw_seeded(node.unsampled_probs(next_tokens)[None], self._seed, stream, step))
         if place not in node.children:
-            node.children[place] = self._grow(node, choices, place)
+            node.children[place] = self._child(node, next_tokens, place)
         return node.children[place]
 
-    def _grow(self, node: Node, choices: Choices, place: int) -> Node:
-        """The text with one more token."""
-        token, device = choices.token(place), node.history.tokens.device
+    def _child(self, node: TrieNode, next_tokens: NextTokens, place: int) -> TrieNode:
+        token, device = next_tokens.token(place), node.history.tokens.device
         history = node.history.append(torch.tensor([token], device=device))
-        log_prob = choices.log_probs[place : place + 1]
-        finish_code, stopping = self._line.state.limits.finish(history, log_prob.to(device), node.stopping)
-        share = float(choices.probs()[place])
-        return Node(
+        log_prob = next_tokens.log_probs[place : place + 1]
+        finish_code, stopping = self._row.state.limits.finish(history, log_prob.to(device), node.stopping)
+        return TrieNode(
             history=history,
             stopping=stopping,
             token=token,
             log_prob=float(log_prob),
-            log_mass=node.log_mass + math.log(share),
+            log_mass=node.log_mass + math.log(float(next_tokens.probs()[place])),
             finish_code=int(finish_code),
         )
 
-    def _take(self) -> None:
-        """Takes what the draws of a round have come to, in their order, out of what is left."""
-        for walk in self.walks:
-            *above, last = walk.path
-            if last.left == 0 or len(self.samples) >= self._wanted:
+    def _finish_round(self) -> None:
+        """Accept the new samples of a round, in order, and subtract their probability from the trie."""
+        for draw in self.draws:
+            *ancestors, last = draw.path
+            if last.unsampled == 0 or len(self.samples) >= self._num_samples:
                 continue
             if last.finish_code:
-                self.samples.append(Drawn(walk.path[1:], self.left))
+                self.samples.append(DrawnSample(draw.path[1:], self.unsampled))
             else:
-                self.dead_ends.append(self.left)
-            last.left = 0.0
-            for node in reversed(above):
-                if node.choices is not None:
-                    node.left = float(node.unsampled(node.choices).sum())
+                self.dead_ends.append(self.unsampled)
+            last.unsampled = 0.0
+            for node in reversed(ancestors):
+                if node.next_tokens is not None:
+                    node.unsampled = float(node.unsampled_probs(node.next_tokens).sum())
 
-    def _remembered(self, walk: Walk) -> Memory:
-        """What the processors remember before the logits of the text at which a draw waits."""
-        before = walk.path[-2] if len(walk.path) > 1 else None
-        if self._keeps:
-            return self._line.memory if before is None else before.memory
-        if walk.live is not None and walk.live[0] is before:
-            return walk.live[1]
+    def _memory(self, draw: Draw) -> Memory:
+        """Memory of the processors before the logits that a draw waits for."""
+        parent = draw.path[-2] if len(draw.path) > 1 else None
+        if self._can_store:
+            return self._row.memory if parent is None else parent.memory
+        if draw.memory is not None and draw.memory[0] is parent:
+            return draw.memory[1]
         memory = self._processor.init(self._root.history)
-        for node in walk.path[:-1]:
+        for node in draw.path[:-1]:
             if node.logits is not None:
                 _, memory = self._processor.apply(node.history, node.logits, memory)
         return memory

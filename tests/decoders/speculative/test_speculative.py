@@ -55,7 +55,7 @@ def test_a_right_guess_is_accepted_a_wrong_one_replaced_and_the_rest_not_looked_
     # 1 and 2 are accepted, 0 is the model's own; then 2 is refused for 1, and 2 is read off the last pass.
     assert report.drafted.tolist() == [[5]]
     assert report.accepted.tolist() == [[2]]
-    assert report.judged_at.tolist() == [2, 1, 1, 0]
+    assert report.verified_at.tolist() == [2, 1, 1, 0]
     assert report.accepted_at.tolist() == [1, 1, 0, 0]
     assert report.passes.tolist() == [[3]]
 
@@ -139,7 +139,7 @@ def test_strings_end_a_text_inside_an_accepted_run_and_an_end_id_does() -> None:
     assert out.hypotheses() == [[[1, 2]]]
     assert out.finish_reason == [["end"]]
     assert isinstance(out.report, dk.Acceptance)
-    assert out.report.judged_at.tolist() == [1, 1, 0, 0, 0]
+    assert out.report.verified_at.tolist() == [1, 1, 0, 0, 0]
 
 
 @settings(max_examples=12, deadline=None)
@@ -205,7 +205,7 @@ def test_without_the_rule_of_acceptance_they_are_not(monkeypatch: pytest.MonkeyP
 
 
 def test_drawing_from_p_after_a_refusal_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "residual", lambda probs, *_: probs)
+    monkeypatch.setattr(verify, "residual_probs", lambda probs, *_: probs)
     assert chi_square(DRAFT, CHAIN, seeds=[3]) > CHI_SQUARE_26
     assert chi_square(dk.PromptLookup(1), CHAIN, seeds=[3]) > CHI_SQUARE_26
 
@@ -215,14 +215,14 @@ def test_a_draft_that_is_the_model_is_accepted_when_sampling_too() -> None:
     out = dk.decode(model(), PROMPTS, decoder, CHAIN, max_new_tokens=6)
     assert isinstance(out.report, dk.Acceptance)
     # Only where an end id came before the rest of a proposal.
-    assert torch.equal(out.report.judged_at, out.report.accepted_at)
+    assert torch.equal(out.report.verified_at, out.report.accepted_at)
 
 
 def test_the_residual_is_what_p_has_more_than_q() -> None:
     p, q = torch.tensor([[0.5, 0.3, 0.2]]), torch.tensor([[0.2, 0.6, 0.2]])
-    torch.testing.assert_close(verify.residual(p, 1, q), torch.tensor([[0.3, 0.0, 0.0]]).double())
-    assert torch.equal(verify.residual(p, 0, None), torch.tensor([[0.0, 0.3, 0.2]]))
-    assert torch.equal(verify.residual(q, 0, q), q)
+    torch.testing.assert_close(verify.residual_probs(p, 1, q), torch.tensor([[0.3, 0.0, 0.0]]).double())
+    assert torch.equal(verify.residual_probs(p, 0, None), torch.tensor([[0.0, 0.3, 0.2]]))
+    assert torch.equal(verify.residual_probs(q, 0, q), q)
 
 
 def test_numbers_for_one_purpose_say_nothing_about_those_for_another() -> None:
@@ -275,7 +275,7 @@ def test_processors_must_return_scores_of_the_shape_they_were_given() -> None:
 
 @pytest.mark.parametrize("rows", [[[1, 1, 1]], [[1], [1]]])
 def test_a_draft_must_not_propose_more_than_it_was_asked_for(rows: list[list[int]]) -> None:
-    decoder = dk.Speculative(Scripted(rows, honest=False), tokens=2)
+    decoder = dk.Speculative(Scripted(rows, obedient=False), tokens=2)
     with pytest.raises(dk.DecodekitError, match=r"Speculative: Scripted must propose at most \[2\] tokens"):
         dk.decode(model(), [[1]], decoder, max_new_tokens=9)
 
@@ -289,7 +289,7 @@ def test_ids_that_the_model_cannot_say_are_no_proposal() -> None:
 
 def test_what_tokens_were_drawn_from_must_have_its_shape() -> None:
     draft = Scripted([[1, 3]], probs=torch.ones(1, 1, VOCAB))
-    with pytest.raises(dk.DecodekitError, match=r"must say what its tokens were drawn from, \(1, 2, 7\)"):
+    with pytest.raises(dk.DecodekitError, match=r"must give the distributions of its tokens, \(1, 2, 7\)"):
         dk.decode(model(), [[1]], dk.Speculative(draft, sample=True), max_new_tokens=9)
 
 

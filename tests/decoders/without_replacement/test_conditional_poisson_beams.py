@@ -208,7 +208,7 @@ def test_the_rest_of_a_sample_around_a_kept_text_follows_the_design() -> None:
 @pytest.mark.parametrize("text", [[0, 0], [0, 0, 2, 0], [2, 2], [0, 2, 0]])
 def test_a_text_that_is_not_whole_or_too_long_cannot_be_kept(text: list[int]) -> None:
     kept = dk.ConditionalPoissonBeams(2, keep=[text], seeds=[1])
-    with pytest.raises(dk.DecodekitError, match="text to keep must"):
+    with pytest.raises(dk.DecodekitError, match="hypothesis to keep must"):
         dk.decode(MARKOV, [[0]], kept, max_new_tokens=3)
 
 

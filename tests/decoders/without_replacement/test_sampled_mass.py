@@ -14,10 +14,10 @@ MODEL = MarkovModel([[0.8, 0.2], [0.7, 0.3]])
 PROMPTS = 300
 
 
-def report(probs: list[float], left: list[float], remaining: float) -> dk.SampledMass:
+def report(probs: list[float], unsampled: list[float], remaining: float) -> dk.SampledMass:
     return dk.SampledMass(
         log_probs=torch.tensor([probs]).double().log(),
-        left=torch.tensor([left]).double(),
+        unsampled=torch.tensor([unsampled]).double(),
         remaining=torch.tensor([remaining]).double(),
         dead_ends=[[]],
     )
@@ -42,7 +42,7 @@ def test_texts_that_cannot_end_have_their_turn_in_the_race_and_the_last_sample_m
     """Samples of 0.4 and 0.2 around a dead end of 0.3: the last comes at E_1 / 1 + E_2 / 0.3 + E_3 / 0.6."""
     one = dk.SampledMass(
         log_probs=torch.tensor([[0.4, 0.2]]).double().log(),
-        left=torch.tensor([[1.0, 0.3]]).double(),
+        unsampled=torch.tensor([[1.0, 0.3]]).double(),
         remaining=torch.tensor([0.1]).double(),
         dead_ends=[[0.6]],
     )
@@ -67,7 +67,7 @@ def test_the_estimate_is_unbiased_where_some_texts_cannot_end(number: int) -> No
     drawn = order[ends].view(-1, 6)[:, :number]
     one = dk.SampledMass(
         log_probs=probs[drawn].log(),
-        left=left[ends].view(-1, 6)[:, :number],
+        unsampled=left[ends].view(-1, 6)[:, :number],
         remaining=(left - probs[order]).gather(1, last)[:, 0],
         dead_ends=[
             [mass] if place < final else []
@@ -85,7 +85,7 @@ def test_texts_too_unlikely_for_a_number_count_by_the_limit() -> None:
     one = report([1.0], [1.0], 1.0)
     unlikely = dk.SampledMass(
         log_probs=torch.tensor([[-5000.0, -690.0]]).double(),
-        left=torch.ones(1, 2).double(),
+        unsampled=torch.ones(1, 2).double(),
         remaining=torch.ones(1).double(),
         dead_ends=[[]],
     )

@@ -14,8 +14,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import decodekit as dk
 from decodekit import rng
-from decodekit.decoders.without_replacement import residual_walk
-from decodekit.decoders.without_replacement.residual_trie import Choices, Node
+from decodekit.decoders.without_replacement import unique_randomizer
+from decodekit.decoders.without_replacement.unique_randomizer import NextTokens, TrieNode
 from decodekit.testing import HashModel, MarkovModel, check_decoder
 from decodekit.testing.strategies import prompts
 from tests.decoders.enumerated import every_text
@@ -79,7 +79,7 @@ def test_a_biased_coin_is_drawn_until_nothing_is_left() -> None:
     report = out.report
     assert isinstance(report, dk.SampledMass)
     torch.testing.assert_close(report.log_probs.exp(), torch.tensor([[0.75, 0.25, 0.0]]).double())
-    torch.testing.assert_close(report.left, torch.tensor([[1.0, 0.25, 0.0]]).double())
+    torch.testing.assert_close(report.unsampled, torch.tensor([[1.0, 0.25, 0.0]]).double())
     assert report.remaining.tolist() == [0.0]
     assert report.exhausted.tolist() == [True]
     assert report.dead_ends == [[]]
@@ -116,7 +116,7 @@ def test_samples_and_masses_are_those_of_a_list_of_all_texts(
         # Sums in another order.
         torch.testing.assert_close(out.report.log_probs[row, : len(got)].exp(), masses)
         left = torch.tensor([left for _, left in expected], dtype=torch.float64)
-        torch.testing.assert_close(out.report.left[row, : len(got)], left)
+        torch.testing.assert_close(out.report.unsampled[row, : len(got)], left)
         assert bool(out.report.exhausted[row]) == (len(texts) <= number)
 
 
@@ -163,18 +163,18 @@ def test_the_first_is_distributed_as_the_model_and_the_order_as_drawing_without_
 def test_a_trie_that_forgets_to_subtract_a_part_of_a_mass_fails_the_same_test(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    unsampled = Node.unsampled
+    unsampled_probs = TrieNode.unsampled_probs
 
-    def forgets(self: Node, choices: Choices) -> Tensor:
-        parts = {place: child.left for place, child in self.children.items()}
+    def forgets(self: TrieNode, next_tokens: NextTokens) -> Tensor:
+        fractions = {place: child.unsampled for place, child in self.children.items()}
         for child in self.children.values():
-            child.left = float(child.left > 0)
-        shares = unsampled(self, choices)
+            child.unsampled = float(child.unsampled > 0)
+        probs = unsampled_probs(self, next_tokens)
         for place, child in self.children.items():
-            child.left = parts[place]
-        return shares
+            child.unsampled = fractions[place]
+        return probs
 
-    monkeypatch.setattr(Node, "unsampled", forgets)
+    monkeypatch.setattr(TrieNode, "unsampled_probs", forgets)
     assert chi_square(first_two(), probs_of_pairs()) > CHI_SQUARE[11]
 
 
@@ -191,7 +191,7 @@ def test_with_seeds_a_prompts_samples_depend_neither_on_the_batch_nor_on_their_n
         alone = dk.UniqueSample(2, parallel=parallel, seeds=[seeds[number]])
         out = dk.decode(model, [prompt], alone, chain, max_new_tokens=4)
         assert together.hypotheses()[number][:2] == out.hypotheses()[0]
-        assert torch.equal(together.report.left[number, :2], out.report.left[0])
+        assert torch.equal(together.report.unsampled[number, :2], out.report.unsampled[0])
 
 
 class Counting:
@@ -238,9 +238,9 @@ def test_memories_that_are_kept_and_memories_that_are_made_again_are_the_same(
     for _ in range(2):
         sample = dk.UniqueSample(9, parallel=3, seeds=[3, 4])
         outs.append(dk.decode(model, [[1], [3]], sample, chain, max_new_tokens=5))
-        monkeypatch.setattr(residual_walk, "tree_leaves", lambda _: [object()])
+        monkeypatch.setattr(unique_randomizer, "tree_leaves", lambda _: [object()])
     assert outs[0].hypotheses() == outs[1].hypotheses()
-    assert torch.equal(outs[0].report.left, outs[1].report.left)
+    assert torch.equal(outs[0].report.unsampled, outs[1].report.unsampled)
 
 
 def test_grammars_and_strings_work() -> None:
@@ -266,7 +266,7 @@ def test_texts_that_cannot_end_are_set_aside() -> None:
     assert float(out.report.log_probs.exp().sum()) == pytest.approx(0.8)
     assert out.report.exhausted.tolist() == [True]
     assert len(out.report.dead_ends[0]) == 1
-    assert out.report.dead_ends[0][0] in {1.0, *out.report.left[0].tolist()}
+    assert out.report.dead_ends[0][0] in {1.0, *out.report.unsampled[0].tolist()}
     # Weighted by probability; what cannot end counts nothing.
     assert out.report.expectation(torch.ones(1, 9)).item() == pytest.approx(0.8)
     assert out.report.expectation(torch.ones(1, 9), normalize=True).item() == pytest.approx(1.0)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 import decodekit as dk
+from decodekit.decoders.speculative.drafts.base import TokenChooser
 from decodekit.testing import MarkovModel
 from tests.decoders.scripted_draft import Scripted
 
@@ -30,18 +31,21 @@ class RecorderSession(dk.DraftSession):
         self.calls = calls
 
     def propose(
-        self, said: list[list[int]], most: list[int], choose: dk.decoders.speculative.drafts.base.Choose
+        self,
+        emitted: list[list[int]],
+        max_tokens: list[int],
+        choose: TokenChooser,
     ) -> dk.Proposal:
-        self.calls.append((said, most))
-        drafted: list[list[int]] = [[] for _ in most]
+        self.calls.append((emitted, max_tokens))
+        proposed: list[list[int]] = [[] for _ in max_tokens]
         for number in range(2):
-            tokens, probs = choose(torch.tensor([[0.0, 9.0]]).repeat(len(most), 1), drafted)
+            tokens, probs = choose(torch.tensor([[0.0, 9.0]]).repeat(len(max_tokens), 1), proposed)
             assert probs is None
-            drafted = [
+            proposed = [
                 [*row, int(token)] if number < allowed else row
-                for row, token, allowed in zip(drafted, tokens, most, strict=True)
+                for row, token, allowed in zip(proposed, tokens, max_tokens, strict=True)
             ]
-        return dk.Proposal(drafted)
+        return dk.Proposal(proposed)
 
 
 def test_a_draft_is_told_what_was_said_and_how_much_it_may_propose() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import decodekit as dk
-from decodekit.decoders.speculative.drafts.draft_session import ModelDraft
+from decodekit.decoders.speculative.drafts.draft_model import DraftModelSession
 from decodekit.testing import HashModel
 from tests.equivalence.families import build, wrap
 from tests.processors.second import bare
@@ -22,7 +22,7 @@ def test_it_takes_back_what_was_refused_and_reads_what_was_said() -> None:
         seen.append(([text + new for text, new in zip(texts, drafted, strict=True)], logits))
         return logits.argmax(-1), None
 
-    session = ModelDraft(model, dk.Prompt.from_ids(texts), rows_per_prompt=1, capacity=99)
+    session = DraftModelSession(model, dk.Prompt.from_ids(texts), rows_per_prompt=1, capacity=99)
     drafted = session.propose([[], [], []], [3, 3, 3], choose).tokens
     # All, one and none of the proposals are accepted; then one row ends; at last two go on again.
     rounds = [
@@ -50,7 +50,7 @@ def test_its_logits_are_fresh_also_where_all_that_was_said_was_guessed() -> None
         seen.append(logits)
         return logits.argmax(-1), None
 
-    session = ModelDraft(model, dk.Prompt.from_ids([[1]]), rows_per_prompt=1, capacity=99)
+    session = DraftModelSession(model, dk.Prompt.from_ids([[1]]), rows_per_prompt=1, capacity=99)
     (drafted,) = session.propose([[]], [4], choose).tokens
     seen.clear()
     session.propose([drafted[:2]], [1], choose)

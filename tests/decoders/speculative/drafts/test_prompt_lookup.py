@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import decodekit as dk
-from decodekit.decoders.speculative.drafts.prompt_lookup import Seen
+from decodekit.decoders.speculative.drafts.prompt_lookup import NGramIndex
 from decodekit.testing import HashModel
 from tests.equivalence.families import wrap
 
@@ -24,7 +24,7 @@ from tests.equivalence.families import wrap
     ],
 )
 def test_what_followed_the_longest_ending_is_proposed(text: list[int], proposed: list[int]) -> None:
-    assert Seen(2, text).next(3) == proposed
+    assert NGramIndex(2, text).following(3) == proposed
 
 
 def slow(text: list[int], max_ngram: int, most: int) -> list[int]:
@@ -43,11 +43,11 @@ def slow(text: list[int], max_ngram: int, most: int) -> list[int]:
 def test_it_equals_looking_everywhere_also_while_the_text_grows(
     text: list[int], max_ngram: int, most: int
 ) -> None:
-    seen = Seen(max_ngram, text[:1])
+    seen = NGramIndex(max_ngram, text[:1])
     for length, token in enumerate(text[1:], 1):
-        assert slow(text[:length], max_ngram, most) == seen.next(most)
+        assert slow(text[:length], max_ngram, most) == seen.following(most)
         seen.append(token)
-    assert slow(text, max_ngram, most) == seen.next(most)
+    assert slow(text, max_ngram, most) == seen.following(most)
 
 
 def test_it_reads_the_continuation_and_the_rows_apart() -> None:
