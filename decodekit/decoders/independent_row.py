@@ -20,17 +20,11 @@ class IndependentRow(NamedTuple):
 
     Every token goes through the processors once, in order, as in the main loop. Nothing is ever taken back,
     so processors whose memory only moves forward, such as those with a second model, work.
-
-    Attributes:
-        prompt: The number of its prompt.
-        state: A state of one row.
-        memory: Memory of the processors.
-        finished: True once the hypothesis has ended.
     """
 
     prompt: int
-    state: RowState
-    memory: Memory
+    state: RowState  # of one row
+    memory: Memory  # of the processors
     finished: bool = False
 
     @classmethod

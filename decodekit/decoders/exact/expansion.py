@@ -21,17 +21,11 @@ TOTAL, SCORE, BOUND = 0, 3, 4  # rows of `Children.values`
 
 
 class Expansion(NamedTuple):
-    """The children of a node.
+    """The children of a node."""
 
-    Attributes:
-        finished: Children that their last token ends, best first; no more than were asked for.
-        open: All other children, in the order of the search.
-        exceeds_zero: True if some token has a processed log-probability above 0.
-    """
-
-    finished: Children
-    open: Children
-    exceeds_zero: bool
+    finished: Children  # children that their last token ends, best first; no more than were asked for
+    open: Children  # all other children, in the order of the search
+    exceeds_zero: bool  # True if some token has a processed log-probability above 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,15 +34,12 @@ class Expander:
 
     Their memories are stored per node. A memory that cannot be stored (the session of a second model) is
     computed again from the prompt, token by token, as in the main loop.
-
-    Attributes:
-        prompts: The prompts, one row each.
     """
 
     processor: LogitsProcessor
     scorer: PathScorer
     limits: Limits
-    prompts: History
+    prompts: History  # the prompts, one row each
 
     def expand(
         self,

@@ -18,15 +18,9 @@ STORABLE = Tensor | int | float | str | None | Limits | Vocabulary
 
 
 class MemorySnapshot(NamedTuple):
-    """The memory of some hypotheses, flattened, so that its rows can be split and joined.
+    """The memory of some hypotheses, flattened, so that its rows can be split and joined."""
 
-    Attributes:
-        leaves: Tensors that lead with the hypotheses or are 0-d, and constants.
-        structure: The structure of the nest.
-        device: The device of the tensors.
-    """
-
-    leaves: tuple[object, ...]
+    leaves: tuple[object, ...]  # tensors that lead with the hypotheses or are 0-d, and constants
     structure: TreeSpec
     device: torch.device
 
@@ -66,39 +60,23 @@ def _has_rows(leaf: object) -> TypeGuard[Tensor]:
 
 @dataclass(eq=False)
 class Node:
-    """A hypothesis, as its last token and the node of the tokens before it.
-
-    Attributes:
-        prompt: The number of its prompt.
-        parent: The hypothesis without its last token; None for the prompt itself.
-        token: The last token.
-        length: Number of new tokens.
-        total: Sum of the log-probabilities after the processors, in nats.
-        processed_log_prob: The last token's term of that sum.
-        log_prob: The model's own log-probability of the last token.
-        score: Score if the hypothesis ends here.
-        bound: Upper bound on the score of the hypothesis and of all its continuations.
-        finish_code: Code of the reason why it is finished; 0 if it is not.
-        processor_memory: Memory of the processors before they see its logits; None if not stored.
-        scorer_memory: Memory of the scorer; None if not stored.
-        stopping_memory: Memory of the stopping criteria; None if not stored.
-        model_scores: The model's log-probabilities after it, stored where processors must see them again.
-        attention: The model's attention there, stored where the scorer must see it again.
-    """
+    """A hypothesis, as its last token and the node of the tokens before it."""
 
     prompt: int
-    parent: "Node | None" = None
+    parent: "Node | None" = None  # the hypothesis without its last token; None for the prompt itself
     token: int = -1
-    length: int = 0
-    total: float = 0.0
-    processed_log_prob: float = 0.0
-    log_prob: float = 0.0
-    score: float = -torch.inf
-    bound: float = torch.inf
-    finish_code: int = 0
+    length: int = 0  # number of new tokens
+    total: float = 0.0  # sum of the log-probabilities after the processors, in nats
+    processed_log_prob: float = 0.0  # the last token's term of that sum
+    log_prob: float = 0.0  # the model's own log-probability of the last token
+    score: float = -torch.inf  # score if the hypothesis ends here
+    bound: float = torch.inf  # upper bound on the score of the hypothesis and of all its continuations
+    finish_code: int = 0  # 0: not finished
+    # Memories, None if not stored; that of the processors is from before they see its logits.
     processor_memory: MemorySnapshot | None = None
     scorer_memory: MemorySnapshot | None = None
     stopping_memory: MemorySnapshot | None = None
+    # The model's outputs after it, where processors or the scorer must see them again.
     model_scores: Float32[Tensor, " vocab"] | None = None
     attention: Float32[Tensor, " context"] | None = None
 
@@ -116,25 +94,17 @@ class Node:
 
 @dataclass(eq=False)
 class Children:
-    """The children of a node that wait in the queue, in their order. All arrays are on the host.
-
-    Attributes:
-        parent: The node.
-        tokens: The last token of each child.
-        values: Rows `total`, `processed_log_prob`, `log_prob`, `score`, `bound` and `finish_code` of `Node`.
-        max_bounds: The largest bound of each child and all after it.
-        processor_memory: Memory of the processors after they saw the parent's logits.
-        scorer_memory: Memory of the scorer, a row per child; None if not stored.
-        position: The number of children already taken.
-    """
+    """The children of a node that wait in the queue, in their order. All arrays are on the host."""
 
     parent: Node
-    tokens: Int64[np.ndarray, " children"]
+    tokens: Int64[np.ndarray, " children"]  # the last token of each child
+    # Rows `total`, `processed_log_prob`, `log_prob`, `score`, `bound` and `finish_code` of `Node`.
     values: Float32[np.ndarray, "values children"]
-    max_bounds: Float32[np.ndarray, " children"]
+    max_bounds: Float32[np.ndarray, " children"]  # the largest bound of each child and all after it
+    # Memory of the processors after they saw the parent's logits.
     processor_memory: MemorySnapshot | None = None
-    scorer_memory: MemorySnapshot | None = None
-    position: int = 0
+    scorer_memory: MemorySnapshot | None = None  # memory of the scorer, a row per child; None if not stored
+    position: int = 0  # the number of children already taken
 
     @property
     def length(self) -> int:

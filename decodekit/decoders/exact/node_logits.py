@@ -15,15 +15,7 @@ from decodekit.models.protocols import Model, ModelWithOutputs
 
 
 class NodeLogits:
-    """Runs the model over nodes, each from the start of its prompt.
-
-    Args:
-        model: The model.
-        prompt: The prompts.
-        outputs_spec: The outputs required beside logits.
-        who: The decoder that requires them, for the error.
-        new: Maximum number of new tokens.
-    """
+    """Runs the model over nodes, each from the start of its prompt."""
 
     def __init__(
         self, model: Model, prompt: Prompt, outputs_spec: ModelOutputsSpec, who: str, new: int

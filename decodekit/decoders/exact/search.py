@@ -20,14 +20,7 @@ from decodekit.scorers.base import PathScorer
 def search(
     request: DecodeRequest, who: str, scorer: PathScorer, plan: SearchPlan
 ) -> Generator[None, None, Decoded]:
-    """Search every prompt's tree. A round is one call of the model for all prompts.
-
-    Args:
-        request: The prompts, the model and the limits.
-        who: The decoder, for errors.
-        scorer: Scores hypotheses.
-        plan: The order and the limits of the search.
-    """
+    """Search every prompt's tree. A round is one call of the model for all prompts."""
     new = request.options.max_new_tokens
     model = NodeLogits(request.model, request.prompt, scorer.outputs_spec, who, new)
     nodes = [Node(number) for number in range(len(request.prompt.tokens))]

@@ -17,30 +17,18 @@ from decodekit.decoders.exact.node import Children, Node
 
 @dataclass(frozen=True, kw_only=True)
 class SearchPlan:
-    """The order and the limits of a search.
+    """The order and the limits of a search."""
 
-    Attributes:
-        priority: The children of lowest priority value are taken from the queue first.
-        num_return: Hypotheses wanted.
-        max_nodes: Maximum number of expanded nodes; None for no limit.
-        beams: Maximum number of expanded nodes of each length; None for no limit.
-        at_once: Nodes expanded per round.
-    """
-
+    # The children with the smallest value are taken from the queue first.
     priority: Callable[[Children], tuple[float, ...]]
     num_return: int = 1
-    max_nodes: int | None = None
-    beams: int | None = None
+    max_nodes: int | None = None  # maximum number of expanded nodes
+    beams: int | None = None  # maximum number of expanded nodes of each length
     at_once: int = 1
 
 
 class SearchTree:
-    """The state of the search for one prompt.
-
-    Args:
-        plan: The order and the limits.
-        finish_code: Returns the code of the reason why a node is finished; 0 if it is not.
-    """
+    """The state of the search for one prompt."""
 
     def __init__(self, plan: SearchPlan, finish_code: Callable[[Node], int]) -> None:
         self.num_expanded = 1  # the prompt

@@ -53,12 +53,7 @@ class Acceptance:
 
 
 class AcceptanceCounter:
-    """Counts proposed and accepted tokens during a run.
-
-    Args:
-        rows: Number of rows.
-        max_tokens: Maximum length of a proposal.
-    """
+    """Counts proposed and accepted tokens during a run."""
 
     def __init__(self, rows: int, max_tokens: int) -> None:
         self.rounds = 0

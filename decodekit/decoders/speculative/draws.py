@@ -37,14 +37,7 @@ class Draws:
     def tokens(
         self, probs: Float[Tensor, "some vocab"], rows: list[int], steps: list[int], purpose: Purpose
     ) -> Int64[Tensor, " some"]:
-        """Draw a token for each of some rows.
-
-        Args:
-            probs: Their distributions, not necessarily normalized.
-            rows: The numbers of the rows.
-            steps: New tokens of each row before the one that is drawn.
-            purpose: The use of the draw.
-        """
+        """Draw a token for each of some rows with `steps` new tokens; `probs` need not be normalized."""
         if self._seeds is None:
             return rng.draw(probs, self._generator)
         seeds, streams = self._streams(self._seeds, rows, steps, purpose)

@@ -29,16 +29,10 @@ def stateless_processors(processor: LogitsProcessor, *, greedy: bool) -> tuple[S
 
 @dataclass(frozen=True)
 class DraftSampler:
-    """Chooses a draft's tokens as the run chooses its own, without processors that have a memory.
+    """Chooses a draft's tokens as the run chooses its own, without processors that have a memory."""
 
-    Attributes:
-        processors: Applied to the draft's logits.
-        draws: Random numbers; None: the argmax.
-        rows: The rows of the run.
-    """
-
-    processors: tuple[StatelessProcessor, ...]
-    draws: Draws | None
+    processors: tuple[StatelessProcessor, ...]  # applied to the draft's logits
+    draws: Draws | None  # random numbers; None: the argmax
     rows: list[IndependentRow]
 
     def __call__(

@@ -13,15 +13,10 @@ from decodekit.processors.base import LogitsProcessor
 
 @dataclass(frozen=True)
 class ProposalVerifier:
-    """Emits the accepted tokens of a proposal, and one more from the model.
-
-    Attributes:
-        processor: Applied to the model's logits.
-        draws: Random numbers; None: a token is accepted if it is the argmax.
-    """
+    """Emits the accepted tokens of a proposal, and one more from the model."""
 
     processor: LogitsProcessor
-    draws: Draws | None
+    draws: Draws | None  # random numbers; None: a token is accepted if it is the argmax
 
     def verify(
         self,

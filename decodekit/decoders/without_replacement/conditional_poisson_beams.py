@@ -28,19 +28,13 @@ from decodekit.decoders.without_replacement.sampled_beams import SampledBeams
 
 
 class ConditionalPoissonState(NamedTuple):
-    """The state of conditional Poisson beams.
-
-    Attributes:
-        sample: The beams.
-        log_inclusion: The sum over the steps of each beam's log inclusion probability.
-        forced: The hypotheses that are in every sample; None if there are none.
-        seeds: One per prompt.
-    """
+    """The state of conditional Poisson beams."""
 
     sample: SampledBeams
-    log_inclusion: Float64[Tensor, "batch beams"]
-    forced: ForcedHypotheses | None
+    log_inclusion: Float64[Tensor, "batch beams"]  # summed over the steps
+    forced: ForcedHypotheses | None  # hypotheses that every sample must contain
     seeds: Int64[Tensor, " batch"]
+    model_scores: Float32[Tensor, "rows vocab"] | None = None  # of the current step
 
     @property
     def history(self) -> History:
@@ -139,7 +133,7 @@ class ConditionalPoissonBeams(Decoder[ConditionalPoissonState]):
     def record_log_probs(
         self, scores: Float32[Tensor, "rows vocab"], state: ConditionalPoissonState
     ) -> ConditionalPoissonState:
-        return state._replace(sample=state.sample._replace(model_scores=scores.log_softmax(-1)))
+        return state._replace(model_scores=scores)
 
     @override
     def step(
@@ -165,8 +159,9 @@ class ConditionalPoissonBeams(Decoder[ConditionalPoissonState]):
         # A finished sample is drawn again with probability 1, up to rounding.
         included = log_inclusion(levels, size, chosen).masked_fill(state.sample.finished[:, None], 0.0)
         before = state.log_inclusion.gather(1, chosen // vocab)
-        sample, selection = state.sample.select(chosen, exists, candidates)
-        after = state._replace(sample=sample, log_inclusion=torch.where(exists, before + included, 0.0))
+        sample, selection = state.sample.select(chosen, exists, candidates, state.model_scores)
+        log_inclusion_sum = torch.where(exists, before + included, 0.0)
+        after = state._replace(sample=sample, log_inclusion=log_inclusion_sum, model_scores=None)
         if state.forced is not None and forced is not None:
             after = after._replace(forced=state.forced.after(chosen, forced))
         return after, selection

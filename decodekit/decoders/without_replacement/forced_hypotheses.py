@@ -31,17 +31,12 @@ def _is_list(ids: object) -> bool:
 
 
 class ForcedHypotheses(NamedTuple):
-    """The hypothesis of each prompt that its sample must contain.
+    """The hypothesis of each prompt that its sample must contain."""
 
-    Attributes:
-        tokens: Its tokens, filled with 0: a finished hypothesis is token 0 among the `Candidates`.
-        lengths: Its length.
-        beams: The beam that begins it; `IMPOSSIBLE` if it has no probability.
-    """
-
+    # Its tokens, filled with 0: a finished hypothesis is token 0 among the `Candidates`.
     tokens: Int64[Tensor, "batch new"]
     lengths: Int64[Tensor, " batch"]
-    beams: Int64[Tensor, " batch"]
+    beams: Int64[Tensor, " batch"]  # the beam that begins it; `IMPOSSIBLE` if it has no probability
 
     @classmethod
     def start(

@@ -21,17 +21,12 @@ DEAD_END = -1
 
 
 class Candidates(NamedTuple):
-    """The candidates for the next beams: every one-token continuation of every beam.
+    """The candidates for the next beams: every one-token continuation of every beam."""
 
-    Attributes:
-        log_probs: Log-probabilities of the candidates. A finished beam has one candidate, itself, as token 0.
-        finished: True for finished beams.
-        finish_code: Finish codes of the beams, with the dead ends of this step.
-    """
-
+    # Log-probabilities of the candidates. A finished beam has one candidate, itself, as token 0.
     log_probs: Float64[Tensor, "batch beams vocab"]
     finished: Bool[Tensor, "batch beams"]
-    finish_code: Int64[Tensor, "batch beams"]
+    finish_code: Int64[Tensor, "batch beams"]  # with the dead ends of this step
 
     def flat(
         self, values: Float64[Tensor, "batch beams vocab"], finished: Float64[Tensor, "batch beams"]
@@ -43,30 +38,17 @@ class Candidates(NamedTuple):
 
 
 class SampledBeams(NamedTuple):
-    """A sample of hypotheses; finished ones keep their places among the beams.
-
-    Attributes:
-        history: The tokens of every row.
-        limits: The limits of the run.
-        model_scores: The model's log-probabilities of the current step; None between steps.
-        log_probs: Log-probabilities under the sampled distribution; minus infinity for beams that do not
-            exist.
-        records: The tokens emitted so far, with their log-probabilities and parents.
-        lengths: New tokens, the end id included.
-        finish_code: Code of the reason why each is finished; 0 if it is not.
-        stopping: Memory of the stopping criteria.
-        done: All are finished, or some prompt has dead ends only.
-    """
+    """A sample of hypotheses; finished ones keep their places among the beams."""
 
     history: History
     limits: Limits
-    model_scores: Float32[Tensor, "rows vocab"] | None
+    # Log-probabilities under the sampled distribution; minus infinity for beams that do not exist.
     log_probs: Float64[Tensor, "batch beams"]
     records: Records
-    lengths: Int64[Tensor, "batch beams"]
-    finish_code: Int64[Tensor, "batch beams"]
+    lengths: Int64[Tensor, "batch beams"]  # new tokens, the end id included
+    finish_code: Int64[Tensor, "batch beams"]  # 0: not finished
     stopping: Stopping
-    done: Bool[Tensor, ""]
+    done: Bool[Tensor, ""]  # all are finished, or some prompt has dead ends only
 
     @classmethod
     def start(cls, history: History, limits: Limits, beams: int) -> "SampledBeams":
@@ -77,7 +59,6 @@ class SampledBeams(NamedTuple):
         return cls(
             history=history,
             limits=limits,
-            model_scores=None,
             log_probs=torch.zeros_like(zeros, dtype=torch.float64).masked_fill(~is_root, -torch.inf),
             records=Records.empty(batch, beams, limits.max_new_tokens, device),
             lengths=zeros,
@@ -118,6 +99,7 @@ class SampledBeams(NamedTuple):
         chosen: Int64[Tensor, "batch beams"],
         exists: Bool[Tensor, "batch beams"],
         candidates: Candidates,
+        model_scores: Float32[Tensor, "rows vocab"] | None,
     ) -> tuple["SampledBeams", Selection]:
         """The beams after a step.
 
@@ -125,6 +107,7 @@ class SampledBeams(NamedTuple):
             chosen: The flat numbers of the selected candidates.
             exists: False for places without a candidate.
             candidates: All candidates.
+            model_scores: The model's scores, whose log-probabilities are recorded.
         """
         batch, beams, vocab = candidates.log_probs.shape
         sources, tokens = chosen // vocab, chosen % vocab
@@ -132,8 +115,9 @@ class SampledBeams(NamedTuple):
         emits = exists & ~candidates.finished.gather(1, sources)
         tokens = torch.where(emits, tokens, self.limits.pad_id)
         log_probs = torch.zeros_like(chosen, dtype=torch.float32)
-        if self.model_scores is not None:
-            log_probs = torch.where(emits, self.model_scores.view(batch, -1).gather(1, chosen), log_probs)
+        if model_scores is not None:
+            own = model_scores.log_softmax(-1).view(batch, -1).gather(1, chosen)
+            log_probs = torch.where(emits, own, log_probs)
         history = self.history.take(rows.flatten()).append(tokens.flatten())
         before = reorder_memory(self.stopping, rows.flatten())
         finish_code, stopping = self.limits.finish(history, log_probs.flatten(), before)
@@ -142,7 +126,6 @@ class SampledBeams(NamedTuple):
         )
         after = self._replace(
             history=history,
-            model_scores=None,
             log_probs=candidates.log_probs.flatten(1).gather(1, chosen).masked_fill(~exists, -torch.inf),
             records=self.records.take(sources).write(self.step, Entry(tokens, log_probs, rows), emits),
             lengths=self.lengths.gather(1, sources) + emits,

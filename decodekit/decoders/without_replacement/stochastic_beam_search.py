@@ -21,19 +21,13 @@ from decodekit.decoders.without_replacement.sampled_beams import SampledBeams
 
 
 class StochasticBeamState(NamedTuple):
-    """The state of a stochastic beam search.
+    """The state of a stochastic beam search."""
 
-    Attributes:
-        sample: The beams, in the order of their perturbed log-probabilities.
-        perturbed: Perturbed log-probabilities; minus infinity for beams that do not exist.
-        threshold: The largest perturbed log-probability of a pruned candidate.
-        seeds: One per prompt. All noise is a function of seed, beam and step.
-    """
-
-    sample: SampledBeams
-    perturbed: Float64[Tensor, "batch beams"]
-    threshold: Float64[Tensor, " batch"]
-    seeds: Int64[Tensor, " batch"]
+    sample: SampledBeams  # in the order of `perturbed`
+    perturbed: Float64[Tensor, "batch beams"]  # perturbed log-probabilities
+    threshold: Float64[Tensor, " batch"]  # the largest perturbed log-probability of a pruned candidate
+    seeds: Int64[Tensor, " batch"]  # all noise is a function of seed, beam and step
+    model_scores: Float32[Tensor, "rows vocab"] | None = None  # of the current step
 
     @property
     def history(self) -> History:
@@ -132,7 +126,7 @@ class StochasticBeamSearch(Decoder[StochasticBeamState]):
     def record_log_probs(
         self, scores: Float32[Tensor, "rows vocab"], state: StochasticBeamState
     ) -> StochasticBeamState:
-        return state._replace(sample=state.sample._replace(model_scores=scores.log_softmax(-1)))
+        return state._replace(model_scores=scores)
 
     @override
     def step(
@@ -150,7 +144,9 @@ class StochasticBeamSearch(Decoder[StochasticBeamState]):
         # continuation with the same G: so no hypothesis of the final sample is below the threshold.
         pruned = best.values[:, self.beams :]
         threshold = torch.cat([state.threshold[:, None], pruned], 1).amax(1)
-        sample, selection = state.sample.select(chosen, perturbed > -torch.inf, candidates)
+        sample, selection = state.sample.select(
+            chosen, perturbed > -torch.inf, candidates, state.model_scores
+        )
         return StochasticBeamState(sample, perturbed, threshold, state.seeds), selection
 
     @override

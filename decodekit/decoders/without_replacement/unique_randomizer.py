@@ -18,17 +18,11 @@ from decodekit.processors.base import LogitsProcessor
 
 
 class NextTokens(NamedTuple):
-    """The distribution of the token after a hypothesis, on the host, without banned tokens.
+    """The distribution of the token after a hypothesis, on the host, without banned tokens."""
 
-    Attributes:
-        ids: The tokens; None: the whole vocabulary.
-        scores: Their processed scores.
-        log_probs: The model's own log-probabilities.
-    """
-
-    ids: Int64[Tensor, " choices"] | None
-    scores: Float32[Tensor, " choices"]
-    log_probs: Float32[Tensor, " choices"]
+    ids: Int64[Tensor, " choices"] | None  # the tokens; None: the whole vocabulary
+    scores: Float32[Tensor, " choices"]  # their processed scores
+    log_probs: Float32[Tensor, " choices"]  # the model's own log-probabilities
 
     @classmethod
     def from_scores(
@@ -54,33 +48,21 @@ class NextTokens(NamedTuple):
 
 @dataclass(eq=False)
 class TrieNode:
-    """A hypothesis in the trie.
+    """A hypothesis in the trie."""
 
-    Attributes:
-        history: A history of one row.
-        stopping: Memory of the stopping criteria.
-        token: The last token.
-        log_prob: The model's own log-probability of that token, in nats.
-        log_mass: Log-probability of the hypothesis under the distribution that is sampled from.
-        finish_code: Code of the reason why it is finished; 0 if it is not.
-        unsampled: The fraction of its probability that is not sampled yet.
-        next_tokens: The distribution of the next token; None until the model is asked.
-        children: The visited children, by their place in `next_tokens`.
-        logits: The model's logits, for processors that must read the hypothesis again.
-        memory: Memory of the processors after it, where that can be stored.
-    """
-
-    history: History
+    history: History  # of one row
     stopping: Stopping
     token: int = -1
-    log_prob: float = 0.0
-    log_mass: float = 0.0
-    finish_code: int = 0
-    unsampled: float = 1.0
-    next_tokens: NextTokens | None = None
+    log_prob: float = 0.0  # the model's own log-probability of that token, in nats
+    log_mass: float = 0.0  # log-probability of the hypothesis under the distribution that is sampled from
+    finish_code: int = 0  # 0: not finished
+    unsampled: float = 1.0  # the fraction of its probability that is not sampled yet
+    next_tokens: NextTokens | None = None  # the distribution of the next token; None until the model is asked
+    # The visited children, by their place in `next_tokens`.
     children: dict[int, "TrieNode"] = field(default_factory=dict)
+    # The model's logits, for processors that must read the hypothesis again.
     logits: Float32[Tensor, "1 vocab"] | None = None
-    memory: Memory = None
+    memory: Memory = None  # memory of the processors after it, where that can be stored
 
     def unsampled_probs(self, next_tokens: NextTokens) -> Float64[Tensor, " choices"]:
         """The unsampled probability of each next token, as a fraction of the node's.
@@ -102,19 +84,13 @@ class DrawnSample(NamedTuple):
 
 @dataclass(eq=False)
 class Draw:
-    """A draw that descends the trie.
+    """A draw that descends the trie."""
 
-    Attributes:
-        number: The number of draws started before.
-        path: The nodes so far, from the prompt on.
-        memory: Memory of the processors after a node of the path, where it cannot be stored in the trie.
-        finished: True if the last node is finished or has no next token.
-    """
-
-    number: int
-    path: list[TrieNode]
+    number: int  # the number of draws started before
+    path: list[TrieNode]  # the nodes so far, from the prompt on
+    # Memory of the processors after a node of the path, where it cannot be stored in the trie.
     memory: tuple[TrieNode | None, Memory] | None = None
-    finished: bool = False
+    finished: bool = False  # True if the last node is finished or has no next token
 
     @property
     def tokens(self) -> list[int]:
@@ -128,13 +104,6 @@ class UniqueRandomizer:
     A draw descends from the root by unsampled probability, and waits where the model has not been asked for
     the next token. The draws of one round are independent. When all of them are finished they are accepted in
     order, and a repetition is rejected: rejection sampling of the remaining distribution.
-
-    Args:
-        row: The row of the prompt, without new tokens.
-        processor: The processors.
-        seed: The seed of all draws.
-        num_samples: Number of samples to draw.
-        parallel: Draws per round.
     """
 
     def __init__(

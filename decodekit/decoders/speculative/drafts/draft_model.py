@@ -56,14 +56,7 @@ class DraftModel(Draft):
 
 
 class DraftModelSession(DraftSession):
-    """A run of a draft model: it predicts ahead, and takes back the tokens that were refused.
-
-    Args:
-        model: The draft model.
-        prompt: The prompts.
-        rows_per_prompt: Samples per prompt.
-        capacity: Maximum length of prompts and continuations, in columns.
-    """
+    """A run of a draft model: it predicts ahead, and takes back the tokens that were refused."""
 
     def __init__(self, model: Model, prompt: Prompt, rows_per_prompt: int, capacity: int) -> None:
         if isinstance(model, DescribedModel):

@@ -73,12 +73,7 @@ class PromptLookupSession(DraftSession):
 
 
 class NGramIndex:
-    """A sequence, and the latest occurrence of each of its n-grams, except the one at its end.
-
-    Args:
-        max_ngram: Longest n-gram.
-        tokens: The sequence at first.
-    """
+    """A sequence, and the latest occurrence of each of its n-grams, except the one at its end."""
 
     def __init__(self, max_ngram: int, tokens: list[int]) -> None:
         self._max_ngram = max_ngram
