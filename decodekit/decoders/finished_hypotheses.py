@@ -25,8 +25,7 @@ def decoded(
     device: torch.device,
     *,
     rows_per_prompt: int,
-    report: object,
-) -> Decoded:
+) -> Decoded[None]:
     """The result for lists of hypotheses, best first.
 
     Args:
@@ -35,7 +34,6 @@ def decoded(
         limits: The limits of the run.
         device: The device of the result.
         rows_per_prompt: Rows that each prompt was decoded on: 1 or `number`.
-        report: The decoder's report.
     """
     new = max([1, *(len(hypothesis.tokens) for hypotheses in prompts for hypothesis in hypotheses)])
     shape = (len(prompts), number, new)
@@ -65,5 +63,4 @@ def decoded(
         parents=parents.to(device),
         pad_id=limits.pad_id,
         finish_code=finish_code.to(device),
-        report=report,
     )

@@ -78,7 +78,7 @@ class IndependentRow(NamedTuple):
         return self._replace(state=state, finished=bool(state.done))
 
 
-def decoded(rows: list[IndependentRow], hypotheses: int) -> Decoded:
+def decoded(rows: list[IndependentRow], hypotheses: int) -> Decoded[None]:
     """The result, `hypotheses` rows per prompt."""
     states = [row.state for row in rows]
     joined = states[0]._replace(

@@ -6,19 +6,23 @@ from typing import final
 
 from typing_extensions import override
 
+from decodekit.core.request import DecodeRequest
 from decodekit.core.result import Decoded
 from decodekit.core.validation import at_least, check_fields, is_count
-from decodekit.decoders.custom_loop import CustomLoop, DecodeRequest
+from decodekit.decoders.beam.certificate import Certificate
+from decodekit.decoders.custom_loop import CustomLoop
 from decodekit.decoders.exact.node import Children
 from decodekit.decoders.exact.search import check_search, search
 from decodekit.decoders.exact.tree import SearchPlan
+from decodekit.models.protocols import Model
+from decodekit.processors.base import LogitsProcessor
 from decodekit.scorers.base import PathScorer
 from decodekit.scorers.length_penalty import LengthPenalty
 
 
 @final
 @dataclass(frozen=True)
-class BestFirst(CustomLoop):
+class BestFirst(CustomLoop[Certificate]):
     r"""Finds the best hypotheses and proves it: A* search, which expands the most promising node first.
 
     A hypothesis has a score $s(y)$ and, with the scorer's `bound` as admissible heuristic, an upper bound
@@ -90,7 +94,9 @@ class BestFirst(CustomLoop):
             )
 
     @override
-    def run(self, request: DecodeRequest) -> Generator[None, None, Decoded]:
+    def run(
+        self, model: Model, processor: LogitsProcessor, request: DecodeRequest
+    ) -> Generator[None, None, Decoded[Certificate]]:
         plan = SearchPlan(
             priority=_by_bound if self.beams is None else _by_total,
             num_return=self.num_return,
@@ -98,7 +104,7 @@ class BestFirst(CustomLoop):
             beams=self.beams,
             at_once=self.at_once,
         )
-        return search(request, "BestFirst", self.scorer, plan)
+        return search(model, processor, request, self.scorer, plan, "BestFirst")
 
 
 def _by_bound(children: Children) -> tuple[float, ...]:

@@ -6,18 +6,22 @@ from typing import final
 
 from typing_extensions import override
 
+from decodekit.core.request import DecodeRequest
 from decodekit.core.result import Decoded
-from decodekit.decoders.custom_loop import CustomLoop, DecodeRequest
+from decodekit.decoders.beam.certificate import Certificate
+from decodekit.decoders.custom_loop import CustomLoop
 from decodekit.decoders.exact.node import Children
 from decodekit.decoders.exact.search import check_search, search
 from decodekit.decoders.exact.tree import SearchPlan
+from decodekit.models.protocols import Model
+from decodekit.processors.base import LogitsProcessor
 from decodekit.scorers.base import PathScorer
 from decodekit.scorers.length_penalty import LengthPenalty
 
 
 @final
 @dataclass(frozen=True)
-class DepthFirst(CustomLoop):
+class DepthFirst(CustomLoop[Certificate]):
     r"""Finds the best hypotheses and proves it, in little memory: branch and bound.
 
     Follows the most promising continuation until it ends, then backtracks to the last choice and takes the
@@ -60,9 +64,11 @@ class DepthFirst(CustomLoop):
         check_search("DepthFirst", self.scorer, self.num_return, self.max_nodes)
 
     @override
-    def run(self, request: DecodeRequest) -> Generator[None, None, Decoded]:
+    def run(
+        self, model: Model, processor: LogitsProcessor, request: DecodeRequest
+    ) -> Generator[None, None, Decoded[Certificate]]:
         plan = SearchPlan(priority=_deepest, num_return=self.num_return, max_nodes=self.max_nodes)
-        return search(request, "DepthFirst", self.scorer, plan)
+        return search(model, processor, request, self.scorer, plan, "DepthFirst")
 
 
 def _deepest(children: Children) -> tuple[float, ...]:

@@ -4,30 +4,38 @@ from collections.abc import Generator
 
 import torch
 
+from decodekit.core.limits import Limits
+from decodekit.core.request import DecodeRequest
 from decodekit.core.result import Decoded
 from decodekit.core.validation import at_least, is_count
 from decodekit.decoders.beam.certificate import Certificate
-from decodekit.decoders.custom_loop import DecodeRequest
 from decodekit.decoders.exact.expansion import Expander
 from decodekit.decoders.exact.node import Node, group_by_length
 from decodekit.decoders.exact.node_logits import NodeLogits
 from decodekit.decoders.exact.tree import SearchPlan, SearchTree
 from decodekit.decoders.finished_hypotheses import FinishedHypothesis, decoded
 from decodekit.decoders.rows import raise_if_all_banned
+from decodekit.models.protocols import Model
+from decodekit.processors.base import LogitsProcessor
 from decodekit.scorers.base import PathScorer
 
 
 def search(
-    request: DecodeRequest, who: str, scorer: PathScorer, plan: SearchPlan
-) -> Generator[None, None, Decoded]:
+    model: Model,
+    processor: LogitsProcessor,
+    request: DecodeRequest,
+    scorer: PathScorer,
+    plan: SearchPlan,
+    who: str,
+) -> Generator[None, None, Decoded[Certificate]]:
     """Search every prompt's tree. A round is one call of the model for all prompts."""
-    new = request.options.max_new_tokens
-    model = NodeLogits(request.model, request.prompt, scorer.outputs_spec, who, new)
+    new = request.max_new_tokens
+    node_logits = NodeLogits(model, request.prompt, scorer.outputs_spec, who, new)
     nodes = [Node(number) for number in range(len(request.prompt.tokens))]
-    logits, attention = model.compute(nodes)
-    device, limits = logits.device, request.limits(logits.shape[-1])
+    logits, attention = node_logits.compute(nodes)
+    device, limits = logits.device, Limits.of(request, logits.shape[-1])
     prompts = request.prompt.to(device).history(request.prompt.tokens.shape[1] + new, 1)
-    expander = Expander(request.processor, scorer, limits, prompts)
+    expander = Expander(processor, scorer, limits, prompts)
     trees = [SearchTree(plan, expander.finish_code) for _ in nodes]
     # One more than is wanted bounds all that are not returned.
     num_finished = plan.num_return + 1 if plan.beams is None else None
@@ -42,7 +50,7 @@ def search(
                 trees[node.prompt].add(expansion)
         nodes = [node for tree in trees for node in tree.next_nodes()]
         if nodes:
-            logits, attention = model.compute(nodes)
+            logits, attention = node_logits.compute(nodes)
     raise_if_all_banned(torch.tensor([tree.all_banned for tree in trees]))
     report = Certificate(
         bound=torch.tensor([tree.bound for tree in trees]).to(device),
@@ -50,7 +58,7 @@ def search(
         nodes=torch.tensor([tree.num_expanded for tree in trees]).to(device),
     )
     finished = [[_finished(node) for node in tree.finished] for tree in trees]
-    return decoded(finished, plan.num_return, limits, device, rows_per_prompt=1, report=report)
+    return decoded(finished, plan.num_return, limits, device, rows_per_prompt=1).with_report(report)
 
 
 def _finished(node: Node) -> FinishedHypothesis:

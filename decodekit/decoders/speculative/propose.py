@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from decodekit.core.history import History
+from decodekit.core.history import History, RowOwners
 from decodekit.decoders.independent_row import IndependentRow
 from decodekit.decoders.speculative.draws import Draws, Purpose
 from decodekit.errors import DecodekitError, DecodingError
@@ -81,9 +81,13 @@ class DraftSampler:
             tokens=torch.stack([_left_padded(one, width) for one in tokens]),
             valid=torch.stack([_left_padded(one, width) for one in valid]),
             position=torch.full_like(first.position, width),
-            prompts=torch.tensor([row.prompt for row in self.rows], device=first.tokens.device),
+            owners=RowOwners(
+                prompts=torch.tensor([row.prompt for row in self.rows], device=first.tokens.device),
+                slots=torch.zeros(len(self.rows), dtype=torch.long, device=first.tokens.device),
+                rows_per_prompt=1,
+                num_prompts=first.batch,
+            ),
             source=first.source,
-            of_prompts=first.of_prompts,
         )
 
 

@@ -1,7 +1,7 @@
 """Speculative decoding."""
 
 from collections.abc import Generator, Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from typing import final
 
 import torch
@@ -9,24 +9,27 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 from typing_extensions import override
 
+from decodekit.core.limits import Limits
+from decodekit.core.request import DecodeRequest
 from decodekit.core.result import Decoded
 from decodekit.core.validation import FLAG, at_least, check_fields, set_fields
-from decodekit.decoders.custom_loop import CustomLoop, DecodeRequest
+from decodekit.decoders.custom_loop import CustomLoop
 from decodekit.decoders.independent_row import IndependentRow, decoded
-from decodekit.decoders.prompt_seeds import read_seeds
-from decodekit.decoders.speculative.acceptance import AcceptanceCounter
+from decodekit.decoders.prompt_seeds import prompt_seeds, read_seeds
+from decodekit.decoders.speculative.acceptance import Acceptance, AcceptanceCounter
 from decodekit.decoders.speculative.drafts.base import Draft, Proposal
 from decodekit.decoders.speculative.draws import Draws
 from decodekit.decoders.speculative.propose import DraftSampler, stateless_processors
 from decodekit.decoders.speculative.verify import ProposalVerifier
 from decodekit.errors import DecodekitError
-from decodekit.models.protocols import VerifyingSession
+from decodekit.models.protocols import Model, VerifyingSession
 from decodekit.models.rereading import start_verifying
+from decodekit.processors.base import LogitsProcessor
 
 
 @final
 @dataclass(frozen=True)
-class Speculative(CustomLoop):
+class Speculative(CustomLoop[Acceptance]):
     r"""Decodes several tokens per pass: a cheap draft proposes them, the model verifies them. Lossless.
 
     Greedy: a proposed token is accepted if it is the argmax; the first one that is not is replaced by the
@@ -99,21 +102,19 @@ class Speculative(CustomLoop):
         set_fields(self, seeds=seeds)
 
     @override
-    def run(self, request: DecodeRequest) -> Generator[None, None, Decoded]:
+    def run(
+        self, model: Model, processor: LogitsProcessor, request: DecodeRequest
+    ) -> Generator[None, None, Decoded[Acceptance]]:
         prompt, num_samples = request.prompt, self.num_samples
-        capacity = prompt.tokens.shape[1] + request.options.max_new_tokens
-        session, logits = start_verifying(
-            request.model, prompt, rows_per_prompt=num_samples, capacity=capacity
-        )
-        device, limits = logits.device, request.limits(logits.shape[-1])
+        capacity = prompt.tokens.shape[1] + request.max_new_tokens
+        session, logits = start_verifying(model, prompt, rows_per_prompt=num_samples, capacity=capacity)
+        device, limits = logits.device, Limits.of(request, logits.shape[-1])
         draws = self._draws(len(prompt.tokens), device)
-        rows = IndependentRow.start(
-            prompt.to(device).history(capacity, num_samples), request.processor, limits
-        )
-        draft = self.draft.start(request.model, prompt, rows_per_prompt=num_samples, capacity=capacity)
-        processors = stateless_processors(request.processor, greedy=not self.sample)
+        rows = IndependentRow.start(prompt.to(device).history(capacity, num_samples), processor, limits)
+        draft = self.draft.start(model, prompt, rows_per_prompt=num_samples, capacity=capacity)
+        processors = stateless_processors(processor, greedy=not self.sample)
         verifier, counter = (
-            ProposalVerifier(request.processor, draws),
+            ProposalVerifier(processor, draws),
             AcceptanceCounter(len(rows), self.tokens),
         )
         emitted: list[list[int]] = [[] for _ in rows]  # by each row since the last proposal
@@ -137,7 +138,7 @@ class Speculative(CustomLoop):
             emitted = [[] if row.finished else new for row, new in zip(rows, emitted, strict=True)]
             yield
             if all(row.finished for row in rows):
-                return replace(decoded(rows, num_samples), report=counter.report(num_samples))
+                return decoded(rows, num_samples).with_report(counter.report(num_samples))
             session.keep(torch.tensor(kept, device=device))
 
     def _checked(
@@ -175,12 +176,7 @@ class Speculative(CustomLoop):
             )
         if self.seeds is None:
             return Draws(self.generator, None, [])
-        if len(self.seeds) != batch:
-            raise DecodekitError(
-                f"Speculative: there must be one seed a prompt, got {len(self.seeds)} seeds for {batch} "
-                "prompts."
-            )
-        seeds = torch.as_tensor(self.seeds, dtype=torch.long, device=device)
+        seeds = prompt_seeds("Speculative", None, tuple(self.seeds), batch).to(device)
         samples = list(range(self.num_samples)) * batch
         return Draws(None, seeds.repeat_interleave(self.num_samples), samples)
 

@@ -1,7 +1,7 @@
 """Conditional Poisson stochastic beams."""
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple, final
 
 import torch
@@ -49,7 +49,7 @@ class ConditionalPoissonState(NamedTuple):
 
 @final
 @dataclass(frozen=True)
-class ConditionalPoissonBeams(Decoder[ConditionalPoissonState]):
+class ConditionalPoissonBeams(Decoder[ConditionalPoissonState, Inclusion]):
     r"""Samples `beams` different hypotheses: at every step a set of beams, by a product of odds.
 
     A beam search that samples its beams. From all one-token continuations of its beams (a finished hypothesis
@@ -130,12 +130,6 @@ class ConditionalPoissonBeams(Decoder[ConditionalPoissonState]):
         return ConditionalPoissonState(sample, torch.zeros_like(sample.log_probs), forced, seeds)
 
     @override
-    def record_log_probs(
-        self, scores: Float32[Tensor, "rows vocab"], state: ConditionalPoissonState
-    ) -> ConditionalPoissonState:
-        return state._replace(model_scores=scores)
-
-    @override
     def step(
         self, scores: Float32[Tensor, "rows vocab"], state: ConditionalPoissonState
     ) -> tuple[ConditionalPoissonState, Selection]:
@@ -185,7 +179,7 @@ class ConditionalPoissonBeams(Decoder[ConditionalPoissonState]):
         return state.sample.finished
 
     @override
-    def finalize(self, state: ConditionalPoissonState) -> Decoded:
+    def finalize(self, state: ConditionalPoissonState) -> Decoded[Inclusion]:
         sample = state.sample
         log_probs = sample.log_probs.masked_fill(~sample.valid, -torch.inf)
         rank = log_probs if state.forced is None else state.forced.rank_first(log_probs, sample)
@@ -193,7 +187,7 @@ class ConditionalPoissonBeams(Decoder[ConditionalPoissonState]):
         log_probs = log_probs.gather(1, order)
         included = state.log_inclusion.gather(1, order).masked_fill(log_probs == -torch.inf, -torch.inf)
         report = Inclusion(log_probs=log_probs, log_inclusion=included)
-        return replace(sample.decoded(sample.log_probs, order), report=report)
+        return sample.decoded(sample.log_probs, order).with_report(report)
 
 
 def log_odds(log_probs: Float64[Tensor, "batch candidates"]) -> Float64[Tensor, "batch candidates"]:

@@ -148,7 +148,9 @@ class SampledBeams(NamedTuple):
             prompts.append(hypotheses if all_finished else [common_start(hypotheses)])
         return prompts
 
-    def decoded(self, score: Float64[Tensor, "batch beams"], order: Int64[Tensor, "batch beams"]) -> Decoded:
+    def decoded(
+        self, score: Float64[Tensor, "batch beams"], order: Int64[Tensor, "batch beams"]
+    ) -> Decoded[None]:
         """The result.
 
         Args:

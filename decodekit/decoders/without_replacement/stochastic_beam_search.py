@@ -1,7 +1,7 @@
 """Stochastic beam search."""
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple, final
 
 import torch
@@ -42,7 +42,7 @@ class StochasticBeamState(NamedTuple):
 
 @final
 @dataclass(frozen=True)
-class StochasticBeamSearch(Decoder[StochasticBeamState]):
+class StochasticBeamSearch(Decoder[StochasticBeamState, Inclusion]):
     r"""Samples `beams` different hypotheses without replacement: Gumbel-top-k over all sequences.
 
     Every hypothesis $y$ has a perturbed log-probability $G_y = \log p(y) + g_y$ with independent standard
@@ -123,12 +123,6 @@ class StochasticBeamSearch(Decoder[StochasticBeamState]):
         )
 
     @override
-    def record_log_probs(
-        self, scores: Float32[Tensor, "rows vocab"], state: StochasticBeamState
-    ) -> StochasticBeamState:
-        return state._replace(model_scores=scores)
-
-    @override
     def step(
         self, scores: Float32[Tensor, "rows vocab"], state: StochasticBeamState
     ) -> tuple[StochasticBeamState, Selection]:
@@ -140,13 +134,12 @@ class StochasticBeamSearch(Decoder[StochasticBeamState]):
         flat = candidates.flat(perturbed, state.perturbed)
         best = flat.topk(min(self.beams + 1, flat.shape[1]))
         perturbed, chosen = best.values[:, : self.beams], best.indices[:, : self.beams]
+        exists = perturbed > -torch.inf
         # The G of a pruned candidate is the maximum over its continuations, and a selected one has a
         # continuation with the same G: so no hypothesis of the final sample is below the threshold.
         pruned = best.values[:, self.beams :]
         threshold = torch.cat([state.threshold[:, None], pruned], 1).amax(1)
-        sample, selection = state.sample.select(
-            chosen, perturbed > -torch.inf, candidates, state.model_scores
-        )
+        sample, selection = state.sample.select(chosen, exists, candidates, state.model_scores)
         return StochasticBeamState(sample, perturbed, threshold, state.seeds), selection
 
     @override
@@ -158,7 +151,7 @@ class StochasticBeamSearch(Decoder[StochasticBeamState]):
         return state.sample.finished
 
     @override
-    def finalize(self, state: StochasticBeamState) -> Decoded:
+    def finalize(self, state: StochasticBeamState) -> Decoded[Inclusion]:
         valid = state.sample.valid
         order = state.perturbed.masked_fill(~valid, -torch.inf).argsort(dim=-1, descending=True, stable=True)
         log_probs = state.sample.log_probs.masked_fill(~valid, -torch.inf).gather(1, order)
@@ -168,7 +161,7 @@ class StochasticBeamSearch(Decoder[StochasticBeamState]):
             log_inclusion=log_inclusion.masked_fill(log_probs == -torch.inf, -torch.inf),
             threshold=state.threshold,
         )
-        return replace(state.sample.decoded(state.perturbed, order), report=report)
+        return state.sample.decoded(state.perturbed, order).with_report(report)
 
 
 def with_maximum(

@@ -11,20 +11,23 @@ from typing_extensions import override
 
 from decodekit.core.limits import Limits
 from decodekit.core.prompt import Prompt
+from decodekit.core.request import DecodeRequest
 from decodekit.core.result import Decoded
 from decodekit.core.validation import at_least, check_fields, set_fields
-from decodekit.decoders.custom_loop import CustomLoop, DecodeRequest
+from decodekit.decoders.custom_loop import CustomLoop
 from decodekit.decoders.finished_hypotheses import FinishedHypothesis, decoded
 from decodekit.decoders.independent_row import IndependentRow
 from decodekit.decoders.prompt_seeds import prompt_seeds, read_seeds
 from decodekit.decoders.rows import raise_if_all_banned
 from decodekit.decoders.without_replacement.sampled_mass import SampledMass
 from decodekit.decoders.without_replacement.unique_randomizer import UniqueRandomizer
+from decodekit.models.protocols import Model
+from decodekit.processors.base import LogitsProcessor
 
 
 @final
 @dataclass(frozen=True)
-class UniqueSample(CustomLoop):
+class UniqueSample(CustomLoop[SampledMass]):
     r"""Draws different samples, one after the other, each from the distribution that remains.
 
     $P(y_k = y \mid y_1, \dots, y_{k-1}) = P(y) / (1 - \sum_{j<k} P(y_j))$ for a hypothesis $y$ that has not
@@ -82,18 +85,20 @@ class UniqueSample(CustomLoop):
         set_fields(self, num_samples=int(self.num_samples), parallel=int(self.parallel), seeds=seeds)
 
     @override
-    def run(self, request: DecodeRequest) -> Generator[None, None, Decoded]:
+    def run(
+        self, model: Model, processor: LogitsProcessor, request: DecodeRequest
+    ) -> Generator[None, None, Decoded[SampledMass]]:
         prompts = request.prompt
-        capacity = prompts.tokens.shape[1] + request.options.max_new_tokens
+        capacity = prompts.tokens.shape[1] + request.max_new_tokens
         given = None if self.seeds is None else tuple(self.seeds)
         seeds = prompt_seeds("UniqueSample", self.generator, given, len(prompts.tokens)).tolist()
-        session, logits = request.model.start(prompts, rows_per_prompt=self.parallel, capacity=capacity)
-        device, limits = logits.device, request.limits(logits.shape[-1])
+        session, logits = model.start(prompts, rows_per_prompt=self.parallel, capacity=capacity)
+        device, limits = logits.device, Limits.of(request, logits.shape[-1])
         history = prompts.to(device).history(capacity, 1)
-        prompt_rows = IndependentRow.start(history, request.processor, limits)
+        prompt_rows = IndependentRow.start(history, processor, limits)
         number, parallel = self.num_samples, self.parallel
         tries = [
-            UniqueRandomizer(row, request.processor, seed, num_samples=number, parallel=parallel)
+            UniqueRandomizer(row, processor, seed, num_samples=number, parallel=parallel)
             for row, seed in zip(prompt_rows, seeds, strict=True)
         ]
         rows, depth = [(trie, draw) for trie in tries for draw in trie.draws], 0
@@ -110,7 +115,7 @@ class UniqueSample(CustomLoop):
                 depth = min(len(draw.tokens) for _, draw in rows)
                 numbers = [tries.index(trie) for trie, _ in rows]
                 extended = _extended(prompts, numbers, [draw.tokens[:depth] for _, draw in rows])
-                session, logits = request.model.start(extended, rows_per_prompt=1, capacity=capacity)
+                session, logits = model.start(extended, rows_per_prompt=1, capacity=capacity)
             else:
                 # Draws that wait deeper emit their known tokens; finished ones emit padding.
                 tokens = [limits.pad_id if draw.finished else draw.tokens[depth] for _, draw in rows]
@@ -126,7 +131,9 @@ def _extended(prompt: Prompt, numbers: list[int], tokens: list[list[int]]) -> Pr
     return replace(some, tokens=torch.cat([some.tokens, new], 1), mask=torch.cat([some.mask, mask], 1))
 
 
-def _decoded(tries: list[UniqueRandomizer], number: int, limits: Limits, device: torch.device) -> Decoded:
+def _decoded(
+    tries: list[UniqueRandomizer], number: int, limits: Limits, device: torch.device
+) -> Decoded[SampledMass]:
     """The result, `number` samples per prompt, in the order in which they were drawn."""
     raise_if_all_banned(torch.tensor([not trie.samples for trie in tries]))
     log_masses = torch.full((len(tries), number), -torch.inf, dtype=torch.float64)
@@ -143,6 +150,6 @@ def _decoded(tries: list[UniqueRandomizer], number: int, limits: Limits, device:
         remaining=torch.tensor([trie.unsampled for trie in tries], dtype=torch.float64),
         dead_ends=[trie.dead_ends for trie in tries],
     )
-    out = decoded(finished, number, limits, device, rows_per_prompt=number, report=report)
+    out = decoded(finished, number, limits, device, rows_per_prompt=number).with_report(report)
     score = out.token_log_probs.double().sum(-1).float().masked_fill(~out.valid, -torch.inf)
     return replace(out, score=score)
