@@ -26,14 +26,9 @@ def decoded(
     *,
     rows_per_prompt: int,
 ) -> Decoded[None]:
-    """The result for lists of hypotheses, best first.
+    """The result for each prompt's hypotheses, best first, `number` of them; those missing are not valid.
 
-    Args:
-        prompts: The hypotheses of every prompt.
-        number: Hypotheses per prompt in the result; where a prompt has fewer, the rest is not valid.
-        limits: The limits of the run.
-        device: The device of the result.
-        rows_per_prompt: Rows that each prompt was decoded on: 1 or `number`.
+    `rows_per_prompt` is the number of rows that each prompt was decoded on: 1 or `number`.
     """
     new = max([1, *(len(hypothesis.tokens) for hypotheses in prompts for hypothesis in hypotheses)])
     shape = (len(prompts), number, new)

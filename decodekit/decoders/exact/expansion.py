@@ -50,12 +50,8 @@ class Expander:
     ) -> list[Expansion]:
         """Expand nodes of one length.
 
-        Args:
-            nodes: The nodes.
-            logits: The model's logits after them.
-            attention: The model's attention, if the scorer requires it.
-            num_finished: Finished children wanted per node; the others are in the order of their bounds.
-                None: all children are in `open`, in the order of their totals.
+        With `num_finished`, that many finished children are kept per node, and open ones are in the order of
+        their bounds. With None, all children are open, in the order of their totals.
 
         Raises:
             DecodingError: If processed scores are NaN or infinite.
@@ -163,13 +159,10 @@ class Expander:
         init: Callable[[History], Memory],
         replay: Callable[[Sequence[Node], Sequence[Node], Memory], Memory],
     ) -> Memory:
-        """The memory of nodes, replayed from the deepest level on their paths at which it is stored.
+        """The memory of nodes, replayed from the deepest level at which it is stored.
 
-        Args:
-            levels: The nodes' paths by depth, from the prompts to the nodes themselves.
-            stored: The snapshot stored with a node.
-            init: The memory at the prompts.
-            replay: The memory of one level, from the level above, this level, and the memory above.
+        `levels` are the nodes' paths by depth, from the prompts on. `replay` takes a level, the next one, and
+        the memory of the former.
         """
         for depth in reversed(range(len(levels))):
             snapshots = [snapshot for snapshot in map(stored, levels[depth]) if snapshot is not None]

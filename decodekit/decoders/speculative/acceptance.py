@@ -63,14 +63,7 @@ class AcceptanceCounter:
     def add(
         self, proposed: list[list[int]], accepted: list[int], emitted: list[list[int]], passed: list[bool]
     ) -> None:
-        """Count a round.
-
-        Args:
-            proposed: The proposal for each row.
-            accepted: Accepted tokens of each row.
-            emitted: Emitted tokens of each row.
-            passed: True for rows that took part in a pass of the model.
-        """
+        """Count a round; `passed` is True for rows that took part in a pass of the model."""
         self.rounds += 1
         for row, (tokens, number) in enumerate(zip(proposed, accepted, strict=True)):
             self._drafted[row] += len(tokens)

@@ -23,10 +23,7 @@ class Purpose(IntEnum):
 class Draws:
     """Random numbers from a generator, or from one seed per row; the latter depend on nothing else.
 
-    Args:
-        generator: The stream; None is torch's global one.
-        seeds: One per row, or None.
-        samples: The number of each row among the samples of its prompt.
+    `samples` are the indices of the rows among the samples of their prompts.
     """
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from dataclasses import KW_ONLY, dataclass
+from itertools import takewhile
 from typing import final
 
 import torch
@@ -159,11 +160,7 @@ class Speculative(CustomLoop[Acceptance]):
                     f"{who} must give the distributions of its tokens, {(len(max_tokens), longest, vocab)} "
                     f"probabilities, got {shape}."
                 )
-        known = [
-            next((place for place, token in enumerate(row) if not 0 <= token < vocab), len(row))
-            for row in proposal.tokens
-        ]
-        return [row[:number] for row, number in zip(proposal.tokens, known, strict=True)], probs
+        return [list(takewhile(lambda token: 0 <= token < vocab, row)) for row in proposal.tokens], probs
 
     def _draws(self, batch: int, device: torch.device) -> Draws | None:
         """The source of random numbers; None for greedy decoding."""
@@ -188,13 +185,9 @@ def target_logits(
     *,
     after_prompt: bool,
 ) -> list[Float32[Tensor, "places vocab"]]:
-    """The model's logits after each unread token of every row, in one pass if there are any.
+    """The model's logits after each unread token of every row, in one pass.
 
-    Args:
-        session: The model's session.
-        unread: The tokens of each row; none for finished rows.
-        prompt_logits: The logits after the prompts.
-        after_prompt: True in the first round, in which these come first.
+    In the first round, `after_prompt`, the logits after the prompts come first.
     """
     first = prompt_logits[:, None] if after_prompt else prompt_logits[:, None][:, :0]  # [rows 0 vocab]
     longest = max(map(len, unread))

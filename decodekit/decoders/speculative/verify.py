@@ -29,8 +29,7 @@ class ProposalVerifier:
         """The row after the accepted tokens and one more, and how many were accepted.
 
         Args:
-            row: The row.
-            number: Its number in the batch.
+            number: The index of the row in the batch.
             logits: The model's logits for each proposed token, and for the one after them.
             proposed: The proposed tokens.
             draft_probs: The distributions that they were drawn from; None if they were not drawn.

@@ -38,12 +38,7 @@ def multiply(
 
 
 def polynomials(log_weights: Float64[Tensor, "batch items"], max_size: int) -> Levels:
-    """The tree of polynomials of some items.
-
-    Args:
-        log_weights: Logarithms of the weights; minus infinity for what is never drawn.
-        max_size: Maximum size of a set, which is the degree that is needed.
-    """
+    """The tree of polynomials of some items, for sets of at most `max_size` of them."""
     level = torch.stack([torch.zeros_like(log_weights), log_weights], -1)
     levels = []
     while level.shape[1] > 1:
@@ -88,13 +83,7 @@ def draw_set(
 def log_inclusion(
     levels: Levels, size: Int64[Tensor, " batch"], chosen: Int64[Tensor, "batch some"]
 ) -> Float64[Tensor, "batch some"]:
-    r"""Log inclusion probabilities of items, $w_i\, e_{n-1}(w \setminus w_i) / e_n(w)$.
-
-    Args:
-        levels: The trees.
-        size: Size of the set, at least 1.
-        chosen: The items.
-    """
+    r"""Log inclusion probabilities of items, $w_i\, e_{n-1}(w \setminus w_i) / e_n(w)$."""
     # The polynomial of all other items: the product of the siblings on the path to the root.
     others = torch.zeros(*chosen.shape, 1, dtype=torch.float64, device=chosen.device)
     node = chosen

@@ -13,7 +13,7 @@ from decodekit import rng
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.result import Decoded
-from decodekit.core.validation import at_least, check_fields, set_fields
+from decodekit.core.validation import at_least, check_fields, plain, read_ids, set_fields
 from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.prompt_seeds import own_seeds, read_seeds
 from decodekit.decoders.without_replacement.conditional_poisson import (
@@ -22,34 +22,92 @@ from decodekit.decoders.without_replacement.conditional_poisson import (
     log_inclusion,
     polynomials,
 )
-from decodekit.decoders.without_replacement.forced_hypotheses import ForcedHypotheses, read_hypotheses
 from decodekit.decoders.without_replacement.inclusion import Inclusion
-from decodekit.decoders.without_replacement.sampled_beams import SampledBeams
+from decodekit.decoders.without_replacement.sampled_beams import Candidates, SampledBeams
+from decodekit.errors import DecodekitError, DecodingError
+
+IMPOSSIBLE = -1  # a hypothesis without probability
 
 
-class ConditionalPoissonState(NamedTuple):
-    """The state of conditional Poisson beams."""
+class ForcedHypotheses(NamedTuple):
+    """The hypothesis of each prompt that its sample must contain."""
 
-    sample: SampledBeams
+    # Its tokens, filled with 0: a finished hypothesis is token 0 among the `Candidates`.
+    tokens: Int64[Tensor, "batch new"]
+    lengths: Int64[Tensor, " batch"]
+    beams: Int64[Tensor, " batch"]  # the beam that begins it; `IMPOSSIBLE` if it has no probability
+
+    @classmethod
+    def start(
+        cls, who: str, keep: Sequence[Sequence[int]], history: History, limits: Limits
+    ) -> "ForcedHypotheses":
+        """The hypotheses before the first step; `keep` has one for each prompt of the run."""
+        batch, device = history.batch, history.tokens.device
+        if len(keep) != batch:
+            raise DecodekitError(
+                f"{who}: keep must have one hypothesis per prompt, got {len(keep)} for {batch} prompts."
+            )
+        new = limits.max_new_tokens
+        if any(len(ids) > new or max(ids) >= limits.vocab for ids in keep):
+            raise DecodekitError(
+                f"{who}: a hypothesis to keep must have at most {new} tokens, with ids below {limits.vocab}, "
+                f"got {keep!r:.200}."
+            )
+        tokens = torch.tensor([[*ids, *[0] * (new - len(ids))] for ids in keep], device=device)
+        lengths = torch.tensor([len(ids) for ids in keep], device=device)
+        tokens, lengths = history.own(tokens), history.own(lengths)
+        return cls(tokens, lengths, torch.zeros_like(lengths))
+
+    def candidate(self, step: Int64[Tensor, ""], candidates: Candidates) -> Int64[Tensor, " batch"]:
+        """The flat number of the candidate that begins the hypothesis, or `IMPOSSIBLE`."""
+        vocab = candidates.log_probs.shape[-1]
+        token = self.tokens.index_select(1, step.view(1).clamp(max=self.tokens.shape[1] - 1))[:, 0]
+        flat = self.beams.clamp(min=0) * vocab + token
+        exists = candidates.log_probs.flatten(1).gather(1, flat[:, None])[:, 0] > -torch.inf
+        return flat.masked_fill((self.beams == IMPOSSIBLE) | ~exists, IMPOSSIBLE)
+
+    def after(
+        self, chosen: Int64[Tensor, "batch beams"], forced: Int64[Tensor, " batch"]
+    ) -> "ForcedHypotheses":
+        """The hypotheses after a step that selected `chosen`, with the candidates `forced` among them."""
+        beams = (chosen == forced[:, None]).long().argmax(-1)
+        return self._replace(beams=beams.masked_fill(forced == IMPOSSIBLE, IMPOSSIBLE))
+
+    def rank_first(
+        self, values: Float64[Tensor, "batch beams"], sample: SampledBeams
+    ) -> Float64[Tensor, "batch beams"]:
+        """The values, with plus infinity for the forced hypotheses, so that they come first.
+
+        Raises:
+            DecodingError: If a hypothesis is not in its sample, not complete, or too long.
+        """
+        is_forced = self._is_forced(sample)
+        if not bool(is_forced.any(-1).all()):
+            missing = sample.history.prompt(int((~is_forced.any(-1)).int().argmax()))
+            raise DecodingError(
+                "decode: a hypothesis to keep must be one that the model and the processors can emit, up to "
+                f"its end, and that of prompt {missing} is not."
+            )
+        return values.masked_fill(is_forced, torch.inf)
+
+    def _is_forced(self, sample: SampledBeams) -> Bool[Tensor, "batch beams"]:
+        columns = torch.arange(self.tokens.shape[1], device=self.tokens.device)
+        counts = columns < self.lengths[:, None, None]
+        same = (sample.records.tokens == self.tokens[:, None]) | ~counts
+        return same.all(-1) & (sample.lengths == self.lengths[:, None]) & sample.valid
+
+
+class ConditionalPoissonMemory(NamedTuple):
+    """The memory of conditional Poisson beams."""
+
     log_inclusion: Float64[Tensor, "batch beams"]  # summed over the steps
-    forced: ForcedHypotheses | None  # hypotheses that every sample must contain
+    forced: ForcedHypotheses | None
     seeds: Int64[Tensor, " batch"]
-    model_scores: Float32[Tensor, "rows vocab"] | None = None  # of the current step
-
-    @property
-    def history(self) -> History:
-        """The tokens of every row."""
-        return self.sample.history
-
-    @property
-    def done(self) -> Bool[Tensor, ""]:
-        """True once every hypothesis is finished."""
-        return self.sample.done
 
 
 @final
 @dataclass(frozen=True)
-class ConditionalPoissonBeams(Decoder[ConditionalPoissonState, Inclusion]):
+class ConditionalPoissonBeams(Decoder[SampledBeams, Inclusion]):
     r"""Samples `beams` different hypotheses: at every step a set of beams, by a product of odds.
 
     A beam search that samples its beams. From all one-token continuations of its beams (a finished hypothesis
@@ -112,7 +170,7 @@ class ConditionalPoissonBeams(Decoder[ConditionalPoissonState, Inclusion]):
     def __post_init__(self) -> None:
         check_fields(self, beams=at_least(1))
         seeds = read_seeds("ConditionalPoissonBeams", self.generator, self.seeds)
-        keep = None if self.keep is None else read_hypotheses("ConditionalPoissonBeams", self.keep)
+        keep = None if self.keep is None else _read_hypotheses("ConditionalPoissonBeams", self.keep)
         set_fields(self, beams=int(self.beams), seeds=seeds, keep=keep)
 
     @property
@@ -121,76 +179,92 @@ class ConditionalPoissonBeams(Decoder[ConditionalPoissonState, Inclusion]):
         return self.beams
 
     @override
-    def init(self, history: History, limits: Limits) -> ConditionalPoissonState:
-        sample = SampledBeams.start(history, limits, self.beams)
+    def init(self, history: History, limits: Limits) -> SampledBeams:
+        state = SampledBeams.start(history, limits, self.beams)
         seeds = own_seeds("ConditionalPoissonBeams", self.generator, self.seeds, history)
         forced = None
         if self.keep is not None:
             forced = ForcedHypotheses.start("ConditionalPoissonBeams", self.keep, history, limits)
-        return ConditionalPoissonState(sample, torch.zeros_like(sample.log_probs), forced, seeds)
+        memory = ConditionalPoissonMemory(torch.zeros_like(state.log_probs), forced, seeds)
+        return state._replace(memory=memory)
 
     @override
     def step(
-        self, scores: Float32[Tensor, "rows vocab"], state: ConditionalPoissonState
-    ) -> tuple[ConditionalPoissonState, Selection]:
-        candidates = state.sample.expand(scores)
+        self, scores: Float32[Tensor, "rows vocab"], state: SampledBeams
+    ) -> tuple[SampledBeams, Selection]:
+        memory: ConditionalPoissonMemory = state.memory
+        candidates = state.expand(scores)
         vocab = candidates.log_probs.shape[-1]
         log_probs = candidates.log_probs.flatten(1)
         odds = log_odds(log_probs)
         size = (log_probs > -torch.inf).sum(-1).clamp(max=self.beams)
         levels = polynomials(odds, self.beams)
-        if state.forced is None:
+        if memory.forced is None:
             forced = None
-            drawn = draw_set(levels, size, self._uniform(levels, state))
+            drawn = draw_set(levels, size, _uniform(levels, memory.seeds, state.step))
         else:
-            forced = state.forced.candidate(state.sample.step, candidates)
+            forced = memory.forced.candidate(state.step, candidates)
             is_forced = torch.arange(odds.shape[1], device=odds.device) == forced[:, None]
             others = polynomials(odds.masked_fill(is_forced, -torch.inf), self.beams)
             rest = (size - (forced >= 0).long()).clamp(min=0)
-            drawn = draw_set(others, rest, self._uniform(others, state))[:, : odds.shape[1]] | is_forced
+            drawn = draw_set(others, rest, _uniform(others, memory.seeds, state.step))
+            drawn = drawn[:, : odds.shape[1]] | is_forced
         best = log_probs.masked_fill(~drawn[:, : odds.shape[1]], -torch.inf).topk(self.beams)
         chosen, exists = best.indices, best.values > -torch.inf
         # A finished sample is drawn again with probability 1, up to rounding.
-        included = log_inclusion(levels, size, chosen).masked_fill(state.sample.finished[:, None], 0.0)
-        before = state.log_inclusion.gather(1, chosen // vocab)
-        sample, selection = state.sample.select(chosen, exists, candidates, state.model_scores)
-        log_inclusion_sum = torch.where(exists, before + included, 0.0)
-        after = state._replace(sample=sample, log_inclusion=log_inclusion_sum, model_scores=None)
-        if state.forced is not None and forced is not None:
-            after = after._replace(forced=state.forced.after(chosen, forced))
-        return after, selection
-
-    @staticmethod
-    def _uniform(levels: Levels, state: ConditionalPoissonState) -> list[Float64[Tensor, "batch _parents"]]:
-        """A uniform number for every inner node: a function of seed, step, level and node."""
-        numbers = []
-        for height, level in enumerate(levels[:-1]):
-            streams = torch.full_like(state.seeds, height)
-            numbers.append(rng.uniform_several(state.seeds, streams, state.sample.step, level.shape[1] // 2))
-        return numbers
+        included = log_inclusion(levels, size, chosen).masked_fill(state.finished[:, None], 0.0)
+        included = torch.where(exists, memory.log_inclusion.gather(1, chosen // vocab) + included, 0.0)
+        after, selection = state.select(chosen, exists, candidates)
+        memory = memory._replace(log_inclusion=included)
+        if memory.forced is not None and forced is not None:
+            memory = memory._replace(forced=memory.forced.after(chosen, forced))
+        return after._replace(memory=memory), selection
 
     @override
-    def stable_prefix(self, state: ConditionalPoissonState) -> list[list[list[int]]]:
+    def stable_prefix(self, state: SampledBeams) -> list[list[list[int]]]:
         # A forced hypothesis comes first at the end, so nothing is stable before.
-        return state.sample.stable_prefix() if state.forced is None else []
+        return state.stable_prefix() if self.keep is None else []
 
     @override
-    def finished(self, state: ConditionalPoissonState) -> Bool[Tensor, " batch"]:
-        return state.sample.finished
+    def finished(self, state: SampledBeams) -> Bool[Tensor, " batch"]:
+        return state.finished
 
     @override
-    def finalize(self, state: ConditionalPoissonState) -> Decoded[Inclusion]:
-        sample = state.sample
-        log_probs = sample.log_probs.masked_fill(~sample.valid, -torch.inf)
-        rank = log_probs if state.forced is None else state.forced.rank_first(log_probs, sample)
+    def finalize(self, state: SampledBeams) -> Decoded[Inclusion]:
+        memory: ConditionalPoissonMemory = state.memory
+        log_probs = state.log_probs.masked_fill(~state.valid, -torch.inf)
+        rank = log_probs if memory.forced is None else memory.forced.rank_first(log_probs, state)
         order = rank.argsort(dim=-1, descending=True, stable=True)
         log_probs = log_probs.gather(1, order)
-        included = state.log_inclusion.gather(1, order).masked_fill(log_probs == -torch.inf, -torch.inf)
+        included = memory.log_inclusion.gather(1, order).masked_fill(log_probs == -torch.inf, -torch.inf)
         report = Inclusion(log_probs=log_probs, log_inclusion=included)
-        return sample.decoded(sample.log_probs, order).with_report(report)
+        return state.decoded(state.log_probs, order).with_report(report)
+
+
+def _uniform(
+    levels: Levels, seeds: Int64[Tensor, " batch"], step: Int64[Tensor, ""]
+) -> list[Float64[Tensor, "batch _parents"]]:
+    """A uniform number for every inner node: a function of seed, step, level and node."""
+    return [
+        rng.uniform_several(seeds, torch.full_like(seeds, height), step, level.shape[1] // 2)
+        for height, level in enumerate(levels[:-1])
+    ]
+
+
+def _read_hypotheses(who: str, keep: object) -> tuple[tuple[int, ...], ...]:
+    """One hypothesis per prompt, as tuples of ids. Raises unless each is a list of at least one id."""
+    given = plain(keep)
+    if isinstance(given, str) or not isinstance(given, Sequence) or not all(map(_has_ids, given)):
+        raise ValueError(
+            f"{who}: keep must be one list of ids, not empty, for each prompt, got {keep!r:.80}."
+        )
+    return tuple(read_ids(who, ids) for ids in given)
+
+
+def _has_ids(ids: object) -> bool:
+    return isinstance(plain(ids), list | tuple) and len(plain(ids)) > 0
 
 
 def log_odds(log_probs: Float64[Tensor, "batch candidates"]) -> Float64[Tensor, "batch candidates"]:
     r"""$\log (p / (1 - p))$; a $p$ of 1 counts as one rounding error less."""
-    complement = torch.log(-torch.expm1(log_probs.clamp(max=-(2.0**-53))))
-    return log_probs - complement
+    return log_probs - torch.log(-torch.expm1(log_probs.clamp(max=-(2.0**-53))))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from decodekit.core.history import History
 from decodekit.core.limits import Limits, Stopping
-from decodekit.core.pytrees import reorder_memory
+from decodekit.core.pytrees import Memory, reorder_memory
 from decodekit.core.result import Decoded
 from decodekit.decoders.base import Selection
 from decodekit.decoders.beam.finished import Finished
@@ -42,6 +42,7 @@ class SampledBeams(NamedTuple):
 
     history: History
     limits: Limits
+    model_scores: Float32[Tensor, "rows vocab"] | None  # of the current step
     # Log-probabilities under the sampled distribution; minus infinity for beams that do not exist.
     log_probs: Float64[Tensor, "batch beams"]
     records: Records
@@ -49,6 +50,7 @@ class SampledBeams(NamedTuple):
     finish_code: Int64[Tensor, "batch beams"]  # 0: not finished
     stopping: Stopping
     done: Bool[Tensor, ""]  # all are finished, or some prompt has dead ends only
+    memory: Memory = ()  # of the decoder
 
     @classmethod
     def start(cls, history: History, limits: Limits, beams: int) -> "SampledBeams":
@@ -59,6 +61,7 @@ class SampledBeams(NamedTuple):
         return cls(
             history=history,
             limits=limits,
+            model_scores=None,
             log_probs=torch.zeros_like(zeros, dtype=torch.float64).masked_fill(~is_root, -torch.inf),
             records=Records.empty(batch, beams, limits.max_new_tokens, device),
             lengths=zeros,
@@ -99,24 +102,16 @@ class SampledBeams(NamedTuple):
         chosen: Int64[Tensor, "batch beams"],
         exists: Bool[Tensor, "batch beams"],
         candidates: Candidates,
-        model_scores: Float32[Tensor, "rows vocab"] | None,
     ) -> tuple["SampledBeams", Selection]:
-        """The beams after a step.
-
-        Args:
-            chosen: The flat numbers of the selected candidates.
-            exists: False for places without a candidate.
-            candidates: All candidates.
-            model_scores: The model's scores, whose log-probabilities are recorded.
-        """
+        """The beams after a step, which are the candidates `chosen` where `exists`."""
         batch, beams, vocab = candidates.log_probs.shape
         sources, tokens = chosen // vocab, chosen % vocab
         rows = torch.arange(batch, device=chosen.device)[:, None] * beams + sources
         emits = exists & ~candidates.finished.gather(1, sources)
         tokens = torch.where(emits, tokens, self.limits.pad_id)
         log_probs = torch.zeros_like(chosen, dtype=torch.float32)
-        if model_scores is not None:
-            own = model_scores.log_softmax(-1).view(batch, -1).gather(1, chosen)
+        if self.model_scores is not None:
+            own = self.model_scores.log_softmax(-1).view(batch, -1).gather(1, chosen)
             log_probs = torch.where(emits, own, log_probs)
         history = self.history.take(rows.flatten()).append(tokens.flatten())
         before = reorder_memory(self.stopping, rows.flatten())
@@ -126,6 +121,7 @@ class SampledBeams(NamedTuple):
         )
         after = self._replace(
             history=history,
+            model_scores=None,
             log_probs=candidates.log_probs.flatten(1).gather(1, chosen).masked_fill(~exists, -torch.inf),
             records=self.records.take(sources).write(self.step, Entry(tokens, log_probs, rows), emits),
             lengths=self.lengths.gather(1, sources) + emits,
@@ -151,11 +147,7 @@ class SampledBeams(NamedTuple):
     def decoded(
         self, score: Float64[Tensor, "batch beams"], order: Int64[Tensor, "batch beams"]
     ) -> Decoded[None]:
-        """The result.
-
-        Args:
-            score: Scores of the hypotheses.
-            order: The order of the hypotheses in the result; those that are not valid come last.
+        """The result, in an order in which hypotheses that are not valid come last.
 
         Raises:
             DecodingError: If some prompt has dead ends only.

@@ -20,29 +20,17 @@ from decodekit.decoders.without_replacement.inclusion import Inclusion
 from decodekit.decoders.without_replacement.sampled_beams import SampledBeams
 
 
-class StochasticBeamState(NamedTuple):
-    """The state of a stochastic beam search."""
+class GumbelMemory(NamedTuple):
+    """The memory of a stochastic beam search; beams are in the order of `perturbed`."""
 
-    sample: SampledBeams  # in the order of `perturbed`
     perturbed: Float64[Tensor, "batch beams"]  # perturbed log-probabilities
     threshold: Float64[Tensor, " batch"]  # the largest perturbed log-probability of a pruned candidate
     seeds: Int64[Tensor, " batch"]  # all noise is a function of seed, beam and step
-    model_scores: Float32[Tensor, "rows vocab"] | None = None  # of the current step
-
-    @property
-    def history(self) -> History:
-        """The tokens of every row."""
-        return self.sample.history
-
-    @property
-    def done(self) -> Bool[Tensor, ""]:
-        """True once every hypothesis is finished."""
-        return self.sample.done
 
 
 @final
 @dataclass(frozen=True)
-class StochasticBeamSearch(Decoder[StochasticBeamState, Inclusion]):
+class StochasticBeamSearch(Decoder[SampledBeams, Inclusion]):
     r"""Samples `beams` different hypotheses without replacement: Gumbel-top-k over all sequences.
 
     Every hypothesis $y$ has a perturbed log-probability $G_y = \log p(y) + g_y$ with independent standard
@@ -110,58 +98,55 @@ class StochasticBeamSearch(Decoder[StochasticBeamState, Inclusion]):
         return self.beams
 
     @override
-    def init(self, history: History, limits: Limits) -> StochasticBeamState:
-        sample = SampledBeams.start(history, limits, self.beams)
+    def init(self, history: History, limits: Limits) -> SampledBeams:
+        state = SampledBeams.start(history, limits, self.beams)
         seeds = own_seeds("StochasticBeamSearch", self.generator, self.seeds, history)
         # The root's G is random too, of stream -1: were it fixed, threshold and maximum would be dependent.
-        root = rng.gumbel_seeded(seeds, torch.full_like(seeds, -1), sample.step, 1)
-        return StochasticBeamState(
-            sample=sample,
-            perturbed=sample.log_probs + root,
-            threshold=torch.full_like(sample.log_probs[:, 0], -torch.inf),
-            seeds=seeds,
-        )
+        root = rng.gumbel_seeded(seeds, torch.full_like(seeds, -1), state.step, 1)
+        threshold = torch.full_like(state.log_probs[:, 0], -torch.inf)
+        return state._replace(memory=GumbelMemory(state.log_probs + root, threshold, seeds))
 
     @override
     def step(
-        self, scores: Float32[Tensor, "rows vocab"], state: StochasticBeamState
-    ) -> tuple[StochasticBeamState, Selection]:
-        candidates = state.sample.expand(scores)
+        self, scores: Float32[Tensor, "rows vocab"], state: SampledBeams
+    ) -> tuple[SampledBeams, Selection]:
+        before: GumbelMemory = state.memory
+        candidates = state.expand(scores)
         batch, beams, vocab = candidates.log_probs.shape
-        seeds, streams = state.seeds.repeat_interleave(beams), torch.arange(beams, device=scores.device)
-        noise = rng.gumbel_seeded(seeds, streams.repeat(batch), state.sample.step, vocab)
-        perturbed = with_maximum(candidates.log_probs + noise.view(batch, beams, vocab), state.perturbed)
-        flat = candidates.flat(perturbed, state.perturbed)
+        seeds, streams = before.seeds.repeat_interleave(beams), torch.arange(beams, device=scores.device)
+        noise = rng.gumbel_seeded(seeds, streams.repeat(batch), state.step, vocab)
+        perturbed = with_maximum(candidates.log_probs + noise.view(batch, beams, vocab), before.perturbed)
+        flat = candidates.flat(perturbed, before.perturbed)
         best = flat.topk(min(self.beams + 1, flat.shape[1]))
         perturbed, chosen = best.values[:, : self.beams], best.indices[:, : self.beams]
-        exists = perturbed > -torch.inf
         # The G of a pruned candidate is the maximum over its continuations, and a selected one has a
         # continuation with the same G: so no hypothesis of the final sample is below the threshold.
         pruned = best.values[:, self.beams :]
-        threshold = torch.cat([state.threshold[:, None], pruned], 1).amax(1)
-        sample, selection = state.sample.select(chosen, exists, candidates, state.model_scores)
-        return StochasticBeamState(sample, perturbed, threshold, state.seeds), selection
+        threshold = torch.cat([before.threshold[:, None], pruned], 1).amax(1)
+        after, selection = state.select(chosen, perturbed > -torch.inf, candidates)
+        return after._replace(memory=GumbelMemory(perturbed, threshold, before.seeds)), selection
 
     @override
-    def stable_prefix(self, state: StochasticBeamState) -> list[list[list[int]]]:
-        return state.sample.stable_prefix()
+    def stable_prefix(self, state: SampledBeams) -> list[list[list[int]]]:
+        return state.stable_prefix()
 
     @override
-    def finished(self, state: StochasticBeamState) -> Bool[Tensor, " batch"]:
-        return state.sample.finished
+    def finished(self, state: SampledBeams) -> Bool[Tensor, " batch"]:
+        return state.finished
 
     @override
-    def finalize(self, state: StochasticBeamState) -> Decoded[Inclusion]:
-        valid = state.sample.valid
-        order = state.perturbed.masked_fill(~valid, -torch.inf).argsort(dim=-1, descending=True, stable=True)
-        log_probs = state.sample.log_probs.masked_fill(~valid, -torch.inf).gather(1, order)
-        log_inclusion = log_survival(state.threshold[:, None] - log_probs)
+    def finalize(self, state: SampledBeams) -> Decoded[Inclusion]:
+        memory: GumbelMemory = state.memory
+        rank = memory.perturbed.masked_fill(~state.valid, -torch.inf)
+        order = rank.argsort(dim=-1, descending=True, stable=True)
+        log_probs = state.log_probs.masked_fill(~state.valid, -torch.inf).gather(1, order)
+        log_inclusion = log_survival(memory.threshold[:, None] - log_probs)
         report = Inclusion(
             log_probs=log_probs,
             log_inclusion=log_inclusion.masked_fill(log_probs == -torch.inf, -torch.inf),
-            threshold=state.threshold,
+            threshold=memory.threshold,
         )
-        return state.sample.decoded(state.perturbed, order).with_report(report)
+        return state.decoded(memory.perturbed, order).with_report(report)
 
 
 def with_maximum(
@@ -172,10 +157,7 @@ def with_maximum(
     $G' = -\log(e^{-T} - e^{-Z} + e^{-G})$: the distribution function given the one maximum, then the
     inverse of that given the other. With $v = T - G + \log(1 - e^{G - Z})$ this equals
     $T - \max(0, v) - \log(1 + e^{-|v|})$, in which nothing overflows or cancels.
-
-    Args:
-        perturbed: Gumbel variables of any locations; minus infinity stays minus infinity.
-        maximum: The new maximum of each beam, exact.
+    The largest value becomes exactly $T$; minus infinity stays minus infinity.
     """
     largest = perturbed.amax(-1, keepdim=True)
     target = maximum[..., None]
