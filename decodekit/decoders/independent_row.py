@@ -87,9 +87,9 @@ def decoded(rows: list[IndependentRow], hypotheses: int) -> Decoded[None]:
             torch.cat([state.history.valid for state in states]),
             states[0].history.position,
         ),
-        **{
-            name: torch.cat([getattr(state, name) for state in states])
-            for name in ("token_log_probs", "lengths", "finish_code", "all_banned")
-        },
+        token_log_probs=torch.cat([state.token_log_probs for state in states]),
+        lengths=torch.cat([state.lengths for state in states]),
+        finish_code=torch.cat([state.finish_code for state in states]),
+        all_banned=torch.cat([state.all_banned for state in states]),
     )
     return joined.decoded(hypotheses)

@@ -7,7 +7,7 @@ import torch
 from decodekit.core.limits import Limits
 from decodekit.core.request import DecodeRequest
 from decodekit.core.result import Decoded
-from decodekit.core.validation import Requirement, at_least, is_count
+from decodekit.core.validation import Requirement, at_least
 from decodekit.decoders.beam.certificate import Certificate
 from decodekit.decoders.exact.expansion import Expander
 from decodekit.decoders.exact.node import Node, group_by_length
@@ -73,7 +73,5 @@ def check_search(who: str, scorer: object, num_return: object, max_nodes: object
             f"{who}: scorer must be a Scorer or PathScorer such as LengthPenalty(1.0), got {scorer!r:.80}."
         )
     at_least(1).check(who, "num_return", num_return)
-    optional = Requirement(
-        lambda value: value is None or is_count(value, 1), "an integer of at least 1, or None"
-    )
-    optional.check(who, "max_nodes", max_nodes)
+    if max_nodes is not None:
+        Requirement(at_least(1).holds, "an integer of at least 1, or None").check(who, "max_nodes", max_nodes)
