@@ -298,7 +298,7 @@ def test_processors_see_every_hypothesis_as_in_the_main_loop(name: str) -> None:
             out = dk.decode(
                 HashModelWithOutputs(4, 7), prompts, decoder, chain, max_new_tokens=4, end_ids=END
             )
-            # The second model reads batches of other shapes: its log-probabilities may differ in the last digit.
+            # The second model reads other batches: its log-probabilities may differ in the last digit.
             torch.testing.assert_close(worth.topk(2).values, out.score, atol=1e-5, rtol=1e-5)
             assert certificate(out).proved.all()
             rescored = dk.score(HashModelWithOutputs(4, 7), prompts, out)
