@@ -26,7 +26,7 @@ def decoded(
     *,
     rows_per_prompt: int,
 ) -> Decoded[None]:
-    """The result for each prompt's hypotheses, best first, `number` of them; those missing are not valid.
+    """The result for each prompt's hypotheses, best first, `number` of them; missing ones are not valid.
 
     `rows_per_prompt` is the number of rows that each prompt was decoded on: 1 or `number`.
     """

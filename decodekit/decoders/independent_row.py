@@ -18,8 +18,8 @@ from decodekit.processors.base import LogitsProcessor
 class IndependentRow(NamedTuple):
     """One hypothesis with the state and the processor memory of its own row.
 
-    Every token goes through the processors once, in order, as in the main loop. Nothing is ever taken back,
-    so processors whose memory only moves forward, such as those with a second model, work.
+    Every token goes through the processors once, in order, as in the main loop. Nothing is ever taken back:
+    the memory of a second model only moves forward.
     """
 
     prompt: int

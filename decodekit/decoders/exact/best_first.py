@@ -27,7 +27,7 @@ class BestFirst(CustomLoop[Certificate]):
 
     A hypothesis has a score $s(y)$ and, with the scorer's `bound` as admissible heuristic, an upper bound
     $\bar s(y)$ on its score and that of all its continuations. Each step expands the open node of the largest
-    $\bar s$. Children that are finished compete by score; the others join the queue. The search ends when
+    $\bar s$. Finished children compete by score; open ones join the queue. The search ends when
     $\bar s(y) \le s(y^*)$ for every node in the queue.
 
     The bound assumes that no processor leaves a log-probability above 0: put `Renormalize` behind a processor
@@ -36,15 +36,15 @@ class BestFirst(CustomLoop[Certificate]):
     which may be fewer than `num_return`, or none. `Decoded.report` is a `Certificate`: the number of expanded
     nodes, the bound, whether the result is proved, and the gap.
 
-    All prompts are searched together. The model reads every node from its prompt on. So do processors whose
-    memory cannot be stored, such as those with a second model.
+    All prompts are searched together. The model reads every node from its prompt on, and so do processors
+    with a second model.
 
     Args:
         scorer: Scores hypotheses. A `guide` of unfinished hypotheses is ignored.
-        beams: If given, at most this many nodes of each length are expanded, those of the largest sums of
-            log-probabilities, and no hypothesis of a lower rank ends. This is best-first beam search: it
-            returns the hypotheses of `BeamSearch(beams, scorer=scorer, stop_rule=Proved())` from fewer
-            expansions; the result may or may not be proved. None: no limit, exact.
+        beams: Maximum number of expanded nodes of each length, by their sums of log-probabilities. No
+            hypothesis of a lower rank ends. This is best-first beam search: the result is that of
+            `BeamSearch(beams, scorer=scorer, stop_rule=Proved())`, from fewer expansions, and may or may not
+            be proved. None: no limit, exact.
         num_return: Hypotheses to return, best first; at most `beams`. Where fewer exist, `valid` says so.
         max_nodes: Maximum number of nodes expanded per prompt, at least 1; None for no limit.
         at_once: Nodes of each prompt that one call of the model expands, at least 1. Larger values make

@@ -29,8 +29,8 @@ class DepthFirst(CustomLoop[Certificate]):
     so far. `BestFirst` stores the whole frontier. This search stores the siblings along one path only, and
     expands more nodes.
 
-    The result is that of `BestFirst`, whose page explains scorers without a bound, processors that raise
-    log-probabilities above 0, and how hypotheses are read. `Decoded.report` is a `Certificate`.
+    The result is that of `BestFirst`; see there for scorers without a bound and processors that raise
+    log-probabilities above 0. `Decoded.report` is a `Certificate`.
 
     Args:
         scorer: Scores hypotheses.

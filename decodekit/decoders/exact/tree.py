@@ -1,4 +1,4 @@
-"""The search tree of a prompt: the queue, the finished hypotheses, and the bound on all others."""
+"""The search tree of a prompt: its queue, its finished hypotheses, and its bound."""
 
 import heapq
 import math
@@ -93,7 +93,7 @@ class SearchTree:
 
     @property
     def _prune_threshold(self) -> float:
-        """Children whose bound is at most this can be pruned."""
+        """The largest bound of children that can be pruned."""
         return -torch.inf if self._exceeds_zero else self.worst
 
     def _pop(self) -> Node | None:
@@ -127,7 +127,7 @@ class SearchTree:
         return is_over or self._num_unfinished[children.length] >= self._plan.beams
 
     def _pruned(self, children: Children) -> Children:
-        """The children without those that will never be taken."""
+        """The children up to the last one that may be taken."""
         if self._plan.beams is None and not children.exhausted:
             number = int((children.max_bounds > self._prune_threshold).sum())
             if number > self._budget:

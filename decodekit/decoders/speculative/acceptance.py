@@ -15,9 +15,9 @@ class Acceptance:
         drafted: Proposed tokens of each hypothesis.
         accepted: Accepted tokens of these.
         passes: Forward passes of the model that each hypothesis took part in, after the one over the prompt.
-        verified_at: The number of proposals, over all hypotheses, whose n-th token the model verified. Tokens
-            after a refused one, or after the end, are not verified.
-        accepted_at: The number of these in which the n-th token was accepted.
+        verified_at: Number of verified n-th tokens of proposals, over all hypotheses. Tokens after a refused
+            one, or after the end, are not verified.
+        accepted_at: Number of accepted n-th tokens.
 
     Example:
         >>> model = dk.testing.HashModel(9)

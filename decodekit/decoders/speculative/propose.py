@@ -15,7 +15,7 @@ from decodekit.processors.chain import Chain
 
 
 def stateless_processors(processor: LogitsProcessor, *, greedy: bool) -> tuple[StatelessProcessor, ...]:
-    """The stateless processors of a chain, in order; if greedy, only those that may change the argmax.
+    """The stateless processors of a chain, in order; if greedy, only ones that may change the argmax.
 
     A processor with a memory would have to forget refused tokens.
     """

@@ -36,7 +36,7 @@ class Speculative(CustomLoop[Acceptance]):
     Greedy: a proposed token is accepted if it is the argmax; the first one that is not is replaced by the
     argmax. The result is exactly that of `Greedy`. Sampling: a token $x$ drawn from the draft's distribution
     $q$ is accepted with probability $\min(1, p(x) / q(x))$; else a token is drawn from $\max(0, p - q)$,
-    normalized, in its place. Every token then follows $p$, whatever $q$ is. Each pass emits one more token
+    normalized, in its place. Every token then follows $p$, for any $q$. Each pass emits one more token
     than it accepts, so between 1 and `tokens` + 1.
 
     $p$ is the distribution after the processors. They see every token once, in order, on rows of different
@@ -145,7 +145,7 @@ class Speculative(CustomLoop[Acceptance]):
     def _checked(
         self, proposal: Proposal, max_tokens: list[int], vocab: int
     ) -> tuple[list[list[int]], Float32[Tensor, "rows columns vocab"] | None]:
-        """The proposal up to the first id outside the vocabulary. Raises if it is not what was asked for."""
+        """The proposal up to the first id outside the vocabulary. Raises if it has a wrong shape."""
         who = f"Speculative: {type(self.draft).__name__}"
         lengths = [len(row) for row in proposal.tokens]
         if len(lengths) != len(max_tokens) or any(map(int.__gt__, lengths, max_tokens)):

@@ -4,7 +4,7 @@ $P(S) = \prod_{i \in S} w_i / e_n(w)$ over all sets of size $n$. The elementary 
 the sum of these products: the coefficient of $z^n$ in $\prod_i (1 + w_i z)$. The latter is computed over a
 binary tree: each node has the polynomial of the items below it, up to the degree that is needed. A set is
 drawn from the root down, by splitting the number of items still to draw between the two children. All numbers
-are logarithms, so nothing cancels, whatever the range of the weights.
+are logarithms, so nothing cancels for weights of any range.
 
 Source: Hájek, 1964, https://doi.org/10.1214/aoms/1177700375; Chen, Dempster & Liu, 1994,
 https://doi.org/10.1093/biomet/81.3.457.

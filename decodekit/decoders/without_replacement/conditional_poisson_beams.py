@@ -121,7 +121,7 @@ class ConditionalPoissonBeams(Decoder[SampledBeams, Inclusion]):
     $p$ is the model's distribution after the processors, every step normalized, up to `max_new_tokens`: the
     distribution of `Sample`. Reported log-probabilities are the model's own, as everywhere. Hypotheses are in
     the order of $p$, likeliest first; their `score` is $\log p$. Where fewer hypotheses exist than beams, all
-    are returned. A beam whose every next token is banned keeps its place, and is returned as not valid.
+    are returned. A beam with every next token banned keeps its place, and is returned as not valid.
 
     `Decoded.report` is an [`Inclusion`][decodekit.Inclusion]. Its probabilities are products over the steps
     of the exact inclusion probability *given the beams of the step before*: estimates from them are unbiased,
@@ -132,8 +132,8 @@ class ConditionalPoissonBeams(Decoder[SampledBeams, Inclusion]):
     Args:
         beams: Hypotheses to sample, at least 1. The prompt is computed once.
         keep: For every prompt the ids of a complete hypothesis, up to its end id or the limit, that is forced
-            into the sample. It comes first, with its inclusion probability; the inclusion probabilities of
-            the others, and estimates, are not valid then.
+            into the sample. It comes first, with its inclusion probability. No other inclusion probability,
+            and no estimate, is valid then.
         generator: The stream that a seed for each prompt is drawn from; None is torch's global one.
         seeds: One integer per prompt, instead of a generator: then a prompt's hypotheses do not depend on the
             batch.

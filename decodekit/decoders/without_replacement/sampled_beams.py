@@ -82,7 +82,7 @@ class SampledBeams(NamedTuple):
 
     @property
     def finished(self) -> Bool[Tensor, " batch"]:
-        """True for prompts whose beams are all finished."""
+        """True for prompts with all beams finished."""
         return ((self.finish_code != 0) | (self.log_probs == -torch.inf)).all(-1)
 
     def expand(self, scores: Float32[Tensor, "rows vocab"]) -> Candidates:

@@ -13,9 +13,9 @@ from decodekit.core.validation import at_least
 class SampledMass:
     r"""The probability that unique samples cover, and importance weights: `Decoded.report` of `UniqueSample`.
 
-    Probabilities are those of the sampled distribution, after the processors. A sample of probability $p_i$
+    Probabilities belong to the sampled distribution, after the processors. A sample of probability $p_i$
     has the weight $p_i / (1 - e^{-p_i \tau})$ in an expectation over *all* hypotheses. Here $\tau$ is the
-    arrival time of the next hypothesis in an exponential race whose order is that of the samples:
+    arrival time of the next hypothesis in an exponential race, in the order of the samples:
     $\tau = \sum_{j=1}^{k+1} E_j / m_j$, with unsampled probabilities $m_j$ and standard exponential $E_j$.
     Dead ends take part in the race. Where one was met, the next arrival after the last sample is not known;
     there $\tau$ is the arrival time of the last sample, which itself gets no weight.
@@ -25,8 +25,8 @@ class SampledMass:
         unsampled: The unsampled probability before each sample was drawn: 1 for the first; 0 where it is
             missing.
         remaining: The unsampled probability at the end, per prompt.
-        dead_ends: For every prompt, the unsampled probability before each dead end: a hypothesis whose every
-            next token is banned. Dead ends are set aside.
+        dead_ends: For every prompt, the unsampled probability before each dead end: a hypothesis with every
+            next token banned. Dead ends are set aside.
 
     Example:
         >>> coin = dk.testing.MarkovModel([[0.25, 0.75], [0.25, 0.75]])
@@ -98,7 +98,7 @@ class SampledMass:
         """The estimated expectation of a function of the hypothesis. Exact where nothing remains.
 
         Args:
-            values: The function's value for each sample; those of missing samples are ignored.
+            values: The function's value for each sample; values of missing samples are ignored.
             repetitions: As in `weights`.
             normalize: As in `weights`.
             generator: As in `weights`.

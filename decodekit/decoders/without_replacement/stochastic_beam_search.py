@@ -45,14 +45,14 @@ class StochasticBeamSearch(Decoder[SampledBeams, Inclusion]):
     are the model's own, as everywhere.
 
     Hypotheses are in the order of their perturbed log-probability, largest first, which is their `score`: the
-    first `n` are a sample without replacement of size `n`, and with seeds they are those of `beams=n`.
+    first `n` are a sample without replacement of size `n`, and with seeds the sample of `beams=n`.
     `Decoded.report` is an [`Inclusion`][decodekit.Inclusion]. Its threshold $\kappa$ is the largest $G$ that
     is *not* in the sample, so that the whole sample counts in an estimate, and the inclusion probability of
     $y$ is $P(G_y > \kappa) = 1 - \exp(-p(y)\, e^{-\kappa})$. Where fewer hypotheses exist than beams, all
     are returned, with an inclusion probability of 1, and `valid` marks the empty places.
 
-    A partial hypothesis whose every next token is banned is a dead end. It keeps its place until the end and
-    is returned as not valid, which costs hypotheses and keeps the estimates unbiased for all others.
+    A partial hypothesis with every next token banned is a dead end. It keeps its place until the end and is
+    returned as not valid. This costs hypotheses, and keeps estimates over complete ones unbiased.
 
     Args:
         beams: Hypotheses to sample, at least 1. The prompt is computed once.

@@ -40,7 +40,7 @@ class UniqueSample(CustomLoop[SampledMass]):
     Samples differ as token sequences: the same string in other tokens is another sample.
 
     Where fewer hypotheses exist than asked for, all are returned; the rest is not valid, `"missing"`. A
-    hypothesis whose every next token is banned is a dead end and is set aside as if it had been drawn.
+    hypothesis with every next token banned is a dead end and is set aside as if it had been drawn.
     Processors see each hypothesis token by token, as in the main loop; one with a second model reads it again
     from the prompt in every round. Memory grows with the visited hypotheses: two numbers per next token.
 

@@ -15,9 +15,8 @@ class Proposal(NamedTuple):
 
     Attributes:
         tokens: The tokens of every row, at most as many as were asked for.
-        probs: The distribution that each token was drawn from, given those before it. None: the draft is
-            deterministic. When sampling, tokens are only distributed correctly if they were drawn from
-            exactly these.
+        probs: The distribution that each token was drawn from, given the tokens before it. None: the draft
+            is deterministic. Samples are only correct if tokens were drawn from exactly these.
 
     Example:
         >>> Proposal([[5, 7], []])

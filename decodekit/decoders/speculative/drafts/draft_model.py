@@ -113,7 +113,7 @@ class DraftModelSession(DraftSession):
 
 
 def _common_length(read: list[int], emitted: list[int]) -> int:
-    """The length of the common prefix, without the last emitted token, whose logits are needed."""
+    """The length of the common prefix, without the last emitted token: its logits are needed."""
     number = 0
     while number < min(len(read), len(emitted) - 1) and read[number] == emitted[number]:
         number += 1
