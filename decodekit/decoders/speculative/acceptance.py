@@ -55,30 +55,34 @@ class Acceptance:
 class AcceptanceCounter:
     """Counts proposed and accepted tokens during a run."""
 
-    def __init__(self, rows: int, max_tokens: int) -> None:
-        self.rounds = 0
-        self._drafted, self._accepted, self._passes = [0] * rows, [0] * rows, [0] * rows
-        self._verified_at, self._accepted_at = [0] * max_tokens, [0] * max_tokens
+    def __init__(self, max_tokens: int) -> None:
+        self._max_tokens = max_tokens
+        self._rounds: list[list[list[int]]] = []  # of each round the four numbers of every row
+
+    @property
+    def rounds(self) -> int:
+        """Number of rounds counted."""
+        return len(self._rounds)
 
     def add(
         self, proposed: list[list[int]], accepted: list[int], emitted: list[list[int]], passed: list[bool]
     ) -> None:
         """Count a round; `passed` is True for rows that took part in a pass of the model."""
-        self.rounds += 1
-        for row, (tokens, number) in enumerate(zip(proposed, accepted, strict=True)):
-            self._drafted[row] += len(tokens)
-            self._accepted[row] += number
-            self._passes[row] += passed[row]
-            for place in range(min(len(tokens), len(emitted[row]))):
-                self._verified_at[place] += 1
-                self._accepted_at[place] += place < number
+        drafted = [len(tokens) for tokens in proposed]
+        verified = [min(number, len(tokens)) for number, tokens in zip(drafted, emitted, strict=True)]
+        self._rounds.append([drafted, accepted, verified, [int(is_read) for is_read in passed]])
 
     def report(self, hypotheses: int) -> Acceptance:
         """The statistics, `hypotheses` rows per prompt."""
+        counts = torch.tensor(self._rounds)  # [rounds 4 rows]
+        drafted, accepted, _, passes = counts.sum(0).view(4, -1, hypotheses)
+        is_accepted, is_verified = (
+            counts[:, number, :, None] > torch.arange(self._max_tokens) for number in (1, 2)
+        )
         return Acceptance(
-            drafted=torch.tensor(self._drafted).view(-1, hypotheses),
-            accepted=torch.tensor(self._accepted).view(-1, hypotheses),
-            passes=torch.tensor(self._passes).view(-1, hypotheses),
-            verified_at=torch.tensor(self._verified_at),
-            accepted_at=torch.tensor(self._accepted_at),
+            drafted=drafted,
+            accepted=accepted,
+            passes=passes,
+            verified_at=is_verified.sum((0, 1)),
+            accepted_at=(is_accepted & is_verified).sum((0, 1)),
         )

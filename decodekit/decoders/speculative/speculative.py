@@ -114,10 +114,7 @@ class Speculative(CustomLoop[Acceptance]):
         rows = IndependentRow.start(prompt.to(device).history(capacity, num_samples), processor, limits)
         draft = self.draft.start(model, prompt, rows_per_prompt=num_samples, capacity=capacity)
         processors = stateless_processors(processor, greedy=not self.sample)
-        verifier, counter = (
-            ProposalVerifier(processor, draws),
-            AcceptanceCounter(len(rows), self.tokens),
-        )
+        verifier, counter = ProposalVerifier(processor, draws), AcceptanceCounter(self.tokens)
         emitted: list[list[int]] = [[] for _ in rows]  # by each row since the last proposal
         while True:
             max_tokens = [0 if row.finished else min(self.tokens, row.remaining - 1) for row in rows]

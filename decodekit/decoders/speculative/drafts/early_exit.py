@@ -18,8 +18,8 @@ from decodekit.models.protocols import EarlyExitModel, Model
 class EarlyExit(Draft):
     """Drafts with the model's own first layers: its head reads the hidden states of an early layer.
 
-    Needs no second model and copies no weights; the draft has its own cache. Good for models trained for early
-    exit; without such training early layers may predict poorly.
+    Needs no second model and copies no weights; the draft has its own cache. Good for models trained for
+    early exit; without such training early layers may predict poorly.
 
     Args:
         layer: Number of layers to run, at least 1 and below the model's number of layers.
