@@ -37,7 +37,7 @@ def is_count(value: object, least: int) -> TypeGuard[int]:
 
 
 class Requirement(NamedTuple):
-    """A condition on an argument, its words in a message ("must be ..."), and advice on what to do instead."""
+    """A condition on an argument, its words in messages ("must be ..."), and advice after them."""
 
     holds: Callable[[Any], bool]
     words: str
@@ -54,6 +54,8 @@ FINITE = Requirement(is_finite, "a finite number")
 POSITIVE = Requirement(is_positive, "a finite number above 0")
 NON_NEGATIVE = Requirement(lambda value: is_finite(value) and value >= 0, "a finite number of at least 0")
 FRACTION = Requirement(lambda value: is_number(value) and 0 <= value <= 1, "in [0, 1]")
+POSITIVE_FRACTION = Requirement(lambda value: is_number(value) and 0 < value <= 1, "in (0, 1]")
+OPEN_FRACTION = Requirement(lambda value: is_number(value) and 0 < value < 1, "strictly between 0 and 1")
 FLAG = Requirement(lambda value: isinstance(value, bool), "True or False")
 
 
