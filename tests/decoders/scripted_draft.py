@@ -1,4 +1,4 @@
-"""A draft that proposes what it was told to."""
+"""A draft that proposes given tokens."""
 
 from typing import Self
 
@@ -12,19 +12,19 @@ class Scripted(dk.Draft):
 
     Args:
         rounds: For each round the tokens of every row.
-        probs: What it says they were drawn from.
-        honest: Whether it keeps to what it was asked for.
+        probs: The distributions that it reports.
+        obedient: False proposes more than it was asked for.
     """
 
-    def __init__(self, *rounds: list[list[int]], probs: Tensor | None = None, honest: bool = True) -> None:
-        self.rounds, self.probs, self.honest = rounds, probs, honest
-        self.texts: list[list[int]] = []
+    def __init__(self, *rounds: list[list[int]], probs: Tensor | None = None, obedient: bool = True) -> None:
+        self.rounds, self.probs, self.obedient = rounds, probs, obedient
+        self.sequences: list[list[int]] = []
 
     @classmethod
-    def around(cls, texts: list[list[int]]) -> Self:
-        """Proposes what these texts say next, with a mistake at a place that changes from round to round."""
+    def around(cls, sequences: list[list[int]]) -> Self:
+        """Proposes the next tokens of these sequences, with a mistake at a place that changes every round."""
         draft = cls()
-        draft.texts = texts
+        draft.sequences = sequences
         return draft
 
     def start(
@@ -40,20 +40,20 @@ class Scripted(dk.Draft):
 
 class _Session(dk.DraftSession):
     def __init__(self, draft: Scripted, rows: int) -> None:
-        self.draft, self.round, self.said = draft, 0, [0] * rows
+        self.draft, self.round, self.lengths = draft, 0, [0] * rows
 
-    def propose(self, said: list[list[int]], most: list[int], choose: object) -> dk.Proposal:  # noqa: ARG002
-        self.said = [before + len(new) for before, new in zip(self.said, said, strict=True)]
+    def propose(self, emitted: list[list[int]], max_tokens: list[int], choose: object) -> dk.Proposal:  # noqa: ARG002
+        self.lengths = [before + len(new) for before, new in zip(self.lengths, emitted, strict=True)]
         self.round += 1
-        if self.draft.texts:
-            return dk.Proposal([self._mistaken(row, allowed) for row, allowed in enumerate(most)])
+        if self.draft.sequences:
+            return dk.Proposal([self._mistaken(row, allowed) for row, allowed in enumerate(max_tokens)])
         rounds = self.draft.rounds
-        rows = rounds[self.round - 1] if self.round <= len(rounds) else [[] for _ in most]
-        if self.draft.honest:
-            rows = [row[:allowed] for row, allowed in zip(rows, most, strict=True)]
+        rows = rounds[self.round - 1] if self.round <= len(rounds) else [[] for _ in max_tokens]
+        if self.draft.obedient:
+            rows = [row[:allowed] for row, allowed in zip(rows, max_tokens, strict=True)]
         return dk.Proposal(rows, self.draft.probs)
 
     def _mistaken(self, row: int, most: int) -> list[int]:
-        tokens = self.draft.texts[row][self.said[row] :][:most]
+        tokens = self.draft.sequences[row][self.lengths[row] :][:most]
         place = (3 * self.round + row) % 4
         return [token ^ 1 if number == place else token for number, token in enumerate(tokens)]

@@ -1,16 +1,18 @@
-"""Exact search, one text to its end before the next."""
+"""Depth-first search (branch and bound)."""
 
 from collections.abc import Generator
 from dataclasses import KW_ONLY, dataclass
 from typing import final
 
+from typing_extensions import override
+
 from decodekit.core.request import DecodeRequest
 from decodekit.core.result import Decoded
 from decodekit.decoders.beam.certificate import Certificate
 from decodekit.decoders.custom_loop import CustomLoop
-from decodekit.decoders.exact.branch import Branch
+from decodekit.decoders.exact.node import Children
 from decodekit.decoders.exact.search import check_search, search
-from decodekit.decoders.exact.tree import Plan
+from decodekit.decoders.exact.tree import SearchPlan
 from decodekit.models.protocols import Model
 from decodekit.processors.base import LogitsProcessor
 from decodekit.scorers.base import PathScorer
@@ -20,26 +22,26 @@ from decodekit.scorers.length_penalty import LengthPenalty
 @final
 @dataclass(frozen=True)
 class DepthFirst(CustomLoop[Certificate]):
-    r"""Finds the best texts there are, and proves it, in little memory: branch and bound.
+    r"""Finds the best hypotheses and proves it, in little memory: branch and bound.
 
-    Follows the most promising continuation until it ends, then goes back to the last choice and takes the
-    next one, unless the scorer's `bound` says that neither it nor any continuation of it can be better than
-    what was found. Where `BestFirst` keeps all texts that wait, this keeps those along one text, and looks at
-    more of them.
+    Follows the most promising continuation until it ends, then backtracks to the last choice and takes the
+    next one, unless the scorer's `bound` shows that neither it nor any continuation can beat the best found
+    so far. `BestFirst` stores the whole frontier. This search stores the siblings along one path only, and
+    expands more nodes.
 
-    The texts are those of `BestFirst`, which says more of scorers without a bound, of processors that raise
-    log-probabilities above 0, and of how texts are read. `Decoded.report` is a `Certificate`.
+    The result is that of `BestFirst`; see there for scorers without a bound and processors that raise
+    log-probabilities above 0. `Decoded.report` is a `Certificate`.
 
     Args:
-        scorer: What a text is worth.
-        num_return: Texts to return, best first. Where fewer exist, `valid` says so.
-        max_nodes: Texts of each prompt whose next tokens are looked at, at most; None: any number. When it is
-            used up, the best found so far come back.
+        scorer: Scores hypotheses.
+        num_return: Hypotheses to return, best first. Where fewer exist, `valid` says so.
+        max_nodes: Maximum number of nodes expanded per prompt, at least 1; None for no limit. When it is
+            reached, the best hypotheses so far are returned.
 
     Raises:
-        TypeError: If `scorer` is not one.
+        TypeError: If `scorer` is not a `PathScorer`.
         ValueError: If a number is out of range.
-        DecodingError: In a run, if no text of a prompt can end.
+        DecodingError: In a run, if no hypothesis of a prompt can end.
 
     Example:
         >>> out = dk.decode(dk.load(), "Once upon a time there was", DepthFirst(), max_new_tokens=3)
@@ -61,14 +63,14 @@ class DepthFirst(CustomLoop[Certificate]):
     def __post_init__(self) -> None:
         check_search("DepthFirst", self.scorer, self.num_return, self.max_nodes)
 
+    @override
     def run(
         self, model: Model, processor: LogitsProcessor, request: DecodeRequest
     ) -> Generator[None, None, Decoded[Certificate]]:
-        """Follows texts to their ends until nothing is left that can be better than what was found."""
-        plan = Plan(order=_deepest, num_return=self.num_return, max_nodes=self.max_nodes)
-        return search(model, processor, request, "DepthFirst", self.scorer, plan)
+        plan = SearchPlan(priority=_deepest, num_return=self.num_return, max_nodes=self.max_nodes)
+        return search(model, processor, request, self.scorer, plan, "DepthFirst")
 
 
-def _deepest(branch: Branch) -> tuple[float, ...]:
-    # Only the branches along one text wait, so that no two of them are of one length.
-    return (-branch.length,)
+def _deepest(children: Children) -> tuple[float, ...]:
+    # The queue holds the siblings along one path, so no two entries have the same length.
+    return (-children.length,)

@@ -1,4 +1,4 @@
-"""The tree of a prompt's texts, as far as an exact search has seen it."""
+"""The search tree of a prompt: its queue, its finished hypotheses, and its bound."""
 
 import heapq
 import math
@@ -11,88 +11,76 @@ from itertools import count
 import torch
 
 from decodekit.decoders.beam.state import nan_score
-from decodekit.decoders.exact.branch import Branch, Node
-from decodekit.decoders.exact.expand import Expanded
+from decodekit.decoders.exact.expansion import Expansion
+from decodekit.decoders.exact.node import Children, Node
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How a tree is searched.
+class SearchPlan:
+    """The order and the limits of a search."""
 
-    Attributes:
-        order: Of the branches that wait, the one of which this is least comes first.
-        num_return: How many texts are wanted.
-        max_nodes: How many texts' next tokens may be looked at; None: any number.
-        beams: How many texts of each length may go on, those of the greatest sums; None: any number.
-        at_once: How many texts are looked at in a round.
-    """
-
-    order: Callable[[Branch], tuple[float, ...]]
+    # The children with the smallest value are taken from the queue first.
+    priority: Callable[[Children], tuple[float, ...]]
     num_return: int = 1
-    max_nodes: int | None = None
-    beams: int | None = None
+    max_nodes: int | None = None  # maximum number of expanded nodes
+    beams: int | None = None  # maximum number of expanded nodes of each length
     at_once: int = 1
 
 
-class Tree:
-    """What waits of a prompt's texts, what has ended, and what was let go.
+class SearchTree:
+    """The state of the search for one prompt."""
 
-    Args:
-        plan: How it is searched.
-        finish: Says what has finished a text; 0: nothing has.
-    """
-
-    def __init__(self, plan: Plan, finish: Callable[[Node], int]) -> None:
-        self.nodes = 1  # texts whose next tokens were looked at: the prompt is one
+    def __init__(self, plan: SearchPlan, finish_code: Callable[[Node], int]) -> None:
+        self.num_expanded = 1  # the prompt
         self.finished: list[Node] = []  # the best, best first
-        self._plan, self._finish = plan, finish
-        self._waiting: list[tuple[tuple[float, ...], int, Branch]] = []
-        self._number = count()  # of two branches that are tied the older comes first
-        self._rises = False  # whether a token has added more than 0: then no bound holds
-        self._lost = -torch.inf  # the greatest bound of what was let go
-        self._next = -torch.inf  # the best score of what has ended and is not among the finished
-        self._is_cut = False  # whether texts were let go because the budget would not reach them
-        self._seen: Counter[int] = Counter()  # texts of every length
-        self._gone_on: Counter[int] = Counter()  # those of them that had not ended
+        self._plan, self._finish_code = plan, finish_code
+        self._queue: list[tuple[tuple[float, ...], int, Children]] = []
+        self._insertions = count()  # of two entries of equal priority the older comes first
+        self._exceeds_zero = False  # some token had a log-probability above 0: no bound holds
+        self._pruned_bound = -torch.inf  # the largest bound of what was pruned
+        self._runner_up = -torch.inf  # the best score of a finished hypothesis that is not in `finished`
+        self._is_cut = False  # children were dropped because `max_nodes` would not reach them
+        self._num_taken: Counter[int] = Counter()  # nodes taken from the queue, by length
+        self._num_unfinished: Counter[int] = Counter()  # nodes of them that were not finished
 
     @property
     def worst(self) -> float:
-        """The score of the last text that is wanted; minus infinity where there are fewer."""
+        """The score of the last hypothesis that is wanted; minus infinity where there are fewer."""
         return self.finished[-1].score if self._is_full else -torch.inf
 
     @property
     def bound(self) -> float:
-        """What no text but the finished ones scores more than."""
-        bound = max([self._lost, *(branch.bound for *_, branch in self._waiting)])
-        if self._rises and bound > -torch.inf:
+        """Upper bound on the score of all hypotheses but the finished ones that are returned."""
+        bound = max([self._pruned_bound, *(children.bound for *_, children in self._queue)])
+        if self._exceeds_zero and bound > -torch.inf:
             bound = torch.inf
-        return max(bound, self._next)
+        return max(bound, self._runner_up)
 
     @property
-    def is_stuck(self) -> bool:
-        """Whether every text was looked at that may be, and none can end."""
-        return not (self.finished or self._waiting or self._is_cut)
+    def all_banned(self) -> bool:
+        """True if the tree is fully explored and no hypothesis can end."""
+        return not (self.finished or self._queue or self._is_cut)
 
-    def expand(self, expanded: Expanded) -> None:
-        """Takes in how a text goes on."""
-        self._rises = self._rises or expanded.rises
-        ended = expanded.ended
-        while ended.waits and not (self._is_full and ended.bound <= self.worst):
-            node = ended.take()
-            node.finish_code = self._finish(node)
-            self._end(node)
-        if ended.waits:
-            self._next = max(self._next, ended.bound)
-        self._wait(self._trimmed(expanded.going))
+    def add(self, expansion: Expansion) -> None:
+        """Add the children of a node."""
+        self._exceeds_zero = self._exceeds_zero or expansion.exceeds_zero
+        finished = expansion.finished
+        while not finished.exhausted and not (self._is_full and finished.bound <= self.worst):
+            node = finished.pop()
+            node.finish_code = self._finish_code(node)
+            self._add_finished(node)
+        if not finished.exhausted:
+            self._runner_up = max(self._runner_up, finished.bound)
+        self._push(self._pruned(expansion.open))
 
-    def pick(self) -> list[Node]:
-        """The texts that are to be looked at next; none: the search is over."""
-        most = min(self._plan.at_once, self._budget)
-        picked: list[Node] = []
-        while len(picked) < most and (node := self._first()) is not None:
-            picked.append(node)
-        self.nodes += len(picked)
-        return picked
+    def next_nodes(self) -> list[Node]:
+        """The nodes to expand next; none when the search is over."""
+        number = min(self._plan.at_once, self._budget)
+        nodes: list[Node] = []
+        while len(nodes) < number and (node := self._pop()) is not None:
+            nodes.append(node)
+        self.num_expanded += len(nodes)
+        return nodes
 
     @property
     def _is_full(self) -> bool:
@@ -100,62 +88,61 @@ class Tree:
 
     @property
     def _budget(self) -> float:
-        """How many more texts may be looked at."""
-        return torch.inf if self._plan.max_nodes is None else self._plan.max_nodes - self.nodes
+        """The number of nodes that may still be expanded."""
+        return torch.inf if self._plan.max_nodes is None else self._plan.max_nodes - self.num_expanded
 
     @property
-    def _floor(self) -> float:
-        """What is bounded by no more than this can be let go."""
-        return -torch.inf if self._rises else self.worst
+    def _prune_threshold(self) -> float:
+        """The largest bound of children that can be pruned."""
+        return -torch.inf if self._exceeds_zero else self.worst
 
-    def _first(self) -> Node | None:
-        """The next text that goes on."""
-        while self._waiting:
-            *_, branch = heapq.heappop(self._waiting)
-            if self._is_over(branch):
-                self._lost = max(self._lost, branch.bound)
+    def _pop(self) -> Node | None:
+        """Take the next unfinished node from the queue."""
+        while self._queue:
+            *_, children = heapq.heappop(self._queue)
+            if self._can_prune(children):
+                self._pruned_bound = max(self._pruned_bound, children.bound)
                 continue
-            node = branch.take()
-            self._wait(branch)
-            node.finish_code = self._finish(node)
-            place = self._seen[node.length]
-            self._seen[node.length] += 1
+            node = children.pop()
+            self._push(children)
+            node.finish_code = self._finish_code(node)
+            rank = self._num_taken[node.length]
+            self._num_taken[node.length] += 1
             if not node.finish_code:
-                self._gone_on[node.length] += 1
+                self._num_unfinished[node.length] += 1
                 return node
-            if self._plan.beams is None or place < self._plan.beams:
-                self._end(node)
+            if self._plan.beams is None or rank < self._plan.beams:
+                self._add_finished(node)
             else:
-                self._lost = max(self._lost, node.score)
+                self._pruned_bound = max(self._pruned_bound, node.score)
         return None
 
-    def _is_over(self, branch: Branch) -> bool:
-        """Whether nothing that waits in a branch is to be looked at."""
+    def _can_prune(self, children: Children) -> bool:
         if self._plan.beams is None:
-            return branch.bound <= self._floor
-        # With beams a text that is no good takes the place of another of its length all the same, so a
-        # branch is not let go before all are.
-        everything = [branch, *(other for *_, other in self._waiting)]
-        is_done = all(other.bound <= self._floor for other in everything)
-        return is_done or self._gone_on[branch.length] >= self._plan.beams
+            return children.bound <= self._prune_threshold
+        # With beams, a hypothesis that cannot win still takes the place of another of its length, as in beam
+        # search. Children are therefore pruned only when all in the queue can be.
+        queue = [children, *(others for *_, others in self._queue)]
+        is_over = all(waiting.bound <= self._prune_threshold for waiting in queue)
+        return is_over or self._num_unfinished[children.length] >= self._plan.beams
 
-    def _trimmed(self, branch: Branch) -> Branch:
-        """The branch without what will not be looked at."""
-        if self._plan.beams is None and branch.waits:
-            number = int((branch.most > self._floor).sum())
+    def _pruned(self, children: Children) -> Children:
+        """The children up to the last one that may be taken."""
+        if self._plan.beams is None and not children.exhausted:
+            number = int((children.max_bounds > self._prune_threshold).sum())
             if number > self._budget:
                 number, self._is_cut = int(self._budget), True
-            if number < len(branch.tokens):
-                self._lost = max(self._lost, float(branch.most[number]))
-                branch.cut(number)
-        return branch
+            if number < len(children.tokens):
+                self._pruned_bound = max(self._pruned_bound, float(children.max_bounds[number]))
+                children.truncate(number)
+        return children
 
-    def _wait(self, branch: Branch) -> None:
-        if branch.waits:
-            heapq.heappush(self._waiting, (self._plan.order(branch), next(self._number), branch))
+    def _push(self, children: Children) -> None:
+        if not children.exhausted:
+            heapq.heappush(self._queue, (self._plan.priority(children), next(self._insertions), children))
 
-    def _end(self, node: Node) -> None:
-        """Takes in a text that has ended, if it is allowed; of tied ones the first stays."""
+    def _add_finished(self, node: Node) -> None:
+        """Add a finished node unless its score is minus infinity; of equal scores the first stays."""
         if math.isnan(node.score):
             raise nan_score()
         if node.score == -torch.inf:
@@ -163,4 +150,4 @@ class Tree:
         place = bisect_right(self.finished, -node.score, key=lambda other: -other.score)
         self.finished.insert(place, node)
         if len(self.finished) > self._plan.num_return:
-            self._next = max(self._next, self.finished.pop().score)
+            self._runner_up = max(self._runner_up, self.finished.pop().score)

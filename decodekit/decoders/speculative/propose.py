@@ -1,4 +1,4 @@
-"""How a draft's logits become tokens: as the run's own would, as far as that is pure."""
+"""Tokens from a draft's logits."""
 
 from dataclasses import dataclass
 
@@ -7,51 +7,47 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from decodekit.core.history import History, RowOwners
+from decodekit.decoders.independent_row import IndependentRow
 from decodekit.decoders.speculative.draws import Draws, Purpose
-from decodekit.decoders.speculative.speculative_row import SpeculativeRow
 from decodekit.errors import DecodekitError, DecodingError
 from decodekit.processors.base import Chain, LogitsProcessor, StatelessProcessor
 
 
-def stateless(processor: LogitsProcessor, *, greedy: bool) -> tuple[StatelessProcessor, ...]:
-    """The processors in a chain that remember nothing, in order, and may change what is chosen.
+def stateless_processors(processor: LogitsProcessor, *, greedy: bool) -> tuple[StatelessProcessor, ...]:
+    """The stateless processors of a chain, in order; if greedy, only ones that may change the argmax.
 
-    What a processor remembers of tokens that were only proposed would have to be taken back.
+    A processor with a memory would have to forget refused tokens.
     """
     if isinstance(processor, Chain):
-        return tuple(one for inner in processor.processors for one in stateless(inner, greedy=greedy))
-    useful = isinstance(processor, StatelessProcessor) and not (greedy and processor.argmax_invariant)
-    return (processor,) if useful else ()  # type: ignore[return-value] # useful says so
+        inner = (stateless_processors(one, greedy=greedy) for one in processor.processors)
+        return tuple(one for several in inner for one in several)
+    if not isinstance(processor, StatelessProcessor) or (greedy and processor.argmax_invariant):
+        return ()
+    return (processor,)
 
 
 @dataclass(frozen=True)
 class DraftSampler:
-    """Chooses a draft's tokens.
+    """Chooses a draft's tokens as the run chooses its own, without processors that have a memory."""
 
-    Attributes:
-        processors: What the draft's logits go through.
-        draws: Random numbers; None: the likeliest token.
-        lines: What has been said.
-    """
-
-    processors: tuple[StatelessProcessor, ...]
-    draws: Draws | None
-    lines: list[SpeculativeRow]
+    processors: tuple[StatelessProcessor, ...]  # applied to the draft's logits
+    draws: Draws | None  # random numbers; None: the argmax
+    rows: list[IndependentRow]
 
     def __call__(
-        self, logits: Float32[Tensor, "rows vocab"], drafted: list[list[int]]
+        self, logits: Float32[Tensor, "rows vocab"], proposed: list[list[int]]
     ) -> tuple[Int64[Tensor, " rows"], Float32[Tensor, "rows vocab"] | None]:
-        """The next token of every row, and the distribution it was drawn from if it was.
+        """The next token of every row, and the distribution that it was drawn from, if it was drawn.
 
         Raises:
-            DecodekitError: If the draft has another vocabulary than the model.
-            DecodingError: If its logits are not numbers below infinity.
+            DecodekitError: If the draft's vocabulary is not the model's.
+            DecodingError: If the draft's logits are NaN or infinite.
         """
-        limits, device = self.lines[0].state.limits, self.lines[0].state.history.tokens.device
-        if logits.shape != (len(self.lines), limits.vocab):
+        limits, device = self.rows[0].state.limits, self.rows[0].state.history.tokens.device
+        if logits.shape != (len(self.rows), limits.vocab):
             raise DecodekitError(
                 "Speculative: the draft must have the model's vocabulary, got logits of shape "
-                f"{tuple(logits.shape)} for {len(self.lines)} rows and {limits.vocab} tokens. Use a model "
+                f"{tuple(logits.shape)} for {len(self.rows)} rows and {limits.vocab} tokens. Use a model "
                 "with the same tokenizer."
             )
         if not bool((logits.amax(-1) < torch.inf).all()):
@@ -61,40 +57,38 @@ class DraftSampler:
             )
         logits = scores = logits.to(device)
         if self.processors:
-            history = self._history(drafted)
+            history = self._history(proposed)
             for processor in self.processors:
                 scores = processor.process(history, scores)
-            # Without those that remember, the others may ban everything; a draft must say something.
+            # Without the processors that were left out, the others may ban every token.
             scores = torch.where(scores.amax(-1, keepdim=True).isfinite(), scores, logits)
         if self.draws is None:
             return scores.argmax(-1), None
         probs = scores.softmax(-1)
-        steps = [line.said + len(new) for line, new in zip(self.lines, drafted, strict=True)]
+        steps = [row.length + len(new) for row, new in zip(self.rows, proposed, strict=True)]
         return self.draws.tokens(probs, list(range(len(steps))), steps, Purpose.DRAFT), probs
 
-    def _history(self, drafted: list[list[int]]) -> History:
-        """What each row would have said, pushed to the right: rows are at different lengths."""
-        texts, valid = [], []
-        for line, new in zip(self.lines, drafted, strict=True):
-            one = line.state.history
-            length = line.state.limits.prompt_length + line.said
-            texts.append(torch.cat([one.tokens[0, :length], one.tokens.new_tensor(new)]))
-            valid.append(torch.cat([one.valid[0, :length], one.valid.new_ones(len(new))]))
-        width = max(map(len, texts))
-        one = self.lines[0].state.history
+    def _history(self, proposed: list[list[int]]) -> History:
+        """The rows with their proposals, left-padded to one length."""
+        tokens, valid = [], []
+        for row, new in zip(self.rows, proposed, strict=True):
+            length, history = row.state.limits.prompt_length + row.length, row.state.history
+            tokens.append(torch.cat([history.tokens[0, :length], history.tokens.new_tensor(new)]))
+            valid.append(torch.cat([history.valid[0, :length], history.valid.new_ones(len(new))]))
+        width, first = max(map(len, tokens)), self.rows[0].state.history
         return History(
-            tokens=torch.stack([_pushed(text, width) for text in texts]),
-            valid=torch.stack([_pushed(some, width) for some in valid]),
-            position=torch.full_like(one.position, width),
+            tokens=torch.stack([_left_padded(one, width) for one in tokens]),
+            valid=torch.stack([_left_padded(one, width) for one in valid]),
+            position=torch.full_like(first.position, width),
             owners=RowOwners(
-                prompts=torch.tensor([line.prompt for line in self.lines], device=one.tokens.device),
-                slots=torch.zeros(len(self.lines), dtype=torch.long, device=one.tokens.device),
+                prompts=torch.tensor([row.prompt for row in self.rows], device=first.tokens.device),
+                slots=torch.zeros(len(self.rows), dtype=torch.long, device=first.tokens.device),
                 rows_per_prompt=1,
-                num_prompts=one.batch,
+                num_prompts=first.batch,
             ),
-            source=one.source,
+            source=first.source,
         )
 
 
-def _pushed(row: Tensor, width: int) -> Tensor:
+def _left_padded(row: Tensor, width: int) -> Tensor:
     return torch.cat([row.new_zeros(width - len(row)), row])

@@ -7,12 +7,13 @@ from typing import NamedTuple, final
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit import rng
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.result import Decoded
-from decodekit.core.validation import is_count
+from decodekit.core.validation import at_least, check_fields, plain, read_ids, set_fields
 from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.prompt_seeds import own_seeds, read_seeds
 from decodekit.decoders.without_replacement.conditional_poisson import (
@@ -21,84 +22,134 @@ from decodekit.decoders.without_replacement.conditional_poisson import (
     log_inclusion,
     polynomials,
 )
-from decodekit.decoders.without_replacement.conditioned_texts import ConditionedTexts, read_texts
 from decodekit.decoders.without_replacement.inclusion import Inclusion
-from decodekit.decoders.without_replacement.sampled_tree import SampledTree
+from decodekit.decoders.without_replacement.sampled_beams import Candidates, SampledBeams
+from decodekit.errors import DecodekitError, DecodingError
+
+IMPOSSIBLE = -1  # a hypothesis without probability
 
 
-class ConditionalPoissonState(NamedTuple):
-    """The state of conditional Poisson beams.
+class ForcedHypotheses(NamedTuple):
+    """The hypothesis of each prompt that its sample must contain."""
 
-    Attributes:
-        tree: The sample.
-        log_inclusion: Of each hypothesis: the sum over the steps of the log-probability that it was drawn.
-        kept: The texts that are to be in the sample; None if there are none.
-        seeds: One per prompt.
-        model_scores: The model's scores of the current step; None between steps.
-    """
+    # Its tokens, filled with 0: a finished hypothesis is token 0 among the `Candidates`.
+    tokens: Int64[Tensor, "batch new"]
+    lengths: Int64[Tensor, " batch"]
+    beams: Int64[Tensor, " batch"]  # the beam that begins it; `IMPOSSIBLE` if it has no probability
 
-    tree: SampledTree
-    log_inclusion: Float64[Tensor, "batch beams"]
-    kept: ConditionedTexts | None
+    @classmethod
+    def start(
+        cls, who: str, keep: Sequence[Sequence[int]], history: History, limits: Limits
+    ) -> "ForcedHypotheses":
+        """The hypotheses before the first step; `keep` has one for each prompt of the run."""
+        batch, device = history.batch, history.tokens.device
+        if len(keep) != batch:
+            raise DecodekitError(
+                f"{who}: keep must have one hypothesis per prompt, got {len(keep)} for {batch} prompts."
+            )
+        new = limits.max_new_tokens
+        if any(len(ids) > new or max(ids) >= limits.vocab for ids in keep):
+            raise DecodekitError(
+                f"{who}: a hypothesis to keep must have at most {new} tokens, with ids below {limits.vocab}, "
+                f"got {keep!r:.200}."
+            )
+        tokens = torch.tensor([[*ids, *[0] * (new - len(ids))] for ids in keep], device=device)
+        lengths = torch.tensor([len(ids) for ids in keep], device=device)
+        tokens, lengths = history.own(tokens), history.own(lengths)
+        return cls(tokens, lengths, torch.zeros_like(lengths))
+
+    def candidate(self, step: Int64[Tensor, ""], candidates: Candidates) -> Int64[Tensor, " batch"]:
+        """The flat number of the candidate that begins the hypothesis, or `IMPOSSIBLE`."""
+        vocab = candidates.log_probs.shape[-1]
+        token = self.tokens.index_select(1, step.view(1).clamp(max=self.tokens.shape[1] - 1))[:, 0]
+        flat = self.beams.clamp(min=0) * vocab + token
+        exists = candidates.log_probs.flatten(1).gather(1, flat[:, None])[:, 0] > -torch.inf
+        return flat.masked_fill((self.beams == IMPOSSIBLE) | ~exists, IMPOSSIBLE)
+
+    def after(
+        self, chosen: Int64[Tensor, "batch beams"], forced: Int64[Tensor, " batch"]
+    ) -> "ForcedHypotheses":
+        """The hypotheses after a step that selected `chosen`, with the candidates `forced` among them."""
+        beams = (chosen == forced[:, None]).long().argmax(-1)
+        return self._replace(beams=beams.masked_fill(forced == IMPOSSIBLE, IMPOSSIBLE))
+
+    def rank_first(
+        self, values: Float64[Tensor, "batch beams"], sample: SampledBeams
+    ) -> Float64[Tensor, "batch beams"]:
+        """The values, with plus infinity for the forced hypotheses, so that they come first.
+
+        Raises:
+            DecodingError: If a hypothesis is not in its sample, not complete, or too long.
+        """
+        is_forced = self._is_forced(sample)
+        if not bool(is_forced.any(-1).all()):
+            missing = sample.history.prompt(int((~is_forced.any(-1)).int().argmax()))
+            raise DecodingError(
+                "decode: a hypothesis to keep must be one that the model and the processors can emit, up to "
+                f"its end, and that of prompt {missing} is not."
+            )
+        return values.masked_fill(is_forced, torch.inf)
+
+    def _is_forced(self, sample: SampledBeams) -> Bool[Tensor, "batch beams"]:
+        columns = torch.arange(self.tokens.shape[1], device=self.tokens.device)
+        counts = columns < self.lengths[:, None, None]
+        same = (sample.records.tokens == self.tokens[:, None]) | ~counts
+        return same.all(-1) & (sample.lengths == self.lengths[:, None]) & sample.valid
+
+
+class ConditionalPoissonMemory(NamedTuple):
+    """The memory of conditional Poisson beams."""
+
+    log_inclusion: Float64[Tensor, "batch beams"]  # summed over the steps
+    forced: ForcedHypotheses | None
     seeds: Int64[Tensor, " batch"]
-    model_scores: Float32[Tensor, "rows vocab"] | None = None
-
-    @property
-    def history(self) -> History:
-        """What every row has said."""
-        return self.tree.history
-
-    @property
-    def done(self) -> Bool[Tensor, ""]:
-        """Every hypothesis is finished."""
-        return self.tree.done
 
 
 @final
 @dataclass(frozen=True)
-class ConditionalPoissonBeams(Decoder[ConditionalPoissonState, Inclusion]):
-    r"""Draws `beams` different hypotheses, at every step as a set whose probability is a product of odds.
+class ConditionalPoissonBeams(Decoder[SampledBeams, Inclusion]):
+    r"""Samples `beams` different hypotheses: at every step a set of beams, by a product of odds.
 
-    A beam search that draws where it would choose: of all continuations of its beams (a finished hypothesis
-    is its own), it draws a set of `beams` with probability
+    A beam search that samples its beams. From all one-token continuations of its beams (a finished hypothesis
+    is its own) it draws a set $S$ of `beams` with probability
 
     $$P(S) \propto \prod_{y \in S} \frac{p(y)}{1 - p(y)},$$
 
-    the conditional Poisson design, so that each is drawn about in proportion to its probability $p(y)$ as
-    the beginning of a text. The sets are exact, from all continuations of the vocabulary.
+    the conditional Poisson design, under which the inclusion probability of $y$ is about proportional to the
+    probability $p(y)$ of its tokens so far. The sets are exact, over the whole vocabulary.
 
-    $p$ is the model's distribution after the processors, every step made to sum to 1, up to `max_new_tokens`:
-    the distribution of `Sample`. Reported log-probabilities are the model's own, as everywhere. Hypotheses
-    come by $p$, likeliest first; $\log p$ is their `score`. Where fewer exist than beams, all of them come
-    back. A beginning after which every token is banned keeps its place, and comes back as not valid.
+    $p$ is the model's distribution after the processors, every step normalized, up to `max_new_tokens`: the
+    distribution of `Sample`. Reported log-probabilities are the model's own, as everywhere. Hypotheses are in
+    the order of $p$, likeliest first; their `score` is $\log p$. Where fewer hypotheses exist than beams, all
+    are returned. A beam with every next token banned keeps its place, and is returned as not valid.
 
     `Decoded.report` is an [`Inclusion`][decodekit.Inclusion]. Its probabilities are products over the steps
-    of the exact probability to be drawn, *given the beams of the step before*: they make estimates unbiased,
-    and they vary with the other beams. The probability over all samples, for the Horvitz-Thompson estimator,
-    is their average over samples that hold the hypothesis, each forced into it with `keep`: an importance
-    sampling estimate, from as many further runs as one likes (see the second example).
+    of the exact inclusion probability *given the beams of the step before*: estimates from them are unbiased,
+    and they vary with the other beams. The inclusion probability over all samples, for the Horvitz-Thompson
+    estimator, is their average over samples that contain the hypothesis, which `keep` forces: an importance
+    sampling estimate from any number of further runs (see the second example).
 
     Args:
-        beams: Hypotheses to draw, at least 1. The prompt is computed once.
-        keep: For every prompt the ids of a whole continuation, up to its end id or the limit, that is in the
-            sample whatever the others are. It comes first, with its inclusion probability; those of the
-            others, and estimates, are not to be used then.
+        beams: Hypotheses to sample, at least 1. The prompt is computed once.
+        keep: For every prompt the ids of a complete hypothesis, up to its end id or the limit, that is forced
+            into the sample. It comes first, with its inclusion probability. No other inclusion probability,
+            and no estimate, is valid then.
         generator: The stream that a seed for each prompt is drawn from; None is torch's global one.
-        seeds: One integer a prompt, instead of a generator: then a prompt's hypotheses are the same whoever
-            else is in the batch.
+        seeds: One integer per prompt, instead of a generator: then a prompt's hypotheses do not depend on the
+            batch.
 
     Raises:
         ValueError: If `beams` is not an integer of at least 1, if `keep` is not a list of ids for each
             prompt, if both `generator` and `seeds` are given, or if a seed does not fit 64 bits.
-        DecodekitError: In a run, if there are not as many seeds, or kept texts, as prompts.
-        DecodingError: In a run, if for some prompt there is nothing but dead ends, or if a kept text is not
-            one that could be drawn.
+        DecodekitError: In a run, if there are not as many seeds, or hypotheses to keep, as prompts.
+        DecodingError: In a run, if some prompt has dead ends only, or if a hypothesis to keep has no
+            probability.
 
     Example:
         >>> out = dk.decode(dk.load(), "Once upon a", dk.ConditionalPoissonBeams(3, seeds=[7]),
         ...                 max_new_tokens=4)
-        >>> kept = dk.ConditionalPoissonBeams(3, keep=out.hypotheses()[0][:1] * 20, seeds=range(20))
-        >>> again = dk.decode(dk.load(), ["Once upon a"] * 20, kept, max_new_tokens=4)
+        >>> forced = dk.ConditionalPoissonBeams(3, keep=out.hypotheses()[0][:1] * 20, seeds=range(20))
+        >>> again = dk.decode(dk.load(), ["Once upon a"] * 20, forced, max_new_tokens=4)
         >>> inclusion = again.report.probabilities[:, 0].mean()
 
     Source:
@@ -117,93 +168,103 @@ class ConditionalPoissonBeams(Decoder[ConditionalPoissonState, Inclusion]):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        if not is_count(self.beams, 1):
-            raise ValueError(
-                f"ConditionalPoissonBeams: beams must be an integer of at least 1, got {self.beams!r}."
-            )
+        check_fields(self, beams=at_least(1))
         seeds = read_seeds("ConditionalPoissonBeams", self.generator, self.seeds)
-        keep = None if self.keep is None else read_texts("ConditionalPoissonBeams", self.keep)
-        object.__setattr__(self, "beams", int(self.beams))  # the way to set frozen fields
-        object.__setattr__(self, "seeds", seeds)
-        object.__setattr__(self, "keep", keep)
+        keep = None if self.keep is None else _read_hypotheses("ConditionalPoissonBeams", self.keep)
+        set_fields(self, beams=int(self.beams), seeds=seeds, keep=keep)
 
     @property
+    @override
     def rows_per_prompt(self) -> int:
-        """A row a hypothesis."""
         return self.beams
 
-    def init(self, history: History, limits: Limits) -> ConditionalPoissonState:
-        """One beginning, the prompt."""
-        tree = SampledTree.start(history, limits, self.beams)
+    @override
+    def init(self, history: History, limits: Limits) -> SampledBeams:
+        state = SampledBeams.start(history, limits, self.beams)
         seeds = own_seeds("ConditionalPoissonBeams", self.generator, self.seeds, history)
-        kept = None
+        forced = None
         if self.keep is not None:
-            kept = ConditionedTexts.start("ConditionalPoissonBeams", self.keep, history, limits)
-        return ConditionalPoissonState(tree, torch.zeros_like(tree.log_probs), kept, seeds)
+            forced = ForcedHypotheses.start("ConditionalPoissonBeams", self.keep, history, limits)
+        memory = ConditionalPoissonMemory(torch.zeros_like(state.log_probs), forced, seeds)
+        return state._replace(memory=memory)
 
+    @override
     def step(
-        self, scores: Float32[Tensor, "rows vocab"], state: ConditionalPoissonState
-    ) -> tuple[ConditionalPoissonState, Selection]:
-        """Draws a set of continuations, and takes down how likely each was to be in it."""
-        state = state._replace(tree=state.tree.with_model_scores(state.model_scores))
-        grown = state.tree.grow(scores)
-        vocab = grown.log_probs.shape[-1]
-        log_probs = grown.log_probs.flatten(1)
+        self, scores: Float32[Tensor, "rows vocab"], state: SampledBeams
+    ) -> tuple[SampledBeams, Selection]:
+        memory: ConditionalPoissonMemory = state.memory
+        candidates = state.expand(scores)
+        vocab = candidates.log_probs.shape[-1]
+        log_probs = candidates.log_probs.flatten(1)
         odds = log_odds(log_probs)
         size = (log_probs > -torch.inf).sum(-1).clamp(max=self.beams)
         levels = polynomials(odds, self.beams)
-        if state.kept is None:
+        if memory.forced is None:
             forced = None
-            drawn = draw_set(levels, size, self._uniform(levels, state))
+            drawn = draw_set(levels, size, _uniform(levels, memory.seeds, state.step))
         else:
-            forced = state.kept.continuation(state.tree.step, grown)
+            forced = memory.forced.candidate(state.step, candidates)
             is_forced = torch.arange(odds.shape[1], device=odds.device) == forced[:, None]
             others = polynomials(odds.masked_fill(is_forced, -torch.inf), self.beams)
             rest = (size - (forced >= 0).long()).clamp(min=0)
-            drawn = draw_set(others, rest, self._uniform(others, state))[:, : odds.shape[1]] | is_forced
+            drawn = draw_set(others, rest, _uniform(others, memory.seeds, state.step))
+            drawn = drawn[:, : odds.shape[1]] | is_forced
         best = log_probs.masked_fill(~drawn[:, : odds.shape[1]], -torch.inf).topk(self.beams)
         chosen, exists = best.indices, best.values > -torch.inf
-        # A sample that is complete is drawn again for sure, but for rounding.
-        included = log_inclusion(levels, size, chosen).masked_fill(state.tree.finished[:, None], 0.0)
-        before = state.log_inclusion.gather(1, chosen // vocab)
-        tree, selection = state.tree.keep(chosen, exists, grown)
-        kept = state.kept
-        if kept is not None and forced is not None:
-            kept = kept.after(chosen, forced)
-        return ConditionalPoissonState(
-            tree, torch.where(exists, before + included, 0.0), kept, state.seeds
-        ), selection
+        # A finished sample is drawn again with probability 1, up to rounding.
+        included = log_inclusion(levels, size, chosen).masked_fill(state.finished[:, None], 0.0)
+        included = torch.where(exists, memory.log_inclusion.gather(1, chosen // vocab) + included, 0.0)
+        after, selection = state.select(chosen, exists, candidates)
+        memory = memory._replace(log_inclusion=included)
+        if memory.forced is not None and forced is not None:
+            memory = memory._replace(forced=memory.forced.after(chosen, forced))
+        return after._replace(memory=memory), selection
 
-    @staticmethod
-    def _uniform(levels: Levels, state: ConditionalPoissonState) -> list[Float64[Tensor, "batch _parents"]]:
-        """A number for every inner node: a function of seed, step, level and place."""
-        numbers = []
-        for height, level in enumerate(levels[:-1]):
-            streams = torch.full_like(state.seeds, height)
-            numbers.append(rng.uniform_several(state.seeds, streams, state.tree.step, level.shape[1] // 2))
-        return numbers
+    @override
+    def stable_prefix(self, state: SampledBeams) -> list[list[list[int]]]:
+        # A forced hypothesis comes first at the end, so nothing is stable before.
+        return state.stable_prefix() if self.keep is None else []
 
-    def stable_prefix(self, state: ConditionalPoissonState) -> list[list[list[int]]]:
-        """What all hypotheses of a prompt begin with; nothing where one is kept, which is to come first."""
-        return state.tree.stable_prefix() if state.kept is None else []
+    @override
+    def finished(self, state: SampledBeams) -> Bool[Tensor, " batch"]:
+        return state.finished
 
-    def finished(self, state: ConditionalPoissonState) -> Bool[Tensor, " batch"]:
-        """Prompts whose hypotheses are all finished."""
-        return state.tree.finished
-
-    def finalize(self, state: ConditionalPoissonState) -> Decoded[Inclusion]:
-        """The hypotheses, likeliest first, with their inclusion probabilities; what was kept before all."""
-        tree = state.tree
-        log_probs = tree.log_probs.masked_fill(~tree.valid, -torch.inf)
-        rank = log_probs if state.kept is None else state.kept.lifted(log_probs, tree)
+    @override
+    def finalize(self, state: SampledBeams) -> Decoded[Inclusion]:
+        memory: ConditionalPoissonMemory = state.memory
+        log_probs = state.log_probs.masked_fill(~state.valid, -torch.inf)
+        rank = log_probs if memory.forced is None else memory.forced.rank_first(log_probs, state)
         order = rank.argsort(dim=-1, descending=True, stable=True)
         log_probs = log_probs.gather(1, order)
-        included = state.log_inclusion.gather(1, order).masked_fill(log_probs == -torch.inf, -torch.inf)
+        included = memory.log_inclusion.gather(1, order).masked_fill(log_probs == -torch.inf, -torch.inf)
         report = Inclusion(log_probs=log_probs, log_inclusion=included)
-        return tree.decoded(tree.log_probs, order).with_report(report)
+        return state.decoded(state.log_probs, order).with_report(report)
 
 
-def log_odds(log_probs: Float64[Tensor, "batch continuations"]) -> Float64[Tensor, "batch continuations"]:
-    r"""$\log (p / (1 - p))$, and for a $p$ of 1 what it is one rounding error below it."""
-    complement = torch.log(-torch.expm1(log_probs.clamp(max=-(2.0**-53))))
-    return log_probs - complement
+def _uniform(
+    levels: Levels, seeds: Int64[Tensor, " batch"], step: Int64[Tensor, ""]
+) -> list[Float64[Tensor, "batch _parents"]]:
+    """A uniform number for every inner node: a function of seed, step, level and node."""
+    return [
+        rng.uniform_several(seeds, torch.full_like(seeds, height), step, level.shape[1] // 2)
+        for height, level in enumerate(levels[:-1])
+    ]
+
+
+def _read_hypotheses(who: str, keep: object) -> tuple[tuple[int, ...], ...]:
+    """One hypothesis per prompt, as tuples of ids. Raises unless each is a list of at least one id."""
+    given = plain(keep)
+    if isinstance(given, str) or not isinstance(given, Sequence) or not all(map(_has_ids, given)):
+        raise ValueError(
+            f"{who}: keep must be one list of ids, not empty, for each prompt, got {keep!r:.80}."
+        )
+    return tuple(read_ids(who, ids) for ids in given)
+
+
+def _has_ids(ids: object) -> bool:
+    return isinstance(plain(ids), list | tuple) and len(plain(ids)) > 0
+
+
+def log_odds(log_probs: Float64[Tensor, "batch candidates"]) -> Float64[Tensor, "batch candidates"]:
+    r"""$\log (p / (1 - p))$; a $p$ of 1 counts as one rounding error less."""
+    return log_probs - torch.log(-torch.expm1(log_probs.clamp(max=-(2.0**-53))))

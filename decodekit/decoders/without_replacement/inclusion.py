@@ -1,4 +1,4 @@
-"""What a sample without replacement says about all the hypotheses there are."""
+"""Inclusion probabilities of a sample without replacement, and estimates of expectations."""
 
 from dataclasses import dataclass
 
@@ -9,21 +9,21 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Inclusion:
-    r"""How likely each hypothesis was to be in the sample, and what follows for expectations.
+    r"""Inclusion probabilities of the hypotheses in a sample, and importance-weighted estimates.
 
-    A sample without replacement holds likely hypotheses and not often enough: an average over it is not an
-    expectation. Weighting each by its probability over that of being drawn makes up for it,
+    A sample without replacement contains likely hypotheses too rarely, so its average is not an expectation.
+    Weighting each hypothesis by its probability over its inclusion probability corrects this:
 
     $$\mathbb{E}\,f(y) \approx \sum_{y \in S} \frac{p(y)}{q(y)} f(y).$$
 
-    What sampling without replacement reports (`Decoded.report`); $p$ is the distribution that was drawn from.
+    `Decoded.report` of sampling without replacement; $p$ is the sampled distribution.
 
     Attributes:
-        log_probs: $\log p$ of each hypothesis: the model's after the processors, every step made to sum to 1.
-            Nats; minus infinity if not valid.
+        log_probs: $\log p$ of each hypothesis, after the processors, every step normalized. Nats; minus
+            infinity if not valid.
         log_inclusion: $\log q$ of each, at most 0; minus infinity if not valid.
-        threshold: What a hypothesis's perturbed log-probability had to exceed, of each prompt; minus infinity
-            where every one there is was drawn. None where the algorithm has none.
+        threshold: The perturbed log-probability that a hypothesis had to exceed, per prompt; minus infinity
+            where every hypothesis was drawn. None where the algorithm has none.
 
     Example:
         >>> out = dk.decode(dk.load(), "Once upon a", dk.StochasticBeamSearch(3, seeds=[1]), max_new_tokens=5)
@@ -49,12 +49,12 @@ class Inclusion:
     def estimate(
         self, values: Float[Tensor, "batch hyps"] | Tensor, *, normalize: bool = False
     ) -> Float64[Tensor, " batch"]:
-        """The expectation of something over all hypotheses, estimated from those drawn.
+        """The estimated expectation of a value over all hypotheses.
 
         Args:
-            values: What each hypothesis has of it; what is not valid does not count.
-            normalize: Divides by the sum of the weights. That has a bias, which vanishes as the sample
-                grows, and often less variance: the estimate is a mean of the values and stays among them.
+            values: The value of each hypothesis; values of hypotheses that are not valid are ignored.
+            normalize: True divides by the sum of the weights. This adds a bias, which vanishes as the sample
+                grows, and often reduces the variance: the estimate is a weighted mean of the values.
 
         Raises:
             ValueError: If there is not one value for each hypothesis.

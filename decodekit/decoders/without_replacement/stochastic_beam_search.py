@@ -7,82 +7,64 @@ from typing import NamedTuple, final
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit import rng
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.result import Decoded
-from decodekit.core.validation import is_count
+from decodekit.core.validation import at_least, check_fields, set_fields
 from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.prompt_seeds import own_seeds, read_seeds
 from decodekit.decoders.without_replacement.inclusion import Inclusion
-from decodekit.decoders.without_replacement.sampled_tree import SampledTree
+from decodekit.decoders.without_replacement.sampled_beams import SampledBeams
 
 
-class StochasticBeamState(NamedTuple):
-    """The state of a stochastic beam search.
+class GumbelMemory(NamedTuple):
+    """The memory of a stochastic beam search; beams are in the order of `perturbed`."""
 
-    Attributes:
-        tree: The sample, in the order of its perturbed log-probabilities.
-        perturbed: These; minus infinity where there is no hypothesis.
-        threshold: The largest that was not kept.
-        seeds: One per prompt; with the place of a beam and the step, all its noise.
-        model_scores: The model's scores of the current step; None between steps.
-    """
-
-    tree: SampledTree
-    perturbed: Float64[Tensor, "batch beams"]
-    threshold: Float64[Tensor, " batch"]
-    seeds: Int64[Tensor, " batch"]
-    model_scores: Float32[Tensor, "rows vocab"] | None = None
-
-    @property
-    def history(self) -> History:
-        """What every row has said."""
-        return self.tree.history
-
-    @property
-    def done(self) -> Bool[Tensor, ""]:
-        """Every hypothesis is finished."""
-        return self.tree.done
+    perturbed: Float64[Tensor, "batch beams"]  # perturbed log-probabilities
+    threshold: Float64[Tensor, " batch"]  # the largest perturbed log-probability of a pruned candidate
+    seeds: Int64[Tensor, " batch"]  # all noise is a function of seed, beam and step
 
 
 @final
 @dataclass(frozen=True)
-class StochasticBeamSearch(Decoder[StochasticBeamState, Inclusion]):
-    r"""Draws `beams` different hypotheses: the first as `Sample` does, each other among those that are left.
+class StochasticBeamSearch(Decoder[SampledBeams, Inclusion]):
+    r"""Samples `beams` different hypotheses without replacement: Gumbel-top-k over all sequences.
 
-    Every hypothesis $y$ there is has a perturbed log-probability $G_y = \log p(y) + g_y$ with independent
-    standard Gumbel noise $g_y$, and the `beams` largest are a sample without replacement. A beam search finds
-    them without looking at the others: the $G$ of a beginning is the largest of all that begin so, hence
-    Gumbel distributed too, and the continuations' are drawn under the condition that this is their maximum.
-    Finished hypotheses keep their places among the `beams`.
+    Every hypothesis $y$ has a perturbed log-probability $G_y = \log p(y) + g_y$ with independent standard
+    Gumbel noise $g_y$. The `beams` largest are a sample without replacement; the first one is a sample like
+    that of `Sample`. Beam search finds them without enumeration. The $G$ of a partial hypothesis is the
+    maximum over all its continuations, which is Gumbel distributed too, and the $G$ of its children are drawn
+    conditionally on their maximum being that of the parent. Finished hypotheses keep their places among the
+    beams.
 
-    $p$ is the model's distribution after the processors, every step made to sum to 1 (so truncation and
-    constraints leave a distribution), up to `max_new_tokens`: the distribution of `Sample`. Reported
-    log-probabilities are the model's own, as everywhere.
+    $p$ is the model's distribution after the processors, every step normalized (so truncation and constraints
+    leave a distribution), up to `max_new_tokens`: the distribution of `Sample`. Reported log-probabilities
+    are the model's own, as everywhere.
 
-    Hypotheses come by their perturbed log-probability, largest first, which is their `score`: the first
-    `n` are a sample without replacement of size `n`, and with seeds they are those of `beams=n`.
-    `Decoded.report` is an [`Inclusion`][decodekit.Inclusion]: its threshold $\kappa$ is the largest $G$ that
-    is *not* in the sample, so that all of the sample counts in an estimate, and the inclusion probability of
+    Hypotheses are in the order of their perturbed log-probability, largest first, which is their `score`: the
+    first `n` are a sample without replacement of size `n`, and with seeds the sample of `beams=n`.
+    `Decoded.report` is an [`Inclusion`][decodekit.Inclusion]. Its threshold $\kappa$ is the largest $G$ that
+    is *not* in the sample, so that the whole sample counts in an estimate, and the inclusion probability of
     $y$ is $P(G_y > \kappa) = 1 - \exp(-p(y)\, e^{-\kappa})$. Where fewer hypotheses exist than beams, all
-    come back, with an inclusion probability of 1, and `valid` says which places are empty.
+    are returned, with an inclusion probability of 1, and `valid` marks the empty places.
 
-    A beginning after which the processors ban every token is a dead end. It keeps its place until the end and
-    comes back as not valid, which costs hypotheses and keeps the estimates unbiased for all others.
+    A partial hypothesis with every next token banned is a dead end. It keeps its place until the end and is
+    returned as not valid. This costs hypotheses, and keeps estimates over complete ones unbiased.
 
     Args:
-        beams: Hypotheses to draw, at least 1. The prompt is computed once.
+        beams: Hypotheses to sample, at least 1. The prompt is computed once.
         generator: The stream that a seed for each prompt is drawn from; None is torch's global one.
-        seeds: One integer a prompt, instead of a generator: then a prompt's hypotheses are the same whoever
-            else is in the batch.
+        seeds: One integer per prompt, instead of a generator: then a prompt's hypotheses do not depend on the
+            batch.
 
     Raises:
         ValueError: If `beams` is not an integer of at least 1, if both `generator` and `seeds` are given, or
             if a seed does not fit 64 bits.
         DecodekitError: In a run, if there are not as many seeds as prompts.
-        DecodingError: In a run, if for some prompt there is nothing but dead ends.
+        DecodingError: In a run, if some prompt has dead ends only.
 
     Example:
         >>> out = dk.decode(dk.load(), "Once upon a", dk.StochasticBeamSearch(3, seeds=[7]), dk.TopP(0.9),
@@ -91,8 +73,8 @@ class StochasticBeamSearch(Decoder[StochasticBeamState, Inclusion]):
         3
 
     Source:
-        Kool, van Hoof & Welling, 2019, https://arxiv.org/abs/1903.06059; the conditional maximum as in its
-        appendix B.3. There one of the k hypotheses serves as the threshold; here none has to.
+        Kool, van Hoof & Welling, 2019, https://arxiv.org/abs/1903.06059, algorithm 1; the conditional maximum
+        as in appendix B.3. There the threshold is one of the k hypotheses; here it is the next candidate.
 
     Hugging Face:
         None.
@@ -106,87 +88,76 @@ class StochasticBeamSearch(Decoder[StochasticBeamState, Inclusion]):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        if not is_count(self.beams, 1):
-            raise ValueError(
-                f"StochasticBeamSearch: beams must be an integer of at least 1, got {self.beams!r}."
-            )
+        check_fields(self, beams=at_least(1))
         seeds = read_seeds("StochasticBeamSearch", self.generator, self.seeds)
-        object.__setattr__(self, "beams", int(self.beams))  # the way to set frozen fields
-        object.__setattr__(self, "seeds", seeds)
+        set_fields(self, beams=int(self.beams), seeds=seeds)
 
     @property
+    @override
     def rows_per_prompt(self) -> int:
-        """A row a hypothesis."""
         return self.beams
 
-    def init(self, history: History, limits: Limits) -> StochasticBeamState:
-        """One beginning, the prompt, with the perturbed log-probability of the best hypothesis."""
-        tree = SampledTree.start(history, limits, self.beams)
+    @override
+    def init(self, history: History, limits: Limits) -> SampledBeams:
+        state = SampledBeams.start(history, limits, self.beams)
         seeds = own_seeds("StochasticBeamSearch", self.generator, self.seeds, history)
-        # The root's is random too, of stream -1: fixed, the threshold would tell of the maximum.
-        root = rng.gumbel_seeded(seeds, torch.full_like(seeds, -1), tree.step, 1)
-        return StochasticBeamState(
-            tree=tree,
-            perturbed=tree.log_probs + root,
-            threshold=torch.full_like(tree.log_probs[:, 0], -torch.inf),
-            seeds=seeds,
-        )
+        # The root's G is random too, of stream -1: were it fixed, threshold and maximum would be dependent.
+        root = rng.gumbel_seeded(seeds, torch.full_like(seeds, -1), state.step, 1)
+        threshold = torch.full_like(state.log_probs[:, 0], -torch.inf)
+        return state._replace(memory=GumbelMemory(state.log_probs + root, threshold, seeds))
 
+    @override
     def step(
-        self, scores: Float32[Tensor, "rows vocab"], state: StochasticBeamState
-    ) -> tuple[StochasticBeamState, Selection]:
-        """Perturbs all continuations, keeps the largest, and remembers the largest that is not kept."""
-        grown = state.tree.grow(scores)
-        batch, beams, vocab = grown.log_probs.shape
-        rows, places = state.seeds.repeat_interleave(beams), torch.arange(beams, device=scores.device)
-        noise = rng.gumbel_seeded(rows, places.repeat(batch), state.tree.step, vocab)
-        perturbed = with_maximum(grown.log_probs + noise.view_as(grown.log_probs), state.perturbed)
-        everything = grown.with_those_that_stay(perturbed, state.perturbed)
-        best = everything.topk(min(self.beams + 1, everything.shape[1]))
-        kept, chosen = best.values[:, : self.beams], best.indices[:, : self.beams]
-        # Each that is not kept is the largest of all hypotheses that begin like it; and what is kept has a
-        # continuation as large as itself, so nothing kept later is below this.
-        not_kept = best.values[:, self.beams :]
-        threshold = torch.cat([state.threshold[:, None], not_kept], 1).amax(1)
-        tree = state.tree.with_model_scores(state.model_scores)
-        tree, selection = tree.keep(chosen, kept > -torch.inf, grown)
-        return StochasticBeamState(tree, kept, threshold, state.seeds), selection
+        self, scores: Float32[Tensor, "rows vocab"], state: SampledBeams
+    ) -> tuple[SampledBeams, Selection]:
+        before: GumbelMemory = state.memory
+        candidates = state.expand(scores)
+        batch, beams, vocab = candidates.log_probs.shape
+        seeds, streams = before.seeds.repeat_interleave(beams), torch.arange(beams, device=scores.device)
+        noise = rng.gumbel_seeded(seeds, streams.repeat(batch), state.step, vocab)
+        perturbed = with_maximum(candidates.log_probs + noise.view(batch, beams, vocab), before.perturbed)
+        flat = candidates.flat(perturbed, before.perturbed)
+        best = flat.topk(min(self.beams + 1, flat.shape[1]))
+        perturbed, chosen = best.values[:, : self.beams], best.indices[:, : self.beams]
+        # The G of a pruned candidate is the maximum over its continuations, and a selected one has a
+        # continuation with the same G: so no hypothesis of the final sample is below the threshold.
+        pruned = best.values[:, self.beams :]
+        threshold = torch.cat([before.threshold[:, None], pruned], 1).amax(1)
+        after, selection = state.select(chosen, perturbed > -torch.inf, candidates)
+        return after._replace(memory=GumbelMemory(perturbed, threshold, before.seeds)), selection
 
-    def stable_prefix(self, state: StochasticBeamState) -> list[list[list[int]]]:
-        """What all hypotheses of a prompt begin with."""
-        return state.tree.stable_prefix()
+    @override
+    def stable_prefix(self, state: SampledBeams) -> list[list[list[int]]]:
+        return state.stable_prefix()
 
-    def finished(self, state: StochasticBeamState) -> Bool[Tensor, " batch"]:
-        """Prompts whose hypotheses are all finished."""
-        return state.tree.finished
+    @override
+    def finished(self, state: SampledBeams) -> Bool[Tensor, " batch"]:
+        return state.finished
 
-    def finalize(self, state: StochasticBeamState) -> Decoded[Inclusion]:
-        """The hypotheses, largest perturbed log-probability first, with their inclusion probabilities."""
-        tree = state.tree
-        valid = tree.valid
-        order = state.perturbed.masked_fill(~valid, -torch.inf).argsort(dim=-1, descending=True, stable=True)
-        log_probs = tree.log_probs.masked_fill(~valid, -torch.inf).gather(1, order)
-        log_inclusion = log_survival(state.threshold[:, None] - log_probs)
+    @override
+    def finalize(self, state: SampledBeams) -> Decoded[Inclusion]:
+        memory: GumbelMemory = state.memory
+        rank = memory.perturbed.masked_fill(~state.valid, -torch.inf)
+        order = rank.argsort(dim=-1, descending=True, stable=True)
+        log_probs = state.log_probs.masked_fill(~state.valid, -torch.inf).gather(1, order)
+        log_inclusion = log_survival(memory.threshold[:, None] - log_probs)
         report = Inclusion(
             log_probs=log_probs,
             log_inclusion=log_inclusion.masked_fill(log_probs == -torch.inf, -torch.inf),
-            threshold=state.threshold,
+            threshold=memory.threshold,
         )
-        return tree.decoded(state.perturbed, order).with_report(report)
+        return state.decoded(memory.perturbed, order).with_report(report)
 
 
 def with_maximum(
     perturbed: Float64[Tensor, "batch beams vocab"], maximum: Float64[Tensor, "batch beams"]
 ) -> Float64[Tensor, "batch beams vocab"]:
-    r"""Gumbel variables as they would be if their maximum $Z$ were another, $T$.
+    r"""Gumbel variables with maximum $Z$, transformed to the maximum $T$.
 
-    $G' = -\log(e^{-T} - e^{-Z} + e^{-G})$: from the distribution function under the one condition to the
-    inverse of that under the other. With $v = T - G + \log(1 - e^{G - Z})$ it is
+    $G' = -\log(e^{-T} - e^{-Z} + e^{-G})$: the distribution function given the one maximum, then the
+    inverse of that given the other. With $v = T - G + \log(1 - e^{G - Z})$ this equals
     $T - \max(0, v) - \log(1 + e^{-|v|})$, in which nothing overflows or cancels.
-
-    Args:
-        perturbed: Gumbel variables of any locations; minus infinity stays itself.
-        maximum: What the largest of each beam becomes, exactly.
+    The largest value becomes exactly $T$; minus infinity stays minus infinity.
     """
     largest = perturbed.amax(-1, keepdim=True)
     target = maximum[..., None]
@@ -198,6 +169,6 @@ def with_maximum(
 
 def log_survival(excess: Float64[Tensor, "batch hyps"]) -> Float64[Tensor, "batch hyps"]:
     r"""$\log P(g > x)$ of a standard Gumbel variable: $\log(1 - \exp(-e^{-x}))$."""
-    # Far out the probability is the exponential itself, which may be too small to write.
-    far = torch.log(-torch.expm1(-torch.exp(-excess)))
-    return torch.where(excess > 30, -excess, far)  # noqa: PLR2004 - e^-30: less than a rounding error off
+    # For large x it is e^-x, which may underflow.
+    exact = torch.log(-torch.expm1(-torch.exp(-excess)))
+    return torch.where(excess > 30, -excess, exact)  # noqa: PLR2004 - e^-30 is below rounding

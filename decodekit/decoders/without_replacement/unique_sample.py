@@ -7,18 +7,20 @@ from typing import final
 import torch
 from jaxtyping import Int64
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.limits import Limits
 from decodekit.core.prompt import Prompt
 from decodekit.core.request import DecodeRequest
 from decodekit.core.result import Decoded
-from decodekit.core.validation import is_count
+from decodekit.core.validation import at_least, check_fields, set_fields
 from decodekit.decoders.custom_loop import CustomLoop
+from decodekit.decoders.finished_hypotheses import FinishedHypothesis, decoded
+from decodekit.decoders.independent_row import IndependentRow
 from decodekit.decoders.prompt_seeds import prompt_seeds, read_seeds
 from decodekit.decoders.rows import raise_if_all_banned
-from decodekit.decoders.speculative.speculative_row import SpeculativeRow
-from decodekit.decoders.without_replacement.residual_walk import ResidualTrie
 from decodekit.decoders.without_replacement.sampled_mass import SampledMass
+from decodekit.decoders.without_replacement.unique_randomizer import UniqueRandomizer
 from decodekit.models.protocols import Model
 from decodekit.processors.base import LogitsProcessor
 
@@ -26,37 +28,37 @@ from decodekit.processors.base import LogitsProcessor
 @final
 @dataclass(frozen=True)
 class UniqueSample(CustomLoop[SampledMass]):
-    r"""Draws different samples, one after the other, each from what is left of the distribution.
+    r"""Draws different samples, one after the other, each from the distribution that remains.
 
-    $P(y_k = y \mid y_1, \dots, y_{k-1}) = P(y) / (1 - \sum_{j<k} P(y_j))$ for a text y that has not been
-    drawn, so the first sample is one of `Sample`. Every prompt has a trie of the texts it has visited, with
-    the share of each that has not been sampled. A draw goes down the trie by these shares, and asks the model
-    only from the first text on that is new: a round, in which every prompt draws, is one pass over prompts
-    and what is known, then a pass for each further token. Several draws of a round do not know of each other,
-    and one that repeats another is void, which leaves the distribution as it is.
+    $P(y_k = y \mid y_1, \dots, y_{k-1}) = P(y) / (1 - \sum_{j<k} P(y_j))$ for a hypothesis $y$ that has not
+    been drawn, so the first sample is one of `Sample`. Every prompt has a trie of visited hypotheses, with
+    the fraction of each node's probability that is not sampled yet. A draw descends the trie by these
+    fractions and asks the model only from the first new node on. In a round every prompt makes `parallel`
+    draws: one pass over prompts and known tokens, then a pass for each further token. The draws of a round
+    are independent; one that repeats another is rejected, which leaves the distribution as it is.
 
-    Texts are token sequences: the same words in other tokens are another text.
+    Samples differ as token sequences: the same string in other tokens is another sample.
 
-    Where there are fewer texts than asked for, fewer come back: the rest is not valid, `"missing"`. A text
-    that cannot end, because the processors ban every next token, is set aside as if it had been drawn.
-    Processors see each text token by token, as in the main loop; one with a second model reads it again from
-    the prompt on in every round. Memory grows with visited texts: two numbers a token that may follow.
+    Where fewer hypotheses exist than asked for, all are returned; the rest is not valid, `"missing"`. A
+    hypothesis with every next token banned is a dead end and is set aside as if it had been drawn.
+    Processors see each hypothesis token by token, as in the main loop; one with a second model reads it again
+    from the prompt in every round. Memory grows with the visited hypotheses: two numbers per next token.
 
-    `Decoded.report` is a `SampledMass`: what was left at every draw, and averages over all texts.
+    `Decoded.report` is a `SampledMass`: the unsampled probability at every draw, and estimates.
 
     Args:
-        num_samples: Samples of each prompt, at least 1.
-        parallel: Draws of each prompt in a round, at least 1. With as many as samples a run takes few rounds,
-            of as many rows.
+        num_samples: Samples per prompt, at least 1.
+        parallel: Draws per prompt and round, at least 1. With `num_samples` a run takes few rounds, of as
+            many rows.
         generator: The stream that a seed for each prompt is drawn from; None is torch's global one.
-        seeds: One integer a prompt, instead of a generator: then a prompt's result does not depend on the
-            batch. The first samples do not depend on how many there are.
+        seeds: One integer per prompt, instead of a generator: then a prompt's result does not depend on the
+            batch. The first samples do not depend on `num_samples`.
 
     Raises:
         ValueError: If `num_samples` or `parallel` is not an integer of at least 1, if both `generator` and
             `seeds` are given, or if a seed does not fit 64 bits.
         DecodekitError: In a run, if there are not as many seeds as prompts.
-        DecodingError: In a run, if no text of a prompt can end.
+        DecodingError: In a run, if no hypothesis of a prompt can end.
 
     Example:
         >>> coin = dk.testing.MarkovModel([[0.25, 0.75], [0.25, 0.75]])
@@ -78,53 +80,51 @@ class UniqueSample(CustomLoop[SampledMass]):
     seeds: Sequence[int] | Int64[Tensor, " batch"] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("num_samples", "parallel"):
-            number = getattr(self, name)
-            if not is_count(number, 1):
-                raise ValueError(f"UniqueSample: {name} must be an integer of at least 1, got {number!r}.")
-            object.__setattr__(self, name, int(number))  # the way to set frozen fields
+        check_fields(self, num_samples=at_least(1), parallel=at_least(1))
         seeds = read_seeds("UniqueSample", self.generator, self.seeds)
-        object.__setattr__(self, "seeds", seeds)
+        set_fields(self, num_samples=int(self.num_samples), parallel=int(self.parallel), seeds=seeds)
 
+    @override
     def run(
         self, model: Model, processor: LogitsProcessor, request: DecodeRequest
     ) -> Generator[None, None, Decoded[SampledMass]]:
-        """Rounds of draws, each from the first text on that is new."""
-        batch, length = request.prompt.tokens.shape
-        capacity = length + request.max_new_tokens
+        prompts = request.prompt
+        capacity = prompts.tokens.shape[1] + request.max_new_tokens
         given = None if self.seeds is None else tuple(self.seeds)
-        seeds = prompt_seeds("UniqueSample", self.generator, given, batch).tolist()
-        session, logits = model.start(request.prompt, rows_per_prompt=self.parallel, capacity=capacity)
-        limits = Limits.of(request, logits.shape[-1])
-        lines = SpeculativeRow.start(request.prompt.to(logits.device).history(capacity, 1), processor, limits)
-        every = [
-            ResidualTrie(line, processor, seed, wanted=self.num_samples, parallel=self.parallel)
-            for line, seed in zip(lines, seeds, strict=True)
+        seeds = prompt_seeds("UniqueSample", self.generator, given, len(prompts.tokens)).tolist()
+        session, logits = model.start(prompts, rows_per_prompt=self.parallel, capacity=capacity)
+        device, limits = logits.device, Limits.of(request, logits.shape[-1])
+        history = prompts.to(device).history(capacity, 1)
+        prompt_rows = IndependentRow.start(history, processor, limits)
+        number, parallel = self.num_samples, self.parallel
+        tries = [
+            UniqueRandomizer(row, processor, seed, num_samples=number, parallel=parallel)
+            for row, seed in zip(prompt_rows, seeds, strict=True)
         ]
-        rows, depth = [(texts, walk) for texts in every for walk in texts.walks], 0
+        rows, depth = [(trie, draw) for trie in tries for draw in trie.draws], 0
         while True:
             yield
-            for row, (texts, walk) in enumerate(rows):
-                if not walk.has_ended and len(walk.tokens) == depth:
-                    texts.read(walk, logits[row : row + 1])
-            if all(walk.has_ended for _, walk in rows):
-                rows = [(texts, walk) for texts in every for walk in texts.walks if not walk.has_ended]
+            for row, (trie, draw) in enumerate(rows):
+                if not draw.finished and len(draw.tokens) == depth:
+                    trie.advance(draw, logits[row : row + 1])
+            if all(draw.finished for _, draw in rows):
+                rows = [(trie, draw) for trie in tries for draw in trie.draws if not draw.finished]
                 if not rows:
-                    return _decoded(every, self.num_samples, limits, logits.device)
-                # All begin where the first of them waits, so that all are at one column.
-                depth = min(len(walk.tokens) for _, walk in rows)
-                prompts = [every.index(texts) for texts, _ in rows]
-                prompt = _grown(request.prompt, prompts, [walk.tokens[:depth] for _, walk in rows])
-                session, logits = model.start(prompt, rows_per_prompt=1, capacity=capacity)
+                    return _decoded(tries, number, limits, device)
+                # All rows start at the depth of the draw that waits first, so that all are at one column.
+                depth = min(len(draw.tokens) for _, draw in rows)
+                numbers = [tries.index(trie) for trie, _ in rows]
+                extended = _extended(prompts, numbers, [draw.tokens[:depth] for _, draw in rows])
+                session, logits = model.start(extended, rows_per_prompt=1, capacity=capacity)
             else:
-                # Those that wait further down say what is known; those that have ended, anything.
-                said = [limits.pad_id if walk.has_ended else walk.tokens[depth] for _, walk in rows]
-                logits = session.advance(torch.tensor(said, device=logits.device), None)
+                # Draws that wait deeper emit their known tokens; finished ones emit padding.
+                tokens = [limits.pad_id if draw.finished else draw.tokens[depth] for _, draw in rows]
+                logits = session.advance(torch.tensor(tokens, device=device), None)
                 depth += 1
 
 
-def _grown(prompt: Prompt, numbers: list[int], tokens: list[list[int]]) -> Prompt:
-    """Some of the prompts with some new tokens each, as many for all."""
+def _extended(prompt: Prompt, numbers: list[int], tokens: list[list[int]]) -> Prompt:
+    """Some of the prompts, each with new tokens, equally many for all."""
     some = prompt.take(torch.tensor(numbers))
     new = torch.tensor(tokens, dtype=torch.long, device=some.tokens.device).view(len(numbers), -1)
     mask = torch.ones_like(new, dtype=torch.bool)
@@ -132,46 +132,24 @@ def _grown(prompt: Prompt, numbers: list[int], tokens: list[list[int]]) -> Promp
 
 
 def _decoded(
-    every: list[ResidualTrie], number: int, limits: Limits, device: torch.device
+    tries: list[UniqueRandomizer], number: int, limits: Limits, device: torch.device
 ) -> Decoded[SampledMass]:
-    """All samples as the result, `number` of them a prompt, in the order in which they were drawn."""
-    raise_if_all_banned(torch.tensor([not texts.samples for texts in every]))
-    batch = len(every)
-    new = max(len(drawn.nodes) for texts in every for drawn in texts.samples)
-    tokens = torch.full((batch, number, new), limits.pad_id)
-    parents = torch.full((batch, number, new), -1)
-    token_log_probs = torch.zeros(batch, number, new)
-    lengths, finish_code = (torch.zeros(batch, number, dtype=torch.long) for _ in range(2))
-    masses = torch.full((batch, number), -torch.inf, dtype=torch.float64)
-    left = torch.zeros_like(masses)
-    for prompt, texts in enumerate(every):
-        for hyp, (nodes, before) in enumerate(texts.samples):
-            length = len(nodes)
-            tokens[prompt, hyp, :length] = torch.tensor([node.token for node in nodes])
-            token_log_probs[prompt, hyp, :length] = torch.tensor([node.log_prob for node in nodes])
-            parents[prompt, hyp, :length] = prompt * number + hyp
-            lengths[prompt, hyp], finish_code[prompt, hyp] = length, nodes[-1].finish_code
-            masses[prompt, hyp], left[prompt, hyp] = nodes[-1].log_mass, before
-    valid = lengths > 0
-    reasons = [
-        [reason if is_valid else "missing" for reason, is_valid in zip(*row, strict=True)]
-        for row in zip(limits.reasons(finish_code), valid.tolist(), strict=True)
-    ]
-    score = token_log_probs.double().sum(-1).float().masked_fill(~valid, -torch.inf)
-    return Decoded(
-        tokens=tokens.to(device),
-        lengths=lengths.to(device),
-        finish_reason=reasons,
-        valid=valid.to(device),
-        token_log_probs=token_log_probs.to(device),
-        score=score.to(device),
-        parents=parents.to(device),
-        pad_id=limits.pad_id,
-        finish_code=finish_code.to(device),
-        report=SampledMass(
-            log_probs=masses,
-            left=left,
-            remaining=torch.tensor([texts.left for texts in every], dtype=torch.float64),
-            dead_ends=[texts.dead_ends for texts in every],
-        ),
+    """The result, `number` samples per prompt, in the order in which they were drawn."""
+    raise_if_all_banned(torch.tensor([not trie.samples for trie in tries]))
+    log_masses = torch.full((len(tries), number), -torch.inf, dtype=torch.float64)
+    unsampled = torch.zeros_like(log_masses)
+    finished: list[list[FinishedHypothesis]] = [[] for _ in tries]
+    for prompt, trie in enumerate(tries):
+        for rank, (nodes, before) in enumerate(trie.samples):
+            log_masses[prompt, rank], unsampled[prompt, rank] = nodes[-1].log_mass, before
+            tokens, log_probs = [node.token for node in nodes], [node.log_prob for node in nodes]
+            finished[prompt].append(FinishedHypothesis(tokens, log_probs, nodes[-1].finish_code, 0.0))
+    report = SampledMass(
+        log_probs=log_masses,
+        unsampled=unsampled,
+        remaining=torch.tensor([trie.unsampled for trie in tries], dtype=torch.float64),
+        dead_ends=[trie.dead_ends for trie in tries],
     )
+    out = decoded(finished, number, limits, device, rows_per_prompt=number).with_report(report)
+    score = out.token_log_probs.double().sum(-1).float().masked_fill(~out.valid, -torch.inf)
+    return replace(out, score=score)

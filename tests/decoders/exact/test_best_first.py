@@ -1,4 +1,4 @@
-"""Best-first search: its order, its beams, its options. That it is exact is in `test_exact.py`."""
+"""Best-first search: its order, its beams and its options. `test_search.py` tests that it is exact."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,8 +16,8 @@ from tests.conformance import Guiding
 CHAIN = MarkovModel([[0.0, 0.5, 0.3, 0.2], [0.2, 0.2, 0.5, 0.1], [0.1, 0.1, 0.1, 0.7], [0.25] * 4])
 
 
-class Listening:
-    """A model that writes down the texts it is asked about, call by call."""
+class RecordingModel:
+    """A model that records the sequences of every call."""
 
     def __init__(self, model: dk.Model) -> None:
         self.model, self.calls = model, []  # type: ignore[var-annotated]
@@ -27,17 +27,17 @@ class Listening:
         return self.model.start(prompt, rows_per_prompt=rows_per_prompt, capacity=capacity)
 
 
-def test_the_text_that_promises_most_is_looked_at_next() -> None:
-    model = Listening(CHAIN)
+def test_the_node_of_the_largest_bound_is_expanded_next() -> None:
+    model = RecordingModel(CHAIN)
     out = dk.decode(model, [[0]], dk.BestFirst(scorer=dk.LogProb()), max_new_tokens=3, end_ids=3)
-    # .5, then .3, then .5 * .5; [2 3] is worth .3 * .7 = .21, and [1 2] (.25) has only [1 2 3], .175.
+    # .5, then .3, then .5 * .5; [2 3] scores .3 * .7 = .21, and [1 2] (.25) has only [1 2 3], .175.
     assert model.calls == [[[0]], [[0, 1]], [[0, 2]], [[0, 1, 2]]]
     assert out.hypotheses() == [[[2, 3]]]
     assert out.report.nodes.tolist() == [4]  # type: ignore[attr-defined]
 
 
-def test_every_call_looks_at_a_text_of_every_prompt_that_is_not_done() -> None:
-    model = Listening(CHAIN)
+def test_every_call_expands_a_node_of_every_unfinished_prompt() -> None:
+    model = RecordingModel(CHAIN)
     steps: list[int] = []
     out = dk.decode(
         model,
@@ -53,23 +53,23 @@ def test_every_call_looks_at_a_text_of_every_prompt_that_is_not_done() -> None:
     assert out.report.nodes.tolist() == [4, 1]  # type: ignore[attr-defined]
 
 
-def test_several_texts_may_be_looked_at_in_one_call() -> None:
-    model = Listening(CHAIN)
+def test_one_call_may_expand_several_nodes() -> None:
+    model = RecordingModel(CHAIN)
     search = dk.BestFirst(scorer=dk.LogProb(), at_once=2)
     out = dk.decode(model, [[0]], search, max_new_tokens=3, end_ids=3)
     assert model.calls == [[[0]], [[0, 1], [0, 2]], [[0, 1, 2]]]
     assert out.hypotheses() == [[[2, 3]]]
 
 
-def test_a_budget_counts_texts_and_not_calls() -> None:
-    model = Listening(CHAIN)
+def test_max_nodes_counts_nodes_and_not_calls() -> None:
+    model = RecordingModel(CHAIN)
     search = dk.BestFirst(scorer=dk.LogProb(), at_once=4, max_nodes=2)
     out = dk.decode(model, [[0]], search, max_new_tokens=3, end_ids=3)
     assert model.calls == [[[0]], [[0, 1]]]
     assert out.report.nodes.tolist() == [2]  # type: ignore[attr-defined]
 
 
-# In float64 sums, in the oracle, ties break otherwise: untied scores only.
+# The oracle sums in float64, where ties break differently, so this compares scores without ties.
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
@@ -78,10 +78,10 @@ def test_a_budget_counts_texts_and_not_calls() -> None:
     beams=st.integers(1, 5),
     ends=st.sampled_from([(), (0,), (0, 1)]),
 )
-def test_with_beams_and_a_monotone_scorer_the_texts_are_those_of_beam_search(
+def test_with_beams_and_a_monotone_scorer_the_result_is_that_of_beam_search(
     seed: int, vocab: int, new: int, beams: int, ends: tuple[int, ...]
 ) -> None:
-    def goes_on(scores: list[float], length: int, best_live: float, max_length: int) -> bool:
+    def continues(scores: list[float], length: int, best_live: float, max_length: int) -> bool:
         del length, max_length
         return best_live > scores[-1]
 
@@ -95,14 +95,14 @@ def test_with_beams_and_a_monotone_scorer_the_texts_are_those_of_beam_search(
         end_ids=ends,
     )
     for prompt, found in zip(prompts, out.hypotheses(), strict=True):
-        expected = beam_search(next_log_probs(model), prompt, beams, dk.LogProb(), goes_on, set(ends), new)
+        expected = beam_search(next_log_probs(model), prompt, beams, dk.LogProb(), continues, set(ends), new)
         assert [hypothesis.tokens for hypothesis in expected[:number]] == found
 
 
 @pytest.mark.parametrize(
     "scorer", [dk.LogProb(), dk.LengthPenalty(1.0), dk.LengthPenalty(-1.0), dk.WordReward(0.5)]
 )
-def test_with_beams_the_texts_are_those_of_a_beam_search_that_stops_by_proof(scorer: dk.PathScorer) -> None:
+def test_with_beams_the_result_is_that_of_a_beam_search_that_stops_by_proof(scorer: dk.PathScorer) -> None:
     prompts = [[token, other] for token in range(6) for other in (1, 2)]
     for beams, new in ((1, 4), (3, 5)):
         for chain in (dk.Chain(), dk.NoRepeatNGram(2)):
@@ -121,7 +121,7 @@ def test_with_beams_the_texts_are_those_of_a_beam_search_that_stops_by_proof(sco
             assert (report.nodes <= 1 + beams * (new - 1)).all()
 
 
-def test_with_beams_fewer_texts_are_looked_at_and_what_is_proved_is_true() -> None:
+def test_with_beams_fewer_nodes_are_expanded_and_every_proof_is_correct() -> None:
     prompts = [[token, other] for token in range(6) for other in range(6)]
     model, scorer = HashModel(6, 5, end_ids=(0,)), dk.LogProb()
     exact = dk.decode(model, prompts, dk.BestFirst(scorer=scorer), max_new_tokens=5)
@@ -129,7 +129,7 @@ def test_with_beams_fewer_texts_are_looked_at_and_what_is_proved_is_true() -> No
     report = out.report
     assert isinstance(report, dk.Certificate)
     assert report.nodes is not None
-    assert report.nodes.float().mean() < 0.7 * (1 + 2 * 4)  # of what two beams look at
+    assert report.nodes.float().mean() < 0.7 * (1 + 2 * 4)  # of the nodes that two beams expand
     assert report.proved.any()
     assert not report.proved.all()
     assert torch.equal(exact.score[report.proved], out.score[report.proved])
@@ -137,7 +137,7 @@ def test_with_beams_fewer_texts_are_looked_at_and_what_is_proved_is_true() -> No
 
 
 class Fined(dk.AdjustedScorer):
-    """Takes off something for every token of some ids."""
+    """Subtracts a fine for every token of some ids."""
 
     base = dk.LogProb()
 
@@ -157,11 +157,11 @@ class Fined(dk.AdjustedScorer):
         return memory
 
 
-def test_with_beams_what_ended_in_too_low_a_rank_is_let_go_and_the_bound_knows() -> None:
+def test_with_beams_a_hypothesis_that_ends_at_a_low_rank_is_pruned_and_enters_the_bound() -> None:
     model = MarkovModel([[0.1, 0.5, 0.3, 0.1], [0.25] * 4, [0.25] * 4, [0.7, 0.0, 0.15, 0.15]])
     search = dk.BestFirst(beams=1, scorer=Fined({1: 3.0}))
     out = dk.decode(model, [[3]], search, max_new_tokens=3, end_ids=(1, 2))
-    # [0 1], .35, is the only one of its length that may end, fine or not; [0 2], .21, would be better.
+    # [0 1], .35, takes the only place of its length, despite its fine; [0 2], .21, would be better.
     assert out.hypotheses() == [[[0, 1]]]
     report = out.report
     assert isinstance(report, dk.Certificate)
@@ -169,9 +169,9 @@ def test_with_beams_what_ended_in_too_low_a_rank_is_let_go_and_the_bound_knows()
     assert not report.proved.any()
 
 
-def test_with_beams_texts_that_are_no_good_any_more_take_their_places_all_the_same() -> None:
-    # [0] ends: .4, less a fine, .05. [1] (.32) is fined so that nothing is left, but its continuations have
-    # greater sums than [2 2] (.154) and [2 4] (.126), the best, so that a beam search never sees those.
+def test_with_beams_hypotheses_that_cannot_win_still_take_their_places() -> None:
+    # [0] ends: .4, less a fine, .05. The fine of [1] (.32) leaves nothing, but its continuations have
+    # greater sums than [2 2] (.154) and [2 4] (.126), the best, so a beam search prunes these.
     rows = [[0.4, 0.32, 0.28, 0.0, 0.0], [0.0, 0.51, 0.0, 0.49, 0.0], [0.0, 0.0, 0.55, 0.0, 0.45]]
     model = MarkovModel([[0.2] * 5, rows[1], rows[2], rows[0], [0.2] * 5])
     scorer = Fined({0: 2.08, 1: 4.0})

@@ -1,4 +1,4 @@
-"""Exact search finds what there is: next to every text, each read and scored on its own."""
+"""Exact search returns the best of all hypotheses, which are enumerated and scored one by one."""
 
 import itertools
 import math
@@ -51,7 +51,7 @@ UNBOUNDED: list[dk.PathScorer] = [
 
 
 def prompts_of(vocab: int, number: int) -> tuple[tuple[int, ...], ...]:
-    """Different prompts, of 3 to 9 tokens: a `HashModel`'s texts after each are another tree."""
+    """Different prompts, of 3 to 9 tokens: each gives a different tree of a `HashModel`."""
     draws = torch.randint(vocab, (number, 9), generator=torch.Generator().manual_seed(vocab)).tolist()
     return tuple(tuple(row[: 3 + place % 7]) for place, row in enumerate(draws))
 
@@ -67,35 +67,35 @@ def certificate(out: dk.Decoded) -> dk.Certificate:
 
 
 @pytest.mark.parametrize("scorer", BOUNDED + UNBOUNDED, ids=lambda scorer: type(scorer).__name__)
-def test_the_best_texts_are_found_and_proved_in_a_thousand_trees(scorer: dk.PathScorer) -> None:
+def test_the_best_hypotheses_are_found_and_proved_in_a_thousand_trees(scorer: dk.PathScorer) -> None:
     for vocab, new, number in TREES if scorer in BOUNDED else SMALL_TREES:
         prompts, texts = prompts_of(vocab, number), all_texts(vocab, new, END)
         worth = worth_of_all(
             read_all(vocab, 7, prompts, new, END), texts, prompts, scorer, vocab=vocab, end_ids=END
         )
         best, places = worth.topk(3), texts.places()
-        # The two algorithms share all but the order; and the second takes no less time.
-        for search, some in ((dk.BestFirst, number), (dk.DepthFirst, min(number, 50))):
+        # The two algorithms differ in the order only, so fewer prompts will do for the second.
+        for search, count in ((dk.BestFirst, number), (dk.DepthFirst, min(number, 50))):
             decoder = search(scorer=scorer, num_return=2)
             out = dk.decode(
-                HashModelWithOutputs(vocab, 7), prompts[:some], decoder, max_new_tokens=new, end_ids=END
+                HashModelWithOutputs(vocab, 7), prompts[:count], decoder, max_new_tokens=new, end_ids=END
             )
             # The same sums, in the same order: equal to the last digit.
-            assert torch.equal(best.values[:some, :2], out.score)
+            assert torch.equal(best.values[:count, :2], out.score)
             assert certificate(out).proved.all()
             assert (certificate(out).bound <= out.score[:, 1]).all()
-            assert (certificate(out).bound >= best.values[:some, 2]).all()
+            assert (certificate(out).bound >= best.values[:count, 2]).all()
             found = torch.tensor([[places[tuple(text)] for text in row] for row in out.hypotheses()])
-            assert torch.equal(worth[:some].gather(1, found), out.score)
+            assert torch.equal(worth[:count].gather(1, found), out.score)
             assert (found[:, 0] != found[:, 1]).all()
 
 
 class Box:
-    """What cannot be told from the run of a model."""
+    """A memory that cannot be stored, like the session of a model."""
 
 
 class Boxed(dk.AdjustedScorer):
-    """Takes off the squared surprisals, and remembers something that cannot be put away."""
+    """Subtracts squared surprisals. Its memory cannot be stored."""
 
     base = dk.BoundedLengthReward(0.1, ratio=1.0)
 
@@ -121,16 +121,16 @@ class Boxed(dk.AdjustedScorer):
 
 
 class SeeingBoxed(Boxed):
-    """The same on top of a scorer that looks at attention."""
+    """The same, with a base scorer that reads attention."""
 
     base = dk.CoveragePenalty(0.1)  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize("scorer", [Boxed(), SeeingBoxed()])
-def test_a_scorer_whose_memory_cannot_be_kept_sees_every_text_again(scorer: dk.PathScorer) -> None:
+def test_a_scorer_whose_memory_cannot_be_stored_reads_every_hypothesis_again(scorer: dk.PathScorer) -> None:
     prompts, texts = prompts_of(4, 20), all_texts(4, 4, END)
-    said = read_all(4, 7, prompts, 4, END)
-    worth = worth_of_all(said, texts, prompts, scorer, vocab=4, end_ids=END)
+    emitted = read_all(4, 7, prompts, 4, END)
+    worth = worth_of_all(emitted, texts, prompts, scorer, vocab=4, end_ids=END)
     for search in SEARCHES:
         decoder = search(scorer=scorer, num_return=3)
         out = dk.decode(HashModelWithOutputs(4, 7), prompts, decoder, max_new_tokens=4, end_ids=END)
@@ -138,11 +138,11 @@ def test_a_scorer_whose_memory_cannot_be_kept_sees_every_text_again(scorer: dk.P
         assert certificate(out).proved.all()
 
 
-def test_trees_of_six_tokens_and_five_steps() -> None:
+def test_the_best_hypotheses_are_found_with_six_tokens_and_five_steps() -> None:
     prompts, texts = prompts_of(6, 3), all_texts(6, 5, END)
-    said = read_all(6, 3, prompts, 5, END)
+    emitted = read_all(6, 3, prompts, 5, END)
     for scorer in (dk.LogProb(), dk.LengthPenalty(1.0), dk.UIDVariance(1.0)):
-        worth = worth_of_all(said, texts, prompts, scorer, vocab=6, end_ids=END)
+        worth = worth_of_all(emitted, texts, prompts, scorer, vocab=6, end_ids=END)
         for search in SEARCHES:
             decoder = search(scorer=scorer, num_return=5)
             out = dk.decode(HashModelWithOutputs(6, 3), prompts, decoder, max_new_tokens=5, end_ids=END)
@@ -160,14 +160,14 @@ def test_a_tree_that_misleads_greedy_search_is_solved(search: Callable[..., dk.C
     assert out.finish_reason == [["end"]]
     torch.testing.assert_close(out.log_prob.exp(), torch.tensor([[0.36]]))
     torch.testing.assert_close(certificate(out).bound.exp(), torch.tensor([0.18]))
-    # The prompt, then [1], which promises more than [2], then [2].
+    # The prompt, then [1], whose bound is larger than that of [2], then [2].
     assert certificate(out).nodes is not None
     assert certificate(out).nodes.tolist() == [3]  # type: ignore[union-attr]
     assert certificate(out).gap.tolist() == [0.0]
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-def test_fewer_texts_than_wanted_come_back_as_many_as_there_are_and_that_is_proved(
+def test_where_fewer_hypotheses_exist_than_wanted_all_are_returned_and_proved(
     search: Callable[..., dk.CustomLoop],
 ) -> None:
     out = dk.decode(TRAP, [[2], [0]], search(num_return=5), max_new_tokens=2, end_ids=3)
@@ -180,22 +180,24 @@ def test_fewer_texts_than_wanted_come_back_as_many_as_there_are_and_that_is_prov
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-def test_where_no_text_can_end_the_prompt_is_named(search: Callable[..., dk.CustomLoop]) -> None:
+def test_an_error_names_the_prompt_of_which_no_hypothesis_can_end(
+    search: Callable[..., dk.CustomLoop],
+) -> None:
     dead_end = MarkovModel([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
     with pytest.raises(dk.DecodingError, match=r"for prompt 1 the processors \(or the model\) banned"):
         dk.decode(dead_end, [[0], [1]], search(), dk.SuppressTokens([2]), max_new_tokens=2)
-    # Its one continuation leads nowhere, which a second look finds out, and a first one does not.
+    # Its only child is a dead end. Expanding two nodes finds this out, expanding one does not.
     banned = dk.SuppressTokens([0, 2])
     with pytest.raises(dk.DecodingError, match="for prompt 0 the processors"):
         dk.decode(dead_end, [[0]], search(max_nodes=2), banned, max_new_tokens=2)
     assert not dk.decode(dead_end, [[0]], search(max_nodes=1), banned, max_new_tokens=2).valid.any()
-    # A way that leads nowhere is left again.
+    # The search backtracks from a dead end.
     ways = dk.decode(dead_end, [[0]], search(), dk.SuppressTokens([2]), max_new_tokens=2)
     assert ways.hypotheses()[0][0][0] == 0
 
 
 class Broken(dk.StatelessProcessor):
-    """Makes what no score is after token 1."""
+    """Returns NaN after token 1."""
 
     def process(self, history: dk.History, scores: Float32[Tensor, "rows vocab"]) -> Tensor:
         return torch.where(history.last()[:, None] == 1, torch.nan, scores)
@@ -206,7 +208,7 @@ class Narrow(dk.StatelessProcessor):
         return scores[:, :1]
 
 
-def test_scores_that_are_none_are_refused() -> None:
+def test_scores_that_are_nan_or_of_another_shape_are_refused() -> None:
     with pytest.raises(dk.DecodingError, match="for prompt 1 some were NaN or infinite"):
         dk.decode(TRAP, [[0], [1]], dk.BestFirst(), Broken(), max_new_tokens=2)
     with pytest.raises(dk.DecodekitError, match=r"shape they were given, \(1, 4\)"):
@@ -214,12 +216,12 @@ def test_scores_that_are_none_are_refused() -> None:
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-def test_a_budget_is_kept_and_the_gap_is_true(search: Callable[..., dk.CustomLoop]) -> None:
+def test_at_most_max_nodes_are_expanded_and_the_gap_is_correct(search: Callable[..., dk.CustomLoop]) -> None:
     prompts, texts = prompts_of(4, 16), all_texts(4, 4, END)
-    said = read_all(4, 7, prompts, 4, END)
+    emitted = read_all(4, 7, prompts, 4, END)
     proved = 0
     for scorer in (dk.LogProb(), dk.LengthPenalty(1.0), dk.UIDVariance(0.5), UNBOUNDED[0]):
-        worth = worth_of_all(said, texts, prompts, scorer, vocab=4, end_ids=END)
+        worth = worth_of_all(emitted, texts, prompts, scorer, vocab=4, end_ids=END)
         best = worth.amax(-1)
         for budget in (1, 3, 9, 200):
             decoder = search(scorer=scorer, max_nodes=budget)
@@ -240,7 +242,7 @@ def test_a_budget_is_kept_and_the_gap_is_true(search: Callable[..., dk.CustomLoo
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-def test_a_budget_that_ends_before_any_text_gives_none_and_the_bound(
+def test_a_budget_too_small_for_any_hypothesis_returns_none_and_the_bound(
     search: Callable[..., dk.CustomLoop],
 ) -> None:
     out = dk.decode(TRAP, [[0]], search(scorer=dk.LogProb(), max_nodes=1), max_new_tokens=3)
@@ -254,7 +256,7 @@ def test_a_budget_that_ends_before_any_text_gives_none_and_the_bound(
 
 
 class Fading(dk.LogitsProcessor):
-    """Takes from every token its probability at the step before: remembers what the model said."""
+    """Subtracts the probabilities of the step before, which it remembers."""
 
     def init(self, history: dk.History) -> Float32[Tensor, "rows 4"]:
         return torch.zeros(len(history.tokens), 4)
@@ -287,25 +289,25 @@ CHAINS: dict[str, Callable[[int], Any]] = {
 
 
 @pytest.mark.parametrize("name", CHAINS)
-def test_processors_see_every_text_as_in_the_main_loop(name: str) -> None:
+def test_processors_see_every_hypothesis_as_in_the_main_loop(name: str) -> None:
     prompts, texts = prompts_of(4, 12), all_texts(4, 4, END)
     chain = CHAINS[name](len(prompts))
-    said = read_all(4, 7, prompts, 4, END)
+    emitted = read_all(4, 7, prompts, 4, END)
     for scorer in (dk.LogProb(), dk.UIDVariance(0.5)):
-        worth = worth_of_all(said, texts, prompts, scorer, chain, vocab=4, end_ids=END)
+        worth = worth_of_all(emitted, texts, prompts, scorer, chain, vocab=4, end_ids=END)
         for search in (*SEARCHES, several_at_once):
             decoder = search(scorer=scorer, num_return=2)
             out = dk.decode(
                 HashModelWithOutputs(4, 7), prompts, decoder, chain, max_new_tokens=4, end_ids=END
             )
-            # A second model reads other batches: its logarithms may differ in the last digit.
+            # The second model reads other batches: its log-probabilities may differ in the last digit.
             torch.testing.assert_close(worth.topk(2).values, out.score, atol=1e-5, rtol=1e-5)
             assert certificate(out).proved.all()
             rescored = dk.score(HashModelWithOutputs(4, 7), prompts, out)
             torch.testing.assert_close(rescored.log_prob, out.log_prob, atol=1e-5, rtol=1e-5)
 
 
-def test_grammars_are_kept() -> None:
+def test_all_hypotheses_match_the_grammar() -> None:
     model = dk.load()
     grammar = dk.Grammar.regex("(a|the) (king|queen)", model.vocabulary)
     prompts = ["Once upon a time there was ", "She saw "]
@@ -325,11 +327,11 @@ def test_grammars_are_kept() -> None:
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-def test_where_log_probs_are_above_0_all_texts_are_looked_at(search: Callable[..., dk.CustomLoop]) -> None:
+def test_with_log_probs_above_0_the_search_is_exhaustive(search: Callable[..., dk.CustomLoop]) -> None:
     prompts, texts = prompts_of(4, 40), all_texts(4, 3, END)
-    said = read_all(4, 7, prompts, 3, END)
+    emitted = read_all(4, 7, prompts, 3, END)
     rewards = dk.SequenceBias({(2,): 15.0, (3, 3): 20.0, (1, 3): -2.0})
-    worth = worth_of_all(said, texts, prompts, dk.LogProb(), rewards, vocab=4, end_ids=END)
+    worth = worth_of_all(emitted, texts, prompts, dk.LogProb(), rewards, vocab=4, end_ids=END)
     for budget in (None, 2):
         decoder = search(scorer=dk.LogProb(), max_nodes=budget)
         out = dk.decode(HashModelWithOutputs(4, 7), prompts, decoder, rewards, max_new_tokens=3, end_ids=END)
@@ -344,8 +346,8 @@ def test_where_log_probs_are_above_0_all_texts_are_looked_at(search: Callable[..
             assert not found.proved.any()
 
 
-def test_what_was_let_go_before_a_log_prob_above_0_is_not_claimed_to_be_worse() -> None:
-    # [1] ends at once with .4, and [2] (.05) is let go. Then after [0] (.55) there is a reward.
+def test_a_log_prob_above_0_invalidates_the_bound_of_nodes_pruned_before() -> None:
+    # [1] ends at once with .4, and [2] (.05) is pruned. Then a reward follows after [0] (.55).
     model = MarkovModel([[0.9, 0.1, 0.0], [1.0, 0.0, 0.0], [0.55, 0.4, 0.05]])
     reward = dk.SequenceBias({(0, 0): 2.0})
     for search in SEARCHES:
@@ -360,7 +362,7 @@ def test_what_was_let_go_before_a_log_prob_above_0_is_not_claimed_to_be_worse() 
 
 
 class LastTwo(dk.StoppingCriterion):
-    """Finishes a text whose last two tokens are the same, and remembers the last one."""
+    """Finishes a hypothesis whose last two tokens are equal. Remembers the last one."""
 
     reason = "twice"
 
@@ -377,7 +379,7 @@ class LastTwo(dk.StoppingCriterion):
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-def test_stopping_criteria_finish_texts(search: Callable[..., dk.CustomLoop]) -> None:
+def test_stopping_criteria_finish_hypotheses(search: Callable[..., dk.CustomLoop]) -> None:
     prompts = prompts_of(4, 8)
     for stop in (LastTwo(), dk.StopWhen(lambda ids: len(ids) > 1 and ids[-1] == ids[-2], ids=True)):
         out = dk.decode(
@@ -422,7 +424,9 @@ def test_laws_hold_with_stopping_criteria_and_with_attention() -> None:
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-def test_a_model_must_show_what_the_scorer_asks_for(search: Callable[..., dk.CustomLoop]) -> None:
+def test_a_model_must_return_the_outputs_that_the_scorer_requires(
+    search: Callable[..., dk.CustomLoop],
+) -> None:
     with pytest.raises(
         dk.DecodekitError, match=r"(Best|Depth)First needs a model that shows ModelOutputsSpec"
     ):
@@ -430,8 +434,8 @@ def test_a_model_must_show_what_the_scorer_asks_for(search: Callable[..., dk.Cus
 
 
 @pytest.mark.parametrize("family", ["gpt2", "t5", "bart", "marian"])
-def test_models_of_transformers_are_searched_too(family: str) -> None:
-    """Texts of different lengths, with their sources: against a beam search that keeps everything."""
+def test_transformers_models_give_the_hypotheses_of_a_wide_beam_search(family: str) -> None:
+    """Nodes of different lengths, with their sources, against a beam search that prunes nothing."""
     model, prompts = wrap(family), [[8, 9, 10, 11], [12], [13, 14]]
     few = dk.SuppressTokens([token for token in range(37) if token not in {2, 20, 30}])
     beams = dk.BeamSearch(64, num_return=4, stop_rule=dk.Proved())
@@ -443,9 +447,9 @@ def test_models_of_transformers_are_searched_too(family: str) -> None:
         torch.testing.assert_close(dk.score(model, prompts, out).log_prob, out.log_prob)
 
 
-def test_a_model_that_takes_neither_padding_nor_reordering_can_be_searched() -> None:
+def test_a_model_that_supports_neither_padding_nor_reordering_can_be_searched() -> None:
     plain = rwkv()
-    plain.head.weight.data.mul_(40)  # sure enough of itself that texts of different lengths wait
+    plain.head.weight.data.mul_(40)  # peaked enough that nodes of different lengths are in the queue
     model, prompts, ids = dk.HFModel(plain), [[5, 6], [7, 8]], [4, 9, 11]
     few = dk.SuppressTokens([token for token in range(61) if token not in ids])
     strings = {text[: [*text, 4].index(4) + 1] for text in itertools.product(ids, repeat=4)}

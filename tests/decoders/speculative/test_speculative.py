@@ -44,7 +44,7 @@ def same(expected: dk.Decoded, actual: dk.Decoded) -> None:
     assert expected.texts == actual.texts
 
 
-def test_a_right_guess_is_accepted_a_wrong_one_replaced_and_the_rest_not_looked_at() -> None:
+def test_a_right_proposal_is_accepted_a_wrong_one_replaced_and_the_rest_discarded() -> None:
     # After 0 comes 1, after 1 comes 2, after 2 comes 0.
     cycle = MarkovModel([[0.1, 0.8, 0.1], [0.1, 0.1, 0.8], [0.8, 0.1, 0.1]])
     draft = Scripted([[1, 2, 2, 0]], [[2]])
@@ -52,15 +52,15 @@ def test_a_right_guess_is_accepted_a_wrong_one_replaced_and_the_rest_not_looked_
     assert out.hypotheses() == [[[1, 2, 0, 1, 2]]]
     report = out.report
     assert isinstance(report, dk.Acceptance)
-    # 1 and 2 are accepted, 0 is the model's own; then 2 is refused for 1, and 2 is read off the last pass.
+    # 1 and 2 are accepted, and the model adds 0; then 2 is replaced by 1; the last pass gives 2.
     assert report.drafted.tolist() == [[5]]
     assert report.accepted.tolist() == [[2]]
-    assert report.judged_at.tolist() == [2, 1, 1, 0]
+    assert report.verified_at.tolist() == [2, 1, 1, 0]
     assert report.accepted_at.tolist() == [1, 1, 0, 0]
     assert report.passes.tolist() == [[3]]
 
 
-def test_a_draft_that_is_the_model_is_always_accepted_and_saves_all_the_passes_it_can() -> None:
+def test_a_draft_equal_to_the_model_is_always_accepted_and_takes_the_fewest_passes() -> None:
     endless = HashModel(VOCAB)
     for tokens, new in itertools.product((1, 2, 5), (2, 3, 6, 7, 12)):
         decoder = dk.Speculative(dk.DraftModel(endless), tokens=tokens)
@@ -74,7 +74,7 @@ def test_a_draft_that_is_the_model_is_always_accepted_and_saves_all_the_passes_i
 @pytest.mark.parametrize("draft", DRAFTS.values(), ids=DRAFTS)
 @settings(max_examples=20, deadline=None)
 @given(batch=prompts(VOCAB), seed=st.integers(0, 2**31), tokens=st.integers(1, 6), new=st.integers(1, 9))
-def test_greedily_it_says_what_greedy_search_says(
+def test_greedy_results_equal_those_of_greedy_search(
     draft: dk.Draft, batch: list[list[int]], seed: int, tokens: int, new: int
 ) -> None:
     expected = dk.decode(model(seed), batch, dk.Greedy(), max_new_tokens=new)
@@ -103,7 +103,7 @@ CHAINS: dict[str, list[dk.LogitsProcessor]] = {
 
 
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
-def test_processors_see_every_token_once_in_order_whatever_they_remember(
+def test_processors_with_any_memory_see_every_token_once_in_order(
     chain: list[dk.LogitsProcessor],
 ) -> None:
     expected = dk.decode(model(), PROMPTS, dk.Greedy(), chain, max_new_tokens=9)
@@ -120,13 +120,13 @@ STOPS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("stop", STOPS.values(), ids=STOPS)
-def test_criteria_are_asked_after_every_token(stop: dk.StoppingCriterion) -> None:
+def test_criteria_are_checked_after_every_token(stop: dk.StoppingCriterion) -> None:
     expected = dk.decode(model(), PROMPTS, dk.Greedy(), stop=stop, max_new_tokens=9)
     for draft in [*DRAFTS.values(), Scripted.around([row[0] for row in expected.hypotheses()])]:
         same(expected, dk.decode(model(), PROMPTS, dk.Speculative(draft), stop=stop, max_new_tokens=9))
 
 
-def test_strings_end_a_text_inside_an_accepted_run_and_an_end_id_does() -> None:
+def test_stop_strings_and_end_ids_end_a_hypothesis_inside_an_accepted_proposal() -> None:
     bundled, text = dk.load(), ["Once upon a time there was", "she was as beautiful as the"]
     expected = dk.decode(bundled, text, dk.Greedy(), stop=[" who", "."], max_new_tokens=20)
     decoder = dk.Speculative(dk.DraftModel(bundled), tokens=8)
@@ -139,7 +139,7 @@ def test_strings_end_a_text_inside_an_accepted_run_and_an_end_id_does() -> None:
     assert out.hypotheses() == [[[1, 2]]]
     assert out.finish_reason == [["end"]]
     assert isinstance(out.report, dk.Acceptance)
-    assert out.report.judged_at.tolist() == [1, 1, 0, 0, 0]
+    assert out.report.verified_at.tolist() == [1, 1, 0, 0, 0]
 
 
 @settings(max_examples=12, deadline=None)
@@ -165,7 +165,7 @@ CHAIN = [dk.Temperature(0.8), dk.RepetitionPenalty(1.2)]
 
 
 def chi_square(draft: dk.Draft, chain: list[dk.LogitsProcessor], **source: Any) -> float:  # noqa: ANN401
-    """How far 3-token samples are from the distribution of the processed model."""
+    """The chi-square statistic of 3-token samples against the processed model."""
     samples = 500
     decoder = dk.Speculative(draft, tokens=2, sample=True, num_samples=samples, **source)
     tokens = dk.decode(ENUMERABLE, [[0, 1, 0]], decoder, chain, max_new_tokens=3).tokens[0]
@@ -175,15 +175,15 @@ def chi_square(draft: dk.Draft, chain: list[dk.LogitsProcessor], **source: Any) 
 
 
 def chance(text: tuple[int, ...], chain: list[dk.LogitsProcessor]) -> float:
-    """The probability of a text, token by token."""
-    result, said = 1.0, [0, 1, 0]
+    """The probability of a hypothesis, token by token."""
+    result, sequence = 1.0, [0, 1, 0]
     for token in text:
-        _, logits = ENUMERABLE.start(dk.Prompt.from_ids([said]), rows_per_prompt=1, capacity=9)
+        _, logits = ENUMERABLE.start(dk.Prompt.from_ids([sequence]), rows_per_prompt=1, capacity=9)
         scores = logits
         for processor in chain:
-            scores = processor(torch.tensor([said]), scores)
+            scores = processor(torch.tensor([sequence]), scores)
         result *= float(scores.softmax(-1)[0, token])
-        said = [*said, token]
+        sequence = [*sequence, token]
     return result
 
 
@@ -192,11 +192,13 @@ SOURCES: list[dict[str, Any]] = [{"seeds": [3]}, {"generator": torch.Generator()
 
 @pytest.mark.parametrize("source", SOURCES, ids=["seeds", "generator"])
 @pytest.mark.parametrize("draft", [DRAFT, dk.PromptLookup(1)], ids=["model", "lookup"])
-def test_samples_are_distributed_as_the_processed_model_says(draft: dk.Draft, source: dict[str, Any]) -> None:
+def test_samples_follow_the_distribution_of_the_processed_model(
+    draft: dk.Draft, source: dict[str, Any]
+) -> None:
     assert chi_square(draft, CHAIN, **source) < CHI_SQUARE_26
 
 
-def test_without_the_rule_of_acceptance_they_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accepting_every_proposal_fails_the_same_test(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         Draws, "uniform", lambda *_: torch.zeros(1, dtype=torch.float64)
     )  # accepts everything
@@ -204,28 +206,28 @@ def test_without_the_rule_of_acceptance_they_are_not(monkeypatch: pytest.MonkeyP
     assert chi_square(dk.PromptLookup(1), CHAIN, seeds=[3]) > CHI_SQUARE_26
 
 
-def test_drawing_from_p_after_a_refusal_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "residual", lambda probs, *_: probs)
+def test_drawing_from_p_after_a_refusal_fails_the_same_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "residual_probs", lambda probs, *_: probs)
     assert chi_square(DRAFT, CHAIN, seeds=[3]) > CHI_SQUARE_26
     assert chi_square(dk.PromptLookup(1), CHAIN, seeds=[3]) > CHI_SQUARE_26
 
 
-def test_a_draft_that_is_the_model_is_accepted_when_sampling_too() -> None:
+def test_a_draft_equal_to_the_model_is_accepted_when_sampling_too() -> None:
     decoder = dk.Speculative(dk.DraftModel(model()), sample=True, seeds=[1, 2, 3])
     out = dk.decode(model(), PROMPTS, decoder, CHAIN, max_new_tokens=6)
     assert isinstance(out.report, dk.Acceptance)
-    # Only where an end id came before the rest of a proposal.
-    assert torch.equal(out.report.judged_at, out.report.accepted_at)
+    # Tokens are dropped only after an end id.
+    assert torch.equal(out.report.verified_at, out.report.accepted_at)
 
 
-def test_the_residual_is_what_p_has_more_than_q() -> None:
+def test_the_residual_is_the_positive_part_of_p_minus_q() -> None:
     p, q = torch.tensor([[0.5, 0.3, 0.2]]), torch.tensor([[0.2, 0.6, 0.2]])
-    torch.testing.assert_close(verify.residual(p, 1, q), torch.tensor([[0.3, 0.0, 0.0]]).double())
-    assert torch.equal(verify.residual(p, 0, None), torch.tensor([[0.0, 0.3, 0.2]]))
-    assert torch.equal(verify.residual(q, 0, q), q)
+    torch.testing.assert_close(verify.residual_probs(p, 1, q), torch.tensor([[0.3, 0.0, 0.0]]).double())
+    assert torch.equal(verify.residual_probs(p, 0, None), torch.tensor([[0.0, 0.3, 0.2]]))
+    assert torch.equal(verify.residual_probs(q, 0, q), q)
 
 
-def test_numbers_for_one_purpose_say_nothing_about_those_for_another() -> None:
+def test_random_numbers_differ_between_purposes_and_steps() -> None:
     draws = Draws(None, torch.tensor([5]), [0])
     like = torch.zeros(1)
     drawn = {float(draws.uniform(like, 0, step, purpose)) for step in range(9) for purpose in Purpose}
@@ -250,7 +252,7 @@ def test_it_keeps_the_laws_of_decoders() -> None:
     )
 
 
-def test_a_stuck_prompt_and_scores_that_are_not_numbers_are_named() -> None:
+def test_errors_name_the_prompt_with_all_tokens_banned_or_with_nan_scores() -> None:
     nothing = dk.PrefixConstraint(lambda prompt, ids: [0, 1] if prompt == 0 or len(ids) < 7 else [0])
     ban = dk.SuppressTokens([0])
     with pytest.raises(dk.DecodingError, match="for prompt 1 the processors"):
@@ -275,25 +277,25 @@ def test_processors_must_return_scores_of_the_shape_they_were_given() -> None:
 
 @pytest.mark.parametrize("rows", [[[1, 1, 1]], [[1], [1]]])
 def test_a_draft_must_not_propose_more_than_it_was_asked_for(rows: list[list[int]]) -> None:
-    decoder = dk.Speculative(Scripted(rows, honest=False), tokens=2)
+    decoder = dk.Speculative(Scripted(rows, obedient=False), tokens=2)
     with pytest.raises(dk.DecodekitError, match=r"Speculative: Scripted must propose at most \[2\] tokens"):
         dk.decode(model(), [[1]], decoder, max_new_tokens=9)
 
 
-def test_ids_that_the_model_cannot_say_are_no_proposal() -> None:
+def test_proposed_ids_outside_the_vocabulary_are_dropped() -> None:
     out = dk.decode(model(), [[1]], dk.Speculative(Scripted([[-1, 3]], [[99]])), max_new_tokens=3)
     same(dk.decode(model(), [[1]], dk.Greedy(), max_new_tokens=3), out)
     assert isinstance(out.report, dk.Acceptance)
     assert out.report.drafted.tolist() == [[0]]
 
 
-def test_what_tokens_were_drawn_from_must_have_its_shape() -> None:
+def test_the_distributions_of_a_proposal_must_have_the_right_shape() -> None:
     draft = Scripted([[1, 3]], probs=torch.ones(1, 1, VOCAB))
-    with pytest.raises(dk.DecodekitError, match=r"must say what its tokens were drawn from, \(1, 2, 7\)"):
+    with pytest.raises(dk.DecodekitError, match=r"must give the distributions of its tokens, \(1, 2, 7\)"):
         dk.decode(model(), [[1]], dk.Speculative(draft, sample=True), max_new_tokens=9)
 
 
-def test_the_draft_must_have_the_models_vocabulary_and_numbers_for_logits() -> None:
+def test_the_draft_must_have_the_models_vocabulary_and_finite_logits() -> None:
     with pytest.raises(
         dk.DecodekitError, match=r"the draft must have the model's vocabulary, got .* \(1, 9\)"
     ):
@@ -325,7 +327,7 @@ def test_every_option_is_checked(options: dict[str, Any], message: str) -> None:
         dk.Speculative(dk.PromptLookup(), **options)
 
 
-def test_a_draft_must_be_one_and_there_must_be_a_seed_a_prompt() -> None:
+def test_the_draft_must_be_a_draft_and_there_must_be_a_seed_per_prompt() -> None:
     with pytest.raises(TypeError, match="Speculative: draft must be a Draft"):
         dk.Speculative(model())  # type: ignore[arg-type]
     with pytest.raises(dk.DecodekitError, match="got 1 seeds for 3 prompts"):
@@ -334,20 +336,20 @@ def test_a_draft_must_be_one_and_there_must_be_a_seed_a_prompt() -> None:
         )
 
 
-def test_it_cannot_be_watched_step_by_step() -> None:
+def test_it_cannot_be_streamed() -> None:
     with pytest.raises(TypeError, match="loop of its own"):
         list(dk.stream(model(), [[1]], dk.Speculative(dk.PromptLookup()), max_new_tokens=2))  # type: ignore[arg-type]
 
 
-def test_the_samples_of_a_prompt_are_drawn_apart_also_by_processors_that_draw() -> None:
+def test_random_processors_draw_independently_for_the_samples_of_a_prompt() -> None:
     whole = dk.Prompt.from_ids([[1], [2]]).history(3, 2)
     xtc = dk.XTC(0.1, 0.5, seeds=3)
     streams = [xtc.init(whole.part(torch.tensor([row]))).streams for row in range(4)]
     assert torch.equal(xtc.init(whole).streams, torch.cat(streams))
 
 
-def test_an_encoder_decoders_source_is_the_rows_own() -> None:
-    """For processors that compare with the source, and for second models that read it."""
+def test_every_row_has_the_source_of_its_own_prompt() -> None:
+    """Processors compare with the source, and second models read it."""
     t5, sources = wrap("t5"), [[9, 10, 11], [20, 21, 22, 23, 24], [30]]
     second = dk.HFModel(build("t5", 1))
     chain = [dk.EncoderRepetitionPenalty(1.5), dk.EncoderNoRepeatNGram(1), dk.Ensemble(second)]

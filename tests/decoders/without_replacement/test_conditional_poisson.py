@@ -1,4 +1,4 @@
-"""Sets whose probability is the product of their items' weights, against sums over all sets."""
+"""Conditional Poisson sampling, against sums over all sets."""
 
 import itertools
 import math
@@ -23,7 +23,7 @@ INF = math.inf
 
 
 def chances(weights: list[float], size: int) -> dict[tuple[int, ...], float]:
-    """Every set of positive probability."""
+    """The probability of every set of positive probability."""
     products = {
         items: math.prod(weights[item] for item in items)
         for items in itertools.combinations(range(len(weights)), size)
@@ -46,7 +46,7 @@ def test_polynomials_are_multiplied_up_to_a_degree() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=9), st.data())
-def test_the_root_has_the_sums_over_all_sets_and_inclusion_is_their_share(
+def test_the_root_sums_over_all_sets_and_inclusion_sums_over_those_with_the_item(
     weights: list[float], data: st.DataObject
 ) -> None:
     size = data.draw(st.integers(1, len(weights)))
@@ -56,12 +56,12 @@ def test_the_root_has_the_sums_over_all_sets_and_inclusion_is_their_share(
     sets = chances(weights, size)
     items = torch.arange(len(weights))[None]
     got = log_inclusion(levels, torch.tensor([size]), items).exp()[0].tolist()
-    expected = [sum(p for some, p in sets.items() if item in some) for item in range(len(weights))]
+    expected = [sum(p for chosen, p in sets.items() if item in chosen) for item in range(len(weights))]
     assert got == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 6])
-def test_sets_are_drawn_as_often_as_they_should_be(size: int) -> None:
+def test_sets_are_drawn_with_their_probabilities(size: int) -> None:
     number = 20_000
     levels = polynomials(logs(WEIGHTS, number), size)
     generator = torch.Generator().manual_seed(size)
@@ -73,11 +73,11 @@ def test_sets_are_drawn_as_often_as_they_should_be(size: int) -> None:
     assert not sets[:, len(WEIGHTS) :].any()
     drawn = Counter(tuple(row.nonzero()[:, 0].tolist()) for row in sets)
     assert deviation(drawn, chances(WEIGHTS, size), number) < 4.5
-    # and not as often as with the square roots of the weights
+    # The square roots of the weights fail the same test.
     assert size == 6 or deviation(drawn, chances([weight**0.5 for weight in WEIGHTS], size), number) > 20
 
 
-def test_rows_may_have_sets_of_different_sizes() -> None:
+def test_batch_entries_may_have_sets_of_different_sizes() -> None:
     levels = polynomials(logs(WEIGHTS, 3), 4)
     uniform = [torch.full((3, level.shape[1] // 2), 0.5).double() for level in levels[:-1]]
     size = torch.tensor([4, 1, 2])
@@ -88,7 +88,7 @@ def test_rows_may_have_sets_of_different_sizes() -> None:
 
 
 @pytest.mark.parametrize("number", [0.0, 0.5, 1 - 2.0**-52])
-def test_what_has_no_weight_is_never_drawn(number: float) -> None:
+def test_items_of_weight_0_are_never_drawn(number: float) -> None:
     for mask in itertools.product([0.0, 0.7, 1e30], repeat=5):
         positive = sum(weight > 0 for weight in mask)
         if positive < 2:
@@ -100,8 +100,8 @@ def test_what_has_no_weight_is_never_drawn(number: float) -> None:
         assert not (drawn & (torch.tensor(mask) == 0)).any()
 
 
-def test_weights_of_any_range_lose_nothing() -> None:
-    # One item in a thousand weighs e^1000 more than all others, which weigh e^-1000 each.
+def test_weights_of_any_range_keep_their_precision() -> None:
+    # One item has the weight e^1000, a thousand others e^-1000 each.
     weights = torch.full((1, 1001), -1000.0, dtype=torch.float64)
     weights[0, 500] = 1000.0
     levels = polynomials(weights, 2)

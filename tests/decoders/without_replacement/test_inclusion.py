@@ -1,4 +1,4 @@
-"""What a sample without replacement says about everything."""
+"""Inclusion probabilities and importance-weighted estimates."""
 
 import math
 
@@ -23,7 +23,7 @@ def test_weights_are_probabilities_over_inclusion_probabilities() -> None:
 
 
 def test_an_estimate_is_the_weighted_sum_and_a_normalised_one_the_weighted_mean() -> None:
-    values = torch.tensor([[2.0, 4.0, math.nan], [3.0, -INF, INF]])  # what is not valid does not count
+    values = torch.tensor([[2.0, 4.0, math.nan], [3.0, -INF, INF]])  # values that are not valid are ignored
     torch.testing.assert_close(SAMPLE.estimate(values), torch.tensor([3.25, 3.0]).double())
     expected = torch.tensor([3.25 / 1.125, 3.0]).double()
     torch.testing.assert_close(SAMPLE.estimate(values, normalize=True), expected)

@@ -14,8 +14,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import decodekit as dk
 from decodekit import rng
-from decodekit.decoders.without_replacement import residual_walk
-from decodekit.decoders.without_replacement.residual_trie import Choices, Node
+from decodekit.decoders.without_replacement import unique_randomizer
+from decodekit.decoders.without_replacement.unique_randomizer import NextTokens, TrieNode
 from decodekit.testing import HashModel, MarkovModel, check_decoder
 from decodekit.testing.strategies import prompts
 from tests.decoders.enumerated import every_text
@@ -29,7 +29,7 @@ CHI_SQUARE = {3: 21.11, 11: 37.37}
 
 
 def chi_square(counts: Counter[Any], probs: dict[Any, float]) -> float:
-    """How far counts are from the distribution they should have."""
+    """The chi-square statistic of counts."""
     assert not counts.keys() - probs.keys()
     total = counts.total()
     return sum((counts[key] - total * p) ** 2 / (total * p) for key, p in probs.items())
@@ -42,33 +42,33 @@ def begins(text: Text, beginning: Text) -> bool:
 def draw_slowly(
     texts: dict[Text, float], vocab: int, seed: int, number: int, parallel: int
 ) -> list[tuple[Text, float]]:
-    """Samples without replacement from a list of all texts, and the mass that was left: no trie, no model.
+    """Samples without replacement from an enumeration, and the unsampled mass before each: no trie, no model.
 
-    The random numbers are those of the decoder, so that the samples are too.
+    The random numbers are those of the decoder, hence the samples too.
     """
-    left, samples, begun = dict(texts), list[tuple[Text, float]](), 0
-    while left and len(samples) < number:
+    remaining, samples, begun = dict(texts), list[tuple[Text, float]](), 0
+    while remaining and len(samples) < number:
         drawn = []
         for draw in range(begun, begun + parallel):
-            said: Text = ()
-            while said not in left:
+            emitted: Text = ()
+            while emitted not in remaining:
                 masses = [
-                    sum(mass for text, mass in left.items() if begins(text, (*said, token)))
+                    sum(mass for text, mass in remaining.items() if begins(text, (*emitted, token)))
                     for token in range(vocab)
                 ]
                 weights = torch.tensor([masses], dtype=torch.float64)
-                one = torch.tensor([seed]), torch.tensor([draw]), torch.tensor(len(said))
-                said = (*said, int(rng.draw_seeded(weights, *one)))
-            drawn.append(said)
+                one = torch.tensor([seed]), torch.tensor([draw]), torch.tensor(len(emitted))
+                emitted = (*emitted, int(rng.draw_seeded(weights, *one)))
+            drawn.append(emitted)
         begun += parallel
-        for said in drawn:
-            if said in left and len(samples) < number:
-                samples.append((said, sum(left.values())))
-                del left[said]
+        for emitted in drawn:
+            if emitted in remaining and len(samples) < number:
+                samples.append((emitted, sum(remaining.values())))
+                del remaining[emitted]
     return samples
 
 
-def test_a_biased_coin_is_drawn_until_nothing_is_left() -> None:
+def test_both_sides_of_a_biased_coin_are_drawn_until_nothing_remains() -> None:
     out = dk.decode(COIN, [[0]], dk.UniqueSample(3, seeds=[1]), max_new_tokens=1)
     assert out.hypotheses() == [[[1], [0]]]
     assert out.finish_reason == [["length", "length", "missing"]]
@@ -79,7 +79,7 @@ def test_a_biased_coin_is_drawn_until_nothing_is_left() -> None:
     report = out.report
     assert isinstance(report, dk.SampledMass)
     torch.testing.assert_close(report.log_probs.exp(), torch.tensor([[0.75, 0.25, 0.0]]).double())
-    torch.testing.assert_close(report.left, torch.tensor([[1.0, 0.25, 0.0]]).double())
+    torch.testing.assert_close(report.unsampled, torch.tensor([[1.0, 0.25, 0.0]]).double())
     assert report.remaining.tolist() == [0.0]
     assert report.exhausted.tolist() == [True]
     assert report.dead_ends == [[]]
@@ -100,7 +100,7 @@ CHAINS = {
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
 @settings(max_examples=4, deadline=None)
 @given(seed=st.integers(0, 2**31), number=st.sampled_from([1, 3, 8, 100]), parallel=st.sampled_from([1, 4]))
-def test_samples_and_masses_are_those_of_a_list_of_all_texts(
+def test_samples_and_masses_equal_those_of_sampling_from_an_enumeration(
     chain: dk.Chain, seed: int, number: int, parallel: int
 ) -> None:
     model = HashModel(4, seed, scale=1.0, end_ids=(2,))
@@ -113,16 +113,16 @@ def test_samples_and_masses_are_those_of_a_list_of_all_texts(
         got = [tuple(text) for text in out.hypotheses()[row]]
         assert [text for text, _ in expected] == got
         masses = torch.tensor([texts[text] for text in got], dtype=torch.float64)
-        # Sums in another order.
+        # The sums are in another order.
         torch.testing.assert_close(out.report.log_probs[row, : len(got)].exp(), masses)
-        left = torch.tensor([left for _, left in expected], dtype=torch.float64)
-        torch.testing.assert_close(out.report.left[row, : len(got)], left)
+        remaining = torch.tensor([remaining for _, remaining in expected], dtype=torch.float64)
+        torch.testing.assert_close(out.report.unsampled[row, : len(got)], remaining)
         assert bool(out.report.exhausted[row]) == (len(texts) <= number)
 
 
 @pytest.mark.parametrize("parallel", [1, 5])
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
-def test_all_that_is_drawn_when_nothing_is_left_is_all_there_is(chain: dk.Chain, parallel: int) -> None:
+def test_when_nothing_remains_every_hypothesis_has_been_drawn(chain: dk.Chain, parallel: int) -> None:
     model = HashModel(4, 3, scale=1.0, end_ids=(2,))
     sample = dk.UniqueSample(100, parallel=parallel, seeds=[3])
     out = dk.decode(model, [[1]], sample, chain, max_new_tokens=3)
@@ -134,7 +134,7 @@ def test_all_that_is_drawn_when_nothing_is_left_is_all_there_is(chain: dk.Chain,
 
 
 def first_two(parallel: int = 1, batch: int = 500) -> Counter[Any]:
-    """How often each pair of texts is drawn first and second."""
+    """Counts of the first two samples."""
     sample = dk.UniqueSample(2, parallel=parallel, seeds=range(batch))
     out = dk.decode(MODEL, [[0]] * batch, sample, max_new_tokens=2)
     return Counter(tuple(map(tuple, texts)) for texts in out.hypotheses())
@@ -149,7 +149,7 @@ def probs_of_pairs() -> dict[Any, float]:
 
 
 @pytest.mark.parametrize("parallel", [1, 3])
-def test_the_first_is_distributed_as_the_model_and_the_order_as_drawing_without_replacement(
+def test_the_first_sample_follows_the_model_and_pairs_follow_sampling_without_replacement(
     parallel: int,
 ) -> None:
     counts = first_two(parallel)
@@ -160,21 +160,21 @@ def test_the_first_is_distributed_as_the_model_and_the_order_as_drawing_without_
     assert chi_square(firsts, every_text(MODEL, [0], dk.Chain(), 2)) < CHI_SQUARE[3]
 
 
-def test_a_trie_that_forgets_to_subtract_a_part_of_a_mass_fails_the_same_test(
+def test_a_trie_that_subtracts_only_fully_sampled_subtrees_fails_the_same_test(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    unsampled = Node.unsampled
+    unsampled_probs = TrieNode.unsampled_probs
 
-    def forgets(self: Node, choices: Choices) -> Tensor:
-        parts = {place: child.left for place, child in self.children.items()}
+    def forgets(self: TrieNode, next_tokens: NextTokens) -> Tensor:
+        fractions = {place: child.unsampled for place, child in self.children.items()}
         for child in self.children.values():
-            child.left = float(child.left > 0)
-        shares = unsampled(self, choices)
+            child.unsampled = float(child.unsampled > 0)
+        probs = unsampled_probs(self, next_tokens)
         for place, child in self.children.items():
-            child.left = parts[place]
-        return shares
+            child.unsampled = fractions[place]
+        return probs
 
-    monkeypatch.setattr(Node, "unsampled", forgets)
+    monkeypatch.setattr(TrieNode, "unsampled_probs", forgets)
     assert chi_square(first_two(), probs_of_pairs()) > CHI_SQUARE[11]
 
 
@@ -191,27 +191,27 @@ def test_with_seeds_a_prompts_samples_depend_neither_on_the_batch_nor_on_their_n
         alone = dk.UniqueSample(2, parallel=parallel, seeds=[seeds[number]])
         out = dk.decode(model, [prompt], alone, chain, max_new_tokens=4)
         assert together.hypotheses()[number][:2] == out.hypotheses()[0]
-        assert torch.equal(together.report.left[number, :2], out.report.left[0])
+        assert torch.equal(together.report.unsampled[number, :2], out.report.unsampled[0])
 
 
-class Counting:
-    """A model that takes down every text whose logits are asked for."""
+class RecordingModel:
+    """A model that records every sequence whose logits it computes."""
 
     def __init__(self, model: HashModel) -> None:
         self._model = model
         self.vocabulary = model.vocabulary
-        self.asked: list[Text] = []
+        self.computed: list[Text] = []
 
     def start(
         self, prompt: dk.Prompt, *, rows_per_prompt: int, capacity: int
-    ) -> tuple["CountingSession", Float32[Tensor, "rows vocab"]]:
+    ) -> tuple["RecordingSession", Float32[Tensor, "rows vocab"]]:
         session, logits = self._model.start(prompt, rows_per_prompt=rows_per_prompt, capacity=capacity)
-        self.asked += map(tuple, prompt.ids())
-        return CountingSession(self, session, prompt.ids()), logits
+        self.computed += map(tuple, prompt.ids())
+        return RecordingSession(self, session, prompt.ids()), logits
 
 
-class CountingSession:
-    def __init__(self, model: Counting, session: dk.Session, texts: list[list[int]]) -> None:
+class RecordingSession:
+    def __init__(self, model: RecordingModel, session: dk.Session, texts: list[list[int]]) -> None:
         self._model, self._session, self._texts = model, session, texts
 
     def advance(
@@ -219,18 +219,18 @@ class CountingSession:
     ) -> Float32[Tensor, "rows vocab"]:
         for text, token in zip(self._texts, tokens.tolist(), strict=True):
             text.append(token)
-        self._model.asked += map(tuple, self._texts)
+        self._model.computed += map(tuple, self._texts)
         return self._session.advance(tokens, source_rows)
 
 
-def test_the_model_is_asked_about_no_text_twice() -> None:
-    model = Counting(HashModel(4, 3, scale=1.0, end_ids=(2,)))
+def test_no_logits_are_computed_twice() -> None:
+    model = RecordingModel(HashModel(4, 3, scale=1.0, end_ids=(2,)))
     out = dk.decode(model, [[1]], dk.UniqueSample(30, seeds=[3]), max_new_tokens=4)
     visited = {(1, *text[:length]) for text in out.hypotheses()[0] for length in range(len(text))}
-    assert sorted(visited) == sorted(model.asked)
+    assert sorted(visited) == sorted(model.computed)
 
 
-def test_memories_that_are_kept_and_memories_that_are_made_again_are_the_same(
+def test_stored_and_recomputed_memories_give_the_same_samples(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, chain = HashModel(5, 3, end_ids=(2,)), [dk.MirostatV2(1.0, 0.5), dk.NoRepeatNGram(2)]
@@ -238,13 +238,13 @@ def test_memories_that_are_kept_and_memories_that_are_made_again_are_the_same(
     for _ in range(2):
         sample = dk.UniqueSample(9, parallel=3, seeds=[3, 4])
         outs.append(dk.decode(model, [[1], [3]], sample, chain, max_new_tokens=5))
-        monkeypatch.setattr(residual_walk, "tree_leaves", lambda _: [object()])
+        monkeypatch.setattr(unique_randomizer, "tree_leaves", lambda _: [object()])
     assert outs[0].hypotheses() == outs[1].hypotheses()
-    assert torch.equal(outs[0].report.left, outs[1].report.left)
+    assert torch.equal(outs[0].report.unsampled, outs[1].report.unsampled)
 
 
-def test_grammars_and_strings_work() -> None:
-    """Matchers on the host and criteria that read text, over the bundled model."""
+def test_samples_match_the_grammar_and_end_at_stop_strings() -> None:
+    """Matchers on the host and criteria that read strings, over the bundled model."""
     model = dk.load()
     grammar = dk.Grammar.regex(r"[!-%]{1,2}", model.vocabulary)
     out = dk.decode(
@@ -257,8 +257,8 @@ def test_grammars_and_strings_work() -> None:
     assert out.report.exhausted.all()
 
 
-def test_texts_that_cannot_end_are_set_aside() -> None:
-    """After 0 nothing may follow: the texts are 10, 11, 12 and so on, without a 0 before the last token."""
+def test_dead_ends_are_set_aside() -> None:
+    """No token may follow 0, so every hypothesis has its only 0 at the end."""
     model = MarkovModel([[1.0, 0.0, 0.0], [0.2, 0.3, 0.5], [0.5, 0.25, 0.25]])
     chain = dk.Chain(dk.BadWords([[0, 0]]))
     out = dk.decode(model, [[1]], dk.UniqueSample(9, seeds=[2]), chain, max_new_tokens=2)
@@ -266,13 +266,13 @@ def test_texts_that_cannot_end_are_set_aside() -> None:
     assert float(out.report.log_probs.exp().sum()) == pytest.approx(0.8)
     assert out.report.exhausted.tolist() == [True]
     assert len(out.report.dead_ends[0]) == 1
-    assert out.report.dead_ends[0][0] in {1.0, *out.report.left[0].tolist()}
-    # Weighted by probability; what cannot end counts nothing.
+    assert out.report.dead_ends[0][0] in {1.0, *out.report.unsampled[0].tolist()}
+    # Samples are weighted by probability; the dead end counts 0.
     assert out.report.expectation(torch.ones(1, 9)).item() == pytest.approx(0.8)
     assert out.report.expectation(torch.ones(1, 9), normalize=True).item() == pytest.approx(1.0)
 
 
-def test_a_prompt_of_which_no_text_can_end_is_named() -> None:
+def test_an_error_names_the_prompt_of_which_no_hypothesis_can_end() -> None:
     all_banned = MarkovModel([[1.0, 0.0], [0.0, 1.0]])
     with pytest.raises(dk.DecodingError, match="for prompt 1 the processors"):
         dk.decode(
@@ -293,8 +293,8 @@ def test_scores_that_are_not_numbers_are_refused() -> None:
         dk.decode(COIN, [[0]], dk.UniqueSample(2), Broken(), max_new_tokens=2)
 
 
-def test_no_position_beyond_the_last_is_asked_for() -> None:
-    """Rounds begin at different depths, and rows that have ended go on: none runs past the positions."""
+def test_no_position_beyond_the_last_is_computed() -> None:
+    """Rounds start at different depths, and finished rows continue: none runs past the last position."""
     torch.manual_seed(1)
     config = GPT2Config(vocab_size=7, n_embd=16, n_layer=1, n_head=2, n_positions=8, eos_token_id=2)
     model = dk.HFModel(GPT2LMHeadModel(config).eval())
@@ -337,14 +337,14 @@ def test_it_keeps_the_laws_of_decoders() -> None:
     )
 
 
-def test_many_draws_in_a_round_take_few_rounds() -> None:
+def test_more_draws_per_round_take_fewer_passes() -> None:
     passes = []
     for parallel in (1, 16):
         steps: list[int] = []
         sample = dk.UniqueSample(16, parallel=parallel, seeds=[1])
         dk.decode(HashModel(50, 3, scale=1.0), [[1]], sample, max_new_tokens=6, on_step=steps.append)
         passes.append(len(steps))
-    # Every sample parts from the others within a few tokens; all at once they need one pass a token.
+    # Samples differ within a few tokens. All in one round, they need one pass per token.
     assert passes[0] > 48
     assert passes[1] == 6
 

@@ -1,4 +1,4 @@
-"""What sampling without replacement must come to, by enumeration."""
+"""Laws of sampling without replacement, by enumeration."""
 
 import itertools
 import math
@@ -16,25 +16,25 @@ from decodekit.testing import HashModel, MarkovModel
 Text = tuple[int, ...]
 Item = TypeVar("Item", bound=Hashable)
 
-# Token 2 ends; from 0 most goes on, from 1 much ends.
+# Token 2 ends a hypothesis, rarely after 0 and often after 1.
 MARKOV = MarkovModel([[0.6, 0.3, 0.1], [0.2, 0.3, 0.5], [0.25, 0.25, 0.5]], end_ids=(2,))
 HASH = HashModel(4, seed=1, scale=1.0, end_ids=(2,))
 
 
 def orders(probs: Mapping[Text, float], number: int) -> dict[tuple[Text, ...], float]:
-    """Every sequence of draws without replacement, each by its share of what is left, and its probability."""
+    """The probability of every sequence of draws without replacement."""
     found = {}
     for drawn in itertools.permutations(probs, number):
-        left, chance = 1.0, 1.0
+        remaining, chance = 1.0, 1.0
         for text in drawn:
-            chance *= probs[text] / left
-            left -= probs[text]
+            chance *= probs[text] / remaining
+            remaining -= probs[text]
         found[drawn] = chance
     return found
 
 
 def inclusion(probs: Mapping[Text, float], number: int) -> dict[Text, float]:
-    """The probability of every text to be among so many draws without replacement."""
+    """The inclusion probability of every hypothesis in `number` draws without replacement."""
     found = dict.fromkeys(probs, 0.0)
     for drawn, chance in orders(probs, number).items():
         for text in drawn:
@@ -43,7 +43,7 @@ def inclusion(probs: Mapping[Text, float], number: int) -> dict[Text, float]:
 
 
 def deviation(counts: Counter[Item], probs: Mapping[Item, float], draws: int) -> float:
-    """By how many standard deviations the worst count is off. What may not be counted is infinitely off."""
+    """The largest deviation of a count, in standard deviations; infinite if an impossible item occurs."""
     if counts.keys() - probs.keys():
         return math.inf
     return max(
@@ -55,12 +55,12 @@ def deviation(counts: Counter[Item], probs: Mapping[Item, float], draws: int) ->
 
 
 def drawn(out: dk.Decoded) -> list[tuple[Text, ...]]:
-    """The texts of every prompt."""
+    """The hypotheses of every prompt, as tuples."""
     return [tuple(map(tuple, texts)) for texts in out.hypotheses()]
 
 
-def off(estimates: Tensor, expectation: float) -> float:
-    """How many standard errors the mean of estimates is from what it should be."""
+def standard_errors(estimates: Tensor, expectation: float) -> float:
+    """The distance of the mean of estimates from the expectation, in standard errors."""
     error = estimates.std() / len(estimates) ** 0.5
     return abs(float((estimates.mean() - expectation) / error))
 
@@ -70,7 +70,7 @@ def expectation(probs: Mapping[Text, float], values: Mapping[Text, float]) -> fl
 
 
 class BansAllAfter(dk.StatelessProcessor):
-    """Leaves no token after a certain one: a dead end."""
+    """Bans every token after a given one: a dead end."""
 
     def __init__(self, token: int) -> None:
         self.token = token
@@ -79,8 +79,8 @@ class BansAllAfter(dk.StatelessProcessor):
         return scores.masked_fill((history.last() == self.token)[:, None], -torch.inf)
 
 
-class SaysFourIn(dk.StoppingCriterion):
-    """Finishes a text once its ids sum to four or more. It remembers the sum."""
+class SumIsFour(dk.StoppingCriterion):
+    """Finishes a hypothesis once its ids sum to four or more. Remembers the sum."""
 
     reason = "four"
 
@@ -92,14 +92,14 @@ class SaysFourIn(dk.StoppingCriterion):
         return memory >= 4, memory
 
 
-def check_settled(decoder: dk.Decoder[Any], model: dk.Model, chain: dk.Chain, new: int) -> set[int]:
-    """Raises unless what is settled stands; returns how many tokens were before the end.
+def check_stable_prefix(decoder: dk.Decoder[Any], model: dk.Model, chain: dk.Chain, new: int) -> set[int]:
+    """Raise if the stable prefix ever changes; return its lengths before the end.
 
     Args:
-        decoder: With 60 seeds.
-        model: Of at least two tokens.
-        chain: Before it.
-        new: Tokens at most.
+        decoder: A decoder with 60 seeds.
+        model: A model of at least two tokens.
+        chain: The processors.
+        new: Maximum number of new tokens.
     """
     prompts = [[0], [1, 0], [0, 0]] * 20
     out = dk.decode(model, prompts, decoder, chain, max_new_tokens=new)
@@ -107,11 +107,11 @@ def check_settled(decoder: dk.Decoder[Any], model: dk.Model, chain: dk.Chain, ne
     stable_prefix: list[list[list[int]]] = []
     for progress in decode_steps(model, prompts, decoder, chain, max_new_tokens=new):
         stable_prefix = decoder.stable_prefix(progress.state)
-        for said, final in zip(stable_prefix, out.hypotheses(), strict=True):
-            assert len(said) <= len(final)
-            for tokens, whole in zip(said, final, strict=False):
+        for prefixes, final in zip(stable_prefix, out.hypotheses(), strict=True):
+            assert len(prefixes) <= len(final)
+            for tokens, whole in zip(prefixes, final, strict=False):
                 assert whole[: len(tokens)] == tokens
-            if said and not progress.state.done:
-                lengths.add(len(said[0]))
+            if prefixes and not progress.state.done:
+                lengths.add(len(prefixes[0]))
     assert stable_prefix == out.hypotheses()
     return lengths

@@ -11,13 +11,12 @@ from decodekit.models.protocols import Model
 
 
 class Proposal(NamedTuple):
-    """What a draft thinks comes next.
+    """Proposed next tokens.
 
     Attributes:
-        tokens: The next tokens of every row, as many as it likes up to what was asked for.
-        probs: The distribution that each of them was drawn from, given those before it. None: the draft
-            does not draw, and would have proposed these whatever the chance. Needed where tokens are
-            sampled: what is accepted is only right if they were drawn from just these.
+        tokens: The tokens of every row, at most as many as were asked for.
+        probs: The distribution that each token was drawn from, given the tokens before it. None: the draft
+            is deterministic. Samples are only correct if tokens were drawn from exactly these.
 
     Example:
         >>> Proposal([[5, 7], []])
@@ -29,60 +28,60 @@ class Proposal(NamedTuple):
 
 
 @runtime_checkable
-class Choose(Protocol):
-    """Chooses tokens by a draft's logits as the run would: by their argmax, or by a draw."""
+class TokenChooser(Protocol):
+    """Chooses tokens from a draft's logits as the run chooses its own: by argmax, or by a draw."""
 
     def __call__(
-        self, logits: Float32[Tensor, "rows vocab"], drafted: list[list[int]]
+        self, logits: Float32[Tensor, "rows vocab"], proposed: list[list[int]]
     ) -> tuple[Int64[Tensor, " rows"], Float32[Tensor, "rows vocab"] | None]:
-        """The next token of every row, and the distribution it was drawn from if it was.
+        """The next token of every row, and the distribution that it was drawn from, if it was drawn.
 
         Args:
-            logits: The draft's, for the next token.
-            drafted: What has been proposed for each row since it was asked.
+            logits: The draft's logits of the next token.
+            proposed: The tokens proposed for each row so far in this round.
         """
 
 
 class DraftSession(ABC):
-    """One run of a draft over one batch."""
+    """A run of a draft over a batch."""
 
     @abstractmethod
-    def propose(self, said: list[list[int]], most: list[int], choose: Choose) -> Proposal:
-        """What every row may say next.
+    def propose(self, emitted: list[list[int]], max_tokens: list[int], choose: TokenChooser) -> Proposal:
+        """Propose the next tokens of every row.
 
         Args:
-            said: What each row has said since the last call: proposals of that call that were accepted,
-                and a token of the model's own.
-            most: How many tokens to propose for each row at most; 0 for rows that have ended.
+            emitted: The tokens that each row emitted since the last call: the accepted part of its proposal,
+                and one token of the model.
+            max_tokens: The maximum number of tokens to propose for each row; 0 for finished rows.
             choose: Turns logits into tokens, for drafts that have logits.
         """
 
 
 class Draft(ABC):
-    """Proposes tokens for speculative decoding. Holds its configuration; a run of it is a `DraftSession`.
+    """Proposes tokens for speculative decoding. Holds the configuration; a run of it is a `DraftSession`.
 
-    A draft decides how fast the text comes, and never what it says: proposals that the model would not have
-    chosen are refused.
+    A draft decides how fast decoding is and never its result: the model refuses proposals that it would not
+    have chosen.
 
     Example:
-        A draft that expects every token to be said twice:
+        A draft that expects every token to occur twice:
 
         >>> class Twice(dk.Draft):
         ...     def start(self, model, prompt, *, rows_per_prompt, capacity): return TwiceSession()
         >>> class TwiceSession(dk.DraftSession):
-        ...     def propose(self, said, most, choose):
-        ...         return dk.Proposal([row[-1:][:allowed] for row, allowed in zip(said, most)])
+        ...     def propose(self, emitted, max_tokens, choose):
+        ...         return dk.Proposal([row[-1:][:most] for row, most in zip(emitted, max_tokens)])
         >>> dk.decode(dk.load(), "Once", dk.Speculative(Twice()), max_new_tokens=4).lengths
         tensor([[4]])
     """
 
     @abstractmethod
     def start(self, model: Model, prompt: Prompt, *, rows_per_prompt: int, capacity: int) -> DraftSession:
-        """A run of the draft.
+        """Start a run of the draft.
 
         Args:
-            model: The run's own model.
+            model: The model that verifies.
             prompt: The prompts, left-padded.
-            rows_per_prompt: Samples of each prompt; rows stand prompt-major.
-            capacity: Columns that prompts and continuations take at most.
+            rows_per_prompt: Samples per prompt; rows are prompt-major.
+            capacity: Maximum length of prompts and continuations, in columns.
         """

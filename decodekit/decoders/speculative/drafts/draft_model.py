@@ -1,12 +1,17 @@
-"""A smaller model as draft."""
+"""Drafts from a model's own predictions."""
 
 from dataclasses import dataclass
 from typing import final
 
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+from typing_extensions import override
+
 from decodekit.core.prompt import Prompt
-from decodekit.decoders.speculative.drafts.base import Draft, DraftSession
-from decodekit.decoders.speculative.drafts.draft_session import ModelDraft
-from decodekit.models.protocols import Model
+from decodekit.decoders.speculative.drafts.base import Draft, DraftSession, Proposal, TokenChooser
+from decodekit.models.protocols import Model, ModelWithVocabulary
+from decodekit.models.rereading import start_verifying
 
 
 @final
@@ -15,8 +20,8 @@ class DraftModel(Draft):
     """Drafts with another model of the same vocabulary, a smaller and faster one.
 
     Args:
-        model: The draft model. Where the run's model is an encoder-decoder it may be one too, which reads
-            the same source, or a language model, which knows only what the decoder says.
+        model: The draft model. For an encoder-decoder it may be an encoder-decoder too, which reads the same
+            source, or a language model, which reads the decoder's tokens only.
 
     Raises:
         TypeError: If `model` is not a `Model`.
@@ -45,13 +50,71 @@ class DraftModel(Draft):
                 "Wrap a transformers model: use dk.HFModel(model, tokenizer)."
             )
 
-    def start(
-        self,
-        model: Model,  # noqa: ARG002 - the contract's signature
-        prompt: Prompt,
-        *,
-        rows_per_prompt: int,
-        capacity: int,
-    ) -> DraftSession:
-        """The draft model, after the prompts."""
-        return ModelDraft(self.model, prompt, rows_per_prompt, capacity)
+    @override
+    def start(self, model: Model, prompt: Prompt, *, rows_per_prompt: int, capacity: int) -> DraftSession:
+        return DraftModelSession(self.model, prompt, rows_per_prompt, capacity)
+
+
+class DraftModelSession(DraftSession):
+    """A run of a draft model: it predicts ahead, and takes back the tokens that were refused."""
+
+    def __init__(self, model: Model, prompt: Prompt, rows_per_prompt: int, capacity: int) -> None:
+        if isinstance(model, ModelWithVocabulary):
+            # A language model reads the decoder's tokens; encoder states are those of another encoder.
+            source = prompt.source if model.vocabulary.decoder_start_id is not None else None
+            prompt = Prompt.of(Prompt(prompt.tokens, prompt.mask, source), model.vocabulary)
+        self._session, self._logits = start_verifying(
+            model, prompt, rows_per_prompt=rows_per_prompt, capacity=capacity
+        )
+        self._read: list[list[int]] = [[] for _ in self._logits]  # proposed tokens that it has read itself
+
+    @override
+    def propose(self, emitted: list[list[int]], max_tokens: list[int], choose: TokenChooser) -> Proposal:
+        proposed: list[list[int]] = [[] for _ in emitted]
+        if not any(max_tokens):
+            return Proposal(proposed)
+        self._catch_up(emitted)
+        logits, probs = self._logits, []
+        for number in range(max(max_tokens)):
+            tokens, distribution = choose(logits, proposed)
+            probs.append(distribution)
+            chosen = tokens.tolist()
+            for row, maximum in enumerate(max_tokens):
+                if number < maximum:
+                    proposed[row].append(chosen[row])
+            unread = [[chosen[row]] if number + 1 < maximum else [] for row, maximum in enumerate(max_tokens)]
+            if any(unread):
+                logits = self._extend(unread)[:, 0]
+                self._read = [row + new for row, new in zip(self._read, unread, strict=True)]
+        drawn = [distribution for distribution in probs if distribution is not None]
+        return Proposal(proposed, torch.stack(drawn, 1) if drawn else None)
+
+    def _catch_up(self, emitted: list[list[int]]) -> None:
+        """Take back refused tokens, and read emitted ones that were not proposed."""
+        if not any(emitted):
+            return
+        known = [_common_length(*pair) for pair in zip(self._read, emitted, strict=True)]
+        self._keep(known)
+        unread = [row[number:] for row, number in zip(emitted, known, strict=True)]
+        if any(unread):
+            logits = self._extend(unread)
+            last = torch.tensor([max(len(row) - 1, 0) for row in unread], device=logits.device)
+            self._logits = logits[torch.arange(len(last), device=logits.device), last]
+        self._keep([len(row) for row in unread])
+        self._read = [[] for _ in emitted]
+
+    def _extend(self, tokens: list[list[int]]) -> Float32[Tensor, "rows columns vocab"]:
+        counts = torch.tensor([len(row) for row in tokens], device=self._logits.device)
+        padded = [[*row, *[0] * (int(counts.max()) - len(row))] for row in tokens]
+        return self._session.extend(torch.tensor(padded, device=counts.device), counts)
+
+    def _keep(self, counts: list[int]) -> None:
+        self._session.keep(torch.tensor(counts, device=self._logits.device))
+
+
+def _common_length(read: list[int], emitted: list[int]) -> int:
+    """The length of the common prefix, without the last emitted token: its logits are needed."""
+    number = 0
+    while number < min(len(read), len(emitted) - 1) and read[number] == emitted[number]:
+        number += 1
+    return number

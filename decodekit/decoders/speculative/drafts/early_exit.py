@@ -1,12 +1,14 @@
-"""The model's own first layers as draft."""
+"""Drafts from the model's own first layers."""
 
 from dataclasses import dataclass
 from typing import final
 
+from typing_extensions import override
+
 from decodekit.core.prompt import Prompt
-from decodekit.core.validation import is_count
+from decodekit.core.validation import at_least, check_fields
 from decodekit.decoders.speculative.drafts.base import Draft, DraftSession
-from decodekit.decoders.speculative.drafts.draft_session import ModelDraft
+from decodekit.decoders.speculative.drafts.draft_model import DraftModelSession
 from decodekit.errors import ModelError
 from decodekit.models.protocols import EarlyExitModel, Model
 
@@ -14,13 +16,13 @@ from decodekit.models.protocols import EarlyExitModel, Model
 @final
 @dataclass(frozen=True)
 class EarlyExit(Draft):
-    """Drafts with the model's own first layers: its head reads the states of an early layer.
+    """Drafts with the model's own first layers: its head reads the hidden states of an early layer.
 
-    No second model and no second copy of any weight; the draft keeps a cache of its own, of as many layers.
-    Good for models that were trained to exit early; others may be hard to read that soon.
+    Needs no second model and copies no weights; the draft has its own cache. Good for models trained for
+    early exit; without such training early layers may predict poorly.
 
     Args:
-        layer: After how many layers to read, at least 1 and below the model's number of layers.
+        layer: Number of layers to run, at least 1 and below the model's number of layers.
 
     Raises:
         ValueError: If `layer` is not an integer of at least 1.
@@ -42,14 +44,13 @@ class EarlyExit(Draft):
     layer: int
 
     def __post_init__(self) -> None:
-        if not is_count(self.layer, 1):
-            raise ValueError(f"EarlyExit: layer must be an integer of at least 1, got {self.layer!r}.")
+        check_fields(self, layer=at_least(1))
 
+    @override
     def start(self, model: Model, prompt: Prompt, *, rows_per_prompt: int, capacity: int) -> DraftSession:
-        """The first layers, after the prompts."""
         if not isinstance(model, EarlyExitModel):
             raise ModelError(
                 f"EarlyExit: the model must be one whose first layers are a model too, and {model!r:.80} has "
                 "no early_exit(). Use dk.HFModel, write that method, or use another draft."
             )
-        return ModelDraft(model.early_exit(self.layer), prompt, rows_per_prompt, capacity)
+        return DraftModelSession(model.early_exit(self.layer), prompt, rows_per_prompt, capacity)

@@ -1,15 +1,16 @@
-"""The contract of drafts: a user's own."""
+"""The contract of drafts, with a custom draft."""
 
 import torch
 from torch import Tensor
 
 import decodekit as dk
+from decodekit.decoders.speculative.drafts.base import TokenChooser
 from decodekit.testing import MarkovModel
 from tests.decoders.scripted_draft import Scripted
 
 
 class Recorder(dk.Draft):
-    """Proposes a 1 twice, by what a model would be sure of, and keeps what it is told."""
+    """Proposes token 1 twice, from confident logits, and records its arguments."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[list[list[int]], list[int]]] = []
@@ -30,21 +31,24 @@ class RecorderSession(dk.DraftSession):
         self.calls = calls
 
     def propose(
-        self, said: list[list[int]], most: list[int], choose: dk.decoders.speculative.drafts.base.Choose
+        self,
+        emitted: list[list[int]],
+        max_tokens: list[int],
+        choose: TokenChooser,
     ) -> dk.Proposal:
-        self.calls.append((said, most))
-        drafted: list[list[int]] = [[] for _ in most]
+        self.calls.append((emitted, max_tokens))
+        proposed: list[list[int]] = [[] for _ in max_tokens]
         for number in range(2):
-            tokens, probs = choose(torch.tensor([[0.0, 9.0]]).repeat(len(most), 1), drafted)
+            tokens, probs = choose(torch.tensor([[0.0, 9.0]]).repeat(len(max_tokens), 1), proposed)
             assert probs is None
-            drafted = [
+            proposed = [
                 [*row, int(token)] if number < allowed else row
-                for row, token, allowed in zip(drafted, tokens, most, strict=True)
+                for row, token, allowed in zip(proposed, tokens, max_tokens, strict=True)
             ]
-        return dk.Proposal(drafted)
+        return dk.Proposal(proposed)
 
 
-def test_a_draft_is_told_what_was_said_and_how_much_it_may_propose() -> None:
+def test_a_draft_gets_the_emitted_tokens_and_the_maximum_number_to_propose() -> None:
     # After 0 comes 1, after 1 comes 1 until the end of the run; a row that begins with 0 gets a 1.
     model = MarkovModel([[0.1, 0.9], [0.4, 0.6]])
     draft = Recorder()
@@ -53,7 +57,7 @@ def test_a_draft_is_told_what_was_said_and_how_much_it_may_propose() -> None:
     assert draft.calls == [([[], []], [2, 2]), ([[1, 1, 1], [1, 1, 1]], [1, 1])]
 
 
-def test_the_processors_that_remember_nothing_choose_the_drafts_tokens_too() -> None:
+def test_stateless_processors_apply_to_the_drafts_logits_too() -> None:
     model = MarkovModel([[0.1, 0.9], [0.4, 0.6]])
     decoder = dk.Speculative(Recorder(), tokens=2)
     for ban in (dk.SuppressTokens([1]), dk.Chain(dk.SuppressTokens([1]), dk.SynthID([1, 2], 2))):
@@ -64,7 +68,7 @@ def test_the_processors_that_remember_nothing_choose_the_drafts_tokens_too() -> 
 
 
 class Lift(dk.LogitsProcessor):
-    """Remembers something, and lifts all scores."""
+    """Has a memory, and raises all scores."""
 
     def init(self, history: dk.History) -> dk.core.pytrees.Memory:
         return history.position.clone()
@@ -79,13 +83,13 @@ class Lift(dk.LogitsProcessor):
 
 
 class Positive(dk.StatelessProcessor):
-    """Bans what is below 0, as every log-probability is."""
+    """Bans scores below 0, as all log-probabilities are."""
 
     def process(self, history: dk.History, scores: Tensor) -> Tensor:  # noqa: ARG002
         return scores.masked_fill(scores < 0, -torch.inf)
 
 
-def test_a_draft_for_which_all_is_banned_says_what_its_model_would() -> None:
+def test_a_draft_with_all_tokens_banned_falls_back_to_its_own_logits() -> None:
     model = MarkovModel([[0.1, 0.9], [0.4, 0.6]])
     out = dk.decode(
         model, [[0]], dk.Speculative(dk.DraftModel(model)), [Lift(), Positive()], max_new_tokens=5
@@ -95,7 +99,7 @@ def test_a_draft_for_which_all_is_banned_says_what_its_model_would() -> None:
     assert out.report.accepted.tolist() == out.report.drafted.tolist() == [[4]]
 
 
-def test_the_rates_are_shares_and_none_where_nothing_was_proposed() -> None:
+def test_the_rates_are_fractions_and_0_where_nothing_was_proposed() -> None:
     model = MarkovModel([[0.1, 0.9], [0.4, 0.6]])
     out = dk.decode(model, [[0], [1]], dk.Speculative(Scripted([[1, 0], []])), max_new_tokens=4)
     report = out.report

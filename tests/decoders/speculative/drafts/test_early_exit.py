@@ -1,4 +1,4 @@
-"""The model's own first layers as draft."""
+"""Drafts from the model's own first layers."""
 
 import copy
 
@@ -14,14 +14,14 @@ PROMPTS = [[9, 10, 11, 12], [20], [30, 31, 8]]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_head_reads_what_the_first_layer_says_and_the_model_is_left_as_it_was(family: str) -> None:
+def test_the_head_reads_the_first_layers_output_and_the_model_is_unchanged(family: str) -> None:
     model = build(family)
     before = {name: weights.clone() for name, weights in model.state_dict().items()}
     modules, config = dict(model.named_modules()), model.config.to_dict()
     tokens = torch.tensor([PROMPTS[0]])
     expected = model(tokens).logits
     shallow = first_layers(model, 1)
-    # The same by another way: a copy of everything, whose second layer hands on what it gets.
+    # The same computed differently: a copy of the model without its second layer.
     skipping = copy.deepcopy(model)
     (layers,) = [
         part for part in skipping.modules() if isinstance(part, torch.nn.ModuleList) and len(part) == 2
@@ -40,7 +40,7 @@ def test_the_head_reads_what_the_first_layer_says_and_the_model_is_left_as_it_wa
     assert all(torch.equal(weights, before[name]) for name, weights in model.state_dict().items())
 
 
-def test_it_drafts_and_the_text_is_the_models() -> None:
+def test_its_proposals_are_accepted_and_the_result_is_the_models() -> None:
     out = dk.decode(wrap("gpt2"), PROMPTS, dk.Speculative(dk.EarlyExit(1)), max_new_tokens=20)
     assert torch.equal(dk.decode(wrap("gpt2"), PROMPTS, dk.Greedy(), max_new_tokens=20).tokens, out.tokens)
     assert isinstance(out.report, dk.Acceptance)

@@ -1,4 +1,4 @@
-"""A hypothesis that is continued on its own, by rows of different lengths."""
+"""Rows that advance independently of each other."""
 
 from typing import NamedTuple
 
@@ -14,27 +14,21 @@ from decodekit.decoders.rows import RowState, raise_if_all_banned
 from decodekit.processors.base import LogitsProcessor, apply_processor, nonfinite_error, nonfinite_rows
 
 
-class SpeculativeRow(NamedTuple):
-    """One hypothesis, and what the processors remember of it.
+class IndependentRow(NamedTuple):
+    """One hypothesis with the state and the processor memory of its own row.
 
-    Each token takes the chain once, in order, as in the main loop: nothing is ever taken back here, so that
-    processors which only read on, such as those with a second model, do.
-
-    Attributes:
-        prompt: Its prompt's number.
-        state: What it has said, a state of one row.
-        memory: The processors'.
-        finished: Whether it has ended.
+    Every token goes through the processors once, in order, as in the main loop. Nothing is ever taken back:
+    the memory of a second model only moves forward.
     """
 
     prompt: int
-    state: RowState
-    memory: Memory
+    state: RowState  # of one row
+    memory: Memory  # of the processors
     finished: bool = False
 
     @classmethod
-    def start(cls, history: History, processor: LogitsProcessor, limits: Limits) -> list["SpeculativeRow"]:
-        """Every row of a history, by itself."""
+    def start(cls, history: History, processor: LogitsProcessor, limits: Limits) -> list["IndependentRow"]:
+        """The rows of a history, each on its own."""
         rows = torch.arange(len(history.tokens), device=history.tokens.device)
         parts = [history.part(row) for row in rows[:, None]]
         return [
@@ -43,36 +37,36 @@ class SpeculativeRow(NamedTuple):
         ]
 
     @property
-    def said(self) -> int:
-        """How many new tokens it has."""
+    def length(self) -> int:
+        """Number of new tokens."""
         return int(self.state.step)
 
     @property
-    def left(self) -> int:
-        """How many it may have yet."""
-        return self.state.limits.max_new_tokens - self.said
+    def remaining(self) -> int:
+        """Number of tokens that may still be emitted."""
+        return self.state.limits.max_new_tokens - self.length
 
-    def new(self, since: int) -> list[int]:
-        """Its new tokens from the `since`-th on."""
-        first, last = (self.state.limits.prompt_length + number for number in (since, self.said))
+    def tokens_from(self, start: int) -> list[int]:
+        """The new tokens from number `start` on."""
+        first, last = (self.state.limits.prompt_length + number for number in (start, self.length))
         tokens: list[int] = self.state.history.tokens[0, first:last].tolist()
         return tokens
 
-    def score(
+    def process(
         self, processor: LogitsProcessor, logits: Float32[Tensor, "1 vocab"]
-    ) -> tuple["SpeculativeRow", Float32[Tensor, "1 vocab"]]:
+    ) -> tuple["IndependentRow", Float32[Tensor, "1 vocab"]]:
         """The processed scores of the next token.
 
         Raises:
-            DecodingError: If they are not numbers below infinity.
+            DecodingError: If scores are NaN or infinite.
         """
         scores, memory = apply_processor(processor, self.state.history, logits, self.memory)
         if nonfinite_rows(scores).any():
             raise nonfinite_error(self.prompt)
         return self._replace(state=self.state._replace(model_scores=logits), memory=memory), scores
 
-    def emit(self, tokens: Int64[Tensor, " 1"], scores: Float32[Tensor, "1 vocab"]) -> "SpeculativeRow":
-        """The line with one more token.
+    def emit(self, tokens: Int64[Tensor, " 1"], scores: Float32[Tensor, "1 vocab"]) -> "IndependentRow":
+        """The row with one more token.
 
         Raises:
             DecodingError: If every token was banned.
@@ -83,10 +77,10 @@ class SpeculativeRow(NamedTuple):
         return self._replace(state=state, finished=bool(state.done))
 
 
-def decoded(lines: list[SpeculativeRow], hypotheses: int) -> Decoded:
-    """All lines as the result, `hypotheses` of them a prompt."""
-    states = [line.state for line in lines]
-    together = states[0]._replace(
+def decoded(rows: list[IndependentRow], hypotheses: int) -> Decoded[None]:
+    """The result, `hypotheses` rows per prompt."""
+    states = [row.state for row in rows]
+    joined = states[0]._replace(
         history=History(
             torch.cat([state.history.tokens for state in states]),
             torch.cat([state.history.valid for state in states]),
@@ -97,4 +91,4 @@ def decoded(lines: list[SpeculativeRow], hypotheses: int) -> Decoded:
         finish_code=torch.cat([state.finish_code for state in states]),
         all_banned=torch.cat([state.all_banned for state in states]),
     )
-    return together.decoded(hypotheses)
+    return joined.decoded(hypotheses)
