@@ -80,7 +80,7 @@ def test_every_public_name_has_one_place_in_the_reference() -> None:
 
 
 def test_every_public_name_has_a_line_in_the_changelog() -> None:
-    changelog = (ROOT / "docs" / "changelog.md").read_text()
+    changelog = (ROOT / "CHANGELOG.md").read_text()
     assert not {name for name in public_names(dk) if not re.search(rf"`{name}`", changelog)}
 
 
