@@ -45,3 +45,9 @@ def test_the_json_has_the_files_of_each_model(
     assert json.loads(capsys.readouterr().out) == {"toy": []}
     SCRIPT.main(as_json=False)
     assert capsys.readouterr().out.startswith("toy: 0 files\n")
+
+
+@pytest.mark.parametrize(("model", "most"), [("HFModel", 35), ("HashModel", 20)])
+def test_a_call_passes_through_few_files(model: str, most: int) -> None:
+    files = SCRIPT.files_called(SCRIPT.CALLS[model]())
+    assert len(files) <= most, f"{len(files)} files: {', '.join(files)}"
