@@ -10,10 +10,24 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
 
 import decodekit as dk
 
 torch.set_num_threads(1)  # the tests run side by side
+# The same cases in every run, on a machine of any speed.
+settings.register_profile(
+    "decodekit",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("decodekit")
+# Hypothesis also draws constants from the source of the loaded modules. The loaded modules, and with them the
+# cases, would depend on the tests that ran before in the same worker.
+providers._get_local_constants = lambda: providers._local_constants  # noqa: SLF001
 transformers.logging.disable_progress_bar()
 
 
@@ -23,6 +37,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "cuda" in item.keywords:
                 item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """Start every test with the same random numbers, in any order of the tests."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
