@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import decodekit as dk
 from decodekit.accelerate.tape import Tape
+from decodekit.models.hf import forward_lock
 from decodekit.models.hf.forward_lock import lock_of
 from decodekit.models.hf.sessions import CachedSession
 from tests.equivalence.families import ENCODER_DECODERS, VOCAB, build
@@ -270,21 +271,38 @@ def test_more_room_does_not_keep_the_old_one() -> None:
     assert alive == [None]  # what the first layer had was free before the second asked for more
 
 
-def test_another_threads_pass_is_no_obstacle() -> None:
+class ContendedLock:
+    """A lock that reports when another thread has to wait for it."""
+
+    def __init__(self) -> None:
+        self._lock, self.contended = threading.RLock(), threading.Event()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            self.contended.set()
+            self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_another_threads_pass_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
     model: Any = build("llama")
-    hf, inside, found = dk.HFModel(model, recorded=True), threading.Event(), []
+    hf, lock, found = dk.HFModel(model, recorded=True), ContendedLock(), []
+    monkeypatch.setitem(forward_lock._locks, model, lock)
     branching = hf._branching
 
     def ask() -> None:
-        inside.set()
-        found.append(branching.recorder.obstacle(strict=True))
+        try:
+            found.append(branching.recorder.obstacle(strict=True))
+        finally:
+            lock.contended.set()  # the test ends also where this thread did not wait
 
     with lock_of(model):
         vars(model.lm_head)["forward"] = model.lm_head.forward  # as a pass with packed layers does
         thread = threading.Thread(target=ask)
         thread.start()
-        inside.wait()
-        thread.join(0.05)
+        lock.contended.wait()
         del vars(model.lm_head)["forward"]
     thread.join()
     assert found == [""]
