@@ -45,7 +45,7 @@ OPENINGS = (
     "The wolf knocked at the door and",
     "At last they came to a great castle, whose gates",
 )
-Make = Callable[[int], dk.Decoder[Any] | dk.CustomLoop]
+Make = Callable[[int], dk.Decoder[Any, Any] | dk.CustomLoop[Any]]
 # The name, what makes the decoder for so many prompts, and the processors.
 Strategy = tuple[str, Make, tuple[dk.LogitsProcessor, ...]]
 

@@ -33,8 +33,7 @@ from rich.console import Console
 from rich.table import Table
 from works import WORKS, Work
 
-from decodekit.core.request import Options
-from decodekit.engine.loop import run as steps_of
+from decodekit.engine.decode import decode_steps
 
 OWN_WEIGHTS = "has random weights of its own (load_format=dummy), so its texts cannot be compared"
 NO_MEMORY = {"ctranslate2", "vllm"}  # torch does not see what they take
@@ -43,9 +42,11 @@ NO_MEMORY = {"ctranslate2", "vllm"}  # torch does not see what they take
 def cache_bytes(bench: Bench, work: Work) -> dict[str, int]:
     """What the keys and values take at most: `generate`'s at its end, decodekit's buffers after each step."""
     most = 0
-    options = Options(max_new_tokens=work.new, end_ids=())
-    for progress in steps_of(bench.wrapped, bench.prompts(work), bench.decoder(work), (), options):
-        session: Any = progress.session
+    decoder = bench.decoder(work)
+    for snapshot in decode_steps(
+        bench.wrapped, bench.prompts(work), decoder, max_new_tokens=work.new, end_ids=()
+    ):
+        session: Any = snapshot.session
         layers = session._cache.content.layers  # noqa: SLF001 - nobody else wants to know
         most = max(most, sum(buffer.nbytes for layer in layers for buffer in layer._buffers))  # noqa: SLF001
     theirs = work.rows * (work.length + work.new - 1) * bytes_a_token(bench.model)

@@ -6,6 +6,11 @@ from . import testing as testing
 from .core.history import History as History
 from .core.limits import Limits as Limits
 from .core.prompt import Prompt as Prompt
+from .core.request import DecodeOptions as DecodeOptions
+from .core.request import DecodeRequest as DecodeRequest
+from .core.request import EachOptions as EachOptions
+from .core.request import RunOptions as RunOptions
+from .core.request import StreamOptions as StreamOptions
 from .core.result import Decoded as Decoded
 from .core.stopping_criterion import StoppingContext as StoppingContext
 from .core.stopping_criterion import StoppingCriterion as StoppingCriterion
@@ -35,7 +40,6 @@ from .decoders.contrastive_search import ContrastiveSearch as ContrastiveSearch
 from .decoders.cot_decoding import CoTAnswers as CoTAnswers
 from .decoders.cot_decoding import CoTDecoding as CoTDecoding
 from .decoders.custom_loop import CustomLoop as CustomLoop
-from .decoders.custom_loop import DecodeRequest as DecodeRequest
 from .decoders.diverse_beam.diversity import Diversity as Diversity
 from .decoders.diverse_beam.diversity import EmittedTokens as EmittedTokens
 from .decoders.diverse_beam.diversity import Hamming as Hamming
@@ -45,6 +49,7 @@ from .decoders.dola import DoLa as DoLa
 from .decoders.exact.best_first import BestFirst as BestFirst
 from .decoders.exact.depth_first import DepthFirst as DepthFirst
 from .decoders.greedy import Greedy as Greedy
+from .decoders.rows import RowDecoder as RowDecoder
 from .decoders.rows import RowState as RowState
 from .decoders.sample import Sample as Sample
 from .decoders.speculative.acceptance import Acceptance as Acceptance

@@ -1,4 +1,6 @@
-"""What decodekit raises."""
+"""Errors that decodekit raises, and errors that it recovers from."""
+
+import torch
 
 
 class DecodekitError(ValueError):
@@ -18,3 +20,12 @@ class ModelError(DecodekitError):
 
 class DecodingError(DecodekitError):
     """A run went wrong on the way: scores that are not numbers, or no token left to choose."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True if an error reports that there is not enough memory, on any device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # The messages of torch on a CPU: under Windows, and everywhere else.
+    messages = ("not enough memory", "can't allocate memory")
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in messages)

@@ -13,8 +13,8 @@ from decodekit.compat.processors import Setting
 from decodekit.compat.recipe import Recipe, build
 from decodekit.compat.refusals import refuse_arguments
 from decodekit.compat.streamers import Feed
-from decodekit.core.request import Options
-from decodekit.engine.loop import run
+from decodekit.core.request import StreamOptions
+from decodekit.engine.decode import decode, decode_steps
 from decodekit.models.hf.model import HFModel
 
 
@@ -110,25 +110,27 @@ def perform(
     streamer: Any = None,  # noqa: ANN401 - transformers' BaseStreamer
 ) -> Any:  # noqa: ANN401 - ids, or one of transformers' output classes
     """Runs a recipe, and returns what `generate` would."""
-    decoder, recorder = recipe.decoder, OutputRecorder(config)
-    options = Options(
+    decoder, model = recipe.decoder, read.model(wrapped)
+    options = StreamOptions(
         max_new_tokens=recipe.max_new_tokens,
         end_ids=read.end_ids if recipe.end_ids is None else recipe.end_ids,
         pad_id=read.pad_id,
         stop=recipe.stop,
-        watched=streamer is not None or bool(config.return_dict_in_generate),
     )
+    if streamer is None and not config.return_dict_in_generate:
+        return decode(model, read.prompt, decoder, recipe.processor, **options).sequences
+    recorder = OutputRecorder(config)
     feed = None if streamer is None else Feed(streamer, decoder, read.prompt)
-    steps = run(read.model(wrapped), read.prompt, decoder, recipe.processor, options)
+    steps = decode_steps(model, read.prompt, decoder, recipe.processor, **options)
     while True:
         try:
-            progress = next(steps)
+            snapshot = next(steps)
         except StopIteration as finished:
             result = finished.value
             break
-        recorder.see(progress)
+        recorder.see(snapshot)
         if feed is not None:
-            feed.step(progress)
+            feed.step(snapshot)
     if feed is not None:
         feed.end(result)
     return recorder.output(decoder, result, encoder_decoder=wrapped.model.config.is_encoder_decoder)

@@ -9,7 +9,7 @@ from torch import Tensor
 from decodekit.core.result import Decoded
 from decodekit.decoders.base import Decoder
 from decodekit.decoders.beam.search import BeamSearch
-from decodekit.engine.loop import StepSnapshot
+from decodekit.engine.decode import StepSnapshot
 from decodekit.models.hf.row_cache.cache import cache_name
 from decodekit.models.hf.sessions import CachedSession
 from decodekit.models.hf.trie_cache.session import TrieSession
@@ -29,17 +29,17 @@ class OutputRecorder:
     config: Any
     scores: list[Float32[Tensor, "rows vocab"]] = field(default_factory=list)
     logits: list[Float32[Tensor, "rows vocab"]] = field(default_factory=list)
-    last: StepSnapshot[Any] | None = None
+    last: StepSnapshot | None = None
 
-    def see(self, progress: StepSnapshot[Any]) -> None:
+    def see(self, snapshot: StepSnapshot) -> None:
         """Takes down a step."""
-        self.last = progress
+        self.last = snapshot
         if not self.config.return_dict_in_generate:
             return
         if self.config.output_scores:
-            self.scores.append(progress.scores)
+            self.scores.append(snapshot.scores)
         if self.config.output_logits:
-            self.logits.append(progress.logits)
+            self.logits.append(snapshot.logits)
 
     def output(self, decoder: Decoder[Any], result: Decoded, *, encoder_decoder: bool) -> Any:  # noqa: ANN401
         """`sequences`, or the object with every field that was asked for."""

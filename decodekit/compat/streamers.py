@@ -8,7 +8,7 @@ from decodekit.core.prompt import Prompt
 from decodekit.core.result import Decoded
 from decodekit.decoders.base import Decoder
 from decodekit.decoders.beam.search import BeamSearch
-from decodekit.engine.loop import StepSnapshot
+from decodekit.engine.decode import StepSnapshot
 from decodekit.errors import DecodekitError
 
 
@@ -34,12 +34,12 @@ class Feed:
         rows = 1 if self._searches else decoder.rows_per_prompt
         streamer.put(prompt.tokens.repeat_interleave(rows, 0).cpu())
 
-    def step(self, progress: StepSnapshot[Any]) -> None:
+    def step(self, snapshot: StepSnapshot) -> None:
         """What a step has said for good."""
         if self._searches:
-            self._put(self._decoder.stable_prefix(progress.state)[0][0])
+            self._put(self._decoder.stable_prefix(snapshot.state)[0][0])
         else:
-            self._streamer.put(progress.selection.tokens.cpu())
+            self._streamer.put(snapshot.selection.tokens.cpu())
 
     def end(self, result: Decoded) -> None:
         """The rest, and that it was the rest."""

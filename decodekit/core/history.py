@@ -1,15 +1,16 @@
-"""What has been said so far, in a buffer of fixed shape."""
+"""Tokens emitted so far, in a buffer of fixed shape."""
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int64, Shaped
 from torch import Tensor
+from torch.utils._pytree import register_pytree_node
 
 
 class Source(NamedTuple):
-    """What an encoder has read for every prompt.
+    """Texts that an encoder has read, one per prompt.
 
     Attributes:
         tokens: Token ids.
@@ -20,30 +21,58 @@ class Source(NamedTuple):
     valid: Bool[Tensor, "batch source"]
 
     def take(self, prompts: Int64[Tensor, " new"]) -> "Source":
-        """What was read for prompts `prompts`."""
+        """The sources of `prompts`."""
         return Source(self.tokens.index_select(0, prompts), self.valid.index_select(0, prompts))
 
     def to(self, device: torch.device) -> "Source":
-        """The same on another device."""
+        """The same sources on another device."""
         return Source(self.tokens.to(device), self.valid.to(device))
+
+
+class RowOwners(NamedTuple):
+    """Prompts that the rows of a history belong to.
+
+    Attributes:
+        prompts: Index of each row's prompt, among all prompts of the run.
+        slots: Index of each row among the rows of its prompt.
+        rows_per_prompt: Beams or samples of each prompt.
+        num_prompts: Prompts of the whole run, of which the rows may cover a part.
+    """
+
+    prompts: Int64[Tensor, " rows"]
+    slots: Int64[Tensor, " rows"]
+    rows_per_prompt: int
+    num_prompts: int
+
+    @classmethod
+    def of(cls, rows: int, rows_per_prompt: int, device: torch.device) -> "RowOwners":
+        """The owners of `rows` rows, as many for each prompt, in order."""
+        number = torch.arange(rows, device=device)
+        return cls(
+            number // rows_per_prompt, number % rows_per_prompt, rows_per_prompt, rows // rows_per_prompt
+        )
+
+    def take(self, rows: Int64[Tensor, " new_rows"]) -> "RowOwners":
+        """The owners of the chosen rows."""
+        return self._replace(
+            prompts=self.prompts.index_select(0, rows), slots=self.slots.index_select(0, rows)
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class History:
     """The tokens of every row, prompt included, as processors and decoders see them.
 
-    The shape never changes during a run, so that a step can be captured and replayed. All rows
-    write the same column, because prompts are padded on the left.
+    The shape never changes during a run, so that a step can be captured and replayed. All rows write the same
+    column, because prompts are padded on the left. A history is a node of `torch.utils._pytree` whose leaves
+    are its tensors with a rows axis and `position`.
 
     Attributes:
         tokens: Token ids; columns from `position` on hold junk.
-        valid: False for left padding and for what is not yet written.
-        position: The column the next token goes to.
-        prompts: Which prompt each row continues; None: as many rows for each, in order.
-        rows_per_prompt: Beams or samples of each prompt.
-        source: What the encoder has read, for every prompt; None for decoder-only models.
-        of_prompts: Prompts of the whole run, where these rows are a part of it; None: it is all here.
-        places: Which of its prompt's rows each row is; None: in order.
+        valid: False for left padding and for columns that are not yet written.
+        position: The column of the next token.
+        owners: The prompt of each row; by default every row is a prompt.
+        source: The texts that the encoder has read; None for decoder-only models.
 
     Example:
         >>> history = History(torch.tensor([[5, 7, 0]]), torch.tensor([[True, True, False]]),
@@ -55,25 +84,31 @@ class History:
     tokens: Int64[Tensor, "rows capacity"]
     valid: Bool[Tensor, "rows capacity"]
     position: Int64[Tensor, ""]
-    prompts: Int64[Tensor, " rows"] | None = None
-    rows_per_prompt: int = 1
+    owners: RowOwners = None  # type: ignore[assignment]  # set below
     source: Source | None = None
-    of_prompts: int | None = None
-    places: Int64[Tensor, " rows"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.owners is None:
+            owners = RowOwners.of(len(self.tokens), 1, self.tokens.device)
+            object.__setattr__(self, "owners", owners)
+
+    @property
+    def rows_per_prompt(self) -> int:
+        """Beams or samples of each prompt."""
+        return self.owners.rows_per_prompt
 
     @property
     def batch(self) -> int:
-        """Prompts of the run."""
-        whole = len(self.tokens) // self.rows_per_prompt
-        return whole if self.of_prompts is None else self.of_prompts
+        """Prompts of the whole run."""
+        return self.owners.num_prompts
 
     def append(self, tokens: Int64[Tensor, " rows"]) -> "History":
         """The history with one more token on every row."""
-        here = torch.arange(self.tokens.shape[1], device=tokens.device) == self.position
+        column = torch.arange(self.tokens.shape[1], device=tokens.device) == self.position
         return replace(
             self,
-            tokens=torch.where(here, tokens[:, None], self.tokens),
-            valid=self.valid | here,
+            tokens=torch.where(column, tokens[:, None], self.tokens),
+            valid=self.valid | column,
             position=self.position + 1,
         )
 
@@ -83,57 +118,59 @@ class History:
             self,
             tokens=self.tokens.index_select(0, rows),
             valid=self.valid.index_select(0, rows),
-            prompts=None if self.prompts is None else self.prompts.index_select(0, rows),
-            places=None if self.places is None else self.places.index_select(0, rows),
+            owners=self.owners.take(rows),
         )
 
-    def part(self, rows: Int64[Tensor, " part"]) -> "History":
-        """Some rows on their own, each as if it were all its prompt has; they know whose they are."""
-        prompts = self.spread(torch.arange(self.batch, device=self.tokens.device))
-        whole = replace(
-            self, prompts=prompts, rows_per_prompt=1, of_prompts=self.batch, places=self.own_places()
-        )
-        return whole.take(rows)
+    def part(self, rows: Int64[Tensor, " part"], rows_per_prompt: int = 1) -> "History":
+        """The chosen rows, which are `rows_per_prompt` rows of each of their prompts."""
+        part = self.take(rows)
+        return replace(part, owners=part.owners._replace(rows_per_prompt=rows_per_prompt))
 
     def for_prompts(self, prompts: Int64[Tensor, " kept"], batch: int) -> "History":
-        """The rows of some prompts; they know whose they are.
+        """The rows of some prompts.
 
         Args:
-            prompts: Which of those that are here.
-            batch: How many those are.
+            prompts: Which of the prompts that the history covers, ascending.
+            batch: Number of prompts that it covers.
         """
-        whose = self.spread(torch.arange(self.batch, device=self.tokens.device))
-        rows = rows_of(prompts, len(self.tokens) // batch)
-        return replace(self, prompts=whose, of_prompts=self.batch).take(rows)
+        return self.take(rows_of(prompts, len(self.tokens) // batch))
 
     def prompt(self, number: int) -> int:
-        """Which prompt of the run it is that stands here as `number`."""
-        return number if self.prompts is None else int(self.prompts[number * self.rows_per_prompt])
+        """Index, among all prompts of the run, of the prompt that stands here as `number`."""
+        return int(self.owners.prompts[number * self.rows_per_prompt])
 
-    def own(self, values: Shaped[Tensor, "batch *rest"]) -> Shaped[Tensor, "here *rest"]:
-        """Of what was given for each prompt of the run, that for each that is here."""
-        return self.spread(values)[:: self.rows_per_prompt]
+    def spread(self, values: Shaped[Tensor, "batch *rest"]) -> Shaped[Tensor, "rows *rest"]:
+        """Values per prompt of the run, as values per row."""
+        return values.index_select(0, self.owners.prompts)
 
-    def own_places(self) -> Int64[Tensor, " rows"]:
-        """Which of its prompt's rows each row is."""
-        if self.places is not None:
-            return self.places
-        return torch.arange(len(self.tokens), device=self.tokens.device) % self.rows_per_prompt
+    def own(self, values: Shaped[Tensor, "batch *rest"]) -> Shaped[Tensor, "active *rest"]:
+        """Values per prompt of the run, as values per prompt that the history covers."""
+        return values.index_select(0, self.owners.prompts[:: self.rows_per_prompt])
 
     def last(self) -> Int64[Tensor, " rows"]:
         """The newest token of every row."""
-        # A finished run may go on past the last column; what it says there does not count.
+        # A finished run may go past the last column; its further tokens do not count.
         newest = (self.position - 1).clamp(max=self.tokens.shape[1] - 1)
         return self.tokens.index_select(1, newest.view(1))[:, 0]
 
-    def spread(self, values: Shaped[Tensor, "batch *rest"]) -> Shaped[Tensor, "rows *rest"]:
-        """What was given for each prompt, for each row of it."""
-        if self.prompts is not None:
-            return values.index_select(0, self.prompts)
-        return values.repeat_interleave(len(self.tokens) // len(values), 0)
-
 
 def rows_of(prompts: Int64[Tensor, " prompts"], rows_per_prompt: int) -> Int64[Tensor, " rows"]:
-    """The rows of some prompts, in a batch of as many rows for each."""
-    places = torch.arange(rows_per_prompt, device=prompts.device)
-    return (prompts[:, None] * rows_per_prompt + places).flatten()
+    """The rows of some prompts, in a batch with `rows_per_prompt` rows for each."""
+    slots = torch.arange(rows_per_prompt, device=prompts.device)
+    return (prompts[:, None] * rows_per_prompt + slots).flatten()
+
+
+def _flatten(history: History) -> tuple[list[Tensor], tuple[Any, ...]]:
+    """Leaves with a rows axis, and the rest, such as sources, which lead with prompts."""
+    owners = history.owners
+    leaves = [history.tokens, history.valid, history.position, owners.prompts, owners.slots]
+    return leaves, (owners.rows_per_prompt, owners.num_prompts, history.source)
+
+
+def _unflatten(leaves: Any, context: tuple[Any, ...]) -> History:  # noqa: ANN401 - torch's protocol
+    tokens, valid, position, prompts, slots = leaves
+    rows_per_prompt, num_prompts, source = context
+    return History(tokens, valid, position, RowOwners(prompts, slots, rows_per_prompt, num_prompts), source)
+
+
+register_pytree_node(History, _flatten, _unflatten, serialized_type_name="decodekit.History")

@@ -1,4 +1,4 @@
-"""Where a run's hypotheses end."""
+"""Limits of a run: the ids, lengths and criteria that finish its hypotheses."""
 
 import time
 from dataclasses import dataclass, field
@@ -10,32 +10,33 @@ from torch import Tensor
 
 from decodekit.core.history import History
 from decodekit.core.pytrees import Memory
+from decodekit.core.request import DecodeRequest
 from decodekit.core.stopping_criterion import StoppingContext, StoppingCriterion
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.errors import DecodekitError
 
-# What has finished a hypothesis: 0 nothing yet, then these, then the criteria in their order.
+# Finish codes: 0 for an unfinished hypothesis, then these, then the criteria in their order.
 END, LENGTH, FIRST_CRITERION = 1, 2, 3
 
 
 class Stopping(NamedTuple):
-    """What the stopping criteria of a run remember about every row."""
+    """The memory of every stopping criterion of a run."""
 
     memories: tuple[Memory, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Where a run's hypotheses end.
+    """The conditions under which a run finishes a hypothesis.
 
     Attributes:
-        end_ids: Ids that end a hypothesis; may be none.
-        pad_id: What a row says once it has ended.
+        end_ids: Ids that end a hypothesis; may be empty.
+        pad_id: The id that a row emits once it has ended.
         prompt_length: Columns of the prompts, padding included.
-        max_new_tokens: New tokens at most, at least 1.
-        vocab: Tokens to choose from.
-        criteria: What else finishes a hypothesis.
-        run: What the criteria may know.
+        max_new_tokens: Limit of new tokens, at least 1.
+        vocab: Number of tokens to choose from.
+        criteria: Stopping criteria.
+        context: The run, as far as the criteria may know it.
     """
 
     end_ids: tuple[int, ...]
@@ -44,29 +45,58 @@ class Limits:
     max_new_tokens: int
     vocab: int
     criteria: tuple[StoppingCriterion, ...] = ()
-    run: StoppingContext = field(default_factory=lambda: StoppingContext(Vocabulary(), time.monotonic()))
+    context: StoppingContext = field(default_factory=lambda: StoppingContext(Vocabulary(), time.monotonic()))
+
+    @classmethod
+    def of(cls, request: DecodeRequest, vocab: int) -> "Limits":
+        """The limits of a request; the ids of the caller outrank those of the model.
+
+        Args:
+            request: The request.
+            vocab: Number of tokens that the model can emit: the width of its logits.
+        """
+        # A configuration may carry the default ids of another model, which this one cannot emit.
+        model_ends = tuple(end for end in request.vocabulary.end_ids if end < vocab)
+        ends = model_ends if request.end_ids is None else request.end_ids
+        pad = request.vocabulary.pad_id if request.pad_id is None else request.pad_id
+        if pad is None or (request.pad_id is None and not 0 <= pad < vocab):
+            pad = ends[0] if ends else 0
+        for name, token in (("pad_id", pad), *(("end_ids", end) for end in ends)):
+            if not 0 <= token < vocab:
+                raise DecodekitError(
+                    f"decode: {name} must be an id of the model, in [0, {vocab}), got {token!r}."
+                )
+        return cls(
+            end_ids=tuple(dict.fromkeys(ends)),
+            pad_id=pad,
+            prompt_length=request.prompt.tokens.shape[1],
+            max_new_tokens=request.max_new_tokens,
+            vocab=vocab,
+            criteria=request.criteria,
+            context=StoppingContext(request.vocabulary, request.started),
+        )
 
     def is_end(self, tokens: Int64[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
-        """Which tokens are end ids."""
-        # One comparison an id: a tensor of ids would have to be copied to the device.
+        """True for tokens that are end ids."""
+        # One comparison per id: a tensor of ids would have to be copied to the device.
         ends = torch.zeros_like(tokens, dtype=torch.bool)
         for end_id in self.end_ids:
             ends = ends | (tokens == end_id)
         return ends
 
     def start(self, history: History) -> Stopping:
-        """What the criteria remember before the first new token. A decoder's state must hold it."""
-        return Stopping(tuple(criterion.init(history, self.run) for criterion in self.criteria))
+        """The memory of the criteria before the first new token. The state of a decoder must hold it."""
+        return Stopping(tuple(criterion.init(history, self.context) for criterion in self.criteria))
 
     def finish(
         self, history: History, log_probs: Float32[Tensor, " rows"], stopping: Stopping
     ) -> tuple[Int64[Tensor, " rows"], Stopping]:
-        """What has finished each row with its newest token; 0: nothing has, it goes on.
+        """The finish code of each row after its newest token, 0 for a row that goes on.
 
         Args:
-            history: What every row has said, its newest token included.
+            history: Tokens of every row, the newest included.
             log_probs: The model's own log-probability of that token, in nats.
-            stopping: What the criteria remember.
+            stopping: The memory of the criteria.
         """
         finish_code = self.finish_token(history.last(), history.position)
         memories = []
@@ -75,7 +105,7 @@ class Limits:
             if not isinstance(fired, Tensor) or fired.shape != finish_code.shape or fired.dtype != torch.bool:
                 given = (fired.dtype, tuple(fired.shape)) if isinstance(fired, Tensor) else fired
                 raise DecodekitError(
-                    f"decode: stopping criteria must return one boolean per row ({len(finish_code)}), and "
+                    f"decode: a stopping criterion must return one boolean per row ({len(finish_code)}), and "
                     f"{criterion!r:.200} returned {given}."
                 )
             first = fired & ((finish_code == 0) | (finish_code == LENGTH))
@@ -86,7 +116,7 @@ class Limits:
     def finish_token(
         self, tokens: Int64[Tensor, "*shape"], position: Int64[Tensor, ""]
     ) -> Int64[Tensor, "*shape"]:
-        """What finishes a hypothesis whatever else it said: an end id, or the limit of the run.
+        """The finish code by an end id or by the limit of new tokens, criteria left out.
 
         Args:
             tokens: Newest tokens.
@@ -97,6 +127,6 @@ class Limits:
         return torch.where(self.is_end(tokens), END, finish_code)
 
     def reasons(self, finish_code: Int64[Tensor, "batch hyps"]) -> list[list[str]]:
-        """What `Decoded.finish_reason` says."""
+        """The names of finish codes, as `Decoded.finish_reason` has them."""
         names = ["", "end", "length", *(criterion.reason for criterion in self.criteria)]
         return [[names[code] for code in row] for row in finish_code.tolist()]

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from decodekit.core.history import History, Source
+from decodekit.core.history import History, RowOwners, Source
 from decodekit.core.prompt_parsing import Read, read_prompts
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.errors import PromptError
@@ -157,8 +157,7 @@ class Prompt:
             tokens=tokens.repeat_interleave(rows_per_prompt, 0),
             valid=valid.repeat_interleave(rows_per_prompt, 0),
             position=torch.full((), length, device=tokens.device),
-            prompts=torch.arange(batch, device=tokens.device).repeat_interleave(rows_per_prompt),
-            rows_per_prompt=rows_per_prompt,
+            owners=RowOwners.of(batch * rows_per_prompt, rows_per_prompt, tokens.device),
             source=self.source,
         )
 
@@ -192,10 +191,11 @@ class PromptSubset(NamedTuple):
         """Their history, which knows that they are a part."""
         source = self.whole.source
         numbers = torch.tensor(self.numbers, device=history.tokens.device)
+        owners = history.owners
+        prompts = numbers.index_select(0, owners.prompts)
         return replace(
             history,
-            prompts=numbers.repeat_interleave(history.rows_per_prompt),
-            of_prompts=len(self.whole.tokens),
+            owners=owners._replace(prompts=prompts, num_prompts=len(self.whole.tokens)),
             source=None if source is None else source.to(history.tokens.device),
         )
 

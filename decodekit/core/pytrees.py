@@ -1,4 +1,4 @@
-"""What processors and stopping criteria remember, and how it follows its rows."""
+"""Memories and states as pytrees: how they follow rows and prompts, and the parts of a run that own them."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -13,15 +13,22 @@ Memory = Any  # any nest of tuples, lists and dicts; its tensors lead with `rows
 
 @runtime_checkable
 class PromptSelectable(Protocol):
-    """A part of a memory or a state that knows itself how to go on with some prompts only."""
+    """A node of a memory or state with a way of its own to keep some prompts only."""
 
     def for_prompts(self, prompts: Int64[Tensor, " kept"], batch: int) -> "PromptSelectable":
-        """The same for some prompts.
+        """The node for some prompts.
 
         Args:
-            prompts: Which of those it is for now, ascending.
-            batch: How many those are.
+            prompts: The prompts to keep, ascending.
+            batch: Number of prompts it covers now.
         """
+
+
+@runtime_checkable
+class Splittable(Protocol):
+    """A decoder, a processor, a criterion, or a part of one, that knows if its prompts are independent."""
+
+    batch_independent: bool
 
 
 def reorder_memory(memory: Memory, source_rows: Int64[Tensor, " new_rows"]) -> Memory:
@@ -34,12 +41,12 @@ def reorder_memory(memory: Memory, source_rows: Int64[Tensor, " new_rows"]) -> M
 
 
 def keep_prompts(tree: Memory, prompts: Int64[Tensor, " kept"], batch: int) -> Memory:
-    """The memory, or a decoder's state, of some prompts only.
+    """The memory, or the state of a decoder, for some prompts only.
 
     Args:
         tree: Every tensor leads with as many entries for each prompt, prompt-major, or is 0-d.
-        prompts: Which of its prompts, ascending.
-        batch: How many it has.
+        prompts: The prompts to keep, ascending.
+        batch: Number of prompts it covers now.
     """
 
     def part(leaf: object) -> object:
@@ -55,12 +62,11 @@ def keep_prompts(tree: Memory, prompts: Int64[Tensor, " kept"], batch: int) -> M
 
 
 def pick_memory(memories: Sequence[Memory], chosen: Int64[Tensor, "batch beams"]) -> Memory:
-    """Of several memories of `batch * beams` rows each, the rows that were chosen.
+    """The chosen rows of several memories of `batch * beams` rows each.
 
     Args:
-        memories: Of the same structure.
-        chosen: For every new row which of its prompt's rows it goes on from, counted through all
-            memories.
+        memories: Memories of the same structure.
+        chosen: For every new row, the row of its prompt that it continues, counted through all memories.
     """
     batch, beams = chosen.shape
     prompts = torch.arange(batch, device=chosen.device)[:, None]
@@ -76,3 +82,42 @@ def pick_memory(memories: Sequence[Memory], chosen: Int64[Tensor, "batch beams"]
     flat = [tree_flatten(memory) for memory in memories]
     leaves = [pick(*several) for several in zip(*(leaves for leaves, _ in flat), strict=True)]
     return tree_unflatten(leaves, flat[0][1])
+
+
+def whole_part(*parts: object) -> object | None:
+    """The first part of a run, or part of a part, that needs all prompts at once; None if there is none."""
+    for part in parts:
+        if isinstance(part, Splittable):
+            if not part.batch_independent:
+                return part
+            inner = whole_part(*_values(part))
+            if inner is not None:
+                return inner
+        elif isinstance(part, Sequence) and part and isinstance(part[0], Splittable):
+            inner = whole_part(*part)
+            if inner is not None:
+                return inner
+    return None
+
+
+def parts_of(*parts: object) -> list[object]:
+    """The parts of a run and all that they are made of, each before its own parts."""
+    found: list[object] = []
+    for part in parts:
+        if isinstance(part, Splittable):
+            found += [part, *parts_of(*_values(part))]
+        elif isinstance(part, Sequence) and not isinstance(part, str):
+            found += parts_of(*part) if part and isinstance(part[0], Splittable) else []
+        elif hasattr(part, "capturable") or isinstance(part, torch.Generator):
+            found.append(part)
+    return found
+
+
+def can_be_split(memory: Memory) -> bool:
+    """True if some prompts can go on with a memory without the rest."""
+    leaves = tree_flatten(memory, is_leaf=lambda node: isinstance(node, PromptSelectable))[0]
+    return all(leaf.batch_independent for leaf in leaves if isinstance(leaf, Splittable))
+
+
+def _values(part: object) -> list[object]:
+    return list(vars(part).values()) if hasattr(part, "__dict__") else []

@@ -1,10 +1,12 @@
-"""What a run gives back."""
+"""Results: the hypotheses of every prompt, with their log-probabilities."""
 
 from dataclasses import dataclass, replace
+from typing import Any, Generic, cast
 
 import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from decodekit.core.limits import FIRST_CRITERION
 from decodekit.core.prompt import Prompt
@@ -13,30 +15,35 @@ from decodekit.core.trace import Trace
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.errors import DecodekitError
 
+NewReport = TypeVar("NewReport")
+Report = TypeVar("Report", default=Any)
+"""The type of `Decoded.report`: None for row decoders, `Certificate` for beam search."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Decoded:
-    """The continuations of every prompt, and what they are worth.
+class Decoded(Generic[Report]):
+    """The continuations of every prompt, with their log-probabilities and scores.
 
     Log-probabilities are the model's own, before any processor, whatever the decoder chose by.
 
     Attributes:
         tokens: New tokens, the end id included; filled with `pad_id` after it.
         lengths: New tokens of each hypothesis, the end id included.
-        finish_reason: For every hypothesis `"end"` (it said an end id), `"length"`, or `"missing"` (it is
-            not valid), or the reason of the stopping criterion that finished it.
-        valid: False where a prompt has fewer hypotheses than were asked for.
+        finish_reason: For every hypothesis `"end"` (it emitted an end id), `"length"`, `"missing"` (it is not
+            valid), or the reason of the stopping criterion that finished it.
+        valid: False where a prompt has fewer hypotheses than requested.
         token_log_probs: The model's log-probability of each new token, in nats; 0 past the end.
-        score: What the decoder ranked by: the scorer's value under beam search, else `log_prob`.
+        score: The value that the decoder ranked by: the scorer's under beam search, else `log_prob`.
         parents: The row that each token was chosen on (Hugging Face's `beam_indices`), -1 past the
             end. Row `prompt * rows_per_prompt + beam`.
-        pad_id: What fills `tokens` past the end.
-        why: What finished each hypothesis as a number, of which `finish_reason` is the name: see `Limits`.
+        pad_id: The id that fills `tokens` past the end.
+        finish_code: The number of each finish reason: see `Limits`.
         prompt: The prompts.
         texts: For every prompt its valid hypotheses as text, special tokens and stop strings left out;
             None without a tokenizer.
-        trace: Every step's candidates, if they were asked for.
-        report: What else the algorithm found out; its documentation says what. None for most.
+        trace: The candidates of every step, if requested.
+        report: Further findings of the algorithm, typed by its decoder: a `Certificate` for beam search, None
+            for most.
 
     Example:
         >>> out = dk.decode(dk.load(), "Once upon a time", dk.BeamSearch(3, num_return=2),
@@ -57,7 +64,7 @@ class Decoded:
     prompt: Prompt | None = None
     texts: list[list[str]] | None = None
     trace: Trace | None = None
-    report: object = None
+    report: Report = None  # type: ignore[assignment]  # the default of the type variable
 
     @property
     def log_prob(self) -> Float32[Tensor, "batch hyps"]:
@@ -74,6 +81,10 @@ class Decoded:
         prompts = self.prompt.tokens.to(self.tokens.device)
         return torch.cat([prompts.repeat_interleave(self.tokens.shape[1], 0), self.tokens.flatten(0, 1)], 1)
 
+    def with_report(self, report: NewReport) -> "Decoded[NewReport]":
+        """The same result with another report."""
+        return cast("Decoded[NewReport]", replace(self, report=cast("Any", report)))
+
     def hypotheses(self) -> list[list[list[int]]]:
         """The token ids of every prompt's valid hypotheses, without padding."""
         return [
@@ -83,7 +94,7 @@ class Decoded:
             )
         ]
 
-    def in_order(self, places: Int64[Tensor, "batch hyps"]) -> "Decoded":
+    def in_order(self, places: Int64[Tensor, "batch hyps"]) -> "Decoded[Report]":
         """The same hypotheses in another order.
 
         Args:
@@ -126,8 +137,8 @@ class Decoded:
         vocabulary: Vocabulary,
         trace: Trace | None,
         criteria: tuple[StoppingCriterion, ...] = (),
-    ) -> "Decoded":
-        """The same result with its prompts, its texts if they can be read, and its trace.
+    ) -> "Decoded[Report]":
+        """The same result with its prompts, its texts if there is a tokenizer, and its trace.
 
         Args:
             prompt: The prompts.

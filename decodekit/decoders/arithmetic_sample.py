@@ -22,9 +22,15 @@ SHIFT = -1  # the stream of the lattice's shift; those of the rows count from 0
 
 
 class ArithmeticState(NamedTuple):
-    """Rows, where each row's code lies in its text's interval, and how wide that is.
+    """The state of arithmetic sampling.
 
-    And the two numbers that further codes are made from.
+    Attributes:
+        rows: The hypotheses.
+        codes: Position of each row's code inside the interval of its hypothesis.
+        widths: Width of that interval.
+        seeds: The seed of each row's prompt.
+        streams: The number of each row's stream of draws.
+        model_scores: The model's scores of the current step; None between steps.
     """
 
     rows: RowState
@@ -32,6 +38,7 @@ class ArithmeticState(NamedTuple):
     widths: Float64[Tensor, " rows"]
     seeds: Int64[Tensor, " rows"]
     streams: Int64[Tensor, " rows"]
+    model_scores: Float32[Tensor, "rows vocab"] | None = None
 
     @property
     def history(self) -> History:
@@ -121,12 +128,6 @@ class ArithmeticSample(Decoder[ArithmeticState]):
         rows, widths = RowState.start(history, limits), torch.ones_like(codes)
         return ArithmeticState(rows, codes.clamp(max=1 - GRID), widths, seeds, streams)
 
-    def record_log_probs(
-        self, scores: Float32[Tensor, "rows vocab"], state: ArithmeticState
-    ) -> ArithmeticState:
-        """Keeps the logits, to report the drawn tokens' log-probabilities."""
-        return state._replace(rows=state.rows._replace(model_scores=scores))
-
     def step(
         self, scores: Float32[Tensor, "rows vocab"], state: ArithmeticState
     ) -> tuple[ArithmeticState, Selection]:
@@ -134,7 +135,7 @@ class ArithmeticSample(Decoder[ArithmeticState]):
         tokens, codes, widths = look_up(scores.double().softmax(-1), state.codes)
         widths = state.widths * widths
         fresh = rng.uniform(state.seeds, state.streams, state.rows.step)
-        rows, selection = state.rows.emit(tokens, scores)
+        rows, selection = state.rows._replace(model_scores=state.model_scores).emit(tokens, scores)
         codes = follow(codes, widths * self.num_samples, fresh)
         return state._replace(rows=rows, codes=codes, widths=widths), selection
 

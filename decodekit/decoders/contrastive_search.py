@@ -96,6 +96,7 @@ class ContrastiveSearch(Decoder[ContrastiveState]):
     penalty: float = 0.6
 
     batch_independent = True
+    delay = 1  # a candidate is read before it is decided on
 
     def __post_init__(self) -> None:
         if not is_count(self.k, 1):
@@ -113,15 +114,10 @@ class ContrastiveSearch(Decoder[ContrastiveState]):
         """The states that are compared."""
         return ModelOutputsSpec(hidden=True)
 
-    @property
-    def delay(self) -> int:
-        """A candidate is read before it is decided on."""
-        return 1
-
     def init(self, history: History, limits: Limits) -> ContrastiveState:
         """Nothing said yet, and nothing offered."""
         firsts = torch.arange(0, len(history.tokens), self.k, device=history.tokens.device)
-        decided = replace(history.take(firsts), rows_per_prompt=1)
+        decided = history.part(firsts)
         parents = firsts.new_zeros(len(firsts), limits.max_new_tokens)
         return ContrastiveState(RowState.start(decided, limits), history, parents)
 
@@ -136,12 +132,6 @@ class ContrastiveSearch(Decoder[ContrastiveState]):
             return state
         states = normalize(model_outputs.hidden, dim=-1)
         return state._replace(states=states.view(-1, self.k, states.shape[-1]))
-
-    def record_log_probs(
-        self, scores: Float32[Tensor, "rows vocab"], state: ContrastiveState
-    ) -> ContrastiveState:
-        """Keeps the logits, to report the chosen tokens' log-probabilities."""
-        return state._replace(model_scores=scores)
 
     def step(
         self, scores: Float32[Tensor, "rows vocab"], state: ContrastiveState

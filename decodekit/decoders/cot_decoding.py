@@ -29,11 +29,13 @@ class BranchState(NamedTuple):
         rows: What they say.
         margins: By how much the likeliest token was likelier than the next, at every step.
         exists: False for a row whose first token does not exist, or was banned.
+        model_scores: The model's scores of the current step; None between steps.
     """
 
     rows: RowState
     margins: Float32[Tensor, "rows new"]
     exists: Bool[Tensor, " rows"]
+    model_scores: Float32[Tensor, "rows vocab"] | None = None
 
     @property
     def history(self) -> History:
@@ -70,7 +72,7 @@ class CoTAnswers:
 
 @final
 @dataclass(frozen=True)
-class CoTDecoding(Decoder[BranchState]):
+class CoTDecoding(Decoder[BranchState, CoTAnswers]):
     r"""Branches on the first token, continues greedily, and ranks by how sure the model is of its answer.
 
     Of `branches` hypotheses number $k$ begins with the $k$-th likeliest token. The confidence of one is
@@ -133,10 +135,6 @@ class CoTDecoding(Decoder[BranchState]):
         rows = RowState.start(history, limits)
         return BranchState(rows, torch.zeros_like(rows.token_log_probs), torch.ones_like(rows.all_banned))
 
-    def record_log_probs(self, scores: Float32[Tensor, "rows vocab"], state: BranchState) -> BranchState:
-        """Keeps the logits, to report the chosen tokens' log-probabilities."""
-        return state._replace(rows=state.rows._replace(model_scores=scores))
-
     def step(
         self, scores: Float32[Tensor, "rows vocab"], state: BranchState
     ) -> tuple[BranchState, Selection]:
@@ -149,7 +147,9 @@ class CoTDecoding(Decoder[BranchState]):
         missing = (branch >= scores.shape[-1]) | ((worth == -torch.inf) & (branch > 0))
         exists = state.exists & ~(is_first & missing)
         # What does not exist is over before it begins.
-        rows = rows._replace(finish_code=torch.where(exists, rows.finish_code, LENGTH))
+        rows = rows._replace(
+            model_scores=state.model_scores, finish_code=torch.where(exists, rows.finish_code, LENGTH)
+        )
         speaks = rows.finish_code == 0
         probs = likeliest.values.sub(scores.logsumexp(-1, keepdim=True)).exp()
         margin = probs[:, 0] - (probs[:, 1] if probs.shape[1] > 1 else 0.0)
@@ -161,7 +161,7 @@ class CoTDecoding(Decoder[BranchState]):
         """Prompts whose branches are all finished."""
         return state.rows.finished
 
-    def finalize(self, state: BranchState) -> Decoded:
+    def finalize(self, state: BranchState) -> Decoded[CoTAnswers]:
         """The hypotheses by the confidence of their answers, the surest first."""
         exists = state.exists.view(-1, self.branches)
         decoded = replace(state.rows.decoded(hypotheses=self.branches), valid=exists)
@@ -185,7 +185,7 @@ class CoTDecoding(Decoder[BranchState]):
         )
         decoded = decoded.in_order(torch.tensor(order, device=exists.device))
         score = torch.tensor(report.total if self.aggregate else report.confidence, device=exists.device)
-        return replace(decoded, score=score, report=report)
+        return replace(decoded, score=score).with_report(report)
 
     def _answers(self, prompt: int, decoded: Decoded, state: BranchState) -> list[CoTAnswer]:
         """What the hypotheses of a prompt answer."""
@@ -194,7 +194,7 @@ class CoTDecoding(Decoder[BranchState]):
         before = state.history.tokens[first, : limits.prompt_length][columns].tolist()
         lengths, exists = decoded.lengths[prompt].tolist(), decoded.valid[prompt].tolist()
         return [
-            self._answer(before, tokens[: lengths[b]], state.margins[first + b], limits.run.vocabulary)
+            self._answer(before, tokens[: lengths[b]], state.margins[first + b], limits.context.vocabulary)
             if exists[b]
             else CoTAnswer(None, -math.inf)
             for b, tokens in enumerate(decoded.tokens[prompt].tolist())

@@ -12,17 +12,18 @@ from torch import Tensor
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.result import Decoded
-from decodekit.core.validation import is_count, is_number, plain
-from decodekit.decoders.base import Decoder, Selection
+from decodekit.core.validation import is_count, is_number, plain, set_fields
+from decodekit.decoders.base import AdjustingDecoder, Decoder, Selection
 from decodekit.decoders.greedy import Greedy
 from decodekit.models.model_outputs import ModelOutputs, ModelOutputsSpec
 
 
 class DoLaState(NamedTuple):
-    """The inner decoder's state, and what early layers would say next; None between steps."""
+    """The inner decoder's state, and the logits of early layers and of the last; None between steps."""
 
     inner: Any
     layer_logits: Float32[Tensor, "rows layers vocab"] | None = None
+    model_scores: Float32[Tensor, "rows vocab"] | None = None
 
     @property
     def history(self) -> History:
@@ -39,7 +40,7 @@ class DoLaState(NamedTuple):
 
 @final
 @dataclass(frozen=True)
-class DoLa(Decoder[DoLaState]):
+class DoLa(AdjustingDecoder[DoLaState, Any]):
     r"""Prefers what the last layer finds more likely than an early layer does, under any decoder.
 
     Scores are $\log P(v) - \log P_j(v)$ for tokens with $P(v) \ge r \cdot \max_u P(u)$, and minus infinity
@@ -97,10 +98,10 @@ class DoLa(Decoder[DoLaState]):
                     "DoLa: layers must be 'low', 'high' or integers of at least 0, at least one, "
                     f"got {self.layers!r:.80}."
                 )
-            # the way to set a frozen field
-            object.__setattr__(self, "layers", tuple(int(layer) for layer in numbers))
+            set_fields(self, layers=tuple(int(layer) for layer in numbers))
         if not is_number(self.relative_top) or not 0 <= self.relative_top <= 1:
             raise ValueError(f"DoLa: relative_top must be in [0, 1], got {self.relative_top!r:.80}.")
+        set_fields(self, delay=self.inner.delay)
 
     @property
     def rows_per_prompt(self) -> int:
@@ -112,11 +113,6 @@ class DoLa(Decoder[DoLaState]):
         """The early layers, and what the inner decoder looks at."""
         layers: Any = self.layers
         return ModelOutputsSpec(layers=layers) | self.inner.outputs_spec
-
-    @property
-    def delay(self) -> int:
-        """The inner decoder's."""
-        return self.inner.delay
 
     def init(self, history: History, limits: Limits) -> DoLaState:
         """The inner decoder's beginning."""
@@ -135,27 +131,31 @@ class DoLa(Decoder[DoLaState]):
         """What the inner decoder would see."""
         return self.inner.prepare(logits)
 
-    def record_log_probs(self, scores: Float32[Tensor, "rows vocab"], state: DoLaState) -> DoLaState:
-        """What the inner decoder keeps of the model's own scores."""
-        return state._replace(inner=self.inner.record_log_probs(scores, state.inner))
-
     def adjust(
         self, scores: Float32[Tensor, "rows vocab"], state: DoLaState
     ) -> Float32[Tensor, "rows vocab"]:
         """How much likelier the last layer finds each token than an early one."""
         if state.layer_logits is None:
-            return self.inner.adjust(scores, state.inner)
+            return self._adjust_inner(scores, state)
         last, early = scores.log_softmax(-1), state.layer_logits.log_softmax(-1)
         furthest = _distance(last[:, None], early).argmax(-1)
         chosen = early.gather(1, furthest[:, None, None].expand_as(early[:, :1]))[:, 0]
         floor = math.log(self.relative_top) if self.relative_top > 0 else -math.inf
         unlikely = last < last.amax(-1, keepdim=True) + floor
         difference = (last - chosen).masked_fill(unlikely, -torch.inf)
-        return self.inner.adjust(self.inner.prepare(difference), state.inner)
+        return self._adjust_inner(self.inner.prepare(difference), state)
+
+    def _adjust_inner(
+        self, scores: Float32[Tensor, "rows vocab"], state: DoLaState
+    ) -> Float32[Tensor, "rows vocab"]:
+        if isinstance(self.inner, AdjustingDecoder):
+            return self.inner.adjust(scores, state.inner._replace(model_scores=state.model_scores))
+        return scores
 
     def step(self, scores: Float32[Tensor, "rows vocab"], state: DoLaState) -> tuple[DoLaState, Selection]:
         """The inner decoder's step."""
-        inner, selection = self.inner.step(scores, state.inner)
+        inner = state.inner._replace(model_scores=state.model_scores)
+        inner, selection = self.inner.step(scores, inner)
         return DoLaState(inner), selection
 
     def stable_prefix(self, state: DoLaState) -> list[list[list[int]]]:

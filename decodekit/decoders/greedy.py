@@ -3,20 +3,17 @@
 from dataclasses import dataclass
 from typing import final
 
-from jaxtyping import Bool, Float32
+from jaxtyping import Float32, Int64
 from torch import Tensor
+from typing_extensions import override
 
-from decodekit.core.history import History
-from decodekit.core.limits import Limits
-from decodekit.core.result import Decoded
-from decodekit.decoders.base import Decoder, Selection
-from decodekit.decoders.rows import RowState
+from decodekit.decoders.rows import RowDecoder, RowState
 
 
 @final
 @dataclass(frozen=True)
-class Greedy(Decoder[RowState]):
-    r"""Says the likeliest token at every step.
+class Greedy(RowDecoder):
+    r"""Emits the likeliest token at every step.
 
     $y_t = \arg\max_v P(v \mid y_{<t}, x)$; of tied tokens the one with the lowest id.
 
@@ -28,33 +25,6 @@ class Greedy(Decoder[RowState]):
         `generate(do_sample=False, num_beams=1)`, the same tokens.
     """
 
-    batch_independent = True
-
-    @property
-    def rows_per_prompt(self) -> int:
-        """One row a prompt."""
-        return 1
-
-    def init(self, history: History, limits: Limits) -> RowState:
-        """Nothing said yet."""
-        return RowState.start(history, limits)
-
-    def record_log_probs(self, scores: Float32[Tensor, "rows vocab"], state: RowState) -> RowState:
-        """Keeps the logits, to report the chosen tokens' log-probabilities."""
-        return state._replace(model_scores=scores)
-
-    def step(self, scores: Float32[Tensor, "rows vocab"], state: RowState) -> tuple[RowState, Selection]:
-        """The argmax of every row."""
-        return state.emit(scores.argmax(-1), scores)
-
-    def stable_prefix(self, state: RowState) -> list[list[list[int]]]:
-        """All that was said."""
-        return state.stable_prefix(hypotheses=1)
-
-    def finished(self, state: RowState) -> Bool[Tensor, " batch"]:
-        """Prompts whose row is finished."""
-        return state.finished
-
-    def finalize(self, state: RowState) -> Decoded:
-        """One hypothesis a prompt."""
-        return state.decoded(hypotheses=1)
+    @override
+    def choose(self, scores: Float32[Tensor, "rows vocab"], state: RowState) -> Int64[Tensor, " rows"]:
+        return scores.argmax(-1)

@@ -1,19 +1,17 @@
 """The same step, recorded once and replayed: on a CUDA device as a graph, elsewhere as operations."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
 from typing import Any, Generic
 
 import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from decodekit.accelerate.cuda_graph import record
 from decodekit.accelerate.recording import CannotRecordError
-from decodekit.core.batch_independence import parts_of
-from decodekit.core.history import History
 from decodekit.core.prompt import Prompt
-from decodekit.core.pytrees import Memory
+from decodekit.core.pytrees import Memory, parts_of
 from decodekit.decoders.base import Decoder, Selection, State
 from decodekit.engine.step import Step, step
 from decodekit.errors import DecodekitError
@@ -108,7 +106,7 @@ class _Carried:
         if counted and not self._is_first:  # in which something may be kept for later
             raise self._changed(*counted[0])
         self._is_first = False
-        held = {_memory(leaf) for leaf in _leaves(self.parts) if isinstance(leaf, Tensor)}
+        held = {_memory(leaf) for leaf in tree_leaves(self.parts) if isinstance(leaf, Tensor)}
 
         def apart(tensor: Tensor) -> Tensor:
             # What lies in memory that is about to be written to is read first.
@@ -120,9 +118,11 @@ class _Carried:
 
     def _carry(self, new: Any, apart: Callable[[Tensor], Tensor]) -> None:  # noqa: ANN401 - a nest of tensors
         """Writes a new state over the old one."""
-        before, after = list(_leaves(self.parts)), list(_leaves(new))
-        if len(before) != len(after):
-            raise self._changed(f"{len(before)} parts of its state", f"{len(after)}")
+        before, shape = tree_flatten(self.parts)
+        try:
+            after = shape.flatten_up_to(new)
+        except ValueError as error:
+            raise self._changed("the structure of its state", f"another ({error})") from error
         moves = []
         for old, found in zip(before, after, strict=True):
             if not isinstance(old, Tensor) or not isinstance(found, Tensor):
@@ -181,35 +181,9 @@ def _made_of_uncapturable(part: object) -> Iterator[object]:
     return (inner for inner in parts_of(part) if inner is not part and not getattr(inner, "capturable", True))
 
 
-def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:  # noqa: ANN401 - any nest
-    """The same nest with other tensors."""
-    if isinstance(tree, Tensor):
-        return function(tree)
-    if isinstance(tree, History):
-        return replace(
-            tree, **{f.name: map_tensors(function, getattr(tree, f.name)) for f in fields(tree) if f.init}
-        )
-    if isinstance(tree, tuple):
-        inner = [map_tensors(function, part) for part in tree]
-        return type(tree)(*inner) if hasattr(tree, "_fields") else tuple(inner)
-    if isinstance(tree, list):
-        return [map_tensors(function, part) for part in tree]
-    if isinstance(tree, dict):
-        return {key: map_tensors(function, part) for key, part in tree.items()}
-    return tree
-
-
-def _leaves(tree: Any) -> Iterator[object]:  # noqa: ANN401
-    """What a nest holds, in order: tensors, and plain values."""
-    if isinstance(tree, History):
-        tree = [getattr(tree, field.name) for field in fields(tree)]
-    elif isinstance(tree, dict):
-        tree = [tree[key] for key in sorted(tree, key=repr)]  # in whatever order they were written
-    if isinstance(tree, tuple | list):
-        for part in tree:
-            yield from _leaves(part)
-    else:
-        yield tree
+def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:  # noqa: ANN401 - any pytree
+    """The same pytree with other tensors."""
+    return tree_map(lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, tree)
 
 
 def _numbers(parts: list[object]) -> list[str]:

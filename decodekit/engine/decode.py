@@ -1,79 +1,103 @@
-"""The front door: every decoder over every model, with every processor."""
+"""The front door: from a call to its result."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any
+import inspect
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
+from numbers import Integral
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
-from torch import nn
+from jaxtyping import Float32
+from torch import Tensor, nn
+from typing_extensions import Unpack
 
+from decodekit.core import trace as tracing
+from decodekit.core.limits import Limits
 from decodekit.core.prompt import Prompt, PromptSubset
-from decodekit.core.request import Options, Stop
-from decodekit.core.result import Decoded
-from decodekit.decoders.base import Decoder, State
-from decodekit.decoders.custom_loop import CustomLoop, DecodeRequest
-from decodekit.engine.batching.merging import alone, join
-from decodekit.engine.batching.scheduler import BatchTokens, check_budget, in_waves
-from decodekit.engine.inputs import IDENTITY, as_model, as_processor, vocabulary_of
-from decodekit.engine.loop import run, step_by_step
+from decodekit.core.request import BatchTokens, DecodeOptions, DecodeRequest, EachOptions, Stop, StreamOptions
+from decodekit.core.result import Decoded, Report
+from decodekit.core.stopping_criterion import StoppingCriterion
+from decodekit.core.vocabulary import Vocabulary
+from decodekit.decoders.base import Decoder, Selection
+from decodekit.decoders.custom_loop import CustomLoop
+from decodekit.engine import advice
+from decodekit.engine.batching.merging import merge_results, result_of_prompt
+from decodekit.engine.batching.scheduler import queue_of
+from decodekit.engine.loop import BatchResult, ContinuousBatch, decode_loop
 from decodekit.engine.progress_bar import counted
-from decodekit.models.protocols import Model
+from decodekit.errors import DecodekitError
+from decodekit.models.hf.model import HFModel
+from decodekit.models.protocols import DescribedModel, Model, Session
 from decodekit.processors.base import LogitsProcessor
+from decodekit.processors.chain import Chain
+from decodekit.stopping.any_of import flatten
+from decodekit.stopping.stop_strings import StopStrings
+
+IDENTITY = Chain()
+DEFAULTS: dict[str, Any] = {"stop": (), "check_every": 1, "capture": False, "progress": False}  # else None
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def decode(  # noqa: PLR0913 - the library's front door; its options are keyword-only
+def takes_options(options: type, **defaults: Any) -> Callable[[Function], Function]:  # noqa: ANN401 - any option
+    """Decorator: show the options of a TypedDict in the signature, and refuse any other with advice."""
+    annotations: dict[str, Any] = inspect.get_annotations(options)
+    required: frozenset[str] = options.__required_keys__  # type: ignore[attr-defined]
+    defaults = DEFAULTS | defaults
+
+    def decorate(function: Function) -> Function:
+        @wraps(function)
+        def checked(*args: Any, **given: Any) -> Any:  # noqa: ANN401 - as the function
+            allowed = parameters.keys()
+            if not given.keys() <= allowed or not required <= given.keys():
+                advice.refuse_options(function.__name__, given, allowed, required)
+            return function(*args, **given)
+
+        own = list(inspect.signature(function).parameters.values())[:-1]
+        shown = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if name in required else defaults.get(name),
+                annotation=annotation,
+            )
+            for name, annotation in annotations.items()
+        ]
+        parameters = {parameter.name: parameter for parameter in (*own, *shown)}
+        checked.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
+        return cast("Function", checked)
+
+    return decorate
+
+
+@takes_options(DecodeOptions)
+def decode(
     model: Model | nn.Module,
     prompts: Any,  # noqa: ANN401 - whatever Prompt.of reads
-    decoder: Decoder[State] | CustomLoop,
+    decoder: Decoder[Any, Report] | CustomLoop[Report],
     processor: LogitsProcessor | Sequence[LogitsProcessor] = IDENTITY,
-    *,
-    max_new_tokens: int,
-    end_ids: int | Sequence[int] | None = None,
-    pad_id: int | None = None,
-    stop: Stop = (),
-    trace: int | None = None,
-    check_every: int = 1,
-    capture: bool = False,
-    batch_tokens: BatchTokens = None,
-    progress: bool = False,
-    on_step: Callable[[int], None] | None = None,
-) -> Decoded:
-    """Continues every prompt as the decoder decides.
+    **options: Unpack[DecodeOptions],
+) -> Decoded[Report]:
+    """Continue every prompt as the decoder decides.
 
-    Prompts that are finished leave the batch, and the others go on without them, where model, decoder and
-    processors allow it: the results are the same.
+    Finished prompts are evicted from the batch, and the others go on without them, where the model, the
+    decoder and the processors allow it. The results are the same.
 
     Args:
         model: A `Model`, or a transformers model, which is wrapped in `HFModel`.
         prompts: A string or strings, ids or lists of ids of any lengths, a tensor with its mask: see
-            `Prompt.of`. A batch gives what each prompt alone gives.
+            `Prompt.of`. A batch gives the results of each prompt alone.
         decoder: The algorithm.
-        processor: What changes the scores before it; one, or a sequence to be applied in order.
-        max_new_tokens: New tokens at most, at least 1.
-        end_ids: The ids that end a text; None: the model's own. `()` for none.
-        pad_id: What fills `Decoded.tokens` past the end; None: the model's own, or an end id.
-        stop: What else finishes a hypothesis: a `StoppingCriterion`, a string, or several of either, of
-            which any will do. `finish_reason` says which it was.
-        trace: How many of the likeliest tokens to keep of every row and step, in `Decoded.trace`.
-        check_every: Asks the device every so many steps whether all is done. More than 1 waits less
-            and may compute steps too many, which do not change the result. A GPU is never waited for: its
-            answer may be a few steps old.
-        capture: Records a step once (decoder, processors, criteria and the model's pass) and replays it: on a
-            GPU as CUDA graphs, elsewhere as a list of operations. The results are the same. Nobody leaves the
-            batch. What works on the host (grammars, processors with a model of their own) is refused.
-        batch_tokens: Of a long list of prompts, so many columns of all rows together are under way at once,
-            continuations included, the longest first; `"auto"`: as many as fit the memory. Once a quarter of
-            the places is free, the next prompts take them; where the model's cache cannot be joined (windows,
-            recurrent layers), once all are. Where memory was not enough, half as many. None: all prompts in
-            one batch.
-        progress: Shows how many prompts are finished.
-        on_step: Called with the number of steps taken, after every step.
+        processor: The processor of the scores; one, or a sequence to be applied in order.
+        **options: See `DecodeOptions`; only `max_new_tokens` is required.
 
     Returns:
-        The continuations and what they are worth.
+        The continuations, with their log-probabilities and scores.
 
     Raises:
-        DecodekitError: If the prompts, the limits or the model do not allow a right answer; the
-            message says which. `PromptError`, `ModelError` and `DecodingError` are its kinds.
+        DecodekitError: If the prompts, the limits or the model do not allow a right answer; the message says
+            which. `PromptError`, `ModelError` and `DecodingError` are its kinds.
+        TypeError: If an argument is of another kind, or an option is unknown; the message has the right one.
 
     Example:
         >>> prompts = ["Once upon a time there was", "she was as beautiful as the"]
@@ -83,71 +107,51 @@ def decode(  # noqa: PLR0913 - the library's front door; its options are keyword
     Hugging Face:
         `model.generate(...)`; the equivalence page says what equals what.
     """
-    options = Options(
-        max_new_tokens=max_new_tokens,
-        end_ids=end_ids,
-        pad_id=pad_id,
-        stop=stop,
-        trace=trace,
-        check_every=check_every,
-        capture=capture,
-        watched=False,
-    )
-    check_budget(batch_tokens)
-    steps: Generator[Any, None, Decoded]
-    if batch_tokens is not None or progress:
-        request = _request(model, prompts, processor, options)
-        steps = _run_in_waves(request, step_by_step(decoder), batch_tokens, progress=progress)
-    elif isinstance(decoder, CustomLoop):
-        steps = run_custom_loop(model, prompts, decoder, processor, options)
+    model, processor = as_model(model), as_processor(processor)
+    batch_tokens, progress = _batching(options)
+    request = read_request(model, prompts, options)
+    on_step, number = options.get("on_step"), 0
+    steps: Generator[Any, None, Decoded[Report]]
+    if isinstance(decoder, CustomLoop):
+        if batch_tokens is not None or progress or {"trace", "check_every", "capture"} & options.keys():
+            advice.refuse_custom_loop(decoder)
+        steps = _run_custom_loop(model, decoder, processor, request)
+    elif batch_tokens is not None or progress:
+        parts = _run_queue(model, as_decoder(decoder), processor, request, batch_tokens, progress=progress)
+        steps = _merged(parts, request)
     else:
-        steps = run(model, prompts, decoder, processor, options)
-    number = 0
+        steps = _run(model, as_decoder(decoder), processor, request)
     while True:
         try:
             next(steps)
         except StopIteration as finished:
-            result: Decoded = finished.value
+            result: Decoded[Report] = finished.value
             return result
         number += 1
         if on_step is not None:
             on_step(number)
 
 
-def decode_each(  # noqa: PLR0913 - decode's arguments
+@takes_options(EachOptions, batch_tokens="auto")
+def decode_each(
     model: Model | nn.Module,
     prompts: Any,  # noqa: ANN401 - whatever Prompt.of reads
-    decoder: Decoder[State],
+    decoder: Decoder[Any, Report],
     processor: LogitsProcessor | Sequence[LogitsProcessor] = IDENTITY,
-    *,
-    max_new_tokens: int,
-    end_ids: int | Sequence[int] | None = None,
-    pad_id: int | None = None,
-    stop: Stop = (),
-    check_every: int = 1,
-    capture: bool = False,
-    batch_tokens: BatchTokens = "auto",
-    progress: bool = False,
-) -> Iterator[tuple[int, Decoded]]:
-    """Continues every prompt as `decode` does, and hands out each result as soon as prompts leave the batch.
+    **options: Unpack[EachOptions],
+) -> Iterator[tuple[int, Decoded[Report]]]:
+    """Continue every prompt as `decode` does, and hand out each result as soon as it is finished.
 
     Args:
         model: As in `decode`.
         prompts: As in `decode`; any number of them.
-        decoder: As in `decode`, one that goes step by step.
+        decoder: The algorithm, one that goes step by step.
         processor: As in `decode`.
-        max_new_tokens: As in `decode`.
-        end_ids: As in `decode`.
-        pad_id: As in `decode`.
-        stop: As in `decode`.
-        check_every: As in `decode`.
-        capture: As in `decode`.
-        batch_tokens: As in `decode`.
-        progress: As in `decode`.
+        **options: See `EachOptions`; `batch_tokens` is `"auto"` by default.
 
     Yields:
-        The number of a prompt and its result, each once, in no particular order: what `decode` returns for it
-        alone, but that `parents` are counted through the rows of all prompts.
+        The index of a prompt and its result, each once, in no particular order: the result of `decode` for it
+        alone, with `parents` counted through the rows of all prompts.
 
     Raises:
         DecodekitError: As `decode`, at the first result.
@@ -161,68 +165,247 @@ def decode_each(  # noqa: PLR0913 - decode's arguments
     Hugging Face:
         `pipeline("text-generation")` over a dataset, in batches of a fixed number of prompts.
     """
-    options = Options(
-        max_new_tokens=max_new_tokens,
-        end_ids=end_ids,
-        pad_id=pad_id,
-        stop=stop,
-        check_every=check_every,
-        capture=capture,
-        watched=False,
-    )
-    check_budget(batch_tokens)
-    request = _request(model, prompts, processor, options)
-    return _each(request, step_by_step(decoder), batch_tokens, progress=progress)
+    model, processor, decoder = as_model(model), as_processor(processor), as_decoder(decoder)
+    batch_tokens, progress = _batching({"batch_tokens": "auto", **options})
+    request = read_request(model, prompts, options)
+    parts = _run_queue(model, decoder, processor, request, batch_tokens, progress=progress)
+    return _results_of_prompts(parts, request)
 
 
-def _each(
-    request: DecodeRequest, decoder: Decoder[Any], batch_tokens: BatchTokens, *, progress: bool
-) -> Iterator[tuple[int, Decoded]]:
-    with counted(len(request.prompt.tokens), shown=progress) as count:
-        for parts in in_waves(request, decoder, batch_tokens):
-            for numbers, result in parts:
-                count(len(numbers))
-                for place, number in enumerate(numbers):
-                    prompt = PromptSubset([number], request.prompt).prompt()
-                    one = alone(result, place)
-                    yield number, one.with_context(prompt, request.vocabulary, None, request.options.criteria)
+class StepSnapshot(NamedTuple):
+    """A run after a step, for observers.
+
+    Attributes:
+        number: Steps taken.
+        state: State of the decoder, after the step.
+        logits: Logits of the model, before the step.
+        scores: Scores after the processors.
+        selection: The decision of the step.
+        limits: Limits of hypotheses.
+        prompt: The prompts.
+        vocabulary: The meaning of the model's ids.
+        session: The session of the model.
+    """
+
+    number: int
+    state: Any
+    logits: Float32[Tensor, "rows vocab"]
+    scores: Float32[Tensor, "rows vocab"]
+    selection: Selection
+    limits: Limits
+    prompt: Prompt
+    vocabulary: Vocabulary
+    session: Session | None
 
 
-def _run_in_waves(
-    request: DecodeRequest, decoder: Decoder[Any], batch_tokens: BatchTokens, *, progress: bool
-) -> Generator[None, None, Decoded]:
-    """All prompts, batch by batch: pauses after every step, and at the end gives the result."""
-    every: list[tuple[list[int], Decoded]] = []
-    with counted(len(request.prompt.tokens), shown=progress) as count:
-        for parts in in_waves(request, decoder, batch_tokens):
-            every += parts
-            count(sum(len(part.numbers) for part in parts))
-            yield
-    return join(every).with_context(request.prompt, request.vocabulary, None, request.options.criteria)
-
-
-def _request(
+def decode_steps(
     model: Model | nn.Module,
-    prompts: Any,  # noqa: ANN401
-    processor: LogitsProcessor | Sequence[LogitsProcessor],
-    options: Options,
-) -> DecodeRequest:
-    model = as_model(model)
-    vocabulary = vocabulary_of(model)
-    return DecodeRequest(model, Prompt.of(prompts, vocabulary), as_processor(processor), options, vocabulary)
+    prompts: Any,  # noqa: ANN401 - whatever Prompt.of reads
+    decoder: Decoder[Any, Report],
+    processor: LogitsProcessor | Sequence[LogitsProcessor] = IDENTITY,
+    **options: Unpack[StreamOptions],
+) -> Generator[StepSnapshot, None, Decoded[Report]]:
+    """Continue every prompt as `decode` does, and yield a snapshot after every step."""
+    model, processor = as_model(model), as_processor(processor)
+    request = read_request(model, prompts, options, watched=True)
+    return _run(model, as_decoder(decoder), processor, request)
+
+
+class _AllAtOnce:
+    """Admission of all prompts in one batch."""
+
+    def __init__(self, prompts: int) -> None:
+        self._prompts = list(range(prompts))
+
+    @property
+    def waiting(self) -> bool:
+        return bool(self._prompts)
+
+    def next(self, batch: ContinuousBatch[Any]) -> list[int]:  # noqa: ARG002 - it is empty
+        prompts, self._prompts = self._prompts, []
+        return prompts
+
+    def recovery(self, batch: ContinuousBatch[Any]) -> AbstractContextManager[None]:  # noqa: ARG002
+        return nullcontext()
+
+
+def _run(
+    model: Model, decoder: Decoder[Any, Report], processor: LogitsProcessor, request: DecodeRequest
+) -> Generator[StepSnapshot, None, Decoded[Report]]:
+    """All prompts in one batch: a snapshot after every step, and the result."""
+    batch = ContinuousBatch(model, decoder, processor, request)
+    steps: list[tracing.Step] = []
+    parts: list[BatchResult] = []
+    limits = None
+    for runs in decode_loop(batch, _AllAtOnce(len(request.prompt.tokens))):
+        for run in runs:
+            limits = run.limits
+            if request.trace is not None:
+                steps.append(tracing.record(run.logits, run.scores, *run.selection, request.trace))
+            yield StepSnapshot(
+                number=run.number,
+                state=run.state,
+                logits=run.logits,
+                scores=run.scores,
+                selection=run.selection,
+                limits=limits,
+                prompt=request.prompt,
+                vocabulary=request.vocabulary,
+                session=run.session,
+            )
+        parts += batch.take_finished()
+    result, trace = merge_results(parts), None
+    if request.trace is not None and limits is not None:
+        rows = decoder.rows_per_prompt
+        trace = tracing.Trace(request.prompt, rows, request.vocabulary, limits.end_ids, steps, result.lengths)
+    return result.with_context(request.prompt, request.vocabulary, trace, request.criteria)
+
+
+def _run_queue(
+    model: Model,
+    decoder: Decoder[Any, Any],
+    processor: LogitsProcessor,
+    request: DecodeRequest,
+    batch_tokens: BatchTokens,
+    *,
+    progress: bool,
+) -> Generator[list[BatchResult], None, None]:
+    """A long list of prompts: the results that a step has finished, after every step."""
+    queue = queue_of(model, decoder, processor, request, batch_tokens)
+    batch = ContinuousBatch(model, decoder, processor, request)
+    with counted(len(request.prompt.tokens), shown=progress) as count:
+        for _ in decode_loop(batch, queue):
+            parts = batch.take_finished()
+            count(sum(len(part.prompts) for part in parts))
+            yield parts
+
+
+def _merged(
+    parts: Iterable[list[BatchResult]], request: DecodeRequest
+) -> Generator[None, None, Decoded[Any]]:
+    """Pause after every step, and return the result of all prompts."""
+    finished: list[BatchResult] = []
+    for several in parts:
+        finished += several
+        yield
+    result = merge_results(finished)
+    return result.with_context(request.prompt, request.vocabulary, None, request.criteria)
+
+
+def _results_of_prompts(
+    parts: Iterable[list[BatchResult]], request: DecodeRequest
+) -> Iterator[tuple[int, Decoded[Any]]]:
+    """The index and result of every prompt."""
+    for several in parts:
+        for prompts, result in several:
+            for place, number in enumerate(prompts):
+                prompt = PromptSubset([number], request.prompt).prompt()
+                one = result_of_prompt(result, place)
+                yield number, one.with_context(prompt, request.vocabulary, None, request.criteria)
 
 
 @torch.no_grad()
-def run_custom_loop(
-    model: Model | nn.Module,
+def _run_custom_loop(
+    model: Model, algorithm: CustomLoop[Report], processor: LogitsProcessor, request: DecodeRequest
+) -> Generator[None, None, Decoded[Report]]:
+    result = yield from algorithm.run(model, processor, request)
+    return result.with_context(request.prompt, request.vocabulary, None, request.criteria)
+
+
+def as_model(model: Model | nn.Module) -> Model:
+    """The model itself, or a transformers model wrapped in `HFModel`."""
+    if isinstance(model, Model) and not isinstance(model, type):
+        return model
+    if isinstance(model, nn.Module):
+        return HFModel(model, packed=False, recorded=False)  # for one call they do not pay
+    raise advice.wrong_model(model)
+
+
+def as_processor(processor: LogitsProcessor | Sequence[LogitsProcessor]) -> LogitsProcessor:
+    """The processor itself, or a sequence of them as a chain."""
+    if isinstance(processor, LogitsProcessor):
+        return processor
+    if not isinstance(processor, Sequence) or not all(isinstance(one, LogitsProcessor) for one in processor):
+        raise advice.wrong_processor(processor)
+    return Chain(*processor)
+
+
+def as_decoder(decoder: Decoder[Any, Report]) -> Decoder[Any, Report]:
+    """The decoder itself, if it is one that goes step by step."""
+    if not isinstance(decoder, Decoder):
+        raise advice.wrong_decoder(decoder)
+    return decoder
+
+
+def vocabulary_of(model: Model) -> Vocabulary:
+    """The meaning of the model's ids, as far as it is known."""
+    return model.vocabulary if isinstance(model, DescribedModel) else Vocabulary()
+
+
+def read_request(
+    model: Model,
     prompts: Any,  # noqa: ANN401 - whatever Prompt.of reads
-    algorithm: CustomLoop,
-    processor: LogitsProcessor | Sequence[LogitsProcessor],
-    options: Options,
-) -> Generator[None, None, Decoded]:
-    """An algorithm's own loop: pauses whenever it does, and at the end gives the result."""
-    if options.trace is not None or options.check_every > 1 or options.capture:
-        step_by_step(algorithm)
-    request = _request(model, prompts, processor, options)
-    result = yield from algorithm.run(request)
-    return result.with_context(request.prompt, request.vocabulary, None, options.criteria)
+    options: Mapping[str, Any],
+    *,
+    watched: bool = False,
+) -> DecodeRequest:
+    """The prompts and options of a call, read and checked."""
+    vocabulary = vocabulary_of(model)
+    pad_id = options.get("pad_id")
+    request = DecodeRequest(
+        prompt=Prompt.of(prompts, vocabulary),
+        vocabulary=vocabulary,
+        max_new_tokens=options["max_new_tokens"],
+        end_ids=None if options.get("end_ids") is None else _ids(options["end_ids"]),
+        pad_id=None if pad_id is None else next(iter(_ids(pad_id)), None),
+        criteria=read_criteria(options.get("stop", ())),
+        trace=options.get("trace"),
+        check_every=options.get("check_every", 1),
+        capture=options.get("capture", False),
+        watched=watched,
+    )
+    for name in ("max_new_tokens", "check_every", "trace"):
+        value = getattr(request, name)
+        if (type(value) is not int or value < 1) and (name, value) != ("trace", None):
+            raise DecodekitError(f"decode: {name} must be an integer of at least 1, got {value!r:.80}.")
+    if type(request.capture) is not bool:
+        raise DecodekitError(f"decode: capture must be True or False, got {request.capture!r:.80}.")
+    return request
+
+
+def read_criteria(stop: Stop) -> tuple[StoppingCriterion, ...]:
+    """The criteria one by one, strings as `StopStrings`."""
+    several = (stop,) if isinstance(stop, str | StoppingCriterion) else stop
+    if not isinstance(several, Sequence):
+        raise advice.wrong_criterion(stop)
+    criteria: list[StoppingCriterion] = []
+    for one in several:
+        if not isinstance(one, str | StoppingCriterion):
+            raise advice.wrong_criterion(one)
+        criteria += flatten(StopStrings(one) if isinstance(one, str) else one)
+    return tuple(criteria)
+
+
+def _ids(given: Any) -> tuple[int, ...]:  # noqa: ANN401 - an integer or several, of whatever kind
+    """Ids as plain integers: from an integer, a sequence, a tensor or an array."""
+    if isinstance(given, Tensor):
+        given = given.tolist()
+    several = (given,) if isinstance(given, Integral) else given
+    if isinstance(several, str | Mapping) or not isinstance(several, Iterable):
+        raise DecodekitError(f"decode: end_ids and pad_id must be integers, got {given!r:.80}.")
+    ids = []
+    for token in several:
+        if not isinstance(token, Integral) or isinstance(token, bool):
+            raise DecodekitError(f"decode: end_ids and pad_id must be integers, got {token!r:.80}.")
+        ids.append(int(token))
+    return tuple(ids)
+
+
+def _batching(options: Mapping[str, Any]) -> tuple[BatchTokens, bool]:
+    """The budget of a batch, and whether progress is shown."""
+    tokens: BatchTokens = options.get("batch_tokens")
+    if tokens not in (None, "auto") and (type(tokens) is not int or tokens < 1):
+        raise DecodekitError(
+            f"decode: batch_tokens must be an integer of at least 1, 'auto' or None, got {tokens!r:.80}."
+        )
+    return tokens, bool(options.get("progress", False))

@@ -1,212 +1,325 @@
 """The one loop: every decoder over every model, with every processor."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
-from typing import Any, Generic, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float32, Int64
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from decodekit.core import trace as tracing
 from decodekit.core.limits import Limits, Stopping
 from decodekit.core.prompt import Prompt, PromptSubset
-from decodekit.core.request import Options
+from decodekit.core.request import DecodeRequest
 from decodekit.core.result import Decoded
-from decodekit.core.vocabulary import Vocabulary
 from decodekit.decoders.base import Decoder, Selection, State
-from decodekit.decoders.custom_loop import CustomLoop, DecodeRequest
-from decodekit.engine.batching.eviction import ActivePrompts, Present, are_enough, can_evict
-from decodekit.engine.batching.merging import join
+from decodekit.engine.batching.eviction import ActivePrompts, ActiveState, can_evict, pays_to_evict
 from decodekit.engine.capture import CapturedStep, start_captured
-from decodekit.engine.inputs import as_model, as_processor, vocabulary_of
 from decodekit.engine.step import Step, step
-from decodekit.errors import DecodekitError
-from decodekit.models.protocols import Model, ModelWithOutputs, Session, SessionWithOutputs, ShrinkingSession
+from decodekit.errors import DecodekitError, is_out_of_memory
+from decodekit.models.model_outputs import LOGITS_ONLY
+from decodekit.models.protocols import (
+    MergeableSession,
+    Model,
+    ModelWithOutputs,
+    Session,
+    SessionWithOutputs,
+    ShrinkingSession,
+)
 from decodekit.processors.apply import not_numbers
 from decodekit.processors.base import LogitsProcessor
 
-
-class StepSnapshot(NamedTuple, Generic[State]):
-    """A run after a step, for those who look on.
-
-    Attributes:
-        number: Steps taken.
-        state: The decoder's, after the step.
-        logits: The model's, before the step.
-        scores: After the processors.
-        selection: What the step decided.
-        limits: Where hypotheses end.
-        prompt: The prompts.
-        vocabulary: What the model's ids mean.
-        session: The model's run.
-    """
-
-    number: int
-    state: State
-    logits: Float32[Tensor, "rows vocab"]
-    scores: Float32[Tensor, "rows vocab"]
-    selection: Selection
-    limits: Limits
-    prompt: Prompt
-    vocabulary: Vocabulary
-    session: Session
+# Each run costs the work of a decoder and its processors at every step, however few prompts it has left. With
+# the model and the skewed lengths of benchmarks/throughput.py, 256 prompts took 488 passes in batches of 64
+# rows, 338 with 4 runs, 244 with 8, 233 with 16; as many rows were read in each.
+MOST_RUNS = 8
 
 
-class LoopResult(NamedTuple):
-    """What came of a walk.
+class BatchResult(NamedTuple):
+    """The result of some prompts, without its context.
 
     Attributes:
-        parts: The results of some prompts each, without their context, and which prompts they are.
-        limits: Where hypotheses ended.
-        steps: Every step, if they were asked for.
+        prompts: Their indices.
+        result: Their result.
     """
 
-    parts: list[tuple[list[int], Decoded]]
-    limits: Limits
-    steps: list[tracing.Step]
+    prompts: list[int]
+    result: Decoded[Any]
 
 
-def run(
-    model: Model | nn.Module,
-    prompts: Any,  # noqa: ANN401 - whatever Prompt.of reads
-    decoder: Decoder[State],
-    processor: LogitsProcessor | Sequence[LogitsProcessor],
-    options: Options,
-) -> Generator[StepSnapshot[State], None, Decoded]:
-    """A decoder over some prompts: a `StepSnapshot` after every step, and at the end the result."""
-    step_by_step(decoder)
-    model = as_model(model)
-    vocabulary = vocabulary_of(model)
-    request = DecodeRequest(
-        model, Prompt.of(prompts, vocabulary), as_processor(processor), options, vocabulary
-    )
-    loop = yield from decode_loop(request, decoder)
-    result, traced = join(loop.parts), None
-    if options.trace is not None:
-        ends, rows = loop.limits.end_ids, decoder.rows_per_prompt
-        traced = tracing.Trace(request.prompt, rows, vocabulary, ends, loop.steps, result.lengths)
-    return result.with_context(request.prompt, vocabulary, traced, options.criteria)
+class Admission(Protocol):
+    """The prompts that wait for their turn."""
+
+    @property
+    def waiting(self) -> bool:
+        """True while prompts wait."""
+
+    def next(self, batch: "ContinuousBatch[Any]") -> list[int]:
+        """The prompts to admit now; none if the batch is full."""
+
+    def recovery(self, batch: "ContinuousBatch[Any]") -> AbstractContextManager[None]:
+        """A context that recovers from running out of memory, if it can."""
 
 
 @torch.no_grad()
 def decode_loop(
-    request: DecodeRequest, decoder: Decoder[State]
-) -> Generator[StepSnapshot[State], None, LoopResult]:
-    """The loop itself.
+    batch: "ContinuousBatch[State]", admission: Admission
+) -> Generator[list["DecodingRun[State]"], None, None]:
+    """Decode all prompts: admit, step, and let the model read, until no prompt is left.
 
     Args:
-        job: What to continue, and how.
-        decoder: The algorithm.
+        batch: The batch, empty.
+        admission: The prompts.
+
+    Yields:
+        The runs that have taken a step, after every step.
     """
-    options, prompt = request.options, request.prompt
-    session, logits = start_run(request, decoder)
-    run = DecodingRun(request, decoder, session, logits)
-    steps: list[tracing.Step] = []
-    while True:
-        scores = run.step(logits)
-        if options.trace is not None:
-            steps.append(tracing.record(logits, scores, *run.selection, options.trace))
-        number, state, selection, limits = run.number, run.state, run.selection, run.limits
-        yield StepSnapshot(
-            number, state, logits, scores, selection, limits, prompt, request.vocabulary, session
-        )
-        if run.is_done():
-            return LoopResult(run.results(), limits, steps)
-        if are_enough(run.finished, run.prompts) and isinstance(session, ShrinkingSession):
-            session.keep_prompts(run.evict())
-        logits = session.advance(*run.selection)
+    while admission.waiting or batch.active:
+        stepped: list[DecodingRun[State]] = []
+        with admission.recovery(batch):
+            batch.admit(admission.next(batch))
+            stepped = batch.step()
+        yield stepped
+        if batch.failure is not None and not batch.active:
+            raise batch.failure
+        with admission.recovery(batch):
+            batch.advance()
+
+
+class ContinuousBatch(Generic[State]):
+    """Runs that share one session of the model; prompts join and leave while it goes on.
+
+    Prompts that are admitted together make a `DecodingRun`: they write the same column of their histories, so
+    they share a state of the decoder and the memory of the processors. All runs advance in one pass.
+
+    Args:
+        model: The model.
+        decoder: The algorithm.
+        processor: The processor, or a chain of several.
+        request: All prompts and the options.
+
+    Attributes:
+        failure: The error of a run. The other runs go on, and no further prompt is admitted.
+        session: The session of the model; None while no run is active.
+    """
+
+    def __init__(
+        self, model: Model, decoder: Decoder[State, Any], processor: LogitsProcessor, request: DecodeRequest
+    ) -> None:
+        self._model, self._decoder, self._processor, self.request = model, decoder, processor, request
+        self.session: Session | None = None
+        self._new: Session | None = None  # of the run that has just started, not merged yet
+        self._runs: list[DecodingRun[State]] = []
+        self._finished: list[BatchResult] = []
+        self.starting: list[int] = []
+        self.failure: Exception | None = None
+
+    @property
+    def active(self) -> list[int]:
+        """The prompts that are being decoded."""
+        return [prompt for run in self._runs for prompt in run.active]
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps taken for each active prompt."""
+        return [run.number for run in self._runs for _ in run.active]
+
+    @property
+    def can_admit(self) -> bool:
+        """True if more prompts can join the active ones."""
+        is_fixed = self._decoder.outputs_spec != LOGITS_ONLY or self.request.capture
+        if is_fixed or self.failure is not None or len(self._runs) >= MOST_RUNS:
+            return False
+        return isinstance(self.session, MergeableSession) and self.session.can_join()
+
+    def admit(self, prompts: list[int]) -> None:
+        """Start a run of some prompts, if there are any. Where the model fails, nothing has changed."""
+        if not prompts:
+            return
+        request, subset = self.request, None
+        self.starting = prompts
+        if len(prompts) < len(request.prompt.tokens):
+            subset = PromptSubset(sorted(prompts), request.prompt)
+            trims_source = self._decoder.outputs_spec == LOGITS_ONLY
+            request = replace(request, prompt=subset.prompt(trims_source=trims_source))
+        starter = start_captured if request.capture else start_session
+        capacity = request.prompt.tokens.shape[1] + request.max_new_tokens
+        session, logits = starter(self._model, request.prompt, self._decoder, capacity)
+        self._runs.append(DecodingRun(self._decoder, self._processor, request, session, logits, subset))
+        self._new, self.starting = session, []
+
+    def step(self) -> list["DecodingRun[State]"]:
+        """Take a step of every run, and evict finished prompts; returns the runs as they were."""
+        self._merge()
+        runs, batch = self._runs, len(self.active)
+        self._runs = [run for run in runs if self._goes_on(run)]
+        finished = batch - sum(len(run.active) - run.finished for run in self._runs)
+        if len(self._runs) < len(runs) or pays_to_evict(finished, batch):
+            self._evict(runs)
+        return runs
+
+    def advance(self) -> None:
+        """One pass of the model over the next tokens of all rows."""
+        if self.session is None:
+            return
+        if len(self._runs) == 1:
+            run = self._runs[0]
+            run.logits = self.session.advance(*run.selection)
+            return
+        selections = [run.selection for run in self._runs]
+        sources, first = [], 0
+        for tokens, source_rows in selections:
+            rows = torch.arange(len(tokens), device=tokens.device) if source_rows is None else source_rows
+            sources.append(first + rows)
+            first += len(tokens)
+        moved = any(selection.source_rows is not None for selection in selections)
+        tokens = torch.cat([selection.tokens for selection in selections])
+        logits = self.session.advance(tokens, torch.cat(sources) if moved else None)
+        for run, own in zip(
+            self._runs, torch.split(logits, [len(s.tokens) for s in selections]), strict=True
+        ):
+            run.logits = own
+
+    def take_finished(self) -> list[BatchResult]:
+        """The results since the last call."""
+        results, self._finished = self._finished, []
+        for run in self._runs:
+            results += run.take_evicted()
+        return results
+
+    def clear(self) -> None:
+        """Drop all runs."""
+        self.session, self._new, self._runs = None, None, []
+
+    def _merge(self) -> None:
+        if self.session is None:
+            self.session = self._new
+        elif isinstance(self.session, MergeableSession) and isinstance(self._new, MergeableSession):
+            self.session.join(self._new)
+        self._new = None
+
+    def _goes_on(self, run: "DecodingRun[State]") -> bool:
+        """Take a step of a run; False if it is done, with its results kept, or has failed."""
+        try:
+            run.step()
+            if not run.is_done():
+                return True
+            self._finished += run.results()
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            self.failure = error  # raised once the other runs are done and results are handed out
+        return False
+
+    def _evict(self, runs: list["DecodingRun[State]"]) -> None:
+        """Go on without the runs that are done, and without the finished prompts of the others."""
+        kept: list[Int64[Tensor, " some"]] = []
+        batch = 0
+        for run in runs:
+            first, batch = batch, batch + len(run.active)
+            if run in self._runs:
+                stay = torch.arange(len(run.active), device=run.selection.tokens.device)
+                if 0 < run.finished < len(run.active):
+                    stay = run.evict()
+                kept.append(first + stay)
+        if not kept:
+            self.session = None
+        elif sum(map(len, kept)) < batch and isinstance(self.session, ShrinkingSession):
+            self.session.keep_prompts(torch.cat(kept))
 
 
 class DecodingRun(Generic[State]):
-    """A decoder over some prompts, one step at a time: is given the model's logits, and says how to go on.
+    """Prompts that were admitted together, one step at a time.
 
     Args:
-        job: What to continue, and how.
         decoder: The algorithm.
-        session: The model's run over the prompts.
-        logits: After the prompts.
-        share: Whose the prompts are, where they are a part of those that `decode` was given.
+        processor: The processor, or a chain of several.
+        request: The prompts and the options.
+        session: The session of the model over the prompts.
+        logits: Logits after the prompts.
+        subset: The place of the prompts among all, if they are a part.
 
     Attributes:
         number: Steps taken.
-        state: The decoder's.
-        selection: What the last step decided: what the model must read next.
-        limits: Where hypotheses end.
+        logits: Logits for the next step, or those of the last one.
+        scores: Scores of the last step, after the processors.
+        selection: The decision of the last step, which the model reads next.
+        state: State of the decoder.
+        limits: Limits of hypotheses.
+        session: The session that has read the prompts.
     """
 
     def __init__(
         self,
+        decoder: Decoder[State, Any],
+        processor: LogitsProcessor,
         request: DecodeRequest,
-        decoder: Decoder[State],
         session: Session,
         logits: Float32[Tensor, "rows vocab"],
         subset: PromptSubset | None = None,
     ) -> None:
-        options, length, rows = request.options, request.prompt.tokens.shape[1], decoder.rows_per_prompt
-        self._decoder = decoder
-        self._shows = session if isinstance(session, SessionWithOutputs) else None
-        self._last, self._check_every = options.max_new_tokens + decoder.delay, options.check_every
-        self.number, self.limits = 0, request.limits(logits.shape[-1])
-        history = request.prompt.to(logits.device).history(length + options.max_new_tokens, rows)
+        self._decoder, self._check_every = decoder, request.check_every
+        self.session = session
+        self._last = request.max_new_tokens + decoder.delay
+        self.number, self.limits = 0, Limits.of(request, logits.shape[-1])
+        capacity = request.prompt.tokens.shape[1] + request.max_new_tokens
+        history = request.prompt.to(logits.device).history(capacity, decoder.rows_per_prompt)
         history = history if subset is None else subset.of_run(history)
-        self.state, self._memory = decoder.init(history, self.limits), request.processor.init(history)
-        _check_asks(decoder, self.state, self.limits)
+        self.state, self._memory = decoder.init(history, self.limits), processor.init(history)
+        _check_state(decoder, self.state, self.limits)
         self._nonfinite = torch.zeros(logits.shape[0], dtype=torch.bool, device=logits.device)
-        self.selection = Selection(history.last())  # nothing yet
-        self._take = _stepper(decoder, request.processor, self.limits, options)
-        parts, memory = (decoder, request.processor, options.criteria), (self.state, self._memory)
-        free = options.free and not options.capture  # a recorded step has a batch of fixed size
-        may_evict = free and can_evict(session, parts, memory)
-        self._active = ActivePrompts(decoder, history, may_evict=may_evict, waits=not options.free)
-
-    def step(self, logits: Float32[Tensor, "rows vocab"]) -> Float32[Tensor, "rows vocab"]:
-        """A step from the model's logits; returns the scores after the processors."""
-        self.number += 1
-        state = on_model_outputs(self._decoder, self._shows, self.state)
-        self.state, self.selection, self._memory, scores, self._nonfinite = self._take(
-            logits, state, self._memory, self._nonfinite
-        )
-        return scores
-
-    def is_done(self) -> bool:
-        """Whether that was the last step, as far as it is known. To be asked once after every step."""
-        if self.number == self._last:
-            return True
-        if self.number % self._check_every == 0:
-            self._active.ask(self.state, self._nonfinite)
-        return self._active.is_done()
-
-    @property
-    def prompts(self) -> int:
-        """How many are still there."""
-        return len(self._active.active)
+        self.logits = self.scores = logits
+        self.selection = Selection(history.last())  # before the first step
+        self._take = _stepper(decoder, processor, self.limits, request)
+        parts, memory = (decoder, processor, request.criteria), (self.state, self._memory)
+        free = not request.watched and request.trace is None
+        # A captured step has a batch of fixed size.
+        evicts = free and not request.capture and can_evict(session, parts, memory)
+        self._prompts = ActivePrompts(decoder, history, may_evict=evicts, waits=not free)
 
     @property
     def active(self) -> list[int]:
-        """Which those are."""
-        return self._active.active
+        """The prompts that are being decoded."""
+        return self._prompts.active
 
     @property
     def finished(self) -> int:
-        """How many of them are known to be finished, and can leave."""
-        return self._active.finished
+        """Number of active prompts that are known to be finished and can be evicted."""
+        return self._prompts.finished
+
+    def step(self) -> None:
+        """Take a step from the logits of the model."""
+        self.number += 1
+        state = on_model_outputs(self._decoder, self.session, self.state)
+        self.state, self.selection, self._memory, self.scores, self._nonfinite = self._take(
+            self.logits, state, self._memory, self._nonfinite
+        )
+
+    def is_done(self) -> bool:
+        """True if the last step is known to be the last of the run. To be called once after every step."""
+        if self.number == self._last:
+            return True
+        if self.number % self._check_every == 0:
+            self._prompts.ask(self.state, self._nonfinite)
+        return self._prompts.is_done()
 
     def evict(self) -> Int64[Tensor, " kept"]:
-        """Takes down the results of those, and goes on without them; returns which prompts stay."""
-        present = Present(self.state, self._memory, self.selection, self._nonfinite)
-        present, kept = self._active.evict(present)
-        self.state, self._memory, self.selection, self._nonfinite = present
+        """Keep the results of finished prompts, and go on without them; returns the places that stay."""
+        active = ActiveState(self.state, self._memory, self.selection, self._nonfinite)
+        active, kept = self._prompts.evict(active)
+        self.state, self._memory, self.selection, self._nonfinite = active
         return kept
 
-    def take_evicted(self) -> list[tuple[list[int], Decoded]]:
-        """The results of prompts that have left since it was asked last, and which prompts each is of."""
-        evicted, self._active.evicted = self._active.evicted, []
-        return evicted
+    def take_evicted(self) -> list[BatchResult]:
+        """The results of prompts that were evicted since the last call."""
+        evicted, self._prompts.evicted = self._prompts.evicted, []
+        return [BatchResult(*pair) for pair in evicted]
 
-    def results(self) -> list[tuple[list[int], Decoded]]:
-        """The same of all prompts whose results were not taken yet.
+    def results(self) -> list[BatchResult]:
+        """The results of all prompts that were not taken yet.
 
         Raises:
             DecodingError: If some score was not a number.
@@ -214,73 +327,52 @@ class DecodingRun(Generic[State]):
         if self._nonfinite.any():
             row = int(self._nonfinite.int().argmax())
             raise not_numbers(self.state.history.prompt(row // self._decoder.rows_per_prompt))
-        return self._active.results(self.state)
+        return [BatchResult(*pair) for pair in self._prompts.results(self.state)]
 
 
-def start_run(request: DecodeRequest, decoder: Decoder[Any]) -> tuple[Session, Float32[Tensor, "rows vocab"]]:
-    """The model's session for a run, and the logits after the prompts."""
-    starting = start_captured if request.options.capture else start
-    return starting(
-        request.model,
-        request.prompt,
-        decoder,
-        request.prompt.tokens.shape[1] + request.options.max_new_tokens,
-    )
-
-
-def _stepper(
-    decoder: Decoder[Any], chain: LogitsProcessor, limits: Limits, options: Options
-) -> Callable[..., Step]:
-    """What takes a step from logits, state, memory and broken rows."""
-    return CapturedStep(decoder, chain, limits.criteria) if options.capture else partial(step, decoder, chain)
-
-
-def start(
-    model: Model, prompt: Prompt, decoder: Decoder[State], capacity: int
+def start_session(
+    model: Model, prompt: Prompt, decoder: Decoder[State, Any], capacity: int
 ) -> tuple[Session, Float32[Tensor, "rows vocab"]]:
-    """The model's session for a decoder, which shows what the decoder needs to see."""
-    rows = decoder.rows_per_prompt
-    if not decoder.outputs_spec:
+    """The session of a model, with the outputs that a decoder needs, and the logits after the prompts."""
+    rows, spec = decoder.rows_per_prompt, decoder.outputs_spec
+    if spec == LOGITS_ONLY:
         return model.start(prompt, rows_per_prompt=rows, capacity=capacity)
     if not isinstance(model, ModelWithOutputs):
         raise DecodekitError(
-            f"decode: {type(decoder).__name__} needs a model that shows {decoder.outputs_spec}, and "
-            f"{model!r:.80} has no start_with_outputs(). Use dk.HFModel, or write "
-            "that method: see decodekit.ModelWithOutputs."
+            f"decode: {type(decoder).__name__} needs a model that shows {spec}, and {model!r:.80} has no "
+            "start_with_outputs(). Use dk.HFModel, or write that method: see decodekit.ModelWithOutputs."
         )
-    return model.start_with_outputs(
-        prompt, rows_per_prompt=rows, capacity=capacity, outputs_spec=decoder.outputs_spec
-    )
+    return model.start_with_outputs(prompt, rows_per_prompt=rows, capacity=capacity, outputs_spec=spec)
 
 
-def on_model_outputs(decoder: Decoder[State], session: Session | None, state: State) -> State:
-    """The decoder's state after it has seen what the model shows, if it asks for that."""
-    if decoder.outputs_spec and isinstance(session, SessionWithOutputs):
+def on_model_outputs(decoder: Decoder[State, Any], session: Session | None, state: State) -> State:
+    """The state of a decoder with the outputs that it asks for."""
+    if isinstance(session, SessionWithOutputs) and decoder.outputs_spec != LOGITS_ONLY:
         return decoder.on_model_outputs(session.model_outputs, state)
     return state
 
 
-def _check_asks(decoder: Decoder[State], state: State, limits: Limits) -> None:
-    """Raises if there are stopping criteria and the decoder does not ask them."""
+def _stepper(
+    decoder: Decoder[Any, Any], processor: LogitsProcessor, limits: Limits, request: DecodeRequest
+) -> Callable[..., Step]:
+    """The function that takes a step from logits, state, memory and non-finite rows."""
+    if request.capture:
+        return CapturedStep(decoder, processor, limits.criteria)
+    return partial(step, decoder, processor)
+
+
+def _check_state(decoder: Decoder[State, Any], state: State, limits: Limits) -> None:
+    """Raise if the decoder could not report log-probabilities, or would ignore the stopping criteria."""
+    name = type(decoder).__name__
+    if "model_scores" not in getattr(state, "_fields", ()):
+        raise DecodekitError(
+            f"decode: the state of {name} must be a NamedTuple with the field model_scores = None, which the "
+            "engine fills with the scores to report log-probabilities from. Add it, or use RowDecoder."
+        )
     leaves = tree_flatten(state, is_leaf=lambda part: isinstance(part, Stopping))[0]
     if limits.criteria and not any(isinstance(leaf, Stopping) for leaf in leaves):
         raise DecodekitError(
-            f"decode: {type(decoder).__name__} must ask the stopping criteria, and its state holds nothing "
-            "of theirs, so stop= would be ignored. Keep limits.start(history) in the state and call "
-            "limits.finish at every step, or use RowState."
+            f"decode: {name} must apply the stopping criteria, and its state holds no memory of theirs, so "
+            "stop= would be ignored. Keep limits.start(history) in the state and call limits.finish at every "
+            "step, or use RowDecoder."
         )
-
-
-def step_by_step(decoder: object) -> Decoder[Any]:
-    """The decoder itself. Raises unless it is one that goes step by step."""
-    if isinstance(decoder, CustomLoop):
-        raise TypeError(
-            f"decode: {type(decoder).__name__} has a loop of its own, which cannot be watched step by step: "
-            "no trace, no check_every, no capture, no batch_tokens, no progress, no streaming, no "
-            "generate(). Use dk.decode(...) without them."
-        )
-    if not isinstance(decoder, Decoder):
-        raise TypeError(
-            f"decode: decoder must be a Decoder such as dk.Greedy() or dk.BeamSearch(5), got {decoder!r:.80}."
-        )
-    return decoder

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from decodekit.core.prompt import Prompt
 from decodekit.core.result import Decoded, sum_log_probs
 from decodekit.core.vocabulary import Vocabulary
-from decodekit.engine.inputs import as_model
+from decodekit.engine.decode import as_model
 from decodekit.errors import DecodekitError, DecodingError
 from decodekit.models.protocols import DescribedModel, Model, ScoringModel
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from decodekit.core.history import History
+from decodekit.core.history import History, RowOwners
 from decodekit.core.pytrees import Memory
 from decodekit.errors import DecodekitError
 from decodekit.processors._shared.parameters import EachPrompt, check_one_a_prompt
@@ -125,7 +125,8 @@ class StatelessProcessor(LogitsProcessor):
         valid = torch.ones_like(input_ids, dtype=torch.bool)
         # Parameters for each prompt tell how many rows each has.
         prompts = max((len(v) for v in vars(self).values() if isinstance(v, EachPrompt)), default=len(scores))
-        history = History(input_ids, valid, length, rows_per_prompt=max(len(scores) // prompts, 1))
+        owners = RowOwners.of(len(input_ids), max(len(scores) // prompts, 1), input_ids.device)
+        history = History(input_ids, valid, length, owners)
         check_one_a_prompt(self, history)
         return self.process(history, scores)
 

@@ -76,7 +76,7 @@ class PrefixConstraint(LogitsProcessor):
         """The scores of the allowed tokens, minus infinity elsewhere."""
         rows, vocab = scores.shape
         tokens, valid = history.tokens.cpu(), history.valid.cpu()
-        own = torch.arange(rows) // history.rows_per_prompt if history.prompts is None else history.prompts
+        own = history.owners.prompts
         allowed = torch.zeros((rows, vocab), dtype=torch.bool)
         for row, prompt in enumerate(own.tolist()):
             allowed[row, self._ids(prompt, tokens[row, valid[row]], vocab)] = True

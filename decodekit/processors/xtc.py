@@ -90,7 +90,7 @@ class XTC(LogitsProcessor):
     def init(self, history: History) -> XTCMemory:
         """Every row a stream of its own, and nothing said yet."""
         check_one_a_prompt(self, history)
-        return XTCMemory(history.own_places(), history.position.clone())
+        return XTCMemory(history.owners.slots, history.position.clone())
 
     def apply(
         self, history: History, scores: Float32[Tensor, "rows vocab"], memory: XTCMemory

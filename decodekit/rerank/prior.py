@@ -10,7 +10,7 @@ from torch import nn
 from decodekit.core.prompt import Prompt
 from decodekit.core.result import Decoded
 from decodekit.core.vocabulary import Vocabulary
-from decodekit.engine.inputs import as_model
+from decodekit.engine.decode import as_model
 from decodekit.engine.scoring import score
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import DescribedModel, Model

@@ -5,15 +5,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_leaves
 
-from decodekit.core.batch_independence import parts_of
-from decodekit.core.history import History
+from decodekit.core.history import History, RowOwners
 from decodekit.core.limits import Limits
-from decodekit.core.request import Options, Stop
+from decodekit.core.pytrees import parts_of
+from decodekit.core.request import Stop
 from decodekit.decoders.base import Decoder
 from decodekit.decoders.greedy import Greedy
-from decodekit.engine.decode import decode
+from decodekit.engine.decode import decode, read_criteria
 from decodekit.engine.step import step
 from decodekit.errors import DecodekitError
 from decodekit.models.model_outputs import ModelOutputs, ModelOutputsSpec
@@ -58,7 +58,7 @@ def check_captures(
         prompt_length=prompt_length,
         max_new_tokens=new,
         vocab=vocab,
-        criteria=Options(max_new_tokens=new, stop=stop).criteria,
+        criteria=read_criteria(stop),
     )
     with torch.device("meta"):
         tokens = torch.zeros(rows, prompt_length + new, dtype=torch.long)
@@ -66,8 +66,7 @@ def check_captures(
             tokens,
             torch.zeros_like(tokens, dtype=torch.bool),
             torch.zeros((), dtype=torch.long),
-            prompts=torch.arange(batch).repeat_interleave(decoder.rows_per_prompt),
-            rows_per_prompt=decoder.rows_per_prompt,
+            RowOwners.of(rows, decoder.rows_per_prompt, torch.device("meta")),
         )
         logits, nonfinite = torch.empty(rows, vocab), torch.zeros(rows, dtype=torch.bool)
         state, memory = decoder.init(history, limits), chain.init(history)
@@ -137,11 +136,4 @@ def shapes(tree: object) -> list[tuple[Any, ...]]:
 
 def tensors(tree: object) -> list[Tensor]:
     """Every tensor in a state or memory, in order."""
-    found: list[Tensor] = []
-    for leaf in tree_flatten(tree)[0]:
-        if isinstance(leaf, History):
-            found += [leaf.tokens, leaf.valid, leaf.position]
-            found += [] if leaf.prompts is None else [leaf.prompts]
-        elif isinstance(leaf, Tensor):
-            found.append(leaf)
-    return found
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

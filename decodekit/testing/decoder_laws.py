@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from hypothesis import given
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from decodekit.core.limits import Limits
 from decodekit.core.prompt import Prompt
-from decodekit.core.request import Options, Stop
+from decodekit.core.request import Stop
 from decodekit.core.result import Decoded
 from decodekit.decoders.base import Decoder
 from decodekit.decoders.custom_loop import CustomLoop
-from decodekit.engine.decode import decode
-from decodekit.engine.loop import on_model_outputs, run, start, step_by_step
+from decodekit.engine.decode import as_decoder, decode, decode_steps, read_criteria
+from decodekit.engine.loop import on_model_outputs, start_session
 from decodekit.engine.scoring import score
 from decodekit.engine.step import step
 from decodekit.processors.chain import Chain
@@ -71,15 +71,15 @@ def check_decoder(
         numbers = range(len(batch))
         one = make(numbers)
         if isinstance(one, Decoder):
-            _check_steps(one, toy, batch, Options(max_new_tokens=new, stop=stop))
+            _check_steps(one, toy, batch, new, stop)
         out = decode(toy, batch, make(numbers), max_new_tokens=new, stop=stop)
         rescored = score(toy, batch, out).token_log_probs
         # What is missing, after all others, has no score. Single-precision logarithms, in another order.
         reported = out.token_log_probs[:, : rescored.shape[1], : rescored.shape[2]]
         torch.testing.assert_close(reported, rescored, atol=1e-5, rtol=1e-5)
         if isinstance(one, Decoder):
-            options, again = Options(max_new_tokens=new, stop=stop), step_by_step(make(numbers))
-            stayed = _to_the_end(run(toy, batch, again, (), options))
+            again = as_decoder(cast("Decoder[Any, Any]", make(numbers)))
+            stayed = _to_the_end(decode_steps(toy, batch, again, max_new_tokens=new, stop=stop))
             _check_same(stayed, out, "when finished prompts leave")
             check(torch.equal(stayed.parents, out.parents), "parents must be the same when prompts leave")
             late = decode(toy, batch, make(numbers), max_new_tokens=new, stop=stop, check_every=3)
@@ -94,18 +94,20 @@ def check_decoder(
         check_captures(one, stop=stop)
 
 
-def _check_steps(decoder: Decoder[Any], model: HashModel, batch: list[list[int]], options: Options) -> None:
+def _check_steps(
+    decoder: Decoder[Any, Any], model: HashModel, batch: list[list[int]], new: int, stop: Stop
+) -> None:
     """Runs past the end and looks at every step."""
     prompt = Prompt.from_ids(batch)
-    rows, length, new = decoder.rows_per_prompt, prompt.tokens.shape[1], options.max_new_tokens
-    session, logits = start(model, prompt, decoder, capacity=length + new)
+    rows, length = decoder.rows_per_prompt, prompt.tokens.shape[1]
+    session, logits = start_session(model, prompt, decoder, capacity=length + new)
     limits = Limits(
         end_ids=(END_ID,),
         pad_id=0,
         prompt_length=length,
         max_new_tokens=new,
         vocab=logits.shape[-1],
-        criteria=options.criteria,
+        criteria=read_criteria(stop),
     )
     state = on_model_outputs(decoder, session, decoder.init(prompt.history(length + new, rows), limits))
     nonfinite = torch.zeros(len(logits), dtype=torch.bool)

@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from jaxtyping import Float32
 from torch import Tensor
 
-from decodekit.core.batch_independence import can_be_split, whole_part
 from decodekit.core.history import History
 from decodekit.core.prompt import Prompt
-from decodekit.core.pytrees import keep_prompts, reorder_memory
+from decodekit.core.pytrees import can_be_split, keep_prompts, reorder_memory, whole_part
 from decodekit.processors.base import LogitsProcessor
 from decodekit.testing.capture_laws import check_captures, tensors
 from decodekit.testing.checking import check, repeatable

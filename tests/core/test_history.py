@@ -5,9 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 import decodekit as dk
-from decodekit.core.history import Source
+from decodekit.core.history import RowOwners, Source
+from decodekit.core.pytrees import reorder_memory
 from decodekit.testing.strategies import cases
 
 LAWS = settings(max_examples=100, deadline=None, derandomize=True, database=None)
@@ -71,11 +73,9 @@ def test_a_history_works_without_contents_so_a_step_can_be_captured() -> None:
             torch.zeros(2, 5, dtype=torch.long),
             torch.zeros(2, 5, dtype=torch.bool),
             torch.zeros((), dtype=torch.long),
-            prompts=torch.zeros(2, dtype=torch.long),
         )
         after = history.take(torch.zeros(2, dtype=torch.long)).append(torch.zeros(2, dtype=torch.long))
-    for name in ("tokens", "valid", "position", "prompts"):
-        before, now = getattr(history, name), getattr(after, name)
+    for before, now in zip(tree_leaves(history), tree_leaves(after), strict=True):
         assert before.shape == now.shape
         assert before.dtype == now.dtype
 
@@ -111,8 +111,7 @@ def beams_of_two_prompts() -> dk.History:
         tokens,
         torch.tensor([[True, True, False]] * 4),
         torch.tensor(2),
-        prompts=torch.tensor([0, 0, 1, 1]),
-        rows_per_prompt=2,
+        RowOwners.of(4, 2, tokens.device),
     )
 
 
@@ -131,9 +130,8 @@ def test_past_the_capacity_last_may_say_anything_and_does_not_fail() -> None:
 
 def test_rows_know_their_prompts_and_take_them_along() -> None:
     taken = beams_of_two_prompts().take(torch.tensor([3, 0, 2]))
-    assert taken.prompts is not None
-    assert taken.prompts.tolist() == [1, 0, 1]
-    assert taken.append(torch.tensor([1, 2, 3])).prompts is taken.prompts
+    assert taken.owners.prompts.tolist() == [1, 0, 1]
+    assert taken.append(torch.tensor([1, 2, 3])).owners is taken.owners
 
 
 def test_what_was_given_for_each_prompt_is_spread_over_its_rows() -> None:
@@ -143,9 +141,7 @@ def test_what_was_given_for_each_prompt_is_spread_over_its_rows() -> None:
     assert history.take(torch.tensor([2, 1])).spread(torch.tensor([8, 9])).tolist() == [9, 8]
 
 
-def test_without_prompts_rows_are_spread_in_order() -> None:
-    history = dataclasses.replace(beams_of_two_prompts(), prompts=None)
-    assert history.spread(torch.tensor([8, 9])).tolist() == [8, 8, 9, 9]
+def test_without_owners_every_row_is_a_prompt() -> None:
     assert two_rows().spread(torch.tensor([8, 9])).tolist() == [8, 9]
 
 
@@ -164,11 +160,20 @@ def test_a_part_knows_whose_its_rows_are() -> None:
     assert part.batch == whole.batch == 3
     assert part.rows_per_prompt == 1
     assert part.spread(torch.tensor([10, 20, 30])).tolist() == [20, 30]
-    assert part.own_places().tolist() == [1, 0]
-    assert whole.own_places().tolist() == [0, 1, 0, 1, 0, 1]
+    assert part.owners.slots.tolist() == [1, 0]
+    assert whole.owners.slots.tolist() == [0, 1, 0, 1, 0, 1]
     again = part.part(torch.tensor([1])).append(torch.tensor([9]))
-    assert (written(again), again.batch, again.own_places().tolist()) == ([[8, 9]], 3, [0])
+    assert (written(again), again.batch, again.owners.slots.tolist()) == ([[8, 9]], 3, [0])
     assert again.spread(torch.tensor([10, 20, 30])).tolist() == [30]
     bare = two_rows().part(torch.tensor([1]))
     assert bare.batch == 2
     assert bare.spread(torch.tensor([10, 20])).tolist() == [20]
+
+
+def test_a_history_is_a_pytree_whose_rows_move_together_while_sources_stay() -> None:
+    source = Source(torch.tensor([[1, 2], [3, 4]]), torch.ones(2, 2, dtype=torch.bool))
+    history = dataclasses.replace(beams_of_two_prompts(), source=source)
+    moved = reorder_memory(history, torch.tensor([1, 0, 3, 3]))
+    assert written(moved) == [[5, 2], [5, 1], [6, 4], [6, 4]]
+    assert moved.owners.slots.tolist() == [1, 0, 1, 1]
+    assert moved.source is source

@@ -9,24 +9,27 @@ from jaxtyping import Bool, Float32
 from torch import Tensor
 
 import decodekit as dk
+from decodekit.engine.decode import decode_steps
 
 
 class GreedyOnePromptAtATime(dk.CustomLoop):
     """Greedy search with a session for each prompt, one after the other."""
 
-    def run(self, request: dk.DecodeRequest) -> Generator[None, None, dk.Decoded]:
+    def run(
+        self, model: dk.Model, processor: dk.LogitsProcessor, request: dk.DecodeRequest
+    ) -> Generator[None, None, dk.Decoded]:
         parts = []
         for number in range(len(request.prompt.tokens)):
             prompt = request.prompt.take(torch.tensor([number]))
-            capacity = prompt.tokens.shape[1] + request.options.max_new_tokens
-            session, logits = request.model.start(prompt, rows_per_prompt=1, capacity=capacity)
-            limits, history = request.limits(logits.shape[-1]), prompt.history(capacity, 1)
-            greedy, memory = dk.Greedy(), request.processor.init(history)
+            capacity = prompt.tokens.shape[1] + request.max_new_tokens
+            session, logits = model.start(prompt, rows_per_prompt=1, capacity=capacity)
+            limits, history = dk.Limits.of(request, logits.shape[-1]), prompt.history(capacity, 1)
+            greedy, memory = dk.Greedy(), processor.init(history)
             state = greedy.init(history, limits)
             while not state.done:
                 yield
-                state = greedy.record_log_probs(logits, state)
-                scores, memory = request.processor.apply(state.history, logits, memory)
+                state = state._replace(model_scores=logits)
+                scores, memory = processor.apply(state.history, logits, memory)
                 state, selection = greedy.step(scores, state)
                 logits = session.advance(selection.tokens, None)
             parts.append(greedy.finalize(state))
@@ -87,6 +90,7 @@ def test_what_would_watch_its_steps_is_refused() -> None:
 class Watching(NamedTuple):
     rows: dk.RowState
     seen: dk.ModelOutputs
+    model_scores: Tensor | None = None
 
     @property
     def history(self) -> dk.History:
@@ -109,16 +113,13 @@ class Nearest(dk.Decoder[Watching]):
     def on_model_outputs(self, model_outputs: dk.ModelOutputs, state: Watching) -> Watching:
         return state._replace(seen=model_outputs._replace(prompt_hidden=None))
 
-    def record_log_probs(self, scores: Float32[Tensor, "rows vocab"], state: Watching) -> Watching:
-        return state._replace(rows=state.rows._replace(model_scores=scores))
-
     def step(self, scores: Float32[Tensor, "rows vocab"], state: Watching) -> tuple[Watching, dk.Selection]:
         hidden, layers, attention = state.seen.hidden, state.seen.layer_logits, state.seen.attention
         assert hidden is not None
         assert layers is not None
         assert attention is not None
         choice = scores + layers.sum(1) * hidden.sum(-1, keepdim=True) + attention[:, -1:]
-        rows, selection = state.rows.emit(choice.argmax(-1), scores)
+        rows, selection = state.rows._replace(model_scores=state.model_scores).emit(choice.argmax(-1), scores)
         return Watching(rows, dk.ModelOutputs()), selection
 
     def finalize(self, state: Watching) -> dk.Decoded:
@@ -149,9 +150,7 @@ def test_a_decoder_with_a_delay_is_given_that_many_steps_more() -> None:
         delay = 2
 
     model = dk.testing.HashModelWithOutputs(9)
-    steps = dk.engine.loop.run(
-        model, [[1]], Late(), (), dk.engine.loop.Options(max_new_tokens=3, check_every=9)
-    )
+    steps = decode_steps(model, [[1]], Late(), max_new_tokens=3)
     assert [progress.number for progress in steps] == [1, 2, 3, 4, 5]
 
 

@@ -18,9 +18,6 @@ class LastTakesFirst(dk.Decoder[dk.RowState]):
     def init(self, history: dk.History, limits: dk.Limits) -> dk.RowState:
         return dk.RowState.start(history, limits)
 
-    def record_log_probs(self, scores: Float32[Tensor, "rows vocab"], state: dk.RowState) -> dk.RowState:
-        return state._replace(model_scores=scores)
-
     def step(
         self, scores: Float32[Tensor, "rows vocab"], state: dk.RowState
     ) -> tuple[dk.RowState, dk.Selection]:

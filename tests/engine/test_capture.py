@@ -133,10 +133,6 @@ class CountsInPython(dk.Decoder[Counter]):
         """At nothing."""
         return Counter(RowState.start(history, limits), 0)
 
-    def record_log_probs(self, scores: Tensor, state: Counter) -> Counter:
-        """As rows do."""
-        return Counter(state.rows._replace(model_scores=scores), state.steps)
-
     def step(self, scores: Tensor, state: Counter) -> tuple[Counter, dk.Selection]:
         """The likeliest in the first steps, then the second."""
         tokens = scores.topk(2).indices[:, int(state.steps > 3)]
@@ -190,10 +186,6 @@ class SaysLate(dk.Decoder[Late]):
         """Three is said first."""
         pending = torch.full((len(history.tokens),), 3)
         return Late(RowState.start(history, limits), pending, {"a": torch.zeros(2), "b": torch.ones(2)})
-
-    def record_log_probs(self, scores: Tensor, state: Late) -> Late:
-        """As rows do."""
-        return state._replace(rows=state.rows._replace(model_scores=scores))
 
     def step(self, scores: Tensor, state: Late) -> tuple[Late, dk.Selection]:
         """What was likeliest a step ago."""

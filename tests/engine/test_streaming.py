@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import decodekit as dk
-from decodekit.core.request import Options
-from decodekit.engine.loop import StepSnapshot, run
+from decodekit.engine.decode import StepSnapshot, decode_steps
 from decodekit.testing import HashModel
 from decodekit.testing.strategies import prompts
 from tests.stopping.scripted import Pieces, Scripted
@@ -236,10 +235,9 @@ def test_what_a_beam_search_has_settled_is_the_longest_common_start_and_stands(
     model = HashModel(6, seed, scale)
     model.vocabulary = dk.Vocabulary(size=6, tokenizer=TEXTS)
     search = dk.BeamSearch(beams, num_return=beams)
-    options = Options(max_new_tokens=7, end_ids=2, stop=stop)
     out = dk.decode(model, batch, search, max_new_tokens=7, end_ids=2, stop=stop)
     said: list[list[int]] = [[] for _ in batch]
-    for progress in run(model, batch, search, (), options):
+    for progress in decode_steps(model, batch, search, max_new_tokens=7, end_ids=2, stop=stop):
         stable_prefix = search.stable_prefix(progress.state)
         for prompt, play in enumerate(starts(beams, progress, out)):
             best = stable_prefix[prompt][0]
@@ -350,7 +348,7 @@ def test_a_stuck_prompt_is_an_error(beams: int | None) -> None:
 
 def test_a_stuck_beam_search_has_settled_nothing() -> None:
     search = dk.BeamSearch(2)
-    steps = run(readable(1), [[0]], search, dk.SuppressTokens(range(6)), Options(max_new_tokens=3))
+    steps = decode_steps(readable(1), [[0]], search, dk.SuppressTokens(range(6)), max_new_tokens=3)
     assert search.stable_prefix(next(steps).state) == [[[]]]
 
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import decodekit as dk
+from decodekit.core.history import RowOwners
 from decodekit.testing import HashModel, check_processor
 from decodekit.testing.capture_laws import shapes
 from tests.processors.parity import LAWS
@@ -153,7 +154,7 @@ def test_mirostat_reads_nothing_from_the_device_and_keeps_its_shapes_after_the_f
     with torch.device("meta"):
         tokens = torch.zeros(4, 9, dtype=torch.long)
         valid, position = torch.zeros(4, 9, dtype=torch.bool), torch.zeros((), dtype=torch.long)
-        history = dk.History(tokens, valid, position, rows_per_prompt=2)
+        history = dk.History(tokens, valid, position, RowOwners.of(4, 2, torch.device("meta")))
         _, first = processor.apply(history, torch.empty(4, 30), processor.init(history))
         _, second = processor.apply(history, torch.empty(4, 30), first)
     assert shapes(first) == shapes(second)

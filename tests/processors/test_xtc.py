@@ -1,4 +1,3 @@
-from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -150,11 +149,10 @@ def test_xtc_takes_its_stream_along_when_rows_are_reordered() -> None:
         history = history.append(torch.zeros(2, dtype=torch.long))
 
 
-def test_xtc_knows_samples_by_their_place_in_the_prompt_whatever_prompts_says() -> None:
+def test_xtc_knows_samples_by_their_slot_in_the_prompt_also_in_a_part_of_the_rows() -> None:
     history = history_of([[0], [0]], 30, rows_per_prompt=2)
-    named = replace(history, prompts=torch.tensor([0, 0, 1, 1]))
-    xtc = dk.XTC(0.1, 0.5, [3, 4])
-    assert torch.equal(acted(xtc, history, 30), acted(xtc, named, 30))
+    xtc, rows = dk.XTC(0.1, 0.5, [3, 4]), torch.tensor([3, 0])
+    assert torch.equal(acted(xtc, history, 30)[rows], acted(xtc, history.part(rows), 30))
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, torch.nan, torch.inf, "1", None, True, [0.5, 2]])

@@ -20,9 +20,6 @@ class GreedyByHand(dk.Decoder[dk.RowState]):
     def init(self, history: dk.History, limits: dk.Limits) -> dk.RowState:
         return dk.RowState.start(history, limits)
 
-    def record_log_probs(self, scores: Tensor, state: dk.RowState) -> dk.RowState:
-        return state._replace(model_scores=scores)
-
     def step(self, scores: Tensor, state: dk.RowState) -> tuple[dk.RowState, dk.Selection]:
         return state.emit(scores.argmax(-1), scores)
 
@@ -92,10 +89,6 @@ class ListensToOtherPrompts(GreedyByHand):
 class ReportsTheNextBest(GreedyByHand):
     """Broken: what it reports is not the model's log-probability of what it said."""
 
-    def record_log_probs(self, scores: Tensor, state: dk.RowState) -> dk.RowState:
-        return state._replace(model_scores=scores.roll(1, -1))
-
-
 class Flips(NamedTuple):
     """What `ReordersWithoutItsHistory` knows."""
 
@@ -117,9 +110,6 @@ class ReordersWithoutItsHistory(dk.Decoder[Flips]):
 
     def init(self, history: dk.History, limits: dk.Limits) -> Flips:
         return Flips(dk.RowState.start(history, limits))
-
-    def record_log_probs(self, scores: Tensor, state: Flips) -> Flips:
-        return Flips(state.rows._replace(model_scores=scores))
 
     def step(self, scores: Tensor, state: Flips) -> tuple[Flips, dk.Selection]:
         rank = torch.arange(len(scores), device=scores.device)[:, None] % 2

@@ -1,7 +1,7 @@
 """Beam search."""
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from typing import final
 
 import torch
@@ -32,7 +32,7 @@ from decodekit.scorers.length_penalty import LengthPenalty
 
 @final
 @dataclass(frozen=True)
-class BeamSearch(Decoder[BeamState]):
+class BeamSearch(Decoder[BeamState, Certificate]):
     """Keeps the `beams` best unfinished hypotheses at every step, and the best finished ones.
 
     A step extends all live hypotheses by all tokens and looks at the best continuations. Those that
@@ -116,10 +116,6 @@ class BeamSearch(Decoder[BeamState]):
         """Log-probabilities: sums over different texts must be comparable."""
         return logits.log_softmax(-1)
 
-    def record_log_probs(self, scores: Float32[Tensor, "rows vocab"], state: BeamState) -> BeamState:
-        """Keeps the model's log-probabilities, to report the chosen tokens'."""
-        return state._replace(model_scores=scores)
-
     def init(self, history: History, limits: Limits) -> BeamState:
         """One live hypothesis, the prompt; the other beams do not exist yet."""
         beams = self.rows_per_prompt
@@ -192,14 +188,14 @@ class BeamSearch(Decoder[BeamState]):
         """Prompts whose search is over."""
         return ~state.open
 
-    def finalize(self, state: BeamState) -> Decoded:
+    def finalize(self, state: BeamState) -> Decoded[Certificate]:
         """The best finished hypotheses, best first, and whether they are proved to be the best."""
         raise_if_all_banned(state.all_banned, state.history)
         decoded = state.finished.decoded(state.limits, self.num_return)
         # What is not returned was let go, or is finished and comes next.
         worst, *others = state.finished.scores[:, self.num_return - 1 :].unbind(1)
         bound = torch.stack([state.pruned_bound, *others[:1]]).amax(0)
-        return replace(decoded, report=Certificate(bound=bound, worst=worst))
+        return decoded.with_report(Certificate(bound=bound, worst=worst))
 
     def _within(self, number: int, step: Int64[Tensor, ""]) -> Bool[Tensor, " number"]:
         """Which of some ranks are among the beams of this step."""

@@ -39,10 +39,12 @@ class ConstrainedState(NamedTuple):
     Attributes:
         search: The state of the beam search.
         progress: How far every row is with every constraint.
+        model_scores: The model's scores of the current step; None between steps.
     """
 
     search: BeamState
     progress: Int64[Tensor, "rows constraints"]
+    model_scores: Float32[Tensor, "rows vocab"] | None = None
 
     @property
     def history(self) -> History:
@@ -148,12 +150,6 @@ class ConstrainedBeamSearch(Decoder[ConstrainedState]):
         """Log-probabilities: sums over different texts must be comparable."""
         return self._search.prepare(logits)
 
-    def record_log_probs(
-        self, scores: Float32[Tensor, "rows vocab"], state: ConstrainedState
-    ) -> ConstrainedState:
-        """Keeps the model's log-probabilities, to report the chosen tokens'."""
-        return state._replace(search=self._search.record_log_probs(scores, state.search))
-
     def init(self, history: History, limits: Limits) -> ConstrainedState:
         """One live hypothesis, the prompt, which meets nothing yet."""
         check_continuations("ConstrainedBeamSearch", self.beams, limits)
@@ -170,7 +166,8 @@ class ConstrainedBeamSearch(Decoder[ConstrainedState]):
         self, scores: Float32[Tensor, "rows vocab"], state: ConstrainedState
     ) -> tuple[ConstrainedState, Selection]:
         """Extend, keep what can still meet the constraints, divide the places among the banks, go on."""
-        search, table = state.search, on_device(self._table, scores.device)
+        search = state.search._replace(model_scores=state.model_scores)
+        table = on_device(self._table, scores.device)
         step = search.history.position - search.limits.prompt_length
         ahead = AheadExpansion(table.next_ids(state.progress).view(*search.log_probs.shape, -1))
         candidates = extend(scores, search, step, self.scorer, ahead)

@@ -1,7 +1,7 @@
 """Diverse beam search."""
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple, final
 
 import torch
@@ -38,11 +38,13 @@ class DiverseState(NamedTuple):
         history: What the live hypotheses have said; a prompt's groups one after the other.
         groups: The state of each group's search.
         done: No prompt is open in any group, or one is stuck in all of them.
+        model_scores: The model's scores of the current step; None between steps.
     """
 
     history: History
     groups: tuple[BeamState, ...]
     done: Bool[Tensor, ""]
+    model_scores: Float32[Tensor, "rows vocab"] | None = None
 
 
 @final
@@ -135,18 +137,12 @@ class DiverseBeamSearch(Decoder[DiverseState]):
         """Log-probabilities: sums over different texts must be comparable."""
         return logits.log_softmax(-1)
 
-    def record_log_probs(self, scores: Float32[Tensor, "rows vocab"], state: DiverseState) -> DiverseState:
-        """Keeps the model's log-probabilities, to report the chosen tokens'."""
-        parts = zip(state.groups, self._parts(scores), strict=True)
-        return state._replace(groups=tuple(group._replace(model_scores=part) for group, part in parts))
-
     def init(self, history: History, limits: Limits) -> DiverseState:
         """One live hypothesis a group, the prompt."""
         check_continuations("DiverseBeamSearch", self._width, limits)
         rows = torch.arange(len(history.tokens), device=history.tokens.device)
         groups = tuple(
-            self._search.init(replace(history.take(part), rows_per_prompt=self._width), limits)
-            for part in self._parts(rows)
+            self._search.init(history.part(part, self._width), limits) for part in self._parts(rows)
         )
         return DiverseState(history, groups, groups[0].done.clone())
 
@@ -158,7 +154,11 @@ class DiverseBeamSearch(Decoder[DiverseState]):
         after: list[BeamState] = []
         said: list[EmittedTokens] = []
         selections: list[tuple[Tensor, Tensor]] = []
-        for number, (group, own) in enumerate(zip(state.groups, self._parts(scores), strict=True)):
+        groups = state.groups
+        if state.model_scores is not None:
+            parts = zip(groups, self._parts(state.model_scores), strict=True)
+            groups = tuple(group._replace(model_scores=part) for group, part in parts)
+        for number, (group, own) in enumerate(zip(groups, self._parts(scores), strict=True)):
             taken = own
             if said:
                 live = (group.log_probs > -torch.inf) & group.open[:, None]

@@ -4,19 +4,23 @@ from collections.abc import Generator
 from dataclasses import KW_ONLY, dataclass
 from typing import final
 
+from decodekit.core.request import DecodeRequest
 from decodekit.core.result import Decoded
 from decodekit.core.validation import is_count
-from decodekit.decoders.custom_loop import CustomLoop, DecodeRequest
+from decodekit.decoders.beam.certificate import Certificate
+from decodekit.decoders.custom_loop import CustomLoop
 from decodekit.decoders.exact.branch import Branch
 from decodekit.decoders.exact.search import check_search, search
 from decodekit.decoders.exact.tree import Plan
+from decodekit.models.protocols import Model
+from decodekit.processors.base import LogitsProcessor
 from decodekit.scorers.base import PathScorer
 from decodekit.scorers.length_penalty import LengthPenalty
 
 
 @final
 @dataclass(frozen=True)
-class BestFirst(CustomLoop):
+class BestFirst(CustomLoop[Certificate]):
     r"""Finds the best texts there are, and proves it: A* search, which follows the text that promises most.
 
     A text is worth $s(y)$, and it and its continuations no more than $\bar s(y)$, the scorer's `bound`: the
@@ -88,7 +92,9 @@ class BestFirst(CustomLoop):
                 "Use BeamSearch, or leave beams out."
             )
 
-    def run(self, request: DecodeRequest) -> Generator[None, None, Decoded]:
+    def run(
+        self, model: Model, processor: LogitsProcessor, request: DecodeRequest
+    ) -> Generator[None, None, Decoded[Certificate]]:
         """Looks at texts until nothing that waits can be better than what was found."""
         plan = Plan(
             order=_by_bound if self.beams is None else _by_sum,
@@ -97,7 +103,7 @@ class BestFirst(CustomLoop):
             beams=self.beams,
             at_once=self.at_once,
         )
-        return search(request, "BestFirst", self.scorer, plan)
+        return search(model, processor, request, "BestFirst", self.scorer, plan)
 
 
 def _by_bound(branch: Branch) -> tuple[float, ...]:

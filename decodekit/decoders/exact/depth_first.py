@@ -4,18 +4,22 @@ from collections.abc import Generator
 from dataclasses import KW_ONLY, dataclass
 from typing import final
 
+from decodekit.core.request import DecodeRequest
 from decodekit.core.result import Decoded
-from decodekit.decoders.custom_loop import CustomLoop, DecodeRequest
+from decodekit.decoders.beam.certificate import Certificate
+from decodekit.decoders.custom_loop import CustomLoop
 from decodekit.decoders.exact.branch import Branch
 from decodekit.decoders.exact.search import check_search, search
 from decodekit.decoders.exact.tree import Plan
+from decodekit.models.protocols import Model
+from decodekit.processors.base import LogitsProcessor
 from decodekit.scorers.base import PathScorer
 from decodekit.scorers.length_penalty import LengthPenalty
 
 
 @final
 @dataclass(frozen=True)
-class DepthFirst(CustomLoop):
+class DepthFirst(CustomLoop[Certificate]):
     r"""Finds the best texts there are, and proves it, in little memory: branch and bound.
 
     Follows the most promising continuation until it ends, then goes back to the last choice and takes the
@@ -57,10 +61,12 @@ class DepthFirst(CustomLoop):
     def __post_init__(self) -> None:
         check_search("DepthFirst", self.scorer, self.num_return, self.max_nodes)
 
-    def run(self, request: DecodeRequest) -> Generator[None, None, Decoded]:
+    def run(
+        self, model: Model, processor: LogitsProcessor, request: DecodeRequest
+    ) -> Generator[None, None, Decoded[Certificate]]:
         """Follows texts to their ends until nothing is left that can be better than what was found."""
         plan = Plan(order=_deepest, num_return=self.num_return, max_nodes=self.max_nodes)
-        return search(request, "DepthFirst", self.scorer, plan)
+        return search(model, processor, request, "DepthFirst", self.scorer, plan)
 
 
 def _deepest(branch: Branch) -> tuple[float, ...]:

@@ -6,22 +6,29 @@ import torch
 from torch import Tensor
 
 from decodekit.core.limits import Limits
+from decodekit.core.request import DecodeRequest
 from decodekit.core.result import Decoded
 from decodekit.core.validation import is_count
 from decodekit.decoders.beam.certificate import Certificate
-from decodekit.decoders.custom_loop import DecodeRequest
 from decodekit.decoders.exact.branch import Node, by_length
 from decodekit.decoders.exact.expand import expand
 from decodekit.decoders.exact.explorer import Explorer
 from decodekit.decoders.exact.node_reader import NodeReader
 from decodekit.decoders.exact.tree import Plan, Tree
 from decodekit.decoders.rows import raise_if_all_banned
+from decodekit.models.protocols import Model
+from decodekit.processors.base import LogitsProcessor
 from decodekit.scorers.base import PathScorer
 
 
 def search(
-    request: DecodeRequest, who: str, scorer: PathScorer, plan: Plan
-) -> Generator[None, None, Decoded]:
+    model: Model,
+    processor: LogitsProcessor,
+    request: DecodeRequest,
+    who: str,
+    scorer: PathScorer,
+    plan: Plan,
+) -> Generator[None, None, Decoded[Certificate]]:
     """Grows every prompt's tree until it is over; a round is one call of the model for all prompts.
 
     Args:
@@ -30,13 +37,13 @@ def search(
         scorer: What texts are worth.
         plan: How the trees are searched.
     """
-    new = request.options.max_new_tokens
-    reader = NodeReader(request.model, request.prompt, scorer.outputs_spec, who, new)
+    new = request.max_new_tokens
+    reader = NodeReader(model, request.prompt, scorer.outputs_spec, who, new)
     picked = [Node(number) for number in range(len(request.prompt.tokens))]
     logits, attention = reader.read(picked)
-    limits = request.limits(logits.shape[-1])
+    limits = Limits.of(request, logits.shape[-1])
     prompts = request.prompt.to(logits.device).history(request.prompt.tokens.shape[1] + new, 1)
-    explorer = Explorer(request.processor, scorer, limits, prompts)
+    explorer = Explorer(processor, scorer, limits, prompts)
     trees = [Tree(plan, explorer.finish) for _ in picked]
     # One more than is wanted bounds what was not returned.
     best = plan.num_return + 1 if plan.beams is None else None
@@ -67,7 +74,7 @@ def check_search(who: str, scorer: object, num_return: object, max_nodes: object
         raise ValueError(f"{who}: max_nodes must be an integer of at least 1, or None, got {max_nodes!r}.")
 
 
-def _decoded(trees: list[Tree], number: int, limits: Limits, device: torch.device) -> Decoded:
+def _decoded(trees: list[Tree], number: int, limits: Limits, device: torch.device) -> Decoded[Certificate]:
     """The best `number` texts of every prompt, best first."""
     raise_if_all_banned(torch.tensor([tree.is_stuck for tree in trees]))
     new = max([1, *(node.length for tree in trees for node in tree.finished)])

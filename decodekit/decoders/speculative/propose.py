@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from decodekit.core.history import History
+from decodekit.core.history import History, RowOwners
 from decodekit.decoders.speculative.draws import Draws, Purpose
 from decodekit.decoders.speculative.speculative_row import SpeculativeRow
 from decodekit.errors import DecodekitError, DecodingError
@@ -87,9 +87,13 @@ class DraftSampler:
             tokens=torch.stack([_pushed(text, width) for text in texts]),
             valid=torch.stack([_pushed(some, width) for some in valid]),
             position=torch.full_like(one.position, width),
-            prompts=torch.tensor([line.prompt for line in self.lines], device=one.tokens.device),
+            owners=RowOwners(
+                prompts=torch.tensor([line.prompt for line in self.lines], device=one.tokens.device),
+                slots=torch.zeros(len(self.lines), dtype=torch.long, device=one.tokens.device),
+                rows_per_prompt=1,
+                num_prompts=one.batch,
+            ),
             source=one.source,
-            of_prompts=one.of_prompts,
         )
 
 

@@ -1,31 +1,34 @@
 """Speculative decoding."""
 
 from collections.abc import Generator, Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from typing import final
 
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from decodekit.core.limits import Limits
+from decodekit.core.request import DecodeRequest
 from decodekit.core.result import Decoded
 from decodekit.core.validation import is_count
-from decodekit.decoders.custom_loop import CustomLoop, DecodeRequest
+from decodekit.decoders.custom_loop import CustomLoop
 from decodekit.decoders.prompt_seeds import read_seeds
-from decodekit.decoders.speculative.acceptance import Tally
+from decodekit.decoders.speculative.acceptance import Acceptance, Tally
 from decodekit.decoders.speculative.drafts.base import Draft, Proposal
 from decodekit.decoders.speculative.draws import Draws
 from decodekit.decoders.speculative.propose import DraftSampler, stateless
 from decodekit.decoders.speculative.speculative_row import SpeculativeRow, decoded
 from decodekit.decoders.speculative.verify import ProposalVerifier
 from decodekit.errors import DecodekitError
-from decodekit.models.protocols import VerifyingSession
+from decodekit.models.protocols import Model, VerifyingSession
 from decodekit.models.rereading import start_verifying
+from decodekit.processors.base import LogitsProcessor
 
 
 @final
 @dataclass(frozen=True)
-class Speculative(CustomLoop):
+class Speculative(CustomLoop[Acceptance]):
     r"""Lets a cheap draft propose several tokens, which the model verifies in one pass: lossless, and faster.
 
     Greedily: a proposed token is accepted if it is the likeliest, and the first that is not is replaced by
@@ -102,24 +105,26 @@ class Speculative(CustomLoop):
             )
         object.__setattr__(self, "seeds", seeds)  # a frozen field
 
-    def run(self, request: DecodeRequest) -> Generator[None, None, Decoded]:
+    def run(
+        self, model: Model, processor: LogitsProcessor, request: DecodeRequest
+    ) -> Generator[None, None, Decoded[Acceptance]]:
         """Proposes and verifies until every hypothesis has ended."""
-        capacity = request.prompt.tokens.shape[1] + request.options.max_new_tokens
+        capacity = request.prompt.tokens.shape[1] + request.max_new_tokens
         session, logits = start_verifying(
-            request.model, request.prompt, rows_per_prompt=self.num_samples, capacity=capacity
+            model, request.prompt, rows_per_prompt=self.num_samples, capacity=capacity
         )
-        limits = request.limits(logits.shape[-1])
+        limits = Limits.of(request, logits.shape[-1])
         history = request.prompt.to(logits.device).history(capacity, self.num_samples)
         draws = self._draws(len(request.prompt.tokens), logits.device)
-        lines = SpeculativeRow.start(history, request.processor, limits)
+        lines = SpeculativeRow.start(history, processor, limits)
         drafting = self.draft.start(
-            request.model, request.prompt, rows_per_prompt=self.num_samples, capacity=capacity
+            model, request.prompt, rows_per_prompt=self.num_samples, capacity=capacity
         )
-        verifier, tally = ProposalVerifier(request.processor, draws), Tally(len(lines), self.tokens)
+        verifier, tally = ProposalVerifier(processor, draws), Tally(len(lines), self.tokens)
         said: list[list[int]] = [[] for _ in lines]  # by each row since the draft was last asked
         while True:
             most = [0 if line.finished else min(self.tokens, line.left - 1) for line in lines]
-            choose = DraftSampler(stateless(request.processor, greedy=not self.sample), draws, lines)
+            choose = DraftSampler(stateless(processor, greedy=not self.sample), draws, lines)
             drafted, drafts = self._checked(drafting.propose(said, most, choose), most, limits.vocab)
             # What each row has not read yet: its last token, except after the prompt, and the proposal.
             reads = [[*new[-1:], *guessed] for new, guessed in zip(said, drafted, strict=True)]
@@ -135,7 +140,7 @@ class Speculative(CustomLoop):
             said = [[] if line.finished else new for line, new in zip(lines, said, strict=True)]
             yield
             if all(line.finished for line in lines):
-                return replace(decoded(lines, self.num_samples), report=tally.report(self.num_samples))
+                return decoded(lines, self.num_samples).with_report(tally.report(self.num_samples))
             session.keep(torch.tensor(kept, device=logits.device))
 
     def _checked(

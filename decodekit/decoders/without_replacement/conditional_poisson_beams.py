@@ -1,7 +1,7 @@
 """Conditional Poisson stochastic beams."""
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple, final
 
 import torch
@@ -33,13 +33,15 @@ class ConditionalPoissonState(NamedTuple):
         tree: The sample.
         log_inclusion: Of each hypothesis: the sum over the steps of the log-probability that it was drawn.
         kept: The texts that are to be in the sample; None if there are none.
-        seeds: One a prompt.
+        seeds: One per prompt.
+        model_scores: The model's scores of the current step; None between steps.
     """
 
     tree: SampledTree
     log_inclusion: Float64[Tensor, "batch beams"]
     kept: ConditionedTexts | None
     seeds: Int64[Tensor, " batch"]
+    model_scores: Float32[Tensor, "rows vocab"] | None = None
 
     @property
     def history(self) -> History:
@@ -54,7 +56,7 @@ class ConditionalPoissonState(NamedTuple):
 
 @final
 @dataclass(frozen=True)
-class ConditionalPoissonBeams(Decoder[ConditionalPoissonState]):
+class ConditionalPoissonBeams(Decoder[ConditionalPoissonState, Inclusion]):
     r"""Draws `beams` different hypotheses, at every step as a set whose probability is a product of odds.
 
     A beam search that draws where it would choose: of all continuations of its beams (a finished hypothesis
@@ -139,16 +141,11 @@ class ConditionalPoissonBeams(Decoder[ConditionalPoissonState]):
             kept = ConditionedTexts.start("ConditionalPoissonBeams", self.keep, history, limits)
         return ConditionalPoissonState(tree, torch.zeros_like(tree.log_probs), kept, seeds)
 
-    def record_log_probs(
-        self, scores: Float32[Tensor, "rows vocab"], state: ConditionalPoissonState
-    ) -> ConditionalPoissonState:
-        """Keeps the model's log-probabilities, to report those of the drawn tokens."""
-        return state._replace(tree=state.tree._replace(model_scores=scores.log_softmax(-1)))
-
     def step(
         self, scores: Float32[Tensor, "rows vocab"], state: ConditionalPoissonState
     ) -> tuple[ConditionalPoissonState, Selection]:
         """Draws a set of continuations, and takes down how likely each was to be in it."""
+        state = state._replace(tree=state.tree.with_model_scores(state.model_scores))
         grown = state.tree.grow(scores)
         vocab = grown.log_probs.shape[-1]
         log_probs = grown.log_probs.flatten(1)
@@ -194,7 +191,7 @@ class ConditionalPoissonBeams(Decoder[ConditionalPoissonState]):
         """Prompts whose hypotheses are all finished."""
         return state.tree.finished
 
-    def finalize(self, state: ConditionalPoissonState) -> Decoded:
+    def finalize(self, state: ConditionalPoissonState) -> Decoded[Inclusion]:
         """The hypotheses, likeliest first, with their inclusion probabilities; what was kept before all."""
         tree = state.tree
         log_probs = tree.log_probs.masked_fill(~tree.valid, -torch.inf)
@@ -203,7 +200,7 @@ class ConditionalPoissonBeams(Decoder[ConditionalPoissonState]):
         log_probs = log_probs.gather(1, order)
         included = state.log_inclusion.gather(1, order).masked_fill(log_probs == -torch.inf, -torch.inf)
         report = Inclusion(log_probs=log_probs, log_inclusion=included)
-        return replace(tree.decoded(tree.log_probs, order), report=report)
+        return tree.decoded(tree.log_probs, order).with_report(report)
 
 
 def log_odds(log_probs: Float64[Tensor, "batch continuations"]) -> Float64[Tensor, "batch continuations"]:

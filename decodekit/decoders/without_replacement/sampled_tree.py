@@ -67,6 +67,10 @@ class SampledTree(NamedTuple):
     stopping: Stopping
     done: Bool[Tensor, ""]
 
+    def with_model_scores(self, scores: Float32[Tensor, "rows vocab"] | None) -> "SampledTree":
+        """The same tree, which knows the model's scores of the current step."""
+        return self._replace(model_scores=None if scores is None else scores.log_softmax(-1))
+
     @classmethod
     def start(cls, history: History, limits: Limits, beams: int) -> "SampledTree":
         """One hypothesis, which has said nothing; it stands for all of them."""

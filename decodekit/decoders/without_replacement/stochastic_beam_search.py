@@ -1,7 +1,7 @@
 """Stochastic beam search."""
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple, final
 
 import torch
@@ -26,13 +26,15 @@ class StochasticBeamState(NamedTuple):
         tree: The sample, in the order of its perturbed log-probabilities.
         perturbed: These; minus infinity where there is no hypothesis.
         threshold: The largest that was not kept.
-        seeds: One a prompt; with the place of a beam and the step, all its noise.
+        seeds: One per prompt; with the place of a beam and the step, all its noise.
+        model_scores: The model's scores of the current step; None between steps.
     """
 
     tree: SampledTree
     perturbed: Float64[Tensor, "batch beams"]
     threshold: Float64[Tensor, " batch"]
     seeds: Int64[Tensor, " batch"]
+    model_scores: Float32[Tensor, "rows vocab"] | None = None
 
     @property
     def history(self) -> History:
@@ -47,7 +49,7 @@ class StochasticBeamState(NamedTuple):
 
 @final
 @dataclass(frozen=True)
-class StochasticBeamSearch(Decoder[StochasticBeamState]):
+class StochasticBeamSearch(Decoder[StochasticBeamState, Inclusion]):
     r"""Draws `beams` different hypotheses: the first as `Sample` does, each other among those that are left.
 
     Every hypothesis $y$ there is has a perturbed log-probability $G_y = \log p(y) + g_y$ with independent
@@ -130,12 +132,6 @@ class StochasticBeamSearch(Decoder[StochasticBeamState]):
             seeds=seeds,
         )
 
-    def record_log_probs(
-        self, scores: Float32[Tensor, "rows vocab"], state: StochasticBeamState
-    ) -> StochasticBeamState:
-        """Keeps the model's log-probabilities, to report those of the drawn tokens."""
-        return state._replace(tree=state.tree._replace(model_scores=scores.log_softmax(-1)))
-
     def step(
         self, scores: Float32[Tensor, "rows vocab"], state: StochasticBeamState
     ) -> tuple[StochasticBeamState, Selection]:
@@ -152,7 +148,8 @@ class StochasticBeamSearch(Decoder[StochasticBeamState]):
         # continuation as large as itself, so nothing kept later is below this.
         not_kept = best.values[:, self.beams :]
         threshold = torch.cat([state.threshold[:, None], not_kept], 1).amax(1)
-        tree, selection = state.tree.keep(chosen, kept > -torch.inf, grown)
+        tree = state.tree.with_model_scores(state.model_scores)
+        tree, selection = tree.keep(chosen, kept > -torch.inf, grown)
         return StochasticBeamState(tree, kept, threshold, state.seeds), selection
 
     def stable_prefix(self, state: StochasticBeamState) -> list[list[list[int]]]:
@@ -163,7 +160,7 @@ class StochasticBeamSearch(Decoder[StochasticBeamState]):
         """Prompts whose hypotheses are all finished."""
         return state.tree.finished
 
-    def finalize(self, state: StochasticBeamState) -> Decoded:
+    def finalize(self, state: StochasticBeamState) -> Decoded[Inclusion]:
         """The hypotheses, largest perturbed log-probability first, with their inclusion probabilities."""
         tree = state.tree
         valid = tree.valid
@@ -175,7 +172,7 @@ class StochasticBeamSearch(Decoder[StochasticBeamState]):
             log_inclusion=log_inclusion.masked_fill(log_probs == -torch.inf, -torch.inf),
             threshold=state.threshold,
         )
-        return replace(tree.decoded(state.perturbed, order), report=report)
+        return tree.decoded(state.perturbed, order).with_report(report)
 
 
 def with_maximum(

@@ -10,19 +10,22 @@ from torch import Tensor
 
 from decodekit.core.limits import Limits
 from decodekit.core.prompt import Prompt
+from decodekit.core.request import DecodeRequest
 from decodekit.core.result import Decoded
 from decodekit.core.validation import is_count
-from decodekit.decoders.custom_loop import CustomLoop, DecodeRequest
+from decodekit.decoders.custom_loop import CustomLoop
 from decodekit.decoders.prompt_seeds import prompt_seeds, read_seeds
 from decodekit.decoders.rows import raise_if_all_banned
 from decodekit.decoders.speculative.speculative_row import SpeculativeRow
 from decodekit.decoders.without_replacement.residual_walk import ResidualTrie
 from decodekit.decoders.without_replacement.sampled_mass import SampledMass
+from decodekit.models.protocols import Model
+from decodekit.processors.base import LogitsProcessor
 
 
 @final
 @dataclass(frozen=True)
-class UniqueSample(CustomLoop):
+class UniqueSample(CustomLoop[SampledMass]):
     r"""Draws different samples, one after the other, each from what is left of the distribution.
 
     $P(y_k = y \mid y_1, \dots, y_{k-1}) = P(y) / (1 - \sum_{j<k} P(y_j))$ for a text y that has not been
@@ -83,21 +86,19 @@ class UniqueSample(CustomLoop):
         seeds = read_seeds("UniqueSample", self.generator, self.seeds)
         object.__setattr__(self, "seeds", seeds)
 
-    def run(self, request: DecodeRequest) -> Generator[None, None, Decoded]:
+    def run(
+        self, model: Model, processor: LogitsProcessor, request: DecodeRequest
+    ) -> Generator[None, None, Decoded[SampledMass]]:
         """Rounds of draws, each from the first text on that is new."""
         batch, length = request.prompt.tokens.shape
-        capacity = length + request.options.max_new_tokens
+        capacity = length + request.max_new_tokens
         given = None if self.seeds is None else tuple(self.seeds)
         seeds = prompt_seeds("UniqueSample", self.generator, given, batch).tolist()
-        session, logits = request.model.start(
-            request.prompt, rows_per_prompt=self.parallel, capacity=capacity
-        )
-        limits = request.limits(logits.shape[-1])
-        lines = SpeculativeRow.start(
-            request.prompt.to(logits.device).history(capacity, 1), request.processor, limits
-        )
+        session, logits = model.start(request.prompt, rows_per_prompt=self.parallel, capacity=capacity)
+        limits = Limits.of(request, logits.shape[-1])
+        lines = SpeculativeRow.start(request.prompt.to(logits.device).history(capacity, 1), processor, limits)
         every = [
-            ResidualTrie(line, request.processor, seed, wanted=self.num_samples, parallel=self.parallel)
+            ResidualTrie(line, processor, seed, wanted=self.num_samples, parallel=self.parallel)
             for line, seed in zip(lines, seeds, strict=True)
         ]
         rows, depth = [(texts, walk) for texts in every for walk in texts.walks], 0
@@ -114,7 +115,7 @@ class UniqueSample(CustomLoop):
                 depth = min(len(walk.tokens) for _, walk in rows)
                 prompts = [every.index(texts) for texts, _ in rows]
                 prompt = _grown(request.prompt, prompts, [walk.tokens[:depth] for _, walk in rows])
-                session, logits = request.model.start(prompt, rows_per_prompt=1, capacity=capacity)
+                session, logits = model.start(prompt, rows_per_prompt=1, capacity=capacity)
             else:
                 # Those that wait further down say what is known; those that have ended, anything.
                 said = [limits.pad_id if walk.has_ended else walk.tokens[depth] for _, walk in rows]
@@ -130,7 +131,9 @@ def _grown(prompt: Prompt, numbers: list[int], tokens: list[list[int]]) -> Promp
     return replace(some, tokens=torch.cat([some.tokens, new], 1), mask=torch.cat([some.mask, mask], 1))
 
 
-def _decoded(every: list[ResidualTrie], number: int, limits: Limits, device: torch.device) -> Decoded:
+def _decoded(
+    every: list[ResidualTrie], number: int, limits: Limits, device: torch.device
+) -> Decoded[SampledMass]:
     """All samples as the result, `number` of them a prompt, in the order in which they were drawn."""
     raise_if_all_banned(torch.tensor([not texts.samples for texts in every]))
     batch = len(every)

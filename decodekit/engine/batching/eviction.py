@@ -1,35 +1,38 @@
-"""Prompts that are finished leave the batch, and the others go on without them."""
+"""Eviction of finished prompts from a batch, and the non-blocking reads that tell when they are finished."""
 
-from collections.abc import Sequence
-from typing import Generic, NamedTuple
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, NamedTuple, Protocol, final
 
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
+from typing_extensions import override
 
-from decodekit.core.batch_independence import can_be_split, whole_part
 from decodekit.core.history import History, rows_of
-from decodekit.core.pytrees import Memory, keep_prompts
+from decodekit.core.pytrees import Memory, can_be_split, keep_prompts, whole_part
 from decodekit.core.result import Decoded
 from decodekit.decoders.base import Decoder, Selection, State
-from decodekit.engine.batching.async_flags import async_flags_for
-from decodekit.engine.batching.merging import of_run
+from decodekit.engine.batching.merging import with_run_parents
 from decodekit.models.protocols import Session, ShrinkingSession
 
-# They leave together, once no more than this part of the batch goes on, because a cut copies what stays. On a
-# CPU, with the 4 layers and skewed lengths of benchmarks/throughput.py, 96 prompts took 19.6 s where nobody
-# leaves, 11.7 at a half, 10.4 at three quarters, 10.1 at nine tenths.
+# Finished prompts are evicted together, once no more than this part of the batch goes on, because eviction
+# copies the rest. On a CPU, with the 4 layers and skewed lengths of benchmarks/throughput.py, 96 prompts took
+# 19.6 s without eviction, 11.7 at a half, 10.4 at three quarters, 10.1 at nine tenths.
 MOST = 0.75
+# Unanswered reads at most; the host would otherwise run ahead of a device that is done.
+AHEAD = 4
 
 
-class Present(NamedTuple, Generic[State]):
-    """What a run goes on with, after a step and before the model reads it.
+class ActiveState(NamedTuple, Generic[State]):
+    """The state of a run between a step and the next pass of the model.
 
     Attributes:
-        state: The decoder's.
-        memory: The processors'.
-        selection: What the step decided.
-        broken: Rows on which some score so far was not a number.
+        state: State of the decoder.
+        memory: Memory of the processors.
+        selection: The decision of the step.
+        nonfinite: True for rows with a score so far that was not a number.
     """
 
     state: State
@@ -39,77 +42,93 @@ class Present(NamedTuple, Generic[State]):
 
 
 class ActivePrompts(Generic[State]):
-    """Which prompts of a run are still there, and the results of those that have left.
+    """Active prompts of a run, and the results of evicted ones.
 
     Args:
-        decoder: Says which are finished.
-        history: The rows at first.
-        may_evict: False keeps all of them to the end.
-        waits: Whether the device is waited for at every question.
+        decoder: The algorithm, which knows the finished prompts.
+        history: The rows before the first step.
+        may_evict: False keeps all prompts to the end.
+        waits: True waits for the device at every read.
 
     Attributes:
-        here: Which prompts are still there.
-        left: The results of those that have left, and which they are; it grows.
+        active: Indices of the active prompts.
+        evicted: Indices and results of evicted prompts, which the caller takes away.
     """
 
-    def __init__(self, decoder: Decoder[State], history: History, *, may_evict: bool, waits: bool) -> None:
+    def __init__(
+        self, decoder: Decoder[State, Any], history: History, *, may_evict: bool, waits: bool
+    ) -> None:
         self._decoder = decoder
-        batch, device = len(history.tokens) // decoder.rows_per_prompt, history.tokens.device
-        self.active: list[int] = history.own(torch.arange(history.batch, device=device)).tolist()
-        self._may_evict = may_evict and batch > 1
-        self._flags = async_flags_for(torch.device("cpu") if waits else device)
-        self._gone: list[int] = []
-        self.evicted: list[tuple[list[int], Decoded]] = []
+        prompts = history.owners.prompts[:: decoder.rows_per_prompt]
+        self.active: list[int] = prompts.tolist()
+        self._may_evict = may_evict and len(prompts) > 1
+        is_cuda = prompts.device.type == "cuda" and not waits
+        self._flags = DeferredFlags(CudaCopy) if is_cuda else ImmediateFlags()
+        self._finished: list[int] = []  # places in `active`
+        self.evicted: list[tuple[list[int], Decoded[Any]]] = []
 
     def ask(self, state: State, nonfinite: Bool[Tensor, " rows"]) -> None:
-        """Asks whether the run is done, and which prompts are finished."""
-        over = (state.done | nonfinite.any()).view(1)
+        """Start to read whether the run is done, and which prompts are finished."""
+        done = (state.done | nonfinite.any()).view(1)
         finished = self._decoder.finished(state) if self._may_evict else None
-        self._flags.ask(over if finished is None else torch.cat([over, finished]))
+        self._flags.ask(done if finished is None else torch.cat([done, finished]))
 
     def is_done(self) -> bool:
-        """Whether the run is known to be done."""
-        answer = self._flags.newest()
-        if answer is None:
+        """True if the run is known to be done."""
+        flags = self._flags.newest()
+        if flags is None:
             return False
-        is_done, *finished = answer
-        self._gone = [place for place, is_finished in enumerate(finished) if is_finished]
-        return is_done
+        self._finished = [place for place, is_finished in enumerate(flags[1:]) if is_finished]
+        return flags[0]
 
     @property
     def finished(self) -> int:
-        """How many prompts are known to be finished."""
-        return len(self._gone)
+        """Number of active prompts that are known to be finished."""
+        return len(self._finished)
 
-    def evict(self, present: Present[State]) -> tuple[Present[State], Int64[Tensor, " kept"]]:
-        """Takes down the results of those that are finished; returns what goes on, and which prompts stay."""
-        batch, device, gone = len(self.active), present.nonfinite.device, self._gone
-        stay = sorted(set(range(batch)) - set(gone))
-        finished = keep_prompts(present.state, torch.tensor(gone, device=device), batch)
-        self.evicted.append(self._result(finished, [self.active[place] for place in gone]))
-        self.active, self._gone = [self.active[place] for place in stay], []
+    def evict(self, before: ActiveState[State]) -> tuple[ActiveState[State], Int64[Tensor, " kept"]]:
+        """Keep the results of finished prompts; returns the state of the others, and their places."""
+        batch, device, finished = len(self.active), before.nonfinite.device, self._finished
+        stay = sorted(set(range(batch)) - set(finished))
+        state = keep_prompts(before.state, torch.tensor(finished, device=device), batch)
+        self.evicted.append(self._result(state, [self.active[place] for place in finished]))
+        self.active, self._finished = [self.active[place] for place in stay], []
         self._flags.forget()
         kept = torch.tensor(stay, device=device)
-        state, memory, nonfinite = keep_prompts(
-            (present.state, present.memory, present.nonfinite), kept, batch
-        )
-        return Present(state, memory, _of_some(present.selection, kept, batch), nonfinite), kept
+        state, memory, nonfinite = keep_prompts((before.state, before.memory, before.nonfinite), kept, batch)
+        return ActiveState(state, memory, _keep_selection(before.selection, kept, batch), nonfinite), kept
 
-    def results(self, state: State) -> list[tuple[list[int], Decoded]]:
-        """The results of all prompts, and which prompts each is of."""
+    def results(self, state: State) -> list[tuple[list[int], Decoded[Any]]]:
+        """The results of all prompts that were not taken away, with their indices."""
         return [*self.evicted, self._result(state, self.active)]
 
-    def _result(self, state: State, numbers: list[int]) -> tuple[list[int], Decoded]:
-        return numbers, of_run(self._decoder.finalize(state), numbers, self._decoder.rows_per_prompt)
+    def _result(self, state: State, prompts: list[int]) -> tuple[list[int], Decoded[Any]]:
+        result = self._decoder.finalize(state)
+        if prompts != list(range(len(prompts))):
+            result = with_run_parents(result, prompts, self._decoder.rows_per_prompt)
+        return prompts, result
 
 
-def are_enough(finished: int, prompts: int) -> bool:
-    """Whether so many of so many prompts are enough to leave, and others go on."""
+def pays_to_evict(finished: int, prompts: int) -> bool:
+    """True if `finished` of `prompts` prompts are enough to be evicted, and some go on."""
     return 0 < prompts - finished <= MOST * prompts
 
 
-def _of_some(selection: Selection, prompts: Int64[Tensor, " kept"], batch: int) -> Selection:
-    """What a step decided for some prompts, by the rows that they will have."""
+def can_evict(session: Session, parts: Sequence[object], memory: Memory) -> bool:
+    """True if prompts can be evicted from a run.
+
+    Args:
+        session: The session of the model.
+        parts: The other parts of the run: decoder, processors, criteria.
+        memory: Their memory.
+    """
+    if not isinstance(session, ShrinkingSession) or not session.shrinks:
+        return False
+    return whole_part(*parts) is None and can_be_split(memory)
+
+
+def _keep_selection(selection: Selection, prompts: Int64[Tensor, " kept"], batch: int) -> Selection:
+    """The decisions for some prompts, by their new rows."""
     rows_per_prompt = len(selection.tokens) // batch
     rows = rows_of(prompts, rows_per_prompt)
     sources = selection.source_rows
@@ -120,14 +139,118 @@ def _of_some(selection: Selection, prompts: Int64[Tensor, " kept"], batch: int) 
     return Selection(selection.tokens.index_select(0, rows), sources)
 
 
-def can_evict(session: Session, parts: Sequence[object], memory: Memory) -> bool:
-    """Whether prompts can leave.
+class AsyncFlags(ABC):
+    """Non-blocking reads of completion flags; the newest answer may be some steps old."""
+
+    @abstractmethod
+    def ask(self, flags: Bool[Tensor, " flags"]) -> None:
+        """Start to read. Earlier flags are answered first."""
+
+    @abstractmethod
+    def newest(self) -> list[bool] | None:
+        """The newest flags that have arrived since the last call; None if there are none."""
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Drop unanswered reads: the next flags have another meaning."""
+
+
+@final
+class ImmediateFlags(AsyncFlags):
+    """Flags that the host can read without waiting.
+
+    Example:
+        >>> flags = ImmediateFlags()
+        >>> flags.ask(torch.tensor([True, False]))
+        >>> flags.newest(), flags.newest()
+        ([True, False], None)
+    """
+
+    def __init__(self) -> None:
+        self._answer: list[bool] | None = None
+
+    @override
+    def ask(self, flags: Bool[Tensor, " flags"]) -> None:
+        self._answer = flags.tolist()
+
+    @override
+    def newest(self) -> list[bool] | None:
+        answer, self._answer = self._answer, None
+        return answer
+
+    @override
+    def forget(self) -> None:
+        self._answer = None
+
+
+class Copy(Protocol):
+    """Flags on their way to the host."""
+
+    def arrived(self) -> bool:
+        """True if they have arrived; does not wait."""
+
+    def wait(self) -> None:
+        """Wait until they have arrived."""
+
+    def flags(self) -> list[bool]:
+        """The flags, once they have arrived."""
+
+
+@final
+class DeferredFlags(AsyncFlags):
+    """Flags on a device that works behind the host, copied while both go on.
+
+    The host waits only if `AHEAD` reads are unanswered, for the oldest of them.
 
     Args:
-        session: The model's run.
-        parts: What else the run is made of: decoder, processors, criteria.
-        memory: What those remember.
+        copy: Starts to copy flags to the host.
     """
-    if not isinstance(session, ShrinkingSession) or not session.shrinks:
-        return False
-    return whole_part(*parts) is None and can_be_split(memory)
+
+    def __init__(self, copy: Callable[[Tensor], Copy]) -> None:
+        self._copy = copy
+        self._open: deque[Copy] = deque()
+
+    @override
+    def ask(self, flags: Bool[Tensor, " flags"]) -> None:
+        self._open.append(self._copy(flags))
+
+    @override
+    def newest(self) -> list[bool] | None:
+        if len(self._open) >= AHEAD:
+            self._open[0].wait()
+        answer = None
+        while self._open and self._open[0].arrived():
+            answer = self._open.popleft().flags()
+        return answer
+
+    @override
+    def forget(self) -> None:
+        self._open.clear()
+
+
+@final
+class CudaCopy:
+    """Flags on their way from a CUDA device, into pinned memory.
+
+    Args:
+        flags: The flags on the device.
+    """
+
+    def __init__(self, flags: Bool[Tensor, " flags"]) -> None:
+        self._host = torch.empty(flags.shape, dtype=torch.bool, pin_memory=True)
+        self._host.copy_(flags, non_blocking=True)
+        self._event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._event.record(torch.cuda.current_stream(flags.device))
+
+    def arrived(self) -> bool:
+        """True if the device has reached the copy."""
+        return bool(self._event.query())
+
+    def wait(self) -> None:
+        """Wait for the device."""
+        self._event.synchronize()
+
+    def flags(self) -> list[bool]:
+        """The flags."""
+        flags: list[bool] = self._host.tolist()
+        return flags

@@ -1,4 +1,4 @@
-"""Results of some prompts each, as the result of all of them."""
+"""Results of parts of a batch, merged to the result of the whole, and the other way round."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
@@ -12,11 +12,11 @@ from decodekit.core.result import Decoded
 from decodekit.errors import DecodekitError
 
 
-def join(parts: Sequence[tuple[Sequence[int], Decoded]]) -> Decoded:
-    """The results of some prompts each, in the order of the prompts.
+def merge_results(parts: Sequence[tuple[Sequence[int], Decoded[Any]]]) -> Decoded[Any]:
+    """The result of all prompts, in their order.
 
     Args:
-        parts: Which prompts, and their result without its context; together every number from 0 on, once.
+        parts: Indices of prompts with their result, without its context. Every index occurs once.
     """
     if len(parts) == 1:
         return parts[0][1]
@@ -27,7 +27,7 @@ def join(parts: Sequence[tuple[Sequence[int], Decoded]]) -> Decoded:
     new = max(result.tokens.shape[-1] for result in results)
     index = torch.tensor(order, device=device)
 
-    def together(read: Callable[[Decoded], Tensor], fill: float | None = None) -> Tensor:
+    def together(read: Callable[[Decoded[Any]], Tensor], fill: float | None = None) -> Tensor:
         tensors = [read(result) for result in results]
         if fill is not None:
             tensors = [pad(tensor, (0, new - tensor.shape[-1]), value=fill) for tensor in tensors]
@@ -50,28 +50,21 @@ def join(parts: Sequence[tuple[Sequence[int], Decoded]]) -> Decoded:
     )
 
 
-def of_run(result: Decoded, numbers: Sequence[int], rows_per_prompt: int) -> Decoded:
+def with_run_parents(result: Decoded[Any], prompts: Sequence[int], rows_per_prompt: int) -> Decoded[Any]:
     """The result with its parents counted through the rows of the whole run.
 
     Args:
-        result: Of some prompts.
-        numbers: Which they are.
-        rows_per_prompt: Beams or samples of each.
+        result: The result of some prompts.
+        prompts: Their indices.
+        rows_per_prompt: Beams or samples of each prompt.
     """
-    if list(numbers) == list(range(len(result.parents))):
-        return result
-    first = torch.tensor(numbers, device=result.parents.device)[:, None, None] * rows_per_prompt
+    first = torch.tensor(prompts, device=result.parents.device)[:, None, None] * rows_per_prompt
     parents = (first + result.parents % rows_per_prompt).where(result.parents >= 0, -1)
     return replace(result, parents=parents)
 
 
-def alone(result: Decoded, place: int) -> Decoded:
-    """The result of one prompt of several, without its context, as wide as it is long.
-
-    Args:
-        result: Of all.
-        place: Which of them.
-    """
+def result_of_prompt(result: Decoded[Any], place: int) -> Decoded[Any]:
+    """The result of the prompt at a place, without its context, as wide as its longest hypothesis."""
     batch, one = len(result.tokens), slice(place, place + 1)
     new = max(int(result.lengths[one].max()), 1)
     report = result.report
@@ -101,7 +94,7 @@ def alone(result: Decoded, place: int) -> Decoded:
 
 def _known(finish_code: Tensor | None) -> Tensor:
     if finish_code is None:
-        raise DecodekitError("decode: the results of all prompts must say why they ended, or none of them.")
+        raise DecodekitError("decode: finish codes must be given for all prompts or for none.")
     return finish_code
 
 
@@ -111,8 +104,8 @@ def _join_reports(reports: Sequence[Any], batches: Sequence[int], order: Sequenc
         return None
     if not is_dataclass(first) or isinstance(first, type):
         raise DecodekitError(
-            "decode: a report must be a dataclass where prompts are decoded apart from each other, got "
-            f"{first!r:.80}. Set splits = False in the decoder."
+            "decode: the report of a decoder with batch_independent = True must be a dataclass, got "
+            f"{first!r:.80}. Set it to False in the decoder."
         )
     names = [field.name for field in fields(first) if field.init]
     columns = {name: [getattr(report, name) for report in reports] for name in names}
@@ -120,7 +113,7 @@ def _join_reports(reports: Sequence[Any], batches: Sequence[int], order: Sequenc
 
 
 def _join_values(values: Sequence[Any], batches: Sequence[int], order: Sequence[int]) -> Any:  # noqa: ANN401
-    """Tensors and lists that have an entry a prompt, or one value that all have."""
+    """Tensors and lists with an entry per prompt are joined; any other value must be equal in all."""
     first, sizes = values[0], zip(values, batches, strict=True)
     if isinstance(first, Tensor) and first.ndim:
         return torch.cat(list(values)).index_select(0, torch.tensor(order, device=first.device))
@@ -130,6 +123,6 @@ def _join_values(values: Sequence[Any], batches: Sequence[int], order: Sequence[
     if all(value is first or value == first for value in values):
         return first
     raise DecodekitError(
-        "decode: what a report holds must be a tensor or a list with an entry for each prompt, where prompts "
-        f"are decoded apart from each other, got {first!r:.80}. Set splits = False in the decoder."
+        "decode: the report of a decoder with batch_independent = True must hold tensors or lists with an "
+        f"entry per prompt, got {first!r:.80}. Set it to False in the decoder."
     )

@@ -123,7 +123,7 @@ def start_second_model(
     prompt = _own(who, model, history, length) if prompt is None else prompt.to(history.tokens.device)
     if len(prompt.tokens) == 1:
         prompt = prompt.take(torch.zeros(texts, dtype=torch.long))
-    elif history.of_prompts is not None and len(prompt.tokens) == history.batch:
+    elif len(prompt.tokens) == history.batch:
         prompt = prompt.take(_whose(history))
     if len(prompt.tokens) != texts:
         raise DecodekitError(
@@ -170,7 +170,7 @@ def _own(who: str, model: Model, history: History, length: int) -> Prompt:
     """The run's own prompts; of the source only what the model can read."""
     own = slice(None, None, history.rows_per_prompt)  # the rows of a prompt are alike before the first step
     vocabulary, source = _vocabulary(model), history.source
-    if source is not None and history.of_prompts is not None:
+    if source is not None:
         source = source.take(_whose(history))
     if isinstance(model, DescribedModel):
         if vocabulary.decoder_start_id is None:

@@ -57,7 +57,7 @@ def reorder(
         index[row] = torch.tensor([*(places[number] for number in order[row]), *missing], dtype=torch.long)
         score[row, : len(places)] = torch.tensor([scores[row][number] for number in order[row]])
     ordered = out.in_order(index.to(out.tokens.device))
-    return replace(ordered, score=score.to(out.score.device), report=report)
+    return replace(ordered, score=score.to(out.score.device)).with_report(report)
 
 
 def valid_numbers(out: Decoded, numbers: Shaped[Tensor, "batch hyps"]) -> list[list[float]]:

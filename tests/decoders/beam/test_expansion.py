@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import decodekit as dk
+from decodekit.engine.decode import decode_steps
 from decodekit.testing import HashModel, MarkovModel, next_log_probs
 from tests.conformance import Weakest
 
@@ -105,7 +106,7 @@ def test_diverse_siblings_equals_the_slow_reference(seed: int, beams: int, penal
 def test_no_beam_has_more_children_than_allowed(seed: int, beams: int, children: int) -> None:
     model = HashModel(5, seed)
     search = dk.BeamSearch(beams, expansion=dk.PerNodeExpansion(children))
-    steps = dk.engine.loop.run(model, [[1], [2]], search, (), dk.engine.loop.Options(max_new_tokens=4))
+    steps = decode_steps(model, [[1], [2]], search, max_new_tokens=4)
     for progress in steps:
         exists = progress.state.log_probs.flatten() > -torch.inf
         parents = progress.selection.source_rows
@@ -123,7 +124,7 @@ def test_no_beam_has_more_children_than_allowed(seed: int, beams: int, children:
 def test_the_width_follows_its_schedule(seed: int, widths: list[int], new: int) -> None:
     model = HashModel(5, seed, end_ids=(2,))
     search = dk.BeamSearch(widths)
-    steps = dk.engine.loop.run(model, [[1], [2, 2]], search, (), dk.engine.loop.Options(max_new_tokens=new))
+    steps = decode_steps(model, [[1], [2, 2]], search, max_new_tokens=new)
     for progress in steps:
         live = (progress.state.log_probs > -torch.inf).sum(-1)
         assert live.max() <= widths[min(progress.number, len(widths)) - 1]

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 import decodekit as dk
-from decodekit.core.request import Options
 from decodekit.decoders.without_replacement import conditional_poisson_beams
 from decodekit.decoders.without_replacement.conditional_poisson_beams import log_odds
-from decodekit.engine.loop import run
+from decodekit.engine.decode import decode_steps
 from decodekit.testing import HashModel, MarkovModel, check_captures, check_decoder
 from tests.decoders.enumerated import every_text, next_probs
 from tests.decoders.without_replacement.theory import (
@@ -199,7 +198,7 @@ def test_with_those_probabilities_the_horvitz_thompson_estimator_is_unbiased() -
 def test_the_rest_of_a_sample_around_a_kept_text_follows_the_design() -> None:
     # Token 2 is kept; the odds of the others are 1 and 3/7.
     kept = dk.ConditionalPoissonBeams(2, keep=[[2]] * DRAWS, seeds=range(DRAWS))
-    steps = list(run(THREE, [[0]] * DRAWS, kept, (), Options(max_new_tokens=1)))
+    steps = list(decode_steps(THREE, [[0]] * DRAWS, kept, max_new_tokens=1))
     assert kept.stable_prefix(steps[-1].state) == []  # the order changes at the end
     out = dk.decode(THREE, [[0]] * DRAWS, kept, max_new_tokens=1)
     assert deviation(Counter(drawn(out)), {((2,), (0,)): 0.7, ((2,), (1,)): 0.3}, DRAWS) < MOST

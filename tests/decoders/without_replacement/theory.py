@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 import decodekit as dk
-from decodekit.core.request import Options
-from decodekit.engine.loop import run
+from decodekit.engine.decode import decode_steps
 from decodekit.testing import HashModel, MarkovModel
 
 Text = tuple[int, ...]
@@ -106,7 +105,7 @@ def check_settled(decoder: dk.Decoder[Any], model: dk.Model, chain: dk.Chain, ne
     out = dk.decode(model, prompts, decoder, chain, max_new_tokens=new)
     lengths = set()
     stable_prefix: list[list[list[int]]] = []
-    for progress in run(model, prompts, decoder, chain, Options(max_new_tokens=new)):
+    for progress in decode_steps(model, prompts, decoder, chain, max_new_tokens=new):
         stable_prefix = decoder.stable_prefix(progress.state)
         for said, final in zip(stable_prefix, out.hypotheses(), strict=True):
             assert len(said) <= len(final)

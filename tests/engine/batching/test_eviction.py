@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import decodekit as dk
-from decodekit.core.request import Options
 from decodekit.engine.batching import eviction as leaving
-from decodekit.engine.loop import run
+from decodekit.engine.decode import decode_steps
 from decodekit.testing import HashModel, MarkovModel
 from tests.equivalence.compare import NEW, batch
 from tests.equivalence.families import ALL, wrap
@@ -70,7 +69,7 @@ def staying(
     **options: Any,  # noqa: ANN401
 ) -> dk.Decoded:
     return to_the_end(
-        run(model, prompts, decoder, processors, Options(max_new_tokens=max_new_tokens, **options))
+        decode_steps(model, prompts, decoder, processors, max_new_tokens=max_new_tokens, **options)
     )
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 import decodekit as dk
-from decodekit.engine.batching import async_flags, eviction
-from decodekit.engine.batching.async_flags import AHEAD, DeferredFlags, ImmediateFlags, async_flags_for
+from decodekit.engine.batching import eviction
+from decodekit.engine.batching.eviction import AHEAD, DeferredFlags, ImmediateFlags
 from decodekit.testing import HashModel
 
 

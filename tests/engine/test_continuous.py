@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import decodekit as dk
-from decodekit.engine.batching import continuous, scheduler
+from decodekit.engine import loop
+from decodekit.engine.batching import scheduler
 from decodekit.testing import MarkovModel
 from tests.engine.batching.test_eviction import (
     DECODERS,
@@ -68,13 +69,13 @@ def one_by_one(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 def joined(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many prompts began each time while others were under way."""
     seen: list[int] = []
-    begin = continuous.ContinuousBatch.begin
+    begin = loop.ContinuousBatch.begin
 
     def spy(self: Any, numbers: list[int]) -> None:  # noqa: ANN401
         seen.extend([len(numbers)] * bool(self.here))
         begin(self, numbers)
 
-    monkeypatch.setattr(continuous.ContinuousBatch, "begin", spy)
+    monkeypatch.setattr(loop.ContinuousBatch, "begin", spy)
     return seen
 
 
@@ -93,7 +94,7 @@ def test_prompts_take_the_places_of_finished_ones() -> None:
 def test_with_places_taken_a_skewed_list_takes_far_fewer_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = [20 if n % 8 == 0 else 1 + n % 3 for n in range(64)]
     passes = []
-    for runs in (0, continuous.MOST_RUNS):
+    for runs in (0, loop.MOST_RUNS):
         monkeypatch.setattr(continuous, "MOST_RUNS", runs)
         model = Counted(countdown(20))
         out = dk.decode(model, [[n] for n in lengths], dk.Greedy(), max_new_tokens=20, batch_tokens=16 * 40)
@@ -353,13 +354,13 @@ def test_no_more_than_a_few_runs_stand_side_by_side(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(continuous, "MOST_RUNS", 2)
     monkeypatch.setattr(scheduler, "FREE", 0)
     most: list[int] = []
-    step = continuous.ContinuousBatch.step
+    step = loop.ContinuousBatch.step
 
     def spy(self: Any) -> None:  # noqa: ANN401
         most.append(len(self._runs))
         step(self)
 
-    monkeypatch.setattr(continuous.ContinuousBatch, "step", spy)
+    monkeypatch.setattr(loop.ContinuousBatch, "step", spy)
     lengths = [9 if n % 3 == 0 else 1 for n in range(30)]
     out = dk.decode(countdown(9), [[n] for n in lengths], dk.Greedy(), max_new_tokens=9, batch_tokens=60)
     assert out.lengths[:, 0].tolist() == lengths
