@@ -29,6 +29,7 @@ def test_parts_written_by_users_pass_mypy_strict(tmp_path: Path) -> None:
 
 
 def test_parts_written_by_users_decode() -> None:
-    searched, branched = user_parts.decode_with_all()
+    searched, branched, second = user_parts.decode_with_all()
     assert searched.texts == [["bcd"]]
     assert branched.texts == [["bcd", "abc"], ["cde", "bcd"]]
+    assert second.texts == [["aaa"]]

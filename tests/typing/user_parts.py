@@ -47,9 +47,6 @@ class BranchOnce(dk.Decoder[dk.RowState]):
     def init(self, history: dk.History, limits: dk.Limits) -> dk.RowState:
         return dk.RowState.start(history, limits)
 
-    def record_log_probs(self, scores: Tensor, state: dk.RowState) -> dk.RowState:
-        return state._replace(model_scores=scores)
-
     def step(self, scores: Tensor, state: dk.RowState) -> tuple[dk.RowState, dk.Selection]:
         ranked = scores.topk(self.branches).indices
         rank = torch.arange(len(scores), device=scores.device) % self.branches
@@ -58,6 +55,14 @@ class BranchOnce(dk.Decoder[dk.RowState]):
 
     def finalize(self, state: dk.RowState) -> dk.Decoded:
         return state.decoded(hypotheses=self.branches)
+
+
+class SecondBest(dk.RowDecoder):
+    """Emits the second most probable token at every step."""
+
+    def choose(self, scores: Tensor, state: dk.RowState) -> Tensor:
+        del state
+        return scores.topk(2).indices[:, 1]
 
 
 class Letters:
@@ -106,12 +111,13 @@ def alphabet() -> Bigrams:
     return Bigrams(log_probs.index_put((letters, (letters + 1) % 27), torch.tensor(0.0)))
 
 
-def decode_with_all() -> tuple[dk.Decoded, dk.Decoded]:
-    """Beam search with the scorer and the processor, and the decoder, both over the model."""
+def decode_with_all() -> tuple[dk.Decoded, dk.Decoded, dk.Decoded]:
+    """Beam search with the scorer and the processor, and both decoders, over the model."""
     model: dk.Model = alphabet()
     search = dk.BeamSearch(2, scorer=TokenReward(0.5), stop_rule=dk.Proved())
     chain = dk.Chain(OnlySeenTokens(), dk.Temperature(0.5))
     return (
         dk.decode(model, "abcd a", search, chain, max_new_tokens=3),
         dk.decode(model, ["a", "b"], BranchOnce(2), max_new_tokens=3),
+        dk.decode(model, "a", SecondBest(), max_new_tokens=3),
     )
