@@ -5,6 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -31,7 +32,15 @@ providers._get_local_constants = lambda: providers._local_constants  # noqa: SLF
 transformers.logging.disable_progress_bar()
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    counts: Counter[str] = Counter()
+    for item in items:
+        if (marker := item.get_closest_marker("mostly_slow")) is not None:
+            test = item.nodeid.partition("[")[0]
+            if counts[test] % marker.args[0]:
+                item.add_marker("slow")
+            counts[test] += 1
     if not torch.cuda.is_available():
         skip = pytest.mark.skip(reason="needs a CUDA device, and there is none")
         for item in items:

@@ -65,6 +65,7 @@ def test_the_table_has_one_row_for_every_public_name() -> None:
     assert sorted(public_names(dk)) == sorted(CONFORMANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAWS)
 def test_every_law_holds_for(name: str) -> None:
     LAWS[name]()

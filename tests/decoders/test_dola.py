@@ -190,6 +190,7 @@ def test_it_keeps_the_laws_of_decoders() -> None:
     )
 
 
+@pytest.mark.mostly_slow(8)
 @pytest.mark.parametrize("case", cases("transformers", "dola", "dola-batch"), ids=str)
 def test_it_says_what_transformers_4_55_said_for_each_prompt_alone(case: Case) -> None:
     penalty = case.settings.get("repetition_penalty")

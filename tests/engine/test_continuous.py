@@ -117,6 +117,7 @@ def test_every_decoder_gives_what_it_gives_in_one_batch(
     assert joined
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(
     st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=6), min_size=1, max_size=12),

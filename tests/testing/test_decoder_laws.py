@@ -89,6 +89,7 @@ class ListensToOtherPrompts(GreedyByHand):
 class ReportsTheNextBest(GreedyByHand):
     """Broken: what it reports is not the model's log-probability of what it said."""
 
+
 class Flips(NamedTuple):
     """What `ReordersWithoutItsHistory` knows."""
 

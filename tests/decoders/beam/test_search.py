@@ -217,6 +217,7 @@ def test_patience_of_one_is_when_full(seed: int, beams: int, batch: list[list[in
     assert one.hypotheses() == other.hypotheses()
 
 
+@pytest.mark.mostly_slow(8)
 @pytest.mark.parametrize(
     "rule", [dk.WhenFull(), dk.Heuristic(), dk.Proved(), dk.Patience(0.5), dk.Patience(2)]
 )

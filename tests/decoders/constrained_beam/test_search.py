@@ -190,6 +190,7 @@ def test_stopping_criteria_do_not_end_a_text_that_misses_something() -> None:
 MIXED = [dk.Phrase([3, 4]), dk.OneOf([[5, 5, 6], [1, 0]])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ordered", [False, True])
 def test_it_keeps_the_laws_of_decoders(ordered: bool) -> None:  # noqa: FBT001
     check_decoder(Search(3, MIXED, ordered=ordered, num_return=3), max_examples=10)

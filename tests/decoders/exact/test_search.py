@@ -66,6 +66,7 @@ def certificate(out: dk.Decoded) -> dk.Certificate:
     return out.report
 
 
+@pytest.mark.mostly_slow(8)
 @pytest.mark.parametrize("scorer", BOUNDED + UNBOUNDED, ids=lambda scorer: type(scorer).__name__)
 def test_the_best_texts_are_found_and_proved_in_a_thousand_trees(scorer: dk.PathScorer) -> None:
     for vocab, new, number in TREES if scorer in BOUNDED else SMALL_TREES:

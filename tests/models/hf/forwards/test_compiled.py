@@ -24,6 +24,7 @@ def tiny() -> GPT2LMHeadModel:
     return GPT2LMHeadModel(config).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", [dk.Greedy(), dk.BeamSearch(3), dk.Sample(2, seeds=[1, 2, 3])])
 @pytest.mark.parametrize("family", ["gpt2", "llama", "mistral-window"])
 def test_texts_are_those_of_the_model(family: str, decoder: dk.Decoder[Any]) -> None:

@@ -41,6 +41,7 @@ def recorded_of(hf: dk.HFModel) -> str:
     return repr(hf).rpartition("recorded=")[2].removesuffix(")")
 
 
+@pytest.mark.mostly_slow(8)
 @pytest.mark.parametrize("family", TRIES)
 @pytest.mark.parametrize("beams", [1, 4])
 def test_recorded_passes_give_the_very_logits_of_the_model(family: str, beams: int) -> None:

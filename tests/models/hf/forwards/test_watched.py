@@ -74,6 +74,7 @@ def seen(model: Any, prompt: dk.Prompt, number: int, text: list[int]) -> dict[st
     }
 
 
+@pytest.mark.mostly_slow(8)
 @pytest.mark.parametrize("cached", ["rows", "none"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_shows_what_a_plain_forward_pass_of_each_rows_text_shows(

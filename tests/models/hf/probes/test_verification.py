@@ -33,6 +33,7 @@ def same(expected: dk.Decoded, actual: dk.Decoded) -> None:
     torch.testing.assert_close(expected.token_log_probs, actual.token_log_probs, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.mostly_slow(8)
 @pytest.mark.parametrize("family", ALL)
 def test_rows_that_take_back_different_numbers_of_tokens_say_what_greedy_search_says(family: str) -> None:
     model, batch = wrap(family), PROMPTS[family]

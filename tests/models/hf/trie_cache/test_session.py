@@ -66,6 +66,7 @@ def walk(hf: dk.HFModel, prompt: dk.Prompt, beams: int, steps: int, seed: int) -
     return walked
 
 
+@pytest.mark.mostly_slow(8)
 @pytest.mark.parametrize("family", TRIES)
 @pytest.mark.parametrize("beams", [2, 5])
 def test_logits_are_those_of_rows_however_beams_move(family: str, beams: int) -> None:
@@ -80,6 +81,7 @@ def test_logits_are_those_of_rows_however_beams_move(family: str, beams: int) ->
     assert (trie - rows).abs().max() < (1e-9 if exact else 1e-3)
 
 
+@pytest.mark.mostly_slow(8)
 @pytest.mark.parametrize("family", TRIES)
 def test_beams_say_what_they_say_over_rows(family: str) -> None:
     said = [
