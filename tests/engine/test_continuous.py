@@ -104,6 +104,7 @@ def test_with_places_taken_a_skewed_list_takes_far_fewer_passes(monkeypatch: pyt
     assert refilled < 0.7 * in_waves
 
 
+@pytest.mark.mostly_slow(8)
 @pytest.mark.parametrize("processors", PROCESSORS)
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_every_decoder_gives_what_it_gives_in_one_batch(
@@ -146,6 +147,7 @@ def test_every_prompt_gives_what_it_gives_alone_whoever_it_joins(
         assert torch.equal(moved, result.parents)
 
 
+@pytest.mark.mostly_slow(8)
 @pytest.mark.parametrize("decoder", [dk.Greedy(), dk.BeamSearch(3, num_return=2)], ids=["greedy", "beams"])
 @pytest.mark.parametrize(
     ("family", "from_rows"),

@@ -218,6 +218,7 @@ def common(texts: list[list[int]]) -> list[int]:
     return texts[0][:longest]
 
 
+@pytest.mark.slow
 @LAWS
 @given(
     batch=prompts(vocab=6),

@@ -11,7 +11,7 @@ import decodekit as dk
 from tests.equivalence.compare import batch, ours, theirs
 from tests.equivalence.families import ALL, END, ENDS, FAMILIES, PAD
 
-pytestmark = pytest.mark.mostly_slow(8)
+pytestmark = pytest.mark.mostly_slow(16)
 
 BEAMS = (2, 3, 5, 8)
 ALPHAS = (-1.0, 0.0, 1.0, 2.0)

@@ -24,7 +24,7 @@ from tests.equivalence.test_beam_search import (
 from tests.equivalence.test_greedy import PROCESSORS
 from tests.equivalence.test_sample import WARPERS
 
-pytestmark = pytest.mark.mostly_slow(8)
+pytestmark = pytest.mark.mostly_slow(16)
 
 ON_THE_WHOLE_GRID = "t5"
 ON_A_SLICE = tuple(family for family in ENCODER_DECODERS if family != ON_THE_WHOLE_GRID)

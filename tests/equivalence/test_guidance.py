@@ -13,7 +13,7 @@ from tests.equivalence.compare import Batch, batch, ours, theirs
 from tests.equivalence.families import FAMILIES, wrap
 from tests.equivalence.test_second_models import exact_beams, plain
 
-pytestmark = pytest.mark.mostly_slow(8)
+pytestmark = pytest.mark.mostly_slow(16)
 
 # Of the comparison under beams.
 PROMPTS, STEPS, SCALE = 10, 8, 1.5

@@ -27,7 +27,7 @@ TEMPLATE = Path(__file__).with_name("page.md")
 ROWS = [*MODES, *OF_CONFIG, *OF_GENERATE, *DIFFERENT]
 
 pytestmark = [
-    pytest.mark.mostly_slow(8),
+    pytest.mark.mostly_slow(16),
     pytest.mark.filterwarnings("ignore"),  # transformers warns of what is merely odd
 ]
 

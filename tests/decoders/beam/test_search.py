@@ -73,6 +73,7 @@ def test_the_score_is_the_scorers_and_the_log_probs_are_the_models() -> None:
     torch.testing.assert_close(banned.token_log_probs.exp(), torch.tensor([[[0.6, 0.4]]]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "goes_on"),
     [

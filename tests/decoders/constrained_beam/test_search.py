@@ -114,6 +114,7 @@ def test_a_prompt_without_a_way_on_is_an_error_that_names_it() -> None:
         dk.decode(model, [[1]], Search(2, [dk.Phrase([2])]), dk.SuppressTokens(range(5)), max_new_tokens=3)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
@@ -139,6 +140,7 @@ def test_as_many_beams_as_texts_find_the_best_that_meets_everything(
     assert [best] == out.hypotheses()
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
@@ -201,6 +203,7 @@ def test_it_keeps_the_laws_of_decoders(ordered: bool) -> None:  # noqa: FBT001
     )
 
 
+@pytest.mark.slow
 def test_it_keeps_the_laws_of_decoders_with_constraints_for_each_prompt_and_a_guiding_scorer() -> None:
     check_decoder(
         lambda numbers: Search(

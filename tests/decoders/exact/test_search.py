@@ -285,6 +285,7 @@ CHAINS: dict[str, Callable[[int], Any]] = {
 }
 
 
+@pytest.mark.mostly_slow(8)
 @pytest.mark.parametrize("name", CHAINS)
 def test_processors_see_every_text_as_in_the_main_loop(name: str) -> None:
     prompts, texts = prompts_of(4, 12), all_texts(4, 4, END)

@@ -190,6 +190,7 @@ def chance(text: tuple[int, ...], chain: list[dk.LogitsProcessor]) -> float:
 SOURCES: list[dict[str, Any]] = [{"seeds": [3]}, {"generator": torch.Generator().manual_seed(4)}]
 
 
+@pytest.mark.mostly_slow(4)
 @pytest.mark.parametrize("source", SOURCES, ids=["seeds", "generator"])
 @pytest.mark.parametrize("draft", [DRAFT, dk.PromptLookup(1)], ids=["model", "lookup"])
 def test_samples_are_distributed_as_the_processed_model_says(draft: dk.Draft, source: dict[str, Any]) -> None:
@@ -204,6 +205,7 @@ def test_without_the_rule_of_acceptance_they_are_not(monkeypatch: pytest.MonkeyP
     assert chi_square(dk.PromptLookup(1), CHAIN, seeds=[3]) > CHI_SQUARE_26
 
 
+@pytest.mark.slow
 def test_drawing_from_p_after_a_refusal_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify, "residual", lambda probs, *_: probs)
     assert chi_square(DRAFT, CHAIN, seeds=[3]) > CHI_SQUARE_26
@@ -232,6 +234,7 @@ def test_numbers_for_one_purpose_say_nothing_about_those_for_another() -> None:
     assert len(drawn) == 27
 
 
+@pytest.mark.slow
 def test_it_keeps_the_laws_of_decoders() -> None:
     check_decoder(dk.Speculative(dk.DraftModel(model(5)), tokens=3))
     check_decoder(dk.Speculative(dk.PromptLookup()), stop=dk.EndIds(4) | dk.RepetitionLoop(2))

@@ -171,6 +171,7 @@ def test_an_estimate_that_forgets_the_steps_before_the_last_is_biased(
 # Keeping a text, and what it is good for
 
 
+@pytest.mark.slow
 def test_a_kept_text_is_in_every_sample_and_its_inclusion_probability_is_estimated_by_the_mean() -> None:
     expected = samples(MARKOV, dk.Chain(), 2, 3)
     for text in ([2], [0, 0, 0], [1, 0, 2]):
@@ -233,6 +234,7 @@ def test_there_must_be_a_text_a_prompt_of_the_models_ids() -> None:
 # The contract
 
 
+@pytest.mark.slow
 def test_it_keeps_the_laws_of_decoders() -> None:
     check_decoder(
         lambda numbers: dk.ConditionalPoissonBeams(3, seeds=[31 * number for number in numbers]),

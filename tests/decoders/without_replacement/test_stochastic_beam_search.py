@@ -146,6 +146,7 @@ CASES = {
 }
 
 
+@pytest.mark.mostly_slow(5)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_texts_are_drawn_without_replacement_in_the_order_of_their_scores(
     case: tuple[dk.Model, dk.Chain, int, int],
@@ -312,6 +313,7 @@ def test_texts_of_a_hundred_tokens_differ_and_their_numbers_are_finite() -> None
 # The contract
 
 
+@pytest.mark.slow
 def test_it_keeps_the_laws_of_decoders() -> None:
     check_decoder(
         lambda numbers: dk.StochasticBeamSearch(3, seeds=[31 * number for number in numbers]), max_examples=8
@@ -457,6 +459,7 @@ def test_with_allennlps_noise_it_finds_allennlps_sequences(
             assert log_prob.item() == pytest.approx(case.found["scores"][row][rank], rel=1e-5)
 
 
+@pytest.mark.mostly_slow(5)
 @pytest.mark.parametrize("case", markov_cases("inclusion"), ids=str)
 def test_texts_are_included_as_often_as_by_allennlp(case: MarkovCase) -> None:
     model = MarkovModel(case.matrix, end_ids=(0,))

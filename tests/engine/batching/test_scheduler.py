@@ -75,6 +75,7 @@ def test_several_batches_give_what_one_gives(decoder: str, processors: str) -> N
         assert_same(expected, out)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(
     st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=6), min_size=1, max_size=10),

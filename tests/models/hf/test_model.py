@@ -38,6 +38,7 @@ def gpt2(**options: Any) -> GPT2LMHeadModel:  # noqa: ANN401
     return model
 
 
+@pytest.mark.mostly_slow(8)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_advance_gives_what_a_fresh_start_gives_under_any_source_rows(family: str) -> None:
     # Rounding: float32 logits of models whose logits are of the order of 10.
@@ -120,6 +121,7 @@ def test_the_bare_model_is_wrapped_and_left_as_it_was() -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+@pytest.mark.mostly_slow(8)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_comes_out_can_be_trained_on_and_the_model_too(family: str) -> None:
     model = build(family, 0)

@@ -291,6 +291,7 @@ def test_what_counts_slots_only_in_long_runs_is_found_out_too() -> None:
         torch.testing.assert_close(said[0].score, said[1].score)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["t5", "bart", "llama"])
 def test_threads_may_share_a_model(family: str) -> None:
     hf = dk.HFModel(build(family))
