@@ -39,7 +39,8 @@ def mark_public(module: griffe.Object | griffe.Alias) -> None:
 
 def breaking_changes(root: Path, tag: str) -> list[str]:
     """One line for each breaking change between a tag and the files in `root`."""
-    old, new = griffe.load_git("decodekit", ref=tag, repo=root), griffe.load("decodekit", search_paths=[root])
+    old = griffe.load_git("decodekit", ref=tag, repo=root)
+    new = griffe.load("decodekit", search_paths=[root], try_relative_path=False)
     mark_public(old)
     mark_public(new)
     changes = griffe.find_breaking_changes(old, new)
