@@ -10,6 +10,7 @@ from torch import Tensor
 
 from decodekit.core.history import History, RowOwners, Source
 from decodekit.core.prompt_parsing import Read, read_prompts
+from decodekit.core.validation import set_fields
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.errors import PromptError
 
@@ -23,16 +24,16 @@ class Prompt:
     Padding on the left makes all rows write the same column, so one position serves the batch.
 
     Attributes:
-        tokens: Token ids; where `mask` is False, anything.
-        mask: True where there is a token. Every row is some False followed by at least one True. Zeros
-            and ones will do.
-        source: For an encoder-decoder what the encoder reads; `tokens` are then what the decoder begins
-            with. None for decoder-only models.
-        states: What the encoder has made of its source, where that is known already.
+        tokens: Token ids; arbitrary where `mask` is False.
+        mask: True where there is a token. Every row is some False followed by at least one True. Zeros and
+            ones will do.
+        source: The texts for the encoder of an encoder-decoder; `tokens` then start the decoder's. None for
+            decoder-only models.
+        states: The encoder's states of the source, if they are known already.
 
     Raises:
-        PromptError: If the two are not of one shape `[batch, length]`, hold other things than ids and
-            zeros and ones, a row is empty, or has a False after a True (right padding, or a hole).
+        PromptError: If tokens and mask are not of one shape `[batch, length]`, are no ids or no zeros and
+            ones, a row is empty, or has a False after a True (right padding, or a hole).
 
     Example:
         >>> Prompt.from_ids([[7], [5, 6, 7]]).mask
@@ -59,9 +60,8 @@ class Prompt:
         if self.tokens.dtype not in _INTEGERS:
             raise PromptError(f"Prompt: token ids must be integers, got a tensor of {self.tokens.dtype}.")
         if not ((self.mask == 0) | (self.mask == 1)).all():
-            raise PromptError("Prompt: a mask must hold zeros and ones only, and this one holds others.")
-        object.__setattr__(self, "tokens", self.tokens.long())  # the way to set a frozen field
-        object.__setattr__(self, "mask", self.mask.bool())
+            raise PromptError("Prompt: a mask must hold zeros and ones only, got further values.")
+        set_fields(self, tokens=self.tokens.long(), mask=self.mask.bool())
         rising = (self.mask[:, 1:] | ~self.mask[:, :-1]).all(-1) & self.mask[:, -1]
         if not rising.all():
             row = int((~rising).int().argmax())
@@ -71,7 +71,7 @@ class Prompt:
             )
         if self.source is not None and len(self.source.tokens) != len(self.tokens):
             raise PromptError(
-                f"Prompt: there must be one source a prompt, got {len(self.source.tokens)} sources for "
+                f"Prompt: there must be one source per prompt, got {len(self.source.tokens)} sources for "
                 f"{len(self.tokens)} prompts."
             )
 
@@ -89,23 +89,22 @@ class Prompt:
 
     @classmethod
     def of(cls, prompts: Any, vocabulary: Vocabulary) -> "Prompt":  # noqa: ANN401 - see Args
-        """Whatever a person calls prompts, as one batch.
+        """Prompts in any form, as one batch.
 
         Args:
-            prompts: A string or a sequence of strings; a list of ids or a sequence of such lists, of
-                any lengths; a tensor of ids, alone (then every id is a token) or as the pair
-                `(tokens, mask)` or the mapping with `input_ids` and `attention_mask` that tokenizers
-                return; a `Prompt`.
-            vocabulary: The model's. An empty prompt becomes its `bos_id`.
+            prompts: A string or a sequence of strings; a list of ids or a sequence of such lists, of any
+                lengths; a tensor of ids, alone (then every id is a token), as the pair `(tokens, mask)`, or
+                in the mapping with `input_ids` and `attention_mask` that tokenizers return; a `Prompt`.
+            vocabulary: The vocabulary of the model. An empty prompt becomes its `bos_id`.
 
         Raises:
-            PromptError: If the prompts are none of these, hold ids outside the vocabulary, are empty
+            PromptError: If the prompts have none of these forms, hold ids outside the vocabulary, are empty
                 and there is no BOS, are strings and there is no tokenizer, or are padded on the right.
         """
         prompt = prompts if isinstance(prompts, Prompt) else cls._read(prompts, vocabulary)
         if (prompt.source is None) != (vocabulary.decoder_start_id is None):
             raise PromptError(
-                "Prompt: an encoder-decoder, and nothing else, reads a source, and this model "
+                "Prompt: a source must be given for an encoder-decoder and no other model, and this model "
                 f"{'reads none' if prompt.source else 'needs one'}. "
                 f"{'Put the source in front of the prompt.' if prompt.source else 'Pass the text itself.'}"
             )
@@ -126,7 +125,7 @@ class Prompt:
         return cls(tokens, torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask)
 
     def with_source(self, source: Source) -> "Prompt":
-        """The same beginnings of the decoder's text, for an encoder that reads `source`."""
+        """The same prompts of the decoder, with texts for the encoder."""
         return Prompt(self.tokens, self.mask, source)
 
     def to(self, device: torch.device) -> "Prompt":
@@ -163,22 +162,18 @@ class Prompt:
 
 
 class PromptSubset(NamedTuple):
-    """Some prompts of a run, which are decoded on their own.
+    """Some prompts of a run, decoded as a batch of their own.
 
     Attributes:
-        numbers: Which they are.
-        whole: All of them.
+        numbers: Their indices.
+        whole: All prompts.
     """
 
     numbers: list[int]
     whole: Prompt
 
     def prompt(self, *, trims_source: bool = True) -> Prompt:
-        """The prompts, without padding that none of them needs.
-
-        Args:
-            trims_source: Whether that goes for what an encoder reads too.
-        """
+        """The prompts, without columns of padding only; sources likewise if `trims_source`."""
         some = self.whole.take(torch.tensor(self.numbers))
         first = some.tokens.shape[1] - int(some.mask.sum(-1).max())
         source = some.source
@@ -188,7 +183,7 @@ class PromptSubset(NamedTuple):
         return replace(some, tokens=some.tokens[:, first:], mask=some.mask[:, first:], source=source)
 
     def of_run(self, history: History) -> History:
-        """Their history, which knows that they are a part."""
+        """Their history, with the owners of its rows counted through the whole run."""
         source = self.whole.source
         numbers = torch.tensor(self.numbers, device=history.tokens.device)
         owners = history.owners
@@ -201,7 +196,7 @@ class PromptSubset(NamedTuple):
 
 
 def _source(read: Read) -> Source:
-    """What an encoder reads: padded on the right, since encoders count positions from the left."""
+    """The texts for an encoder, padded on the right: encoders count positions from the left."""
     if isinstance(read, list):
         length = max(len(row) for row in read)
         tokens = torch.tensor([[*row, *[0] * (length - len(row))] for row in read])

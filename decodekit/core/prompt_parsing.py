@@ -1,6 +1,7 @@
-"""What a person calls prompts, read as lists of ids or as tensors."""
+"""Parsing of prompts: strings, lists of ids, tensors and mappings, as ids."""
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ Read = list[list[int]] | tuple[Shaped[Tensor, "batch length"], Shaped[Tensor, "b
 
 
 def read_prompts(prompts: Any, vocabulary: Vocabulary) -> Read:  # noqa: ANN401 - see Prompt.of
-    """The prompts as ids; nothing is padded yet, and tensors are as they were given."""
+    """The prompts as ids, not padded yet; tensors stay as they were given."""
     if isinstance(prompts, Mapping):
         prompts = _from_mapping(prompts)
     if isinstance(prompts, np.ndarray):
@@ -57,7 +58,7 @@ def _refuse_padding(tokens: Shaped[Tensor, "batch length"], vocabulary: Vocabula
 
 
 def _from_mapping(prompts: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    """What a tokenizer returned, as a tensor, a pair of tensors, or lists of ids without padding."""
+    """The output of a tokenizer, as a tensor, a pair of tensors, or lists of ids without padding."""
     if "input_ids" not in prompts:
         raise PromptError(f"Prompt: a mapping must have input_ids, got {sorted(prompts)}.")
     ids, mask = prompts["input_ids"], prompts.get("attention_mask")
@@ -76,26 +77,26 @@ def _from_mapping(prompts: Mapping[str, Any]) -> Any:  # noqa: ANN401
 
 
 def _rows(prompts: Any) -> list[Any]:  # noqa: ANN401
-    """`prompts` as a list with one item a prompt."""
+    """`prompts` as a list with one item per prompt."""
     if isinstance(prompts, str):
         return [prompts]
     if isinstance(prompts, Sequence) and not isinstance(prompts, bytes | bytearray):
         # A flat list of ids is one prompt; the empty list is no prompt at all.
-        return [prompts] if prompts and all(type(item) is int for item in prompts) else list(prompts)
+        return [prompts] if prompts and all(map(_is_id, prompts)) else list(prompts)
     raise PromptError(
         f"Prompt: prompts must be a string, ids, a list of either, or a tensor, got {type(prompts).__name__}."
     )
 
 
 def _read_ids(row: Any, vocabulary: Vocabulary) -> list[int]:  # noqa: ANN401
-    """One prompt's ids, never empty."""
+    """The ids of one prompt, never empty."""
     if isinstance(row, str):
         row = vocabulary.ids(row)
     ids = row.tolist() if isinstance(row, Tensor | np.ndarray) else row
     if isinstance(ids, bytes | bytearray | str) or not isinstance(ids, Sequence):
         raise PromptError(f"Prompt: a prompt must be a string or a list of integers, got {row!r:.80}.")
     for token in ids:
-        if type(token) is not int:
+        if not _is_id(token):
             raise PromptError(
                 f"Prompt: a prompt must be a string or a list of integers, got {token!r:.80} in one."
             )
@@ -108,7 +109,12 @@ def _read_ids(row: Any, vocabulary: Vocabulary) -> list[int]:  # noqa: ANN401
                 "Give at least one token."
             )
         ids = [vocabulary.bos_id]
-    return list(ids)
+    return list(map(int, ids))
+
+
+def _is_id(item: object) -> bool:
+    """True for an integer of any kind, such as that of numpy."""
+    return isinstance(item, Integral) and not isinstance(item, bool)
 
 
 def _matrix(tensor: Tensor) -> Shaped[Tensor, "batch length"]:

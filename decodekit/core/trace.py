@@ -1,4 +1,4 @@
-"""What a run saw at every step, when it was asked to keep it."""
+"""Traces: the likeliest tokens of every row at every step."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 class Candidate(NamedTuple):
-    """One of a row's likeliest tokens at one step.
+    """One of the likeliest tokens of a row at one step.
 
     Attributes:
         token: Its id.
-        text: How it reads; None without a tokenizer.
+        text: Its text; None without a tokenizer.
         log_prob: The model's own log-probability, in nats.
-        score: What it was worth after the processors; minus infinity when they banned it.
+        score: Its score after the processors; minus infinity if they banned it.
     """
 
     token: int
@@ -32,12 +32,12 @@ class Candidate(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """One row at one step: what it continued, what was likely, and what came next.
+    """One row at one step, with its candidates.
 
     Attributes:
         step: 0 for the first new token.
-        prompt: Which prompt.
-        row: Which of the prompt's rows (beams or samples).
+        prompt: Index of the prompt.
+        row: Index among the rows of the prompt (beams or samples).
         tokens: The continuation so far, before this step.
         text: Prompt and continuation so far; None without a tokenizer.
         candidates: The likeliest tokens under the model, best first.
@@ -63,17 +63,17 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """Every step's likeliest tokens on every row, and which row went on from which.
+    """The likeliest tokens of every row at every step, and the row that each row continued.
 
     Iterate over it for `Choice` objects, or take the notebook's table with `to_frame`.
 
     Attributes:
         prompt: The prompts.
         rows_per_prompt: Rows (beams or samples) of each prompt.
-        vocabulary: Reads the tokens.
-        end_ids: Ids that end a row; what it says after one is left out.
-        steps: One entry a step.
-        lengths: How many tokens each row said, where rows never change places.
+        vocabulary: The vocabulary of the model.
+        end_ids: Ids that end a row; later tokens are left out.
+        steps: The tensors of every step.
+        lengths: Number of tokens of each row, if rows never change places.
 
     Example:
         >>> out = dk.decode(dk.load(), "Once upon a time there was", dk.Greedy(), max_new_tokens=2, trace=3)
@@ -93,13 +93,13 @@ class Trace:
 
     def __iter__(self) -> Iterator[Choice]:
         prompts = self.prompt.ids()
-        said: list[list[int]] = [[] for _ in range(len(prompts) * self.rows_per_prompt)]
-        lengths = [len(self.steps)] * len(said)
+        emitted: list[list[int]] = [[] for _ in range(len(prompts) * self.rows_per_prompt)]
+        lengths = [len(self.steps)] * len(emitted)
         if self.lengths is not None and all(step.source_rows is None for step in self.steps):
             lengths = self.lengths.flatten().tolist()
         for number, step in enumerate(self.steps):
             candidates, log_probs, scores = (t.tolist() for t in step[:3])
-            for row, tokens in enumerate(said):
+            for row, tokens in enumerate(emitted):
                 if number >= lengths[row] or not set(self.end_ids).isdisjoint(tokens):
                     continue
                 prompt = row // self.rows_per_prompt
@@ -114,13 +114,13 @@ class Trace:
                         for token, *values in zip(candidates[row], log_probs[row], scores[row], strict=True)
                     ],
                 )
-            sources = range(len(said)) if step.source_rows is None else step.source_rows.tolist()
-            said = [
-                [*said[source], token] for source, token in zip(sources, step.tokens.tolist(), strict=True)
+            sources = range(len(emitted)) if step.source_rows is None else step.source_rows.tolist()
+            emitted = [
+                [*emitted[source], token] for source, token in zip(sources, step.tokens.tolist(), strict=True)
             ]
 
     def records(self) -> list[dict[str, Any]]:
-        """The notebook's table: a dictionary a step and row, candidates as `' time (88.73%)'`."""
+        """The notebook's table: a dictionary per step and row, candidates as `' time (88.73%)'`."""
         prompts = self.prompt.ids()
         return [
             {

@@ -1,4 +1,4 @@
-"""What a model's token ids mean."""
+"""The vocabulary of a model: the meaning of its token ids."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -11,7 +11,7 @@ class Tokenizer(Protocol):
     """The two methods of a Hugging Face tokenizer that decodekit calls."""
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """The ids of `text`, by default with whatever the model wants at its start."""
+        """The ids of `text`, by default with the special tokens that the model expects."""
 
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
         """The text of the ids."""
@@ -19,7 +19,7 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """Which ids exist, which end a text, which start one, and how they read.
+    """The ids of a model: their number, their special ones, and their text.
 
     Every field may be unknown: a model over bare ids needs none of them.
 
@@ -28,8 +28,7 @@ class Vocabulary:
         end_ids: Ids that end a hypothesis.
         pad_id: Fills columns that hold no token.
         bos_id: Starts a text; an empty prompt becomes this one token.
-        decoder_start_id: Of an encoder-decoder, what its decoder begins with; None for decoder-only
-            models.
+        decoder_start_id: Starts the text of the decoder in an encoder-decoder; None for decoder-only models.
         tokenizer: Turns strings into ids and back.
 
     Example:
@@ -70,28 +69,31 @@ class Vocabulary:
         return ids
 
     def continuation_ids(self, prompt_text: str | None, prompt: list[int], continuation: str) -> list[int]:
-        """The ids of `continuation` after a prompt, whose text is None if it was given as ids.
+        """The ids of `continuation` after a prompt: those of the whole text, if it begins with the prompt's.
 
-        As they are in the whole text, if that begins with the prompt's ids; else read by itself.
+        Args:
+            prompt_text: Text of the prompt; None if it was given as ids.
+            prompt: Ids of the prompt.
+            continuation: Text that follows.
         """
         if prompt_text is not None:
             whole = self.ids(prompt_text + continuation)
             if whole[: len(prompt)] == prompt:
                 return whole[len(prompt) :]
         if self.tokenizer is None:
-            return self.ids(continuation)  # says why it cannot
+            return self.ids(continuation)  # raises
         if self.decoder_start_id is not None and callable(self.tokenizer):
-            # Marian's tokenizers split a text that is said otherwise than one that is read.
-            said: list[int] = self.tokenizer(text_target=continuation, add_special_tokens=False)["input_ids"]
-            return said
+            # Marian's tokenizers split targets and sources in different ways.
+            ids: list[int] = self.tokenizer(text_target=continuation, add_special_tokens=False)["input_ids"]
+            return ids
         return self.tokenizer.encode(continuation, add_special_tokens=False)
 
     def text(self, prompt: list[int], continuation: list[int]) -> str | None:
-        """How `continuation` reads after `prompt`, special tokens left out; None without tokenizer."""
+        """The text of `continuation` after `prompt`, special tokens left out; None without tokenizer."""
         if self.tokenizer is None:
             return None
-        # Some tokenizers drop the space in front of the first word they are given, so the
-        # continuation is read as what it adds to the prompt.
+        # Some tokenizers drop the space in front of the first word they are given, so the continuation is
+        # read as the addition to the prompt.
         before = self.tokenizer.decode(prompt, skip_special_tokens=True)
         whole = self.tokenizer.decode(prompt + continuation, skip_special_tokens=True)
         if whole.startswith(before):

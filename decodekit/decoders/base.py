@@ -68,9 +68,9 @@ class Decoder(ABC, Generic[State, Report]):
     """
 
     batch_independent: bool = False
-    """True if prompts do not depend on each other. Then they can be decoded in several batches, and
-    `finished` ones are evicted. Every tensor of the state leads with as many entries for each prompt,
-    prompt-major, or is 0-d; a report is a dataclass of such tensors, and of lists with an entry per prompt."""
+    """True if prompts do not depend on each other. Then they can be decoded in several batches, and finished
+    ones are evicted. Every tensor of the state leads with as many entries for each prompt, prompt-major, or
+    is 0-d; a report is a dataclass of such tensors, and of lists with an entry per prompt."""
 
     delay: int = 0
     """Steps between the logits of a token and its decision. A decoder that tries several tokens first and

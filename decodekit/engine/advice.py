@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
+from decodekit.errors import DecodekitError
+
 # Arguments of transformers' `generate`, with their place here.
 ELSEWHERE = {
     "max_length": "Use max_new_tokens=, which counts new tokens only.",
@@ -66,7 +68,10 @@ def refuse_custom_loop(decoder: object) -> NoReturn:
 
 def wrong_model(model: object) -> Exception:
     """The error for a model of another kind."""
-    return _wrong("model must be a Model or a transformers model", model, "Use dk.load(name) or dk.HFModel")
+    advice = "Use dk.load(name) or dk.HFModel(model, tokenizer)"
+    return DecodekitError(
+        f"decode: model must be a Model or a transformers model, got {model!r:.80}. {advice}."
+    )
 
 
 def wrong_decoder(decoder: object) -> Exception:

@@ -269,7 +269,7 @@ class DecodingRun(Generic[State]):
         history = request.prompt.to(logits.device).history(capacity, decoder.rows_per_prompt)
         history = history if subset is None else subset.of_run(history)
         self.state, self._memory = decoder.init(history, self.limits), processor.init(history)
-        _check_state(decoder, self.state, self.limits)
+        check_state(decoder, self.state, self.limits)
         self._nonfinite = torch.zeros(logits.shape[0], dtype=torch.bool, device=logits.device)
         self.logits = self.scores = logits
         self.selection = Selection(history.last())  # before the first step
@@ -361,7 +361,7 @@ def _stepper(
     return partial(step, decoder, processor)
 
 
-def _check_state(decoder: Decoder[State, Any], state: State, limits: Limits) -> None:
+def check_state(decoder: Decoder[State, Any], state: State, limits: Limits) -> None:
     """Raise if the decoder could not report log-probabilities, or would ignore the stopping criteria."""
     name = type(decoder).__name__
     if "model_scores" not in getattr(state, "_fields", ()):

@@ -1,8 +1,9 @@
-"""The log-probability of given text."""
+"""Scoring: the log-probability of given continuations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from numbers import Integral
+from typing import Any, TypeGuard
 
 import torch
 from jaxtyping import Bool, Float32, Int64
@@ -11,18 +12,18 @@ from torch import Tensor, nn
 from decodekit.core.prompt import Prompt
 from decodekit.core.result import Decoded, sum_log_probs
 from decodekit.core.vocabulary import Vocabulary
-from decodekit.engine.decode import as_model
+from decodekit.engine.decode import as_model, vocabulary_of
 from decodekit.errors import DecodekitError, DecodingError
-from decodekit.models.protocols import DescribedModel, Model, ScoringModel
+from decodekit.models.protocols import Model, ScoringModel
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Scored:
-    """What given continuations are worth under the model.
+    """The log-probabilities of given continuations.
 
     Attributes:
         tokens: The continuations; 0 past their end.
-        lengths: Tokens of each.
+        lengths: Number of tokens of each.
         valid: False where a prompt was given fewer continuations than another.
         token_log_probs: The model's log-probability of each token, in nats; 0 past the end.
     """
@@ -51,19 +52,19 @@ def score(
 ) -> Scored:
     r"""The model's log-probabilities of given continuations, teacher-forced.
 
-    $\log P(y \mid x) = \sum_t \log P(y_t \mid x, y_{<t})$, in one forward pass a batch, summed in
-    double precision.
+    $\log P(y \mid x) = \sum_t \log P(y_t \mid x, y_{<t})$, in one forward pass per batch, summed in double
+    precision.
 
     Args:
         model: As in `decode`.
         prompts: As in `decode`.
-        continuations: For every prompt a string, a list of ids, or a list of several of either; for
-            a single prompt also just the string. A tensor `[batch, new]` or `[batch, hyps, new]`, of
-            which every id counts, or what `decode` returned.
-        batch_size: Continuations a forward pass; None: all at once.
+        continuations: For every prompt a string, a list of ids, or a list of several of either. For a single
+            prompt that is not in a list, one or several continuations. A tensor `[batch, new]` or
+            `[batch, hyps, new]`, in which every id counts, or the result of `decode`.
+        batch_size: Continuations per forward pass; by default all at once.
 
     Returns:
-        Log-probabilities a token and a continuation, `[batch, hyps]`.
+        Log-probabilities per token and per continuation, `[batch, hyps]`.
 
     Raises:
         DecodekitError: If there are not as many continuations as prompts, an id is outside the
@@ -80,7 +81,7 @@ def score(
     model = as_model(model)
     if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
         raise DecodekitError(f"score: batch_size must be an integer of at least 1, got {batch_size!r}.")
-    vocabulary = model.vocabulary if isinstance(model, DescribedModel) else Vocabulary()
+    vocabulary = vocabulary_of(model)
     prompt = Prompt.of(prompts, vocabulary)
     given = _read(continuations, prompt, prompts, vocabulary)
     hyps = max(len(several) for several in given)
@@ -123,7 +124,7 @@ def _score_rows(
 def _score_step_by_step(
     model: Model, prompt: Prompt, tokens: Int64[Tensor, "rows new"], lengths: Int64[Tensor, " rows"]
 ) -> Float32[Tensor, "rows new"]:
-    """The same for a model that only goes forward token by token."""
+    """The log-probabilities by a model that reads token by token."""
     new = tokens.shape[1]
     session, logits = model.start(prompt, rows_per_prompt=1, capacity=prompt.tokens.shape[1] + new)
     tokens, lengths = tokens.to(logits.device), lengths.to(logits.device)
@@ -134,11 +135,11 @@ def _score_step_by_step(
         )
     columns = []
     for column in range(new):
-        spoken = tokens[:, column]
-        log_probs = logits.log_softmax(-1).gather(1, spoken[:, None])[:, 0]
+        given = tokens[:, column]
+        log_probs = logits.log_softmax(-1).gather(1, given[:, None])[:, 0]
         columns.append(log_probs.masked_fill(column >= lengths, 0.0))
         if column + 1 < new:
-            logits = session.advance(spoken, None)
+            logits = session.advance(given, None)
     return torch.stack(columns, 1) if columns else tokens.float()
 
 
@@ -157,15 +158,17 @@ def _read(
     elif isinstance(continuations, str):
         continuations = [continuations]
     several = isinstance(continuations, Sequence)
-    if several and batch == 1 and continuations and all(type(item) is int for item in continuations):
-        continuations = [continuations]
+    is_bare = isinstance(prompts, str) or (isinstance(prompts, Sequence) and _is_ids(prompts))
+    of_one = batch == 1 and several and len(continuations) > 0
+    if of_one and (_is_ids(continuations) or (is_bare and len(continuations) > 1)):
+        continuations = [continuations]  # all of the one prompt
     if not several or len(continuations) != batch:
         raise DecodekitError(
-            f"score: there must be one continuation, or one list of them, a prompt, got "
+            f"score: there must be one continuation, or one list of them, per prompt, got "
             f"{len(continuations) if several else continuations!r} for {batch} prompts."
         )
     rows = [prompts] if isinstance(prompts, str) else prompts
-    # Not one flat list of ids, nor a pair; and a decoder's text does not go on from what the encoder reads.
+    # The text of a decoder does not continue the text that its encoder reads.
     is_rows = isinstance(rows, Sequence) and len(rows) == batch and prompt.source is None
     texts = [row if isinstance(row, str) else None for row in rows] if is_rows else [None] * batch
     return [
@@ -175,10 +178,10 @@ def _read(
 
 
 def _several(given: Any) -> list[Any]:  # noqa: ANN401
-    """One prompt's continuations as a list: a string or a list of ids is one."""
+    """The continuations of one prompt as a list: a string or a list of ids is one."""
     if isinstance(given, Tensor):
         given = given.tolist()
-    if isinstance(given, str) or not isinstance(given, Sequence) or all(type(item) is int for item in given):
+    if isinstance(given, str) or not isinstance(given, Sequence) or _is_ids(given):
         return [given]
     return list(given)
 
@@ -193,11 +196,20 @@ def _ids(
         continuation = vocabulary.continuation_ids(prompt_text, prompt_ids, continuation)
     ids = continuation.tolist() if isinstance(continuation, Tensor) else continuation
     if not isinstance(ids, Sequence):
-        ids = (None,)  # refused below, like any id that is none
+        ids = (None,)  # refused below, as any other object is
     for token in ids:
-        if type(token) is not int or token < 0 or token >= (vocabulary.size or token + 1):
+        if not _is_id(token) or token < 0 or token >= (vocabulary.size or token + 1):
             raise DecodekitError(
                 f"score: continuations must be strings or ids in [0, {vocabulary.size or 'vocabulary'}), got "
                 f"{continuation!r:.80}."
             )
-    return list(ids)
+    return list(map(int, ids))
+
+
+def _is_ids(given: Sequence[object]) -> bool:
+    return all(map(_is_id, given))
+
+
+def _is_id(item: object) -> TypeGuard[int]:
+    """True for an integer of any kind, such as that of numpy."""
+    return isinstance(item, Integral) and not isinstance(item, bool)

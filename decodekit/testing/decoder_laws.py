@@ -16,7 +16,7 @@ from decodekit.core.result import Decoded
 from decodekit.decoders.base import Decoder
 from decodekit.decoders.custom_loop import CustomLoop
 from decodekit.engine.decode import as_decoder, decode, decode_steps, read_criteria
-from decodekit.engine.loop import on_model_outputs, start_session
+from decodekit.engine.loop import check_state, on_model_outputs, start_session
 from decodekit.engine.scoring import score
 from decodekit.engine.step import step
 from decodekit.processors.chain import Chain
@@ -109,7 +109,9 @@ def _check_steps(
         vocab=logits.shape[-1],
         criteria=read_criteria(stop),
     )
-    state = on_model_outputs(decoder, session, decoder.init(prompt.history(length + new, rows), limits))
+    state = decoder.init(prompt.history(length + new, rows), limits)
+    check_state(decoder, state, limits)
+    state = on_model_outputs(decoder, session, state)
     nonfinite = torch.zeros(len(logits), dtype=torch.bool)
     # What a model shows at first may have shapes that only it knows.
     shape, result, memory = None if decoder.outputs_spec else shapes(state), None, ()

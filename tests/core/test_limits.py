@@ -90,5 +90,5 @@ def test_without_criteria_nothing_is_remembered() -> None:
 
 
 def test_a_criterion_that_answers_for_other_rows_is_refused() -> None:
-    with pytest.raises(dk.DecodekitError, match="one boolean for each of the 2 rows, and "):
+    with pytest.raises(dk.DecodekitError, match=r"one boolean per row \(2\), and "):
         finish(limits(Fires([True], "short")), [1, 1])

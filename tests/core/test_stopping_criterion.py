@@ -13,6 +13,7 @@ from torch import Tensor
 
 import decodekit as dk
 from decodekit.decoders.beam import candidates
+from decodekit.decoders.beam import step as beam_step
 from decodekit.testing import HashModel, MarkovModel, beam_search, check_decoder, next_log_probs
 from decodekit.testing.strategies import prompts
 
@@ -78,16 +79,14 @@ class Recorder(dk.StoppingCriterion):
 
     reason = "never"
 
-    def init(self, history: dk.History, run: dk.StoppingContext) -> tuple[()]:
+    def init(self, history: dk.History, run: dk.StoppingContext) -> tuple[()]:  # noqa: ARG002
         self.runs.append(run)
-        assert history.prompts is not None
         return ()
 
     def apply(
         self, history: dk.History, log_probs: Float32[Tensor, " rows"], memory: tuple[()]
     ) -> tuple[Bool[Tensor, " rows"], tuple[()]]:
-        assert history.prompts is not None
-        self.calls.append(Call(len(history.tokens), len(log_probs), history.prompts.tolist()))
+        self.calls.append(Call(len(history.tokens), len(log_probs), history.owners.prompts.tolist()))
         return torch.zeros(len(history.tokens), dtype=torch.bool), memory
 
 
@@ -128,9 +127,7 @@ def test_what_is_not_a_boolean_a_row_is_refused(wrong: Any) -> None:  # noqa: AN
             return wrong, memory
 
     for decoder in (dk.Greedy(), dk.BeamSearch(1)):
-        with pytest.raises(
-            dk.DecodekitError, match="criteria must return one boolean for each of the 2 rows"
-        ):
+        with pytest.raises(dk.DecodekitError, match="criterion must return one boolean per row"):
             dk.decode(HashModel(5), [[1], [2]], decoder, stop=Wrong(), max_new_tokens=2)
 
 
@@ -246,7 +243,7 @@ def test_without_either_reorder_of_memory_the_law_above_fails(
         "reorder_memory": lambda memory, source_rows: memory,  # noqa: ARG005
         "pick_memory": lambda memories, chosen: memories[0],  # noqa: ARG005
     }
-    module = candidates if nonfinite == "reorder_memory" else step
+    module = candidates if nonfinite == "reorder_memory" else beam_step
     monkeypatch.setattr(module, nonfinite, forget[nonfinite])
     assert sum(ours != theirs for ours, theirs in zip(right, texts(), strict=True)) >= 5
 
@@ -319,6 +316,7 @@ class Deaf(dk.Decoder[Any]):
         history: dk.History
         limits: dk.Limits
         done: Tensor
+        model_scores: Tensor | None = None
 
     rows_per_prompt = 1
 
@@ -334,9 +332,9 @@ class Deaf(dk.Decoder[Any]):
         return dk.RowState.start(state.history, state.limits).decoded(hypotheses=1)
 
 
-def test_a_decoder_that_asks_no_criterion_is_refused_where_there_is_one() -> None:
+def test_a_decoder_that_applies_no_criterion_is_refused_where_there_is_one() -> None:
     dk.decode(HashModel(5), [[1]], Deaf(), max_new_tokens=2)
-    with pytest.raises(dk.DecodekitError, match="decode: Deaf must ask the stopping criteria"):
+    with pytest.raises(dk.DecodekitError, match="decode: Deaf must apply the stopping criteria"):
         dk.decode(HashModel(5), [[1]], Deaf(), stop=SaidTwice(1), max_new_tokens=2)
 
 

@@ -112,6 +112,7 @@ class Counter(NamedTuple):
 
     rows: RowState
     steps: int
+    model_scores: Tensor | None = None
 
     @property
     def history(self) -> dk.History:
@@ -136,7 +137,7 @@ class CountsInPython(dk.Decoder[Counter]):
     def step(self, scores: Tensor, state: Counter) -> tuple[Counter, dk.Selection]:
         """The likeliest in the first steps, then the second."""
         tokens = scores.topk(2).indices[:, int(state.steps > 3)]
-        rows, selection = state.rows.emit(tokens, scores)
+        rows, selection = state.rows._replace(model_scores=state.model_scores).emit(tokens, scores)
         return Counter(rows, state.steps + 1), selection
 
     def finalize(self, state: Counter) -> dk.Decoded:
@@ -162,6 +163,7 @@ class Late(NamedTuple):
     rows: RowState
     pending: Tensor
     kept: dict[str, Tensor]
+    model_scores: Tensor | None = None
 
     @property
     def history(self) -> dk.History:
@@ -189,7 +191,7 @@ class SaysLate(dk.Decoder[Late]):
 
     def step(self, scores: Tensor, state: Late) -> tuple[Late, dk.Selection]:
         """What was likeliest a step ago."""
-        rows, _ = state.rows.emit(state.pending, scores)
+        rows, _ = state.rows._replace(model_scores=state.model_scores).emit(state.pending, scores)
         kept = {"b": state.kept["b"] + 2, "a": state.kept["a"] + 1}
         return Late(rows, scores.argmax(-1), kept), dk.Selection(state.pending, None)
 

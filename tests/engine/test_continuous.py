@@ -60,7 +60,7 @@ class Captured(Counted):
 def one_by_one(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """As soon as a place is free it is taken, and any number of runs may stand side by side."""
     monkeypatch.setattr(scheduler, "FREE", 0)
-    monkeypatch.setattr(continuous, "MOST_RUNS", 10**9)
+    monkeypatch.setattr(loop, "MOST_RUNS", 10**9)
     monkeypatch.setattr("decodekit.engine.batching.eviction.MOST", 0.999)
     return monkeypatch
 
@@ -69,13 +69,13 @@ def one_by_one(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 def joined(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many prompts began each time while others were under way."""
     seen: list[int] = []
-    begin = loop.ContinuousBatch.begin
+    admit = loop.ContinuousBatch.admit
 
     def spy(self: Any, numbers: list[int]) -> None:  # noqa: ANN401
-        seen.extend([len(numbers)] * bool(self.here))
-        begin(self, numbers)
+        seen.extend([len(numbers)] * bool(self.active and numbers))
+        admit(self, numbers)
 
-    monkeypatch.setattr(loop.ContinuousBatch, "begin", spy)
+    monkeypatch.setattr(loop.ContinuousBatch, "admit", spy)
     return seen
 
 
@@ -95,7 +95,7 @@ def test_with_places_taken_a_skewed_list_takes_far_fewer_passes(monkeypatch: pyt
     lengths = [20 if n % 8 == 0 else 1 + n % 3 for n in range(64)]
     passes = []
     for runs in (0, loop.MOST_RUNS):
-        monkeypatch.setattr(continuous, "MOST_RUNS", runs)
+        monkeypatch.setattr(loop, "MOST_RUNS", runs)
         model = Counted(countdown(20))
         out = dk.decode(model, [[n] for n in lengths], dk.Greedy(), max_new_tokens=20, batch_tokens=16 * 40)
         assert out.lengths[:, 0].tolist() == lengths
@@ -140,7 +140,15 @@ def test_every_prompt_gives_what_it_gives_alone_whoever_it_joins(
     for number, result in results.items():
         one: dk.Decoder[Any] = search if seed % 2 else dk.Sample(rows, seeds=[number])
         alone = dk.decode(TOY, [prompts[number]], one, max_new_tokens=8, stop=EndsAfter([ends[number]]))
-        for name in ("tokens", "lengths", "token_log_probs", "score", "valid", "why", "finish_reason"):
+        for name in (
+            "tokens",
+            "lengths",
+            "token_log_probs",
+            "score",
+            "valid",
+            "finish_code",
+            "finish_reason",
+        ):
             expected, actual = getattr(alone, name), getattr(result, name)
             assert torch.equal(expected, actual) if isinstance(expected, Tensor) else expected == actual
         moved = torch.where(alone.parents >= 0, alone.parents + number * rows, -1)
@@ -329,39 +337,39 @@ def test_those_that_begin_fit_the_budget_with_those_under_way(data: st.DataObjec
     columns = data.draw(st.lists(st.integers(2, 20), min_size=1, max_size=20))
     budget = scheduler.Budget(data.draw(st.integers(1, 200)), data.draw(st.integers(1, 20)))
     rows = data.draw(st.integers(1, 3))
-    queue = scheduler.Queue(columns, budget, rows)
+    queue = scheduler.PromptQueue(columns, budget, rows)
 
     class UnderWay:
-        here: tuple[int, ...] = ()
+        active: tuple[int, ...] = ()
         steps: tuple[int, ...] = ()
-        has_place = True
+        can_admit = True
 
     under_way: Any = UnderWay()
     begun: list[int] = []
     while queue.waiting:
         new = queue.next(under_way)
-        assert new or under_way.here
+        assert new or under_way.active
         begun += new
-        under_way.here, under_way.steps = (*under_way.here, *new), (*under_way.steps, *(0 for _ in new))
-        if new and len(under_way.here) > 1:
-            longest = max(columns[n] + s for n, s in zip(under_way.here, under_way.steps, strict=True))
-            assert len(under_way.here) * rows <= min(budget.rows, budget.tokens // longest)
-        left = data.draw(st.lists(st.sampled_from(under_way.here), max_size=3))
-        stay = [place for place, number in enumerate(under_way.here) if number not in left]
+        under_way.active, under_way.steps = (*under_way.active, *new), (*under_way.steps, *(0 for _ in new))
+        if new and len(under_way.active) > 1:
+            longest = max(columns[n] + s for n, s in zip(under_way.active, under_way.steps, strict=True))
+            assert len(under_way.active) * rows <= min(budget.rows, budget.tokens // longest)
+        left = data.draw(st.lists(st.sampled_from(under_way.active), max_size=3))
+        stay = [place for place, number in enumerate(under_way.active) if number not in left]
         under_way.steps = tuple(under_way.steps[place] + 1 for place in stay)
-        under_way.here = tuple(under_way.here[place] for place in stay)
+        under_way.active = tuple(under_way.active[place] for place in stay)
     assert begun == sorted(range(len(columns)), key=lambda number: -columns[number])
 
 
 def test_no_more_than_a_few_runs_stand_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(continuous, "MOST_RUNS", 2)
+    monkeypatch.setattr(loop, "MOST_RUNS", 2)
     monkeypatch.setattr(scheduler, "FREE", 0)
     most: list[int] = []
     step = loop.ContinuousBatch.step
 
-    def spy(self: Any) -> None:  # noqa: ANN401
+    def spy(self: Any) -> Any:  # noqa: ANN401
         most.append(len(self._runs))
-        step(self)
+        return step(self)
 
     monkeypatch.setattr(loop.ContinuousBatch, "step", spy)
     lengths = [9 if n % 3 == 0 else 1 for n in range(30)]

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -215,3 +216,17 @@ def test_a_text_that_does_not_fit_the_positions_is_refused(gpt2: GPT2LMHeadModel
 
 def test_repr_says_what_it_is_worth() -> None:
     assert repr(dk.score(MODEL, [[0]], [[1]])).startswith("Scored(log_prob=[[-0.35")
+
+
+@pytest.mark.parametrize("prompt", ["Once upon a", [3, 4, 5]])
+def test_several_continuations_of_a_prompt_that_is_not_in_a_list(prompt: str | list[int]) -> None:
+    model = dk.load()
+    several = dk.score(model, prompt, [" time", " castle"])
+    assert several.log_prob.shape == (1, 2)
+    assert torch.equal(several.log_prob, dk.score(model, [prompt], [[" time", " castle"]]).log_prob)
+
+
+def test_integers_of_numpy_are_ids() -> None:
+    model = dk.load()
+    ids = [np.int64(5), np.int64(6)]
+    assert torch.equal(dk.score(model, ids, ids).log_prob, dk.score(model, [5, 6], [5, 6]).log_prob)

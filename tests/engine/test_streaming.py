@@ -318,14 +318,11 @@ def test_closing_a_stream_that_is_over_keeps_its_result() -> None:
     assert stream.result.texts == [[text]]
 
 
-def test_options_are_refused_at_once_and_prompts_at_the_first_piece() -> None:
+def test_options_and_prompts_are_refused_at_once() -> None:
     with pytest.raises(dk.DecodekitError, match="max_new_tokens must be an integer of at least 1"):
         dk.stream(readable(5), [[1]], dk.Greedy(), max_new_tokens=0)
-    stream = dk.stream(readable(5), [[99]], dk.Greedy(), max_new_tokens=2)
     with pytest.raises(dk.PromptError, match="ids must be in"):
-        next(stream)
-    with pytest.raises(dk.DecodekitError, match="Stream: there must be a result"):
-        _ = stream.result
+        dk.stream(readable(5), [[99]], dk.Greedy(), max_new_tokens=2)
 
 
 def test_an_error_on_the_way_comes_after_the_pieces_before_it() -> None:
@@ -338,6 +335,8 @@ def test_an_error_on_the_way_comes_after_the_pieces_before_it() -> None:
     assert [next(stream).text, next(stream).text] == ["a", "b"]
     with pytest.raises(dk.DecodingError, match="for prompt 0 the processors"):
         next(stream)
+    with pytest.raises(dk.DecodekitError, match="Stream: there must be a result"):
+        _ = stream.result
 
 
 @pytest.mark.parametrize("beams", [None, 2])

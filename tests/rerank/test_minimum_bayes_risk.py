@@ -227,7 +227,7 @@ def test_every_field_follows_its_hypothesis() -> None:
         places = [before.index(ids) for ids in after]
         assert places != sorted(places)
         assert [out.finish_reason[row][place] for place in places] == best.finish_reason[row]
-        for name in ("tokens", "lengths", "valid", "token_log_probs", "parents", "why"):
+        for name in ("tokens", "lengths", "valid", "token_log_probs", "parents", "finish_code"):
             assert getattr(out, name)[row, places].tolist() == getattr(best, name)[row].tolist()
 
 

@@ -87,13 +87,19 @@ class ListensToOtherPrompts(GreedyByHand):
 
 
 class ReportsTheNextBest(GreedyByHand):
-    """Broken: what it reports is not the model's log-probability of what it said."""
+    """Broken: its reported log-probabilities are those of the next id."""
+
+    def step(self, scores: Tensor, state: dk.RowState) -> tuple[dk.RowState, dk.Selection]:
+        assert state.model_scores is not None
+        return super().step(scores, state._replace(model_scores=state.model_scores.roll(1, -1)))
+
 
 
 class Flips(NamedTuple):
     """What `ReordersWithoutItsHistory` knows."""
 
     rows: dk.RowState
+    model_scores: Tensor | None = None
 
     @property
     def history(self) -> dk.History:
@@ -115,7 +121,7 @@ class ReordersWithoutItsHistory(dk.Decoder[Flips]):
     def step(self, scores: Tensor, state: Flips) -> tuple[Flips, dk.Selection]:
         rank = torch.arange(len(scores), device=scores.device)[:, None] % 2
         tokens = scores.topk(2).indices.gather(1, rank)[:, 0]
-        rows, selection = state.rows.emit(tokens, scores)
+        rows, selection = state.rows._replace(model_scores=state.model_scores).emit(tokens, scores)
         swapped = torch.arange(len(scores), device=scores.device).view(-1, 2).flip(1).flatten()
         return Flips(rows), selection._replace(source_rows=swapped)
 

@@ -246,7 +246,7 @@ def _best(several: Sequence[Finished]) -> Finished:
         records=records.take(order),
         lengths=ordered("lengths"),
         scores=scores,
-        finish_code=ordered("why"),
+        finish_code=ordered("finish_code"),
         used=ordered("used") & (scores > -torch.inf),
     )
 

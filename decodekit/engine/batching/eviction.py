@@ -62,8 +62,7 @@ class ActivePrompts(Generic[State]):
         prompts = history.owners.prompts[:: decoder.rows_per_prompt]
         self.active: list[int] = prompts.tolist()
         self._may_evict = may_evict and len(prompts) > 1
-        is_cuda = prompts.device.type == "cuda" and not waits
-        self._flags = DeferredFlags(CudaCopy) if is_cuda else ImmediateFlags()
+        self._flags = async_flags_for(torch.device("cpu") if waits else prompts.device)
         self._finished: list[int] = []  # places in `active`
         self.evicted: list[tuple[list[int], Decoded[Any]]] = []
 
@@ -254,3 +253,8 @@ class CudaCopy:
         """The flags."""
         flags: list[bool] = self._host.tolist()
         return flags
+
+
+def async_flags_for(device: torch.device) -> AsyncFlags:
+    """The reader for flags on a device."""
+    return DeferredFlags(CudaCopy) if device.type == "cuda" else ImmediateFlags()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import decodekit as dk
-from decodekit.engine.batching import eviction as leaving
+from decodekit.engine.batching import eviction
 from decodekit.engine.decode import decode_steps
 from decodekit.testing import HashModel, MarkovModel
 from tests.equivalence.compare import NEW, batch
@@ -45,7 +45,7 @@ PROCESSORS: dict[str, Sequence[dk.LogitsProcessor]] = {
 }
 NAMES = [
     *("tokens", "lengths", "finish_reason", "valid", "token_log_probs", "score", "parents"),
-    *("why", "pad_id", "texts"),
+    *("finish_code", "pad_id", "texts"),
 ]
 
 
@@ -93,14 +93,14 @@ def assert_same(expected: dk.Decoded, actual: dk.Decoded) -> None:
 def cuts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many prompts went on after every cut."""
     seen: list[int] = []
-    evict = leaving.ActivePrompts.evict
+    evict = eviction.ActivePrompts.evict
 
     def spy(self: Any, present: Any) -> Any:  # noqa: ANN401
         after, kept = evict(self, present)
         seen.append(len(after.nonfinite))
         return after, kept
 
-    monkeypatch.setattr(leaving.ActivePrompts, "leave", spy)
+    monkeypatch.setattr(eviction.ActivePrompts, "evict", spy)
     return seen
 
 

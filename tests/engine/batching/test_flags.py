@@ -8,7 +8,7 @@ from torch import Tensor
 
 import decodekit as dk
 from decodekit.engine.batching import eviction
-from decodekit.engine.batching.eviction import AHEAD, DeferredFlags, ImmediateFlags
+from decodekit.engine.batching.eviction import AHEAD, DeferredFlags, ImmediateFlags, async_flags_for
 from decodekit.testing import HashModel
 
 
@@ -88,7 +88,9 @@ def test_late_answers_change_no_result(
 ) -> None:
     model, prompts = HashModel(7, 3, end_ids=(2,)), [[1], [3, 4], [5, 6, 0, 1], [2, 2], [0]]
     expected = dk.decode(model, prompts, decoder, max_new_tokens=20)
-    monkeypatch.setattr(eviction, "answers_from", lambda _: DeferredFlags(lambda flags: Slow(flags, asked)))
+    monkeypatch.setattr(
+        eviction, "async_flags_for", lambda _: DeferredFlags(lambda flags: Slow(flags, asked))
+    )
     for check_every in (1, 3):
         out = dk.decode(model, prompts, decoder, max_new_tokens=20, check_every=check_every)
         assert expected.hypotheses() == out.hypotheses()
@@ -99,7 +101,9 @@ def test_late_answers_change_no_result(
 
 def test_a_run_that_is_done_stops_a_few_steps_later(monkeypatch: pytest.MonkeyPatch) -> None:
     model = dk.testing.MarkovModel([[1.0, 0.0], [1.0, 0.0]], end_ids=(0,))
-    monkeypatch.setattr(eviction, "answers_from", lambda _: DeferredFlags(lambda flags: Slow(flags, asked=2)))
+    monkeypatch.setattr(
+        eviction, "async_flags_for", lambda _: DeferredFlags(lambda flags: Slow(flags, asked=2))
+    )
     steps: list[int] = []
     dk.decode(model, [[1], [1]], dk.Greedy(), max_new_tokens=50, on_step=steps.append)
     assert steps == [1, 2, 3]

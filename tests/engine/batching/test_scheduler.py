@@ -94,7 +94,7 @@ def test_every_prompt_is_handed_out_once_with_what_it_gives_alone(
     for number, result in each:
         one = dk.Sample(samples, seeds=[number])
         alone = dk.decode(TOY, [prompts[number]], one, max_new_tokens=new)
-        for name in ("tokens", "lengths", "token_log_probs", "score", "valid", "why"):
+        for name in ("tokens", "lengths", "token_log_probs", "score", "valid", "finish_code"):
             assert torch.equal(getattr(alone, name), getattr(result, name))
         assert alone.finish_reason == result.finish_reason
         assert alone.sequences.tolist() == result.sequences.tolist()
@@ -182,8 +182,16 @@ def test_a_stuck_prompt_is_named_by_its_place_in_the_list() -> None:
         (dk.Sample(2), (), "Sample may need all of them in one. Pass seeds= instead of a generator"),
         (dk.StochasticBeamSearch(2), (), "StochasticBeamSearch may need .* Pass seeds="),
         (dk.DoLa(dk.Sample(2)), (), "Sample may need"),
-        (dk.BeamSearch(2, expansion=dk.SampledExpansion()), (), "SampledExpansion may .* splits = True"),
-        (dk.Greedy(), (dk.Temperature(2.0), dk.Chain(dk.compat.hf.FromHF(print))), "splits = True"),
+        (
+            dk.BeamSearch(2, expansion=dk.SampledExpansion()),
+            (),
+            "SampledExpansion may .* independent = True",
+        ),
+        (
+            dk.Greedy(),
+            (dk.Temperature(2.0), dk.Chain(dk.compat.hf.FromHF(print))),
+            "batch_independent = True",
+        ),
     ],
 )
 def test_what_needs_all_prompts_at_once_is_refused_by_name(
