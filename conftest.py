@@ -1,6 +1,7 @@
 """What every test, and every example in a docstring, finds in place."""
 
 import os
+import re
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -31,16 +32,20 @@ settings.load_profile("decodekit")
 providers._get_local_constants = lambda: providers._local_constants  # noqa: SLF001
 transformers.logging.disable_progress_bar()
 
+LAWS = re.compile(r"keeps?_the_(contract|laws)")
+
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     counts: Counter[str] = Counter()
     for item in items:
-        if (marker := item.get_closest_marker("mostly_slow")) is not None:
-            test = item.nodeid.partition("[")[0]
-            if counts[test] % marker.args[0]:
-                item.add_marker("slow")
-            counts[test] += 1
+        test = item.nodeid.partition("[")[0]
+        marker = item.get_closest_marker("mostly_slow")
+        # Laws run over many random cases: the quick run takes the first configuration of each part.
+        share = marker.args[0] if marker else 8 if LAWS.search(test) else 1
+        if counts[test] % share:
+            item.add_marker("slow")
+        counts[test] += 1
     if not torch.cuda.is_available():
         skip = pytest.mark.skip(reason="needs a CUDA device, and there is none")
         for item in items:

@@ -94,7 +94,6 @@ class ReportsTheNextBest(GreedyByHand):
         return super().step(scores, state._replace(model_scores=state.model_scores.roll(1, -1)))
 
 
-
 class Flips(NamedTuple):
     """What `ReordersWithoutItsHistory` knows."""
 
