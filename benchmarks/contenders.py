@@ -16,7 +16,7 @@ from works import Work
 import decodekit as dk
 
 Texts = list[list[int]]
-StoppingContext = Callable[[], Texts]
+Contender = Callable[[], Texts]
 PEERS = ("generate", "compiled", "ctranslate2", "vllm", "decodekit")
 
 
@@ -59,7 +59,7 @@ class Bench:
         generator = torch.Generator().manual_seed(SEED)
         return torch.randint(1, 4000, (work.prompts, work.length), generator=generator).to(self.device)
 
-    def run_of(self, peer: str, work: Work) -> StoppingContext | None:
+    def run_of(self, peer: str, work: Work) -> Contender | None:
         """A function that does the work and returns the texts, the best of every prompt.
 
         Args:
@@ -69,7 +69,7 @@ class Bench:
         Returns:
             The function; None: the peer is not installed, or cannot do it.
         """
-        makers: dict[str, Callable[[Work, torch.Tensor], StoppingContext | None]] = {
+        makers: dict[str, Callable[[Work, torch.Tensor], Contender | None]] = {
             "generate": lambda work, ids: lambda: self.generate(work, ids),
             "compiled": self._compiled,
             "ctranslate2": self._in_ctranslate2,
@@ -78,7 +78,7 @@ class Bench:
         }
         return makers[peer](work, self.prompts(work))
 
-    def _compiled(self, work: Work, ids: torch.Tensor) -> StoppingContext:
+    def _compiled(self, work: Work, ids: torch.Tensor) -> Contender:
         """`generate` with a static cache and a compiled step."""
         forget()
         if work.beams == 1:
@@ -91,7 +91,7 @@ class Bench:
 
         return run
 
-    def _in_ctranslate2(self, work: Work, ids: torch.Tensor) -> StoppingContext | None:
+    def _in_ctranslate2(self, work: Work, ids: torch.Tensor) -> Contender | None:
         """Where it has the model and the algorithm, and is installed for this device and these numbers."""
         is_known = isinstance(self.model, transformers.GPT2LMHeadModel) and not work.samples
         if not is_known or not in_ctranslate2.is_there(self.device, in_ctranslate2.numbers(self.model)):
@@ -100,7 +100,7 @@ class Bench:
             self._ctranslate2 = in_ctranslate2.Converted(self.model, self.device, self.threads)
         return self._ctranslate2.run_of(work, ids.tolist())
 
-    def _in_vllm(self, work: Work, ids: torch.Tensor) -> StoppingContext | None:
+    def _in_vllm(self, work: Work, ids: torch.Tensor) -> Contender | None:
         """Where it is installed, on a GPU; what it samples is not what the others do."""
         if self.device != "cuda" or work.samples or find_spec("vllm") is None:
             return None

@@ -24,7 +24,7 @@ import torch
 import transformers
 import typer
 from command_line import Capture, Device, Note, Out, Quick, Repeats, Threads
-from contenders import PEERS, Bench, StoppingContext
+from contenders import PEERS, Bench, Contender
 from floor import bandwidth, bytes_a_token, bytes_read
 from measuring import gpu_memory, in_turns, wait
 from random_models import DTYPES, described
@@ -56,7 +56,7 @@ def cache_bytes(bench: Bench, work: Work) -> dict[str, int]:
 def measure(bench: Bench, work: Work, repeats: int, *, compiled: bool) -> dict[str, Any]:
     """What the first use of each takes, what it says, then the seconds of every run, in turns."""
     first_use, said, memory = {}, {}, {}
-    runs: dict[str, StoppingContext] = {}
+    runs: dict[str, Contender] = {}
     for peer in PEERS:
         if peer == "compiled" and not compiled:
             continue

@@ -64,7 +64,7 @@ WORKS = (
     Work("a step of 8 samples: repetition penalty, top-p 0.9", "samples", bars=_CUDA),
     Work("a step of 8 samples: repetition penalty, top-k 50, top-p 0.9", "samples", top_k=50),
 )
-StoppingContext = Callable[[], Tensor]
+Contender = Callable[[], Tensor]
 
 
 class FreeModel:
@@ -108,9 +108,7 @@ class FreeTransformer(transformers.PreTrainedModel, transformers.GenerationMixin
         return CausalLMOutput(logits=self.logits[:, None])
 
 
-def runs(
-    work: Work, vocab: int, device: str, steps: int, *, capture: bool = False
-) -> dict[str, StoppingContext]:
+def runs(work: Work, vocab: int, device: str, steps: int, *, capture: bool = False) -> dict[str, Contender]:
     """Who is measured: functions that make `steps` steps, and return the last scores or the texts.
 
     Args:
@@ -159,7 +157,7 @@ def whole_steps(
     processors: tuple[list[Any], list[Any]],
     steps: int,
     ours_only: dict[str, Any],
-) -> dict[str, StoppingContext]:
+) -> dict[str, Contender]:
     """`runs` from logits to texts; `ours_only` are options of decodekit."""
     theirs, ours = processors
     model = FreeTransformer(logits)
@@ -192,7 +190,7 @@ def whole_steps(
 
 
 def measure(
-    contenders: dict[str, StoppingContext],
+    contenders: dict[str, Contender],
     name: str,
     device: str,
     repeats: int,

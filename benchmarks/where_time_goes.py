@@ -11,10 +11,10 @@ that were measured in the same run.
 """
 
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import groupby
+from time import perf_counter
 from typing import Annotated, Any
 
 import torch
@@ -57,9 +57,9 @@ class Watched:
     def _timed(
         self, start: Callable[..., Any], prompt: dk.Prompt, sizes: dict[str, Any]
     ) -> tuple["WatchedSession", torch.Tensor]:
-        begun = time.perf_counter()
+        begun = perf_counter()
         session, logits = start(prompt, **sizes)
-        self.prompt += time.perf_counter() - begun
+        self.prompt += perf_counter() - begun
         return WatchedSession(session, self), logits
 
 
@@ -72,10 +72,10 @@ class WatchedSession:
 
     def advance(self, tokens: torch.Tensor, source_rows: torch.Tensor | None) -> torch.Tensor:
         """The session's own."""
-        begun = time.perf_counter()
+        begun = perf_counter()
         with record_function(_ADVANCE):
             logits = self.session.advance(tokens, source_rows)
-        self.watched.passes += time.perf_counter() - begun
+        self.watched.passes += perf_counter() - begun
         self.watched.number += 1
         return logits
 
@@ -85,9 +85,9 @@ def decode(bench: Bench, work: Work) -> tuple[Watched, float]:
     watched = Watched(bench.wrapped)
     torch.manual_seed(0)
     prompts, decoder = bench.prompts(work), bench.decoder(work)
-    begun = time.perf_counter()
+    begun = perf_counter()
     dk.decode(watched, prompts, decoder, max_new_tokens=work.new, end_ids=(), capture=True)
-    return watched, time.perf_counter() - begun
+    return watched, perf_counter() - begun
 
 
 def shares(bench: Bench, work: Work) -> dict[str, float]:

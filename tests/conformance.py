@@ -669,7 +669,7 @@ CONFORMANCE: dict[str, Laws | str] = {
     "Confidence": criteria(dk.Confidence(0.3), dk.Confidence(0.01)),
     "EndIds": criteria(dk.EndIds(3), dk.EndIds([0, 3, 4], reason="said")),
     "MaxNewTokens": criteria(dk.MaxNewTokens(1), dk.MaxNewTokens(3)),
-    "MaxTime": criteria(dk.MaxTime(1e-9), dk.MaxTime(1e6)),
+    "MaxTime": criteria(dk.MaxTime(1e-99), dk.MaxTime(1e6)),  # over at once on any clock, and never
     "RepetitionLoop": criteria(dk.RepetitionLoop(2, 1), dk.RepetitionLoop(2, 3)),
     "StopStrings": "tests/stopping/test_stop_strings.py",
     "StopWhen": criteria(dk.StopWhen(lambda ids: sum(ids) > 9, ids=True)),

@@ -5,7 +5,7 @@ After a change of what is printed: `pytest tests/test_docs.py -n 0 --update-exam
 
 import re
 from collections.abc import Iterator
-from importlib.metadata import version
+from importlib.metadata import metadata, version
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,8 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 MODEL_CARD = bundled_path() / "README.md"  # a page of the documentation includes it
-WITH_CODE = [
-    page for page in (ROOT / "README.md", MODEL_CARD, *PAGES) if page.exists() and any(find_examples(page))
-]
+OUTSIDE = [*sorted(ROOT.glob("*.md")), MODEL_CARD]  # pages include some of them
+WITH_CODE = [page for page in (*OUTSIDE, *PAGES) if any(find_examples(page))]
 
 
 def name(page: Path) -> str:
@@ -54,7 +53,7 @@ def test_every_page_is_in_the_navigation_once() -> None:
     assert expected == sorted(navigation(settings["nav"]))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
+@pytest.mark.parametrize("page", [*OUTSIDE, *PAGES], ids=name)
 def test_every_test_that_a_page_names_exists(page: Path) -> None:
     tests = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT / "tests").rglob("*.py")}
     named = re.findall(r"`(test_\w+|tests/[\w/]+\.py)`", page.read_text())
@@ -71,8 +70,19 @@ def test_every_option_of_the_command_line_is_on_its_page() -> None:
 
 
 def test_the_changelog_begins_with_the_version_of_the_package() -> None:
-    newest, *_ = re.findall(r"^## (\S+)", (DOCS / "changelog.md").read_text(), flags=re.MULTILINE)
+    newest, *_ = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
     assert newest == version("decodekit")
+
+
+def test_the_citation_names_the_version_of_the_package() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == version("decodekit")
+    assert citation["license"] == metadata("decodekit")["License-Expression"]
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / ".github").rglob("*.yml")), ids=lambda file: file.name)
+def test_every_file_for_github_is_valid_yaml(file: Path) -> None:
+    assert isinstance(yaml.safe_load(file.read_text()), dict)
 
 
 def test_the_site_loads_nothing_from_elsewhere() -> None:

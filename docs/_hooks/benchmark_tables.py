@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from bars import bars
-from cells import StoppingContext, floor_of, machine, met, milliseconds, spread, table
+from cells import Record, floor_of, machine, met, milliseconds, spread, table
 
 
-def against_generate(run: StoppingContext) -> str:
+def against_generate(run: Record) -> str:
     """Times, and memory."""
     floors = "floor_seconds" in run["work"][0]
     rows = []
@@ -37,11 +37,11 @@ def against_generate(run: StoppingContext) -> str:
     return "\n".join([first, "", table(head, rows), "", *pictures])
 
 
-def _floor(work: StoppingContext, key: str) -> dict[str, float]:
+def _floor(work: Record, key: str) -> dict[str, float]:
     return {"floor": work[key]} if key in work else {}
 
 
-def processors(run: StoppingContext) -> str:
+def processors(run: Record) -> str:
     """Milliseconds of every processor, for two vocabularies."""
     vocabularies = list(run["cases"][0]["vocabularies"])
     head = ["processor, milliseconds: transformers → decodekit"]
@@ -70,7 +70,7 @@ def _cells(found: dict[str, Any]) -> tuple[str, str]:
     return f"{milliseconds(medians['transformers'])} → {ours}", f"**{found['ratio']:.2f}**"
 
 
-def step_without_model(run: StoppingContext) -> str:
+def step_without_model(run: Record) -> str:
     """Milliseconds of a step."""
     prompts, rows = run["rows"]
     size = f"{prompts} prompts, {rows} rows of each, {run['vocabulary']:,} tokens to choose from"
@@ -98,7 +98,7 @@ def step_without_model(run: StoppingContext) -> str:
     )
 
 
-def throughput(run: StoppingContext) -> str:
+def throughput(run: Record) -> str:
     """Seconds for a long list of prompts."""
     rows = [
         [
@@ -124,7 +124,7 @@ def throughput(run: StoppingContext) -> str:
     )
 
 
-def packed_linear(run: StoppingContext) -> str:
+def packed_linear(run: Record) -> str:
     """Milliseconds of a call, of the first use, and of whole runs."""
     ways = list(run["calls"][0]["median_ms"])
     floors = run.get("floor_ms", {})
@@ -160,12 +160,12 @@ def packed_linear(run: StoppingContext) -> str:
     )
 
 
-def _packing(model: StoppingContext) -> str:
+def _packing(model: Record) -> str:
     size = f"{model['bytes'] / 1e6:.0f} MB of copies"
     return f"{model['name']}, packed once in {model['pack_s']:.2f} s into {size}:"
 
 
-def _whole_runs(run: StoppingContext) -> Iterator[list[str]]:
+def _whole_runs(run: Record) -> Iterator[list[str]]:
     for work in run["model"]["runs"]:
         medians, floor = work["median_s"], work.get("floor_s")
         yield [
@@ -177,7 +177,7 @@ def _whole_runs(run: StoppingContext) -> Iterator[list[str]]:
         ]
 
 
-def _pictures_of_layers(run: StoppingContext) -> Iterator[str]:
+def _pictures_of_layers(run: Record) -> Iterator[str]:
     """Few rows, where packing is for."""
     few = 5
     for call in run["calls"]:
@@ -190,7 +190,7 @@ def _pictures_of_layers(run: StoppingContext) -> Iterator[str]:
         yield bars(f"{run['model']['name']}, {work['work']}", times, "s", ours="packed")
 
 
-def translation(run: StoppingContext) -> str:
+def translation(run: Record) -> str:
     """Quality, and what it costs."""
     first = run["strategies"][0]
     said = f"{run['sentences']} sentences with {run['references']} reference translations"
@@ -217,7 +217,7 @@ def translation(run: StoppingContext) -> str:
     )
 
 
-def decoders(run: StoppingContext) -> str:
+def decoders(run: Record) -> str:
     """What each decoder found, with the language model and the translation model."""
     parts = [
         f"{machine(run)}; {run['openings']} openings of stories, {run['new']} new tokens:",
@@ -229,7 +229,7 @@ def decoders(run: StoppingContext) -> str:
     return "\n".join(parts)
 
 
-def _found(run: StoppingContext, part: str) -> str:
+def _found(run: Record, part: str) -> str:
     """What each decoder found with one of the models."""
     columns = [
         ("log-prob a token", "log_prob_per_token", 2),
@@ -255,7 +255,7 @@ def _found(run: StoppingContext, part: str) -> str:
     return table(["decoder", *(heading for heading, _, _ in columns)], rows)
 
 
-def pictures_of_decoders(run: StoppingContext) -> str:
+def pictures_of_decoders(run: Record) -> str:
     """Time, and how many of the words are different, of every decoder."""
     stories = {row["name"]: row["stories"] for row in run["decoders"]}
     return "\n".join(
@@ -268,7 +268,7 @@ def pictures_of_decoders(run: StoppingContext) -> str:
     )
 
 
-def where_time_goes(run: StoppingContext) -> str:
+def where_time_goes(run: Record) -> str:
     """Parts of each work's time, and the floors of its linear layers."""
     parts = list(run["work"][0]["parts_seconds"])
     rows = [
@@ -286,7 +286,7 @@ def where_time_goes(run: StoppingContext) -> str:
     return "\n".join([first, "", table(head, rows), "", *pictures])
 
 
-def _with_floor(work: StoppingContext) -> dict[str, float]:
+def _with_floor(work: Record) -> dict[str, float]:
     """Parts, the floor after what it is the floor of."""
     shown: dict[str, float] = {}
     for part, seconds in work["parts_seconds"].items():

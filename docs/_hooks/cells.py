@@ -4,10 +4,10 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-StoppingContext = dict[str, Any]
+Record = dict[str, Any]
 
 
-def machine(run: StoppingContext) -> str:
+def machine(run: Record) -> str:
     """When, where and with what it ran."""
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
     note = f"; {run['note']}" if run.get("note") else ""
@@ -42,7 +42,7 @@ def milliseconds(value: float) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"  # noqa: PLR2004
 
 
-def floor_of(run: StoppingContext, key: str, unit: str) -> str:
+def floor_of(run: Record, key: str, unit: str) -> str:
     """What a run says of its floor; nothing, if it is from before there was one."""
     if key not in run:
         return ""

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from bars import bars
-from cells import StoppingContext, machine, met, spread, table
+from cells import Record, machine, met, spread, table
 
 NAMES = {
     "generate": "`generate()`",
@@ -34,7 +34,7 @@ def _works() -> ModuleType:
     return module
 
 
-def peers(run: StoppingContext) -> str:
+def peers(run: Record) -> str:
     """Seconds of all, then every bar, then a picture of each work."""
     names = [name for name in NAMES if any(name in work["median_seconds"] for work in run["work"])]
     models = "; ".join(f"{name}: {words}" for name, words in run["models"].items())
@@ -59,7 +59,7 @@ def peers(run: StoppingContext) -> str:
     )
 
 
-def peers_on_gpu(run: StoppingContext | None, step: StoppingContext | None) -> str:
+def peers_on_gpu(run: Record | None, step: Record | None) -> str:
     """The same for a GPU, and a step without the model; what was not measured is empty.
 
     Args:
@@ -76,22 +76,22 @@ def peers_on_gpu(run: StoppingContext | None, step: StoppingContext | None) -> s
     return f"{peers(run)}\n\n{every}"
 
 
-def _described(work: Any) -> StoppingContext:  # noqa: ANN401 - a Work
+def _described(work: Any) -> Record:  # noqa: ANN401 - a Work
     return {"name": work.name, "bars": work.bars, "cache_bar": work.cache_bar}
 
 
-def _times(work: StoppingContext) -> dict[str, float]:
+def _times(work: Record) -> dict[str, float]:
     return work["median_seconds"] | {"floor": work["floor_seconds"]}
 
 
-def _seconds(work: StoppingContext, names: list[str]) -> Iterator[str]:
+def _seconds(work: Record, names: list[str]) -> Iterator[str]:
     medians, quartiles = work["median_seconds"], work["quartiles_seconds"]
     for name in names:
         yield spread(medians[name], quartiles[name]) if name in medians else "-"
     yield f"{work['floor_seconds']:.2g}"
 
 
-def _same(work: StoppingContext) -> str:
+def _same(work: Record) -> str:
     """Whose texts are those of `generate`, and how many of them."""
     shares = {name: share for name, share in work["same_texts"].items() if name != "generate"}
     if all(share == 1 for share in shares.values()):
@@ -100,7 +100,7 @@ def _same(work: StoppingContext) -> str:
     return ", ".join(f"{NAMES[name]} {said}" for name, said in told.items())
 
 
-def _bars(work: StoppingContext, found: StoppingContext | None) -> Iterator[list[str]]:
+def _bars(work: Record, found: Record | None) -> Iterator[list[str]]:
     """A line for every bar of a work, and for what was measured without one."""
     ratios: dict[str, float] = {} if found is None else found["ratios"]
     for name in dict.fromkeys([*work["bars"], *ratios]):
@@ -116,7 +116,7 @@ def _ratio(ratio: float | None) -> str:
     return "" if ratio is None else f"**{ratio:.2f}**"
 
 
-def _first_uses(run: StoppingContext) -> Iterator[str]:
+def _first_uses(run: Record) -> Iterator[str]:
     """How long the first use takes of what compiles or captures, in a sentence."""
     slow = [
         f"{work['name']}: {NAMES[name]} {work['first_use_seconds'][name]:.0f} s"
@@ -128,7 +128,7 @@ def _first_uses(run: StoppingContext) -> Iterator[str]:
         yield f"The first use takes: {'; '.join(slow)}.\n"
 
 
-def _memory(run: StoppingContext) -> Iterator[str]:
+def _memory(run: Record) -> Iterator[str]:
     """What each takes of a GPU's memory, where that was measured."""
     works = [work for work in run["work"] if work.get("peak_memory_mb")]
     names = [name for name in NAMES if any(name in work["peak_memory_mb"] for work in works)]
@@ -146,7 +146,7 @@ def _memory(run: StoppingContext) -> Iterator[str]:
         yield table(["MB at most beside the model", *(NAMES[name] for name in names)], rows) + "\n"
 
 
-def _steps(works: ModuleType, step: StoppingContext | None) -> Iterator[list[str]]:
+def _steps(works: ModuleType, step: Record | None) -> Iterator[list[str]]:
     """The lines of a step without the model: those with a bar."""
     prompts, rows = works.STEP_ROWS
     name = f"a step without the model, {prompts * rows} rows x {works.STEP_VOCABULARY:,} tokens"

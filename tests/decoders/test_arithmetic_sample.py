@@ -174,6 +174,7 @@ def test_a_sampler_that_asks_who_is_alone_fails_the_same_test(monkeypatch: pytes
     assert chi_square(drawn(out), every_text(model, [0], dk.Chain(), new)) > CHI_SQUARE[15]
 
 
+@pytest.mark.slow
 def test_in_single_precision_too_a_prompts_samples_do_not_depend_on_the_batch() -> None:
     texts = ["Once upon a time", "The king", "There was once a poor woodcutter who", "One day", "In the wood"]
     model = dk.load()
@@ -248,6 +249,7 @@ def test_a_prompt_with_every_token_banned_is_named() -> None:
         )
 
 
+@pytest.mark.slow
 def test_it_keeps_the_laws_of_decoders() -> None:
     check_decoder(
         lambda numbers: dk.ArithmeticSample(3, seeds=[31 * number for number in numbers]), max_examples=10

@@ -128,6 +128,7 @@ def read_toy(toy: HashModelWithOutputs) -> Read:
     return read
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None, database=None, derandomize=True)
 @given(
     batch=prompts(vocab=6),
@@ -166,6 +167,7 @@ def test_one_candidate_or_no_penalty_is_greedy_search(decoder: dk.ContrastiveSea
     assert dk.decode(tied, [[0]], decoder, max_new_tokens=2).hypotheses() == [[[1, 1]]]
 
 
+@pytest.mark.slow
 def test_it_keeps_the_laws_of_decoders() -> None:
     for decoder in (dk.ContrastiveSearch(3), dk.ContrastiveSearch(2, 1.0), dk.ContrastiveSearch(9)):
         check_decoder(decoder, model=HashModelWithOutputs, max_examples=6)
@@ -229,6 +231,7 @@ def decode_as(case: Case) -> dk.Decoded:
     )
 
 
+@pytest.mark.mostly_slow(8)
 @pytest.mark.parametrize("case", cases("transformers", "contrastive")[:-1], ids=str)
 def test_it_says_what_transformers_4_55_said(case: Case) -> None:
     assert [[tokens] for tokens in case.sequences] == decode_as(case).hypotheses()

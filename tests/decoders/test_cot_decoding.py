@@ -115,6 +115,7 @@ def test_an_answer_is_found_in_the_text() -> None:
         assert [found and found[0] for found in (re.search(r"\w+", text) for text in texts)] == answers
 
 
+@pytest.mark.slow
 def test_it_keeps_the_contract_of_decoders() -> None:
     for decoder in (dk.CoTDecoding(3), dk.CoTDecoding(9, answer=last, ids=True, aggregate=True)):
         check_decoder(decoder, max_examples=15)

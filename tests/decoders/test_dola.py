@@ -179,6 +179,7 @@ def test_a_decoder_says_what_it_would_say_over_a_model_of_the_differences(
     assert dk.decode(toy, PROMPTS, inner, processor, max_new_tokens=6).hypotheses() != got.hypotheses()
 
 
+@pytest.mark.slow
 def test_it_keeps_the_laws_of_decoders() -> None:
     for inner in (dk.Greedy(), dk.BeamSearch(3, num_return=2), dk.ContrastiveSearch(3)):
         check_decoder(dk.DoLa(inner, layers="high"), model=HashModelWithOutputs, max_examples=6)
@@ -190,6 +191,7 @@ def test_it_keeps_the_laws_of_decoders() -> None:
     )
 
 
+@pytest.mark.mostly_slow(8)
 @pytest.mark.parametrize("case", cases("transformers", "dola", "dola-batch"), ids=str)
 def test_it_says_what_transformers_4_55_said_for_each_prompt_alone(case: Case) -> None:
     penalty = case.settings.get("repetition_penalty")

@@ -95,6 +95,7 @@ def check(make: Callable[[list[int]], dk.Decoder[Any] | dk.CustomLoop], name: st
             assert all(len(set(pairwise(t))) == len(t) - 1 for t in texts)
 
 
+@pytest.mark.mostly_slow(8)
 @pytest.mark.parametrize("processor", PROCESSORS)
 @pytest.mark.parametrize("scorer", SCORERS)
 @pytest.mark.parametrize("search", SEARCHES)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 from jaxtyping import Float32
 from torch import Tensor
@@ -52,6 +53,7 @@ def test_a_row_that_takes_anothers_place_has_its_text_log_probs_and_parents() ->
     torch.testing.assert_close(out.log_prob, dk.score(model, [[1], [2, 4]], out).log_prob)
 
 
+@pytest.mark.slow
 def test_it_keeps_the_laws_of_decoders() -> None:
     check_decoder(LastTakesFirst(), max_examples=20)
     check_decoder(LastTakesFirst(), stop=dk.EndIds([3, 4]) & dk.MaxNewTokens(2), max_examples=20)

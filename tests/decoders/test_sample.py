@@ -45,6 +45,7 @@ def test_log_probs_are_the_models_not_those_of_the_processed_scores() -> None:
     torch.testing.assert_close(out.token_log_probs.exp(), torch.tensor([[[0.5, 0.6]]]))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(batch=prompts(vocab=6, max_batch=4), seed=st.integers(0, 2**31))
 def test_with_seeds_a_prompts_samples_do_not_depend_on_the_batch(batch: list[list[int]], seed: int) -> None:
@@ -86,6 +87,7 @@ def test_a_generator_gives_what_the_global_stream_gives() -> None:
     assert ours.hypotheses() == dk.decode(model, [[1]], dk.Sample(), max_new_tokens=6).hypotheses()
 
 
+@pytest.mark.slow
 def test_it_keeps_the_laws_of_decoders() -> None:
     check_decoder(lambda numbers: dk.Sample(2, seeds=[31 * number for number in numbers]))
     check_decoder(

@@ -94,6 +94,7 @@ class ForgetfulModel:
         return ForgetfulSession(session), logits
 
 
+@pytest.mark.slow
 def test_a_session_that_forgets_to_reorder_its_cache_is_caught() -> None:
     forgetful = ForgetfulModel(HashModel(6))
     with pytest.raises(AssertionError):

@@ -80,6 +80,7 @@ def texts_of(out: dk.Decoded) -> dict[tuple[int, int], str]:
     }
 
 
+@pytest.mark.mostly_slow(3)
 @pytest.mark.parametrize("name", ["greedy", "sample", "beam", "beams", "silent"])
 @LAWS
 @given(batch=prompts(vocab=6), seed=st.integers(0, 2**31), stop=st.sampled_from(STOPS), ends=st.booleans())
@@ -217,6 +218,7 @@ def common(texts: list[list[int]]) -> list[int]:
     return texts[0][:longest]
 
 
+@pytest.mark.slow
 @LAWS
 @given(
     batch=prompts(vocab=6),

@@ -11,6 +11,8 @@ import decodekit as dk
 from tests.equivalence.compare import batch, ours, theirs
 from tests.equivalence.families import ALL, END, ENDS, FAMILIES, PAD
 
+pytestmark = pytest.mark.mostly_slow(16)
+
 BEAMS = (2, 3, 5, 8)
 ALPHAS = (-1.0, 0.0, 1.0, 2.0)
 # generate's early_stopping, and our rule.

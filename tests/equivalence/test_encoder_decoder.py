@@ -24,6 +24,8 @@ from tests.equivalence.test_beam_search import (
 from tests.equivalence.test_greedy import PROCESSORS
 from tests.equivalence.test_sample import WARPERS
 
+pytestmark = pytest.mark.mostly_slow(16)
+
 ON_THE_WHOLE_GRID = "t5"
 ON_A_SLICE = tuple(family for family in ENCODER_DECODERS if family != ON_THE_WHOLE_GRID)
 # Families that take a decoder's text with padding to its left; the others count positions by the column.

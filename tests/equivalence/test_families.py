@@ -11,6 +11,8 @@ import decodekit as dk
 from tests.equivalence.compare import batch, ours
 from tests.equivalence.families import END, ENDS, FAMILIES, POSITIONS, VOCAB, WINDOW, build
 
+pytestmark = pytest.mark.mostly_slow(16)
+
 WINDOWED = ("mistral-window", "gemma2-mixed", "gemma3-mixed")
 
 

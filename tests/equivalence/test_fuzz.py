@@ -169,6 +169,7 @@ def arguments(prompts: Batch, options: Options, users: str) -> Options:
     return given
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # transformers warns of combinations that are merely odd
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_a_random_call_returns_what_generate_returns(shard: int) -> None:

@@ -8,6 +8,8 @@ import decodekit as dk
 from tests.equivalence.compare import NEW, batch, ours, theirs
 from tests.equivalence.families import END, ENDS, FAMILIES, PAD, build
 
+pytestmark = pytest.mark.mostly_slow(16)
+
 END_SETTINGS = {"one end id": (END,), "several end ids": ENDS, "no end id": ()}
 # Our processors, and generate's options.
 PROCESSORS: dict[str, tuple[list[dk.LogitsProcessor], dict[str, Any]]] = {

@@ -13,6 +13,8 @@ from tests.equivalence.compare import Batch, batch, ours, theirs
 from tests.equivalence.families import FAMILIES, wrap
 from tests.equivalence.test_second_models import exact_beams, plain
 
+pytestmark = pytest.mark.mostly_slow(16)
+
 # Of the comparison under beams.
 PROMPTS, STEPS, SCALE = 10, 8, 1.5
 

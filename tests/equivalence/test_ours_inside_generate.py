@@ -9,6 +9,8 @@ from transformers import LogitsProcessor, NoRepeatNGramLogitsProcessor, Repetiti
 import decodekit as dk
 from tests.equivalence.compare import batch, theirs
 
+pytestmark = pytest.mark.mostly_slow(16)
+
 FEW = ("gpt2", "llama", "gemma3-mixed")
 SEARCHES: dict[str, dict[str, Any]] = {
     "greedy": {"do_sample": False, "end_ids": ()},

@@ -26,7 +26,10 @@ PAGE = ROOT / "docs" / "equivalence.md"
 TEMPLATE = Path(__file__).with_name("page.md")
 ROWS = [*MODES, *OF_CONFIG, *OF_GENERATE, *DIFFERENT]
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # transformers warns of what is merely odd
+pytestmark = [
+    pytest.mark.mostly_slow(16),
+    pytest.mark.filterwarnings("ignore"),  # transformers warns of what is merely odd
+]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.option)

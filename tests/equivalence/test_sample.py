@@ -9,6 +9,8 @@ import decodekit as dk
 from tests.equivalence.compare import batch, ours, theirs
 from tests.equivalence.families import END, FAMILIES
 
+pytestmark = pytest.mark.mostly_slow(16)
+
 # Our processors, in the order in which generate applies its options.
 WARPERS: dict[str, tuple[list[dk.LogitsProcessor], dict[str, Any]]] = {
     "nothing": ([], {"top_k": 0}),

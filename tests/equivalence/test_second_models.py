@@ -17,6 +17,8 @@ from decodekit import rng
 from decodekit.testing import beam_search, greedy
 from tests.equivalence.families import ENDS, FIRST_TEXT_ID, PAD, VOCAB, build, wrap
 
+pytestmark = pytest.mark.mostly_slow(16)
+
 NEW = 6
 LENGTH = 7
 

@@ -61,7 +61,11 @@ def test_eta_cutoff_allows_nothing_that_was_banned() -> None:
     assert kept(0.5, torch.tensor([[0.0, BANNED, BANNED]]), min_tokens_to_keep=2) == [0]
 
 
-def test_eta_cutoff_bans_nothing_beside_an_infinite_score_where_hugging_face_raises() -> None:
+def test_eta_cutoff_bans_nothing_beside_an_infinite_score_where_hugging_face_raises(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # An earlier test may have imported torch._dynamo, which turns these checks off for good.
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", True)
     scores = torch.tensor([[torch.inf, 0.0, BANNED]])
     with pytest.raises(ValueError, match="logits"):
         EtaLogitsWarper(0.5)(NO_TEXT, scores)

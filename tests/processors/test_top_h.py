@@ -57,7 +57,11 @@ def test_top_h_leaves_banned_tokens_banned() -> None:
     assert kept(1.0, torch.tensor([[BANNED, 5.0, BANNED]])) == [1]
 
 
-def test_top_h_keeps_an_infinite_score_alone_where_hugging_face_raises() -> None:
+def test_top_h_keeps_an_infinite_score_alone_where_hugging_face_raises(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # An earlier test may have imported torch._dynamo, which turns these checks off for good.
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", True)
     scores = torch.tensor([[0.0, torch.inf, BANNED]])
     with pytest.raises(ValueError, match="logits"):
         TopHLogitsWarper(0.5)(NO_TEXT, scores)

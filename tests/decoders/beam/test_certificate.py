@@ -36,6 +36,7 @@ def test_nothing_is_proved_where_a_better_hypothesis_was_pruned() -> None:
     torch.testing.assert_close(certificate.gap, (torch.tensor([0.4]) / out.log_prob[0].exp()).log())
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     seed=st.integers(0, 2**31),

@@ -73,6 +73,7 @@ def test_the_score_is_the_scorers_and_the_log_probs_are_the_models() -> None:
     torch.testing.assert_close(banned.token_log_probs.exp(), torch.tensor([[[0.6, 0.4]]]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "goes_on"),
     [
@@ -217,6 +218,7 @@ def test_a_patience_of_one_equals_when_full(seed: int, beams: int, batch: list[l
     assert one.hypotheses() == other.hypotheses()
 
 
+@pytest.mark.mostly_slow(8)
 @pytest.mark.parametrize(
     "rule", [dk.WhenFull(), dk.Heuristic(), dk.Proved(), dk.Patience(0.5), dk.Patience(2)]
 )

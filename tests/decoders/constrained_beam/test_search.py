@@ -114,6 +114,7 @@ def test_a_prompt_on_which_every_token_is_banned_is_an_error_that_names_it() -> 
         dk.decode(model, [[1]], Search(2, [dk.Phrase([2])]), dk.SuppressTokens(range(5)), max_new_tokens=3)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
@@ -139,6 +140,7 @@ def test_as_many_beams_as_sequences_find_the_best_that_meets_all_constraints(
     assert [best] == out.hypotheses()
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
@@ -190,6 +192,7 @@ def test_a_stopping_criterion_does_not_finish_a_hypothesis_before_all_constraint
 MIXED = [dk.Phrase([3, 4]), dk.OneOf([[5, 5, 6], [1, 0]])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ordered", [False, True])
 def test_constrained_beam_search_keeps_the_laws_of_decoders(ordered: bool) -> None:  # noqa: FBT001
     check_decoder(Search(3, MIXED, ordered=ordered, num_return=3), max_examples=10)
@@ -200,6 +203,7 @@ def test_constrained_beam_search_keeps_the_laws_of_decoders(ordered: bool) -> No
     )
 
 
+@pytest.mark.slow
 def test_constraints_per_prompt_and_stepwise_scorers_keep_the_laws_of_decoders() -> None:
     check_decoder(
         lambda numbers: Search(

@@ -68,6 +68,7 @@ def test_parents_are_rows_of_the_whole_search() -> None:
         assert set.union(*groups) == {0, 1}
 
 
+@pytest.mark.mostly_slow(8)
 @pytest.mark.parametrize("case", PLAIN[::4], ids=str)
 def test_diverse_beam_search_equals_transformers(case: Case) -> None:
     asked, number = case.settings, case.per_prompt
@@ -98,6 +99,7 @@ def test_diverse_beam_search_equals_transformers(case: Case) -> None:
         assert len(theirs) <= len(texts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("diversity", [dk.Hamming(0.7), dk.NGramDiversity(2, 0.7)])
 def test_diverse_beam_search_keeps_the_laws_of_decoders(diversity: dk.Diversity) -> None:
     check_decoder(dk.DiverseBeamSearch(4, 2, diversity=diversity, num_return=3), max_examples=8)

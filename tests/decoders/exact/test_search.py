@@ -66,6 +66,7 @@ def certificate(out: dk.Decoded) -> dk.Certificate:
     return out.report
 
 
+@pytest.mark.mostly_slow(8)
 @pytest.mark.parametrize("scorer", BOUNDED + UNBOUNDED, ids=lambda scorer: type(scorer).__name__)
 def test_the_best_hypotheses_are_found_and_proved_in_a_thousand_trees(scorer: dk.PathScorer) -> None:
     for vocab, new, number in TREES if scorer in BOUNDED else SMALL_TREES:
@@ -288,6 +289,7 @@ CHAINS: dict[str, Callable[[int], Any]] = {
 }
 
 
+@pytest.mark.mostly_slow(8)
 @pytest.mark.parametrize("name", CHAINS)
 def test_processors_see_every_hypothesis_as_in_the_main_loop(name: str) -> None:
     prompts, texts = prompts_of(4, 12), all_texts(4, 4, END)

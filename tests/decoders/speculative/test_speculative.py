@@ -190,6 +190,7 @@ def chance(text: tuple[int, ...], chain: list[dk.LogitsProcessor]) -> float:
 SOURCES: list[dict[str, Any]] = [{"seeds": [3]}, {"generator": torch.Generator().manual_seed(4)}]
 
 
+@pytest.mark.mostly_slow(4)
 @pytest.mark.parametrize("source", SOURCES, ids=["seeds", "generator"])
 @pytest.mark.parametrize("draft", [DRAFT, dk.PromptLookup(1)], ids=["model", "lookup"])
 def test_samples_follow_the_distribution_of_the_processed_model(
@@ -206,6 +207,7 @@ def test_accepting_every_proposal_fails_the_same_test(monkeypatch: pytest.Monkey
     assert chi_square(dk.PromptLookup(1), CHAIN, seeds=[3]) > CHI_SQUARE_26
 
 
+@pytest.mark.slow
 def test_drawing_from_p_after_a_refusal_fails_the_same_test(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify, "residual_probs", lambda probs, *_: probs)
     assert chi_square(DRAFT, CHAIN, seeds=[3]) > CHI_SQUARE_26
@@ -234,6 +236,7 @@ def test_random_numbers_differ_between_purposes_and_steps() -> None:
     assert len(drawn) == 27
 
 
+@pytest.mark.slow
 def test_it_keeps_the_laws_of_decoders() -> None:
     check_decoder(dk.Speculative(dk.DraftModel(model(5)), tokens=3))
     check_decoder(dk.Speculative(dk.PromptLookup()), stop=dk.EndIds(4) | dk.RepetitionLoop(2))

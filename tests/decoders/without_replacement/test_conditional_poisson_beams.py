@@ -171,6 +171,7 @@ def test_an_estimate_with_wrong_inclusion_probabilities_is_biased(
 # Forced hypotheses
 
 
+@pytest.mark.slow
 def test_a_forced_hypothesis_is_in_every_sample_and_the_mean_estimates_its_inclusion_probability() -> None:
     expected = samples(MARKOV, dk.Chain(), 2, 3)
     for text in ([2], [0, 0, 0], [1, 0, 2]):
@@ -233,6 +234,7 @@ def test_keep_must_have_one_hypothesis_per_prompt_with_ids_of_the_model() -> Non
 # The contract
 
 
+@pytest.mark.slow
 def test_it_keeps_the_laws_of_decoders() -> None:
     check_decoder(
         lambda numbers: dk.ConditionalPoissonBeams(3, seeds=[31 * number for number in numbers]),

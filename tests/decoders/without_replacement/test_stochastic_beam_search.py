@@ -146,6 +146,7 @@ CASES = {
 }
 
 
+@pytest.mark.mostly_slow(5)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_hypotheses_are_sampled_without_replacement_in_the_order_of_their_scores(
     case: tuple[dk.Model, dk.Chain, int, int],
@@ -312,6 +313,7 @@ def test_hypotheses_of_a_hundred_tokens_differ_and_have_finite_weights() -> None
 # The contract
 
 
+@pytest.mark.slow
 def test_it_keeps_the_laws_of_decoders() -> None:
     check_decoder(
         lambda numbers: dk.StochasticBeamSearch(3, seeds=[31 * number for number in numbers]), max_examples=8
@@ -457,6 +459,7 @@ def test_with_allennlps_noise_the_sequences_are_those_of_allennlp(
             assert log_prob.item() == pytest.approx(case.found["scores"][row][rank], rel=1e-5)
 
 
+@pytest.mark.mostly_slow(5)
 @pytest.mark.parametrize("case", markov_cases("inclusion"), ids=str)
 def test_inclusion_frequencies_are_those_of_allennlp(case: MarkovCase) -> None:
     model = MarkovModel(case.matrix, end_ids=(0,))

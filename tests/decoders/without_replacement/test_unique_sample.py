@@ -97,6 +97,7 @@ CHAINS = {
 }
 
 
+@pytest.mark.mostly_slow(6)
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
 @settings(max_examples=4, deadline=None)
 @given(seed=st.integers(0, 2**31), number=st.sampled_from([1, 3, 8, 100]), parallel=st.sampled_from([1, 4]))
@@ -148,6 +149,7 @@ def probs_of_pairs() -> dict[Any, float]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", [1, 3])
 def test_the_first_sample_follows_the_model_and_pairs_follow_sampling_without_replacement(
     parallel: int,

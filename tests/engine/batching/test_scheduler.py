@@ -64,6 +64,7 @@ def test_batches_hold_prompts_of_similar_lengths_the_longest_first() -> None:
     assert out.prompt.ids() == prompts
 
 
+@pytest.mark.mostly_slow(8)
 @pytest.mark.parametrize("processors", PROCESSORS)
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_several_batches_give_what_one_gives(decoder: str, processors: str) -> None:
@@ -74,6 +75,7 @@ def test_several_batches_give_what_one_gives(decoder: str, processors: str) -> N
         assert_same(expected, out)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(
     st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=6), min_size=1, max_size=10),

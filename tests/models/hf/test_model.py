@@ -38,6 +38,7 @@ def gpt2(**options: Any) -> GPT2LMHeadModel:  # noqa: ANN401
     return model
 
 
+@pytest.mark.mostly_slow(8)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_advance_gives_what_a_fresh_start_gives_under_any_source_rows(family: str) -> None:
     # Rounding: float32 logits of models whose logits are of the order of 10.
@@ -120,6 +121,7 @@ def test_a_bare_model_is_wrapped_and_left_unchanged() -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+@pytest.mark.mostly_slow(8)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_outputs_and_model_can_be_trained_on(family: str) -> None:
     model = build(family, 0)

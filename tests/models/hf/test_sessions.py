@@ -78,6 +78,7 @@ def alone(hf: dk.HFModel, texts: list[Text]) -> Tensor:
     return torch.cat([start(hf, [text], 1)[1] for text in texts])
 
 
+@pytest.mark.mostly_slow(8)
 @pytest.mark.parametrize(("beams", "cache"), [(1, "auto"), (3, "auto"), (2, "rows")])
 @pytest.mark.parametrize("family", PLAIN)
 def test_merged_prompts_get_the_logits_they_get_alone(family: str, beams: int, cache: Any) -> None:  # noqa: ANN401
@@ -102,6 +103,7 @@ def test_sessions_over_a_trie_merge_with_sliding_windows(family: str) -> None:
         torch.testing.assert_close(logits, expected, atol=1e-3, rtol=0)
 
 
+@pytest.mark.mostly_slow(5)
 @pytest.mark.parametrize(
     ("family", "beams", "cache"),
     [(family, 3, "auto") for family in ENCODER_DECODERS]

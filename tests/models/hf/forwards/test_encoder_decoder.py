@@ -88,6 +88,7 @@ def cross_attention_keys(model: Any) -> Iterator[list[list[Tensor]]]:  # noqa: A
     handle.remove()
 
 
+@pytest.mark.mostly_slow(8)
 # M2M100 counts positions by pad ids: one in the middle of a sequence shifts those of a fresh start.
 @pytest.mark.parametrize("family", ENCODER_DECODERS)
 def test_advance_gives_what_a_fresh_start_gives_under_any_source_rows(family: str) -> None:

@@ -74,6 +74,7 @@ def seen(model: Any, prompt: dk.Prompt, number: int, text: list[int]) -> dict[st
     }
 
 
+@pytest.mark.mostly_slow(8)
 @pytest.mark.parametrize("cached", ["rows", "none"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_outputs_equal_those_of_a_plain_forward_pass_over_each_row(

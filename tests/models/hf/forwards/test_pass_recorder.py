@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import decodekit as dk
 from decodekit.accelerate.tape import Tape
+from decodekit.models.hf.forwards import forward
 from decodekit.models.hf.forwards.forward import forward_lock
 from decodekit.models.hf.sessions import RowSession
 from tests.equivalence.families import ENCODER_DECODERS, VOCAB, build
@@ -40,6 +41,7 @@ def recorded_of(hf: dk.HFModel) -> str:
     return repr(hf).rpartition("recorded=")[2].removesuffix(")")
 
 
+@pytest.mark.mostly_slow(8)
 @pytest.mark.parametrize("family", TRIES)
 @pytest.mark.parametrize("beams", [1, 4])
 def test_recorded_passes_give_the_logits_of_the_model_bit_for_bit(family: str, beams: int) -> None:
@@ -270,21 +272,38 @@ def test_growing_a_cache_frees_the_old_buffers() -> None:
     assert alive == [None]  # the first layer freed its buffer before the second asked for more
 
 
-def test_the_pass_of_another_thread_is_no_obstacle() -> None:
+class ContendedLock:
+    """A lock that reports when another thread has to wait for it."""
+
+    def __init__(self) -> None:
+        self._lock, self.contended = threading.RLock(), threading.Event()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            self.contended.set()
+            self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_the_pass_of_another_thread_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
     model: Any = build("llama")
-    hf, inside, found = dk.HFModel(model, recorded=True), threading.Event(), []
+    hf, lock, found = dk.HFModel(model, recorded=True), ContendedLock(), []
+    monkeypatch.setitem(forward._locks, model, lock)
     branching = hf._trie_support
 
     def ask() -> None:
-        inside.set()
-        found.append(branching.recorder.obstacle(strict=True))
+        try:
+            found.append(branching.recorder.obstacle(strict=True))
+        finally:
+            lock.contended.set()  # the test ends also where this thread did not wait
 
     with forward_lock(model):
         vars(model.lm_head)["forward"] = model.lm_head.forward  # as a pass with packed layers does
         thread = threading.Thread(target=ask)
         thread.start()
-        inside.wait()
-        thread.join(0.05)
+        lock.contended.wait()
         del vars(model.lm_head)["forward"]
     thread.join()
     assert found == [""]

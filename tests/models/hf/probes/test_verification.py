@@ -33,6 +33,7 @@ def same(expected: dk.Decoded, actual: dk.Decoded) -> None:
     torch.testing.assert_close(expected.token_log_probs, actual.token_log_probs, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.mostly_slow(8)
 @pytest.mark.parametrize("family", ALL)
 def test_rows_that_discard_different_numbers_of_tokens_emit_those_of_greedy_search(family: str) -> None:
     model, batch = wrap(family), PROMPTS[family]
@@ -47,6 +48,7 @@ def test_rows_that_discard_different_numbers_of_tokens_emit_those_of_greedy_sear
             same(expected, dk.decode(model, batch, decoder, no_pad, max_new_tokens=NEW, end_ids=end_ids))
 
 
+@pytest.mark.mostly_slow(5)
 @pytest.mark.parametrize("family", ["gpt2", "llama", "mistral-window", "t5", "bart"])
 def test_drafts_with_a_model_discard_different_numbers_of_tokens(family: str) -> None:
     model, batch = wrap(family), PROMPTS[family]
@@ -71,6 +73,7 @@ def test_samples_of_a_prompt_do_not_depend_on_the_batch(family: str) -> None:
     torch.testing.assert_close(together.token_log_probs, rescored, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "mistral-window", "bart"])
 @settings(max_examples=8, deadline=None)
 @given(st.data())

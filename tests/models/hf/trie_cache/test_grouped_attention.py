@@ -31,6 +31,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return calls
 
 
+@pytest.mark.mostly_slow(8)
 # With a mask for each kind of layer, with grouped queries, and with a query head for each key's.
 @pytest.mark.parametrize("family", ["gpt2", "llama", "mistral-window", "gemma3-mixed", "gpt-neox"])
 @pytest.mark.parametrize("recorded", [True, False])

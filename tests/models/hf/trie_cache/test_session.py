@@ -66,6 +66,7 @@ def random_steps(hf: dk.HFModel, prompt: dk.Prompt, beams: int, steps: int, seed
     return outputs
 
 
+@pytest.mark.mostly_slow(8)
 @pytest.mark.parametrize("family", TRIES)
 @pytest.mark.parametrize("beams", [2, 5])
 def test_logits_are_those_of_rows_for_all_moves_of_beams(family: str, beams: int) -> None:
@@ -80,6 +81,7 @@ def test_logits_are_those_of_rows_for_all_moves_of_beams(family: str, beams: int
     assert (trie - rows).abs().max() < (1e-9 if exact else 1e-3)
 
 
+@pytest.mark.mostly_slow(8)
 @pytest.mark.parametrize("family", TRIES)
 def test_beams_emit_the_tokens_of_a_row_cache(family: str) -> None:
     results = [
@@ -289,6 +291,7 @@ def test_models_that_count_slots_only_in_long_runs_give_the_same() -> None:
         torch.testing.assert_close(results[0].score, results[1].score)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["t5", "bart", "llama"])
 def test_threads_may_share_a_model(family: str) -> None:
     hf = dk.HFModel(build(family))
