@@ -252,7 +252,7 @@ def _run(
                 session=run.session,
             )
         parts += batch.take_finished()
-    result, trace = merge_results(parts), None
+    result, trace = parts[0].result if len(parts) == 1 else merge_results(parts), None
     if request.trace is not None and limits is not None:
         rows = decoder.rows_per_prompt
         trace = tracing.Trace(request.prompt, rows, request.vocabulary, limits.end_ids, steps, result.lengths)
