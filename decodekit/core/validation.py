@@ -17,22 +17,22 @@ def plain(value: Any) -> Any:  # noqa: ANN401
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether an argument is a real number; True and False are not."""
+    """True for a real number; True and False are not."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def is_finite(value: object) -> TypeGuard[float]:
-    """Whether an argument is a number that single precision can hold."""
+    """True for a number that single precision can hold."""
     return is_number(value) and -MOST <= value <= MOST
 
 
 def is_positive(value: object) -> TypeGuard[float]:
-    """Whether an argument is a finite number above 0 that single precision does not round to 0."""
+    """True for a finite number above 0 that single precision does not round to 0."""
     return is_number(value) and LEAST <= value <= MOST
 
 
 def is_count(value: object, least: int) -> TypeGuard[int]:
-    """Whether an argument is an integer of at least `least`, of 64 bits; True and False are not."""
+    """True for an integer of at least `least`, of 64 bits; True and False are not."""
     return isinstance(value, Integral) and not isinstance(value, bool) and least <= int(value) < 2**63
 
 

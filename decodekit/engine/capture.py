@@ -1,6 +1,6 @@
-"""The same step, recorded once and replayed: on a CUDA device as a graph, elsewhere as operations."""
+"""Captured steps: recorded once and replayed, on a CUDA device as a graph, elsewhere as operations."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Generic
 
 import torch
@@ -20,18 +20,18 @@ from decodekit.processors.base import LogitsProcessor
 
 
 class CapturedStep(Generic[State]):
-    """A decoder's step with its processors and criteria, which stays in the same memory.
+    """A step of a decoder, its processors and criteria that keeps its state in the same memory.
 
-    What evolves is copied once, at the first step; from then on every step reads and writes those copies, so
-    that the states it returns are one and the same.
+    State and memory are copied once, at the first step; from then on every step reads and writes the copies,
+    so all steps return one and the same state.
 
     Args:
         decoder: The algorithm.
-        chain: What changes the scores.
-        criteria: What finishes a hypothesis.
+        chain: The processors.
+        criteria: The stopping criteria.
 
     Raises:
-        DecodekitError: If one of them cannot be captured; the message says which.
+        DecodekitError: If a part cannot be captured; the message names it.
     """
 
     def __init__(self, decoder: Decoder[State], chain: LogitsProcessor, criteria: tuple[object, ...]) -> None:
@@ -49,7 +49,7 @@ class CapturedStep(Generic[State]):
         memory: Memory,
         nonfinite: Bool[Tensor, " rows"],
     ) -> Step:
-        """The next step. Only the first call looks at `state`, `memory` and `nonfinite`.
+        """Take a step. Only the first call reads `state`, `memory` and `nonfinite`.
 
         Raises:
             DecodekitError: If the step cannot be captured.
@@ -72,15 +72,7 @@ class CapturedStep(Generic[State]):
 
 
 class _Carried:
-    """What evolves, in the same memory at every step. It knows nothing of the recording, which holds it.
-
-    Args:
-        decoder: The algorithm.
-        chain: What changes the scores.
-        made_of: These, what they are made of, and the criteria.
-        logits: Of the first step.
-        parts: State, memory and broken rows; copied.
-    """
+    """The state of a captured step, in the same memory at every step."""
 
     def __init__(
         self,
@@ -96,7 +88,7 @@ class _Carried:
         self.parts = map_tensors(lambda tensor: tensor.clone(), parts)
 
     def step(self) -> tuple[Selection, Tensor]:
-        """A step on what is carried, which is overwritten with what comes of it."""
+        """Take a step on the carried state, and overwrite it with the new one."""
         state, memory, nonfinite = self.parts
         before = _numbers(self._made_of)
         state, selection, memory, scores, nonfinite = step(
@@ -109,7 +101,7 @@ class _Carried:
         held = {_memory(leaf) for leaf in tree_leaves(self.parts) if isinstance(leaf, Tensor)}
 
         def apart(tensor: Tensor) -> Tensor:
-            # What lies in memory that is about to be written to is read first.
+            # Memory that is about to be overwritten is copied first.
             return tensor.clone() if _memory(tensor) in held else tensor
 
         selection, scores = map_tensors(apart, (selection, scores))
@@ -117,7 +109,7 @@ class _Carried:
         return selection, scores
 
     def _carry(self, new: Any, apart: Callable[[Tensor], Tensor]) -> None:  # noqa: ANN401 - a nest of tensors
-        """Writes a new state over the old one."""
+        """Write a new state over the old one."""
         before, shape = tree_flatten(self.parts)
         try:
             after = shape.flatten_up_to(new)
@@ -147,14 +139,14 @@ class _Carried:
 def start_captured(
     model: Model, prompt: Prompt, decoder: Decoder[Any], capacity: int
 ) -> tuple[Session, Float32[Tensor, "rows vocab"]]:
-    """The model's session whose passes are captured.
+    """A session of the model whose passes are captured.
 
     Raises:
-        DecodekitError: If decoder or model cannot be captured; the message says which.
+        DecodekitError: If decoder or model cannot be captured; the message names it.
     """
     if decoder.outputs_spec:
         raise DecodekitError(
-            f"decode: with capture=True the model must show nothing but logits, and {type(decoder).__name__} "
+            f"decode: with capture=True the model must show logits only, and {type(decoder).__name__} "
             f"needs {decoder.outputs_spec}. Use it without capture=True."
         )
     if not isinstance(model, CapturableModel):
@@ -166,19 +158,19 @@ def start_captured(
 
 
 def check_capturable(*parts: object) -> None:
-    """Raises if a part of a run, or of those it is made of, says that it works on the host."""
+    """Raise if a part of a run, or a part of a part, works on the host."""
     for part in parts_of(*parts):
         on_host = getattr(part, "capturable", True) is False
-        if on_host and not list(_made_of_uncapturable(part)):
+        if on_host and not _uncapturable_inner(part):
             raise DecodekitError(
                 f"decode: with capture=True nothing may work on the host, and {type(part).__name__} does. "
                 "Use it without capture=True."
             )
 
 
-def _made_of_uncapturable(part: object) -> Iterator[object]:
-    """What of a part is to blame; nothing: the part itself."""
-    return (inner for inner in parts_of(part) if inner is not part and not getattr(inner, "capturable", True))
+def _uncapturable_inner(part: object) -> list[object]:
+    """The parts of a part that work on the host."""
+    return [inner for inner in parts_of(part) if inner is not part and not getattr(inner, "capturable", True)]
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:  # noqa: ANN401 - any pytree
@@ -187,7 +179,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:  # noqa
 
 
 def _numbers(parts: list[object]) -> list[str]:
-    """What Python could count in parts of a run: a replay would count no further."""
+    """Plain numbers in the parts of a run: if Python counts in them, a replay would not."""
     return [
         f"{type(part).__name__}.{name} = {value!r}"
         for part in parts
