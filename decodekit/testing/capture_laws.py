@@ -1,6 +1,7 @@
 """The laws of steps that can be captured as graphs, checked without a GPU."""
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from decodekit.engine.step import step
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import ModelOutputs, ModelOutputsSpec
 from decodekit.processors.base import LogitsProcessor
-from decodekit.testing.checking import check
+from decodekit.testing.checking import check, name_of
 from decodekit.testing.toy_models import HashModel
 
 
@@ -50,6 +51,7 @@ def check_captures(
         >>> check_captures(dk.BeamSearch(4), [dk.NoRepeatNGram(2), dk.TopP(0.9)])
     """
     decoder, chain = Greedy() if decoder is None else decoder, as_processor(processor)
+    names = f"{name_of(decoder)} with {name_of(chain)}"
     rows, prompt_length, new = batch * decoder.rows_per_prompt, 7, 20
     limits = Limits(
         end_ids=(0, 1),
@@ -78,19 +80,21 @@ def check_captures(
             try:
                 state, _, memory, _, nonfinite = step(decoder, chain, logits, state, memory, nonfinite)
             except (RuntimeError, NotImplementedError) as error:
+                criteria = f" and {limits.criteria}" if limits.criteria else ""
                 raise AssertionError(
-                    f"check_captures: a step must not read the device, and {decoder!r} with {chain!r} and "
-                    f"{limits.criteria!r} does: {error}"
+                    f"check_captures: a step must not read the device, and {names}{criteria} does: {error}"
                 ) from error
             after = shapes((state, memory))
-            law = f"check_captures: shapes must not change in a step of {decoder!r} with {chain!r}"
-            check(before in (None, after), law, before=before, after=after)
+            law = f"check_captures: shapes must not change in a step of {names}"
+            check(before in (None, after), law, changed=changes(before or [], after))
             before = after
     if not spec:
-        _check_replays(decoder, chain, stop, vocab, batch)
+        _check_replays(decoder, chain, stop, vocab, batch, names)
 
 
-def _check_replays(decoder: Decoder[Any], chain: LogitsProcessor, stop: Stop, vocab: int, batch: int) -> None:
+def _check_replays(
+    decoder: Decoder[Any], chain: LogitsProcessor, stop: Stop, vocab: int, batch: int, names: str
+) -> None:
     """Check that a captured run gives the results of a plain one."""
     prompts = [[(5 * number + place) % vocab for place in range(number + 1)] for number in range(batch)]
     for seed in range(3):
@@ -107,7 +111,7 @@ def _check_replays(decoder: Decoder[Any], chain: LogitsProcessor, stop: Stop, vo
             for generator, state in zip(generators, states, strict=True):
                 generator.set_state(state)
             captured = decode(model, prompts, decoder, chain, max_new_tokens=9, stop=stop, capture=True)
-        law = f"check_captures: a replayed step of {decoder!r} with {chain!r} must give the same results"
+        law = f"check_captures: a replayed step of {names} must give the same results"
         for name in ("tokens", "lengths", "token_log_probs", "score", "parents"):
             expected, actual = getattr(plain, name), getattr(captured, name)
             check(torch.equal(expected, actual), law, field=name, plain=expected, captured=actual)
@@ -129,6 +133,11 @@ def _empty_outputs(spec: ModelOutputsSpec, history: History, vocab: int, *, is_f
 def shapes(tree: object) -> list[tuple[Any, ...]]:
     """Shape and dtype of every tensor in a state or memory, in order."""
     return [(*tensor.shape, tensor.dtype) for tensor in tensors(tree)]
+
+
+def changes(before: list[tuple[Any, ...]], after: list[tuple[Any, ...]]) -> list[str]:
+    """The shapes and dtypes that differ, as text."""
+    return [f"{old} -> {new}" for old, new in zip_longest(before, after) if old != new]
 
 
 def tensors(tree: object) -> list[Tensor]:

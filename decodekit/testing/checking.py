@@ -19,6 +19,11 @@ def repeatable(max_examples: int) -> settings:
     )
 
 
+def name_of(part: object) -> str:
+    """The repr of a part, or the name of its class if it has none of its own."""
+    return type(part).__name__ if type(part).__repr__ is object.__repr__ else repr(part)
+
+
 def check(holds: object, law: str, **case: object) -> None:
     """Raise an `AssertionError` with the law and the case, unless the law holds."""
     if not holds:

@@ -17,8 +17,8 @@ from decodekit.engine.decode import decode, read_request
 from decodekit.engine.loop import DecodingRun, start_session
 from decodekit.engine.scoring import score
 from decodekit.processors.base import Chain
-from decodekit.testing.capture_laws import check_captures, shapes, tensors
-from decodekit.testing.checking import are_close, check, repeatable
+from decodekit.testing.capture_laws import changes, check_captures, shapes, tensors
+from decodekit.testing.checking import are_close, check, name_of, repeatable
 from decodekit.testing.strategies import prompts
 from decodekit.testing.toy_models import HashModel
 
@@ -67,7 +67,7 @@ def check_decoder(
     def laws(batch: list[list[int]], seed: int, new: int) -> None:
         toy, numbers = model(VOCAB, seed, end_ids=(END_ID,)), range(len(batch))
         first = make(numbers)
-        who = f"check_decoder: {first!r}"
+        who = f"check_decoder: {name_of(first)}"
         if isinstance(first, Decoder):
             _check_steps(first, toy, batch, new, stop)
         out = decode(toy, batch, make(numbers), max_new_tokens=new, stop=stop)
@@ -101,7 +101,7 @@ def _check_steps(
     decoder: Decoder[Any, Any], model: HashModel, batch: list[list[int]], new: int, stop: Stop
 ) -> None:
     """Check every step of a run, and a few after its end."""
-    who, rows = f"check_decoder: {decoder!r}", decoder.rows_per_prompt
+    who, rows = f"check_decoder: {name_of(decoder)}", decoder.rows_per_prompt
     options = {"max_new_tokens": new, "pad_id": 0, "stop": stop}
     request = read_request(model, batch, options, watched=True)
     capacity = request.prompt.tokens.shape[1] + new
@@ -116,7 +116,7 @@ def _check_steps(
         check(all(map(torch.equal, copies, old)), f"{who} must not write to the state before a step")
         after = shapes(run.state)
         law = f"{who} must keep the shapes of its state"
-        check(before in (None, after), law, before=before, after=after)
+        check(before in (None, after), law, changed=changes(before or [], after))
         before, sources = after, run.selection.source_rows
         if sources is not None:
             inside = sources // rows == torch.arange(len(sources)) // rows

@@ -14,7 +14,7 @@ from decodekit.core.prompt import Prompt
 from decodekit.core.pytrees import can_be_split, keep_prompts, reorder_memory, whole_part
 from decodekit.processors.base import LogitsProcessor
 from decodekit.testing.capture_laws import check_captures, tensors
-from decodekit.testing.checking import check, repeatable
+from decodekit.testing.checking import check, name_of, repeatable
 from decodekit.testing.strategies import cases, prompts
 from decodekit.testing.toy_models import HashModel
 
@@ -61,10 +61,8 @@ def check_processor(
         for tokens, number, actual in _run_reordered(make(range(len(batch))), batch, vocab, seed):
             single = make([number])
             expected = _run_alone(single, tokens, len(batch[number]), vocab, seed)
-            law = (
-                f"check_processor: {single!r} must give a row of a batch the scores that it gives the row "
-                "alone; its memory follows its row"
-            )
+            who = f"check_processor: {name_of(single)}"
+            law = f"{who} must give each row its scores alone: memory follows its row"
             check(torch.equal(expected, actual), law, row=tokens, in_the_batch=actual, alone=expected)
 
     one_step()
@@ -82,15 +80,16 @@ def _check_step(
     *,
     unbans: bool,
 ) -> None:
-    who, before = f"check_processor: {processor!r}", scores.clone()
-    given_values = {"tokens": history.tokens.clone(), "valid": history.valid.clone(), "scores": before}
+    who, before = f"check_processor: {name_of(processor)}", scores.clone()
+    arguments = {"tokens": history.tokens, "valid": history.valid, "scores": scores}
+    copies = {name: value.clone() for name, value in arguments.items()}
     memory = processor.init(history)
     old = [tensor.clone() for tensor in tensors(memory)]
     out, _ = processor.apply(history, scores, memory)
     check(all(map(torch.equal, old, tensors(memory))), f"{who} must not write to its memory")
-    now = {"tokens": history.tokens, "valid": history.valid, "scores": scores}
-    for name, value in given_values.items():
-        check(torch.equal(value, now[name]), f"{who} must not write to {name}", before=value, after=now[name])
+    for name, value in arguments.items():
+        same = torch.equal(copies[name], value)
+        check(same, f"{who} must not write to {name}", before=copies[name], after=value)
     check(out.shape == scores.shape, f"{who} must keep the shape of the scores", got=tuple(out.shape))
     check(not out.isnan().any(), f"{who} must not make NaN", got=out)
     allowed = (before == -torch.inf) & (out != -torch.inf)
@@ -99,25 +98,20 @@ def _check_step(
         top = before == before.amax(-1, keepdim=True)
         kept = top.gather(1, out.argmax(-1, keepdim=True))
         check(kept.all(), f"{who} declares argmax_invariant and must keep the argmax", got=out)
-    for name, same in _same_text(history, vocab).items():
-        again, _ = processor.apply(same, scores, processor.init(same))
-        check(torch.equal(out, again), f"{who} must ignore {name}", got=out, with_others=again)
-
-
-def _same_text(history: History, vocab: int) -> dict[str, History]:
-    """The same tokens with other ids in invalid columns, and with another capacity."""
-    junk = torch.arange(history.tokens.numel()).view_as(history.tokens) % vocab
-    rows = len(history.tokens)
-    return {
+    invalid = torch.arange(history.tokens.numel()).view_as(history.tokens) % vocab
+    others = {
         "columns that are not valid": replace(
-            history, tokens=torch.where(history.valid, history.tokens, junk)
+            history, tokens=torch.where(history.valid, history.tokens, invalid)
         ),
-        "the capacity": History(
-            torch.cat([history.tokens, junk[:, :1].expand(rows, 3)], 1),
-            torch.cat([history.valid, torch.zeros(rows, 3, dtype=torch.bool)], 1),
-            history.position,
+        "the capacity": replace(
+            history,
+            tokens=torch.cat([history.tokens, invalid[:, :1].expand(-1, 3)], 1),
+            valid=torch.cat([history.valid, torch.zeros(len(scores), 3, dtype=torch.bool)], 1),
         ),
     }
+    for name, other in others.items():
+        again, _ = processor.apply(other, scores, processor.init(other))
+        check(torch.equal(out, again), f"{who} must ignore {name}", got=out, with_others=again)
 
 
 def _run_reordered(
@@ -138,10 +132,8 @@ def _run_reordered(
         rows = 2 * len(numbers)
         scores, memory = processor.apply(history, logits, memory)
         leads = all(tensor.ndim == 0 or len(tensor) == rows for tensor in tensors(memory))
-        law = f"check_processor: {processor!r} must remember tensors that lead with rows, or are 0-d"
-        check(
-            leads, law, rows=rows, shapes=[tuple(tensor.shape) for tensor in tensors(memory)], prompts=batch
-        )
+        law = f"check_processor: {name_of(processor)} must remember tensors that lead with rows, or are 0-d"
+        check(leads, law, rows=rows, shapes=[tuple(tensor.shape) for tensor in tensors(memory)])
         if number + 1 < steps:
             first = torch.arange(rows) // 2 * 2
             sources = first + torch.randint(0, 2, (rows,), generator=generator)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decodekit.scorers.base import Scorer
-from decodekit.testing.checking import check, repeatable
+from decodekit.testing.checking import check, name_of, repeatable
 
 
 def check_scorer(scorer: Scorer, *, max_examples: int = 200) -> None:
@@ -21,7 +21,7 @@ def check_scorer(scorer: Scorer, *, max_examples: int = 200) -> None:
     Example:
         >>> check_scorer(dk.LengthPenalty(0.7))
     """
-    who, log_prob = f"check_scorer: {scorer!r}", st.floats(-1e3, 0, width=32)
+    who, log_prob = f"check_scorer: {name_of(scorer)}", st.floats(-1e3, 0, width=32)
 
     @repeatable(max_examples)
     @given(st.lists(st.tuples(log_prob, st.integers(1, 50)), min_size=1), log_prob, st.integers(0, 20))

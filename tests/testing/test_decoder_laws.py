@@ -40,7 +40,7 @@ class KeepsNoShapes(GreedyByHand):
 
 
 class ReadsTheDeviceInAStep(GreedyByHand):
-    """Broken: looks whether all is done before it does anything."""
+    """Broken: reads whether all rows are done."""
 
     def step(self, scores: Tensor, state: dk.RowState) -> tuple[dk.RowState, dk.Selection]:
         if state.done.item():
@@ -49,7 +49,7 @@ class ReadsTheDeviceInAStep(GreedyByHand):
 
 
 class LeavesThePrompt(GreedyByHand):
-    """Broken: every row goes on from the row before it, whosever that is."""
+    """Broken: every row continues the row before it, also that of another prompt."""
 
     def step(self, scores: Tensor, state: dk.RowState) -> tuple[dk.RowState, dk.Selection]:
         state, selection = super().step(scores, state)
@@ -57,7 +57,7 @@ class LeavesThePrompt(GreedyByHand):
 
 
 class GoesOnAfterTheEnd(GreedyByHand):
-    """Broken: a step after the end still counts."""
+    """Broken: a step after the end changes the lengths."""
 
     def step(self, scores: Tensor, state: dk.RowState) -> tuple[dk.RowState, dk.Selection]:
         after, selection = super().step(scores, state)
@@ -66,7 +66,7 @@ class GoesOnAfterTheEnd(GreedyByHand):
 
 
 class WritesToItsState(GreedyByHand):
-    """Broken: the state before the step is no longer what it was."""
+    """Broken: changes the state before the step."""
 
     def step(self, scores: Tensor, state: dk.RowState) -> tuple[dk.RowState, dk.Selection]:
         after, selection = super().step(scores, state)
@@ -75,15 +75,15 @@ class WritesToItsState(GreedyByHand):
 
 
 class IsNeverDone(GreedyByHand):
-    """Broken: forgets that there is a limit."""
+    """Broken: ignores the limit."""
 
     def step(self, scores: Tensor, state: dk.RowState) -> tuple[dk.RowState, dk.Selection]:
         state, selection = super().step(scores, state)
         return state._replace(done=torch.zeros_like(state.done)), selection
 
 
-class ListensToOtherPrompts(GreedyByHand):
-    """Broken: says what is likeliest on the whole."""
+class ChoosesForTheWholeBatch(GreedyByHand):
+    """Broken: emits the token that is most probable on average over the batch."""
 
     def step(self, scores: Tensor, state: dk.RowState) -> tuple[dk.RowState, dk.Selection]:
         return state.emit(scores.mean(0, keepdim=True).argmax(-1).expand(len(scores)), scores)
@@ -144,7 +144,7 @@ class CountsItsPrompts(dk.RowDecoder):
 
 
 class Flips(NamedTuple):
-    """What `ReordersWithoutItsHistory` knows."""
+    """The state of `ReordersWithoutItsHistory`."""
 
     rows: dk.RowState
     model_scores: Tensor | None = None
@@ -159,7 +159,7 @@ class Flips(NamedTuple):
 
 
 class ReordersWithoutItsHistory(dk.Decoder[Flips]):
-    """Broken: swaps the two rows of a prompt, and lets their text stay where it is."""
+    """Broken: swaps the two rows of a prompt, and leaves their history in place."""
 
     rows_per_prompt = 2
 
@@ -214,9 +214,9 @@ def test_a_decoder_that_is_never_done_is_caught() -> None:
         check_decoder(IsNeverDone())
 
 
-def test_a_decoder_whose_prompts_listen_to_each_other_is_caught() -> None:
+def test_a_decoder_whose_prompts_depend_on_each_other_is_caught() -> None:
     with pytest.raises(AssertionError, match=ALONE):
-        check_decoder(ListensToOtherPrompts())
+        check_decoder(ChoosesForTheWholeBatch())
 
 
 def test_a_decoder_that_reports_other_log_probabilities_is_caught() -> None:
@@ -256,7 +256,7 @@ def test_a_decoder_that_does_not_evict_as_it_decodes_is_caught() -> None:
 
 def test_the_case_is_in_the_message() -> None:
     with pytest.raises(AssertionError) as caught:
-        check_decoder(ListensToOtherPrompts())
+        check_decoder(ChoosesForTheWholeBatch())
     [note] = caught.value.__notes__
     assert "batch=[[" in note
     assert "seed=" in note
