@@ -14,8 +14,10 @@ from decodekit.core.pytrees import Memory
 from decodekit.models.protocols import LOGITS_ONLY, ModelOutputsSpec
 
 # The types that signatures of scorers repeat: numbers and lengths of hypotheses, or of any shape.
-Values, Lengths = Float[Tensor, " hyps"], Int64[Tensor, " hyps"]
-AnyValues, AnyLengths = Float[Tensor, "*shape"], Int64[Tensor, "*shape"]
+Values = Float[Tensor, " hyps"]
+Lengths = Int64[Tensor, " hyps"]
+AnyValues = Float[Tensor, "*shape"]
+AnyLengths = Int64[Tensor, "*shape"]
 
 
 @dataclass(frozen=True, eq=False)
