@@ -190,11 +190,7 @@ def mmi_antilm(
 
 
 def mmi_bidi(
-    out: Decoded,
-    channel: Channel | Model | nn.Module,
-    *,
-    weight: float = 0.5,
-    length_reward: float = 0.0,
+    out: Decoded, channel: Channel | Model | nn.Module, *, weight: float = 0.5, length_reward: float = 0.0
 ) -> Decoded[ModelReport]:
     r"""Ranks hypotheses by their own likelihood and that of the source given them.
 

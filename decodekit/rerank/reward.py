@@ -13,11 +13,7 @@ from decodekit.rerank._shared.hypotheses import check_decoded, rank, read_hypoth
 
 
 def best_of_n(
-    out: Decoded,
-    reward: Callable[[Any], Any] | Tensor,
-    *,
-    batched: bool = False,
-    ids: bool | None = None,
+    out: Decoded, reward: Callable[[Any], Any] | Tensor, *, batched: bool = False, ids: bool | None = None
 ) -> Decoded[None]:
     r"""Ranks hypotheses by a reward.
 

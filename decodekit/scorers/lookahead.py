@@ -18,7 +18,7 @@ from decodekit.core.validation import NON_NEGATIVE, at_least, check_fields, set_
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import Model, ModelOutputsSpec, ModelWithVocabulary
 from decodekit.scorers.adjusted import check_base
-from decodekit.scorers.base import ExtendedHypotheses, PathScorer
+from decodekit.scorers.base import ExtendedHypotheses, Lengths, PathScorer, Values
 from decodekit.scorers.log_prob import LogProb
 
 LOWEST_HEURISTIC = -100.0  # nats; finite, so that a phrase out of reach does not end a hypothesis
@@ -186,26 +186,18 @@ class Lookahead(PathScorer):
         return LookaheadMemory(base, unmet.sum(-1).float(), heuristic, limits)
 
     @override
-    def score(
-        self, log_probs: Float[Tensor, " hyps"], lengths: Int64[Tensor, " hyps"], memory: LookaheadMemory
-    ) -> Float[Tensor, " hyps"]:
+    def score(self, log_probs: Values, lengths: Lengths, memory: LookaheadMemory) -> Values:
         return self.base.score(log_probs, lengths, memory.base) - self.penalty * memory.unmet
 
     @override
     def upper_bound(
-        self,
-        log_probs: Float[Tensor, " hyps"],
-        lengths: Int64[Tensor, " hyps"],
-        max_length: int,
-        memory: LookaheadMemory,
-    ) -> Float[Tensor, " hyps"]:
+        self, log_probs: Values, lengths: Lengths, max_length: int, memory: LookaheadMemory
+    ) -> Values:
         # In the end every constraint may be met.
         return self.base.upper_bound(log_probs, lengths, max_length, memory.base)
 
     @override
-    def partial_score(
-        self, log_probs: Float[Tensor, " hyps"], lengths: Int64[Tensor, " hyps"], memory: LookaheadMemory
-    ) -> Float[Tensor, " hyps"]:
+    def partial_score(self, log_probs: Values, lengths: Lengths, memory: LookaheadMemory) -> Values:
         base = self.base.partial_score(log_probs, lengths, memory.base)
         return base - self.penalty * memory.unmet + self.weight * memory.heuristic
 

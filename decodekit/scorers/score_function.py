@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float, Int64
 from torch import Tensor
 from typing_extensions import override
 
 from decodekit.errors import DecodekitError
-from decodekit.scorers.base import Scorer
+from decodekit.scorers.base import AnyLengths, AnyValues, Scorer
 
 
 @final
@@ -49,21 +48,17 @@ class ScoreFunction(Scorer):
             )
 
     @override
-    def __call__(
-        self, log_probs: Float[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"]
-    ) -> Float[Tensor, "*shape"]:
+    def __call__(self, log_probs: AnyValues, lengths: AnyLengths) -> AnyValues:
         return _checked("function", self.function(log_probs, lengths), log_probs)
 
     @override
-    def bound(
-        self, log_probs: Float[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"], max_length: int
-    ) -> Float[Tensor, "*shape"]:
+    def bound(self, log_probs: AnyValues, lengths: AnyLengths, max_length: int) -> AnyValues:
         if self.upper is None:
             return torch.full_like(log_probs, torch.inf)
         return _checked("upper", self.upper(log_probs, lengths, max_length), log_probs)
 
 
-def _checked(name: str, result: object, log_probs: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+def _checked(name: str, result: object, log_probs: AnyValues) -> AnyValues:
     if not isinstance(result, Tensor) or result.shape != log_probs.shape:
         given = tuple(result.shape) if isinstance(result, Tensor) else result
         raise DecodekitError(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
@@ -12,7 +12,7 @@ from decodekit.core.limits import Limits
 from decodekit.core.validation import is_positive, plain, set_fields
 from decodekit.errors import DecodekitError
 from decodekit.scorers.adjusted import AdjustedScorer, check_adjusted
-from decodekit.scorers.base import ExtendedHypotheses
+from decodekit.scorers.base import ExtendedHypotheses, Lengths, Values
 
 
 class ExpectedLengthScorer(AdjustedScorer):
@@ -61,13 +61,9 @@ class ExpectedLengthScorer(AdjustedScorer):
         return history.spread(torch.tensor(self.length, dtype=torch.float32, device=device))
 
     @override
-    def update_adjustment(
-        self, extended: ExtendedHypotheses, memory: Float[Tensor, " hyps"]
-    ) -> Float[Tensor, " hyps"]:
+    def update_adjustment(self, extended: ExtendedHypotheses, memory: Values) -> Values:
         return memory
 
     @override
-    def adjustment_bound(
-        self, lengths: Int64[Tensor, " hyps"], max_length: int, memory: Float[Tensor, " hyps"]
-    ) -> Float[Tensor, " hyps"]:
+    def adjustment_bound(self, lengths: Lengths, max_length: int, memory: Values) -> Values:
         return self.adjustment(torch.full_like(lengths, max_length), memory)
