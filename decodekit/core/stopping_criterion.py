@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.pytrees import Memory
-from decodekit.core.validation import set_fields
+from decodekit.core.validation import CheckedOptions, set_fields
 from decodekit.core.vocabulary import Vocabulary
 
 
@@ -28,7 +28,7 @@ class StoppingContext(NamedTuple):
     started: float
 
 
-class StoppingCriterion(ABC):
+class StoppingCriterion(CheckedOptions, ABC):
     """Decides after every token whether a hypothesis is finished.
 
     A pair of pure functions, as a processor is: memory is passed in and returned, and follows its

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.prompt import Prompt
-from decodekit.core.validation import at_least, set_fields
+from decodekit.core.validation import at_least, checked_options, set_fields
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import ModelWithVocabulary
@@ -133,6 +133,7 @@ class TokenHealing(LogitsProcessor):
         return scores.masked_fill(~allowed, -torch.inf), memory._replace(state=state)
 
 
+@checked_options
 def heal(
     model: ModelWithVocabulary | Vocabulary,
     prompts: Any,  # noqa: ANN401 - see Prompt.of

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from decodekit.core.result import Decoded
+from decodekit.core.validation import checked_options
 from decodekit.errors import DecodekitError
 from decodekit.rerank._shared.hypotheses import check_decoded, rank, read_hypotheses, reorder, valid_values
 
@@ -43,6 +44,7 @@ class _Tally(NamedTuple):
     indices: list[int | None]  # of each hypothesis's answer, or None
 
 
+@checked_options
 def self_consistency(
     out: Decoded,
     extract: Callable[[Any], Hashable | None],

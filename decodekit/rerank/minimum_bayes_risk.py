@@ -11,6 +11,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from decodekit.core.result import Decoded
+from decodekit.core.validation import checked_options
 from decodekit.errors import DecodekitError
 from decodekit.rerank._shared.hypotheses import check_decoded, rank, read_hypotheses, reorder, valid_values
 from decodekit.rerank.pruning import Pruning
@@ -147,6 +148,7 @@ class RiskReport:
     rounds: Int64[Tensor, "batch hyps"]
 
 
+@checked_options
 def mbr(
     out: Decoded,
     utility: Utility | Callable[[Any, Any], float],

@@ -7,11 +7,12 @@ from typing import Any
 from torch import Tensor
 
 from decodekit.core.result import Decoded
-from decodekit.core.validation import plain
+from decodekit.core.validation import checked_options, plain
 from decodekit.errors import DecodekitError
 from decodekit.rerank._shared.hypotheses import check_decoded, rank, read_hypotheses, reorder, valid_values
 
 
+@checked_options
 def best_of_n(
     out: Decoded,
     reward: Callable[[Any], Any] | Tensor,

@@ -10,7 +10,7 @@ from torch import nn
 
 from decodekit.core.prompt import Prompt
 from decodekit.core.result import Decoded
-from decodekit.core.validation import at_least, set_fields
+from decodekit.core.validation import CheckedOptions, at_least, set_fields
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.engine.decode import as_model
 from decodekit.engine.scoring import score
@@ -21,7 +21,7 @@ from decodekit.rerank._shared.hypotheses import read_hypotheses, valid_values
 
 @final
 @dataclass(frozen=True)
-class Channel:
+class Channel(CheckedOptions):
     r"""A reverse model: $\log P(x \mid y)$ of the source $x$ after reading the hypothesis $y$.
 
     An encoder-decoder encodes the hypothesis and decodes the source, followed by its own end id if the source
@@ -146,7 +146,7 @@ def _prompt_ids(out: Decoded) -> list[list[int]]:
 
 @final
 @dataclass(frozen=True)
-class Prior:
+class Prior(CheckedOptions):
     r"""A language model: $\log P(y)$ of a hypothesis $y$ without its source.
 
     Args:

@@ -11,10 +11,11 @@ from jaxtyping import Float64
 from torch import Tensor
 from typing_extensions import override
 
+from decodekit.core.validation import CheckedOptions
 from decodekit.errors import DecodekitError
 
 
-class Utility(ABC):
+class Utility(CheckedOptions, ABC):
     """A measure of a hypothesis under the assumption that a reference is right; larger is better.
 
     Attributes:

@@ -11,6 +11,7 @@ from typing_extensions import override
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.pytrees import Memory
+from decodekit.core.validation import CheckedOptions, check_type, is_number
 from decodekit.models.protocols import LOGITS_ONLY, ModelOutputsSpec
 
 
@@ -37,7 +38,7 @@ class ExtendedHypotheses:
         return self.parents.take(self.source_rows).append(self.tokens)
 
 
-class PathScorer(ABC):
+class PathScorer(CheckedOptions, ABC):
     """Scores hypotheses by more than their summed log-probability and length.
 
     Its memory follows each hypothesis, as a processor's does: `init` makes it for every row, `update` adds
@@ -183,3 +184,13 @@ class Scorer(PathScorer):
         memory: Memory,
     ) -> Float[Tensor, " hyps"]:
         return self.bound(log_probs, lengths, max_length)
+
+
+def check_scorer(who: str, name: str, scorer: object) -> None:
+    """Raise a `TypeError` unless an argument is a scorer."""
+    advice = ""
+    if is_number(scorer):
+        advice = f"Use dk.LengthPenalty({scorer})."
+    elif callable(scorer):
+        advice = "Use dk.ScoreFunction(function, upper)."
+    check_type(who, name, scorer, PathScorer, "a Scorer or PathScorer such as LengthPenalty(1.0)", advice)

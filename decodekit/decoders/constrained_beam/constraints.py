@@ -4,12 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from decodekit.core.validation import read_ids, set_fields
+from decodekit.core.validation import CheckedOptions, read_ids, set_fields
 
 
 @final
 @dataclass(frozen=True)
-class Phrase:
+class Phrase(CheckedOptions):
     """Requires a sequence of tokens, one directly after the other.
 
     Args:
@@ -39,7 +39,7 @@ class Phrase:
 
 @final
 @dataclass(frozen=True)
-class OneOf:
+class OneOf(CheckedOptions):
     """Requires at least one of several sequences of tokens: the forms of a word, for instance.
 
     Args:
