@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from decodekit.core.prompt import Prompt
 from decodekit.core.result import Decoded, sum_log_probs
+from decodekit.core.validation import checked_options
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.engine.decode import as_model, vocabulary_of
 from decodekit.errors import DecodekitError, DecodingError
@@ -42,6 +43,7 @@ class Scored:
         return f"Scored(log_prob={self.log_prob.tolist()}, lengths={self.lengths.tolist()})"
 
 
+@checked_options
 @torch.no_grad()
 def score(
     model: Model | nn.Module,

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from decodekit.core.validation import checked_options
 from decodekit.core.vocabulary import Tokenizer
 from decodekit.errors import ModelError
 from decodekit.models.hf.model import HFModel
@@ -15,6 +16,7 @@ from decodekit.models.hf.model import HFModel
 BUNDLED = ("fairytales", "en-fr")
 
 
+@checked_options
 def bundled_path(name: str = "fairytales") -> Path:
     """The folder of a bundled model, which transformers can load as well.
 
@@ -34,6 +36,7 @@ def bundled_path(name: str = "fairytales") -> Path:
     return Path(str(files("decodekit") / "assets" / name))
 
 
+@checked_options
 def load(
     name: str | Path | None = None,
     *,
