@@ -8,7 +8,7 @@ from jaxtyping import Float32
 from torch import Tensor, nn
 
 from decodekit.core.result import Decoded
-from decodekit.core.validation import FINITE, FRACTION, at_least, checked_options
+from decodekit.core.validation import FINITE, FRACTION, at_least, checked_options, shown
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import Model
 from decodekit.rerank._shared.hypotheses import check_decoded, in_order, rank, reorder, valid_values
@@ -122,7 +122,7 @@ def noisy_channel(
     """
     check_decoded("noisy_channel", "out", out)
     if prior is not None and not isinstance(prior, Prior):
-        raise TypeError(f"noisy_channel: prior must be a Prior, got {prior!r:.80}. Use dk.Prior(model).")
+        raise TypeError(f"noisy_channel: prior must be a Prior, got {shown(prior)}. Use dk.Prior(model).")
     if prior is None and prior_weight is not None:
         raise ValueError(
             f"noisy_channel: prior_weight is the weight of a prior, and there is none; got {prior_weight!r}."

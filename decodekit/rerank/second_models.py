@@ -10,7 +10,7 @@ from torch import nn
 
 from decodekit.core.prompt import Prompt
 from decodekit.core.result import Decoded
-from decodekit.core.validation import CheckedOptions, at_least, set_fields
+from decodekit.core.validation import CheckedOptions, at_least, set_fields, shown
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.engine.decode import as_model
 from decodekit.engine.scoring import score
@@ -66,7 +66,7 @@ class Channel(CheckedOptions):
     def __post_init__(self) -> None:
         _check_arguments("Channel", self.model, self.batch_size)
         if not (self.prompt is None or callable(self.prompt)):
-            raise TypeError(f"Channel: prompt must be callable or None, got {self.prompt!r:.80}.")
+            raise TypeError(f"Channel: prompt must be callable or None, got {shown(self.prompt)}.")
         if isinstance(self.sources, str):
             set_fields(self, sources=[self.sources])
 
@@ -227,6 +227,6 @@ class Prior(CheckedOptions):
 def _check_arguments(who: str, model: object, batch_size: int | None) -> None:
     """Raise unless `model` is a model, and `batch_size` a number of hypotheses or None."""
     if not isinstance(model, Model | nn.Module) or isinstance(model, type):
-        raise TypeError(f"{who}: model must be a Model or a transformers model, got {model!r:.80}.")
+        raise TypeError(f"{who}: model must be a Model or a transformers model, got {shown(model)}.")
     if batch_size is not None:
         at_least(1).check(who, "batch_size", batch_size)

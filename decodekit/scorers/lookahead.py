@@ -14,7 +14,7 @@ from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.prompt import Prompt
 from decodekit.core.pytrees import Memory
-from decodekit.core.validation import NON_NEGATIVE, at_least, check_fields, set_fields
+from decodekit.core.validation import NON_NEGATIVE, at_least, check_fields, set_fields, shown
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import Model, ModelOutputsSpec, ModelWithVocabulary
 from decodekit.scorers.base import ExtendedHypotheses, PathScorer, check_scorer
@@ -276,7 +276,7 @@ def _read(given: Any) -> tuple[Constraint, ...] | tuple[tuple[Constraint, ...], 
             return tuple(map(tuple, given))
     raise TypeError(
         "Lookahead: constraints must be a list of Phrase and OneOf, such as [Phrase([5, 7])], or such a list "
-        f"for each prompt, got {given!r:.200}."
+        f"for each prompt, got {shown(given, 200)}."
     )
 
 

@@ -1,9 +1,11 @@
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import decodekit
 from decodekit.core.validation import (
     FINITE,
     FLAG,
@@ -77,3 +79,8 @@ def test_a_value_in_a_message_is_one_line_and_ends_in_an_ellipsis_where_it_is_cu
     assert shown("a" * 79) == "'" + "a" * 78 + "…"
     assert shown([1, 2, 3], 5) == "[1, …"
     assert "\n" not in shown(torch.zeros(2, 2))
+
+
+def test_no_message_cuts_a_value_without_a_sign() -> None:
+    files = Path(decodekit.__file__).parent.rglob("*.py")
+    assert [path.name for path in files if "!r:." in path.read_text()] == []

@@ -12,7 +12,7 @@ from typing_extensions import override
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.result import Decoded
-from decodekit.core.validation import check_type, is_count, set_fields
+from decodekit.core.validation import check_type, is_count, set_fields, shown
 from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.beam.certificate import Certificate
 from decodekit.decoders.beam.expansion import BestExpansion, Expansion
@@ -82,7 +82,7 @@ class BeamSearch(Decoder[BeamState, Certificate]):
         if not widths or isinstance(self.beams, str) or not all(is_count(width, 1) for width in widths):
             raise ValueError(
                 f"BeamSearch: beams must be an integer of at least 1, or one per step, got "
-                f"{self.beams!r:.80}."
+                f"{shown(self.beams)}."
             )
         if isinstance(self.beams, Sequence):
             set_fields(self, beams=widths)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from decodekit.core.validation import checked_options
+from decodekit.core.validation import checked_options, shown
 from decodekit.core.vocabulary import Tokenizer
 from decodekit.errors import ModelError
 from decodekit.models.hf.model import HFModel
@@ -32,7 +32,9 @@ def bundled_path(name: str = "fairytales") -> Path:
     """
     if name not in BUNDLED:
         known = " or ".join(repr(one) for one in BUNDLED)
-        raise ValueError(f"bundled_path: name must be {known}, got {name!r:.80}. dk.load reads other models.")
+        raise ValueError(
+            f"bundled_path: name must be {known}, got {shown(name)}. dk.load reads other models."
+        )
     return Path(str(files("decodekit") / "assets" / name))
 
 

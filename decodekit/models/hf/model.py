@@ -122,7 +122,7 @@ class HFModel(
         self.tokenizer = tokenizer
         _check_model(self.model)
         if cache not in {"auto", "trie", "rows", "none"}:
-            raise ModelError(f"HFModel: cache must be 'auto', 'trie', 'rows' or 'none', got {cache!r:.80}.")
+            raise ModelError(f"HFModel: cache must be 'auto', 'trie', 'rows' or 'none', got {shown(cache)}.")
         config = self.model.config
         self._config = config.get_text_config(decoder=True)
         self._cache = cache
