@@ -12,6 +12,7 @@ from decodekit.accelerate.cuda_graph import record
 from decodekit.accelerate.tape import CannotRecordError
 from decodekit.core.prompt import Prompt
 from decodekit.core.pytrees import Memory, parts_of
+from decodekit.core.validation import shown
 from decodekit.decoders.base import Decoder, Selection, State
 from decodekit.engine.step import Step, step
 from decodekit.errors import DecodekitError
@@ -64,8 +65,9 @@ class CapturedStep(Generic[State]):
             selection, scores = self._recording()
         except CannotRecordError as error:
             raise DecodekitError(
-                f"decode: with capture=True a step must not read the device, and {self._decoder!r:.200} with "
-                f"{self._chain!r:.200} does ({error}). Use it without capture=True."
+                "decode: with capture=True a step must not read the device, and "
+                f"{shown(self._decoder, 200)} with "
+                f"{shown(self._chain, 200)} does ({error}). Use it without capture=True."
             ) from error
         state, memory, nonfinite = self._carried.parts
         return state, selection, memory, scores, nonfinite
@@ -119,7 +121,7 @@ class _Carried:
         for old, found in zip(before, after, strict=True):
             if not isinstance(old, Tensor) or not isinstance(found, Tensor):
                 if old is not found and (isinstance(found, Tensor) or old != found):
-                    raise self._changed(f"{old!r:.80}", f"{found!r:.80}")
+                    raise self._changed(shown(old), shown(found))
                 continue
             if old.shape != found.shape or old.dtype != found.dtype:
                 raise self._changed(_kind(old), _kind(found))
@@ -131,7 +133,8 @@ class _Carried:
     def _changed(self, old: str, new: str) -> DecodekitError:
         return DecodekitError(
             "decode: with capture=True a step must keep every shape, dtype and plain value of its state, and "
-            f"{self._decoder!r:.200} with {self._chain!r:.200} makes {new} of {old}. Use it without "
+            f"{shown(self._decoder, 200)} with {shown(self._chain, 200)} makes {new} of {old}. Use it "
+            "without "
             "capture=True."
         )
 
@@ -151,7 +154,7 @@ def start_captured(
         )
     if not isinstance(model, CapturableModel):
         raise DecodekitError(
-            f"decode: capture=True needs a model with start_captured(), and {model!r:.80} has none. Use "
+            f"decode: capture=True needs a model with start_captured(), and {shown(model)} has none. Use "
             "dk.HFModel, or write that method: see decodekit.CapturableModel."
         )
     return model.start_captured(prompt, rows_per_prompt=decoder.rows_per_prompt, capacity=capacity)

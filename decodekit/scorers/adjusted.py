@@ -10,7 +10,7 @@ from decodekit.core.limits import Limits
 from decodekit.core.pytrees import Memory
 from decodekit.core.validation import NON_NEGATIVE, check_fields
 from decodekit.models.protocols import LOGITS_ONLY, ModelOutputsSpec
-from decodekit.scorers.base import ExtendedHypotheses, Lengths, PathScorer, Values
+from decodekit.scorers.base import ExtendedHypotheses, Lengths, PathScorer, Values, check_scorer
 
 
 class AdjustedMemory(NamedTuple):
@@ -101,10 +101,4 @@ class AdjustedScorer(PathScorer):
 def check_adjusted(scorer: AdjustedScorer, weight: str) -> None:
     """Raise unless the weight, a field of that name, is finite and at least 0, and the base is a scorer."""
     check_fields(scorer, **{weight: NON_NEGATIVE})
-    check_base(scorer, scorer.base)
-
-
-def check_base(scorer: PathScorer, base: object) -> None:
-    """Raise a `TypeError` unless a scorer's base is a scorer."""
-    if not isinstance(base, PathScorer):
-        raise TypeError(f"{type(scorer).__name__}: base must be a Scorer or PathScorer, got {base!r:.80}.")
+    check_scorer(type(scorer).__name__, "base", scorer.base)

@@ -11,6 +11,7 @@ from typing_extensions import override
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.pytrees import Memory
+from decodekit.core.validation import CheckedOptions, check_type, is_number
 from decodekit.models.protocols import LOGITS_ONLY, ModelOutputsSpec
 
 # The types that signatures of scorers repeat: numbers and lengths of hypotheses, or of any shape.
@@ -43,8 +44,8 @@ class ExtendedHypotheses:
         return self.parents.take(self.source_rows).append(self.tokens)
 
 
-class PathScorer(ABC):
-    """Values hypotheses by more than their summed log-probability and length.
+class PathScorer(CheckedOptions, ABC):
+    """Scores hypotheses by more than their summed log-probability and length.
 
     Its memory follows each hypothesis, as a processor's does: `init` makes it for every row, `update` adds
     one token. All methods are pure, and no row depends on another. If the sum and the length are enough, use
@@ -164,3 +165,13 @@ class Scorer(PathScorer):
     @override
     def upper_bound(self, log_probs: Values, lengths: Lengths, max_length: int, memory: Memory) -> Values:
         return self.bound(log_probs, lengths, max_length)
+
+
+def check_scorer(who: str, name: str, scorer: object) -> None:
+    """Raise a `TypeError` unless an argument is a scorer."""
+    advice = ""
+    if is_number(scorer):
+        advice = f"Use dk.LengthPenalty({scorer})."
+    elif callable(scorer):
+        advice = "Use dk.ScoreFunction(function, upper)."
+    check_type(who, name, scorer, PathScorer, "a Scorer or PathScorer such as LengthPenalty(1.0)", advice)

@@ -12,7 +12,7 @@ from typing_extensions import override
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.pytrees import Memory
-from decodekit.core.validation import is_finite, set_fields
+from decodekit.core.validation import is_finite, set_fields, shown
 from decodekit.models.protocols import LOGITS_ONLY, ModelOutputsSpec
 from decodekit.scorers.base import ExtendedHypotheses, Lengths, PathScorer, Values
 
@@ -98,7 +98,7 @@ class WeightedSum(CombinedScorer):
         if len(weights) != len(scorers) or not all(map(is_finite, weights)):
             raise ValueError(
                 f"WeightedSum: weights must be one finite number for each of the {len(scorers)} scorers, "
-                f"got {self.weights!r:.80}."
+                f"got {shown(self.weights)}."
             )
         set_fields(self, scorers=scorers, weights=weights)
 
@@ -178,5 +178,5 @@ class Product(CombinedScorer):
 def _checked(who: str, scorers: object) -> tuple[PathScorer, ...]:
     read = tuple(scorers) if isinstance(scorers, Sequence) else ()
     if not read or not all(isinstance(scorer, PathScorer) for scorer in read):
-        raise ValueError(f"{who}: scorers must be one or more Scorers or PathScorers, got {scorers!r:.80}.")
+        raise ValueError(f"{who}: scorers must be one or more Scorers or PathScorers, got {shown(scorers)}.")
     return read

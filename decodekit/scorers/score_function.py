@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from decodekit.core.validation import shown
 from decodekit.errors import DecodekitError
 from decodekit.scorers.base import AnyLengths, AnyValues, Scorer
 
@@ -43,8 +44,8 @@ class ScoreFunction(Scorer):
     def __post_init__(self) -> None:
         if not callable(self.function) or not (self.upper is None or callable(self.upper)):
             raise TypeError(
-                f"ScoreFunction: function and upper must be callable, got {self.function!r:.80} and "
-                f"{self.upper!r:.80}."
+                f"ScoreFunction: function and upper must be callable, got {shown(self.function)} and "
+                f"{shown(self.upper)}."
             )
 
     @override
@@ -63,6 +64,6 @@ def _checked(name: str, result: object, log_probs: AnyValues) -> AnyValues:
         given = tuple(result.shape) if isinstance(result, Tensor) else result
         raise DecodekitError(
             f"ScoreFunction: {name} must return a tensor of the shape {tuple(log_probs.shape)} of its "
-            f"argument, got {given!r:.80}."
+            f"argument, got {shown(given)}."
         )
     return result.to(log_probs.dtype)

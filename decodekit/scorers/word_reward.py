@@ -6,7 +6,7 @@ from typing import final
 import torch
 from typing_extensions import override
 
-from decodekit.core.validation import FINITE, check_fields
+from decodekit.core.validation import FINITE, check_fields, shown
 from decodekit.scorers.base import AnyLengths, AnyValues, Scorer
 from decodekit.scorers.log_prob import LogProb
 
@@ -45,7 +45,7 @@ class WordReward(Scorer):
     def __post_init__(self) -> None:
         check_fields(self, reward=FINITE)
         if not isinstance(self.base, Scorer):
-            raise TypeError(f"WordReward: base must be a Scorer such as LogProb(), got {self.base!r:.80}.")
+            raise TypeError(f"WordReward: base must be a Scorer such as LogProb(), got {shown(self.base)}.")
 
     @override
     def __call__(self, log_probs: AnyValues, lengths: AnyLengths) -> AnyValues:

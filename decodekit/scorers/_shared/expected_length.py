@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
-from decodekit.core.validation import is_positive, plain, set_fields
+from decodekit.core.validation import is_positive, plain, set_fields, shown
 from decodekit.errors import DecodekitError
 from decodekit.scorers.adjusted import AdjustedScorer, check_adjusted
 from decodekit.scorers.base import ExtendedHypotheses, Lengths, Values
@@ -32,7 +32,7 @@ class ExpectedLengthScorer(AdjustedScorer):
         name, ratio, length = type(self).__name__, self.ratio, self.length
         if (ratio is None) == (length is None):
             raise ValueError(
-                f"{name}: either ratio or length must be given, got {ratio!r:.80} and {length!r:.80}."
+                f"{name}: either ratio or length must be given, got {shown(ratio)} and {shown(length)}."
             )
         length = plain(length)
         if isinstance(length, Sequence) and not isinstance(length, str):
@@ -40,7 +40,7 @@ class ExpectedLengthScorer(AdjustedScorer):
         numbers = (ratio,) if length is None else length if isinstance(length, tuple) else (length,)
         if not numbers or not all(map(is_positive, numbers)):
             field = "ratio" if length is None else "length"
-            raise ValueError(f"{name}: {field} must be above 0 and finite, got {numbers!r:.80}.")
+            raise ValueError(f"{name}: {field} must be above 0 and finite, got {shown(numbers)}.")
         set_fields(self, length=length)
 
     @override
