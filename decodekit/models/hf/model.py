@@ -44,9 +44,11 @@ from decodekit.models.hf.sessions import WidenableSession, start_session
 from decodekit.models.protocols import (
     CapturableModel,
     EarlyExitModel,
+    Logits,
     ModelOutputsSpec,
     ModelWithOutputs,
     ModelWithVocabulary,
+    PerRow,
     ScoringModel,
     Session,
     SessionWithOutputs,
@@ -177,9 +179,7 @@ class HFModel(
         )
 
     @torch.no_grad()
-    def start(
-        self, prompt: Prompt, *, rows_per_prompt: int, capacity: int
-    ) -> tuple[Session, Float32[Tensor, "rows vocab"]]:
+    def start(self, prompt: Prompt, *, rows_per_prompt: int, capacity: int) -> tuple[Session, Logits]:
         """Computes every prompt once, then widens cache and logits to `rows_per_prompt` rows each.
 
         Raises:
@@ -199,7 +199,7 @@ class HFModel(
     @torch.no_grad()
     def start_captured(
         self, prompt: Prompt, *, rows_per_prompt: int, capacity: int
-    ) -> tuple[Session, Float32[Tensor, "rows vocab"]]:
+    ) -> tuple[Session, Logits]:
         """The same as `start`, with recorded and replayed passes: on a GPU as CUDA graphs.
 
         Raises:
@@ -212,7 +212,7 @@ class HFModel(
     @torch.no_grad()
     def start_with_outputs(
         self, prompt: Prompt, *, rows_per_prompt: int, capacity: int, outputs_spec: ModelOutputsSpec
-    ) -> tuple[SessionWithOutputs, Float32[Tensor, "rows vocab"]]:
+    ) -> tuple[SessionWithOutputs, Logits]:
         """The same as `start`, with hidden states, early layers or attention beside the logits.
 
         Raises:
@@ -231,7 +231,7 @@ class HFModel(
     @torch.no_grad()
     def start_verifying(
         self, prompt: Prompt, *, rows_per_prompt: int, capacity: int
-    ) -> tuple[VerifyingSession, Float32[Tensor, "rows vocab"]]:
+    ) -> tuple[VerifyingSession, Logits]:
         """The same as `start`, with a session whose rows read several tokens per pass and can discard them.
 
         Raises:
@@ -255,7 +255,7 @@ class HFModel(
     @override
     @torch.no_grad()
     def score_tokens(
-        self, prompt: Prompt, tokens: Int64[Tensor, "rows new"], lengths: Int64[Tensor, " rows"]
+        self, prompt: Prompt, tokens: Int64[Tensor, "rows new"], lengths: PerRow
     ) -> Float32[Tensor, "rows new"]:
         device, new = self.model.device, tokens.shape[1]
         prompt, tokens, lengths = prompt.to(device), tokens.to(device), lengths.to(device)
@@ -293,7 +293,7 @@ class HFModel(
 
     def _start_widenable(
         self, prompt: Prompt, capacity: int, *, share: bool
-    ) -> tuple[WidenableSession, Float32[Tensor, "rows vocab"]]:
+    ) -> tuple[WidenableSession, Logits]:
         """A session with one row per prompt, and the logits after the prompts."""
         prompt = prompt.to(self.model.device)
         forward = self.forward_after(prompt, share=share)
@@ -318,7 +318,7 @@ class HFModel(
         return f"HFModel({self._capabilities.name}, {place}, cache={cache}{source}{packed}{recorded})"
 
 
-def _check_model(model: Any) -> None:  # noqa: ANN401
+def _check_model(model: Any) -> None:
     """Raises a `ModelError` unless it is a transformers model with a language-modelling head."""
     name, config = type(unwrapped(model)).__name__, getattr(model, "config", None)
     if config is None or not callable(getattr(model, "generate", None)):
