@@ -22,6 +22,8 @@ import decodekit as dk
 
 PACKAGE = Path(dk.__file__).parent
 PROMPT = [[3, 1, 4, 1, 5]]
+# All tokens follow each other, with other probabilities.
+TOY = dk.testing.MarkovModel([[(1 + (i + j) % 6) / 21 for j in range(6)] for i in range(6)])
 
 
 def call_over(model: dk.Model) -> Callable[[], object]:
@@ -31,7 +33,7 @@ def call_over(model: dk.Model) -> Callable[[], object]:
 
 CALLS: dict[str, Callable[[], Callable[[], object]]] = {
     "HFModel": lambda: call_over(dk.load()),
-    "HashModel": lambda: call_over(dk.testing.HashModel(9)),
+    "MarkovModel": lambda: call_over(TOY),
 }
 
 

@@ -160,6 +160,16 @@ def rows_of(prompts: Int64[Tensor, " prompts"], rows_per_prompt: int) -> Int64[T
     return (prompts[:, None] * rows_per_prompt + slots).flatten()
 
 
+def write_column(
+    buffer: Tensor, column: Int64[Tensor, ""], values: Tensor, where: Tensor | None = None
+) -> Tensor:
+    """`buffer` with `values` in one column of its last axis, where `where` holds."""
+    here = torch.arange(buffer.shape[-1], device=buffer.device) == column
+    if where is not None:
+        here = here & where[..., None]
+    return torch.where(here, values[..., None], buffer)
+
+
 def _flatten(history: History) -> tuple[list[Tensor], tuple[Any, ...]]:
     """Leaves with a rows axis, and the rest, such as sources, which lead with prompts."""
     owners = history.owners

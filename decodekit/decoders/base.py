@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from typing import Generic, NamedTuple, Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 from typing_extensions import TypeVar
@@ -130,13 +129,3 @@ class AdjustingDecoder(Decoder[State, Report]):
     @abstractmethod
     def adjust(self, scores: Float32[Tensor, "rows vocab"], state: State) -> Float32[Tensor, "rows vocab"]:
         """The scores that the processors see, from the prepared ones."""
-
-
-def write_column(
-    buffer: Tensor, column: Int64[Tensor, ""], values: Tensor, where: Tensor | None = None
-) -> Tensor:
-    """`buffer` with `values` in one column of its last axis, where `where` holds."""
-    here = torch.arange(buffer.shape[-1], device=buffer.device) == column
-    if where is not None:
-        here = here & where[..., None]
-    return torch.where(here, values[..., None], buffer)

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn.functional import normalize, pad
 from typing_extensions import override
 
-from decodekit.core.history import History
+from decodekit.core.history import History, write_column
 from decodekit.core.limits import Limits
 from decodekit.core.result import Decoded
 from decodekit.core.validation import is_count, is_number
-from decodekit.decoders.base import Decoder, Selection, write_column
+from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.rows import RowState
 from decodekit.models.protocols import ModelOutputs, ModelOutputsSpec
 

@@ -10,12 +10,12 @@ from jaxtyping import Bool, Float32
 from torch import Tensor
 from typing_extensions import override
 
-from decodekit.core.history import History
+from decodekit.core.history import History, write_column
 from decodekit.core.limits import LENGTH, Limits
 from decodekit.core.result import Decoded
 from decodekit.core.validation import is_count
 from decodekit.core.vocabulary import Vocabulary
-from decodekit.decoders.base import Decoder, Selection, write_column
+from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.rows import RowState
 from decodekit.errors import DecodekitError
 

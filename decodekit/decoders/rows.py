@@ -9,11 +9,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.device import chosen_log_probs
-from decodekit.core.history import History
+from decodekit.core.history import History, write_column
 from decodekit.core.limits import Limits, Stopping
 from decodekit.core.pytrees import Memory, reorder_memory
 from decodekit.core.result import Decoded
-from decodekit.decoders.base import Decoder, Selection, write_column
+from decodekit.decoders.base import Decoder, Selection
 from decodekit.errors import DecodingError
 
 

@@ -141,10 +141,8 @@ def decode_each(
     """Continue every prompt as `decode` does, and hand out each result as soon as it is finished.
 
     Args:
-        model: As in `decode`.
-        prompts: As in `decode`; any number of them.
+        model, prompts, processor: As in `decode`; any number of prompts.
         decoder: The algorithm, one that goes step by step.
-        processor: As in `decode`.
         **options: See `EachOptions`; `batch_tokens` is `"auto"` by default.
 
     Yields:
@@ -240,19 +238,10 @@ def _run(
             limits = run.limits
             if request.trace is not None:
                 steps.append(tracing.record(run.logits, run.scores, *run.selection, request.trace))
-            yield StepSnapshot(
-                number=run.number,
-                state=run.state,
-                logits=run.logits,
-                scores=run.scores,
-                selection=run.selection,
-                limits=limits,
-                prompt=request.prompt,
-                vocabulary=request.vocabulary,
-                session=run.session,
-            )
+            context = (limits, request.prompt, request.vocabulary, run.session)
+            yield StepSnapshot(run.number, run.state, run.logits, run.scores, run.selection, *context)
         parts += batch.take_finished()
-    result, trace = merge_results(parts), None
+    result, trace = parts[0].result if len(parts) == 1 else merge_results(parts), None
     if request.trace is not None and limits is not None:
         rows = decoder.rows_per_prompt
         trace = tracing.Trace(request.prompt, rows, request.vocabulary, limits.end_ids, steps, result.lengths)

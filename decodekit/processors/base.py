@@ -104,7 +104,8 @@ class StatelessProcessor(LogitsProcessor):
     @final
     @override
     def init(self, history: History) -> Memory:
-        check_per_prompt(self, history)
+        if any(isinstance(value, PromptValues) for value in vars(self).values()):
+            check_per_prompt(self, history)
         return ()
 
     @final

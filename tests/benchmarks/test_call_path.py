@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 
-import decodekit as dk
 from tests.benchmarks.scripts import script
 
 SCRIPT = script("call_path")
@@ -30,11 +29,11 @@ def test_files_count_in_the_order_in_which_their_functions_are_called(
 
 
 def test_a_call_over_a_toy_model_begins_with_the_search_and_ends_with_the_result() -> None:
-    files = SCRIPT.files_called(SCRIPT.call_over(dk.testing.HashModel(9)))
+    files = SCRIPT.files_called(SCRIPT.call_over(SCRIPT.TOY))
     assert files[0] == "decoders/beam/search.py"
     assert files[-1] == "core/result.py"
     assert not [name for name in files if name.startswith("models/hf/")]
-    assert SCRIPT.files_called(SCRIPT.call_over(dk.testing.HashModel(9))) == files
+    assert SCRIPT.files_called(SCRIPT.call_over(SCRIPT.TOY)) == files
 
 
 def test_the_json_has_the_files_of_each_model(
@@ -47,7 +46,7 @@ def test_the_json_has_the_files_of_each_model(
     assert capsys.readouterr().out.startswith("toy: 0 files\n")
 
 
-@pytest.mark.parametrize(("model", "most"), [("HFModel", 35), ("HashModel", 20)])
+@pytest.mark.parametrize(("model", "most"), [("HFModel", 35), ("MarkovModel", 20)])
 def test_a_call_passes_through_few_files(model: str, most: int) -> None:
     files = SCRIPT.files_called(SCRIPT.CALLS[model]())
     assert len(files) <= most, f"{len(files)} files: {', '.join(files)}"

@@ -14,10 +14,10 @@ from decodekit.core.limits import Limits
 from decodekit.core.result import Decoded
 from decodekit.core.validation import is_count, set_fields
 from decodekit.decoders.base import Decoder, Selection
-from decodekit.decoders.beam.certificate import Certificate, update_pruned_bound
+from decodekit.decoders.beam.certificate import Certificate
 from decodekit.decoders.beam.expansion import BestExpansion, Expansion
 from decodekit.decoders.beam.state import BeamState
-from decodekit.decoders.beam.step import advance, extend, retire
+from decodekit.decoders.beam.step import advance, extend, retire, update_pruned_bound
 from decodekit.decoders.beam.stop_rules import Heuristic, SearchStatus, StopRule
 from decodekit.decoders.rows import raise_if_all_banned
 from decodekit.errors import DecodekitError
@@ -166,7 +166,8 @@ class BeamSearch(Decoder[BeamState, Certificate]):
 
     @override
     def finalize(self, state: BeamState) -> Decoded[Certificate]:
-        raise_if_all_banned(state.all_banned, state.history)
+        if state.all_banned.any():
+            raise_if_all_banned(state.all_banned, state.history)
         decoded = state.finished.decoded(state.limits, self.num_return)
         # A hypothesis that is not returned was pruned, or is finished and ranks next.
         worst, *others = state.finished.scores[:, self.num_return - 1 :].unbind(1)

@@ -6,11 +6,10 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from decodekit.core.history import History
+from decodekit.core.history import History, write_column
 from decodekit.core.limits import Limits, Stopping
 from decodekit.core.pytrees import Memory
 from decodekit.core.result import Decoded
-from decodekit.decoders.base import write_column
 from decodekit.errors import DecodingError
 from decodekit.scorers.base import PathScorer
 
