@@ -31,6 +31,7 @@ MIN_WEIGHTS = 2**18
 # Rows that the blocks are laid out for: a layout for one row is slow with several, this one never is.
 _TYPICAL_ROWS = 8
 
+Packed = bool | Literal["auto"]
 Key = tuple[int, tuple[int, ...], tuple[int, ...]]
 
 
@@ -80,23 +81,14 @@ class Packing:
 
     Outside of `active` the model is unchanged, and it never gets new attributes. A weight that several layers
     share is packed once. Within `active`, a GELU that is written as several operations is one operation.
-
-    Args:
-        model: Any module. Plain linear layers in float32 on the CPU can be packed.
-        packed: True packs all of them, False none. `"auto"` packs those that gain from it, if the copies
-            take less than half of the free memory.
-        find: Finds the packable modules of the model.
+    Plain linear layers in float32 on the CPU can be packed: with `packed=True` all of them, with `"auto"` the
+    layers that gain from it, if the copies take less than half of the free memory.
 
     Raises:
         ModelError: If `packed` is True, and this torch has no such operators or the model no such layers.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        packed: bool | Literal["auto"],  # noqa: FBT001 - as HFModel takes it
-        find: Callable[[nn.Module], Packable],
-    ) -> None:
+    def __init__(self, model: nn.Module, packed: Packed, find: Callable[[nn.Module], Packable]) -> None:
         if packed is not True and packed is not False and packed != "auto":
             raise ModelError(f"HFModel: packed must be True, False or 'auto', got {shown(packed)}.")
         self._model, self._packed, self._find = model, packed, find
@@ -114,10 +106,7 @@ class Packing:
         """Pack new and changed weights, and drop copies that are no longer needed; call it once before a run.
 
         Reads every weight once, which takes as long as one token does: some optimizers, and writes to
-        `weight.data`, change weights without increasing torch's count of changes.
-
-        Raises:
-            ModelError: As the constructor does.
+        `weight.data`, change weights without increasing torch's count of changes. Raises as the constructor.
         """
         self._swaps = []  # if this method fails, no stale copy is used afterwards
         layers, gelus = self._packable()
@@ -166,7 +155,7 @@ class Packing:
         if self._packed == "auto":
             large = [layer for layer in possible if layer.weight.numel() >= MIN_WEIGHTS]
             new = {key: size for key, size in _sizes(large).items() if key not in self._packs}
-            return large if sum(new.values()) <= memory_left() // 2 else []
+            return large if not new or sum(new.values()) <= memory_left() // 2 else []
         if not is_available:
             raise ModelError(
                 "HFModel: packed=True must find oneDNN's linear layers in torch, and torch "

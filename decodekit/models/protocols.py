@@ -11,6 +11,11 @@ from decodekit.core.validation import shown
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.errors import DecodekitError
 
+# Shapes that implementations share: one token or one source row per row, several tokens, and logits.
+PerRow = Int64[Tensor, " rows"]
+Ids = Int64[Tensor, "rows columns"]
+Logits = Float32[Tensor, "rows vocab"]
+
 
 @runtime_checkable
 class Session(Protocol):
@@ -200,12 +205,6 @@ class ModelWithOutputs(Model, Protocol):
     ) -> tuple[SessionWithOutputs, Float32[Tensor, "rows vocab"]]:
         """The same as `start`, with a session that returns the requested outputs from the first logits on.
 
-        Args:
-            prompt: The prompts, left-padded.
-            rows_per_prompt: Beams or samples per prompt.
-            capacity: Columns of prompt and continuation, at most.
-            outputs_spec: The requested outputs.
-
         Raises:
             ModelError: If the model cannot return them.
         """
@@ -263,10 +262,7 @@ class VerifyingModel(Model, Protocol):
     ) -> tuple[VerifyingSession, Float32[Tensor, "rows vocab"]]:
         """The same as `start`, with a session that can discard tokens.
 
-        Args:
-            prompt: The prompts, left-padded.
-            rows_per_prompt: Samples per prompt.
-            capacity: Columns of prompt and accepted continuation, at most.
+        The columns of accepted continuations count towards `capacity`.
 
         Raises:
             ModelError: If the model's cache cannot discard tokens.

@@ -3,25 +3,18 @@
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.prompt import Prompt
-from decodekit.models.protocols import Model, VerifyingModel, VerifyingSession
+from decodekit.models.protocols import Ids, Logits, Model, PerRow, VerifyingModel, VerifyingSession
 
 
 def start_verifying(
     model: Model, prompt: Prompt, *, rows_per_prompt: int, capacity: int
-) -> tuple[VerifyingSession, Float32[Tensor, "rows vocab"]]:
-    """A session whose rows can read different numbers of tokens and discard them, and the first logits.
-
-    Args:
-        model: Any model. Without `start_verifying`, every pass reads whole sequences again.
-        prompt: The prompts, left-padded.
-        rows_per_prompt: Samples per prompt.
-        capacity: Columns of prompt and accepted continuation, at most.
-    """
+) -> tuple[VerifyingSession, Logits]:
+    """`VerifyingModel.start_verifying` for any model; one without it reads all again in every pass."""
     if isinstance(model, VerifyingModel):
         return model.start_verifying(prompt, rows_per_prompt=rows_per_prompt, capacity=capacity)
     _, logits = model.start(prompt, rows_per_prompt=rows_per_prompt, capacity=capacity)
@@ -30,12 +23,7 @@ def start_verifying(
 
 
 class RereadingSession(VerifyingSession):
-    """A session that starts its model anew in every pass, with one sequence per token to verify.
-
-    Args:
-        model: The model.
-        prompt: One prompt per row.
-    """
+    """A session that starts its model anew in every pass, with one sequence per token to verify."""
 
     def __init__(self, model: Model, prompt: Prompt) -> None:
         self._model = model
@@ -44,9 +32,7 @@ class RereadingSession(VerifyingSession):
         self._pending = [0] * len(self._sequences)  # tokens since the last `keep`
 
     @override
-    def extend(
-        self, tokens: Int64[Tensor, "rows columns"], counts: Int64[Tensor, " rows"]
-    ) -> Float32[Tensor, "rows columns vocab"]:
+    def extend(self, tokens: Ids, counts: PerRow) -> Float32[Tensor, "rows columns vocab"]:
         sequences, rows, columns = [], [], []
         for row, (new, count) in enumerate(zip(tokens.tolist(), counts.tolist(), strict=True)):
             for column in range(count):
@@ -63,7 +49,7 @@ class RereadingSession(VerifyingSession):
         return result
 
     @override
-    def keep(self, counts: Int64[Tensor, " rows"]) -> None:
+    def keep(self, counts: PerRow) -> None:
         for row, count in enumerate(counts.tolist()):
             sequence = self._sequences[row]
             self._sequences[row] = sequence[: len(sequence) - self._pending[row] + count]

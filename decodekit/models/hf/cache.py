@@ -6,16 +6,19 @@ per prompt, and a reorder moves only generated columns, or only a mask.
 """
 
 from collections.abc import Iterable
-from typing import Any, cast
+from functools import cache
+from typing import Any
 
 import torch
-from jaxtyping import Int64
-from torch import Tensor
+from jaxtyping import Int64, Shaped
+from torch import Tensor, nn
 
-from decodekit.models.hf.cache_layers import BufferedLayer, SlottedLayer, gather_columns, layer_class
+from decodekit.models.protocols import PerRow
 
 # Names of the cache in a model's forward: since transformers 5.24, before it, and of some families.
 _NAMES = ("cache", "past_key_values", "cache_params", "state")
+# Columns that are allocated beside the prompt's; a full buffer is doubled.
+_ROOM = 128
 
 
 def cache_name(names: Iterable[str]) -> str | None:
@@ -27,16 +30,15 @@ def cache_name(names: Iterable[str]) -> str | None:
 class Cache:
     """A model's cache, of any kind, with the operations that move its rows.
 
-    Args:
-        content: transformers' Cache, or the state that some families have instead; None if the model makes
-            its own.
+    The content is transformers' Cache, or the state that some families have instead; None if the model makes
+    its own.
     """
 
-    def __init__(self, content: Any) -> None:  # noqa: ANN401
+    def __init__(self, content: Any) -> None:
         self.content = content
 
     @torch.inference_mode()  # as the forward passes that the buffers come from and go to
-    def widen(self, rows: Int64[Tensor, " rows"] | None, capacity: int, *, shared: int | None = None) -> None:
+    def widen(self, rows: PerRow | None, capacity: int, *, shared: int | None = None) -> None:
         """Make row `i` a copy of prompt `rows[i]`, after the prompts were read.
 
         Layers of plain attention get buffers of up to `capacity` columns. Windows, convolutions and
@@ -45,20 +47,18 @@ class Cache:
         Args:
             rows: The prompt of each row; None keeps the rows that exist.
             capacity: The largest number of columns.
-            shared: Number of columns that are equal on all rows of a prompt; None for all columns.
+            shared: Number of columns that are equal on all rows of a prompt; None for all.
         """
         for number, layer in enumerate(layers := self._layers):
             if _is_plain(layer) and layer.is_initialized:
-                layers[number] = layer_class(BufferedLayer, cast("Any", type(layer)))(
-                    layer, rows, capacity, shared
-                )
+                layers[number] = _layer_class(BufferedLayer, layer.__class__)(layer, rows, capacity, shared)
             elif rows is not None:
                 layer.reorder_cache(rows)
         if rows is not None and not layers:
             self.reorder(rows)
 
     @torch.inference_mode()
-    def reorder(self, rows: Int64[Tensor, " rows"]) -> None:
+    def reorder(self, rows: PerRow) -> None:
         """Make row `i` the former row `rows[i]`, of the same prompt."""
         if not self._layers:
             self.content.reorder_cache(rows)  # a family's own; a probe tests if it can
@@ -101,7 +101,7 @@ class Cache:
         """
         for number, layer in enumerate(layers := self._layers):
             if _is_plain(layer) and layer.is_initialized:
-                layers[number] = layer_class(SlottedLayer, cast("Any", type(layer)))(layer, room, new_slots)
+                layers[number] = _layer_class(SlottedLayer, layer.__class__)(layer, room, new_slots)
 
     @torch.inference_mode()
     def resize(self, room: int, first: int = 0) -> None:
@@ -139,18 +139,16 @@ class Cache:
     def crop(self, first: int, last: int) -> None:
         """Keep the columns from `first` up to `last`. All layers must be of plain attention."""
         for layer in self._plain_layers:
-            layer.keys, layer.values = (tensor[:, :, first:last] for tensor in (layer.keys, layer.values))
+            layer.keys, layer.values = (one[:, :, first:last] for one in (layer.keys, layer.values))
 
     @torch.inference_mode()
     def gather(self, columns: Int64[Tensor, "rows kept"]) -> None:
         """Make column `i` of every row its former column `columns[row, i]`. The same layers are needed."""
         for layer in self._plain_layers:
-            layer.keys, layer.values = (
-                gather_columns(tensor, columns) for tensor in (layer.keys, layer.values)
-            )
+            layer.keys, layer.values = (_gather_columns(one, columns) for one in (layer.keys, layer.values))
 
     @torch.inference_mode()
-    def to_rows(self, prompts: Int64[Tensor, " rows"], columns: Int64[Tensor, "rows kept"]) -> "Cache":
+    def to_rows(self, prompts: PerRow, columns: Int64[Tensor, "rows kept"]) -> "Cache":
         """A cache of transformers' own, with the columns `columns[i]` of prompt `prompts[i]` in row `i`."""
         from transformers import DynamicCache, EncoderDecoderCache  # noqa: PLC0415 - slow to import
 
@@ -158,7 +156,7 @@ class Cache:
         for number, layer in enumerate(self._layers):
             if layer.is_initialized:
                 tensors = (tensor.index_select(0, prompts) for tensor in (layer.keys, layer.values))
-                rows.update(*(gather_columns(tensor, columns) for tensor in tensors), number)
+                rows.update(*(_gather_columns(tensor, columns) for tensor in tensors), number)
         source = getattr(self.content, "cross_attention_cache", None)
         if source is None:
             return Cache(rows)
@@ -186,6 +184,171 @@ class Cache:
         return layers
 
 
-def _is_plain(layer: Any) -> bool:  # noqa: ANN401 - of transformers
+class BufferedLayer:
+    """Keys and values `[rows, heads, columns, width]`, appended in place.
+
+    A reorder moves only the generated columns. `rows` is the prompt of each row, None for one row per prompt;
+    the first `shared` columns (None: all) are equal on all rows of a prompt.
+    """
+
+    def __init__(
+        self,
+        prompts: Any,
+        rows: PerRow | None,
+        capacity: int,
+        shared: int | None,
+    ) -> None:
+        super().__init__()
+        self.dtype, self.device, self.is_initialized = prompts.keys.dtype, prompts.keys.device, True
+        self._length = int(prompts.keys.shape[-2])
+        self.prompt_length = self._length if shared is None else shared
+        self._capacity = capacity
+        columns = min(capacity, self._length + _ROOM)
+        self._buffers = [_allocate(tensor, rows, columns) for tensor in (prompts.keys, prompts.values)]
+        self._publish()
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: object, **__: object
+    ) -> tuple[Tensor, Tensor]:
+        """Append new keys and values; returns all of them."""
+        length = self._length + key_states.shape[-2]
+        if length > self._buffers[0].shape[-2]:
+            doubled = self.prompt_length + 2 * (length - self.prompt_length)
+            columns = max(length, min(self._capacity, doubled))
+            self._buffers = [_allocate(buffer, None, columns) for buffer in self._buffers]
+        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, self._length : length] = new
+        self._length = length
+        return self._publish()
+
+    def reorder_cache(self, beam_idx: PerRow) -> None:
+        """Reorder the generated columns; those before are equal on all rows of a prompt."""
+        for buffer in self._buffers:
+            generated = buffer[:, :, self.prompt_length : self._length]
+            generated.copy_(generated.index_select(0, beam_idx))
+
+    def select(self, rows: Int64[Tensor, " kept"], first: int = 0) -> None:
+        """Keep some rows, without the columns before `first`, in buffers with the same free space."""
+        columns = self._buffers[0].shape[-2] - first
+        tensors = (tensor[:, :, first:] for tensor in (self.keys, self.values))
+        self._buffers = [_allocate(tensor, rows, columns) for tensor in tensors]
+        self._length -= first
+        self.prompt_length = max(self.prompt_length - first, 0)
+        self._publish()
+
+    def merge(self, other: "BufferedLayer", shifts: tuple[int, int], columns: int, room: int) -> None:
+        """Append the rows of another layer: see `Cache.merge`."""
+        allocated = max(columns, min(room, columns + _ROOM))
+        self._buffers = _concatenated((self, other), shifts, allocated)
+        self._length, self._capacity = columns, room
+        lengths = (layer.prompt_length + shift for layer, shift in zip((self, other), shifts, strict=True))
+        self.prompt_length = max(min(lengths), 0)
+        self._publish()
+
+    def get_seq_length(self) -> int:
+        """The number of columns, as models ask for it."""
+        return self._length
+
+    def _publish(self) -> tuple[Tensor, Tensor]:
+        """Set the attributes that transformers reads keys, values and lengths from."""
+        self.keys, self.values = (buffer[:, :, : self._length] for buffer in self._buffers)
+        return self.keys, self.values
+
+
+class SlottedLayer:
+    """Keys and values `[batch, heads, room, width]`, written to given slots.
+
+    Attention reads all slots, and a mask hides the unused ones. No shape changes from step to step, so a step
+    can be recorded. Empty slots hold zeros, because masked values must be numbers.
+    """
+
+    def __init__(self, prompts: Any, room: int, new_slots: Int64[Tensor, " beams"]) -> None:
+        super().__init__()
+        self.dtype, self.device, self.is_initialized = prompts.keys.dtype, prompts.keys.device, True
+        self.prompt_length = int(prompts.keys.shape[-2])
+        self.pretended: int = 0
+        self._new_slots = new_slots
+        self._publish([_shifted(tensor, 0, room) for tensor in (prompts.keys, prompts.values)])
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: object, **__: object
+    ) -> tuple[Tensor, Tensor]:
+        """Write new keys and values to their slots; returns all slots."""
+        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer.index_copy_(2, self._new_slots, new)
+        return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        """The number of slots beside the next tokens', as models ask for it."""
+        return int(self.keys.shape[-2]) - len(self._new_slots) + self.pretended
+
+    def reorder_cache(self, beam_idx: Int64[Tensor, " kept"]) -> None:
+        """Keep some prompts; a reorder of a prompt's beams moves only a mask."""
+        self._publish([buffer.index_select(0, beam_idx) for buffer in self._buffers])
+
+    def merge(self, other: "SlottedLayer", shifts: tuple[int, int], columns: int, room: int) -> None:
+        """Append the prompts of another layer: see `Cache.merge`."""
+        del columns  # a mask hides unused slots
+        self.prompt_length += shifts[0]
+        self._publish(_concatenated((self, other), shifts, room))
+
+    def compact(self, slots: Int64[Tensor, "batch kept"]) -> None:
+        """Keep some slots of every prompt; the prompt's own come first and stay in place."""
+        generated = slots[:, self.prompt_length :]
+        for buffer in self._buffers:
+            buffer[:, :, self.prompt_length : slots.shape[1]] = _gather_columns(buffer, generated)
+
+    def resize(self, room: int, first: int = 0) -> None:
+        """Continue with `room` slots, without those before `first`."""
+        self.prompt_length -= first
+        self._publish([_shifted(buffer, -first, room) for buffer in self._buffers])
+
+    def _publish(self, buffers: list[Tensor]) -> None:
+        """Set the attributes that transformers reads keys and values from."""
+        self._buffers = buffers
+        self.keys, self.values = buffers
+
+
+def _is_plain(layer: Any) -> bool:
     """True for transformers' layer of attention without a window, before it has got buffers."""
     return type(layer).__name__ == "DynamicLayer"
+
+
+@cache
+def _layer_class(mixin: type[BufferedLayer | SlottedLayer], base: type) -> Any:
+    """A class of layers derived from one of transformers, which is imported only where it is needed."""
+    return type(mixin.__name__, (mixin, base), {})
+
+
+def _shifted(
+    tensor: Shaped[Tensor, "rows heads columns width"], shift: int, columns: int
+) -> Shaped[Tensor, "rows heads more width"]:
+    """The tensor with its columns moved to the right by `shift`, padded with zeros to `columns` columns."""
+    # Zeros: masked values are multiplied by 0, and a NaN would remain one.
+    return nn.functional.pad(tensor, (0, 0, shift, columns - shift - tensor.shape[2]))
+
+
+def _gather_columns(
+    tensor: Shaped[Tensor, "rows heads columns width"], columns: Int64[Tensor, "rows kept"]
+) -> Shaped[Tensor, "rows heads kept width"]:
+    """Column `i` of every row is its column `columns[row, i]`."""
+    heads, width = tensor.shape[1], tensor.shape[3]
+    return tensor.gather(2, columns[:, None, :, None].expand(-1, heads, -1, width))
+
+
+def _concatenated(layers: tuple[Any, Any], shifts: tuple[int, int], columns: int) -> list[Tensor]:
+    """Keys and values of the rows of two layers, with shifted columns."""
+    keys, values = ([layer.keys for layer in layers], [layer.values for layer in layers])
+    return [torch.cat(list(map(_shifted, tensors, shifts, (columns, columns)))) for tensors in (keys, values)]
+
+
+def _allocate(
+    tensor: Shaped[Tensor, "rows heads columns width"],
+    rows: Int64[Tensor, " new_rows"] | None,
+    columns: int,
+) -> Shaped[Tensor, "new_rows heads more width"]:
+    """A buffer of `columns` columns that begins with the tensor's rows: all, or the given ones."""
+    heads, length, width = tensor.shape[1:]
+    buffer = tensor.new_empty((len(tensor) if rows is None else len(rows), heads, columns, width))
+    buffer[:, :, :length] = tensor if rows is None else tensor.index_select(0, rows)
+    return buffer

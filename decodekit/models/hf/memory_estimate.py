@@ -16,19 +16,14 @@ _LOGITS = 8
 
 
 class MemoryEstimate(NamedTuple):
-    """Memory of a batch, in bytes.
+    """Memory of a batch, in bytes."""
 
-    Attributes:
-        token: Per column of a row: its keys and values twice, because buffers are copied, and its share of
-            the pass that reads the prompt.
-        row: Per row in addition: its logits.
-    """
-
+    # Per column of a row: keys and values twice, because buffers are copied, and a share of the first pass.
     token: int
-    row: int
+    row: int  # per row in addition: its logits
 
 
-def memory_estimate(model: Any) -> MemoryEstimate:  # noqa: ANN401
+def memory_estimate(model: Any) -> MemoryEstimate:
     """The estimate for a transformers model, by its configuration. Eager attention takes more."""
     config = model.config.get_text_config(decoder=True)
     heads = config.num_attention_heads
@@ -39,7 +34,7 @@ def memory_estimate(model: Any) -> MemoryEstimate:  # noqa: ANN401
     return MemoryEstimate(numbers * model.dtype.itemsize, 4 * _LOGITS * config.vocab_size)
 
 
-def tokens_that_fit(model: Any, columns: int) -> int:  # noqa: ANN401
+def tokens_that_fit(model: Any, columns: int) -> int:
     """Total number of tokens that fit the free memory in rows of about `columns` tokens, at least 1."""
     device = model.device
     if device.type == "cuda":

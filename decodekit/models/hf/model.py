@@ -46,9 +46,11 @@ from decodekit.models.hf.sessions import WidenableSession, start_session
 from decodekit.models.protocols import (
     CapturableModel,
     EarlyExitModel,
+    Logits,
     ModelOutputsSpec,
     ModelWithOutputs,
     ModelWithVocabulary,
+    PerRow,
     ScoringModel,
     Session,
     SessionWithOutputs,
@@ -185,9 +187,7 @@ class HFModel(
         )
 
     @torch.no_grad()
-    def start(
-        self, prompt: Prompt, *, rows_per_prompt: int, capacity: int
-    ) -> tuple[Session, Float32[Tensor, "rows vocab"]]:
+    def start(self, prompt: Prompt, *, rows_per_prompt: int, capacity: int) -> tuple[Session, Logits]:
         """Computes every prompt once, then widens cache and logits to `rows_per_prompt` rows each.
 
         Raises:
@@ -207,7 +207,7 @@ class HFModel(
     @torch.no_grad()
     def start_captured(
         self, prompt: Prompt, *, rows_per_prompt: int, capacity: int
-    ) -> tuple[Session, Float32[Tensor, "rows vocab"]]:
+    ) -> tuple[Session, Logits]:
         """The same as `start`, with recorded and replayed passes: on a GPU as CUDA graphs.
 
         Raises:
@@ -220,7 +220,7 @@ class HFModel(
     @torch.no_grad()
     def start_with_outputs(
         self, prompt: Prompt, *, rows_per_prompt: int, capacity: int, outputs_spec: ModelOutputsSpec
-    ) -> tuple[SessionWithOutputs, Float32[Tensor, "rows vocab"]]:
+    ) -> tuple[SessionWithOutputs, Logits]:
         """The same as `start`, with hidden states, early layers or attention beside the logits.
 
         Raises:
@@ -239,7 +239,7 @@ class HFModel(
     @torch.no_grad()
     def start_verifying(
         self, prompt: Prompt, *, rows_per_prompt: int, capacity: int
-    ) -> tuple[VerifyingSession, Float32[Tensor, "rows vocab"]]:
+    ) -> tuple[VerifyingSession, Logits]:
         """The same as `start`, with a session whose rows read several tokens per pass and can discard them.
 
         Raises:
@@ -263,7 +263,7 @@ class HFModel(
     @override
     @torch.no_grad()
     def score_tokens(
-        self, prompt: Prompt, tokens: Int64[Tensor, "rows new"], lengths: Int64[Tensor, " rows"]
+        self, prompt: Prompt, tokens: Int64[Tensor, "rows new"], lengths: PerRow
     ) -> Float32[Tensor, "rows new"]:
         device, new = self.model.device, tokens.shape[1]
         prompt, tokens, lengths = prompt.to(device), tokens.to(device), lengths.to(device)
@@ -301,7 +301,7 @@ class HFModel(
 
     def _start_widenable(
         self, prompt: Prompt, capacity: int, *, share: bool
-    ) -> tuple[WidenableSession, Float32[Tensor, "rows vocab"]]:
+    ) -> tuple[WidenableSession, Logits]:
         """A session with one row per prompt, and the logits after the prompts."""
         prompt = prompt.to(self.model.device)
         forward = self.forward_after(prompt, share=share)
@@ -339,7 +339,7 @@ def model_advice(model: object) -> str | None:
     return None
 
 
-def _check_model(model: Any) -> None:  # noqa: ANN401
+def _check_model(model: Any) -> None:
     """Raises a `ModelError` unless it is a transformers model with weights and a language-modelling head."""
     name = type(unwrapped(model)).__name__
     if advice := model_advice(model):

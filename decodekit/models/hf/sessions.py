@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -18,38 +18,24 @@ from decodekit.models.hf.forwards.forward import (
     count_positions,
     last_logits,
 )
-from decodekit.models.protocols import MergeableSession, ShrinkingSession
+from decodekit.models.protocols import Ids, Logits, MergeableSession, PerRow, ShrinkingSession
 
 
 class MergeState(NamedTuple):
-    """The state of a session that another one needs to merge it.
-
-    Attributes:
-        model: Its forward pass.
-        cache: Its cache.
-        mask: True for the columns so far that hold tokens.
-        empty: Number of leading columns without a token on any row.
-        remaining: Number of columns that may still be appended.
-        batch: Number of prompts.
-    """
+    """The state of a session that another one needs to merge it."""
 
     model: Forward
     cache: Cache
-    mask: Columns
-    empty: int
-    remaining: int
-    batch: int
+    mask: Columns  # True for the columns so far that hold tokens
+    empty: int  # leading columns without a token on any row
+    remaining: int  # columns that may still be appended
+    batch: int  # prompts
 
 
 class RowSession(MergeableSession):
     """A session with one cache entry per row.
 
-    Args:
-        model: The model's forward pass.
-        prompt_mask: True for the columns of the prompts that hold tokens.
-        capacity: Columns of prompt and continuation, at most.
-        cache: A cache that holds the first columns of the prompts; None: an empty one.
-        cached_columns: Number of columns that it holds.
+    Prompts and continuations have at most `capacity` columns. A given cache holds the first `cached_columns`.
     """
 
     def __init__(
@@ -71,27 +57,25 @@ class RowSession(MergeableSession):
         self._mask = None if bool(prompt_mask.all()) and not model.wants_mask else mask
         self._positions = count_positions(mask)
 
-    def prefill(self, tokens: Int64[Tensor, "rows length"]) -> Float32[Tensor, "rows vocab"]:
+    def prefill(self, tokens: Ids) -> Logits:
         """The logits after the prompts."""
         cached = self._cached_columns
         return self._logits(tokens[:, cached:], slice(cached, self._column))
 
     @override
-    def advance(
-        self, tokens: Int64[Tensor, " rows"], source_rows: Int64[Tensor, " rows"] | None
-    ) -> Float32[Tensor, "rows vocab"]:
+    def advance(self, tokens: PerRow, source_rows: PerRow | None) -> Logits:
         if source_rows is not None:  # all rows of a prompt have the same mask and positions
             self._cache.reorder(source_rows)
         self._column += 1
         return self._logits(tokens[:, None], slice(self._column - 1, self._column))
 
-    def cache_of(self, source_rows: Int64[Tensor, " rows"] | None) -> Any:  # noqa: ANN401 - transformers' Cache
+    def cache_of(self, source_rows: PerRow | None) -> Any:
         """The cache of transformers, with its rows in the order of the next tokens."""
         if source_rows is not None:
             self._cache.reorder(source_rows)
         return self._cache.content
 
-    def widen(self, rows_per_prompt: int) -> Int64[Tensor, " rows"]:
+    def widen(self, rows_per_prompt: int) -> PerRow:
         """Makes `rows_per_prompt` rows of every prompt; returns the prompt of each row."""
         rows = self._repeat(rows_per_prompt)
         self._cache.widen(rows if rows_per_prompt > 1 else None, self._positions.shape[1])
@@ -102,13 +86,13 @@ class RowSession(MergeableSession):
         self._repeat(rows_per_prompt)
         self._cache.widen(None, self._positions.shape[1], shared=shared)
 
-    def _repeat(self, rows_per_prompt: int) -> Int64[Tensor, " rows"]:
+    def _repeat(self, rows_per_prompt: int) -> PerRow:
         rows = torch.arange(self._batch, device=self._positions.device).repeat_interleave(rows_per_prompt)
         if rows_per_prompt > 1:
             self._take(rows)
         return rows
 
-    def _take(self, rows: Int64[Tensor, " rows"]) -> None:
+    def _take(self, rows: PerRow) -> None:
         self._positions = self._positions.index_select(0, rows)
         self._mask = None if self._mask is None else self._mask.index_select(0, rows)
 
@@ -173,7 +157,7 @@ class RowSession(MergeableSession):
         """Number of leading columns without a token on any row. Reads the device."""
         return int(self._columns().any(0).int().argmax())
 
-    def _logits(self, tokens: Int64[Tensor, "rows columns"], columns: slice) -> Float32[Tensor, "rows vocab"]:
+    def _logits(self, tokens: Ids, columns: slice) -> Logits:
         mask = None if self._mask is None else self._mask[:, : columns.stop]
         output = self._model.forward(tokens, mask, self._positions[:, columns], cache=self._cache)
         return last_logits(output)
@@ -188,22 +172,20 @@ class RecomputingSession(ShrinkingSession):
         self._batch = len(prompt_mask)
         self._tokens = torch.empty_like(prompt_mask, dtype=torch.long)
 
-    def prefill(self, tokens: Int64[Tensor, "rows length"]) -> Float32[Tensor, "rows vocab"]:
+    def prefill(self, tokens: Ids) -> Logits:
         """The logits after the prompts."""
         self._tokens = tokens
         return self._logits()
 
     @override
-    def advance(
-        self, tokens: Int64[Tensor, " rows"], source_rows: Int64[Tensor, " rows"] | None
-    ) -> Float32[Tensor, "rows vocab"]:
+    def advance(self, tokens: PerRow, source_rows: PerRow | None) -> Logits:
         if source_rows is not None:
             self._take(source_rows)
         self._tokens = torch.cat([self._tokens, tokens[:, None]], 1)
         self._mask = torch.cat([self._mask, torch.ones_like(self._mask[:, :1])], 1)
         return self._logits()
 
-    def widen(self, rows_per_prompt: int) -> Int64[Tensor, " rows"]:
+    def widen(self, rows_per_prompt: int) -> PerRow:
         """Makes `rows_per_prompt` rows of every prompt; returns the prompt of each row."""
         rows = torch.arange(len(self._mask), device=self._mask.device).repeat_interleave(rows_per_prompt)
         self._take(rows)
@@ -221,11 +203,11 @@ class RecomputingSession(ShrinkingSession):
         self._take(rows_of(prompts, len(self._mask) // self._batch))
         self._batch = len(prompts)
 
-    def _take(self, rows: Int64[Tensor, " rows"]) -> None:
+    def _take(self, rows: PerRow) -> None:
         self._tokens = self._tokens.index_select(0, rows)
         self._mask = self._mask.index_select(0, rows)
 
-    def _logits(self) -> Float32[Tensor, "rows vocab"]:
+    def _logits(self) -> Logits:
         output = self._model.forward(self._tokens, self._mask, count_positions(self._mask), cache=None)
         return last_logits(output)
 
@@ -236,7 +218,7 @@ WidenableSession = RowSession | RecomputingSession
 
 def start_session(
     model: Forward, prompt: Prompt, capacity: int, *, cached: bool
-) -> tuple[WidenableSession, Float32[Tensor, "rows vocab"]]:
+) -> tuple[WidenableSession, Logits]:
     """A session with one row per prompt, and the logits after the prompts."""
     session = RowSession(model, prompt.mask, capacity) if cached else RecomputingSession(model, prompt.mask)
     # Padding is never attended to, but must be an id that the model has.

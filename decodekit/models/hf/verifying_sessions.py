@@ -8,34 +8,27 @@ ignore padding, the other kind left-aligns them, and reads again the tokens that
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32
 from torch import Tensor
 from typing_extensions import override
 
 from decodekit.models.hf.forwards.forward import Forward, count_positions, last_logits
-from decodekit.models.protocols import VerifyingSession
+from decodekit.models.protocols import Ids, Logits, PerRow, VerifyingSession
 
 
 @runtime_checkable
 class WidenableVerifier(VerifyingSession, Protocol):
     """A verifying session that starts with one row per prompt."""
 
-    def prefill(self, tokens: Int64[Tensor, "rows length"]) -> Float32[Tensor, "rows vocab"]:
+    def prefill(self, tokens: Ids) -> Logits:
         """The logits after the prompts."""
 
-    def widen(self, rows: Int64[Tensor, " rows"]) -> None:
+    def widen(self, rows: PerRow) -> None:
         """Makes row `i` a copy of prompt `rows[i]`."""
 
 
 class RightAlignedSession(WidenableVerifier):
-    """A session whose rows end in the same column: their caches are right-aligned after every pass.
-
-    Args:
-        model: The model's forward pass.
-        prompt_mask: True for the columns of the prompts that hold tokens.
-        capacity: Not needed: nothing is allocated ahead.
-        cached: Must be True.
-    """
+    """A session whose rows end in the same column: their caches are right-aligned after every pass."""
 
     def __init__(
         self, model: Forward, prompt_mask: Bool[Tensor, "batch length"], capacity: int, *, cached: bool
@@ -49,21 +42,19 @@ class RightAlignedSession(WidenableVerifier):
         self._pending, self._junk = zeros, zeros
 
     @override
-    def prefill(self, tokens: Int64[Tensor, "rows length"]) -> Float32[Tensor, "rows vocab"]:
+    def prefill(self, tokens: Ids) -> Logits:
         positions = count_positions(self._mask)
         return last_logits(self._model.forward(tokens, self._mask, positions, cache=self._cache))
 
     @override
-    def widen(self, rows: Int64[Tensor, " rows"]) -> None:
+    def widen(self, rows: PerRow) -> None:
         self._cache.reorder(rows)
         self._mask, self._pending, self._junk = (
             tensor.index_select(0, rows) for tensor in (self._mask, self._pending, self._junk)
         )
 
     @override
-    def extend(
-        self, tokens: Int64[Tensor, "rows columns"], counts: Int64[Tensor, " rows"]
-    ) -> Float32[Tensor, "rows columns vocab"]:
+    def extend(self, tokens: Ids, counts: PerRow) -> Float32[Tensor, "rows columns vocab"]:
         self._align(self._junk)
         columns = torch.arange(tokens.shape[1], device=tokens.device)
         # Junk is to the right of the valid tokens, which never attend to it.
@@ -78,11 +69,11 @@ class RightAlignedSession(WidenableVerifier):
         return logits
 
     @override
-    def keep(self, counts: Int64[Tensor, " rows"]) -> None:
+    def keep(self, counts: PerRow) -> None:
         self._align(self._junk + self._pending - counts)
         self._pending = torch.zeros_like(counts)
 
-    def _align(self, discarded: Int64[Tensor, " rows"]) -> None:
+    def _align(self, discarded: PerRow) -> None:
         """Drops this many columns at the end of each row, and right-aligns the rows."""
         least, most = (int(number) for number in discarded.aminmax())
         width = self._mask.shape[1]
@@ -104,14 +95,7 @@ class RightAlignedSession(WidenableVerifier):
 
 
 class LeftAlignedSession(WidenableVerifier):
-    """A session whose rows begin in the same column: tokens that fast rows are ahead are read again.
-
-    Args:
-        model: The model's forward pass.
-        prompt_mask: True for the columns of the prompts that hold tokens.
-        capacity: Columns of prompt and continuation, at most.
-        cached: False to read everything again in every pass.
-    """
+    """A session whose rows begin in the same column: tokens that fast rows are ahead are read again."""
 
     def __init__(
         self, model: Forward, prompt_mask: Bool[Tensor, "batch length"], capacity: int, *, cached: bool
@@ -128,13 +112,13 @@ class LeftAlignedSession(WidenableVerifier):
         self._lengths, self._pending, self._cached = [length] * batch, [0] * batch, [length] * batch
 
     @override
-    def prefill(self, tokens: Int64[Tensor, "rows length"]) -> Float32[Tensor, "rows vocab"]:
+    def prefill(self, tokens: Ids) -> Logits:
         length = tokens.shape[1]
         self._tokens[:, :length] = tokens
         return last_logits(self._read(0, length, keep=1))
 
     @override
-    def widen(self, rows: Int64[Tensor, " rows"]) -> None:
+    def widen(self, rows: PerRow) -> None:
         if self._cache is not None:
             self._cache.reorder(rows)
         self._mask, self._tokens = self._mask.index_select(0, rows), self._tokens.index_select(0, rows)
@@ -144,9 +128,7 @@ class LeftAlignedSession(WidenableVerifier):
         )
 
     @override
-    def extend(
-        self, tokens: Int64[Tensor, "rows columns"], counts: Int64[Tensor, " rows"]
-    ) -> Float32[Tensor, "rows columns vocab"]:
+    def extend(self, tokens: Ids, counts: PerRow) -> Float32[Tensor, "rows columns vocab"]:
         before, numbers = self._lengths, counts.tolist()
         self._lengths = [length + number for length, number in zip(before, numbers, strict=True)]
         self._pending = [pending + number for pending, number in zip(self._pending, numbers, strict=True)]
@@ -170,13 +152,13 @@ class LeftAlignedSession(WidenableVerifier):
         return picked
 
     @override
-    def keep(self, counts: Int64[Tensor, " rows"]) -> None:
+    def keep(self, counts: PerRow) -> None:
         for row, count in enumerate(counts.tolist()):
             self._lengths[row] -= self._pending[row] - count
             self._cached[row] = min(self._cached[row], self._lengths[row])
         self._pending = [0] * len(self._pending)
 
-    def _read(self, start: int, stop: int, *, keep: int) -> Any:  # noqa: ANN401 - transformers' ModelOutput
+    def _read(self, start: int, stop: int, *, keep: int) -> Any:
         mask = self._mask[:, :stop] if self._wants_mask else None
         positions = count_positions(self._mask)[:, start:stop]
         return self._model.forward(self._tokens[:, start:stop], mask, positions, cache=self._cache, keep=keep)

@@ -23,7 +23,7 @@ class Compiled:
         ModelError: If there is no such backend, or the model is compiled already.
     """
 
-    def __init__(self, model: Any, backend: bool | str) -> None:  # noqa: ANN401, FBT001 - as HFModel takes it
+    def __init__(self, model: Any, backend: bool | str) -> None:  # noqa: FBT001 - as HFModel takes it
         known = torch.compiler.list_backends(exclude_tags=())
         if backend is not True and backend not in known:
             raise ModelError(
@@ -39,7 +39,7 @@ class Compiled:
         self._shapes: set[object] = set()
         self.seconds = 0.0
 
-    def __call__(self, **arguments: Any) -> Any:  # noqa: ANN401
+    def __call__(self, **arguments: Any) -> Any:
         """The model's output. The first call with new shapes compiles."""
         shapes = tuple((name, _shape(value)) for name, value in arguments.items())
         if shapes in self._shapes:

@@ -3,39 +3,35 @@
 from collections.abc import Callable
 from typing import Any
 
-from jaxtyping import Int64
 from torch import Tensor
 from typing_extensions import override
 
 from decodekit.accelerate.packed_linear import Packing
 from decodekit.models.hf.cache import Cache
 from decodekit.models.hf.forwards.forward import (
-    Columns,
+    AnyMask,
     Forward,
     MergeableForward,
     attention_mask,
     forward_signature,
     running,
 )
-from decodekit.models.hf.trie_cache.tree_mask import Mask
+from decodekit.models.protocols import Ids
 
 
 class DecoderOnly(Forward, MergeableForward):
     """The forward pass of a decoder-only model, with the arguments that its family accepts.
 
     Args:
-        model: A decoder-only model of transformers.
-        config: Its text configuration.
-        cache_name: The name of its cache argument; None: it has no cache.
-        packing: Its packed linear layers.
+        cache_name: The name of the model's cache argument; None if it has no cache.
         can_merge: Returns True if its cache can be merged with another.
         compiled: The compiled model, which runs the passes over a trie, if given.
     """
 
     def __init__(
         self,
-        model: Any,  # noqa: ANN401
-        config: Any,  # noqa: ANN401
+        model: Any,
+        config: Any,
         cache_name: str | None,
         packing: Packing,
         can_merge: Callable[[], bool],
@@ -47,13 +43,7 @@ class DecoderOnly(Forward, MergeableForward):
 
     @override
     def forward(
-        self,
-        tokens: Int64[Tensor, "rows columns"],
-        mask: Columns | Mask | None,
-        position_ids: Int64[Tensor, "rows columns"],
-        *,
-        cache: Cache | None,
-        keep: int = 1,
+        self, tokens: Ids, mask: AnyMask, position_ids: Ids, *, cache: Cache | None, keep: int = 1
     ) -> Any:
         arguments: dict[str, Any] = {}
         if "use_cache" in self._accepts:
@@ -80,7 +70,7 @@ class DecoderOnly(Forward, MergeableForward):
     @property
     @override
     def wants_mask(self) -> bool:
-        # Rows that have ended emit the pad id, for which some models warn if there is no mask.
+        # PerRow that have ended emit the pad id, for which some models warn if there is no mask.
         return self._config.pad_token_id is not None
 
     @override

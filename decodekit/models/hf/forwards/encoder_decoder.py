@@ -16,7 +16,7 @@ from decodekit.core.history import Source, rows_of
 from decodekit.errors import ModelError, PromptError
 from decodekit.models.hf.cache import Cache, cache_name
 from decodekit.models.hf.forwards.forward import (
-    Columns,
+    AnyMask,
     Forward,
     MergeableForward,
     ShrinkingForward,
@@ -24,7 +24,7 @@ from decodekit.models.hf.forwards.forward import (
     forward_signature,
     running,
 )
-from decodekit.models.hf.trie_cache.tree_mask import Mask
+from decodekit.models.protocols import Ids, PerRow
 
 # Arguments by which attention modules receive the states of another sequence than their own.
 _CROSS_STATES = ("key_value_states", "encoder_hidden_states")
@@ -51,7 +51,7 @@ class ConditionedDecoder(Forward, MergeableForward, ShrinkingForward):
 
     def __init__(
         self,
-        model: Any,  # noqa: ANN401
+        model: Any,
         source: Source,
         states: Float[Tensor, "batch source width"] | None = None,
         *,
@@ -92,13 +92,7 @@ class ConditionedDecoder(Forward, MergeableForward, ShrinkingForward):
 
     @override
     def forward(
-        self,
-        tokens: Int64[Tensor, "rows columns"],
-        mask: Columns | Mask | None,
-        position_ids: Int64[Tensor, "rows columns"],
-        *,
-        cache: Cache | None,
-        keep: int = 1,
+        self, tokens: Ids, mask: AnyMask, position_ids: Ids, *, cache: Cache | None, keep: int = 1
     ) -> Any:
         arguments: dict[str, Any] = {"use_cache": cache is not None}
         if mask is not None:
@@ -167,14 +161,14 @@ class ConditionedDecoder(Forward, MergeableForward, ShrinkingForward):
         rows = torch.arange(len(self._valid), device=self._valid.device).repeat_interleave(rows_per_prompt)
         self._take(rows, cache)
 
-    def _take(self, rows: Int64[Tensor, " rows"], cache: Cache | None) -> None:
+    def _take(self, rows: PerRow, cache: Cache | None) -> None:
         self._encoded.last_hidden_state = self._encoded.last_hidden_state.index_select(0, rows)
         self._valid = self._valid.index_select(0, rows)
         if cache is not None:
             cache.content.cross_attention_cache.reorder_cache(rows)
 
 
-def check_encoder_decoder(model: Any) -> None:  # noqa: ANN401
+def check_encoder_decoder(model: Any) -> None:
     """Raises a `ModelError` if the encoder does not read text, or the decoder has no start id."""
     name = type(model).__name__
     if model.main_input_name != "input_ids":
@@ -189,7 +183,7 @@ def check_encoder_decoder(model: Any) -> None:  # noqa: ANN401
         )
 
 
-def decoder_start_id(model: Any) -> Any:  # noqa: ANN401 - an id in every model that is not refused
+def decoder_start_id(model: Any) -> Any:
     """The decoder's first token, as `generate` chooses it."""
     settings = getattr(model, "generation_config", None) or model.config
     start = getattr(settings, "decoder_start_token_id", None)
@@ -215,7 +209,7 @@ def _rows_as_queries(modules: list[nn.Module], rows: int, batch: int) -> Iterato
     It does so by temporary hooks on the attention modules, which ignore self-attention.
     """
 
-    def fold(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Any:  # noqa: ANN401
+    def fold(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         if all(named.get(name) is None for name in _CROSS_STATES):
             return None
         states = args[0] if args else named["hidden_states"]
@@ -229,7 +223,7 @@ def _rows_as_queries(modules: list[nn.Module], rows: int, batch: int) -> Iterato
         named = {**named, **masks}
         return ((states, *args[1:]), named) if args else (args, {**named, "hidden_states": states})
 
-    def unfold(_: nn.Module, __: Any, output: Any) -> Any:  # noqa: ANN401
+    def unfold(_: nn.Module, __: Any, output: Any) -> Any:
         states = output[0] if isinstance(output, tuple) else output
         if len(states) == rows:
             return None

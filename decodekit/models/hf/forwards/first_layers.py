@@ -8,7 +8,7 @@ from torch import nn
 from decodekit.errors import ModelError
 
 
-def first_layers(model: Any, layers: int) -> Any:  # noqa: ANN401 - models of transformers
+def first_layers(model: Any, layers: int) -> Any:
     """The model without its later layers: last normalisation and head read the output of an early layer.
 
     Only the configuration and the modules on the path to the list of layers are copies; layers and weights
@@ -44,7 +44,7 @@ def _is_stack(module: nn.Module, layers: int) -> bool:
     return isinstance(module, nn.ModuleList) and len(module) == layers
 
 
-def _cut(module: Any, path: list[str], layers: int, config: Any) -> Any:  # noqa: ANN401
+def _cut(module: Any, path: list[str], layers: int, config: Any) -> Any:
     """A copy of the module with a shorter list of layers at the end of the path."""
     if not path:
         return nn.ModuleList(list(module)[:layers])

@@ -15,9 +15,11 @@ from decodekit.accelerate.packed_linear import LinearLayer, Packable, Packing
 from decodekit.core.prompt import Prompt
 from decodekit.models.hf.cache import Cache
 from decodekit.models.hf.trie_cache.tree_mask import Mask
+from decodekit.models.protocols import Ids, Logits, PerRow
 
 # True for the columns of every row that hold tokens.
 Columns = Bool[Tensor, "rows length"]
+AnyMask = Columns | Mask | None
 
 _all_locks = Lock()
 _locks: "WeakKeyDictionary[nn.Module, RLock]" = WeakKeyDictionary()
@@ -28,14 +30,8 @@ class Forward(Protocol):
     """A model's forward pass and its empty cache, as a session drives them."""
 
     def forward(
-        self,
-        tokens: Int64[Tensor, "rows columns"],
-        mask: Columns | Mask | None,
-        position_ids: Int64[Tensor, "rows columns"],
-        *,
-        cache: Cache | None,
-        keep: int = 1,
-    ) -> Any:  # noqa: ANN401 - transformers' ModelOutput
+        self, tokens: Ids, mask: AnyMask, position_ids: Ids, *, cache: Cache | None, keep: int = 1
+    ) -> Any:
         """The model's output, with the logits of the last `keep` columns; appends to the cache."""
 
     def new_cache(self, *, whole: bool = False) -> Cache:
@@ -57,7 +53,7 @@ class MergeableForward(Protocol):
     def can_merge(self) -> bool:
         """True if the model continues correctly after its cache was merged with another: a numerical test."""
 
-    def merge(self, other: Any, batches: tuple[int, int], caches: tuple[Cache, Cache]) -> None:  # noqa: ANN401
+    def merge(self, other: Any, batches: tuple[int, int], caches: tuple[Cache, Cache]) -> None:
         """Takes over the state that another forward pass of the same kind holds about its prompts.
 
         Args:
@@ -89,12 +85,12 @@ class ForwardAfter(Protocol):
         """The forward pass; `share` as in `ConditionedDecoder`, `compiled` as in `DecoderOnly`."""
 
 
-def unwrapped(model: Any) -> Any:  # noqa: ANN401
+def unwrapped(model: Any) -> Any:
     """The model itself, also if `torch.compile` has wrapped it and hides its arguments."""
     return getattr(model, "_orig_mod", model)
 
 
-def forward_signature(model: Any) -> frozenset[str]:  # noqa: ANN401
+def forward_signature(model: Any) -> frozenset[str]:
     """Names of the arguments of a model's forward method."""
     return frozenset(inspect.signature(unwrapped(model).forward).parameters)
 
@@ -146,19 +142,19 @@ def attention_mask(mask: Columns | Mask) -> Tensor | dict[str, Tensor]:
     return mask.long() if isinstance(mask, Tensor) and mask.dtype == torch.bool else mask
 
 
-def count_positions(mask: Bool[Tensor, "rows length"]) -> Int64[Tensor, "rows length"]:
+def count_positions(mask: Bool[Tensor, "rows length"]) -> Ids:
     """Each column's position in its row, counted without padding."""
     return (mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
-def last_logits(output: Any) -> Float32[Tensor, "rows vocab"]:  # noqa: ANN401 - transformers' ModelOutput
+def last_logits(output: Any) -> Logits:
     """The last column's logits, copied outside inference mode so that they can be used freely."""
     logits: Tensor = output.logits[:, -1].to(torch.float32, copy=True).contiguous()
     return logits
 
 
 def token_log_probs(
-    model: Forward, prompt: Prompt, tokens: Int64[Tensor, "rows new"], lengths: Int64[Tensor, " rows"]
+    model: Forward, prompt: Prompt, tokens: Int64[Tensor, "rows new"], lengths: PerRow
 ) -> Float32[Tensor, "rows new"]:
     """The log-probability of every token by teacher forcing, in one pass; 0 from `lengths` on."""
     new = tokens.shape[1]

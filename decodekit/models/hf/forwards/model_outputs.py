@@ -5,17 +5,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float32
 from torch import Tensor, nn
 from typing_extensions import override
 
 from decodekit.core.prompt import Prompt
 from decodekit.errors import ModelError
 from decodekit.models.hf.cache import Cache
-from decodekit.models.hf.forwards.forward import Columns, Forward, forward_lock
+from decodekit.models.hf.forwards.forward import AnyMask, Forward, forward_lock
 from decodekit.models.hf.sessions import WidenableSession
-from decodekit.models.hf.trie_cache.tree_mask import Mask
-from decodekit.models.protocols import ModelOutputs, ModelOutputsSpec, SessionWithOutputs
+from decodekit.models.protocols import Ids, Logits, ModelOutputs, ModelOutputsSpec, PerRow, SessionWithOutputs
 
 # In a model of more layers, the low and the high layers are the first and the last 20.
 _DEEP = 40
@@ -24,17 +23,11 @@ _DEEP = 40
 class ForwardWithOutputs(Forward):
     """A model's forward pass that keeps the requested outputs.
 
-    Args:
-        forward: The model's forward pass.
-        model: The model.
-        prompt: The prompts, on the model's device.
-        outputs_spec: The requested outputs.
-
     Raises:
         ModelError: If the model lacks the layers; if it gives no attention or states, in the first pass.
     """
 
-    def __init__(self, forward: Forward, model: Any, prompt: Prompt, outputs_spec: ModelOutputsSpec) -> None:  # noqa: ANN401
+    def __init__(self, forward: Forward, model: Any, prompt: Prompt, outputs_spec: ModelOutputsSpec) -> None:
         self._forward, self._model, self._prompt, self._outputs_spec = forward, model, prompt, outputs_spec
         self._layers = layer_numbers(model, outputs_spec)
         self._needs_states = bool(outputs_spec.hidden or self._layers)
@@ -43,13 +36,7 @@ class ForwardWithOutputs(Forward):
 
     @override
     def forward(
-        self,
-        tokens: Int64[Tensor, "rows columns"],
-        mask: Columns | Mask | None,
-        position_ids: Int64[Tensor, "rows columns"],
-        *,
-        cache: Cache | None,
-        keep: int = 1,
+        self, tokens: Ids, mask: AnyMask, position_ids: Ids, *, cache: Cache | None, keep: int = 1
     ) -> Any:
         spec = self._outputs_spec
         options = {"output_hidden_states": self._needs_states, "output_attentions": spec.attention}
@@ -80,7 +67,7 @@ class ForwardWithOutputs(Forward):
     def wants_mask(self) -> bool:
         return self._forward.wants_mask
 
-    def _states(self, output: Any) -> tuple[Float[Tensor, "rows columns width"], ...]:  # noqa: ANN401
+    def _states(self, output: Any) -> tuple[Float[Tensor, "rows columns width"], ...]:
         states: Any = output.get("decoder_hidden_states") or output.get("hidden_states")
         if not states:
             raise ModelError(
@@ -112,7 +99,7 @@ class ForwardWithOutputs(Forward):
             ) from error
         return torch.stack([_float32_copy(one) for one in layer_logits], 1)
 
-    def _attention(self, output: Any, rows: int) -> Float32[Tensor, "rows context"]:  # noqa: ANN401
+    def _attention(self, output: Any, rows: int) -> Float32[Tensor, "rows context"]:
         source = self._prompt.source
         attentions = [
             weights
@@ -145,13 +132,7 @@ class ForwardWithOutputs(Forward):
 
 
 class HFSessionWithOutputs(SessionWithOutputs):
-    """A session that returns the requested outputs with its newest logits.
-
-    Args:
-        session: The session, with one row per prompt.
-        forward: Its forward pass.
-        rows_per_prompt: Rows that this constructor widens it to.
-    """
+    """A session that returns the requested outputs with its newest logits."""
 
     def __init__(self, session: WidenableSession, forward: ForwardWithOutputs, rows_per_prompt: int) -> None:
         self._session, self._forward = session, forward
@@ -166,15 +147,13 @@ class HFSessionWithOutputs(SessionWithOutputs):
         return self._outputs
 
     @override
-    def advance(
-        self, tokens: Int64[Tensor, " rows"], source_rows: Int64[Tensor, " rows"] | None
-    ) -> Float32[Tensor, "rows vocab"]:
+    def advance(self, tokens: PerRow, source_rows: PerRow | None) -> Logits:
         logits = self._session.advance(tokens, source_rows)
         self._outputs = self._forward.model_outputs
         return logits
 
 
-def layer_numbers(model: Any, outputs_spec: ModelOutputsSpec) -> tuple[int, ...]:  # noqa: ANN401
+def layer_numbers(model: Any, outputs_spec: ModelOutputsSpec) -> tuple[int, ...]:
     """Numbers of the requested layers.
 
     Raises:
@@ -216,7 +195,7 @@ def _forward_options(model: nn.Module, options: dict[str, bool]) -> Iterator[Non
 
 
 @contextmanager
-def _eager(model: Any, *, needed: bool) -> Iterator[None]:  # noqa: ANN401
+def _eager(model: Any, *, needed: bool) -> Iterator[None]:
     """Computes attention eagerly, which returns its weights; restores the implementation afterwards."""
     before = [(config, config._attn_implementation) for config in (_configs(model) if needed else ())]  # noqa: SLF001
     if any(kind != "eager" for _, kind in before) and not model._can_set_attn_implementation():  # noqa: SLF001

@@ -42,8 +42,8 @@ class PassRecorder:
 
     def __init__(
         self,
-        model: Any,  # noqa: ANN401
-        config: Any,  # noqa: ANN401
+        model: Any,
+        config: Any,
         wanted: bool | Literal["auto"],  # noqa: FBT001
         cache: str,
         *,

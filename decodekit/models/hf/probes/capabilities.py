@@ -17,18 +17,10 @@ from decodekit.core.history import Source
 from decodekit.core.prompt import Prompt
 from decodekit.errors import ModelError
 from decodekit.models.hf.sessions import WidenableSession
-from decodekit.models.protocols import MergeableSession, Session
+from decodekit.models.protocols import Logits, MergeableSession, Session
 
 # Errors of families whose cache or attention is built differently.
-PROBE_ERRORS = (
-    AssertionError,
-    AttributeError,
-    IndexError,
-    KeyError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+PROBE_ERRORS = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 # Columns that a probe takes at most.
 PROBE_LENGTH = 5
 # Rounding stays well below this share of the signal, which is the effect of another first token. A wrong
@@ -37,34 +29,27 @@ _TOLERANCE = 0.01
 _HALF_PRECISION_TOLERANCE = 0.1
 
 # Starts a session with two rows per prompt.
-StartTwoRows = Callable[[Prompt], tuple[Session, Float32[Tensor, "rows vocab"]]]
+StartTwoRows = Callable[[Prompt], tuple[Session, Logits]]
 
 
 @runtime_checkable
 class Start(Protocol):
     """Starts a session with one row per prompt."""
 
-    def __call__(
-        self, prompt: Prompt, capacity: int, *, share: bool
-    ) -> tuple[WidenableSession, Float32[Tensor, "rows vocab"]]:
+    def __call__(self, prompt: Prompt, capacity: int, *, share: bool) -> tuple[WidenableSession, Logits]:
         """The session, and the logits after the prompts; `share` as in `ConditionedDecoder`."""
 
 
 class ProbeSequences(NamedTuple):
-    """The sequences that a model is probed with.
+    """Two sequences that a model is probed with, which differ in their first token only.
 
-    Attributes:
-        first: A sequence.
-        second: One that differs from it in its first token only. Their logits therefore differ by the effect
-            of context alone, which is the signal.
-        last: A token to append.
-        tolerance: The share of the signal that rounding may reach.
+    Their logits therefore differ by the effect of context alone, which is the signal.
     """
 
     first: list[int]
     second: list[int]
-    last: int
-    tolerance: float
+    last: int  # a token to append
+    tolerance: float  # the share of the signal that rounding may reach
 
     @classmethod
     def of(cls, vocab: int, pad_id: int | None, dtype: torch.dtype) -> "ProbeSequences":
@@ -76,8 +61,8 @@ class ProbeSequences(NamedTuple):
 
     def agree(
         self,
-        actual: Float32[Tensor, "rows vocab"],
-        expected: Float32[Tensor, "rows vocab"],
+        actual: Logits,
+        expected: Logits,
         *,
         signal: Float32[Tensor, "*vocab"],
     ) -> bool:
@@ -89,24 +74,15 @@ class ProbeSequences(NamedTuple):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Capabilities:
-    """Capabilities of one model, each probed when it first matters.
+    """Capabilities of one model, each probed when it first matters."""
 
-    Attributes:
-        name: The model's class.
-        sequences: The sequences of the probes.
-        max_positions: Maximum length of a sequence; 0: no limit.
-        max_source_positions: Maximum length of a source; 0: no limit.
-        reads_source: True for an encoder-decoder.
-        start: Starts a session.
-        read: The logits after every token of a sequence, given its source if the model reads any.
-    """
-
-    name: str
+    name: str  # of the model's class
     sequences: ProbeSequences
-    max_positions: int
-    max_source_positions: int
-    reads_source: bool
+    max_positions: int  # 0: no limit
+    max_source_positions: int  # 0: no limit
+    reads_source: bool  # an encoder-decoder
     start: Start
+    # The logits after every token of a sequence, given its source if the model reads any.
     read: Callable[[list[int], list[int]], Float32[Tensor, "length vocab"]]
 
     def check_positions(self, prompt: Prompt, new_tokens: int) -> None:
@@ -197,7 +173,7 @@ class Capabilities:
             self.read_sequence([*(first, second)[row // 2], new[source], last])[-1]
             for row, source in enumerate(source_rows)
         ]
-        # Rows 0 and 1 differ by their new tokens, rows 0 and 2 by their prompts.
+        # PerRow 0 and 1 differ by their new tokens, rows 0 and 2 by their prompts.
         signal = torch.minimum(*((expected[0] - expected[row]).abs().max() for row in (1, 2)))
         return self.sequences.agree(actual, torch.stack(expected), signal=signal)
 
@@ -214,7 +190,7 @@ class Capabilities:
     def merges_rows(self) -> bool:
         """True if sessions with one cache entry per row can be merged."""
 
-        def start(prompt: Prompt) -> tuple[Session, Float32[Tensor, "rows vocab"]]:
+        def start(prompt: Prompt) -> tuple[Session, Logits]:
             session, logits = self.start(prompt, PROBE_LENGTH, share=self.shares_source)
             return session, logits.index_select(0, session.widen(2))
 
@@ -302,13 +278,11 @@ class Capabilities:
         """The logits after every token of a sequence, given that source."""
         return self.read(tokens, self.sequences.first)
 
-    def _start(
-        self, prompt: Prompt, capacity: int = PROBE_LENGTH
-    ) -> tuple[WidenableSession, Float32[Tensor, "rows vocab"]]:
+    def _start(self, prompt: Prompt, capacity: int = PROBE_LENGTH) -> tuple[WidenableSession, Logits]:
         return self.start(self.with_source(prompt), capacity, share=self.shares_source)
 
 
-def max_positions(config: Any, *names: str) -> int:  # noqa: ANN401 - a configuration of transformers
+def max_positions(config: Any, *names: str) -> int:
     """The first limit that the configuration sets under one of these names; 0: no limit."""
     return max(next((limit for name in names if (limit := getattr(config, name, None))), 0), 0)  # -1: none
 

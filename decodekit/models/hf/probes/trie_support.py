@@ -7,8 +7,7 @@ from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor, nn
+from torch import nn
 
 from decodekit.core.prompt import Prompt
 from decodekit.errors import ModelError
@@ -16,8 +15,9 @@ from decodekit.models.hf.forwards.compiled import Compiled
 from decodekit.models.hf.forwards.forward import ForwardAfter, forward_lock
 from decodekit.models.hf.forwards.pass_recorder import MIN_STEPS, PassRecorder
 from decodekit.models.hf.probes.capabilities import PROBE_ERRORS, PROBE_LENGTH, Capabilities
-from decodekit.models.hf.trie_cache.position_patches import PositionPatches
+from decodekit.models.hf.trie_cache.position_patches import Patch, find_patches
 from decodekit.models.hf.trie_cache.session import TrieForward, TrieSession
+from decodekit.models.protocols import Logits
 
 # The names of windows and chunks of attention in configurations.
 _WINDOWS = ("sliding_window", "attention_chunk_size")
@@ -27,25 +27,14 @@ _FAR = 2**24
 
 @dataclass(frozen=True, eq=False)
 class TrieSupport:
-    """Starts sessions over a trie, if the model supports it.
-
-    Attributes:
-        capabilities: The model's other capabilities.
-        model: The model.
-        config: The configuration of its decoder.
-        forward_after: Makes its forward pass.
-        cached: True if the model has a cache.
-        may_spread: True if a session may continue with one cache entry per row when that is faster.
-        recorder: Records passes.
-        compiled: Compiles passes, if given.
-    """
+    """Starts sessions over a trie, if the model supports it."""
 
     capabilities: Capabilities
     model: Any
-    config: Any
+    config: Any  # of its decoder
     forward_after: ForwardAfter
-    cached: bool
-    may_spread: bool
+    cached: bool  # the model has a cache
+    may_spread: bool  # a session may continue with one cache entry per row when that is faster
     recorder: PassRecorder
     compiled: Compiled | None
 
@@ -57,7 +46,7 @@ class TrieSupport:
         *,
         recorded: bool | Literal["must"] = False,
         pretended: int = 0,
-    ) -> tuple[TrieSession, Float32[Tensor, "rows vocab"]]:
+    ) -> tuple[TrieSession, Logits]:
         """A session with `rows_per_prompt` rows per prompt, and the logits after the prompts."""
         prompt = prompt.to(self.model.device)
         compiled = None if pretended else self.compiled  # a probe is not compiled
@@ -66,26 +55,21 @@ class TrieSupport:
         on_cpu = self.model.device.type == "cpu"  # elsewhere copying keys costs more than attending to them
         if self.compiled is not None and on_cpu:  # its operations are not torch's
             recorded = False
+        may_spread = self.may_spread and on_cpu and not self.capabilities.reads_source and recorded != "must"
+        record = partial(self.recorder.record, must=recorded == "must") if recorded else None
         session = TrieSession(
             forward,
             prompt.mask,
             rows_per_prompt,
             capacity,
-            may_spread=self.may_spread
-            and on_cpu
-            and not self.capabilities.reads_source
-            and recorded != "must",
-            record=partial(self.recorder.record, must=recorded == "must") if recorded else None,
+            may_spread=may_spread,
+            record=record,
             pretended=pretended,
         )
         return session, session.prefill(prompt.tokens.masked_fill(~prompt.mask, 0))
 
     def records(self, new: int, rows_per_prompt: int) -> bool:
-        """True if the passes of a run with `new` tokens are recorded or compiled.
-
-        Raises:
-            ModelError: If they must be, and cannot.
-        """
+        """True if a run of `new` tokens is recorded or compiled. Raises if it must be and cannot."""
         if self.recorder.wanted is True or self.compiled is not None:
             self.check_recorded()
             return True
@@ -104,7 +88,7 @@ class TrieSupport:
 
     @property
     def _counts_columns(self) -> str:
-        return "it counts positions by its cache's length" if self._patches.is_needed else ""
+        return "it counts positions by its cache's length" if self._patches else ""
 
     @cached_property
     def refusal(self) -> str:
@@ -131,11 +115,7 @@ class TrieSupport:
             )
 
     def is_used(self) -> bool:
-        """True if the rows of a prompt share its cache.
-
-        Raises:
-            ModelError: If they must, and cannot.
-        """
+        """True if the rows of a prompt share its cache. Raises a `ModelError` if they must, and cannot."""
         if self.recorder.cache == "trie" and self.refusal:
             raise ModelError(
                 f"HFModel: {self.capabilities.name} cannot be run with cache='trie': {self.refusal}. "
@@ -171,8 +151,8 @@ class TrieSupport:
         return f", recorded=no ({self._record_refusal})" if self._record_refusal else ", recorded=yes"
 
     @cached_property
-    def _patches(self) -> PositionPatches:
-        return PositionPatches(self.model.get_decoder() if self.capabilities.reads_source else self.model)
+    def _patches(self) -> list[Patch]:
+        return find_patches(self.model.get_decoder() if self.capabilities.reads_source else self.model)
 
     def _refusal_without_probe(self) -> str:
         if not self.cached:
@@ -202,7 +182,7 @@ class TrieSupport:
             logits = session.advance(torch.tensor(tokens, device=logits.device), source_rows)
             rows = [[*rows[sources[row] if sources else row], token] for row, token in enumerate(tokens)]
             expected = torch.stack([read(sequence)[-1] for sequence in rows])
-            # Rows of one prompt differ by their new tokens, rows 0 and 3 by their prompts.
+            # PerRow of one prompt differ by their new tokens, rows 0 and 3 by their prompts.
             signal = torch.minimum(
                 (expected[:3] - expected[:3].mean(0)).abs().max(), (expected[0] - expected[3]).abs().max()
             )
@@ -217,7 +197,7 @@ def _holds_mask(model: nn.Module) -> bool:
 
 
 @contextmanager
-def _short_windows(config: Any) -> Iterator[None]:  # noqa: ANN401
+def _short_windows(config: Any) -> Iterator[None]:
     """Shortens windows and chunks of attention, so that the sequences of a probe exceed them."""
     names = [name for name in _WINDOWS if getattr(config, name, None)]
     before = {name: getattr(config, name) for name in names}

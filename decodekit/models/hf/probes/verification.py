@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool
 from torch import Tensor
 
 from decodekit.core.prompt import Prompt
@@ -17,7 +17,7 @@ from decodekit.models.hf.verifying_sessions import (
     RightAlignedSession,
     WidenableVerifier,
 )
-from decodekit.models.protocols import VerifyingSession
+from decodekit.models.protocols import Logits, VerifyingSession
 
 
 @runtime_checkable
@@ -32,23 +32,14 @@ class SessionKind(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Verification:
-    """Starts verifying sessions of the kind that computes the right logits for a model.
-
-    Attributes:
-        capabilities: The model's other capabilities.
-        cached: True if the model has a cache.
-        model: The model.
-        forward_after: Makes its forward pass.
-    """
+    """Starts verifying sessions of the kind that computes the right logits for a model."""
 
     capabilities: Capabilities
     cached: bool
     model: Any
     forward_after: ForwardAfter
 
-    def start(
-        self, prompt: Prompt, rows_per_prompt: int, capacity: int
-    ) -> tuple[VerifyingSession, Float32[Tensor, "rows vocab"]]:
+    def start(self, prompt: Prompt, rows_per_prompt: int, capacity: int) -> tuple[VerifyingSession, Logits]:
         """A session with `rows_per_prompt` rows per prompt, and the logits after the prompts."""
         session, logits = self._start(prompt, capacity, self.kind)
         rows = torch.arange(len(logits), device=logits.device).repeat_interleave(rows_per_prompt)
@@ -56,9 +47,7 @@ class Verification:
             session.widen(rows)
         return session, logits.index_select(0, rows)
 
-    def _start(
-        self, prompt: Prompt, capacity: int, kind: SessionKind
-    ) -> tuple[WidenableVerifier, Float32[Tensor, "rows vocab"]]:
+    def _start(self, prompt: Prompt, capacity: int, kind: SessionKind) -> tuple[WidenableVerifier, Logits]:
         prompt = prompt.to(self.model.device)
         forward = self.forward_after(prompt, share=False)
         session = kind(forward, prompt.mask, capacity, cached=self.cached)

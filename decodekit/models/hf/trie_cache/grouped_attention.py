@@ -30,21 +30,17 @@ _packed: ContextVar[dict[int, Int64[Tensor, "batch slots"] | None]] = ContextVar
 
 
 @contextmanager
-def grouped_attention(config: Any, mask: Mask) -> Iterator[None]:  # noqa: ANN401 - a configuration of transformers
+def grouped_attention(config: Any, mask: Mask) -> Iterator[None]:
     """Replace PyTorch's attention of a model by one that suits a trie, during a pass.
 
     transformers repeats the keys and values of grouped queries for every query head if there are a mask and
     several queries; this attention does not. On a GPU with Triton it calls the kernel, if a trial on such
-    tensors has found that right and faster.
-
-    Args:
-        config: The model's configuration.
-        mask: The mask of the pass, for all layers or for each kind: additive, and without any other bias.
+    tensors has found that right and faster. The mask must be additive, and hold no other bias.
     """
     heads = getattr(config, "num_attention_heads", 1)
     groups = getattr(config, "num_key_value_heads", None) or heads
     masks = list(mask.values()) if isinstance(mask, dict) else [mask]
-    is_useful = groups != heads or is_available(masks[0].device)
+    is_useful = groups != heads or _has_kernel(masks[0].device)
     if not is_useful or config._attn_implementation != "sdpa":  # noqa: SLF001 - transformers' only name
         yield
         return
@@ -55,6 +51,10 @@ def grouped_attention(config: Any, mask: Mask) -> Iterator[None]:  # noqa: ANN40
     finally:
         _packed.reset(before)
         config._attn_implementation_internal = "sdpa"  # noqa: SLF001
+
+
+def _has_kernel(device: torch.device) -> bool:
+    return device.type == "cuda" and is_available(device)
 
 
 @cache
@@ -74,14 +74,10 @@ def _attend(
     value: Value,
     attention_mask: Float[Tensor, "batch 1 beams slots"] | None,
     scaling: float | None = None,
-    **options: Any,  # noqa: ANN401 - of the model
+    **options: Any,
 ) -> tuple[Float[Tensor, "batch beams heads value_width"], None]:
     """Attention in which the heads of a group are queries of one head."""
-    if (
-        attention_mask is None
-        or options.get("position_bias") is not None
-        or options.get("softcap") is not None
-    ):
+    if attention_mask is None or any(options.get(name) is not None for name in ("position_bias", "softcap")):
         from transformers.integrations.sdpa_attention import sdpa_attention_forward  # noqa: PLC0415
 
         output, _ = sdpa_attention_forward(
@@ -107,7 +103,7 @@ def _words(
     """The mask in the kernel's form; None if the kernel should not be used."""
     packed, address = _packed.get({}), mask.data_ptr()
     is_tree_mask = address in packed and mask.shape[-1] == key.shape[2]  # other masks may hold a bias
-    if not is_tree_mask or query.shape[2] > MAX_BEAMS or not is_available(query.device):
+    if not is_tree_mask or query.shape[2] > MAX_BEAMS or not _has_kernel(query.device):
         return None
     kind = (query.device, query.dtype, query.shape, key.shape, value.shape)
     if kind not in _use_kernel:

@@ -6,7 +6,7 @@ modules during a forward pass.
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -14,52 +14,45 @@ from torch import Tensor, nn
 
 from decodekit.models.hf.trie_cache.tree_mask import TreePositions
 
-# Makes a method of a module that uses given positions.
-Patch = Callable[[Callable[..., Tensor], TreePositions], Callable[..., Tensor]]
+
+class Patch(NamedTuple):
+    """A method of a module, and the maker of one that takes its place at given positions."""
+
+    module: nn.Module
+    name: str
+    make: Callable[[Callable[..., Tensor], TreePositions], Callable[..., Tensor]]
 
 
-class PositionPatches:
-    """Patches of all modules of a model that count positions by the cache's length.
-
-    Args:
-        model: The model, or the decoder of an encoder-decoder.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._patches: list[tuple[nn.Module, str, Patch]] = []
-        for name, module in model.named_modules():
-            if name.rpartition(".")[2] == "embed_positions":
-                self._patches.append((module, "forward", _embed_by_query))
-            if getattr(module, "has_relative_attention_bias", False) and hasattr(module, "compute_bias"):
-                self._patches.append((module, "compute_bias", _relative_bias_by_slot))
-            if hasattr(module, "build_alibi_tensor"):
-                self._patches.append((module, "build_alibi_tensor", _linear_bias_by_slot))
-
-    @property
-    def is_needed(self) -> bool:
-        """True if any module of the model counts so."""
-        return bool(self._patches)
-
-    @contextmanager
-    def active(self, positions: TreePositions) -> Iterator[None]:
-        """Give the modules these positions."""
-        with ExitStack() as stack:
-            for module, name, patch in self._patches:
-                stack.enter_context(_patched(module, name, patch(getattr(module, name), positions)))
-            yield
+def find_patches(model: nn.Module) -> list[Patch]:
+    """The patches of all modules of a model, or of a decoder, that count positions by the cache's length."""
+    patches = []
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] == "embed_positions":
+            patches.append(Patch(module, "forward", _embed_by_query))
+        if getattr(module, "has_relative_attention_bias", False) and hasattr(module, "compute_bias"):
+            patches.append(Patch(module, "compute_bias", _relative_bias_by_slot))
+        if hasattr(module, "build_alibi_tensor"):
+            patches.append(Patch(module, "build_alibi_tensor", _linear_bias_by_slot))
+    return patches
 
 
 @contextmanager
-def _patched(module: nn.Module, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    before = vars(module).get(name)
-    vars(module)[name] = function  # not through nn.Module, which registers attributes
-    try:
+def patched(patches: list[Patch], positions: TreePositions) -> Iterator[None]:
+    """Give the modules these positions."""
+    before = [vars(module).get(name) for module, name, _ in patches]
+    with ExitStack() as stack:
+        for (module, name, make), function in zip(patches, before, strict=True):
+            stack.callback(_set_method, module, name, function)
+            _set_method(module, name, make(getattr(module, name), positions))
         yield
-    finally:
-        if before is None:
-            del vars(module)[name]
-        else:
-            vars(module)[name] = before
+
+
+def _set_method(module: nn.Module, name: str, function: Callable[..., Any] | None) -> None:
+    """Set a method on an instance, or remove it; not through nn.Module, which registers attributes."""
+    if function is None:
+        vars(module).pop(name, None)
+    else:
+        vars(module)[name] = function
 
 
 def _embed_by_query(embed: Callable[..., Tensor], positions: TreePositions) -> Callable[..., Tensor]:
@@ -67,7 +60,7 @@ def _embed_by_query(embed: Callable[..., Tensor], positions: TreePositions) -> C
     batch, beams = positions.queries.shape
     queries = positions.queries.flatten()[:, None, None]  # [batch*beams 1 1]
 
-    def embed_queries(*args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401 - ids, embeddings or a shape
+    def embed_queries(*args: Any, **kwargs: Any) -> Tensor:
         first, *others = positions.maxima
         output = embed_at(first, *args, **kwargs)
         for position in others:  # merged prompts are at other positions
@@ -75,8 +68,8 @@ def _embed_by_query(embed: Callable[..., Tensor], positions: TreePositions) -> C
         # [batch*beams 1 width] -> [batch beams width]; some tables return one row for all
         return output.view(batch, beams, -1) if output.shape[:-1] == (batch * beams, 1) else output
 
-    def embed_at(position: int, ids: Any, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
-        def as_rows(value: Any) -> Any:  # noqa: ANN401
+    def embed_at(position: int, ids: Any, *args: Any, **kwargs: Any) -> Tensor:
+        def as_rows(value: Any) -> Any:
             if isinstance(value, Tensor) and value.shape[:2] == (batch, beams):
                 return value.reshape(batch * beams, 1, *value.shape[2:])
             if isinstance(value, Tensor) and value.shape == (beams,):  # positions from the cache's length on
@@ -95,7 +88,7 @@ def _relative_bias_by_slot(bias_of: Callable[..., Tensor], positions: TreePositi
     """A relative bias of one sequence, gathered at the position of every slot."""
     last = positions.maxima[-1]
 
-    def bias_of_slots(queries: int, keys: int, device: Any = None, past_seen_tokens: int = 0) -> Tensor:  # noqa: ANN401
+    def bias_of_slots(queries: int, keys: int, device: Any = None, past_seen_tokens: int = 0) -> Tensor:
         del keys, past_seen_tokens
         # [1 heads 1 last+1]: of a query at the last position
         table = bias_of(1, last + 1, device=device, past_seen_tokens=last)

@@ -1,10 +1,11 @@
 """The trie cache: the beams of a prompt are queries of one batch row, and share keys and values."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from decodekit.models.hf.cache import Cache
@@ -17,31 +18,19 @@ from decodekit.models.hf.forwards.forward import (
 )
 from decodekit.models.hf.sessions import RowSession
 from decodekit.models.hf.trie_cache.grouped_attention import grouped_attention
-from decodekit.models.hf.trie_cache.position_patches import PositionPatches
+from decodekit.models.hf.trie_cache.position_patches import Patch, patched
 from decodekit.models.hf.trie_cache.tree_mask import LayerMasks, TreeMask
+from decodekit.models.protocols import Logits, PerRow
 
 # Makes a function that stands for a pass.
 Record = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
 
 
 class TrieForward:
-    """A model's forward pass in which the rows of a prompt are queries of one batch row.
-
-    Args:
-        model: The forward pass of rows.
-        config: The configuration of the model, or of its decoder.
-        patches: Patches of the modules that count positions by the cache's length.
-        module: The model.
-        can_merge: True if trees of several runs can be merged.
-    """
+    """A model's forward pass in which the rows of a prompt are queries of one batch row."""
 
     def __init__(
-        self,
-        model: Forward,
-        config: Any,  # noqa: ANN401
-        patches: PositionPatches,
-        module: Any,  # noqa: ANN401
-        can_merge: Callable[[], bool] = lambda: False,
+        self, model: Forward, config: Any, patches: list[Patch], module: Any, can_merge: Callable[[], bool]
     ) -> None:
         self.model, self._module, self.can_merge = model, module, can_merge
         self.dtype: torch.dtype = module.dtype
@@ -51,11 +40,8 @@ class TrieForward:
         """The logits after one more token on every beam."""
         positions = tree.positions
         mask = self._masks(tree.bias, positions)
-        with (
-            forward_lock(self._module),
-            grouped_attention(self._config, mask),
-            self._patches.active(positions),
-        ):
+        patches = patched(self._patches, positions) if self._patches else nullcontext()
+        with forward_lock(self._module), grouped_attention(self._config, mask), patches:
             output = self.model.forward(tokens, mask, positions.queries, cache=cache, keep=tokens.shape[1])
         logits: Tensor = output.logits
         return logits
@@ -69,8 +55,8 @@ class TrieSession:
 
     Args:
         forward: The model's forward pass over a trie.
-        prompt_mask: The columns of the prompts that hold tokens.
-        beams: Rows per prompt.
+        prompt_mask: True for the columns of the prompts that hold tokens.
+        beams: PerRow per prompt.
         capacity: The largest number of columns of prompts and continuations.
         may_spread: Continue with one entry per row when beams share little of what they read, as samples do
             that are longer than their prompt.
@@ -99,7 +85,7 @@ class TrieSession:
         self._tokens = torch.zeros((len(prompt_mask), beams), dtype=torch.long, device=prompt_mask.device)
         self._pass: Callable[[], Tensor] | None = None  # a recording holds the memory of its shapes
 
-    def prefill(self, tokens: Int64[Tensor, "batch length"]) -> Float32[Tensor, "rows vocab"]:
+    def prefill(self, tokens: Int64[Tensor, "batch length"]) -> Logits:
         """The logits after the prompts, for every row of each."""
         is_full = bool(self._mask.all()) and not self._forward.model.wants_mask
         output = self._forward.model.forward(
@@ -110,9 +96,7 @@ class TrieSession:
         logits: Tensor = output.logits[:, -1].float()
         return logits.repeat_interleave(self._tree.beams, 0)
 
-    def advance(
-        self, tokens: Int64[Tensor, " rows"], source_rows: Int64[Tensor, " rows"] | None
-    ) -> Float32[Tensor, "rows vocab"]:
+    def advance(self, tokens: PerRow, source_rows: PerRow | None) -> Logits:
         """The logits after one more token on every row."""
         if self._rows is not None:
             return self._rows.advance(tokens, source_rows)
@@ -136,8 +120,7 @@ class TrieSession:
 
     def _new_pass(self) -> Callable[[], Tensor]:
         """The model's pass over the current tree and tokens."""
-        # Without a reference to the session: its memory would stay until Python's next collection of
-        # cycles.
+        # No reference to the session, whose memory would stay until Python's next collection of cycles.
         forward, tree, tokens, cache = self._forward, self._tree, self._tokens, self._cache
 
         def run() -> Tensor:
@@ -209,13 +192,13 @@ class TrieSession:
             self._rows.continue_widened(tree.beams, tree.shared_columns)
         return self._rows
 
-    def cache_of(self, source_rows: Int64[Tensor, " rows"] | None) -> Any:  # noqa: ANN401 - transformers' Cache
+    def cache_of(self, source_rows: PerRow | None) -> Any:
         """A cache of one entry per row, reordered as for the next token."""
         if self._rows is not None:
             return self._rows.cache_of(source_rows)
         return self._row_cache(source_rows).content
 
-    def _row_cache(self, source_rows: Int64[Tensor, " rows"] | None) -> Cache:
+    def _row_cache(self, source_rows: PerRow | None) -> Cache:
         paths = self._tree.paths()
         prompts = torch.arange(len(paths), device=paths.device) // self._tree.beams
         if source_rows is not None:

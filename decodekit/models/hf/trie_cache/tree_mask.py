@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from decodekit.models.protocols import Ids, PerRow
+
 # Steps of new slots between two counts of live slots, which read the device.
 _STEPS_BETWEEN_COUNTS = 16
 # Steps and slots to allocate at least: attention reads free slots, but an allocation costs time too.
@@ -22,17 +24,11 @@ Mask = Float[Tensor, "batch 1 beams slots"] | dict[str, Float[Tensor, "batch 1 b
 
 
 class TreePositions(NamedTuple):
-    """Positions of a step's slots and queries in their hypotheses.
+    """Positions of a step's slots and queries in their hypotheses."""
 
-    Attributes:
-        slots: The position of every slot; 0 for padding and unused slots.
-        queries: The position of every beam's newest token.
-        maxima: The distinct positions of the queries, ascending. May contain some of evicted prompts.
-    """
-
-    slots: Int64[Tensor, "batch slots"]
-    queries: Int64[Tensor, "batch beams"]
-    maxima: tuple[int, ...]
+    slots: Int64[Tensor, "batch slots"]  # 0 for padding and unused slots
+    queries: Int64[Tensor, "batch beams"]  # of every beam's newest token
+    maxima: tuple[int, ...]  # of the queries: distinct, ascending; may contain some of evicted prompts
 
 
 class TreeMask:
@@ -105,7 +101,7 @@ class TreeMask:
         columns = torch.arange(self.columns, device=self.lengths.device)
         return columns >= self.columns - self.lengths[:, None]
 
-    def reorder(self, rows: Int64[Tensor, " rows"]) -> None:
+    def reorder(self, rows: PerRow) -> None:
         """Make beam `i` the former beam `rows[i]` of the same prompt."""
         generated = self._bias.flatten(0, 1)[:, self.length : self.slots]  # the prompt is the same for all
         generated.copy_(generated.index_select(0, rows))
@@ -193,7 +189,7 @@ class TreeMask:
         self._restart(length, slots)
         return shifts
 
-    def paths(self) -> Int64[Tensor, "rows columns"]:
+    def paths(self) -> Ids:
         """The slots that every beam sees, in order, after the padding of its hypothesis."""
         # Positions order the slots of a path; hidden slots come first, as padding.
         rank = torch.where(self.bias[:, 0] == 0, self.slot_positions[:, None], -1)
@@ -229,20 +225,14 @@ class TreeMask:
 
 @dataclass(frozen=True)
 class LayerMasks:
-    """The masks that a model's layers need, by the positions of queries and slots.
+    """The masks that a model's layers need, by the positions of queries and slots."""
 
-    Attributes:
-        kinds: The kinds of layers, for a model that takes a mask for each kind; empty for a single mask.
-        window: Positions that a sliding layer sees, the query's own included; None for all.
-        chunk: Positions per chunk: a chunked layer sees only the query's chunk. None for all.
-    """
-
-    kinds: frozenset[str]
-    window: int | None
-    chunk: int | None
+    kinds: frozenset[str]  # of layers, if the model takes a mask for each kind; empty for a single mask
+    window: int | None  # positions that a sliding layer sees, the query's own included; None for all
+    chunk: int | None  # positions per chunk: a chunked layer sees only the query's chunk; None for all
 
     @classmethod
-    def of(cls, config: Any) -> "LayerMasks":  # noqa: ANN401 - a configuration of transformers
+    def of(cls, config: Any) -> "LayerMasks":
         """The masks for a model's configuration.
 
         Raises:
@@ -258,12 +248,7 @@ class LayerMasks:
         return cls(kinds - {FULL} and kinds | {FULL}, window, chunk)
 
     def __call__(self, bias: Float[Tensor, "batch 1 beams slots"], positions: TreePositions) -> Mask:
-        """The mask of every kind of layer.
-
-        Args:
-            bias: The mask of full attention.
-            positions: Of the slots and queries.
-        """
+        """The mask of every kind of layer, from that of full attention."""
         if not self.kinds:
             return bias if self.window is None else _within(bias, positions, self.window)
         masks = {FULL: bias}

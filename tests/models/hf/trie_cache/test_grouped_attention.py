@@ -24,7 +24,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         assert visible.dtype == torch.int64
         return plain(query, key, value, visible, **options)
 
-    monkeypatch.setattr(module, "is_available", lambda _: True)
+    monkeypatch.setattr(module, "_has_kernel", lambda _: True)
     monkeypatch.setattr(module, "should_use_kernel", lambda *_: True)
     monkeypatch.setattr(module, "trie_attention", attend)
     monkeypatch.setattr(module, "_use_kernel", {})
