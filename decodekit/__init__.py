@@ -3,4 +3,16 @@
 import lazy_loader
 
 # The public names stand in __init__.pyi, one a line; each is imported when it is first asked for.
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_lookup, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> object:
+    """A public name. Raises an `AttributeError` that names the one that was meant."""
+    try:
+        return _lookup(name)
+    except AttributeError:
+        if name.startswith("_") or name in __all__:
+            raise
+    from decodekit.engine.advice import missing_name  # noqa: PLC0415 - for the error only
+
+    raise AttributeError(missing_name(name, __all__))

@@ -19,6 +19,7 @@ from .core.stopping_criterion import StoppingCriterion as StoppingCriterion
 from .core.trace import Trace as Trace
 from .core.vocabulary import Vocabulary as Vocabulary
 from .decoders.arithmetic_sample import ArithmeticSample as ArithmeticSample
+from .decoders.base import AdjustingDecoder as AdjustingDecoder
 from .decoders.base import Decoder as Decoder
 from .decoders.base import Selection as Selection
 from .decoders.beam.certificate import Certificate as Certificate

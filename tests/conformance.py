@@ -1,6 +1,6 @@
-"""One row a public name: the laws it must keep, or the test module that covers it.
+"""One row per public name: its laws, or the test module that covers it.
 
-A new public name needs a row here; `test_public_names.py` says so, and runs the laws.
+A new public name needs a row here: `test_public_names.py` checks it, and runs the laws.
 """
 
 from collections.abc import Callable
@@ -196,8 +196,8 @@ class BanFirst(dk.StatelessProcessor):
         return scores.masked_fill(torch.arange(scores.shape[-1], device=scores.device) == 0, -torch.inf)
 
 
-class SecondBest(dk.Decoder[dk.RowState]):
-    """Says the second-likeliest token at every step."""
+class SecondBestByHand(dk.Decoder[dk.RowState]):
+    """Emits the second most probable token at every step, without `RowDecoder`."""
 
     rows_per_prompt = 1
 
@@ -210,6 +210,42 @@ class SecondBest(dk.Decoder[dk.RowState]):
         return state.emit(scores.topk(2).indices[:, 1], scores)
 
     def finalize(self, state: dk.RowState) -> dk.Decoded:
+        return state.decoded(hypotheses=1)
+
+
+class SecondBest(dk.RowDecoder):
+    """Emits the second most probable token at every step."""
+
+    def choose(
+        self,
+        scores: Float32[Tensor, "rows vocab"],
+        state: dk.RowState,  # noqa: ARG002 - the contract's signature
+    ) -> Int64[Tensor, " rows"]:
+        return scores.topk(2).indices[:, 1]
+
+
+class PrefersEven(dk.AdjustingDecoder[dk.RowState, None]):
+    """Greedy search that lowers the scores of odd ids before any processor."""
+
+    batch_independent = True
+    rows_per_prompt = 1
+
+    def init(self, history: dk.History, limits: dk.Limits) -> dk.RowState:
+        return dk.RowState.start(history, limits)
+
+    def adjust(
+        self,
+        scores: Float32[Tensor, "rows vocab"],
+        state: dk.RowState,  # noqa: ARG002 - the contract's signature
+    ) -> Float32[Tensor, "rows vocab"]:
+        return scores - 2.0 * (torch.arange(scores.shape[-1], device=scores.device) % 2)
+
+    def step(
+        self, scores: Float32[Tensor, "rows vocab"], state: dk.RowState
+    ) -> tuple[dk.RowState, dk.Selection]:
+        return state.emit(scores.argmax(-1), scores)
+
+    def finalize(self, state: dk.RowState) -> dk.Decoded[None]:
         return state.decoded(hypotheses=1)
 
 
@@ -570,7 +606,9 @@ CONFORMANCE: dict[str, Laws | str] = {
             dk.ConstrainedBeamSearch(3, [dk.OneOf([[3], [1, 1]])]), stop=dk.EndIds(4) | dk.RepetitionLoop(2)
         ),
     ),
-    "Decoder": decoders(SecondBest()),
+    "Decoder": decoders(SecondBestByHand()),
+    "RowDecoder": decoders(SecondBest()),
+    "AdjustingDecoder": decoders(PrefersEven()),
     "DiverseBeamSearch": decoders(
         dk.DiverseBeamSearch(4, 2, num_return=3),
         dk.DiverseBeamSearch(2, 2, scorer=dk.LogProb(), num_return=2),
@@ -598,7 +636,11 @@ CONFORMANCE: dict[str, Laws | str] = {
     "Diversity": "tests/decoders/diverse_beam/test_diversity.py",
     "Hamming": decoders(dk.DiverseBeamSearch(3, 3, diversity=dk.Hamming(1.5), num_return=2)),
     "Inclusion": "tests/decoders/without_replacement/test_inclusion.py",
+    "DecodeOptions": "tests/typing/user_parts.py",
     "DecodeRequest": "tests/decoders/test_custom_loop.py",
+    "EachOptions": "tests/typing/user_parts.py",
+    "RunOptions": "tests/typing/user_parts.py",
+    "StreamOptions": "tests/typing/user_parts.py",
     "NGramDiversity": decoders(
         dk.DiverseBeamSearch(4, 2, diversity=dk.NGramDiversity(1, 0.5), num_return=4),
         dk.DiverseBeamSearch(3, 3, diversity=dk.NGramDiversity(3, 1.5)),

@@ -20,10 +20,14 @@ DOCUMENTED = re.findall(r"^::: (\S+)$", API, flags=re.MULTILINE)
 LAWS = {name: row for name, row in CONFORMANCE.items() if callable(row)}
 COVERED = {name: row for name, row in CONFORMANCE.items() if isinstance(row, str)}
 
-# What a run makes and hands over, nobody builds by hand: the classes they belong to have the examples.
+# Made by a run, or the type of options: users do not build them, and related classes have the examples.
 HANDED_OVER = {
     *(
         "CoTAnswers",
+        "DecodeOptions",
+        "EachOptions",
+        "RunOptions",
+        "StreamOptions",
         "ExtendedHypotheses",
         "Hypothesis",
         "DecodeRequest",
@@ -39,7 +43,7 @@ HANDED_OVER = {
 
 
 def public_names(module: ModuleType) -> dict[str, type | Callable[..., object]]:
-    """What a module exports: everything but its submodules and what starts with an underscore."""
+    """The names that a module exports: all but its submodules and names with an underscore."""
     values = {name: getattr(module, name) for name in dir(module) if not name.startswith("_")}
     return {name: value for name, value in values.items() if not isinstance(value, ModuleType)}
 
@@ -52,7 +56,7 @@ PUBLIC = {
 
 
 def is_concrete(name: str, value: object) -> bool:
-    """Whether a person calls it: not abstract, not a protocol, not an error, not handed over by a run."""
+    """True for names that users call: not abstract, no protocol, no error, not handed over by a run."""
     if not isinstance(value, type):
         return True
     is_protocol = getattr(value, "_is_protocol", False)

@@ -19,6 +19,7 @@ from jaxtyping import Float, Float32, Int32
 from torch import Tensor, nn
 
 from decodekit.accelerate.free_memory import memory_left
+from decodekit.core.validation import shown
 from decodekit.errors import ModelError
 
 # At 256 rows the plain product is as fast: benchmarks/packed_linear.py.
@@ -89,7 +90,7 @@ class Packing:
 
     def __init__(self, model: nn.Module, packed: Packed, find: Callable[[nn.Module], Packable]) -> None:
         if packed is not True and packed is not False and packed != "auto":
-            raise ModelError(f"HFModel: packed must be True, False or 'auto', got {packed!r:.80}.")
+            raise ModelError(f"HFModel: packed must be True, False or 'auto', got {shown(packed)}.")
         self._model, self._packed, self._find = model, packed, find
         self._packs: dict[Key, Pack] = {}
         self._swaps: list[tuple[dict[str, Any], Callable[..., Tensor]]] = []

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from decodekit.core.history import History
 from decodekit.core.stopping_criterion import AnyOf, StoppingContext, StoppingCriterion
+from decodekit.core.validation import shown
 from decodekit.errors import DecodekitError
 from decodekit.processors.base import Chain, LogitsProcessor
 
@@ -163,7 +164,9 @@ def FromHF(part: Any) -> Any:  # noqa: N802 - named as the two classes that it m
     from transformers import StoppingCriteria  # noqa: PLC0415 - slow, needed only here
 
     if not callable(part) or isinstance(part, type):
-        raise TypeError(f"FromHF: part must be a processor or a criterion of transformers, got {part!r:.80}.")
+        raise TypeError(
+            f"FromHF: part must be a processor or a criterion of transformers, got {shown(part)}."
+        )
     asked = [
         parameter.name
         for parameter in inspect.signature(part).parameters.values()

@@ -12,7 +12,7 @@ from decodekit.compat.given_cache import PAST_NAMES, Continuing
 from decodekit.compat.refusals import refuse_arguments
 from decodekit.core.history import Source
 from decodekit.core.prompt import Prompt
-from decodekit.core.validation import plain
+from decodekit.core.validation import plain, shown
 from decodekit.errors import DecodekitError
 from decodekit.models.hf.model import HFModel
 from decodekit.models.protocols import Model
@@ -80,7 +80,7 @@ def wrap(model: Any) -> HFModel:  # noqa: ANN401
     if isinstance(model, HFModel):
         return model
     if not isinstance(model, nn.Module):
-        raise DecodekitError(f"generate: model must be a transformers model, got {model!r:.80}.")
+        raise DecodekitError(f"generate: model must be a transformers model, got {shown(model)}.")
     return HFModel(model, packed=False, recorded=False)  # for one call they do not pay
 
 

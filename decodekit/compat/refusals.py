@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from decodekit.core.validation import shown
 from decodekit.errors import DecodekitError
 
 # The values that ask for nothing, and what to do instead of any other.
@@ -37,11 +38,11 @@ def refuse_options(config: Any) -> None:  # noqa: ANN401 - transformers' Generat
     for name, (nothing, instead) in _OPTIONS.items():
         value = getattr(config, name, None)
         if not any(value is one or (type(value) is type(one) and value == one) for one in nothing):
-            raise DecodekitError(f"generate: {name} is not supported, got {value!r:.80}. {instead}")
+            raise DecodekitError(f"generate: {name} is not supported, got {shown(value)}. {instead}")
 
 
 def refuse_arguments(arguments: Mapping[str, Any], instead: str) -> None:
     """Raises if one of the arguments is given."""
     for name, value in arguments.items():
         if value is not None:
-            raise DecodekitError(f"generate: {name} is not supported, got {value!r:.80}. {instead}")
+            raise DecodekitError(f"generate: {name} is not supported, got {shown(value)}. {instead}")

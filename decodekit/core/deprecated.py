@@ -78,6 +78,7 @@ def _with_old_keywords(
             given[current] = given.pop(old)
         return call(*args, **given)
 
+    accept.old_keywords = renamed.keys()  # type: ignore[attr-defined] # for `check_options`
     return accept
 
 

@@ -12,6 +12,7 @@ from decodekit.core.history import History
 from decodekit.core.pytrees import Memory
 from decodekit.core.request import DecodeRequest
 from decodekit.core.stopping_criterion import StoppingContext, StoppingCriterion
+from decodekit.core.validation import shown
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.errors import DecodekitError
 
@@ -106,7 +107,7 @@ class Limits:
                 given = (fired.dtype, tuple(fired.shape)) if isinstance(fired, Tensor) else fired
                 raise DecodekitError(
                     f"decode: a stopping criterion must return one boolean per row ({len(finish_code)}), and "
-                    f"{criterion!r:.200} returned {given}."
+                    f"{shown(criterion, 200)} returned {given}."
                 )
             first = fired & ((finish_code == 0) | (finish_code == LENGTH))
             finish_code = torch.where(first, FIRST_CRITERION + number, finish_code)

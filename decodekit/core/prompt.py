@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 from decodekit.core.history import History, RowOwners, Source
+from decodekit.core.validation import shown
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.errors import PromptError
 
@@ -213,7 +214,7 @@ def _source(read: Read) -> Source:
     if mask.shape != tokens.shape or not ((mask == 0) | (mask == 1)).all() or not mask.bool().any(-1).all():
         raise PromptError(
             f"Prompt: an encoder's mask must be zeros and ones of the shape of its tokens, "
-            f"{tuple(tokens.shape)}, with a 1 in every row, got {mask!r:.80}."
+            f"{tuple(tokens.shape)}, with a 1 in every row, got {shown(mask)}."
         )
     return Source(tokens.long(), mask.bool())
 
@@ -257,7 +258,7 @@ def _read_tensor(tokens: Shaped[Tensor, "batch length"], mask: Any, vocabulary: 
     try:
         return tokens, _matrix(torch.as_tensor(mask, device=tokens.device))
     except (TypeError, ValueError, RuntimeError) as error:
-        raise PromptError(f"Prompt: a mask must hold zeros and ones, got {mask!r:.80}.") from error
+        raise PromptError(f"Prompt: a mask must hold zeros and ones, got {shown(mask)}.") from error
 
 
 def _refuse_padding(tokens: Shaped[Tensor, "batch length"], vocabulary: Vocabulary) -> None:
@@ -309,11 +310,11 @@ def _read_ids(row: Any, vocabulary: Vocabulary) -> list[int]:  # noqa: ANN401
         row = vocabulary.ids(row)
     ids = row.tolist() if isinstance(row, Tensor | np.ndarray) else row
     if isinstance(ids, bytes | bytearray | str) or not isinstance(ids, Sequence):
-        raise PromptError(f"Prompt: a prompt must be a string or a list of integers, got {row!r:.80}.")
+        raise PromptError(f"Prompt: a prompt must be a string or a list of integers, got {shown(row)}.")
     for token in ids:
         if not _is_id(token):
             raise PromptError(
-                f"Prompt: a prompt must be a string or a list of integers, got {token!r:.80} in one."
+                f"Prompt: a prompt must be a string or a list of integers, got {shown(token)} in one."
             )
         if not -(2**63) <= token < 2**63:
             raise PromptError(f"Prompt: ids must be in the model's vocabulary, and {token} fits no tensor.")

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.pytrees import Memory
-from decodekit.core.validation import set_fields
+from decodekit.core.validation import CheckedOptions, set_fields, shown
 from decodekit.core.vocabulary import Vocabulary
 
 
@@ -28,7 +28,7 @@ class StoppingContext(NamedTuple):
     started: float
 
 
-class StoppingCriterion(ABC):
+class StoppingCriterion(CheckedOptions, ABC):
     """Decides after every token whether a hypothesis is finished.
 
     A pair of pure functions, as a processor is: memory is passed in and returned, and follows its
@@ -119,7 +119,9 @@ class _Combination(StoppingCriterion):
         who = type(self).__name__
         for criterion in criteria:
             if not isinstance(criterion, StoppingCriterion):
-                raise TypeError(f"{who}: every criterion must be a StoppingCriterion, got {criterion!r:.80}.")
+                raise TypeError(
+                    f"{who}: every criterion must be a StoppingCriterion, got {shown(criterion)}."
+                )
         if not criteria:
             raise TypeError(f"{who}: there must be at least one criterion, got none.")
         set_fields(self, criteria=criteria, capturable=all(criterion.capturable for criterion in criteria))
@@ -231,4 +233,4 @@ def flatten(criterion: StoppingCriterion) -> tuple[StoppingCriterion, ...]:
 def check_reason(who: str, reason: object) -> None:
     """Raise a `ValueError` unless a reason is a string that is not empty."""
     if not isinstance(reason, str) or not reason:
-        raise ValueError(f"{who}: reason must be text of some length, got {reason!r:.80}.")
+        raise ValueError(f"{who}: reason must be text of some length, got {shown(reason)}.")

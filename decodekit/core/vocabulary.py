@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from decodekit.core.validation import shown
 from decodekit.errors import PromptError
 
 
@@ -58,12 +59,12 @@ class Vocabulary:
             ids = self.tokenizer.encode(text)
         except (TypeError, UnicodeError) as error:
             raise PromptError(
-                f"Prompt: a string must be text that can be encoded, got {text!r:.80}. Lone surrogates "
+                f"Prompt: a string must be text that can be encoded, got {shown(text)}. Lone surrogates "
                 "cannot."
             ) from error
         if text and not ids:
             raise PromptError(
-                f"Prompt: the tokenizer must know some of the text, and gives no ids for {text!r:.80}. "
+                f"Prompt: the tokenizer must know some of the text, and gives no ids for {shown(text)}. "
                 "Is this the model's own tokenizer?"
             )
         return ids

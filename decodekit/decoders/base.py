@@ -10,6 +10,7 @@ from typing_extensions import TypeVar
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.result import Decoded, Report
+from decodekit.core.validation import CheckedOptions
 from decodekit.models.protocols import LOGITS_ONLY, ModelOutputs, ModelOutputsSpec
 
 
@@ -49,7 +50,7 @@ class DecoderState(Protocol):
 State = TypeVar("State", bound=DecoderState)
 
 
-class Decoder(ABC, Generic[State, Report]):
+class Decoder(CheckedOptions, ABC, Generic[State, Report]):
     """An algorithm that turns scores into hypotheses. Holds its configuration; its run is in `State`.
 
     Contract: `step` is pure, keeps every shape, and does not read the device; once `done`, further steps do

@@ -12,7 +12,7 @@ from typing_extensions import override
 from decodekit.core.history import History, write_column
 from decodekit.core.limits import Limits
 from decodekit.core.result import Decoded
-from decodekit.core.validation import is_count, is_number
+from decodekit.core.validation import is_count, is_number, shown
 from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.rows import RowState
 from decodekit.models.protocols import ModelOutputs, ModelOutputsSpec
@@ -102,9 +102,9 @@ class ContrastiveSearch(Decoder[ContrastiveState]):
 
     def __post_init__(self) -> None:
         if not is_count(self.k, 1):
-            raise ValueError(f"ContrastiveSearch: k must be an integer of at least 1, got {self.k!r:.80}.")
+            raise ValueError(f"ContrastiveSearch: k must be an integer of at least 1, got {shown(self.k)}.")
         if not is_number(self.penalty) or not 0 <= self.penalty <= 1:
-            raise ValueError(f"ContrastiveSearch: penalty must be in [0, 1], got {self.penalty!r:.80}.")
+            raise ValueError(f"ContrastiveSearch: penalty must be in [0, 1], got {shown(self.penalty)}.")
 
     @property
     @override

@@ -13,7 +13,7 @@ from typing_extensions import override
 from decodekit.core.history import History, write_column
 from decodekit.core.limits import LENGTH, Limits
 from decodekit.core.result import Decoded
-from decodekit.core.validation import is_count
+from decodekit.core.validation import is_count, shown
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.rows import RowState
@@ -119,11 +119,11 @@ class CoTDecoding(Decoder[BranchState, CoTAnswers]):
                 f"CoTDecoding: branches must be an integer of at least 1, got {self.branches!r}."
             )
         if self.answer is not None and not callable(self.answer):
-            raise TypeError(f"CoTDecoding: answer must be a function, got {self.answer!r:.80}.")
+            raise TypeError(f"CoTDecoding: answer must be a function, got {shown(self.answer)}.")
         if not isinstance(self.ids, bool) or not isinstance(self.aggregate, bool):
             raise ValueError(  # noqa: TRY004 - as every argument out of range
-                f"CoTDecoding: ids and aggregate must be True or False, got {self.ids!r:.80} and "
-                f"{self.aggregate!r:.80}."
+                f"CoTDecoding: ids and aggregate must be True or False, got {shown(self.ids)} and "
+                f"{shown(self.aggregate)}."
             )
 
     @property
@@ -238,5 +238,6 @@ def _checked(span: object, length: int) -> Span:
         if first < last <= length:
             return first, last
     raise DecodekitError(
-        f"CoTDecoding: answer must return the span of the answer, within {length}, or None, got {span!r:.80}."
+        f"CoTDecoding: answer must return the span of the answer, within {length}, or None, got "
+        f"{shown(span)}."
     )

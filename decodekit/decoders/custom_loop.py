@@ -6,11 +6,12 @@ from typing import Generic
 
 from decodekit.core.request import DecodeRequest
 from decodekit.core.result import Decoded, Report
+from decodekit.core.validation import CheckedOptions
 from decodekit.models.protocols import Model
 from decodekit.processors.base import LogitsProcessor
 
 
-class CustomLoop(ABC, Generic[Report]):
+class CustomLoop(CheckedOptions, ABC, Generic[Report]):
     """An algorithm whose rows gain different numbers of tokens, or jump in the tree of hypotheses.
 
     `decode` takes it in place of a `Decoder`. It is made of the same parts (sessions, processors, limits) and

@@ -13,7 +13,7 @@ from typing_extensions import override
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.result import Decoded
-from decodekit.core.validation import is_count, is_number, plain, set_fields
+from decodekit.core.validation import is_count, is_number, plain, set_fields, shown
 from decodekit.decoders.base import AdjustingDecoder, Decoder, Selection
 from decodekit.decoders.greedy import Greedy
 from decodekit.models.protocols import ModelOutputs, ModelOutputsSpec
@@ -89,7 +89,7 @@ class DoLa(AdjustingDecoder[DoLaState, Any]):
         if not isinstance(self.inner, Decoder):
             raise TypeError(
                 "DoLa: inner must be a decoder that goes step by step, such as Greedy(), "
-                f"got {self.inner!r:.80}."
+                f"got {shown(self.inner)}."
             )
         layers = plain(self.layers)
         if layers not in ("low", "high"):
@@ -97,11 +97,11 @@ class DoLa(AdjustingDecoder[DoLaState, Any]):
             if not numbers or not all(is_count(plain(layer), 0) for layer in numbers):
                 raise ValueError(
                     "DoLa: layers must be 'low', 'high' or integers of at least 0, at least one, "
-                    f"got {self.layers!r:.80}."
+                    f"got {shown(self.layers)}."
                 )
             set_fields(self, layers=tuple(int(layer) for layer in numbers))
         if not is_number(self.relative_top) or not 0 <= self.relative_top <= 1:
-            raise ValueError(f"DoLa: relative_top must be in [0, 1], got {self.relative_top!r:.80}.")
+            raise ValueError(f"DoLa: relative_top must be in [0, 1], got {shown(self.relative_top)}.")
         set_fields(self, delay=self.inner.delay)
 
     @property

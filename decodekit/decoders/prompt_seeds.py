@@ -7,7 +7,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from decodekit.core.history import History
-from decodekit.core.validation import plain
+from decodekit.core.validation import plain, shown
 from decodekit.errors import DecodekitError
 
 
@@ -17,7 +17,7 @@ def read_seeds(
     """The seeds as a tuple. Raises unless seeds and generator are valid, and one of them is None."""
     if not isinstance(generator, torch.Generator | None):
         raise ValueError(  # noqa: TRY004 - as every argument out of range
-            f"{who}: generator must be a torch.Generator, got {generator!r:.80}."
+            f"{who}: generator must be a torch.Generator, got {shown(generator)}."
         )
     if seeds is None:
         return None
@@ -29,7 +29,7 @@ def read_seeds(
     numbers = plain(seeds)
     if isinstance(numbers, str) or not isinstance(numbers, Sequence):
         raise ValueError(  # noqa: TRY004 - likewise
-            f"{who}: seeds must be one integer per prompt, got {seeds!r:.80}."
+            f"{who}: seeds must be one integer per prompt, got {shown(seeds)}."
         )
     for seed in numbers:
         if type(seed) is not int or not -(2**63) <= seed < 2**63:

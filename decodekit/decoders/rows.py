@@ -13,8 +13,9 @@ from decodekit.core.history import History, write_column
 from decodekit.core.limits import Limits, Stopping
 from decodekit.core.pytrees import Memory, reorder_memory
 from decodekit.core.result import Decoded
+from decodekit.core.validation import shown
 from decodekit.decoders.base import Decoder, Selection
-from decodekit.errors import DecodingError
+from decodekit.errors import DecodekitError, DecodingError
 
 
 class RowState(NamedTuple):
@@ -205,7 +206,17 @@ class RowDecoder(Decoder[RowState, None]):
     @final
     @override
     def step(self, scores: Float32[Tensor, "rows vocab"], state: RowState) -> tuple[RowState, Selection]:
-        return state.emit(self.choose(scores, state), scores)
+        tokens: object = self.choose(scores, state)
+        if isinstance(tokens, Tensor):
+            if tokens.dtype == torch.long and tokens.shape == scores.shape[:1]:
+                return state.emit(tokens, scores)
+            found = f"{tokens.dtype} of shape {tuple(tokens.shape)}"
+        else:
+            found = shown(tokens)
+        raise DecodekitError(
+            f"decode: {type(self).__name__}.choose must return one int64 token per row ({len(scores)} rows), "
+            f"got {found}."
+        )
 
     @final
     @override

@@ -1,11 +1,49 @@
 """Errors for wrong arguments, with the name of the right one."""
 
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
+from functools import partial
+from types import FunctionType, MethodType
 from typing import Any, NoReturn
 
+from decodekit.core.stopping_criterion import StoppingCriterion
+from decodekit.core.validation import closest, is_of_transformers, refuse_option, shown
+from decodekit.decoders.base import Decoder
 from decodekit.errors import DecodekitError
+from decodekit.models.hf.model import model_advice
+from decodekit.processors.base import LogitsProcessor
 
+# Names of transformers, with their place here, where that is not the same name without its ending.
+ELSEWHERE_NAMES = {
+    "AutoModelForCausalLM": "Use dk.load(name), or dk.HFModel(model, tokenizer).",
+    "AutoModelForSeq2SeqLM": "Use dk.load(name), or dk.HFModel(model, tokenizer).",
+    "AutoTokenizer": "Use dk.load(name), which loads the tokenizer too.",
+    "BeamSearchScorer": "Use BeamSearch.",
+    "EosTokenCriteria": "Use EndIds.",
+    "EpsilonLogitsWarper": "Use EpsilonCutoff.",
+    "EtaLogitsWarper": "Use EtaCutoff.",
+    "ExponentialDecayLengthPenalty": "Use ExponentialLengthDecay.",
+    "FromHF": "Use dk.compat.hf.FromHF.",
+    "GenerationConfig": "Use dk.compat.hf.from_generation_config(config).",
+    "HammingDiversityLogitsProcessor": "Use DiverseBeamSearch(..., diversity=Hamming(strength)).",
+    "InfNanRemoveLogitsProcessor": "Use SanitizeScores.",
+    "LogitNormalization": "Use Renormalize.",
+    "LogitsProcessorList": "Use Chain, or a list.",
+    "MaxLengthCriteria": "Use MaxNewTokens.",
+    "MinNewTokensLengthLogitsProcessor": "Use MinNewTokens.",
+    "NoBadWordsLogitsProcessor": "Use BadWords.",
+    "PhrasalConstraint": "Use Phrase.",
+    "DisjunctiveConstraint": "Use OneOf.",
+    "PrefixConstrainedLogitsProcessor": "Use PrefixConstraint.",
+    "StoppingCriteriaList": "Use AnyOf, or a list.",
+    "SynthIDTextWatermarkLogitsProcessor": "Use SynthID.",
+    "TextIteratorStreamer": "Use stream.",
+    "TextStreamer": "Use stream.",
+    "UnbatchedClassifierFreeGuidanceLogitsProcessor": "Use ClassifierFreeGuidance.",
+    "from_generation_config": "Use dk.compat.hf.from_generation_config(config).",
+    "generate": "Use dk.decode, or dk.compat.hf.generate with the arguments of transformers.",
+    "pipeline": "Use dk.decode(dk.load(name), prompts, decoder, max_new_tokens=...).",
+}
+ENDINGS = ("TokenLogitsProcessor", "LogitsProcessor", "LogitsWarper", "StoppingCriteria", "Criteria")
 # Arguments of transformers' `generate`, with their place here.
 ELSEWHERE = {
     "max_length": "Use max_new_tokens=, which counts new tokens only.",
@@ -37,8 +75,25 @@ ELSEWHERE = {
     "tokenizer": "Use HFModel(model, tokenizer).",
     "output_scores": "Use trace=, or the token_log_probs of the result.",
 }
-_FROM_HF = "Wrap it in dk.compat.hf.FromHF"
-_CONFIG = "Use dk.compat.hf.from_generation_config(config), or dk.compat.hf.generate(model, ...)"
+_OF_TRANSFORMERS = {
+    "GenerationConfig": "Use dk.compat.hf.from_generation_config(config) or dk.compat.hf.generate(...)",
+    "LogitsProcessor": "Wrap it in dk.compat.hf.FromHF and pass it as processor",
+    "StoppingCriteria": "Wrap it in dk.compat.hf.FromHF and pass it as stop=",
+}
+_PLACES: list[tuple[type, str, str]] = [
+    (LogitsProcessor, "a processor", "processor"),
+    (StoppingCriterion, "a stopping criterion", "stop="),
+    (Decoder, "a decoder", "decoder"),
+]
+
+
+def missing_name(name: str, names: Iterable[str]) -> str:
+    """The message for a public name that does not exist."""
+    names = list(names)
+    stem = next((name.removesuffix(ending) for ending in ENDINGS if name.endswith(ending)), name)
+    meant = stem if stem in names else closest(stem, names)
+    other = f"Did you mean {meant}?" if meant else "dir(decodekit) lists its names."
+    return f"module 'decodekit' has no attribute {name!r}. {ELSEWHERE_NAMES.get(name, other)}"
 
 
 def refuse_options(
@@ -48,9 +103,7 @@ def refuse_options(
     allowed = set(allowed)
     for name in given:
         if name not in allowed:
-            close = get_close_matches(name, allowed, n=1)
-            meant = f"Did you mean {close[0]}=?" if close else f"It has {', '.join(sorted(allowed))}."
-            raise TypeError(f"{who}: {name} is not an option. {ELSEWHERE.get(name, meant)}")
+            refuse_option(who, name, sorted(allowed), ELSEWHERE.get(name))
     missing = sorted(set(required) - given.keys())
     raise TypeError(
         f"{who}: {', '.join(missing)} must be given. Pass {missing[0]}=, an integer of at least 1."
@@ -68,9 +121,9 @@ def refuse_custom_loop(decoder: object) -> NoReturn:
 
 def wrong_model(model: object) -> Exception:
     """The error for a model of another kind."""
-    advice = "Use dk.load(name) or dk.HFModel(model, tokenizer)"
+    advice = model_advice(model) or "Use dk.load(name) or dk.HFModel(model, tokenizer)."
     return DecodekitError(
-        f"decode: model must be a Model or a transformers model, got {model!r:.80}. {advice}."
+        f"decode: model must be a Model or a transformers model, got {shown(model)}. {advice}"
     )
 
 
@@ -80,43 +133,42 @@ def wrong_decoder(decoder: object) -> Exception:
 
     if isinstance(decoder, CustomLoop):
         refuse_custom_loop(decoder)
-    advice = "Pass an object such as dk.Greedy()"
-    if isinstance(decoder, type):
-        advice = f"Pass an object: {decoder.__name__}(...)"
-    elif _is_of_transformers(decoder, "GenerationConfig"):
-        advice = _CONFIG
-    return _wrong("decoder must be a Decoder such as dk.Greedy() or dk.BeamSearch(5)", decoder, advice)
+    must_hold = "decoder must be a Decoder such as dk.Greedy() or dk.BeamSearch(5)"
+    return _wrong(must_hold, decoder, _advice(decoder, "Pass an object such as dk.Greedy()"))
 
 
 def wrong_processor(processor: object) -> Exception:
-    """The error for a processor of another kind."""
-    return _wrong(
-        "processor must be a LogitsProcessor or a sequence of them", processor, _hf_advice(processor)
-    )
+    """The error for a processor, or for several of which one is of another kind."""
+    advice = "Pass objects such as dk.TopP(0.9), in a list if several"
+    several = list(processor) if isinstance(processor, list | tuple) else [processor]
+    wrong = next((one for one in several if not isinstance(one, LogitsProcessor)), processor)
+    if isinstance(wrong, FunctionType | MethodType | partial):
+        advice = "Derive from dk.StatelessProcessor, or pass dk.compat.hf.FromHF(function)"
+    must_hold = "processor must be a LogitsProcessor or a sequence of them"
+    return _wrong(must_hold, processor, _advice(wrong, advice))
 
 
 def wrong_criterion(criterion: object) -> Exception:
     """The error for a stopping criterion of another kind."""
-    return _wrong(
-        "stop must be a StoppingCriterion, a string, or a sequence of them", criterion, _hf_advice(criterion)
-    )
+    advice = "Pass objects such as dk.MaxTime(5.0), or strings"
+    if isinstance(criterion, FunctionType | MethodType | partial):
+        advice = "Use dk.StopWhen(function)"
+    must_hold = "stop must be a StoppingCriterion, a string, or a sequence of them"
+    return _wrong(must_hold, criterion, _advice(criterion, advice))
 
 
 def _wrong(must_hold: str, given: object, advice: str) -> TypeError:
-    return TypeError(f"decode: {must_hold}, got {given!r:.80}. {advice}.")
+    return TypeError(f"decode: {must_hold}, got {shown(given)}. {advice}.")
 
 
-def _hf_advice(given: object) -> str:
-    several = list(given) if isinstance(given, list | tuple) else [given]
-    if any(_is_of_transformers(one, "GenerationConfig") for one in several):
-        return _CONFIG
-    if any(_is_of_transformers(one, "") for one in several):
-        return _FROM_HF
-    return "See the reference of processors and stopping criteria"
-
-
-def _is_of_transformers(given: object, name: str) -> bool:
-    return any(
-        kind.__module__.split(".")[0] == "transformers" and kind.__name__.startswith(name)
-        for kind in type(given).__mro__
-    )
+def _advice(given: object, otherwise: str) -> str:
+    """Advice on an argument that belongs to transformers or in another place."""
+    if isinstance(given, type):
+        return f"Pass an object: {given.__name__}(...)"
+    for name, advice in _OF_TRANSFORMERS.items():
+        if is_of_transformers(given, name):
+            return advice
+    for kind, words, place in _PLACES:
+        if isinstance(given, kind):
+            return f"{type(given).__name__} is {words}. Pass it as {place}"
+    return _advice(given[0], otherwise) if isinstance(given, list | tuple) and given else otherwise

@@ -1,6 +1,6 @@
-"""The same step, recorded once and replayed: on a CUDA device as a graph, elsewhere as operations."""
+"""Captured steps: recorded once and replayed, on a CUDA device as a graph, elsewhere as operations."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Generic
 
 import torch
@@ -12,6 +12,7 @@ from decodekit.accelerate.cuda_graph import record
 from decodekit.accelerate.tape import CannotRecordError
 from decodekit.core.prompt import Prompt
 from decodekit.core.pytrees import Memory, parts_of
+from decodekit.core.validation import shown
 from decodekit.decoders.base import Decoder, Selection, State
 from decodekit.engine.step import Step, step
 from decodekit.errors import DecodekitError
@@ -20,18 +21,18 @@ from decodekit.processors.base import LogitsProcessor
 
 
 class CapturedStep(Generic[State]):
-    """A decoder's step with its processors and criteria, which stays in the same memory.
+    """A step of a decoder, its processors and criteria that keeps its state in the same memory.
 
-    What evolves is copied once, at the first step; from then on every step reads and writes those copies, so
-    that the states it returns are one and the same.
+    State and memory are copied once, at the first step; from then on every step reads and writes the copies,
+    so all steps return one and the same state.
 
     Args:
         decoder: The algorithm.
-        chain: What changes the scores.
-        criteria: What finishes a hypothesis.
+        chain: The processors.
+        criteria: The stopping criteria.
 
     Raises:
-        DecodekitError: If one of them cannot be captured; the message says which.
+        DecodekitError: If a part cannot be captured; the message names it.
     """
 
     def __init__(self, decoder: Decoder[State], chain: LogitsProcessor, criteria: tuple[object, ...]) -> None:
@@ -49,7 +50,7 @@ class CapturedStep(Generic[State]):
         memory: Memory,
         nonfinite: Bool[Tensor, " rows"],
     ) -> Step:
-        """The next step. Only the first call looks at `state`, `memory` and `nonfinite`.
+        """Take a step. Only the first call reads `state`, `memory` and `nonfinite`.
 
         Raises:
             DecodekitError: If the step cannot be captured.
@@ -64,23 +65,16 @@ class CapturedStep(Generic[State]):
             selection, scores = self._recording()
         except CannotRecordError as error:
             raise DecodekitError(
-                f"decode: with capture=True a step must not read the device, and {self._decoder!r:.200} with "
-                f"{self._chain!r:.200} does ({error}). Use it without capture=True."
+                "decode: with capture=True a step must not read the device, and "
+                f"{shown(self._decoder, 200)} with "
+                f"{shown(self._chain, 200)} does ({error}). Use it without capture=True."
             ) from error
         state, memory, nonfinite = self._carried.parts
         return state, selection, memory, scores, nonfinite
 
 
 class _Carried:
-    """What evolves, in the same memory at every step. It knows nothing of the recording, which holds it.
-
-    Args:
-        decoder: The algorithm.
-        chain: What changes the scores.
-        made_of: These, what they are made of, and the criteria.
-        logits: Of the first step.
-        parts: State, memory and broken rows; copied.
-    """
+    """The state of a captured step, in the same memory at every step."""
 
     def __init__(
         self,
@@ -96,7 +90,7 @@ class _Carried:
         self.parts = map_tensors(lambda tensor: tensor.clone(), parts)
 
     def step(self) -> tuple[Selection, Tensor]:
-        """A step on what is carried, which is overwritten with what comes of it."""
+        """Take a step on the carried state, and overwrite it with the new one."""
         state, memory, nonfinite = self.parts
         before = _numbers(self._made_of)
         state, selection, memory, scores, nonfinite = step(
@@ -109,7 +103,7 @@ class _Carried:
         held = {_memory(leaf) for leaf in tree_leaves(self.parts) if isinstance(leaf, Tensor)}
 
         def apart(tensor: Tensor) -> Tensor:
-            # What lies in memory that is about to be written to is read first.
+            # Memory that is about to be overwritten is copied first.
             return tensor.clone() if _memory(tensor) in held else tensor
 
         selection, scores = map_tensors(apart, (selection, scores))
@@ -117,7 +111,7 @@ class _Carried:
         return selection, scores
 
     def _carry(self, new: Any, apart: Callable[[Tensor], Tensor]) -> None:  # noqa: ANN401 - a nest of tensors
-        """Writes a new state over the old one."""
+        """Write a new state over the old one."""
         before, shape = tree_flatten(self.parts)
         try:
             after = shape.flatten_up_to(new)
@@ -127,7 +121,7 @@ class _Carried:
         for old, found in zip(before, after, strict=True):
             if not isinstance(old, Tensor) or not isinstance(found, Tensor):
                 if old is not found and (isinstance(found, Tensor) or old != found):
-                    raise self._changed(f"{old!r:.80}", f"{found!r:.80}")
+                    raise self._changed(shown(old), shown(found))
                 continue
             if old.shape != found.shape or old.dtype != found.dtype:
                 raise self._changed(_kind(old), _kind(found))
@@ -139,7 +133,8 @@ class _Carried:
     def _changed(self, old: str, new: str) -> DecodekitError:
         return DecodekitError(
             "decode: with capture=True a step must keep every shape, dtype and plain value of its state, and "
-            f"{self._decoder!r:.200} with {self._chain!r:.200} makes {new} of {old}. Use it without "
+            f"{shown(self._decoder, 200)} with {shown(self._chain, 200)} makes {new} of {old}. Use it "
+            "without "
             "capture=True."
         )
 
@@ -147,38 +142,38 @@ class _Carried:
 def start_captured(
     model: Model, prompt: Prompt, decoder: Decoder[Any], capacity: int
 ) -> tuple[Session, Float32[Tensor, "rows vocab"]]:
-    """The model's session whose passes are captured.
+    """A session of the model whose passes are captured.
 
     Raises:
-        DecodekitError: If decoder or model cannot be captured; the message says which.
+        DecodekitError: If decoder or model cannot be captured; the message names it.
     """
     if decoder.outputs_spec:
         raise DecodekitError(
-            f"decode: with capture=True the model must show nothing but logits, and {type(decoder).__name__} "
+            f"decode: with capture=True the model must show logits only, and {type(decoder).__name__} "
             f"needs {decoder.outputs_spec}. Use it without capture=True."
         )
     if not isinstance(model, CapturableModel):
         raise DecodekitError(
-            f"decode: capture=True needs a model with start_captured(), and {model!r:.80} has none. Use "
+            f"decode: capture=True needs a model with start_captured(), and {shown(model)} has none. Use "
             "dk.HFModel, or write that method: see decodekit.CapturableModel."
         )
     return model.start_captured(prompt, rows_per_prompt=decoder.rows_per_prompt, capacity=capacity)
 
 
 def check_capturable(*parts: object) -> None:
-    """Raises if a part of a run, or of those it is made of, says that it works on the host."""
+    """Raise if a part of a run, or a part of a part, works on the host."""
     for part in parts_of(*parts):
         on_host = getattr(part, "capturable", True) is False
-        if on_host and not list(_made_of_uncapturable(part)):
+        if on_host and not _uncapturable_inner(part):
             raise DecodekitError(
                 f"decode: with capture=True nothing may work on the host, and {type(part).__name__} does. "
                 "Use it without capture=True."
             )
 
 
-def _made_of_uncapturable(part: object) -> Iterator[object]:
-    """What of a part is to blame; nothing: the part itself."""
-    return (inner for inner in parts_of(part) if inner is not part and not getattr(inner, "capturable", True))
+def _uncapturable_inner(part: object) -> list[object]:
+    """The parts of a part that work on the host."""
+    return [inner for inner in parts_of(part) if inner is not part and not getattr(inner, "capturable", True)]
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:  # noqa: ANN401 - any pytree
@@ -187,7 +182,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:  # noqa
 
 
 def _numbers(parts: list[object]) -> list[str]:
-    """What Python could count in parts of a run: a replay would count no further."""
+    """Plain numbers in the parts of a run: if Python counts in them, a replay would not."""
     return [
         f"{type(part).__name__}.{name} = {value!r}"
         for part in parts

@@ -18,6 +18,7 @@ from decodekit.core.prompt import Prompt, PromptSubset
 from decodekit.core.request import BatchTokens, DecodeOptions, DecodeRequest, EachOptions, Stop, StreamOptions
 from decodekit.core.result import Decoded, Report
 from decodekit.core.stopping_criterion import StoppingCriterion, flatten
+from decodekit.core.validation import shown
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.custom_loop import CustomLoop
@@ -354,9 +355,9 @@ def read_request(
     for name in ("max_new_tokens", "check_every", "trace"):
         value = getattr(request, name)
         if (type(value) is not int or value < 1) and (name, value) != ("trace", None):
-            raise DecodekitError(f"decode: {name} must be an integer of at least 1, got {value!r:.80}.")
+            raise DecodekitError(f"decode: {name} must be an integer of at least 1, got {shown(value)}.")
     if type(request.capture) is not bool:
-        raise DecodekitError(f"decode: capture must be True or False, got {request.capture!r:.80}.")
+        raise DecodekitError(f"decode: capture must be True or False, got {shown(request.capture)}.")
     return request
 
 
@@ -379,11 +380,11 @@ def _ids(given: Any) -> tuple[int, ...]:  # noqa: ANN401 - an integer or several
         given = given.tolist()
     several = (given,) if isinstance(given, Integral) else given
     if isinstance(several, str | Mapping) or not isinstance(several, Iterable):
-        raise DecodekitError(f"decode: end_ids and pad_id must be integers, got {given!r:.80}.")
+        raise DecodekitError(f"decode: end_ids and pad_id must be integers, got {shown(given)}.")
     ids = []
     for token in several:
         if not isinstance(token, Integral) or isinstance(token, bool):
-            raise DecodekitError(f"decode: end_ids and pad_id must be integers, got {token!r:.80}.")
+            raise DecodekitError(f"decode: end_ids and pad_id must be integers, got {shown(token)}.")
         ids.append(int(token))
     return tuple(ids)
 
@@ -393,6 +394,6 @@ def _batching(options: Mapping[str, Any]) -> tuple[BatchTokens, bool]:
     tokens: BatchTokens = options.get("batch_tokens")
     if tokens not in (None, "auto") and (type(tokens) is not int or tokens < 1):
         raise DecodekitError(
-            f"decode: batch_tokens must be an integer of at least 1, 'auto' or None, got {tokens!r:.80}."
+            f"decode: batch_tokens must be an integer of at least 1, 'auto' or None, got {shown(tokens)}."
         )
     return tokens, bool(options.get("progress", False))

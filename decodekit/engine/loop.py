@@ -15,6 +15,7 @@ from decodekit.core.limits import Limits, Stopping
 from decodekit.core.prompt import Prompt, PromptSubset
 from decodekit.core.request import DecodeRequest
 from decodekit.core.result import Decoded
+from decodekit.core.validation import shown
 from decodekit.decoders.base import Decoder, Selection, State
 from decodekit.engine.batching.eviction import ActivePrompts, ActiveState, can_evict, pays_to_evict
 from decodekit.engine.capture import CapturedStep, start_captured
@@ -338,7 +339,7 @@ def start_session(
         return model.start(prompt, rows_per_prompt=rows, capacity=capacity)
     if not isinstance(model, ModelWithOutputs):
         raise DecodekitError(
-            f"decode: {type(decoder).__name__} needs a model that shows {spec}, and {model!r:.80} has no "
+            f"decode: {type(decoder).__name__} needs a model that shows {spec}, and {shown(model)} has no "
             "start_with_outputs(). Use dk.HFModel, or write that method: see decodekit.ModelWithOutputs."
         )
     return model.start_with_outputs(prompt, rows_per_prompt=rows, capacity=capacity, outputs_spec=spec)

@@ -1,15 +1,15 @@
-"""A bar that shows how many prompts are finished."""
+"""Progress bar of finished prompts."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# Called with how many more prompts are finished.
+# Called with the number of prompts that have just finished.
 Count = Callable[[int], None]
 
 
 @contextmanager
 def counted(prompts: int, *, shown: bool) -> Iterator[Count]:
-    """A bar for so many prompts, on the terminal while it lasts; not shown, it counts for nobody."""
+    """A bar for a number of prompts, on the terminal; without effect if not shown."""
     if not shown:
         yield lambda number: None  # noqa: ARG005
         return

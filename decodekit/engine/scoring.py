@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from decodekit.core.prompt import Prompt
 from decodekit.core.result import Decoded, sum_log_probs
+from decodekit.core.validation import checked_options, shown
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.engine.decode import as_model, vocabulary_of
 from decodekit.errors import DecodekitError, DecodingError
@@ -42,6 +43,7 @@ class Scored:
         return f"Scored(log_prob={self.log_prob.tolist()}, lengths={self.lengths.tolist()})"
 
 
+@checked_options
 @torch.no_grad()
 def score(
     model: Model | nn.Module,
@@ -201,7 +203,7 @@ def _ids(
         if not _is_id(token) or token < 0 or token >= (vocabulary.size or token + 1):
             raise DecodekitError(
                 f"score: continuations must be strings or ids in [0, {vocabulary.size or 'vocabulary'}), got "
-                f"{continuation!r:.80}."
+                f"{shown(continuation)}."
             )
     return list(map(int, ids))
 

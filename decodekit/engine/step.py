@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float32
 from torch import Tensor
 
 from decodekit.core.pytrees import Memory, reorder_memory
+from decodekit.core.validation import shown
 from decodekit.decoders.base import AdjustingDecoder, Decoder, Selection, State
 from decodekit.errors import DecodekitError
 from decodekit.processors.base import LogitsProcessor, apply_processor, nonfinite_rows
@@ -58,8 +59,10 @@ def _checked(decoder: Decoder[State, Any], result: object, rows: int) -> tuple[S
             if tokens.shape == (rows,) and tokens.dtype == torch.long:
                 return state._replace(model_scores=None), selection
             found = f"a selection of {tokens.dtype} tokens of shape {tuple(tokens.shape)}"
+        case tuple():
+            found = f"a tuple of {' and '.join(type(part).__name__ for part in result)}"
         case _:
-            found = f"{result!r:.80}"
+            found = shown(result)
     raise DecodekitError(
         f"decode: {type(decoder).__name__}.step must return its new state and a Selection of one int64 token "
         f"per row ({rows} rows), got {found}. In a RowDecoder only choose() is needed."

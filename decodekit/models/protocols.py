@@ -7,6 +7,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from decodekit.core.prompt import Prompt
+from decodekit.core.validation import shown
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.errors import DecodekitError
 
@@ -148,7 +149,7 @@ class ModelOutputsSpec:
         ):
             raise ValueError(
                 "ModelOutputsSpec: layers must be a tuple of integers of at least 0, or 'low' or 'high', "
-                f"got {self.layers!r:.80}."
+                f"got {shown(self.layers)}."
             )
 
     def __or__(self, other: "ModelOutputsSpec") -> "ModelOutputsSpec":

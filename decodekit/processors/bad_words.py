@@ -8,7 +8,7 @@ from typing import final
 from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import read_ids, set_fields
+from decodekit.core.validation import read_ids, set_fields, shown
 from decodekit.processors._shared.biased_sequences import BiasedSequences
 from decodekit.processors.base import Scores, StatelessProcessor
 
@@ -47,7 +47,7 @@ class BadWords(StatelessProcessor):
     def __post_init__(self) -> None:
         if not isinstance(self.words, Iterable) or isinstance(self.words, str):
             raise ValueError(  # noqa: TRY004 - a bad argument, like the others
-                f"BadWords: words must be sequences of ids, got {self.words!r:.80}."
+                f"BadWords: words must be sequences of ids, got {shown(self.words)}."
             )
         words = tuple(read_ids("BadWords", word) for word in self.words)
         end_ids = read_ids("BadWords", self.end_ids)

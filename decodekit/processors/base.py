@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from decodekit.core.history import History, RowOwners
 from decodekit.core.pytrees import Memory
-from decodekit.core.validation import set_fields
+from decodekit.core.validation import CheckedOptions, set_fields, shown
 from decodekit.errors import DecodekitError, DecodingError
 from decodekit.processors._shared.parameters import PromptValues, check_per_prompt
 
@@ -21,7 +21,7 @@ Scores = Float32[Tensor, "rows vocab"]
 Column = Int64[Tensor, ""]
 
 
-class LogitsProcessor(ABC):
+class LogitsProcessor(CheckedOptions, ABC):
     """Changes the scores of the next token, given the history and the processor's own memory.
 
     A pair of pure functions. The object itself stores nothing, so one processor can serve many runs, and
@@ -162,7 +162,7 @@ class Chain(LogitsProcessor):
         for processor in processors:
             if not isinstance(processor, LogitsProcessor):
                 raise TypeError(
-                    f"Chain: every processor must be a decodekit.LogitsProcessor, got {processor!r:.80}."
+                    f"Chain: every processor must be a decodekit.LogitsProcessor, got {shown(processor)}."
                 )
         set_fields(
             self,
@@ -207,7 +207,7 @@ def apply_processor(
         returned = tuple(processed.shape) if isinstance(processed, Tensor) else processed
         raise DecodekitError(
             f"decode: processors must return scores of the shape they were given, {tuple(scores.shape)}, and "
-            f"{processor!r:.200} returned {returned!r}."
+            f"{shown(processor, 200)} returned {returned!r}."
         )
     return processed, memory
 

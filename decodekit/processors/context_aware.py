@@ -25,8 +25,7 @@ class ContextAware(LogitsProcessor):
 
     Args:
         model: The model that reads the prompts without context; as a rule the run's own.
-        alpha: $\alpha$, at least 0; one number, or one per prompt. 0 changes nothing. Usual values:
-            0.5-1.
+        alpha: $\alpha$, at least 0; one number, or one per prompt. 0 changes nothing. Usual values: 0.5-1.
         prompts: $x$, the prompts without their context $c$: one per prompt or one for all, in any form
             that `decode` takes.
 

@@ -20,8 +20,7 @@ class EncoderNoRepeatNGram(LogitsProcessor):
     So the output copies no n tokens in a row from the source. Padding of the source does not count.
 
     Args:
-        n: Length of the n-grams in tokens, at least 1; 1 bans every token of the source. Usual values:
-            2-4.
+        n: Length of the n-grams in tokens, at least 1; 1 bans every token of the source. Usual values: 2-4.
         source: The ids not to copy, for all prompts, or a list of them, one per prompt. None: the
             encoder's input, and for decoder-only models the prompt.
 

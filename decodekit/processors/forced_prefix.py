@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import plain, read_ids, set_fields
+from decodekit.core.validation import plain, read_ids, set_fields, shown
 from decodekit.errors import DecodekitError
 from decodekit.processors.base import Column, LogitsProcessor, Scores, check_ids
 
@@ -56,7 +56,7 @@ class ForcedPrefix(LogitsProcessor):
         given = plain(self.prefixes)
         if not isinstance(given, Iterable) or isinstance(given, str | bytes | bytearray):
             raise ValueError(  # noqa: TRY004 - a bad argument, like the others
-                f"ForcedPrefix: prefixes must be ids, or ids for each prompt, got {given!r:.80}."
+                f"ForcedPrefix: prefixes must be ids, or ids for each prompt, got {shown(given)}."
             )
         given = [plain(prefix) for prefix in given]
         per_prompt = any(isinstance(prefix, Iterable) for prefix in given)

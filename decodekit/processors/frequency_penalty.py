@@ -22,9 +22,8 @@ class FrequencyPenalty(LogitsProcessor):
     $s'(v) = s(v) - \text{penalty} \cdot c(v)$, where $c(v)$ counts the token among the generated ones.
 
     Args:
-        penalty: In units of the scores; 0 changes nothing, above 0 discourages repetition, below 0
-            encourages it; one number, or one per prompt. Usual values: 0.1-1; the OpenAI API takes -2
-            to 2.
+        penalty: In units of the scores; 0 changes nothing, above 0 discourages repetition, below 0 encourages
+            it; one number, or one per prompt. Usual values: 0.1-1; the OpenAI API takes -2 to 2.
         prompt: True to count the prompt's tokens too.
 
     Raises:

@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import read_ids, set_fields
+from decodekit.core.validation import read_ids, set_fields, shown
 from decodekit.core.vocabulary import Tokenizer, Vocabulary
 from decodekit.errors import DecodekitError
 from decodekit.processors.base import LogitsProcessor, Scores
@@ -117,7 +117,7 @@ class Grammar(LogitsProcessor):
             end_ids: As in the constructor.
         """
         if not isinstance(schema, str | Mapping):
-            raise TypeError(f"Grammar: a schema must be a mapping or text, got {schema!r:.80}.")
+            raise TypeError(f"Grammar: a schema must be a mapping or text, got {shown(schema)}.")
         given = schema if isinstance(schema, str) else dict(schema)
         make = _llguidance().LLMatcher.grammar_from_json_schema
         try:
@@ -132,7 +132,7 @@ class Grammar(LogitsProcessor):
     ) -> "Grammar":
         """Text that a regular expression matches as a whole; the syntax is that of Rust's `regex`."""
         if not isinstance(pattern, str):
-            raise TypeError(f"Grammar: a pattern must be text, got {pattern!r:.80}.")
+            raise TypeError(f"Grammar: a pattern must be text, got {shown(pattern)}.")
         return cls(_llguidance().LLMatcher.grammar_from_regex(pattern), tokenizer, end_ids=end_ids)
 
     @classmethod
@@ -141,7 +141,7 @@ class Grammar(LogitsProcessor):
     ) -> "Grammar":
         """Text that a context-free grammar in Lark's notation derives from `start`."""
         if not isinstance(grammar, str):
-            raise TypeError(f"Grammar: a grammar must be text, got {grammar!r:.80}.")
+            raise TypeError(f"Grammar: a grammar must be text, got {shown(grammar)}.")
         return cls(_llguidance().LLMatcher.grammar_from_lark(grammar), tokenizer, end_ids=end_ids)
 
     @override
@@ -230,7 +230,7 @@ def _read_tokenizer(tokenizer: Any, end_ids: tuple[int, ...]) -> "LLTokenizer": 
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise TypeError(
             "Grammar: tokenizer must be a fast tokenizer of Hugging Face, or a vocabulary that has one, got "
-            f"{tokenizer!r:.80}."
+            f"{shown(tokenizer)}."
         )
     from llguidance.hf import from_tokenizer  # noqa: PLC0415 - an extra
 

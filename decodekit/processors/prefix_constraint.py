@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.pytrees import Memory
-from decodekit.core.validation import is_count, plain
+from decodekit.core.validation import is_count, plain, shown
 from decodekit.errors import DecodekitError
 from decodekit.processors.base import LogitsProcessor, Scores
 
@@ -61,7 +61,7 @@ class PrefixConstraint(LogitsProcessor):
         if not callable(self.function):
             raise TypeError(
                 "PrefixConstraint: function must be callable with a prompt's number and a row's ids, got "
-                f"{self.function!r:.80}."
+                f"{shown(self.function)}."
             )
 
     @override
@@ -84,12 +84,12 @@ class PrefixConstraint(LogitsProcessor):
         if not ids:
             raise DecodekitError(
                 f"PrefixConstraint: the function must allow some token, and returned none for prompt "
-                f"{prompt} after {tokens.tolist()!r:.200}. Return the end ids where the output may end."
+                f"{prompt} after {shown(tokens.tolist(), 200)}. Return the end ids where the output may end."
             )
         for token in ids:
             if not is_count(token, 0) or token >= vocab:
                 raise DecodekitError(
                     f"PrefixConstraint: the function must return ids of the model's {vocab} tokens, and "
-                    f"returned {token!r:.80} for prompt {prompt}."
+                    f"returned {shown(token)} for prompt {prompt}."
                 )
         return ids

@@ -31,9 +31,5 @@ class Renormalize(StatelessProcessor):
     batch_independent = True
 
     @override
-    def process(
-        self,
-        history: History,
-        scores: Scores,
-    ) -> Scores:
+    def process(self, history: History, scores: Scores) -> Scores:
         return normalize(scores)

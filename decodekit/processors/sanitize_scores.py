@@ -43,9 +43,5 @@ class SanitizeScores(StatelessProcessor):
         check_fields(self, unban=FLAG)
 
     @override
-    def process(
-        self,
-        history: History,
-        scores: Scores,
-    ) -> Scores:
+    def process(self, history: History, scores: Scores) -> Scores:
         return scores.nan_to_num(0.0, posinf=MOST, neginf=-MOST if self.unban else -torch.inf)

@@ -8,7 +8,7 @@ from typing import Any, final
 from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import MOST, is_number, read_ids, set_fields
+from decodekit.core.validation import MOST, is_number, read_ids, set_fields, shown
 from decodekit.processors._shared.biased_sequences import BiasedSequences
 from decodekit.processors.base import Scores, StatelessProcessor
 
@@ -59,14 +59,14 @@ def _read_pairs(given: Any) -> Iterable[tuple[tuple[int, ...], float]]:  # noqa:
     pairs = given.items() if isinstance(given, Mapping) else given
     if not isinstance(pairs, Iterable) or isinstance(pairs, str):
         raise ValueError(  # noqa: TRY004 - a bad argument, like the others
-            f"SequenceBias: biases must be a mapping from ids to numbers, or pairs, got {given!r:.80}."
+            f"SequenceBias: biases must be a mapping from ids to numbers, or pairs, got {shown(given)}."
         )
     for pair in pairs:
         try:
             ids, bias = pair
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"SequenceBias: biases must be pairs of ids and bias, got {pair!r:.80}."
+                f"SequenceBias: biases must be pairs of ids and bias, got {shown(pair)}."
             ) from error
         if not (is_number(bias) and (bias == -math.inf or abs(bias) <= MOST)):
             raise ValueError(

@@ -38,9 +38,5 @@ class SuppressTokens(StatelessProcessor):
         set_fields(self, tokens=read_ids("SuppressTokens", self.tokens))
 
     @override
-    def process(
-        self,
-        history: History,
-        scores: Scores,
-    ) -> Scores:
+    def process(self, history: History, scores: Scores) -> Scores:
         return ban("SuppressTokens", scores, read_ids("SuppressTokens", self.tokens))

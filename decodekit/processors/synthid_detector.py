@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from decodekit.core.validation import FINITE, check_fields, is_number, set_fields
+from decodekit.core.validation import FINITE, CheckedOptions, check_fields, is_number, set_fields
 from decodekit.processors._shared.detection import TokenSequences, read_sequences, upper_tail
 from decodekit.processors.synthid import SynthID, extend_hash, hash_tokens
 
@@ -35,7 +35,7 @@ class SynthIDDetection(NamedTuple):
 
 @final
 @dataclass(frozen=True)
-class SynthIDDetector:
+class SynthIDDetector(CheckedOptions):
     r"""Detects sequences that were generated with `SynthID`, without the model and without training.
 
     With the g-values $g_l(t)$ of T tokens in m rounds, and weights $w_l$ that sum to m,

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.prompt import Prompt
-from decodekit.core.validation import at_least, set_fields
+from decodekit.core.validation import at_least, checked_options, set_fields, shown
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import ModelWithVocabulary
@@ -91,7 +91,7 @@ class TokenHealing(LogitsProcessor):
         removed, texts = tuple(self.removed), tuple(self.token_texts)
         for text in (*removed, *texts):
             if not isinstance(text, bytes):
-                raise TypeError(f"TokenHealing: texts must be bytes, got {text!r:.80}.")
+                raise TypeError(f"TokenHealing: texts must be bytes, got {shown(text)}.")
         if not removed:
             raise ValueError("TokenHealing: there must be a text for every prompt, got none.")
         distinct = [text for text in dict.fromkeys(removed) if text]
@@ -133,6 +133,7 @@ class TokenHealing(LogitsProcessor):
         return scores.masked_fill(~allowed, -torch.inf), memory._replace(state=state)
 
 
+@checked_options
 def heal(
     model: ModelWithVocabulary | Vocabulary,
     prompts: Any,  # noqa: ANN401 - see Prompt.of
@@ -172,7 +173,7 @@ def heal(
     vocabulary = model.vocabulary if isinstance(model, ModelWithVocabulary) else model
     if not isinstance(vocabulary, Vocabulary):
         raise DecodekitError(
-            f"heal: model must be a model with a vocabulary, or the vocabulary, got {model!r:.80}. "
+            f"heal: model must be a model with a vocabulary, or the vocabulary, got {shown(model)}. "
             "Use dk.load(name) or dk.HFModel(model, tokenizer)."
         )
     texts = token_texts("heal", vocabulary)

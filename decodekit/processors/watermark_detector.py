@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from decodekit.core.validation import FINITE, FLAG, at_least, check_fields
+from decodekit.core.validation import FINITE, FLAG, CheckedOptions, at_least, check_fields
 from decodekit.errors import DecodekitError
 from decodekit.processors._shared.detection import TokenSequences, read_sequences, upper_tail
 from decodekit.processors.watermark import Watermark
@@ -34,7 +34,7 @@ class WatermarkDetection(NamedTuple):
 
 @final
 @dataclass(frozen=True)
-class WatermarkDetector:
+class WatermarkDetector(CheckedOptions):
     r"""Detects sequences that were generated with a `Watermark`, without the model.
 
     With T tokens, g of them green, and the ratio $\gamma$ of green ones in the vocabulary,

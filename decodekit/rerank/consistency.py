@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from decodekit.core.result import Decoded
+from decodekit.core.validation import checked_options, shown
 from decodekit.errors import DecodekitError
 from decodekit.rerank._shared.hypotheses import check_decoded, rank, read_hypotheses, reorder, valid_values
 
@@ -43,6 +44,7 @@ class _Tally(NamedTuple):
     indices: list[int | None]  # of each hypothesis's answer, or None
 
 
+@checked_options
 def self_consistency(
     out: Decoded,
     extract: Callable[[Any], Hashable | None],
@@ -86,7 +88,7 @@ def self_consistency(
     """
     check_decoded("self_consistency", "out", out)
     if not callable(extract):
-        raise TypeError(f"self_consistency: extract must be callable, got {extract!r:.80}.")
+        raise TypeError(f"self_consistency: extract must be callable, got {shown(extract)}.")
     if weights not in {"uniform", "probability", "per_token"}:
         raise ValueError(
             f"self_consistency: weights must be 'uniform', 'probability' or 'per_token', got {weights!r}."
@@ -125,7 +127,7 @@ def _hashable(answer: Any) -> Hashable | None:  # noqa: ANN401
     except TypeError as error:
         raise DecodekitError(
             f"self_consistency: an answer must be None or something hashable, such as text, a number or a "
-            f"tuple, got {answer!r:.80}."
+            f"tuple, got {shown(answer)}."
         ) from error
     hashable: Hashable | None = answer
     return hashable

@@ -9,6 +9,7 @@ from jaxtyping import Float64
 from torch import Tensor
 from typing_extensions import override
 
+from decodekit.core.validation import shown
 from decodekit.errors import DecodekitError
 from decodekit.rerank.utility import AggregableUtility
 
@@ -49,7 +50,7 @@ class Cosine(AggregableUtility):
 
     def __post_init__(self) -> None:
         if not callable(self.embed):
-            raise TypeError(f"Cosine: embed must be callable, got {self.embed!r:.80}.")
+            raise TypeError(f"Cosine: embed must be callable, got {shown(self.embed)}.")
 
     @override
     def pairwise(self, hypotheses: Sequence[Any], references: Sequence[Any]) -> Float64[Tensor, "hyps refs"]:

@@ -8,7 +8,7 @@ from jaxtyping import Float32
 from torch import Tensor, nn
 
 from decodekit.core.result import Decoded
-from decodekit.core.validation import FINITE, FRACTION, at_least
+from decodekit.core.validation import FINITE, FRACTION, at_least, checked_options, shown
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import Model
 from decodekit.rerank._shared.hypotheses import check_decoded, in_order, rank, reorder, valid_values
@@ -78,6 +78,7 @@ def _sum(who: str, terms: list[float]) -> float:
     return total
 
 
+@checked_options
 def noisy_channel(
     out: Decoded,
     channel: Channel | Model | nn.Module,
@@ -121,7 +122,7 @@ def noisy_channel(
     """
     check_decoded("noisy_channel", "out", out)
     if prior is not None and not isinstance(prior, Prior):
-        raise TypeError(f"noisy_channel: prior must be a Prior, got {prior!r:.80}. Use dk.Prior(model).")
+        raise TypeError(f"noisy_channel: prior must be a Prior, got {shown(prior)}. Use dk.Prior(model).")
     if prior is None and prior_weight is not None:
         raise ValueError(
             f"noisy_channel: prior_weight is the weight of a prior, and there is none; got {prior_weight!r}."
@@ -138,6 +139,7 @@ def noisy_channel(
     return _rank_by_terms("noisy_channel", out, terms, channel=reverse, prior=prior_log_probs)
 
 
+@checked_options
 def mmi_antilm(
     out: Decoded,
     prior: Prior | Model | nn.Module,
@@ -189,12 +191,9 @@ def mmi_antilm(
     return _rank_by_terms("mmi_antilm", out, terms, prior=prior_log_probs)
 
 
+@checked_options
 def mmi_bidi(
-    out: Decoded,
-    channel: Channel | Model | nn.Module,
-    *,
-    weight: float = 0.5,
-    length_reward: float = 0.0,
+    out: Decoded, channel: Channel | Model | nn.Module, *, weight: float = 0.5, length_reward: float = 0.0
 ) -> Decoded[ModelReport]:
     r"""Ranks hypotheses by their own likelihood and that of the source given them.
 

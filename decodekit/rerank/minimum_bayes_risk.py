@@ -11,6 +11,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from decodekit.core.result import Decoded
+from decodekit.core.validation import checked_options, shown
 from decodekit.errors import DecodekitError
 from decodekit.rerank._shared.hypotheses import check_decoded, rank, read_hypotheses, reorder, valid_values
 from decodekit.rerank.pruning import Pruning
@@ -147,6 +148,7 @@ class RiskReport:
     rounds: Int64[Tensor, "batch hyps"]
 
 
+@checked_options
 def mbr(
     out: Decoded,
     utility: Utility | Callable[[Any, Any], float],
@@ -231,7 +233,7 @@ def _check_options(utility: Utility, weights: str, *, aggregate: bool, pruning: 
     if weights not in {"uniform", "probability"}:
         raise ValueError(f"mbr: weights must be 'uniform' or 'probability', got {weights!r}.")
     if pruning is not None and not isinstance(pruning, Pruning):
-        raise TypeError(f"mbr: pruning must be a Pruning or None, got {pruning!r:.80}.")
+        raise TypeError(f"mbr: pruning must be a Pruning or None, got {shown(pruning)}.")
     if aggregate and not isinstance(utility, AggregableUtility):
         raise TypeError(
             f"mbr: aggregate needs a utility that takes the mean of references, as ChrF, BLEU and Cosine do, "

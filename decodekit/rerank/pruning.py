@@ -9,6 +9,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from decodekit.core.validation import (
+    CheckedOptions,
     Requirement,
     at_least,
     check_fields,
@@ -39,7 +40,7 @@ _SEED = Requirement(lambda value: type(value) is int and -(2**63) <= value < 2**
 
 @final
 @dataclass(frozen=True)
-class Pruning:
+class Pruning(CheckedOptions):
     r"""Drops hypotheses that are unlikely to win, after a part of the references.
 
     After each round, `draws` bootstrap samples are drawn from the references so far. A hypothesis stays if

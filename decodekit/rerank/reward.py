@@ -7,17 +7,14 @@ from typing import Any
 from torch import Tensor
 
 from decodekit.core.result import Decoded
-from decodekit.core.validation import plain
+from decodekit.core.validation import checked_options, plain, shown
 from decodekit.errors import DecodekitError
 from decodekit.rerank._shared.hypotheses import check_decoded, rank, read_hypotheses, reorder, valid_values
 
 
+@checked_options
 def best_of_n(
-    out: Decoded,
-    reward: Callable[[Any], Any] | Tensor,
-    *,
-    batched: bool = False,
-    ids: bool | None = None,
+    out: Decoded, reward: Callable[[Any], Any] | Tensor, *, batched: bool = False, ids: bool | None = None
 ) -> Decoded[None]:
     r"""Ranks hypotheses by a reward.
 
@@ -71,7 +68,7 @@ def best_of_n(
         else:
             rows = [[reward(hypothesis) for hypothesis in row] for row in hypotheses]
     else:
-        raise TypeError(f"best_of_n: reward must be callable or a tensor, got {reward!r:.80}.")
+        raise TypeError(f"best_of_n: reward must be callable or a tensor, got {shown(reward)}.")
     rewards = [[_number(value) for value in row] for row in rows]
     order = rank(out, [[(value,) for value in row] for row in rewards])
     return reorder(out, order, rewards, None)
@@ -83,7 +80,7 @@ def _call_once(reward: Callable[[Any], Any], hypotheses: Sequence[Sequence[Any]]
     if not isinstance(rewards, Sequence) or len(rewards) != len(flat):
         raise DecodekitError(
             f"best_of_n: with batched=True there must be one reward per hypothesis, {len(flat)} together, "
-            f"got {rewards!r:.80}."
+            f"got {shown(rewards)}."
         )
     values = iter(rewards)
     return [[next(values) for _ in row] for row in hypotheses]
@@ -95,5 +92,5 @@ def _number(given: object) -> float:
     except (TypeError, ValueError):
         value = math.nan
     if math.isnan(value):
-        raise DecodekitError(f"best_of_n: a reward must be a number, got {given!r:.80}.")
+        raise DecodekitError(f"best_of_n: a reward must be a number, got {shown(given)}.")
     return value

@@ -10,7 +10,7 @@ from torch import nn
 
 from decodekit.core.prompt import Prompt
 from decodekit.core.result import Decoded
-from decodekit.core.validation import at_least, set_fields
+from decodekit.core.validation import CheckedOptions, at_least, set_fields, shown
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.engine.decode import as_model
 from decodekit.engine.scoring import score
@@ -21,7 +21,7 @@ from decodekit.rerank._shared.hypotheses import read_hypotheses, valid_values
 
 @final
 @dataclass(frozen=True)
-class Channel:
+class Channel(CheckedOptions):
     r"""A reverse model: $\log P(x \mid y)$ of the source $x$ after reading the hypothesis $y$.
 
     An encoder-decoder encodes the hypothesis and decodes the source, followed by its own end id if the source
@@ -66,7 +66,7 @@ class Channel:
     def __post_init__(self) -> None:
         _check_arguments("Channel", self.model, self.batch_size)
         if not (self.prompt is None or callable(self.prompt)):
-            raise TypeError(f"Channel: prompt must be callable or None, got {self.prompt!r:.80}.")
+            raise TypeError(f"Channel: prompt must be callable or None, got {shown(self.prompt)}.")
         if isinstance(self.sources, str):
             set_fields(self, sources=[self.sources])
 
@@ -146,7 +146,7 @@ def _prompt_ids(out: Decoded) -> list[list[int]]:
 
 @final
 @dataclass(frozen=True)
-class Prior:
+class Prior(CheckedOptions):
     r"""A language model: $\log P(y)$ of a hypothesis $y$ without its source.
 
     Args:
@@ -227,6 +227,6 @@ class Prior:
 def _check_arguments(who: str, model: object, batch_size: int | None) -> None:
     """Raise unless `model` is a model, and `batch_size` a number of hypotheses or None."""
     if not isinstance(model, Model | nn.Module) or isinstance(model, type):
-        raise TypeError(f"{who}: model must be a Model or a transformers model, got {model!r:.80}.")
+        raise TypeError(f"{who}: model must be a Model or a transformers model, got {shown(model)}.")
     if batch_size is not None:
         at_least(1).check(who, "batch_size", batch_size)

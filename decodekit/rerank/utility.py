@@ -11,10 +11,11 @@ from jaxtyping import Float64
 from torch import Tensor
 from typing_extensions import override
 
+from decodekit.core.validation import CheckedOptions, shown
 from decodekit.errors import DecodekitError
 
 
-class Utility(ABC):
+class Utility(CheckedOptions, ABC):
     """A measure of a hypothesis under the assumption that a reference is right; larger is better.
 
     Attributes:
@@ -78,7 +79,7 @@ class UtilityFunction(Utility):
 
     def __post_init__(self) -> None:
         if not callable(self.function):
-            raise TypeError(f"UtilityFunction: function must be callable, got {self.function!r:.80}.")
+            raise TypeError(f"UtilityFunction: function must be callable, got {shown(self.function)}.")
 
     @override
     def pairwise(self, hypotheses: Sequence[Any], references: Sequence[Any]) -> Float64[Tensor, "hyps refs"]:
@@ -93,7 +94,7 @@ class UtilityFunction(Utility):
             value = math.nan
         if not math.isfinite(value):
             raise DecodekitError(
-                f"UtilityFunction: the function must return a finite number, got {given!r:.80} for "
-                f"{hypothesis!r:.80} and {reference!r:.80}."
+                f"UtilityFunction: the function must return a finite number, got {shown(given)} for "
+                f"{shown(hypothesis)} and {shown(reference)}."
             )
         return value

@@ -3,8 +3,6 @@
 from abc import abstractmethod
 from typing import NamedTuple, final
 
-from jaxtyping import Float, Int64
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
@@ -12,7 +10,7 @@ from decodekit.core.limits import Limits
 from decodekit.core.pytrees import Memory
 from decodekit.core.validation import NON_NEGATIVE, check_fields
 from decodekit.models.protocols import LOGITS_ONLY, ModelOutputsSpec
-from decodekit.scorers.base import ExtendedHypotheses, PathScorer
+from decodekit.scorers.base import ExtendedHypotheses, Lengths, PathScorer, Values, check_scorer
 
 
 class AdjustedMemory(NamedTuple):
@@ -55,13 +53,11 @@ class AdjustedScorer(PathScorer):
         """Return the adjustment's memory after one more token, as `PathScorer.update`."""
 
     @abstractmethod
-    def adjustment(self, lengths: Int64[Tensor, " hyps"], memory: Memory) -> Float[Tensor, " hyps"]:
+    def adjustment(self, lengths: Lengths, memory: Memory) -> Values:
         """Return the number added to the base's score."""
 
     @abstractmethod
-    def adjustment_bound(
-        self, lengths: Int64[Tensor, " hyps"], max_length: int, memory: Memory
-    ) -> Float[Tensor, " hyps"]:
+    def adjustment_bound(self, lengths: Lengths, max_length: int, memory: Memory) -> Values:
         """Bound the adjustment from above, now and after any continuation."""
 
     @final
@@ -83,29 +79,21 @@ class AdjustedScorer(PathScorer):
 
     @final
     @override
-    def score(
-        self, log_probs: Float[Tensor, " hyps"], lengths: Int64[Tensor, " hyps"], memory: AdjustedMemory
-    ) -> Float[Tensor, " hyps"]:
+    def score(self, log_probs: Values, lengths: Lengths, memory: AdjustedMemory) -> Values:
         base = self.base.score(log_probs, lengths, memory.base)
         return base + self.adjustment(lengths, memory.adjustment)
 
     @final
     @override
     def upper_bound(
-        self,
-        log_probs: Float[Tensor, " hyps"],
-        lengths: Int64[Tensor, " hyps"],
-        max_length: int,
-        memory: AdjustedMemory,
-    ) -> Float[Tensor, " hyps"]:
+        self, log_probs: Values, lengths: Lengths, max_length: int, memory: AdjustedMemory
+    ) -> Values:
         base = self.base.upper_bound(log_probs, lengths, max_length, memory.base)
         return base + self.adjustment_bound(lengths, max_length, memory.adjustment)
 
     @final
     @override
-    def partial_score(
-        self, log_probs: Float[Tensor, " hyps"], lengths: Int64[Tensor, " hyps"], memory: AdjustedMemory
-    ) -> Float[Tensor, " hyps"]:
+    def partial_score(self, log_probs: Values, lengths: Lengths, memory: AdjustedMemory) -> Values:
         base = self.base.partial_score(log_probs, lengths, memory.base)
         return base + self.adjustment(lengths, memory.adjustment)
 
@@ -113,10 +101,4 @@ class AdjustedScorer(PathScorer):
 def check_adjusted(scorer: AdjustedScorer, weight: str) -> None:
     """Raise unless the weight, a field of that name, is finite and at least 0, and the base is a scorer."""
     check_fields(scorer, **{weight: NON_NEGATIVE})
-    check_base(scorer, scorer.base)
-
-
-def check_base(scorer: PathScorer, base: object) -> None:
-    """Raise a `TypeError` unless a scorer's base is a scorer."""
-    if not isinstance(base, PathScorer):
-        raise TypeError(f"{type(scorer).__name__}: base must be a Scorer or PathScorer, got {base!r:.80}.")
+    check_scorer(type(scorer).__name__, "base", scorer.base)

@@ -11,7 +11,14 @@ from typing_extensions import override
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.pytrees import Memory
+from decodekit.core.validation import CheckedOptions, check_type, is_number
 from decodekit.models.protocols import LOGITS_ONLY, ModelOutputsSpec
+
+# The types that signatures of scorers repeat: numbers and lengths of hypotheses, or of any shape.
+Values = Float[Tensor, " hyps"]
+Lengths = Int64[Tensor, " hyps"]
+AnyValues = Float[Tensor, "*shape"]
+AnyLengths = Int64[Tensor, "*shape"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +44,7 @@ class ExtendedHypotheses:
         return self.parents.take(self.source_rows).append(self.tokens)
 
 
-class PathScorer(ABC):
+class PathScorer(CheckedOptions, ABC):
     """Scores hypotheses by more than their summed log-probability and length.
 
     Its memory follows each hypothesis, as a processor's does: `init` makes it for every row, `update` adds
@@ -90,9 +97,7 @@ class PathScorer(ABC):
         """
 
     @abstractmethod
-    def score(
-        self, log_probs: Float[Tensor, " hyps"], lengths: Int64[Tensor, " hyps"], memory: Memory
-    ) -> Float[Tensor, " hyps"]:
+    def score(self, log_probs: Values, lengths: Lengths, memory: Memory) -> Values:
         """Score hypotheses that end here; minus infinity forbids a hypothesis: it is never returned.
 
         Args:
@@ -102,13 +107,7 @@ class PathScorer(ABC):
         """
 
     @abstractmethod
-    def upper_bound(
-        self,
-        log_probs: Float[Tensor, " hyps"],
-        lengths: Int64[Tensor, " hyps"],
-        max_length: int,
-        memory: Memory,
-    ) -> Float[Tensor, " hyps"]:
+    def upper_bound(self, log_probs: Values, lengths: Lengths, max_length: int, memory: Memory) -> Values:
         """Bound the scores of hypotheses and of all their continuations from above.
 
         Each further token adds at most 0 to `log_probs`. Infinity is a valid bound, with which stopping
@@ -121,18 +120,13 @@ class PathScorer(ABC):
             memory: From `update`.
         """
 
-    def partial_score(
-        self,
-        log_probs: Float[Tensor, " hyps"],
-        lengths: Int64[Tensor, " hyps"],  # noqa: ARG002 - a default
-        memory: Memory,  # noqa: ARG002
-    ) -> Float[Tensor, " hyps"]:
+    def partial_score(self, log_probs: Values, lengths: Lengths, memory: Memory) -> Values:  # noqa: ARG002
         """Score unfinished hypotheses of one length; used if the scorer is `stepwise`."""
         return log_probs
 
 
 class Scorer(PathScorer):
-    """Scores hypotheses by their summed log-probability, in nats, and their length, the end id included.
+    """Values hypotheses by their summed log-probability, in nats, and their length, the end id included.
 
     Both methods are elementwise and pure, over tensors of any one shape.
 
@@ -145,15 +139,11 @@ class Scorer(PathScorer):
     stateful = False
 
     @abstractmethod
-    def __call__(
-        self, log_probs: Float[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"]
-    ) -> Float[Tensor, "*shape"]:
+    def __call__(self, log_probs: AnyValues, lengths: AnyLengths) -> AnyValues:
         """Score hypotheses that end here, as `score`."""
 
     @abstractmethod
-    def bound(
-        self, log_probs: Float[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"], max_length: int
-    ) -> Float[Tensor, "*shape"]:
+    def bound(self, log_probs: AnyValues, lengths: AnyLengths, max_length: int) -> AnyValues:
         """Bound the scores from above, as `upper_bound`. A greater sum must not have a lower bound."""
 
     @final
@@ -168,18 +158,20 @@ class Scorer(PathScorer):
 
     @final
     @override
-    def score(
-        self, log_probs: Float[Tensor, " hyps"], lengths: Int64[Tensor, " hyps"], memory: Memory
-    ) -> Float[Tensor, " hyps"]:
+    def score(self, log_probs: Values, lengths: Lengths, memory: Memory) -> Values:
         return self(log_probs, lengths)
 
     @final
     @override
-    def upper_bound(
-        self,
-        log_probs: Float[Tensor, " hyps"],
-        lengths: Int64[Tensor, " hyps"],
-        max_length: int,
-        memory: Memory,
-    ) -> Float[Tensor, " hyps"]:
+    def upper_bound(self, log_probs: Values, lengths: Lengths, max_length: int, memory: Memory) -> Values:
         return self.bound(log_probs, lengths, max_length)
+
+
+def check_scorer(who: str, name: str, scorer: object) -> None:
+    """Raise a `TypeError` unless an argument is a scorer."""
+    advice = ""
+    if is_number(scorer):
+        advice = f"Use dk.LengthPenalty({scorer})."
+    elif callable(scorer):
+        advice = "Use dk.ScoreFunction(function, upper)."
+    check_type(who, name, scorer, PathScorer, "a Scorer or PathScorer such as LengthPenalty(1.0)", advice)

@@ -5,12 +5,10 @@ from dataclasses import KW_ONLY, dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.scorers._shared.expected_length import ExpectedLengthScorer
-from decodekit.scorers.base import PathScorer
+from decodekit.scorers.base import Lengths, PathScorer, Values
 from decodekit.scorers.log_prob import LogProb
 
 
@@ -19,9 +17,8 @@ from decodekit.scorers.log_prob import LogProb
 class BoundedLengthReward(ExpectedLengthScorer):
     r"""Adds a reward for every token up to the expected length, and none beyond.
 
-    $s(y) + r \min(|y|, L)$.
-    $L$ is the expected length: `length`, or `ratio` times the number of tokens of the encoder's source, or
-    of the prompt if there is no encoder.
+    $s(y) + r \min(|y|, L)$. $L$ is the expected length: `length`, or `ratio` times the number of tokens of
+    the encoder's source, or of the prompt if there is no encoder.
 
     Args:
         reward: $r$, nats per token, at least 0. Usual values: 0.1-1.
@@ -53,7 +50,5 @@ class BoundedLengthReward(ExpectedLengthScorer):
         self.check("reward")
 
     @override
-    def adjustment(
-        self, lengths: Int64[Tensor, " hyps"], memory: Float[Tensor, " hyps"]
-    ) -> Float[Tensor, " hyps"]:
+    def adjustment(self, lengths: Lengths, memory: Values) -> Values:
         return self.reward * torch.minimum(lengths.to(memory.dtype), memory)

@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import final
 
-from jaxtyping import Float, Int64
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.scorers._shared.expected_length import ExpectedLengthScorer
-from decodekit.scorers.base import PathScorer
+from decodekit.scorers.base import Lengths, PathScorer, Values
 from decodekit.scorers.length_penalty import LengthPenalty
 
 
@@ -52,7 +50,5 @@ class BrevityPenalty(ExpectedLengthScorer):
         self.check("weight")
 
     @override
-    def adjustment(
-        self, lengths: Int64[Tensor, " hyps"], memory: Float[Tensor, " hyps"]
-    ) -> Float[Tensor, " hyps"]:
+    def adjustment(self, lengths: Lengths, memory: Values) -> Values:
         return self.weight * (1 - memory / lengths).clamp(max=0)

@@ -7,16 +7,14 @@ from functools import reduce
 from typing import final
 
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.pytrees import Memory
-from decodekit.core.validation import is_finite, set_fields
+from decodekit.core.validation import is_finite, set_fields, shown
 from decodekit.models.protocols import LOGITS_ONLY, ModelOutputsSpec
-from decodekit.scorers.base import ExtendedHypotheses, PathScorer
+from decodekit.scorers.base import ExtendedHypotheses, Lengths, PathScorer, Values
 
 
 class CombinedScorer(PathScorer):
@@ -37,7 +35,7 @@ class CombinedScorer(PathScorer):
     scorers: Sequence[PathScorer]
 
     @abstractmethod
-    def combine(self, parts: Sequence[Float[Tensor, " hyps"]]) -> Float[Tensor, " hyps"]:
+    def combine(self, parts: Sequence[Values]) -> Values:
         """Combine the scores, one tensor per scorer."""
 
     @property
@@ -60,12 +58,7 @@ class CombinedScorer(PathScorer):
         return tuple(scorer.update(extended, part) for scorer, part in pairs)
 
     @override
-    def score(
-        self,
-        log_probs: Float[Tensor, " hyps"],
-        lengths: Int64[Tensor, " hyps"],
-        memory: tuple[Memory, ...],
-    ) -> Float[Tensor, " hyps"]:
+    def score(self, log_probs: Values, lengths: Lengths, memory: tuple[Memory, ...]) -> Values:
         pairs = zip(self.scorers, memory, strict=True)
         return self.combine([scorer.score(log_probs, lengths, part) for scorer, part in pairs])
 
@@ -105,7 +98,7 @@ class WeightedSum(CombinedScorer):
         if len(weights) != len(scorers) or not all(map(is_finite, weights)):
             raise ValueError(
                 f"WeightedSum: weights must be one finite number for each of the {len(scorers)} scorers, "
-                f"got {self.weights!r:.80}."
+                f"got {shown(self.weights)}."
             )
         set_fields(self, scorers=scorers, weights=weights)
 
@@ -115,19 +108,15 @@ class WeightedSum(CombinedScorer):
         return any(scorer.stepwise for scorer in self.scorers)
 
     @override
-    def combine(self, parts: Sequence[Float[Tensor, " hyps"]]) -> Float[Tensor, " hyps"]:
+    def combine(self, parts: Sequence[Values]) -> Values:
         # A scorer of weight 0 does not count, even where it is infinite.
         terms = [weight * part for weight, part in zip(self.weights or (), parts, strict=True) if weight]
         return reduce(torch.add, terms, torch.zeros_like(parts[0]))
 
     @override
     def upper_bound(
-        self,
-        log_probs: Float[Tensor, " hyps"],
-        lengths: Int64[Tensor, " hyps"],
-        max_length: int,
-        memory: tuple[Memory, ...],
-    ) -> Float[Tensor, " hyps"]:
+        self, log_probs: Values, lengths: Lengths, max_length: int, memory: tuple[Memory, ...]
+    ) -> Values:
         if any(weight < 0 for weight in self.weights or ()):
             return torch.full_like(log_probs, torch.inf)
         pairs = zip(self.scorers, memory, strict=True)
@@ -136,9 +125,7 @@ class WeightedSum(CombinedScorer):
         )
 
     @override
-    def partial_score(
-        self, log_probs: Float[Tensor, " hyps"], lengths: Int64[Tensor, " hyps"], memory: tuple[Memory, ...]
-    ) -> Float[Tensor, " hyps"]:
+    def partial_score(self, log_probs: Values, lengths: Lengths, memory: tuple[Memory, ...]) -> Values:
         # Each scorer's difference from the log-probability is weighted, not the log-probability itself.
         pairs = zip(self.scorers, memory, strict=True)
         return log_probs + self.combine(
@@ -177,17 +164,13 @@ class Product(CombinedScorer):
         set_fields(self, scorers=_checked("Product", self.scorers))
 
     @override
-    def combine(self, parts: Sequence[Float[Tensor, " hyps"]]) -> Float[Tensor, " hyps"]:
+    def combine(self, parts: Sequence[Values]) -> Values:
         return reduce(torch.mul, parts)
 
     @override
     def upper_bound(
-        self,
-        log_probs: Float[Tensor, " hyps"],
-        lengths: Int64[Tensor, " hyps"],
-        max_length: int,
-        memory: tuple[Memory, ...],
-    ) -> Float[Tensor, " hyps"]:
+        self, log_probs: Values, lengths: Lengths, max_length: int, memory: tuple[Memory, ...]
+    ) -> Values:
         # Two factors may both fall, and their product rise.
         return torch.full_like(log_probs, torch.inf)
 
@@ -195,5 +178,5 @@ class Product(CombinedScorer):
 def _checked(who: str, scorers: object) -> tuple[PathScorer, ...]:
     read = tuple(scorers) if isinstance(scorers, Sequence) else ()
     if not read or not all(isinstance(scorer, PathScorer) for scorer in read):
-        raise ValueError(f"{who}: scorers must be one or more Scorers or PathScorers, got {scorers!r:.80}.")
+        raise ValueError(f"{who}: scorers must be one or more Scorers or PathScorers, got {shown(scorers)}.")
     return read

@@ -4,12 +4,10 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.scorers._shared.coverage import Coverage, CoverageScorer
-from decodekit.scorers.base import PathScorer
+from decodekit.scorers.base import Lengths, PathScorer, Values
 from decodekit.scorers.gnmt import GNMTLengthPenalty
 
 
@@ -44,15 +42,13 @@ class CoveragePenalty(CoverageScorer):
     base: PathScorer = GNMTLengthPenalty(0.6)
 
     @override
-    def adjustment(self, lengths: Int64[Tensor, " hyps"], memory: Coverage) -> Float[Tensor, " hyps"]:
+    def adjustment(self, lengths: Lengths, memory: Coverage) -> Values:
         # Attention that underflows to 0 costs a finite amount.
         covered = memory.sums.clamp(min=torch.finfo(torch.float32).tiny, max=1.0).log()
         # In double precision, so that padding, which moves the terms of the sum, does not show.
         return self.weight * covered.masked_fill(~memory.valid, 0.0).sum(-1, dtype=torch.float64).float()
 
     @override
-    def adjustment_bound(
-        self, lengths: Int64[Tensor, " hyps"], max_length: int, memory: Coverage
-    ) -> Float[Tensor, " hyps"]:
+    def adjustment_bound(self, lengths: Lengths, max_length: int, memory: Coverage) -> Values:
         # The rest of a text may yet cover everything.
         return torch.zeros_like(lengths, dtype=torch.float32)

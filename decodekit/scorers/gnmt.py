@@ -4,12 +4,10 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.validation import FINITE, check_fields
-from decodekit.scorers.base import Scorer
+from decodekit.scorers.base import AnyLengths, AnyValues, Scorer
 
 
 @final
@@ -45,14 +43,10 @@ class GNMTLengthPenalty(Scorer):
         check_fields(self, alpha=FINITE)
 
     @override
-    def __call__(
-        self, log_probs: Float[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"]
-    ) -> Float[Tensor, "*shape"]:
+    def __call__(self, log_probs: AnyValues, lengths: AnyLengths) -> AnyValues:
         return log_probs / ((5 + lengths.to(torch.float64)) / 6).pow(self.alpha).to(log_probs.dtype)
 
     @override
-    def bound(
-        self, log_probs: Float[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"], max_length: int
-    ) -> Float[Tensor, "*shape"]:
+    def bound(self, log_probs: AnyValues, lengths: AnyLengths, max_length: int) -> AnyValues:
         # As for `LengthPenalty`.
         return self(log_probs, torch.full_like(lengths, max_length) if self.alpha > 0 else lengths)

@@ -6,11 +6,9 @@ from numbers import Real
 from typing import final
 
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor
 from typing_extensions import override
 
-from decodekit.scorers.base import Scorer
+from decodekit.scorers.base import AnyLengths, AnyValues, Scorer
 
 
 @final
@@ -47,16 +45,12 @@ class LengthPenalty(Scorer):
             raise ValueError(f"LengthPenalty: alpha must be a finite number, got {self.alpha!r}.")
 
     @override
-    def __call__(
-        self, log_probs: Float[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"]
-    ) -> Float[Tensor, "*shape"]:
+    def __call__(self, log_probs: AnyValues, lengths: AnyLengths) -> AnyValues:
         # In double precision, as Hugging Face's Python numbers are, then rounded once.
         return log_probs / lengths.to(torch.float64).pow(self.alpha).to(log_probs.dtype)
 
     @override
-    def bound(
-        self, log_probs: Float[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"], max_length: int
-    ) -> Float[Tensor, "*shape"]:
+    def bound(self, log_probs: AnyValues, lengths: AnyLengths, max_length: int) -> AnyValues:
         # A negative sum grows with its divisor: the best length is the longest for alpha > 0, else the
         # present one.
         return self(log_probs, torch.full_like(lengths, max_length) if self.alpha > 0 else lengths)

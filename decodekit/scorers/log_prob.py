@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 from typing import final
 
-from jaxtyping import Float, Int64
-from torch import Tensor
 from typing_extensions import override
 
-from decodekit.scorers.base import Scorer
+from decodekit.scorers.base import AnyLengths, AnyValues, Scorer
 
 
 @final
@@ -26,13 +24,9 @@ class LogProb(Scorer):
     batch_independent = True
 
     @override
-    def __call__(
-        self, log_probs: Float[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"]
-    ) -> Float[Tensor, "*shape"]:
+    def __call__(self, log_probs: AnyValues, lengths: AnyLengths) -> AnyValues:
         return log_probs
 
     @override
-    def bound(
-        self, log_probs: Float[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"], max_length: int
-    ) -> Float[Tensor, "*shape"]:
+    def bound(self, log_probs: AnyValues, lengths: AnyLengths, max_length: int) -> AnyValues:
         return log_probs

@@ -14,11 +14,10 @@ from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.prompt import Prompt
 from decodekit.core.pytrees import Memory
-from decodekit.core.validation import NON_NEGATIVE, at_least, check_fields, set_fields
+from decodekit.core.validation import NON_NEGATIVE, at_least, check_fields, set_fields, shown
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import Model, ModelOutputsSpec, ModelWithVocabulary
-from decodekit.scorers.adjusted import check_base
-from decodekit.scorers.base import ExtendedHypotheses, PathScorer
+from decodekit.scorers.base import ExtendedHypotheses, Lengths, PathScorer, Values, check_scorer
 from decodekit.scorers.log_prob import LogProb
 
 LOWEST_HEURISTIC = -100.0  # nats; finite, so that a phrase out of reach does not end a hypothesis
@@ -130,7 +129,7 @@ class Lookahead(PathScorer):
                 "Wrap a transformers model: use dk.HFModel(model, tokenizer)."
             )
         check_fields(self, weight=NON_NEGATIVE, penalty=NON_NEGATIVE, steps=at_least(1))
-        check_base(self, self.base)
+        check_scorer("Lookahead", "base", self.base)
         constraints = _read(self.constraints)
         lists = constraints if constraints and isinstance(constraints[0], tuple) else (constraints,)
         pairs = [(prompt, constraint) for prompt, several in enumerate(lists) for constraint in several]
@@ -186,26 +185,18 @@ class Lookahead(PathScorer):
         return LookaheadMemory(base, unmet.sum(-1).float(), heuristic, limits)
 
     @override
-    def score(
-        self, log_probs: Float[Tensor, " hyps"], lengths: Int64[Tensor, " hyps"], memory: LookaheadMemory
-    ) -> Float[Tensor, " hyps"]:
+    def score(self, log_probs: Values, lengths: Lengths, memory: LookaheadMemory) -> Values:
         return self.base.score(log_probs, lengths, memory.base) - self.penalty * memory.unmet
 
     @override
     def upper_bound(
-        self,
-        log_probs: Float[Tensor, " hyps"],
-        lengths: Int64[Tensor, " hyps"],
-        max_length: int,
-        memory: LookaheadMemory,
-    ) -> Float[Tensor, " hyps"]:
+        self, log_probs: Values, lengths: Lengths, max_length: int, memory: LookaheadMemory
+    ) -> Values:
         # In the end every constraint may be met.
         return self.base.upper_bound(log_probs, lengths, max_length, memory.base)
 
     @override
-    def partial_score(
-        self, log_probs: Float[Tensor, " hyps"], lengths: Int64[Tensor, " hyps"], memory: LookaheadMemory
-    ) -> Float[Tensor, " hyps"]:
+    def partial_score(self, log_probs: Values, lengths: Lengths, memory: LookaheadMemory) -> Values:
         base = self.base.partial_score(log_probs, lengths, memory.base)
         return base - self.penalty * memory.unmet + self.weight * memory.heuristic
 
@@ -277,7 +268,7 @@ def _read(given: Any) -> tuple[Constraint, ...] | tuple[tuple[Constraint, ...], 
             return tuple(map(tuple, given))
     raise TypeError(
         "Lookahead: constraints must be a list of Phrase and OneOf, such as [Phrase([5, 7])], or such a list "
-        f"for each prompt, got {given!r:.200}."
+        f"for each prompt, got {shown(given, 200)}."
     )
 
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float, Int64
 from torch import Tensor
 from typing_extensions import override
 
+from decodekit.core.validation import shown
 from decodekit.errors import DecodekitError
-from decodekit.scorers.base import Scorer
+from decodekit.scorers.base import AnyLengths, AnyValues, Scorer
 
 
 @final
@@ -44,30 +44,26 @@ class ScoreFunction(Scorer):
     def __post_init__(self) -> None:
         if not callable(self.function) or not (self.upper is None or callable(self.upper)):
             raise TypeError(
-                f"ScoreFunction: function and upper must be callable, got {self.function!r:.80} and "
-                f"{self.upper!r:.80}."
+                f"ScoreFunction: function and upper must be callable, got {shown(self.function)} and "
+                f"{shown(self.upper)}."
             )
 
     @override
-    def __call__(
-        self, log_probs: Float[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"]
-    ) -> Float[Tensor, "*shape"]:
+    def __call__(self, log_probs: AnyValues, lengths: AnyLengths) -> AnyValues:
         return _checked("function", self.function(log_probs, lengths), log_probs)
 
     @override
-    def bound(
-        self, log_probs: Float[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"], max_length: int
-    ) -> Float[Tensor, "*shape"]:
+    def bound(self, log_probs: AnyValues, lengths: AnyLengths, max_length: int) -> AnyValues:
         if self.upper is None:
             return torch.full_like(log_probs, torch.inf)
         return _checked("upper", self.upper(log_probs, lengths, max_length), log_probs)
 
 
-def _checked(name: str, result: object, log_probs: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+def _checked(name: str, result: object, log_probs: AnyValues) -> AnyValues:
     if not isinstance(result, Tensor) or result.shape != log_probs.shape:
         given = tuple(result.shape) if isinstance(result, Tensor) else result
         raise DecodekitError(
             f"ScoreFunction: {name} must return a tensor of the shape {tuple(log_probs.shape)} of its "
-            f"argument, got {given!r:.80}."
+            f"argument, got {shown(given)}."
         )
     return result.to(log_probs.dtype)

@@ -4,12 +4,10 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.scorers._shared.coverage import Coverage, CoverageScorer
-from decodekit.scorers.base import PathScorer
+from decodekit.scorers.base import Lengths, PathScorer, Values
 from decodekit.scorers.length_penalty import LengthPenalty
 
 
@@ -44,13 +42,11 @@ class SummaryCoveragePenalty(CoverageScorer):
     base: PathScorer = LengthPenalty(1.0)
 
     @override
-    def adjustment(self, lengths: Int64[Tensor, " hyps"], memory: Coverage) -> Float[Tensor, " hyps"]:
+    def adjustment(self, lengths: Lengths, memory: Coverage) -> Values:
         excess = (memory.sums - 1).clamp(min=0).masked_fill(~memory.valid, 0.0)
         # In double precision, so that padding, which moves the terms of the sum, does not show.
         return -self.weight * excess.sum(-1, dtype=torch.float64).float()
 
     @override
-    def adjustment_bound(
-        self, lengths: Int64[Tensor, " hyps"], max_length: int, memory: Coverage
-    ) -> Float[Tensor, " hyps"]:
+    def adjustment_bound(self, lengths: Lengths, max_length: int, memory: Coverage) -> Values:
         return self.adjustment(lengths, memory)  # the excess can only grow

@@ -3,21 +3,19 @@
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
-from jaxtyping import Float, Int64
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.scorers._shared.information_density import InformationDensityScorer, zeros_per_row
-from decodekit.scorers.base import ExtendedHypotheses
+from decodekit.scorers.base import ExtendedHypotheses, Lengths, Values
 
 
 class Changes(NamedTuple):
     """The last surprisal, and the sum of squared changes, of every hypothesis."""
 
-    last: Float[Tensor, " hyps"]
-    squares: Float[Tensor, " hyps"]
+    last: Values
+    squares: Values
 
 
 @final
@@ -56,5 +54,5 @@ class UIDLocalVariance(InformationDensityScorer):
         return Changes(surprisal, memory.squares + (surprisal - memory.last) ** 2)
 
     @override
-    def adjustment(self, lengths: Int64[Tensor, " hyps"], memory: Changes) -> Float[Tensor, " hyps"]:
+    def adjustment(self, lengths: Lengths, memory: Changes) -> Values:
         return -self.weight * memory.squares / lengths

@@ -3,12 +3,10 @@
 from dataclasses import dataclass
 from typing import final
 
-from jaxtyping import Float, Int64
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.scorers._shared.information_density import InformationDensityScorer
-from decodekit.scorers.base import ExtendedHypotheses
+from decodekit.scorers.base import ExtendedHypotheses, Lengths, Values
 
 
 @final
@@ -37,13 +35,9 @@ class UIDSquared(InformationDensityScorer):
     """
 
     @override
-    def update_adjustment(
-        self, extended: ExtendedHypotheses, memory: Float[Tensor, " hyps"]
-    ) -> Float[Tensor, " hyps"]:
+    def update_adjustment(self, extended: ExtendedHypotheses, memory: Values) -> Values:
         return memory + extended.log_probs**2
 
     @override
-    def adjustment(
-        self, lengths: Int64[Tensor, " hyps"], memory: Float[Tensor, " hyps"]
-    ) -> Float[Tensor, " hyps"]:
+    def adjustment(self, lengths: Lengths, memory: Values) -> Values:
         return -self.weight * memory

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from typing import NamedTuple, final
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float64
 from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.scorers._shared.information_density import InformationDensityScorer, zeros_per_row
-from decodekit.scorers.base import ExtendedHypotheses
+from decodekit.scorers.base import ExtendedHypotheses, Lengths, Values
 
 
 class Moments(NamedTuple):
@@ -57,15 +57,13 @@ class UIDVariance(InformationDensityScorer):
         return Moments(memory.sums + surprisal, memory.squares + surprisal**2)
 
     @override
-    def adjustment(self, lengths: Int64[Tensor, " hyps"], memory: Moments) -> Float[Tensor, " hyps"]:
+    def adjustment(self, lengths: Lengths, memory: Moments) -> Values:
         # In double precision, because it is the small difference of two large numbers.
         variance = memory.squares / lengths - (memory.sums / lengths) ** 2
         return -self.weight * variance.clamp(min=0).float()
 
     @override
-    def adjustment_bound(
-        self, lengths: Int64[Tensor, " hyps"], max_length: int, memory: Moments
-    ) -> Float[Tensor, " hyps"]:
+    def adjustment_bound(self, lengths: Lengths, max_length: int, memory: Moments) -> Values:
         # With n tokens of sum S and squares Q, and m tokens of any surprisals after them, the sum of squared
         # distances from the mean is least where those equal S / n: it is the Q - S^2 / n of now.
         spread = (memory.squares - memory.sums**2 / lengths).clamp(min=0)

@@ -4,12 +4,10 @@ from dataclasses import KW_ONLY, dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor
 from typing_extensions import override
 
-from decodekit.core.validation import FINITE, check_fields
-from decodekit.scorers.base import Scorer
+from decodekit.core.validation import FINITE, check_fields, shown
+from decodekit.scorers.base import AnyLengths, AnyValues, Scorer
 from decodekit.scorers.log_prob import LogProb
 
 
@@ -47,17 +45,13 @@ class WordReward(Scorer):
     def __post_init__(self) -> None:
         check_fields(self, reward=FINITE)
         if not isinstance(self.base, Scorer):
-            raise TypeError(f"WordReward: base must be a Scorer such as LogProb(), got {self.base!r:.80}.")
+            raise TypeError(f"WordReward: base must be a Scorer such as LogProb(), got {shown(self.base)}.")
 
     @override
-    def __call__(
-        self, log_probs: Float[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"]
-    ) -> Float[Tensor, "*shape"]:
+    def __call__(self, log_probs: AnyValues, lengths: AnyLengths) -> AnyValues:
         return self.base(log_probs, lengths) + self.reward * lengths
 
     @override
-    def bound(
-        self, log_probs: Float[Tensor, "*shape"], lengths: Int64[Tensor, "*shape"], max_length: int
-    ) -> Float[Tensor, "*shape"]:
+    def bound(self, log_probs: AnyValues, lengths: AnyLengths, max_length: int) -> AnyValues:
         rewarded = torch.full_like(lengths, max_length) if self.reward > 0 else lengths
         return self.base.bound(log_probs, lengths, max_length) + self.reward * rewarded

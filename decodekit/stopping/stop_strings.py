@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.stopping_criterion import StoppingContext, StoppingCriterion
-from decodekit.core.validation import set_fields
+from decodekit.core.validation import set_fields, shown
 from decodekit.stopping._shared.new_text import NewText, check_tokenizer
 
 
@@ -53,11 +53,11 @@ class StopStrings(StoppingCriterion):
 
     def __post_init__(self) -> None:
         if not isinstance(self.strings, Iterable):
-            raise TypeError(f"StopStrings: strings must be a string or several, got {self.strings!r:.80}.")
+            raise TypeError(f"StopStrings: strings must be a string or several, got {shown(self.strings)}.")
         strings = (self.strings,) if isinstance(self.strings, str) else tuple(self.strings)
         for string in strings:
             if not isinstance(string, str) or not string:
-                raise ValueError(f"StopStrings: strings must be text of some length, got {string!r:.80}.")
+                raise ValueError(f"StopStrings: strings must be text of some length, got {shown(string)}.")
         if not strings:
             raise ValueError("StopStrings: there must be at least one string, got none.")
         set_fields(self, strings=strings)

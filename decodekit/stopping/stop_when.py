@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.stopping_criterion import StoppingContext, StoppingCriterion, check_reason
+from decodekit.core.validation import shown
 from decodekit.stopping._shared.new_text import NewText, check_tokenizer
 
 
@@ -51,7 +52,7 @@ class StopWhen(StoppingCriterion):
 
     def __post_init__(self) -> None:
         if not callable(self.function):
-            raise TypeError(f"StopWhen: function must be callable, got {self.function!r:.80}.")
+            raise TypeError(f"StopWhen: function must be callable, got {shown(self.function)}.")
         check_reason("StopWhen", self.reason)
 
     @override

@@ -1,4 +1,4 @@
-"""Exact toy models, slow references and laws: to test decodekit's classes, and yours.
+"""Toy models, slow references and laws, to test the classes of decodekit and your own.
 
 Needs hypothesis: `pip install decodekit[testing]`.
 """
@@ -14,5 +14,5 @@ from decodekit.testing.oracle import next_log_probs as next_log_probs
 from decodekit.testing.processor_laws import check_processor as check_processor
 from decodekit.testing.scorer_laws import check_scorer as check_scorer
 from decodekit.testing.toy_models import HashModel as HashModel
+from decodekit.testing.toy_models import HashModelWithOutputs as HashModelWithOutputs
 from decodekit.testing.toy_models import MarkovModel as MarkovModel
-from decodekit.testing.toy_outputs import HashModelWithOutputs as HashModelWithOutputs

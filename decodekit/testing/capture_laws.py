@@ -1,6 +1,7 @@
-"""Whether a step could be captured as a graph, asked without a GPU."""
+"""The laws of steps that can be captured as graphs, checked without a GPU."""
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -13,11 +14,12 @@ from decodekit.core.pytrees import parts_of
 from decodekit.core.request import Stop
 from decodekit.decoders.base import Decoder
 from decodekit.decoders.greedy import Greedy
-from decodekit.engine.decode import decode, read_criteria
+from decodekit.engine.decode import as_processor, decode, read_criteria
 from decodekit.engine.step import step
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import ModelOutputs, ModelOutputsSpec
-from decodekit.processors.base import Chain, LogitsProcessor
+from decodekit.processors.base import LogitsProcessor
+from decodekit.testing.checking import check, name_of
 from decodekit.testing.toy_models import HashModel
 
 
@@ -29,11 +31,11 @@ def check_captures(
     vocab: int = 61,
     batch: int = 3,
 ) -> None:
-    """Raises unless a step can be captured: no read of the device, no shape that depends on data.
+    """Check that a step can be captured: it reads no device, and no shape depends on data.
 
-    Runs two steps on tensors that have shapes and no contents (`device="meta"`), where every read
-    raises, and compares the shapes of state and memory before and after. Then decodes with a toy model, with
-    `capture=True` and without: a step that is replayed must do what it did.
+    Takes two steps on tensors that have shapes and no contents (`device="meta"`), where every read raises,
+    and compares the shapes of state and memory before and after. Then decodes with a toy model, with and
+    without `capture=True`: a replayed step must give the same results.
 
     Args:
         decoder: The decoder; None is greedy search.
@@ -43,13 +45,13 @@ def check_captures(
         batch: Number of prompts.
 
     Raises:
-        AssertionError: If a step reads the device, a shape or dtype changes, or a replay does something else.
+        AssertionError: If a step reads the device, a shape or dtype changes, or a replay differs.
 
     Example:
         >>> check_captures(dk.BeamSearch(4), [dk.NoRepeatNGram(2), dk.TopP(0.9)])
     """
-    decoder = Greedy() if decoder is None else decoder
-    chain = processor if isinstance(processor, LogitsProcessor) else Chain(*processor)
+    decoder, chain = Greedy() if decoder is None else decoder, as_processor(processor)
+    names = f"{name_of(decoder)} with {name_of(chain)}"
     rows, prompt_length, new = batch * decoder.rows_per_prompt, 7, 20
     limits = Limits(
         end_ids=(0, 1),
@@ -69,30 +71,31 @@ def check_captures(
         )
         logits, nonfinite = torch.empty(rows, vocab), torch.zeros(rows, dtype=torch.bool)
         state, memory = decoder.init(history, limits), chain.init(history)
-        before: list[tuple[Any, ...]] | None = None if decoder.outputs_spec else shapes((state, memory))
+        spec = decoder.outputs_spec
+        before: list[tuple[Any, ...]] | None = None if spec else shapes((state, memory))
         for _ in range(2):
-            if decoder.outputs_spec:
-                state = decoder.on_model_outputs(
-                    _imagined(decoder.outputs_spec, before is None, history, vocab), state
-                )
+            if spec:
+                outputs = _empty_outputs(spec, history, vocab, is_first=before is None)
+                state = decoder.on_model_outputs(outputs, state)
             try:
                 state, _, memory, _, nonfinite = step(decoder, chain, logits, state, memory, nonfinite)
             except (RuntimeError, NotImplementedError) as error:
+                criteria = f" and {limits.criteria}" if limits.criteria else ""
                 raise AssertionError(
-                    f"check_captures: a step must not read the device, and {decoder!r} with {chain!r} and "
-                    f"{limits.criteria!r} does: {error}"
+                    f"check_captures: a step must not read the device, and {names}{criteria} does: {error}"
                 ) from error
             after = shapes((state, memory))
-            assert before in (None, after), (  # noqa: S101 - this is a test's helper
-                f"check_captures: shapes must not change in a step, and they went from {before} to {after}."
-            )
+            law = f"check_captures: shapes must not change in a step of {names}"
+            check(before in (None, after), law, changed=changes(before or [], after))
             before = after
-    if not decoder.outputs_spec:
-        _check_replays(decoder, chain, stop, vocab, batch)
+    if not spec:
+        _check_replays(decoder, chain, stop, vocab, batch, names)
 
 
-def _check_replays(decoder: Decoder[Any], chain: LogitsProcessor, stop: Stop, vocab: int, batch: int) -> None:
-    """Raises unless a captured run gives what a plain one does."""
+def _check_replays(
+    decoder: Decoder[Any], chain: LogitsProcessor, stop: Stop, vocab: int, batch: int, names: str
+) -> None:
+    """Check that a captured run gives the results of a plain one."""
     prompts = [[(5 * number + place) % vocab for place in range(number + 1)] for number in range(batch)]
     for seed in range(3):
         model = HashModel(vocab, seed, end_ids=(1,))
@@ -103,34 +106,38 @@ def _check_replays(decoder: Decoder[Any], chain: LogitsProcessor, stop: Stop, vo
             try:
                 plain = decode(model, prompts, decoder, chain, max_new_tokens=9, stop=stop)
             except DecodekitError:
-                continue  # with these scores there may be no way on
+                continue  # with these scores every token may be banned
             torch.manual_seed(seed)
             for generator, state in zip(generators, states, strict=True):
                 generator.set_state(state)
             captured = decode(model, prompts, decoder, chain, max_new_tokens=9, stop=stop, capture=True)
+        law = f"check_captures: a replayed step of {names} must give the same results"
         for name in ("tokens", "lengths", "token_log_probs", "score", "parents"):
-            assert torch.equal(getattr(plain, name), getattr(captured, name)), (  # noqa: S101
-                f"check_captures: a step must do the same when it is replayed, and {decoder!r} with "
-                f"{chain!r} gives other {name}."
-            )
+            expected, actual = getattr(plain, name), getattr(captured, name)
+            check(torch.equal(expected, actual), law, field=name, plain=expected, captured=actual)
 
 
-def _imagined(outputs_spec: ModelOutputsSpec, is_first: bool, history: History, vocab: int) -> ModelOutputs:  # noqa: FBT001
-    """What a model would show: shapes without contents."""
+def _empty_outputs(spec: ModelOutputsSpec, history: History, vocab: int, *, is_first: bool) -> ModelOutputs:
+    """The outputs of a model: shapes without contents."""
     rows, length, width = len(history.tokens), 7, 5
     batch = rows // history.rows_per_prompt
-    layers = 2 if isinstance(outputs_spec.layers, str) else len(outputs_spec.layers)
+    layers = 2 if isinstance(spec.layers, str) else len(spec.layers)
     return ModelOutputs(
-        hidden=torch.empty(rows, width) if outputs_spec.hidden else None,
-        prompt_hidden=torch.empty(batch, length, width) if outputs_spec.hidden and is_first else None,
-        layer_logits=torch.empty(rows, layers, vocab) if outputs_spec.layers else None,
-        attention=torch.empty(rows, length) if outputs_spec.attention else None,
+        hidden=torch.empty(rows, width) if spec.hidden else None,
+        prompt_hidden=torch.empty(batch, length, width) if spec.hidden and is_first else None,
+        layer_logits=torch.empty(rows, layers, vocab) if spec.layers else None,
+        attention=torch.empty(rows, length) if spec.attention else None,
     )
 
 
 def shapes(tree: object) -> list[tuple[Any, ...]]:
     """Shape and dtype of every tensor in a state or memory, in order."""
     return [(*tensor.shape, tensor.dtype) for tensor in tensors(tree)]
+
+
+def changes(before: list[tuple[Any, ...]], after: list[tuple[Any, ...]]) -> list[str]:
+    """The shapes and dtypes that differ, as text."""
+    return [f"{old} -> {new}" for old, new in zip_longest(before, after) if old != new]
 
 
 def tensors(tree: object) -> list[Tensor]:

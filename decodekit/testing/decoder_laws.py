@@ -1,31 +1,28 @@
-"""What must hold for every decoder."""
+"""The laws of decoders."""
 
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from decodekit.core.limits import Limits
-from decodekit.core.prompt import Prompt
 from decodekit.core.request import Stop
 from decodekit.core.result import Decoded
 from decodekit.decoders.base import Decoder
 from decodekit.decoders.custom_loop import CustomLoop
-from decodekit.engine.decode import as_decoder, decode, decode_steps, read_criteria
-from decodekit.engine.loop import check_state, on_model_outputs, start_session
+from decodekit.engine.batching.merging import result_of_prompt
+from decodekit.engine.decode import decode, read_request
+from decodekit.engine.loop import DecodingRun, start_session
 from decodekit.engine.scoring import score
-from decodekit.engine.step import step
 from decodekit.processors.base import Chain
-from decodekit.testing.capture_laws import check_captures, shapes, tensors
-from decodekit.testing.checking import check, repeatable
+from decodekit.testing.capture_laws import changes, check_captures, shapes, tensors
+from decodekit.testing.checking import are_close, check, name_of, repeatable
 from decodekit.testing.strategies import prompts
 from decodekit.testing.toy_models import HashModel
 
-END_ID = 2  # of the toy models that laws are tried on
+VOCAB, END_ID = 7, 2  # of the toy models
 
 
 def check_decoder(
@@ -37,25 +34,26 @@ def check_decoder(
     model: type[HashModel] = HashModel,
     max_examples: int = 30,
 ) -> None:
-    """Raises unless a decoder keeps its contract, on toy models and random prompts.
+    """Check the contract of a decoder, on toy models and random prompts.
 
-    Shapes must not change in a step; source rows stay inside their prompt; steps after `done` change
-    nothing; a batch gives what each prompt alone gives, and the same when finished prompts leave it; reported
-    log-probabilities are the model's; a step can be captured. Of an algorithm with a loop of its own there
-    are only results to look at.
+    A step keeps the shapes of the state and does not write to it. Source rows stay inside their prompt.
+    Steps after `done` change nothing. A batch gives the results of each prompt alone, also if finished
+    prompts are evicted. Reported log-probabilities are the model's own. A step can be captured. A
+    `CustomLoop` has no steps: only its results are checked.
 
     Args:
-        decoder: What to check, or a function from the numbers of the prompts in a batch to a fresh
-            decoder for them, where it depends on them (seeds) or has a state of its own (generator).
+        decoder: The decoder; or a function from the indices of the prompts in a batch to a fresh decoder for
+            them, where it depends on them (seeds) or has a state of its own (a generator).
         batch_gives_alone: False where all rows share one random stream.
-        captures: False where the step cannot be captured, or draws from a generator, which tensors
-            without contents cannot.
-        stop: Stopping criteria, as in `decode`: the laws hold for every one that keeps its contract.
+        captures: False where the step cannot be captured, or draws from a generator, which tensors without
+            contents cannot.
+        stop: Stopping criteria, as in `decode`.
         model: The class of the toy models, for decoders that need more than logits.
-        max_examples: Random cases.
+        max_examples: Number of random cases.
 
     Raises:
-        AssertionError: If a law does not hold; hypothesis says for which case.
+        AssertionError: If a law does not hold; the message has the law and the case.
+        DecodekitError: If the engine refuses the decoder, its state or the result of its `step`.
 
     Example:
         >>> check_decoder(dk.BeamSearch(3), max_examples=3)
@@ -65,28 +63,33 @@ def check_decoder(
         return decoder if isinstance(decoder, Decoder | CustomLoop) else decoder(list(numbers))
 
     @repeatable(max_examples)
-    @given(prompts(vocab=7), st.integers(0, 2**31), st.integers(1, 6))
+    @given(prompts(VOCAB), st.integers(0, 2**31), st.integers(1, 6))
     def laws(batch: list[list[int]], seed: int, new: int) -> None:
-        toy = model(7, seed, end_ids=(END_ID,))
-        numbers = range(len(batch))
-        one = make(numbers)
-        if isinstance(one, Decoder):
-            _check_steps(one, toy, batch, new, stop)
+        toy, numbers = model(VOCAB, seed, end_ids=(END_ID,)), range(len(batch))
+        first = make(numbers)
+        who = f"check_decoder: {name_of(first)}"
+        if isinstance(first, Decoder):
+            _check_steps(first, toy, batch, new, stop)
         out = decode(toy, batch, make(numbers), max_new_tokens=new, stop=stop)
         rescored = score(toy, batch, out).token_log_probs
-        # What is missing, after all others, has no score. Single-precision logarithms, in another order.
+        # Missing hypotheses come last and have no score. Single-precision logarithms, in another order.
         reported = out.token_log_probs[:, : rescored.shape[1], : rescored.shape[2]]
-        torch.testing.assert_close(reported, rescored, atol=1e-5, rtol=1e-5)
-        if isinstance(one, Decoder):
-            again = as_decoder(cast("Decoder[Any, Any]", make(numbers)))
-            stayed = _to_the_end(decode_steps(toy, batch, again, max_new_tokens=new, stop=stop))
-            _check_same(stayed, out, "when finished prompts leave")
-            check(torch.equal(stayed.parents, out.parents), "parents must be the same when prompts leave")
+        law = f"{who}: reported log-probabilities must be the model's own"
+        holds = are_close(rescored, reported, atol=1e-5, rtol=1e-5)
+        check(holds, law, reported=reported, model=rescored, tokens=out.tokens, prompts=batch)
+        if isinstance(first, Decoder):
+            # A run that is traced evicts no prompt.
+            unevicted = decode(toy, batch, make(numbers), max_new_tokens=new, stop=stop, trace=1)
+            law = f"{who} must give the same results when finished prompts are evicted"
+            _check_same(unevicted, out, law, ("without", "with eviction"))
+            check(torch.equal(unevicted.parents, out.parents), f"{law}, parents too")
             late = decode(toy, batch, make(numbers), max_new_tokens=new, stop=stop, check_every=3)
-            _check_same(out, late, "asked late whether it is done")
+            law = f"{who} must give the same results when completion is checked later"
+            _check_same(out, late, law, ("at once", "later"))
         for number, prompt in enumerate(batch if batch_gives_alone else []):
             alone = decode(toy, [prompt], make([number]), max_new_tokens=new, stop=stop)
-            _check_same(_only(out, number), alone, f"with prompt {number} alone")
+            law = f"{who} must give a batch the results of each prompt alone: prompt {number} of {batch}"
+            _check_same(result_of_prompt(out, number), alone, law, ("in the batch", "alone"))
 
     laws()
     one = make(range(3))
@@ -97,71 +100,40 @@ def check_decoder(
 def _check_steps(
     decoder: Decoder[Any, Any], model: HashModel, batch: list[list[int]], new: int, stop: Stop
 ) -> None:
-    """Runs past the end and looks at every step."""
-    prompt = Prompt.from_ids(batch)
-    rows, length = decoder.rows_per_prompt, prompt.tokens.shape[1]
-    session, logits = start_session(model, prompt, decoder, capacity=length + new)
-    limits = Limits(
-        end_ids=(END_ID,),
-        pad_id=0,
-        prompt_length=length,
-        max_new_tokens=new,
-        vocab=logits.shape[-1],
-        criteria=read_criteria(stop),
+    """Check every step of a run, and a few after its end."""
+    who, rows = f"check_decoder: {name_of(decoder)}", decoder.rows_per_prompt
+    options = {"max_new_tokens": new, "pad_id": 0, "stop": stop}
+    request = read_request(model, batch, options, watched=True)
+    capacity = request.prompt.tokens.shape[1] + new
+    run = DecodingRun(
+        decoder, Chain(), request, *start_session(model, request.prompt, decoder, capacity=capacity)
     )
-    state = decoder.init(prompt.history(length + new, rows), limits)
-    check_state(decoder, state, limits)
-    state = on_model_outputs(decoder, session, state)
-    nonfinite = torch.zeros(len(logits), dtype=torch.bool)
-    # What a model shows at first may have shapes that only it knows.
-    shape, result, memory = None if decoder.outputs_spec else shapes(state), None, ()
+    # Only the model knows the shapes of its first outputs.
+    before, result = None if decoder.outputs_spec else shapes(run.state), None
     for _ in range(new + decoder.delay + 3):
-        old, before = tensors(state), [tensor.clone() for tensor in tensors(state)]
-        state, selection, memory, _, nonfinite = step(decoder, Chain(), logits, state, memory, nonfinite)
-        check(all(map(torch.equal, before, old)), f"{decoder!r} must not write to its old state")
-        check(shape in (None, shapes(state)), f"{decoder!r} must keep the shapes of its state")
-        shape = shapes(state)
-        sources = selection.source_rows
+        old, copies = tensors(run.state), [tensor.clone() for tensor in tensors(run.state)]
+        run.step()
+        check(all(map(torch.equal, copies, old)), f"{who} must not write to the state before a step")
+        after = shapes(run.state)
+        law = f"{who} must keep the shapes of its state"
+        check(before in (None, after), law, changed=changes(before or [], after))
+        before, sources = after, run.selection.source_rows
         if sources is not None:
-            same_prompt = sources // rows == torch.arange(len(sources)) // rows
-            check(same_prompt.all(), f"{decoder!r} must keep source rows inside their prompt")
-        if state.done:
-            final = decoder.finalize(state)
+            inside = sources // rows == torch.arange(len(sources)) // rows
+            check(inside.all(), f"{who} must keep source rows inside their prompt", got=sources)
+        if run.state.done:
+            final = decoder.finalize(run.state)
             if result is not None:
-                _check_same(result, final, "after further steps")
+                law = f"{who} must give the same results after further steps"
+                _check_same(result, final, law, ("at the end", "later"))
             result = final
-        logits = session.advance(selection.tokens, sources)
-        state = on_model_outputs(decoder, session, state)
-    check(result is not None, f"{decoder!r} must be done after max_new_tokens steps")
+        run.logits = run.session.advance(*run.selection)
+    check(result is not None, f"{who} must be done after max_new_tokens steps")
 
 
-def _to_the_end(steps: Generator[Any, None, Decoded]) -> Decoded:
-    """The result of a run that is watched, so that no prompt leaves it before the end."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as finished:
-            result: Decoded = finished.value
-            return result
-
-
-def _only(out: Decoded, prompt: int) -> Decoded:
-    """One prompt's part of a result, cut to its own length."""
-    part = slice(prompt, prompt + 1)
-    new = max(int(out.lengths[part].max()), 1)
-    return replace(
-        out,
-        tokens=out.tokens[part, :, :new],
-        lengths=out.lengths[part],
-        finish_reason=out.finish_reason[part],
-        valid=out.valid[part],
-        token_log_probs=out.token_log_probs[part, :, :new],
-        score=out.score[part],
-    )
-
-
-def _check_same(expected: Decoded, got: Decoded, when: str) -> None:
-    for name in ("tokens", "lengths", "finish_reason", "valid", "token_log_probs", "score"):
-        ours, theirs = getattr(expected, name), getattr(got, name)
-        same = torch.equal(ours, theirs) if isinstance(ours, Tensor) else ours == theirs
-        check(same, f"{name} must be the same {when}, got {theirs} for {ours}")
+def _check_same(expected: Decoded, actual: Decoded, law: str, names: tuple[str, str]) -> None:
+    """Check that two results are equal; `names` are theirs in the message."""
+    for field in ("tokens", "lengths", "finish_reason", "valid", "token_log_probs", "score"):
+        values = getattr(expected, field), getattr(actual, field)
+        same = torch.equal(*values) if isinstance(values[0], Tensor) else values[0] == values[1]
+        check(same, f"{law}: {field}", **dict(zip(names, values, strict=True)))

@@ -1,4 +1,4 @@
-"""Slow, readable references: one prompt at a time, lists and loops, no cache, no batch."""
+"""Slow, readable references: one prompt at a time, with lists and loops, no cache and no batch."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -9,12 +9,12 @@ from decodekit.core.prompt import Prompt
 from decodekit.models.protocols import Model
 from decodekit.scorers.base import Scorer
 
-# The log-probabilities of the next token after a text.
+# From a sequence to the log-probabilities of the next token.
 NextLogProbs = Callable[[list[int]], list[float]]
 
 
 class Hypothesis(NamedTuple):
-    """A continuation, the sum of its log-probabilities, and what the scorer makes of it."""
+    """A continuation, the sum of its log-probabilities, and its score."""
 
     tokens: list[int]
     log_prob: float
@@ -22,7 +22,7 @@ class Hypothesis(NamedTuple):
 
 
 def next_log_probs(model: Model) -> NextLogProbs:
-    """The model as a function of the text: computed anew each time, so no cache can be wrong.
+    """The model as a function of the sequence, computed anew each time, without a cache.
 
     Example:
         >>> model = dk.testing.MarkovModel([[0.25, 0.75], [0.5, 0.5]])
@@ -30,8 +30,8 @@ def next_log_probs(model: Model) -> NextLogProbs:
         [-1.39, -0.29]
     """
 
-    def function(text: list[int]) -> list[float]:
-        _, logits = model.start(Prompt.from_ids([text]), rows_per_prompt=1, capacity=len(text) + 1)
+    def function(tokens: list[int]) -> list[float]:
+        _, logits = model.start(Prompt.from_ids([tokens]), rows_per_prompt=1, capacity=len(tokens) + 1)
         log_probs: list[float] = logits[0].log_softmax(-1).tolist()
         return log_probs
 
@@ -46,7 +46,7 @@ def score_of(scorer: Scorer, log_prob: float, length: int) -> float:
 def enumerate_hypotheses(
     log_probs: NextLogProbs, prompt: list[int], scorer: Scorer, end_ids: set[int], max_new_tokens: int
 ) -> list[Hypothesis]:
-    """Every continuation there is, best score first. For a few tokens and a few steps only.
+    """Every continuation, best score first. For a few tokens and a few steps only.
 
     Example:
         >>> model = dk.testing.MarkovModel([[0.1, 0.9], [0.5, 0.5]])
@@ -55,19 +55,19 @@ def enumerate_hypotheses(
         [1, 0]
     """
 
-    def walk(tokens: list[int], log_prob: float) -> Iterator[Hypothesis]:
+    def expand(tokens: list[int], log_prob: float) -> Iterator[Hypothesis]:
         if tokens and (tokens[-1] in end_ids or len(tokens) == max_new_tokens):
             yield Hypothesis(tokens, log_prob, score_of(scorer, log_prob, len(tokens)))
             return
         for token, added in enumerate(log_probs(prompt + tokens)):
             if added > -torch.inf:
-                yield from walk([*tokens, token], log_prob + added)
+                yield from expand([*tokens, token], log_prob + added)
 
-    return sorted(walk([], 0.0), key=lambda hypothesis: -hypothesis.score)
+    return sorted(expand([], 0.0), key=lambda hypothesis: -hypothesis.score)
 
 
 def greedy(log_probs: NextLogProbs, prompt: list[int], end_ids: set[int], max_new_tokens: int) -> Hypothesis:
-    """The likeliest token at every step.
+    """The most probable token at every step.
 
     Example:
         >>> model = dk.testing.MarkovModel([[0.25, 0.75], [0.5, 0.5]])
@@ -83,28 +83,28 @@ def greedy(log_probs: NextLogProbs, prompt: list[int], end_ids: set[int], max_ne
     return Hypothesis(tokens, total, total)
 
 
-def beam_search(  # noqa: PLR0913, PLR0917 - what defines the search, nothing else
+def beam_search(  # noqa: PLR0913, PLR0917 - the definition of the search
     log_probs: NextLogProbs,
     prompt: list[int],
     beams: int,
     scorer: Scorer,
-    goes_on: Callable[[list[float], int, float, int], bool],
+    should_continue: Callable[[list[float], int, float, int], bool],
     end_ids: set[int],
     max_new_tokens: int,
-    finishes: Callable[[list[int]], bool] = lambda tokens: False,  # noqa: ARG005 - nothing else does
+    criterion: Callable[[list[int]], bool] = lambda tokens: False,  # noqa: ARG005 - no criterion
 ) -> list[Hypothesis]:
-    """Beam search as it is told: extend all, retire what ended, keep the best, ask whether to go on.
+    """Beam search by its definition: expand all beams, keep the best, collect finished hypotheses, and stop.
 
     Args:
         log_probs: The model.
         prompt: One prompt.
-        beams: Live hypotheses, and finished ones to keep.
-        scorer: What a finished hypothesis is worth.
-        goes_on: Whether to go on once `beams` hypotheses have finished, from their scores (best
-            first), the present length, the best live log-probability and the greatest length.
+        beams: Number of live hypotheses, and of finished ones to keep.
+        scorer: Ranks finished hypotheses.
+        should_continue: The stop rule, once `beams` hypotheses are finished: True to continue, from their
+            scores (best first), the length, the best live log-probability and the greatest length.
         end_ids: Ids that end a hypothesis.
-        max_new_tokens: New tokens at most.
-        finishes: What else finishes a hypothesis, from its new tokens: a stopping criterion.
+        max_new_tokens: Largest number of new tokens.
+        criterion: A stopping criterion: True for new tokens that are a finished hypothesis.
 
     Returns:
         The finished hypotheses, best first.
@@ -117,7 +117,7 @@ def beam_search(  # noqa: PLR0913, PLR0917 - what defines the search, nothing el
     """
 
     def ends(tokens: list[int]) -> bool:
-        return tokens[-1] in end_ids or finishes(tokens)
+        return tokens[-1] in end_ids or criterion(tokens)
 
     live: list[tuple[list[int], float]] = [([], 0.0)]
     finished: list[Hypothesis] = []
@@ -140,6 +140,6 @@ def beam_search(  # noqa: PLR0913, PLR0917 - what defines the search, nothing el
         if not live:
             break
         scores = [hypothesis.score for hypothesis in finished]
-        if len(finished) == beams and not goes_on(scores, length, live[0][1], max_new_tokens):
+        if len(finished) == beams and not should_continue(scores, length, live[0][1], max_new_tokens):
             break
     return finished

@@ -1,4 +1,4 @@
-"""What must hold for every processor."""
+"""The laws of processors."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,7 +14,7 @@ from decodekit.core.prompt import Prompt
 from decodekit.core.pytrees import can_be_split, keep_prompts, reorder_memory, whole_part
 from decodekit.processors.base import LogitsProcessor
 from decodekit.testing.capture_laws import check_captures, tensors
-from decodekit.testing.checking import check, repeatable
+from decodekit.testing.checking import check, name_of, repeatable
 from decodekit.testing.strategies import cases, prompts
 from decodekit.testing.toy_models import HashModel
 
@@ -26,22 +26,21 @@ def check_processor(
     unbans: bool = False,
     max_examples: int = 60,
 ) -> None:
-    """Raises unless a processor keeps its contract, on random histories and scores.
+    """Check the contract of a processor, on random histories and scores.
 
-    It must be pure; treat every row by itself, with memory that follows its row when rows are reordered, also
-    when prompts leave if it says that they may (`batch_independent`); ignore padding, unwritten columns and
-    capacity; not turn minus infinity into anything else, and not make NaN; keep the argmax if it says so; be
-    capturable if it says so.
+    It is pure. It treats every row alone, and its memory follows the row when rows are reordered or prompts
+    are evicted. It ignores padding, unwritten columns and the capacity. It allows no banned token and makes
+    no NaN. If it declares `argmax_invariant` or `capturable`, it is.
 
     Args:
-        processor: What to check, or a function from the numbers of the prompts in a batch to a processor
-            for them, where it has parameters for each prompt.
+        processor: The processor; or a function from the indices of the prompts in a batch to a processor for
+            them, where it has parameters per prompt.
         vocab: Number of tokens, above every id that the processor holds.
-        unbans: True for processors that are meant to bring banned tokens back.
-        max_examples: Random cases a law.
+        unbans: True for processors that are meant to allow banned tokens.
+        max_examples: Number of random cases per law.
 
     Raises:
-        AssertionError: If a law does not hold; hypothesis says for which case.
+        AssertionError: If a law does not hold; the message has the law and the case.
 
     Example:
         >>> check_processor(dk.TopP(0.9), max_examples=5)
@@ -59,14 +58,12 @@ def check_processor(
     @repeatable(max_examples)
     @given(prompts(vocab), st.integers(0, 2**31))
     def many_steps(batch: list[list[int]], seed: int) -> None:
-        run = _run_reordered(make(range(len(batch))), batch, vocab, seed)
-        for text, number, got in run:
-            processor = make([number])
-            expected = _run_alone(processor, text, len(batch[number]), vocab, seed)
-            check(
-                torch.equal(expected, got),
-                f"{processor!r} must give row {text} what it gives it alone: memory follows its row",
-            )
+        for tokens, number, actual in _run_reordered(make(range(len(batch))), batch, vocab, seed):
+            single = make([number])
+            expected = _run_alone(single, tokens, len(batch[number]), vocab, seed)
+            who = f"check_processor: {name_of(single)}"
+            law = f"{who} must give each row its scores alone: memory follows its row"
+            check(torch.equal(expected, actual), law, row=tokens, in_the_batch=actual, alone=expected)
 
     one_step()
     many_steps()
@@ -83,70 +80,60 @@ def _check_step(
     *,
     unbans: bool,
 ) -> None:
-    before = (history.tokens.clone(), history.valid.clone(), scores.clone())
+    who, before = f"check_processor: {name_of(processor)}", scores.clone()
+    arguments = {"tokens": history.tokens, "valid": history.valid, "scores": scores}
+    copies = {name: value.clone() for name, value in arguments.items()}
     memory = processor.init(history)
-    remembered = [tensor.clone() for tensor in tensors(memory)]
+    old = [tensor.clone() for tensor in tensors(memory)]
     out, _ = processor.apply(history, scores, memory)
-    check(all(map(torch.equal, remembered, tensors(memory))), f"{processor!r} must not write to its memory")
-    for name, old, new in zip(
-        ("tokens", "valid", "scores"), before, (history.tokens, history.valid, scores), strict=True
-    ):
-        check(torch.equal(old, new), f"{processor!r} must not write to {name}")
-    check(out.shape == scores.shape, f"{processor!r} must keep the shape of the scores")
-    check(not out.isnan().any(), f"{processor!r} must not make NaN")
-    check(
-        unbans or not ((scores == -torch.inf) & (out != -torch.inf)).any(),
-        f"{processor!r} must not allow what was banned",
-    )
+    check(all(map(torch.equal, old, tensors(memory))), f"{who} must not write to its memory")
+    for name, value in arguments.items():
+        same = torch.equal(copies[name], value)
+        check(same, f"{who} must not write to {name}", before=copies[name], after=value)
+    check(out.shape == scores.shape, f"{who} must keep the shape of the scores", got=tuple(out.shape))
+    check(not out.isnan().any(), f"{who} must not make NaN", got=out)
+    allowed = (before == -torch.inf) & (out != -torch.inf)
+    check(unbans or not allowed.any(), f"{who} must not allow banned tokens", got=out)
     if processor.argmax_invariant:
-        top = scores == scores.amax(-1, keepdim=True)
-        check(
-            top.gather(1, out.argmax(-1, keepdim=True)).all(),
-            f"{processor!r} says it keeps the argmax",
-        )
-    for what, same in _same_text(history, vocab).items():
-        again, _ = processor.apply(same, scores, processor.init(same))
-        check(torch.equal(out, again), f"{processor!r} must ignore {what}")
-
-
-def _same_text(history: History, vocab: int) -> dict[str, History]:
-    """The same text with other junk around it."""
-    junk = torch.arange(history.tokens.numel()).view_as(history.tokens) % vocab
-    rows = len(history.tokens)
-    return {
+        top = before == before.amax(-1, keepdim=True)
+        kept = top.gather(1, out.argmax(-1, keepdim=True))
+        check(kept.all(), f"{who} declares argmax_invariant and must keep the argmax", got=out)
+    invalid = torch.arange(history.tokens.numel()).view_as(history.tokens) % vocab
+    others = {
         "columns that are not valid": replace(
-            history, tokens=torch.where(history.valid, history.tokens, junk)
+            history, tokens=torch.where(history.valid, history.tokens, invalid)
         ),
-        "the capacity": History(
-            torch.cat([history.tokens, junk[:, :1].expand(rows, 3)], 1),
-            torch.cat([history.valid, torch.zeros(rows, 3, dtype=torch.bool)], 1),
-            history.position,
+        "the capacity": replace(
+            history,
+            tokens=torch.cat([history.tokens, invalid[:, :1].expand(-1, 3)], 1),
+            valid=torch.cat([history.valid, torch.zeros(len(scores), 3, dtype=torch.bool)], 1),
         ),
     }
+    for name, other in others.items():
+        again, _ = processor.apply(other, scores, processor.init(other))
+        check(torch.equal(out, again), f"{who} must ignore {name}", got=out, with_others=again)
 
 
 def _run_reordered(
     processor: LogitsProcessor, batch: list[list[int]], vocab: int, seed: int, steps: int = 4
 ) -> list[tuple[list[int], int, Float32[Tensor, " vocab"]]]:
-    """Random tokens on two rows a prompt, reordered at random inside their prompts, some of which leave.
+    """Decode at random with two rows per prompt, reorder rows inside their prompts, and evict some prompts.
 
     Returns:
-        For every row that stays its text, the number of its prompt, and the last step's processed scores.
+        For every remaining row its tokens, the index of its prompt, and its last processed scores.
     """
     generator = torch.Generator().manual_seed(seed)
     prompt = Prompt.from_ids(batch)
     numbers = list(range(len(batch)))
     history = prompt.history(prompt.tokens.shape[1] + steps, 2)
     session, logits = HashModel(vocab, seed).start(prompt, rows_per_prompt=2, capacity=0)
-    memory = processor.init(history)
-    scores = logits
+    memory, scores = processor.init(history), logits
     for number in range(steps):
         rows = 2 * len(numbers)
         scores, memory = processor.apply(history, logits, memory)
-        check(
-            all(tensor.ndim == 0 or len(tensor) == rows for tensor in tensors(memory)),
-            f"{processor!r} must remember tensors that lead with rows, or are 0-d",
-        )
+        leads = all(tensor.ndim == 0 or len(tensor) == rows for tensor in tensors(memory))
+        law = f"check_processor: {name_of(processor)} must remember tensors that lead with rows, or are 0-d"
+        check(leads, law, rows=rows, shapes=[tuple(tensor.shape) for tensor in tensors(memory)])
         if number + 1 < steps:
             first = torch.arange(rows) // 2 * 2
             sources = first + torch.randint(0, 2, (rows,), generator=generator)
@@ -159,19 +146,19 @@ def _run_reordered(
             history, memory = keep_prompts((history, memory), stay, len(numbers))
             session.keep_prompts(stay)
             numbers, logits = stay.tolist(), session.logits()
-    texts = [tokens[valid].tolist() for tokens, valid in zip(history.tokens, history.valid, strict=True)]
-    return [(text, numbers[row // 2], scores[row]) for row, text in enumerate(texts)]
+    pairs = zip(history.tokens, history.valid, strict=True)
+    return [(ids[valid].tolist(), numbers[row // 2], scores[row]) for row, (ids, valid) in enumerate(pairs)]
 
 
 def _run_alone(
-    processor: LogitsProcessor, text: list[int], prompt_length: int, vocab: int, seed: int
+    processor: LogitsProcessor, tokens: list[int], prompt_length: int, vocab: int, seed: int
 ) -> Float32[Tensor, " vocab"]:
-    """The processed scores after `text`, for one row that was never reordered."""
-    prompt = Prompt.from_ids([text[:prompt_length]])
-    history = prompt.history(len(text) + 1, 1)
+    """The processed scores after `tokens`, for one row that was never reordered."""
+    prompt = Prompt.from_ids([tokens[:prompt_length]])
+    history = prompt.history(len(tokens) + 1, 1)
     session, logits = HashModel(vocab, seed).start(prompt, rows_per_prompt=1, capacity=0)
     scores, memory = processor.apply(history, logits, processor.init(history))
-    for token in text[prompt_length:]:
+    for token in tokens[prompt_length:]:
         history = history.append(torch.tensor([token]))
         logits = session.advance(torch.tensor([token]), None)
         scores, memory = processor.apply(history, logits, memory)

@@ -1,56 +1,52 @@
-"""What must hold for every scorer."""
+"""The laws of scorers."""
 
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from decodekit.scorers.base import Scorer
-from decodekit.testing.checking import check, repeatable
+from decodekit.testing.checking import check, name_of, repeatable
 
 
 def check_scorer(scorer: Scorer, *, max_examples: int = 200) -> None:
-    """Raises unless a scorer is elementwise, and its bound holds for every continuation.
+    """Check that a scorer is elementwise, and that its bound holds for every continuation.
 
     Args:
-        scorer: What to check.
-        max_examples: Random cases.
+        scorer: The scorer.
+        max_examples: Number of random cases.
 
     Raises:
-        AssertionError: If a law does not hold; hypothesis says for which case.
+        AssertionError: If a law does not hold; the message has the law and the case.
 
     Example:
         >>> check_scorer(dk.LengthPenalty(0.7))
     """
-    log_prob = st.floats(-1e3, 0, width=32)
+    who, log_prob = f"check_scorer: {name_of(scorer)}", st.floats(-1e3, 0, width=32)
 
     @repeatable(max_examples)
     @given(st.lists(st.tuples(log_prob, st.integers(1, 50)), min_size=1), log_prob, st.integers(0, 20))
     def laws(hypotheses: list[tuple[float, int]], added: float, longer: int) -> None:
         log_probs = torch.tensor([log_prob for log_prob, _ in hypotheses])
         lengths = torch.tensor([length for _, length in hypotheses])
-        scores = scorer(log_probs, lengths)
-        one_by_one = [scorer(log_probs[i : i + 1], lengths[i : i + 1]) for i in range(len(lengths))]
-        check(torch.equal(scores, torch.cat(one_by_one)), f"{scorer!r} must be elementwise")
-        for most in (60, 80):
-            bound = scorer.bound(log_probs, lengths, most)
-            apart = [
-                scorer.bound(*pair, most) for pair in zip(log_probs[:, None], lengths[:, None], strict=True)
-            ]
-            check(torch.equal(bound, torch.cat(apart)), f"{scorer!r} must be elementwise in its bound")
-            greater = scorer.bound(log_probs / 2, lengths, most)
-            check(
-                ((greater >= bound - 1e-5 * bound.abs()) | (greater == bound)).all(),
-                f"{scorer!r}: the greater sum must not have the lower bound, got {greater} for {bound}",
-            )
+        pairs = list(zip(log_probs[:, None], lengths[:, None], strict=True))
+        scores, alone = scorer(log_probs, lengths), torch.cat([scorer(*pair) for pair in pairs])
+        check(torch.equal(scores, alone), f"{who} must be elementwise", together=scores, alone=alone)
+        for max_length in (60, 80):
+            bound = scorer.bound(log_probs, lengths, max_length)
+            alone = torch.cat([scorer.bound(*pair, max_length) for pair in pairs])
+            law = f"{who} must be elementwise in its bound"
+            check(torch.equal(bound, alone), law, together=bound, alone=alone)
+            higher = scorer.bound(log_probs / 2, lengths, max_length)
+            law = f"{who} must not have a lower bound for a greater sum"
+            rises = (higher >= bound - 1e-5 * bound.abs()) | (higher == bound)
+            check(rises.all(), law, bound=bound, bound_of_half_the_sum=higher)
             for continued in (
-                scorer(log_probs + added, (lengths + longer).clamp(max=most)),
+                scorer(log_probs + added, (lengths + longer).clamp(max=max_length)),
                 scorer(log_probs, lengths),
-                scorer(log_probs, torch.full_like(lengths, most)),
+                scorer(log_probs, torch.full_like(lengths, max_length)),
             ):
-                slack = 1e-5 * continued.abs()  # rounding of the power and of the sum
-                check(
-                    (continued <= bound + slack).all(),
-                    f"{scorer!r}: bound {bound} must not be below the score {continued} of a continuation",
-                )
+                holds = bound >= continued - 1e-5 * continued.abs()  # rounding of the power and of the sum
+                law = f"{who}: its bound must not be below the score of a continuation"
+                check(holds.all(), law, bound=bound, score=continued)
 
     laws()

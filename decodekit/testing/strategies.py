@@ -1,4 +1,4 @@
-"""Hypothesis strategies: histories, scores and batches of prompts."""
+"""Random histories, scores and batches of prompts, for hypothesis."""
 
 import torch
 from hypothesis import strategies as st
@@ -19,15 +19,9 @@ def prompts(draw: st.DrawFn, vocab: int, max_batch: int = 3, max_length: int = 5
 def cases(
     draw: st.DrawFn, vocab: int, *, padded: bool = True, ties: bool = True
 ) -> tuple[History, Float32[Tensor, "rows vocab"]]:
-    """A history, with room to spare and junk in it, and scores, some of them minus infinity.
+    """A history with random ids in its unwritten columns, and scores, some of them minus infinity.
 
     At least one token of every row is allowed.
-
-    Args:
-        draw: Given by hypothesis.
-        vocab: Number of tokens.
-        padded: Whether rows may have padding to their left.
-        ties: Whether scores may be tied.
     """
     rows, length = draw(st.integers(1, 4)), draw(st.integers(1, 8))
     capacity = length + draw(st.integers(0, 4))

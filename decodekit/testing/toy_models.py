@@ -1,4 +1,4 @@
-"""Models small enough to be solved in the head, or to be enumerated."""
+"""Models small enough to be solved by hand, or to be enumerated."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,14 +9,18 @@ from torch import Tensor
 from decodekit import rng
 from decodekit.core.prompt import Prompt
 from decodekit.core.vocabulary import Vocabulary
+from decodekit.models.protocols import ModelOutputs, ModelOutputsSpec
+
+_WIDTH = 4
+_LAYERS = {"low": (0, 2), "high": (4, 6)}
 
 
 class MarkovModel:
-    """The next token depends on the last one only, by a matrix of probabilities.
+    """A model whose next token depends on the last one only, by a matrix of probabilities.
 
     Args:
         transitions: `transitions[last][next]`; rows sum to 1.
-        end_ids: Ids that end a text.
+        end_ids: Ids that end a hypothesis.
 
     Example:
         >>> model = MarkovModel([[0.1, 0.9], [0.5, 0.5]])
@@ -35,24 +39,21 @@ class MarkovModel:
         del capacity  # nothing is allocated
         last = prompt.tokens[:, -1].repeat_interleave(rows_per_prompt)
         session = ToySession(
-            last,
-            update=lambda _, tokens: tokens,
-            logits=lambda state: self.log_probs[state].float(),
-            batch=len(prompt.tokens),
+            last, lambda _, tokens: tokens, lambda state: self.log_probs[state].float(), len(prompt.tokens)
         )
         return session, session.logits()
 
 
 class HashModel:
-    """The next token depends on the whole text, at random but always the same.
+    """A model whose next token depends on the whole sequence, at random but repeatably.
 
-    The logits are a hash of the text, so whatever goes to a wrong row shows at once.
+    The logits are a hash of the sequence, so a token or a cache on a wrong row shows at once.
 
     Args:
         vocab: Number of tokens.
-        seed: Picks the model.
+        seed: Seed of the hash.
         scale: Standard deviation of the logits; above 3 most distributions are peaked.
-        end_ids: Ids that end a text.
+        end_ids: Ids that end a hypothesis.
 
     Example:
         >>> model = HashModel(vocab=5)
@@ -61,9 +62,7 @@ class HashModel:
     """
 
     def __init__(self, vocab: int, seed: int = 0, scale: float = 2.0, end_ids: tuple[int, ...] = ()) -> None:
-        self.vocab = vocab
-        self.seed = seed
-        self.scale = scale
+        self.vocab, self.seed, self.scale = vocab, seed, scale
         self.vocabulary = Vocabulary(size=vocab, end_ids=end_ids)
 
     def start(
@@ -71,19 +70,22 @@ class HashModel:
     ) -> tuple["ToySession", Float32[Tensor, "rows vocab"]]:
         """The logits after every prompt, padding ignored."""
         del capacity  # nothing is allocated
-        state = torch.full((len(prompt.tokens),), self.seed)
-        for tokens, mask in zip(prompt.tokens.T, prompt.mask.T, strict=True):
-            state = torch.where(mask, self._update(state, tokens), state)
-        session = ToySession(
-            state.repeat_interleave(rows_per_prompt), self._update, self._logits, batch=len(prompt.tokens)
-        )
+        state, batch = self._states(prompt)[-1].repeat_interleave(rows_per_prompt), len(prompt.tokens)
+        session = ToySession(state, self._update, self._logits, batch)
         return session, session.logits()
 
     def start_captured(
         self, prompt: Prompt, *, rows_per_prompt: int, capacity: int
     ) -> tuple["ToySession", Float32[Tensor, "rows vocab"]]:
-        """The same: a pass is a few operations, which need not be recorded."""
+        """The same as `start`: a pass is a few operations, which need not be recorded."""
         return self.start(prompt, rows_per_prompt=rows_per_prompt, capacity=capacity)
+
+    def _states(self, prompt: Prompt) -> list[Int64[Tensor, " batch"]]:
+        """The states before the prompts and after each of their columns."""
+        states = [torch.full((len(prompt.tokens),), self.seed)]
+        for tokens, mask in zip(prompt.tokens.T, prompt.mask.T, strict=True):
+            states.append(torch.where(mask, self._update(states[-1], tokens), states[-1]))
+        return states
 
     @staticmethod
     def _update(state: Int64[Tensor, " rows"], tokens: Int64[Tensor, " rows"]) -> Int64[Tensor, " rows"]:
@@ -99,7 +101,7 @@ class HashModel:
 
 
 class ToySession:
-    """A session whose whole cache is one number a row."""
+    """A session whose cache is one number per row, from which logits and outputs are computed."""
 
     def __init__(
         self,
@@ -107,27 +109,28 @@ class ToySession:
         update: Callable[[Tensor, Tensor], Tensor],
         logits: Callable[[Tensor], Tensor],
         batch: int,
+        outputs: Callable[[Tensor], ModelOutputs] | None = None,
     ) -> None:
         self.state, self.batch = state, batch
-        self._update = update
-        self._logits = logits
+        self._update, self._logits, self._outputs = update, logits, outputs
+        self.model_outputs = ModelOutputs() if outputs is None else outputs(state)
 
     @property
     def can_evict(self) -> bool:
-        """Prompts can leave."""
-        return True
+        """True if prompts can be evicted: without outputs, which belong to the first batch."""
+        return self._outputs is None
 
     def keep_prompts(self, prompts: Int64[Tensor, " kept"]) -> None:
-        """Goes on with some prompts only."""
+        """Evict all other prompts."""
         self.state = self.state.view(self.batch, -1).index_select(0, prompts).flatten()
         self.batch = len(prompts)
 
     def can_merge(self) -> bool:
-        """Other sessions can be merged."""
-        return True
+        """True if other sessions can be merged."""
+        return self.can_evict
 
     def merge(self, other: "ToySession") -> None:
-        """Goes on with another run's prompts after its own."""
+        """Append the prompts of another session."""
         self.state = torch.cat([self.state, other.state])
         self.batch += other.batch
 
@@ -141,4 +144,53 @@ class ToySession:
         """The logits after one more token on every row."""
         state = self.state if source_rows is None else self.state[source_rows]
         self.state = self._update(state, tokens)
+        if self._outputs is not None:
+            self.model_outputs = self._outputs(self.state)
         return self.logits()
+
+
+class HashModelWithOutputs(HashModel):
+    """A `HashModel` whose hidden states, early layers and attention are hashes of the sequence as well.
+
+    States have 4 numbers, layer `n` has the logits of another model, and attention goes to all columns of the
+    prompt except its padding.
+
+    Args:
+        vocab: As in `HashModel`; so are `seed`, `scale` and `end_ids`.
+
+    Example:
+        >>> dk.testing.check_decoder(dk.ContrastiveSearch(3), model=HashModelWithOutputs, max_examples=3)
+    """
+
+    def start_with_outputs(
+        self, prompt: Prompt, *, rows_per_prompt: int, capacity: int, outputs_spec: ModelOutputsSpec
+    ) -> tuple["ToySession", Float32[Tensor, "rows vocab"]]:
+        """The same as `start`, with a session that has the requested outputs."""
+        del capacity  # nothing is allocated
+        states = self._states(prompt)
+        padding = ~prompt.mask.repeat_interleave(rows_per_prompt, 0)
+        layers = _LAYERS[outputs_spec.layers] if isinstance(outputs_spec.layers, str) else outputs_spec.layers
+
+        def outputs(state: Int64[Tensor, " rows"]) -> ModelOutputs:
+            # Counted from the right, so that padding on the left changes nothing.
+            attention = _numbers(state + 99, padding.shape[1]).flip(-1).masked_fill(padding, -torch.inf)
+            layer_logits = [self._logits(state + 1 + layer) for layer in layers]
+            return ModelOutputs(
+                hidden=_numbers(state, _WIDTH) if outputs_spec.hidden else None,
+                layer_logits=torch.stack(layer_logits, 1) if layers else None,
+                # In double precision: padding moves the terms of the sum, and must not change it.
+                attention=attention.double().softmax(-1).float() if outputs_spec.attention else None,
+            )
+
+        rows, batch = states[-1].repeat_interleave(rows_per_prompt), len(prompt.tokens)
+        session = ToySession(rows, self._update, self._logits, batch, outputs)
+        if outputs_spec.hidden:
+            prompt_hidden = torch.stack([_numbers(state, _WIDTH) for state in states[1:]], 1)
+            session.model_outputs = session.model_outputs._replace(prompt_hidden=prompt_hidden)
+        return session, session.logits()
+
+
+def _numbers(state: Int64[Tensor, " rows"], width: int) -> Float32[Tensor, "rows width"]:
+    """Numbers around 0 that depend on the state and the column."""
+    columns = [rng.uniform(state, torch.full_like(state, column), torch.tensor(7)) for column in range(width)]
+    return (torch.stack(columns, 1) - 0.5).float()

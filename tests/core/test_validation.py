@@ -1,8 +1,11 @@
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import decodekit
 from decodekit.core.validation import (
     FINITE,
     FLAG,
@@ -15,6 +18,7 @@ from decodekit.core.validation import (
     at_least,
     check_fields,
     set_fields,
+    shown,
 )
 
 NOT_NUMBERS = (True, "1", None, float("nan"))
@@ -67,3 +71,16 @@ def test_a_message_ends_with_the_advice() -> None:
 
 def test_fields_of_a_frozen_class_can_be_set_while_it_is_made() -> None:
     assert Sampler(3) == Sampler(3, 0.5)
+
+
+def test_a_value_in_a_message_is_one_line_and_ends_in_an_ellipsis_where_it_is_cut() -> None:
+    assert shown("short") == "'short'"
+    assert shown("a" * 78) == repr("a" * 78)
+    assert shown("a" * 79) == "'" + "a" * 78 + "…"
+    assert shown([1, 2, 3], 5) == "[1, …"
+    assert "\n" not in shown(torch.zeros(2, 2))
+
+
+def test_no_message_cuts_a_value_without_a_sign() -> None:
+    files = Path(decodekit.__file__).parent.rglob("*.py")
+    assert [path.name for path in files if "!r:." in path.read_text()] == []

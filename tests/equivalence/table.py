@@ -1,4 +1,4 @@
-"""Every option of `generate`, put to transformers and to decodekit: the rows of docs/equivalence.md."""
+"""Calls of `generate` with every option, decoded by transformers and by decodekit: docs/equivalence.md."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,17 +19,17 @@ ALL_OUTPUT: Options = {"return_dict_in_generate": True, "output_scores": True, "
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One option, a call that uses it, and what must come of it.
+    """An option, a call that uses it, and the expected outcome.
 
     Attributes:
-        option: What it is about, as the page says it.
-        options: The keyword arguments of the call, or a function that makes them anew.
+        option: Name or description, as the page shows it.
+        options: The keyword arguments of the call, or a function that creates them.
         verdict: "equal", "different" or "refused".
-        note: What a reader should know.
-        test: The test that shows a difference and which side an exact recomputation confirms.
-        family: Which tiny random model.
+        note: A remark for the page.
+        test: The test that compares a difference with an exact recomputation.
+        family: Family of the tiny random model.
         padding: Columns of padding of each prompt.
-        pad_id: What stands there.
+        pad_id: The id in these columns.
     """
 
     option: str
@@ -42,12 +42,12 @@ class Row:
     pad_id: int = PAD
 
     def call(self) -> Options:
-        """The keyword arguments, with objects that no other call has used."""
+        """The keyword arguments, with objects that no other call shares."""
         return self.options() if callable(self.options) else dict(self.options)
 
     @property
     def prompts(self) -> Batch:
-        """The prompts; what an encoder reads is padded on the right."""
+        """The prompts; for an encoder they are padded on the right."""
         prompts = batch(self.padding, seed=31, pad_id=self.pad_id)
         if self.family in ENCODER_DECODERS and self.option != "a source padded on the left":
             return Batch(prompts.tokens.flip(1), prompts.mask.flip(1))
@@ -56,7 +56,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a row: the verdict, and the positions that each side's model computed."""
+    """The outcome of a row: the verdict, and the positions that the model computed in either library."""
 
     verdict: str
     theirs: int
@@ -64,7 +64,7 @@ class Outcome:
 
 
 def allowed(prompt: int, ids: torch.Tensor) -> list[int]:
-    """Two tokens in three."""
+    """Allow two tokens in three."""
     return [token for token in range(VOCAB) if (token + prompt + int(ids[-1])) % 3]
 
 
@@ -93,7 +93,7 @@ def with_processors(*make: Callable[[], Any]) -> Callable[[], Options]:
 
 
 class OddAfterEven(transformers.StoppingCriteria):
-    """Stops a row that says an odd token after an even one."""
+    """Stops a row that emits an odd token after an even one."""
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:  # noqa: ANN401, ARG002
         return (input_ids[:, -1] % 2 == 1) & (input_ids[:, -2] % 2 == 0)
@@ -104,7 +104,7 @@ def stopped(**options: Any) -> Callable[[], Options]:  # noqa: ANN401 - generate
 
 
 class AtCall(transformers.StoppingCriteria):
-    """Stops everything at its n-th call."""
+    """Stops all rows at its n-th call."""
 
     def __init__(self, number: int) -> None:
         self.left = number
@@ -150,7 +150,7 @@ OF_CONFIG = [
     Row("num_beams", beams()),
     Row("use_cache", {"use_cache": False}),
     Row("temperature", sampled(temperature=0.6)),
-    Row("top_k", {"do_sample": True, "top_k": 5}, note="50 where nothing is said, as there"),
+    Row("top_k", {"do_sample": True, "top_k": 5}, note="50 if not given, as in `generate()`"),
     Row("top_p", sampled(top_p=0.7)),
     Row("min_p", sampled(min_p=0.2)),
     Row("top_h", sampled(top_h=0.5)),
@@ -171,19 +171,19 @@ OF_CONFIG = [
     Row("suppress_tokens", {"suppress_tokens": [9, 20, 30]}),
     Row("begin_suppress_tokens", {"begin_suppress_tokens": list(range(8, 30))}),
     Row("sequence_bias", {"sequence_bias": [[[20], 3.0], [[8, 9], -2.0]]}),
-    Row("guidance_scale", {"guidance_scale": 1.8}, note="under beams: below"),
+    Row("guidance_scale", {"guidance_scale": 1.8}, note="under beams see below"),
     Row("watermarking_config", marked(bias=4.0), note="green lists, on the CPU"),
     Row("watermarking_config (SynthID)", marked(keys=[1, 5, 9], ngram_len=3), note="without beams"),
     Row("num_return_sequences", beams(num_return_sequences=3)),
     Row("output_scores", {"return_dict_in_generate": True, "output_scores": True}),
     Row("output_logits", {"return_dict_in_generate": True, "output_logits": True}),
-    Row("return_dict_in_generate", beams(**ALL_OUTPUT), note="field for field; scores of beams that are"),
+    Row("return_dict_in_generate", beams(**ALL_OUTPUT), note="field for field"),
     Row("pad_token_id", {"pad_token_id": 11}),
     Row("eos_token_id", {"eos_token_id": 20}),
     Row(
         "bos_token_id",
         {"inputs": None, "attention_mask": None, "bos_token_id": 1},
-        note="the prompt, if none is given",
+        note="the prompt, if no prompt is given",
     ),
     Row("decoder_start_token_id", {"decoder_start_token_id": 9}, family="bart"),
     Row("disable_compile", {"disable_compile": True}, note="nothing is compiled"),
@@ -214,7 +214,7 @@ OF_CONFIG = [
         )
     ),
 ]
-# They say how an assistant model drafts, and without one generate does not look at them either.
+# Options of the draft of an assistant model; without such a model `generate` ignores them too.
 OF_ASSISTANTS = {
     *("assistant_confidence_threshold", "assistant_lookbehind", "max_matching_ngram_size"),
     *("num_assistant_tokens", "num_assistant_tokens_schedule", "target_lookbehind"),
@@ -242,8 +242,9 @@ OF_GENERATE = [
     Row("decoder_input_ids", {"decoder_input_ids": torch.tensor([[9, 10]] * 3)}, family="bart"),
     Row(
         "`cache`",
-        note="`past_key_values` before transformers 5.24: of the prompts' beginnings; one sequence a prompt",
-        options=lambda: known_past(),  # noqa: PLW0108 - it comes below
+        note="a cache of the first columns of the prompts; one sequence per prompt; `past_key_values` before "
+        "transformers 5.24",
+        options=lambda: known_past(),  # noqa: PLW0108 - defined below
     ),
     Row("synced_gpus", {"synced_gpus": True}, "refused"),
     Row("inputs_embeds", {"inputs_embeds": torch.zeros(3, 9, 32)}, "refused"),
@@ -257,16 +258,15 @@ DIFFERENT = [
         "a pad id of 0 under beams",
         beams(pad_token_id=0, num_return_sequences=4),
         "different",
-        "fills what comes after the end with the end id: 0 counts as not given. Ours is 0; tokens before it, "
-        "lengths and scores are the same",
+        "treats the pad id 0 as not given, and fills finished hypotheses with the end id. decodekit fills "
+        "them with 0; all other tokens, lengths and scores are the same",
         "test_pad_id_0_fills_the_tails_of_beams_with_0_where_generate_says_the_end_id_again",
     ),
     Row(
         "n-gram blocking in a left-padded batch",
         {"no_repeat_ngram_size": 1},
         "different",
-        "takes padding for text, so that a prompt says something else than it says alone. To ours padding is "
-        "no text",
+        "treats padding as text, so the result of a prompt depends on the batch. decodekit ignores padding",
         "test_padding_is_no_text_to_ngram_blocking",
         padding=(0, 2, 5),
         pad_id=6,
@@ -275,7 +275,8 @@ DIFFERENT = [
         "guidance under beams",
         beams(guidance_scale=1.8, num_return_sequences=4),
         "different",
-        "does not reorder the cache of the unconditional text: most texts are wrong. Ours follows its beams",
+        "does not reorder the cache of the unconditional model, so most hypotheses are wrong. decodekit "
+        "reorders it with the beams",
         "test_guided_beams_are_exact_where_most_of_generates_are_wrong",
     ),
     Row(
@@ -286,22 +287,22 @@ DIFFERENT = [
             "negative_prompt_attention_mask": torch.tensor([[0, 0, 0, 1], [1, 1, 1, 1], [0, 0, 1, 1]]),
         },
         "different",
-        "counts the padding in their positions. Ours gives what each prompt alone gives",
+        "counts padding in the positions of the prompt. decodekit returns the result of each prompt alone",
         "test_padded_negative_prompts_give_what_each_gives_alone_where_generate_counts_the_padding",
     ),
     Row(
         "fewer strings than beams",
         beams(num_return_sequences=4, **ALL_OUTPUT, prefix_allowed_tokens_fn=lambda _, ids: one_of_two(ids)),
         "different",
-        "returns one of them twice, or goes on past the end, with a score of about -10⁹. Ours returns those "
-        "that there are, and `valid` is False for the rest",
+        "returns one of them twice, or continues past the end, with a score of about -10⁹. decodekit returns "
+        "the strings that exist, and `valid` is False for the rest",
         "test_fewer_strings_than_beams_are_fewer_hypotheses",
     ),
     Row(
         "a source padded on the left",
         beams(num_return_sequences=4),
         "different",
-        "shifts the positions of a BART's encoder. Ours reads it as it reads the text alone",
+        "shifts the positions in the encoder of BART. decodekit reads the source as without padding",
         "test_a_source_padded_on_the_left_gives_what_it_gives_alone",
         family="bart",
         padding=(0, 2, 5),
@@ -310,7 +311,7 @@ DIFFERENT = [
         "encoder penalties over padding",
         {"encoder_repetition_penalty": 30.0},
         "different",
-        "takes padding for text. To ours it is none",
+        "treats padding as text. decodekit ignores it",
         "test_padding_is_no_text_to_the_encoder_repetition_penalty",
         padding=(0, 2, 5),
     ),
@@ -318,8 +319,8 @@ DIFFERENT = [
         "prefix_allowed_tokens_fn in a left-padded batch",
         {"prefix_allowed_tokens_fn": lambda _, ids: list(range(8 + len(ids) % 3, VOCAB, 3))},
         "different",
-        "is given the padding. Ours is given the prompt's own ids, so that a batch gives what each prompt "
-        "alone gives",
+        "passes the padding to the function. decodekit passes only the ids of the prompt, so a batch gives "
+        "the results of each prompt alone",
         "test_a_prefix_function_is_given_a_rows_own_ids",
         padding=(0, 2, 5),
     ),
@@ -327,29 +328,29 @@ DIFFERENT = [
         "a criterion that counts its calls, under beams",
         lambda: {"stopping_criteria": transformers.StoppingCriteriaList([AtCall(5)]), **beams()},
         "different",
-        "asks once a step, about all candidates. Ours asks about as many rows as there are hypotheses, "
-        "several times a step: a criterion must be a function of what was said",
+        "calls it once per step with all candidates. decodekit calls it several times per step, with as many "
+        "rows as there are beams: a criterion must be a function of the ids",
         "test_under_beams_a_criterion_of_theirs_sees_hypotheses_and_not_candidates",
     ),
     Row(
         "the tails of beams without an end id",
         stopped(**beams(eos_token_id=None, num_return_sequences=4)),
         "different",
-        "fills them with -1. Ours fills them with the pad id",
+        "fills them with -1. decodekit fills them with the pad id",
         "test_the_tails_of_beams_without_an_end_id_are_the_pad_id",
     ),
     Row(
-        "a criterion of one's own and no end id",
+        "a custom criterion and no end id",
         stopped(eos_token_id=None),
         "different",
-        "goes on with rows that were stopped until all are. Ours pads them",
+        "continues stopped rows until all rows are stopped. decodekit pads them",
         "test_a_row_that_was_stopped_says_no_more_also_without_end_ids",
     ),
 ]
 
 
 def one_of_two(ids: torch.Tensor) -> list[int]:
-    """Two texts are allowed: 9, 10 and the end, or 11 and the end."""
+    """Allow two sequences: 9, 10 and the end, or 11 and the end."""
     return {9: [10], 10: [ENDS[0]], 11: [ENDS[0]]}.get(int(ids[-1]), [9, 11])
 
 
@@ -363,29 +364,29 @@ def known_past() -> Options:
 
 @cache
 def outcome(row: Row) -> Outcome:
-    """Puts the call to both sides."""
-    _ask(row.family)
+    """Decode the call with both libraries."""
+    _probe(row.family)
     try:
-        mine, my_positions = _say(partial(dk.compat.hf.generate, wrap(row.family)), row)
+        ours, our_positions = _generate(partial(dk.compat.hf.generate, wrap(row.family)), row)
     except dk.DecodekitError as error:
         named = next(iter(row.call()))
         return Outcome("refused" if named in str(error) else f"refused without its name: {error}", 0, 0)
-    theirs, their_positions = _say(build(row.family).generate, row)
-    verdict = "different" if differences(theirs, mine) else "equal"
-    return Outcome(verdict, their_positions, my_positions)
+    theirs, their_positions = _generate(build(row.family).generate, row)
+    verdict = "different" if differences(theirs, ours) else "equal"
+    return Outcome(verdict, their_positions, our_positions)
 
 
 @cache
-def _ask(family: str) -> None:
-    """Lets decodekit ask the model what it asks once, so that it is not counted."""
+def _probe(family: str) -> None:
+    """Let decodekit probe the model, so that the passes of the probes are not counted."""
     prompts = Row("", family=family, padding=(0, 3)).prompts
     dk.compat.hf.generate(
         wrap(family), prompts.tokens, attention_mask=prompts.mask, num_beams=2, pad_token_id=PAD
     )
 
 
-def _say(generate: Callable[..., Any], row: Row) -> tuple[Any, int]:
-    """What it returns, and how many positions the decoder computed."""
+def _generate(generate: Callable[..., Any], row: Row) -> tuple[Any, int]:
+    """The result, and the number of positions that the decoder of the model computed."""
     prompts, options = row.prompts, row.call()
     given: Options = {
         "attention_mask": prompts.mask,

@@ -1,4 +1,4 @@
-"""What docs/equivalence.md says is what came of these calls: the page is made from them.
+"""The page docs/equivalence.md is generated from the outcomes of these calls.
 
 After a change: `pytest tests/equivalence/test_page.py -n 0 --update-examples`, then read the diff.
 """
@@ -28,7 +28,7 @@ ROWS = [*MODES, *OF_CONFIG, *OF_GENERATE, *DIFFERENT]
 
 pytestmark = [
     pytest.mark.mostly_slow(16),
-    pytest.mark.filterwarnings("ignore"),  # transformers warns of what is merely odd
+    pytest.mark.filterwarnings("ignore"),  # transformers warns of unusual options
 ]
 
 
@@ -58,7 +58,7 @@ def test_the_page_is_made_of_what_came_of_the_calls(request: pytest.FixtureReque
 
 
 def table(rows: Iterable[Row]) -> list[str]:
-    """What is equal, and what it costs either side."""
+    """Options with equal results, and the positions that either library computes."""
     lines = ["| option | | positions computed | |", "|---|---|---|---|"]
     for row in rows:
         came = outcome(row)
@@ -73,17 +73,17 @@ def table(rows: Iterable[Row]) -> list[str]:
 
 
 def differences_table() -> list[str]:
-    """Where both say something else, and why."""
-    lines = ["| what | `generate()` of transformers 5.24 | test |", "|---|---|---|"]
+    """Differences, with the reason and the test of each."""
+    lines = ["| case | `generate()` of transformers 5.24 | test |", "|---|---|---|"]
     lines += [f"| {row.option} | {row.note} | `{row.test}` |" for row in DIFFERENT]
     return lines
 
 
 def refused() -> str:
-    """The names of what is refused."""
+    """The names of refused options."""
     return ", ".join(code(row) for row in [*MODES, *OF_CONFIG, *OF_GENERATE] if row.verdict == "refused")
 
 
 def code(row: Row) -> str:
-    """An option's name as code, a description as it is."""
+    """The name of an option as code; a description unchanged."""
     return re.sub(r"^(\w+_\w+)", r"`\1`", row.option)

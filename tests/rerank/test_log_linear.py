@@ -25,6 +25,7 @@ def test_the_true_posterior_by_hand() -> None:
     out = dk.decode(forward, [[0]], dk.BeamSearch(2, num_return=2), max_new_tokens=1)
     best = dk.noisy_channel(out, reverse, prior=dk.Prior(alone, [[0]]))
     assert best.hypotheses() == [[[0], [1]]]
+    assert isinstance(best.report, dk.ModelReport)
     assert best.score[0].exp().tolist() == pytest.approx([0.5 * 0.9 * 0.3, 0.5 * 0.2 * 0.7])
     assert best.report.channel[0].exp().tolist() == pytest.approx([0.9, 0.2])
     assert best.report.prior[0].exp().tolist() == pytest.approx([0.3, 0.7])

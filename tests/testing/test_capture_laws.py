@@ -38,8 +38,8 @@ class KeepsACopy(Counts):
         return scores, torch.cat([memory, memory[:, :1]], 1)
 
 
-class AsksTheDevice(Counts):
-    """Broken: reads a number on the way."""
+class ReadsTheDevice(Counts):
+    """Broken: reads a number from the device."""
 
     def apply(self, history: dk.History, scores: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         del history
@@ -47,13 +47,13 @@ class AsksTheDevice(Counts):
 
 
 class PicksWithAMask(Counts):
-    """Broken: how much it looks at depends on the data."""
+    """Broken: the number of columns it reads depends on the data."""
 
     def apply(self, history: dk.History, scores: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         return scores + 0.0 * history.tokens[history.valid].sum(), memory
 
 
-class TreeMask(Counts):
+class BranchesOnTheHost(Counts):
     """Broken: a comparison decides on the host."""
 
     def apply(self, history: dk.History, scores: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,22 +62,22 @@ class TreeMask(Counts):
         return scores, memory
 
 
-@pytest.mark.parametrize("nonfinite", [CountsInHalves(), KeepsACopy()])
-def test_a_step_that_changes_the_form_of_a_memory_cannot_be_captured(nonfinite: dk.LogitsProcessor) -> None:
+@pytest.mark.parametrize("broken", [CountsInHalves(), KeepsACopy()])
+def test_a_step_that_changes_the_form_of_a_memory_cannot_be_captured(broken: dk.LogitsProcessor) -> None:
     with pytest.raises(AssertionError, match="shapes must not change in a step"):
-        check_captures(processor=nonfinite, vocab=VOCAB)
+        check_captures(processor=broken, vocab=VOCAB)
 
 
-@pytest.mark.parametrize("nonfinite", [AsksTheDevice(), PicksWithAMask(), TreeMask()])
-def test_a_step_that_reads_the_device_cannot_be_captured(nonfinite: dk.LogitsProcessor) -> None:
-    with pytest.raises(AssertionError, match=rf"must not read the device, and .*{type(nonfinite).__name__}"):
-        check_captures(processor=nonfinite, vocab=VOCAB)
+@pytest.mark.parametrize("broken", [ReadsTheDevice(), PicksWithAMask(), BranchesOnTheHost()])
+def test_a_step_that_reads_the_device_cannot_be_captured(broken: dk.LogitsProcessor) -> None:
+    with pytest.raises(AssertionError, match=rf"must not read the device, and .*{type(broken).__name__}"):
+        check_captures(processor=broken, vocab=VOCAB)
 
 
 @pytest.mark.parametrize(
     "decoder", [None, dk.Greedy(), dk.BeamSearch(3), dk.Sample(2, seeds=[1, 2, 3])], ids=repr
 )
-def test_a_step_of_what_comes_with_the_library_can_be_captured(decoder: dk.Decoder | None) -> None:
+def test_a_step_of_parts_of_the_library_can_be_captured(decoder: dk.Decoder | None) -> None:
     processors = [dk.RepetitionPenalty(1.2), dk.NoRepeatNGram(2), dk.MinNewTokens(3, end_ids=2), Counts()]
     check_captures(decoder, processors, vocab=VOCAB)
     check_captures(decoder, Counts(), vocab=VOCAB)

@@ -1,6 +1,6 @@
 """Decoders that are broken in one way each, and the law that says so."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -10,6 +10,9 @@ import decodekit as dk
 from decodekit.testing import check_decoder
 
 pytestmark = pytest.mark.usefixtures("first_failure")
+
+ALONE = r"must give a batch the results of each prompt alone: prompt \d of \[\[.* in the batch \[.* alone \["
+OWN_LOG_PROBS = r"reported log-probabilities must be the model's own: reported \[.* model \[.* prompts \[\["
 
 
 class GreedyByHand(dk.Decoder[dk.RowState]):
@@ -37,7 +40,7 @@ class KeepsNoShapes(GreedyByHand):
 
 
 class ReadsTheDeviceInAStep(GreedyByHand):
-    """Broken: looks whether all is done before it does anything."""
+    """Broken: reads whether all rows are done."""
 
     def step(self, scores: Tensor, state: dk.RowState) -> tuple[dk.RowState, dk.Selection]:
         if state.done.item():
@@ -46,7 +49,7 @@ class ReadsTheDeviceInAStep(GreedyByHand):
 
 
 class LeavesThePrompt(GreedyByHand):
-    """Broken: every row goes on from the row before it, whosever that is."""
+    """Broken: every row continues the row before it, also that of another prompt."""
 
     def step(self, scores: Tensor, state: dk.RowState) -> tuple[dk.RowState, dk.Selection]:
         state, selection = super().step(scores, state)
@@ -54,7 +57,7 @@ class LeavesThePrompt(GreedyByHand):
 
 
 class GoesOnAfterTheEnd(GreedyByHand):
-    """Broken: a step after the end still counts."""
+    """Broken: a step after the end changes the lengths."""
 
     def step(self, scores: Tensor, state: dk.RowState) -> tuple[dk.RowState, dk.Selection]:
         after, selection = super().step(scores, state)
@@ -63,7 +66,7 @@ class GoesOnAfterTheEnd(GreedyByHand):
 
 
 class WritesToItsState(GreedyByHand):
-    """Broken: the state before the step is no longer what it was."""
+    """Broken: changes the state before the step."""
 
     def step(self, scores: Tensor, state: dk.RowState) -> tuple[dk.RowState, dk.Selection]:
         after, selection = super().step(scores, state)
@@ -72,15 +75,15 @@ class WritesToItsState(GreedyByHand):
 
 
 class IsNeverDone(GreedyByHand):
-    """Broken: forgets that there is a limit."""
+    """Broken: ignores the limit."""
 
     def step(self, scores: Tensor, state: dk.RowState) -> tuple[dk.RowState, dk.Selection]:
         state, selection = super().step(scores, state)
         return state._replace(done=torch.zeros_like(state.done)), selection
 
 
-class ListensToOtherPrompts(GreedyByHand):
-    """Broken: says what is likeliest on the whole."""
+class ChoosesForTheWholeBatch(GreedyByHand):
+    """Broken: emits the token that is most probable on average over the batch."""
 
     def step(self, scores: Tensor, state: dk.RowState) -> tuple[dk.RowState, dk.Selection]:
         return state.emit(scores.mean(0, keepdim=True).argmax(-1).expand(len(scores)), scores)
@@ -94,8 +97,54 @@ class ReportsTheNextBest(GreedyByHand):
         return super().step(scores, state._replace(model_scores=state.model_scores.roll(1, -1)))
 
 
+class ReturnsItsTokens(GreedyByHand):
+    """Broken: its step returns no selection."""
+
+    def step(self, scores: Tensor, state: dk.RowState) -> Any:  # noqa: ANN401 - the wrong type
+        return state, scores.argmax(-1)
+
+
+class BareState(NamedTuple):
+    """A state without `model_scores`."""
+
+    history: dk.History
+    done: Tensor
+
+
+class HasNoModelScores(GreedyByHand):
+    """Broken: its state has no place for the model's scores."""
+
+    def init(self, history: dk.History, limits: dk.Limits) -> Any:  # noqa: ANN401 - the wrong type
+        del limits
+        return BareState(history, torch.zeros((), dtype=torch.bool))
+
+
+class BareRows(NamedTuple):
+    """A state without the memory of stopping criteria."""
+
+    history: dk.History
+    done: Tensor
+    model_scores: Tensor | None = None
+
+
+class IgnoresTheCriteria(GreedyByHand):
+    """Broken: it never starts the stopping criteria."""
+
+    def init(self, history: dk.History, limits: dk.Limits) -> Any:  # noqa: ANN401 - the wrong type
+        del limits
+        return BareRows(history, torch.zeros((), dtype=torch.bool))
+
+
+class CountsItsPrompts(dk.RowDecoder):
+    """Broken: its choice depends on the number of prompts in the batch, and finished ones are evicted."""
+
+    def choose(self, scores: Tensor, state: dk.RowState) -> Tensor:
+        del state
+        return scores.topk(min(1 + len(scores), scores.shape[1])).indices[:, -1]
+
+
 class Flips(NamedTuple):
-    """What `ReordersWithoutItsHistory` knows."""
+    """The state of `ReordersWithoutItsHistory`."""
 
     rows: dk.RowState
     model_scores: Tensor | None = None
@@ -110,7 +159,7 @@ class Flips(NamedTuple):
 
 
 class ReordersWithoutItsHistory(dk.Decoder[Flips]):
-    """Broken: swaps the two rows of a prompt, and lets their text stay where it is."""
+    """Broken: swaps the two rows of a prompt, and leaves their history in place."""
 
     rows_per_prompt = 2
 
@@ -149,7 +198,9 @@ def test_a_decoder_whose_source_rows_leave_the_prompt_is_caught() -> None:
 
 
 def test_a_decoder_that_changes_after_it_is_done_is_caught() -> None:
-    with pytest.raises(AssertionError, match="must be the same after further steps"):
+    with pytest.raises(
+        AssertionError, match=r"must give the same results after further steps: .* at the end \[.* later \["
+    ):
         check_decoder(GoesOnAfterTheEnd())
 
 
@@ -163,19 +214,52 @@ def test_a_decoder_that_is_never_done_is_caught() -> None:
         check_decoder(IsNeverDone())
 
 
-def test_a_decoder_whose_prompts_listen_to_each_other_is_caught() -> None:
-    with pytest.raises(AssertionError, match=r"must be the same with prompt \d alone"):
-        check_decoder(ListensToOtherPrompts())
+def test_a_decoder_whose_prompts_depend_on_each_other_is_caught() -> None:
+    with pytest.raises(AssertionError, match=ALONE):
+        check_decoder(ChoosesForTheWholeBatch())
 
 
 def test_a_decoder_that_reports_other_log_probabilities_is_caught() -> None:
-    with pytest.raises(AssertionError, match="not close"):
+    with pytest.raises(AssertionError, match=r"ReportsTheNextBest.*" + OWN_LOG_PROBS):
         check_decoder(ReportsTheNextBest())
 
 
 def test_a_decoder_that_reorders_the_model_but_not_its_history_is_caught() -> None:
-    with pytest.raises(AssertionError, match="not close"):
+    with pytest.raises(AssertionError, match=r"ReordersWithoutItsHistory.*" + OWN_LOG_PROBS):
         check_decoder(ReordersWithoutItsHistory())
+
+
+def test_a_decoder_whose_step_returns_something_else_is_refused_by_the_engine() -> None:
+    with pytest.raises(
+        dk.DecodekitError, match=r"ReturnsItsTokens\.step must return its new state and a Sel"
+    ):
+        check_decoder(ReturnsItsTokens(), max_examples=5)
+
+
+def test_a_decoder_whose_state_lacks_model_scores_is_refused_by_the_engine() -> None:
+    with pytest.raises(
+        dk.DecodekitError, match="the state of HasNoModelScores must be a NamedTuple with the"
+    ):
+        check_decoder(HasNoModelScores(), max_examples=5)
+
+
+def test_a_decoder_that_ignores_the_stopping_criteria_is_refused_by_the_engine() -> None:
+    with pytest.raises(dk.DecodekitError, match="IgnoresTheCriteria must apply the stopping criteria"):
+        check_decoder(IgnoresTheCriteria(), stop=dk.EndIds(4), max_examples=5)
+
+
+def test_a_decoder_that_does_not_evict_as_it_decodes_is_caught() -> None:
+    law = r"CountsItsPrompts.* must give the same results when finished prompts are evicted: .* without \["
+    with pytest.raises(AssertionError, match=law):
+        check_decoder(CountsItsPrompts(), batch_gives_alone=False)
+
+
+def test_the_case_is_in_the_message() -> None:
+    with pytest.raises(AssertionError) as caught:
+        check_decoder(ChoosesForTheWholeBatch())
+    [note] = caught.value.__notes__
+    assert "batch=[[" in note
+    assert "seed=" in note
 
 
 def test_a_decoder_may_be_made_anew_for_every_run() -> None:

@@ -32,14 +32,14 @@ class EmittedTokens(dk.LogitsProcessor):
         return scores.masked_fill(memory, -torch.inf), memory
 
 
-class SaidInFive(EmittedTokens):
+class EmittedTokensOfFive(EmittedTokens):
     """Right, with five tokens."""
 
     def init(self, history: dk.History) -> Any:  # noqa: ANN401
         return super().init(history)[:, :5]
 
 
-class SaidByPlace(EmittedTokens):
+class RemembersByPlace(EmittedTokens):
     """Broken: remembers the rows by their place, in a list that no reorder reaches."""
 
     capturable = False
@@ -52,7 +52,7 @@ class SaidByPlace(EmittedTokens):
         return scores - torch.tensor(memory)[:, None], memory
 
 
-class SaidAcross(EmittedTokens):
+class LeadsWithTheVocabulary(EmittedTokens):
     """Broken: its memory leads with the vocabulary."""
 
     def init(self, history: dk.History) -> Any:  # noqa: ANN401
@@ -63,8 +63,8 @@ class SaidAcross(EmittedTokens):
         return scores.masked_fill(memory.T, -torch.inf), memory
 
 
-class SaidOnTheProcessor(EmittedTokens):
-    """Broken: keeps its memory on itself, where no reorder reaches it and runs meet each other."""
+class RemembersOnItself(EmittedTokens):
+    """Broken: keeps its memory on itself, where no reorder reaches it and runs share it."""
 
     capturable = False
 
@@ -77,8 +77,8 @@ class SaidOnTheProcessor(EmittedTokens):
         return scores, memory
 
 
-class SaidInPlace(EmittedTokens):
-    """Broken: writes to the memory that it was given."""
+class WritesToItsMemory(EmittedTokens):
+    """Broken: writes to its memory."""
 
     def apply(self, history: dk.History, scores: Tensor, memory: Any) -> tuple[Tensor, Any]:  # noqa: ANN401
         memory.scatter_(1, last_tokens(history), True)
@@ -86,7 +86,7 @@ class SaidInPlace(EmittedTokens):
 
 
 class MixesRows(dk.StatelessProcessor):
-    """Broken: takes the mean over the rows away."""
+    """Broken: subtracts the mean over the rows."""
 
     def process(self, history: dk.History, scores: Tensor) -> Tensor:
         del history
@@ -94,7 +94,7 @@ class MixesRows(dk.StatelessProcessor):
 
 
 class WritesToScores(dk.StatelessProcessor):
-    """Broken: writes minus infinity into what it was given."""
+    """Broken: writes minus infinity into its argument."""
 
     def process(self, history: dk.History, scores: Tensor) -> Tensor:
         del history
@@ -103,7 +103,7 @@ class WritesToScores(dk.StatelessProcessor):
 
 
 class WritesToTokens(dk.StatelessProcessor):
-    """Broken: tidies the text up."""
+    """Broken: overwrites padding with zeros."""
 
     def process(self, history: dk.History, scores: Tensor) -> Tensor:
         history.tokens.masked_fill_(~history.valid, 0)
@@ -119,7 +119,7 @@ class WritesToValid(dk.StatelessProcessor):
 
 
 class ReadsPadding(dk.StatelessProcessor):
-    """Broken: takes padding for text."""
+    """Broken: reads padding as tokens."""
 
     def process(self, history: dk.History, scores: Tensor) -> Tensor:
         before = torch.arange(history.tokens.shape[1], device=scores.device) < history.position
@@ -127,7 +127,7 @@ class ReadsPadding(dk.StatelessProcessor):
 
 
 class ReadsWhatIsNotYetWritten(dk.StatelessProcessor):
-    """Broken: takes what stands behind the text for text."""
+    """Broken: reads unwritten columns as tokens."""
 
     def process(self, history: dk.History, scores: Tensor) -> Tensor:
         behind = torch.arange(history.tokens.shape[1], device=scores.device) >= history.position
@@ -135,21 +135,21 @@ class ReadsWhatIsNotYetWritten(dk.StatelessProcessor):
 
 
 class MeasuresTheBuffer(dk.StatelessProcessor):
-    """Broken: what it does depends on how much room there is."""
+    """Broken: its scores depend on the capacity."""
 
     def process(self, history: dk.History, scores: Tensor) -> Tensor:
         return scores * history.tokens.shape[1]
 
 
 class CountsPadding(dk.StatelessProcessor):
-    """Broken: what it does depends on how far the row is padded."""
+    """Broken: its scores depend on the padding of the row."""
 
     def process(self, history: dk.History, scores: Tensor) -> Tensor:
         return scores * (history.position + 1)
 
 
 class Unbans(dk.StatelessProcessor):
-    """Broken: leaves banned tokens a chance."""
+    """Broken: allows banned tokens."""
 
     def process(self, history: dk.History, scores: Tensor) -> Tensor:
         del history
@@ -157,7 +157,7 @@ class Unbans(dk.StatelessProcessor):
 
 
 class MakesNaN(dk.StatelessProcessor):
-    """Broken: minus infinity times nothing."""
+    """Broken: multiplies minus infinity by zero."""
 
     def process(self, history: dk.History, scores: Tensor) -> Tensor:
         del history
@@ -165,15 +165,15 @@ class MakesNaN(dk.StatelessProcessor):
 
 
 class ChangesTheShape(dk.StatelessProcessor):
-    """Broken: forgets the last token."""
+    """Broken: drops the last token."""
 
     def process(self, history: dk.History, scores: Tensor) -> Tensor:
         del history
         return scores[:, :-1]
 
 
-class SaysItKeepsTheArgmax(dk.StatelessProcessor):
-    """Broken: pushes the likeliest token down, and says that it does not."""
+class DeclaresArgmaxInvariance(dk.StatelessProcessor):
+    """Broken: lowers the most probable token, and declares that it does not."""
 
     argmax_invariant = True
 
@@ -183,21 +183,21 @@ class SaysItKeepsTheArgmax(dk.StatelessProcessor):
 
 
 class ReadsTheDevice(dk.StatelessProcessor):
-    """Broken: asks the device for a number, and does not say so."""
+    """Broken: reads the device, and declares that it can be captured."""
 
     def process(self, history: dk.History, scores: Tensor) -> Tensor:
         text = history.position.item() > 0
         return scores / 2 if text else scores
 
 
-class ReadsTheDeviceAndSaysSo(ReadsTheDevice):
-    """Right: code for the host may be told apart."""
+class ReadsTheDeviceAndDeclaresIt(ReadsTheDevice):
+    """Right: declares that it cannot be captured."""
 
     capturable = False
 
 
 class HasAShapeThatDependsOnTheData(dk.StatelessProcessor):
-    """Broken: picks what it looks at with a mask."""
+    """Broken: selects columns with a mask."""
 
     def process(self, history: dk.History, scores: Tensor) -> Tensor:
         return scores + 0.0 * history.tokens[history.valid].sum()
@@ -210,59 +210,57 @@ def last_tokens(history: dk.History) -> Tensor:
 
 def test_a_processor_that_keeps_the_contract_passes() -> None:
     check_processor(EmittedTokens(), vocab=VOCAB, max_examples=20)
-    check_processor(ReadsTheDeviceAndSaysSo(), max_examples=10)
+    check_processor(ReadsTheDeviceAndDeclaresIt(), max_examples=10)
 
 
 def test_a_memory_that_no_reorder_reaches_is_caught() -> None:
-    with pytest.raises(AssertionError, match=r"SaidByPlace.* memory follows its row"):
-        check_processor(SaidByPlace())
+    with pytest.raises(AssertionError, match=r"RemembersByPlace.* memory follows its row"):
+        check_processor(RemembersByPlace())
 
 
 def test_a_memory_that_does_not_lead_with_rows_is_caught() -> None:
-    with pytest.raises(AssertionError, match=r"SaidAcross"):
-        check_processor(SaidAcross(), vocab=VOCAB)
+    with pytest.raises(AssertionError, match=r"LeadsWithTheVocabulary"):
+        check_processor(LeadsWithTheVocabulary(), vocab=VOCAB)
 
 
 def test_a_memory_kept_on_the_processor_is_caught() -> None:
-    with pytest.raises(AssertionError, match=r"SaidOnTheProcessor.* memory follows its row"):
-        check_processor(SaidOnTheProcessor(), vocab=VOCAB)
+    with pytest.raises(AssertionError, match=r"RemembersOnItself.* memory follows its row"):
+        check_processor(RemembersOnItself(), vocab=VOCAB)
 
 
 def test_a_processor_made_for_a_small_vocabulary_passes() -> None:
-    check_processor(SaidInFive(), vocab=5, max_examples=5)
+    check_processor(EmittedTokensOfFive(), vocab=5, max_examples=5)
 
 
 def test_a_processor_that_writes_to_its_memory_is_caught() -> None:
-    with pytest.raises(AssertionError, match=r"SaidInPlace.* must not write to"):
-        check_processor(SaidInPlace(), vocab=VOCAB)
+    with pytest.raises(AssertionError, match=r"WritesToItsMemory.* must not write to"):
+        check_processor(WritesToItsMemory(), vocab=VOCAB)
 
 
 def test_a_processor_that_mixes_rows_is_caught() -> None:
-    with pytest.raises(AssertionError, match=r"MixesRows.* must give row .* what it gives it alone"):
+    with pytest.raises(AssertionError, match=r"MixesRows.* must give each row its scores alone"):
         check_processor(MixesRows())
 
 
 @pytest.mark.parametrize(
-    ("nonfinite", "what"),
+    ("broken", "name"),
     [(WritesToScores(), "scores"), (WritesToTokens(), "tokens"), (WritesToValid(), "valid")],
 )
-def test_a_processor_that_writes_to_its_arguments_is_caught(nonfinite: dk.LogitsProcessor, what: str) -> None:
-    with pytest.raises(AssertionError, match=rf"{type(nonfinite).__name__}.* must not write to {what}"):
-        check_processor(nonfinite)
+def test_a_processor_that_writes_to_its_arguments_is_caught(broken: dk.LogitsProcessor, name: str) -> None:
+    with pytest.raises(AssertionError, match=rf"{type(broken).__name__}.* must not write to {name}"):
+        check_processor(broken)
 
 
 @pytest.mark.parametrize(
-    ("nonfinite", "what"),
+    ("broken", "name"),
     [
         (ReadsPadding(), "columns that are not valid"),
         (ReadsWhatIsNotYetWritten(), "(columns that are not valid|the capacity)"),
     ],
 )
-def test_a_processor_that_looks_at_invalid_columns_is_caught(
-    nonfinite: dk.LogitsProcessor, what: str
-) -> None:
-    with pytest.raises(AssertionError, match=rf"{type(nonfinite).__name__}.* must ignore {what}"):
-        check_processor(nonfinite)
+def test_a_processor_that_looks_at_invalid_columns_is_caught(broken: dk.LogitsProcessor, name: str) -> None:
+    with pytest.raises(AssertionError, match=rf"{type(broken).__name__}.* must ignore {name}"):
+        check_processor(broken)
 
 
 def test_a_processor_that_depends_on_the_capacity_is_caught() -> None:
@@ -271,12 +269,12 @@ def test_a_processor_that_depends_on_the_capacity_is_caught() -> None:
 
 
 def test_a_processor_that_counts_padding_is_caught() -> None:
-    with pytest.raises(AssertionError, match=r"CountsPadding.* what it gives it alone"):
+    with pytest.raises(AssertionError, match=r"CountsPadding.* must give each row its scores alone.* row \["):
         check_processor(CountsPadding())
 
 
 def test_a_processor_that_unbans_is_caught_unless_it_is_meant_to() -> None:
-    with pytest.raises(AssertionError, match=r"Unbans.* must not allow what was banned"):
+    with pytest.raises(AssertionError, match=r"Unbans.* must not allow banned tokens"):
         check_processor(Unbans())
     check_processor(Unbans(), unbans=True, max_examples=20)
 
@@ -291,12 +289,12 @@ def test_a_processor_that_changes_the_shape_is_caught() -> None:
         check_processor(ChangesTheShape())
 
 
-def test_a_processor_that_says_falsely_that_it_keeps_the_argmax_is_caught() -> None:
-    with pytest.raises(AssertionError, match=r"SaysItKeepsTheArgmax.* says it keeps the argmax"):
-        check_processor(SaysItKeepsTheArgmax())
+def test_a_processor_that_declares_argmax_invariance_and_changes_it_is_caught() -> None:
+    with pytest.raises(AssertionError, match=r"DeclaresArgmaxInvariance.* must keep the argmax"):
+        check_processor(DeclaresArgmaxInvariance())
 
 
-@pytest.mark.parametrize("nonfinite", [ReadsTheDevice(), HasAShapeThatDependsOnTheData()])
-def test_a_processor_that_reads_the_device_is_caught(nonfinite: dk.LogitsProcessor) -> None:
-    with pytest.raises(AssertionError, match=rf"must not read the device, and .*{type(nonfinite).__name__}"):
-        check_processor(nonfinite, max_examples=5)
+@pytest.mark.parametrize("broken", [ReadsTheDevice(), HasAShapeThatDependsOnTheData()])
+def test_a_processor_that_reads_the_device_is_caught(broken: dk.LogitsProcessor) -> None:
+    with pytest.raises(AssertionError, match=rf"must not read the device, and .*{type(broken).__name__}"):
+        check_processor(broken, max_examples=5)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 import decodekit as dk
 
@@ -63,6 +64,57 @@ class SecondBest(dk.RowDecoder):
     def choose(self, scores: Tensor, state: dk.RowState) -> Tensor:
         del state
         return scores.topk(2).indices[:, 1]
+
+
+@dataclass(frozen=True)
+class Without(dk.AdjustingDecoder[dk.RowState, None]):
+    """Greedy search that never emits one token."""
+
+    token: int
+
+    @property
+    def rows_per_prompt(self) -> int:
+        return 1
+
+    def init(self, history: dk.History, limits: dk.Limits) -> dk.RowState:
+        return dk.RowState.start(history, limits)
+
+    def adjust(self, scores: Tensor, state: dk.RowState) -> Tensor:
+        del state
+        ids = torch.arange(scores.shape[-1], device=scores.device)
+        return scores.masked_fill(ids == self.token, -torch.inf)
+
+    def step(self, scores: Tensor, state: dk.RowState) -> tuple[dk.RowState, dk.Selection]:
+        return state.emit(scores.argmax(-1), scores)
+
+    def finalize(self, state: dk.RowState) -> dk.Decoded[None]:
+        return state.decoded(hypotheses=1)
+
+
+def greedy_texts(model: dk.Model, prompts: list[str], **options: Unpack[dk.DecodeOptions]) -> list[str]:
+    """The texts of `decode`, with any of its options."""
+    out = dk.decode(model, prompts, dk.Greedy(), **options)
+    return [texts[0] for texts in out.texts or []]
+
+
+def greedy_texts_as_finished(
+    model: dk.Model, prompts: list[str], **options: Unpack[dk.EachOptions]
+) -> dict[int, str]:
+    """The texts of `decode_each`, with any of its options."""
+    results = dk.decode_each(model, prompts, dk.Greedy(), **options)
+    return {number: (out.texts or [[""]])[0][0] for number, out in results}
+
+
+def greedy_stream(model: dk.Model, prompt: str, **options: Unpack[dk.StreamOptions]) -> str:
+    """The text of `stream`, with any of its options."""
+    return "".join(chunk.text for chunk in dk.stream(model, prompt, dk.Greedy(), **options))
+
+
+def same_texts(model: dk.Model, prompt: str, **options: Unpack[dk.RunOptions]) -> bool:
+    """True if all three calls give the same text with the options that they share."""
+    [text] = greedy_texts(model, [prompt], **options)
+    as_finished = greedy_texts_as_finished(model, [prompt], **options)
+    return text == as_finished[0] == greedy_stream(model, prompt, **options)
 
 
 class Letters:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
 from decodekit.accelerate.kernels.split_attention import split_attention
+from decodekit.core.validation import shown
 
 # Bits of a word: the beams that one launch serves.
 MAX_BEAMS = 64
@@ -154,7 +155,9 @@ def should_use_kernel(query: Query, key: Key, value: Value, visible: Seen) -> bo
     try:
         return is_accurate(query, key, value, visible) and is_faster(query, key, value, visible)
     except Exception as error:  # noqa: BLE001 - Triton's compiler raises many kinds
-        warnings.warn(f"trie_attention: the kernel is not used, as it raises {error!r:.200}", stacklevel=2)
+        warnings.warn(
+            f"trie_attention: the kernel is not used, as it raises {shown(error, 200)}", stacklevel=2
+        )
         return False
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from decodekit import rng
-from decodekit.core.validation import NON_NEGATIVE, at_least, check_fields
+from decodekit.core.validation import NON_NEGATIVE, CheckedOptions, at_least, check_fields, shown
 
 
 class ExpansionResult(NamedTuple):
@@ -25,7 +25,7 @@ class ExpansionResult(NamedTuple):
     priority: Float32[Tensor, "batch candidates"]
 
 
-class Expansion(ABC):
+class Expansion(CheckedOptions, ABC):
     """Picks the continuations that a beam search step considers.
 
     Example:
@@ -102,7 +102,7 @@ class SampledExpansion(Expansion):
     def __post_init__(self) -> None:
         if not isinstance(self.generator, torch.Generator | None):
             raise ValueError(  # noqa: TRY004 - as every argument out of range
-                f"SampledExpansion: generator must be a torch.Generator, got {self.generator!r:.80}."
+                f"SampledExpansion: generator must be a torch.Generator, got {shown(self.generator)}."
             )
 
     @override

@@ -12,7 +12,7 @@ from typing_extensions import override
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.result import Decoded
-from decodekit.core.validation import is_count, set_fields
+from decodekit.core.validation import check_type, is_count, set_fields, shown
 from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.beam.certificate import Certificate
 from decodekit.decoders.beam.expansion import BestExpansion, Expansion
@@ -23,7 +23,7 @@ from decodekit.decoders.rows import raise_if_all_banned
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import ModelOutputs, ModelOutputsSpec
 from decodekit.processors.base import device_ids
-from decodekit.scorers.base import PathScorer
+from decodekit.scorers.base import PathScorer, check_scorer
 from decodekit.scorers.length_penalty import LengthPenalty
 
 
@@ -82,7 +82,7 @@ class BeamSearch(Decoder[BeamState, Certificate]):
         if not widths or isinstance(self.beams, str) or not all(is_count(width, 1) for width in widths):
             raise ValueError(
                 f"BeamSearch: beams must be an integer of at least 1, or one per step, got "
-                f"{self.beams!r:.80}."
+                f"{shown(self.beams)}."
             )
         if isinstance(self.beams, Sequence):
             set_fields(self, beams=widths)
@@ -182,15 +182,9 @@ class BeamSearch(Decoder[BeamState, Certificate]):
         return widths.index_select(0, step.clamp(max=len(widths) - 1).view(1))
 
 
-def check_type(who: str, name: str, value: object, kind: type, words: str) -> None:
-    """Raise a `TypeError` unless an argument is of a type."""
-    if not isinstance(value, kind):
-        raise TypeError(f"{who}: {name} must be {words}, got {value!r:.80}.")
-
-
 def check_parts(who: str, scorer: object, stop_rule: object) -> None:
     """Raise a `TypeError` unless they are a scorer and a stop rule."""
-    check_type(who, "scorer", scorer, PathScorer, "a Scorer or PathScorer such as LengthPenalty(1.0)")
+    check_scorer(who, "scorer", scorer)
     check_type(who, "stop_rule", stop_rule, StopRule, "a StopRule such as WhenFull()")
 
 

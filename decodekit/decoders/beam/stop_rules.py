@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.pytrees import Memory
-from decodekit.core.validation import POSITIVE, check_fields
+from decodekit.core.validation import POSITIVE, CheckedOptions, check_fields
 from decodekit.decoders.beam.state import BeamState
 from decodekit.scorers.base import PathScorer
 
@@ -69,7 +69,7 @@ class SearchStatus(NamedTuple):
         return scores.view_as(self.live_log_probs).masked_fill(is_unused, -torch.inf).amax(-1)
 
 
-class StopRule(ABC):
+class StopRule(CheckedOptions, ABC):
     """Decides for each prompt if the search goes on. A search that has stopped does not start again."""
 
     batch_independent: bool = False

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from decodekit.core.validation import read_ids, set_fields
+from decodekit.core.validation import CheckedOptions, read_ids, set_fields, shown
 
 
 @final
 @dataclass(frozen=True)
-class Phrase:
+class Phrase(CheckedOptions):
     """Requires a sequence of tokens, one directly after the other.
 
     Args:
@@ -39,7 +39,7 @@ class Phrase:
 
 @final
 @dataclass(frozen=True)
-class OneOf:
+class OneOf(CheckedOptions):
     """Requires at least one of several sequences of tokens: the forms of a word, for instance.
 
     Args:
@@ -61,7 +61,7 @@ class OneOf:
     def __post_init__(self) -> None:
         if not isinstance(self.phrases, Iterable) or isinstance(self.phrases, str | bytes):
             raise ValueError(  # noqa: TRY004 - a bad argument, like the others
-                f"OneOf: phrases must be sequences of ids, got {self.phrases!r:.80}."
+                f"OneOf: phrases must be sequences of ids, got {shown(self.phrases)}."
             )
         phrases = tuple(_read("OneOf", ids) for ids in self.phrases)
         if not phrases:
@@ -93,7 +93,7 @@ def read_constraints(
             return tuple(tuple(prompt) for prompt in given)
     raise TypeError(
         f"{who}: constraints must be a list of Phrase and OneOf, such as [Phrase([5, 7])], or such a list "
-        f"for each prompt, got {given!r:.200}."
+        f"for each prompt, got {shown(given, 200)}."
     )
 
 

@@ -12,9 +12,9 @@ from typing_extensions import override
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.result import Decoded
-from decodekit.core.validation import at_least, check_fields, set_fields
+from decodekit.core.validation import at_least, check_fields, check_type, set_fields
 from decodekit.decoders.base import Decoder, Selection
-from decodekit.decoders.beam.search import check_continuations, check_num_return, check_parts, check_type
+from decodekit.decoders.beam.search import check_continuations, check_num_return, check_parts
 from decodekit.decoders.beam.state import BeamState
 from decodekit.decoders.beam.step import advance, extend, retire, rows_of
 from decodekit.decoders.beam.stop_rules import Heuristic, SearchStatus, StopRule

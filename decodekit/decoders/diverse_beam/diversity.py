@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 from typing_extensions import override
 
-from decodekit.core.validation import NON_NEGATIVE, at_least, check_fields
+from decodekit.core.validation import NON_NEGATIVE, CheckedOptions, at_least, check_fields
 
 
 class GroupHypotheses(NamedTuple):
@@ -30,7 +30,7 @@ class GroupHypotheses(NamedTuple):
         return GroupHypotheses(*(torch.cat(fields, 1) for fields in zip(self, *others, strict=True)))
 
 
-class Diversity(ABC):
+class Diversity(CheckedOptions, ABC):
     """Penalizes the next tokens of a group of beams by the hypotheses of earlier groups.
 
     Example:

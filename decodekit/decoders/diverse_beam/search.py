@@ -12,10 +12,10 @@ from typing_extensions import override
 from decodekit.core.history import History
 from decodekit.core.limits import LENGTH, Limits
 from decodekit.core.result import Decoded
-from decodekit.core.validation import at_least, check_fields, is_count
+from decodekit.core.validation import at_least, check_fields, check_type, is_count
 from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.beam.expansion import BestExpansion
-from decodekit.decoders.beam.search import check_continuations, check_num_return, check_parts, check_type
+from decodekit.decoders.beam.search import check_continuations, check_num_return, check_parts
 from decodekit.decoders.beam.state import BeamState, Finished
 from decodekit.decoders.beam.step import advance, extend, retire
 from decodekit.decoders.beam.stop_rules import Heuristic, SearchStatus, StopRule

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from decodekit.core.request import DecodeRequest
 from decodekit.core.result import Decoded
-from decodekit.core.validation import at_least, check_fields, is_count
+from decodekit.core.validation import at_least, check_fields, is_count, shown
 from decodekit.decoders.beam.certificate import Certificate
 from decodekit.decoders.custom_loop import CustomLoop
 from decodekit.decoders.exact.node import Children
@@ -89,7 +89,7 @@ class BestFirst(CustomLoop[Certificate]):
         if self.at_once > 1 or self.scorer.stepwise:
             raise ValueError(
                 "BestFirst: with beams, nodes are expanded in the order of their sums, so at_once must be 1 "
-                f"and the scorer must not guide the search, got {self.at_once} and {self.scorer!r:.80}. "
+                f"and the scorer must not guide the search, got {self.at_once} and {shown(self.scorer)}. "
                 "Use BeamSearch, or leave beams out."
             )
 

@@ -8,6 +8,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from decodekit.core.prompt import Prompt
+from decodekit.core.validation import shown
 from decodekit.decoders.exact.node import Node, group_by_length
 from decodekit.errors import DecodekitError, ModelError
 from decodekit.models.protocols import Model, ModelOutputsSpec, ModelWithOutputs
@@ -55,7 +56,7 @@ class NodeLogits:
         if not isinstance(self._model, ModelWithOutputs):
             raise DecodekitError(
                 f"decode: {self._who} needs a model that shows {self._outputs_spec}, and "
-                f"{self._model!r:.80} has no start_with_outputs(). Use dk.HFModel, or write "
+                f"{shown(self._model)} has no start_with_outputs(). Use dk.HFModel, or write "
                 "that method: see decodekit.ModelWithOutputs."
             )
         session, logits = self._model.start_with_outputs(

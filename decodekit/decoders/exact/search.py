@@ -17,7 +17,7 @@ from decodekit.decoders.finished_hypotheses import FinishedHypothesis, decoded
 from decodekit.decoders.rows import raise_if_all_banned
 from decodekit.models.protocols import Model
 from decodekit.processors.base import LogitsProcessor
-from decodekit.scorers.base import PathScorer
+from decodekit.scorers.base import PathScorer, check_scorer
 
 
 def search(
@@ -68,10 +68,7 @@ def _finished(node: Node) -> FinishedHypothesis:
 
 def check_search(who: str, scorer: object, num_return: object, max_nodes: object) -> None:
     """Raise unless the options of an exact search are valid."""
-    if not isinstance(scorer, PathScorer):
-        raise TypeError(
-            f"{who}: scorer must be a Scorer or PathScorer such as LengthPenalty(1.0), got {scorer!r:.80}."
-        )
+    check_scorer(who, "scorer", scorer)
     at_least(1).check(who, "num_return", num_return)
     if max_nodes is not None:
         Requirement(at_least(1).holds, "an integer of at least 1, or None").check(who, "max_nodes", max_nodes)

@@ -13,7 +13,7 @@ from typing_extensions import override
 from decodekit.core.limits import Limits
 from decodekit.core.request import DecodeRequest
 from decodekit.core.result import Decoded
-from decodekit.core.validation import FLAG, at_least, check_fields, set_fields
+from decodekit.core.validation import FLAG, at_least, check_fields, set_fields, shown
 from decodekit.decoders.custom_loop import CustomLoop
 from decodekit.decoders.independent_row import IndependentRow, decoded
 from decodekit.decoders.prompt_seeds import prompt_seeds, read_seeds
@@ -90,7 +90,7 @@ class Speculative(CustomLoop[Acceptance]):
     def __post_init__(self) -> None:
         if not isinstance(self.draft, Draft):
             raise TypeError(
-                f"Speculative: draft must be a Draft, got {self.draft!r:.80}. Use dk.DraftModel(model), "
+                f"Speculative: draft must be a Draft, got {shown(self.draft)}. Use dk.DraftModel(model), "
                 "dk.PromptLookup() or dk.EarlyExit(layer)."
             )
         check_fields(self, tokens=at_least(1), num_samples=at_least(1), sample=FLAG)

@@ -13,7 +13,7 @@ from decodekit import rng
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.result import Decoded
-from decodekit.core.validation import at_least, check_fields, plain, read_ids, set_fields
+from decodekit.core.validation import at_least, check_fields, plain, read_ids, set_fields, shown
 from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.prompt_seeds import own_seeds, read_seeds
 from decodekit.decoders.without_replacement.conditional_poisson import (
@@ -51,7 +51,7 @@ class ForcedHypotheses(NamedTuple):
         if any(len(ids) > new or max(ids) >= limits.vocab for ids in keep):
             raise DecodekitError(
                 f"{who}: a hypothesis to keep must have at most {new} tokens, with ids below {limits.vocab}, "
-                f"got {keep!r:.200}."
+                f"got {shown(keep, 200)}."
             )
         tokens = torch.tensor([[*ids, *[0] * (new - len(ids))] for ids in keep], device=device)
         lengths = torch.tensor([len(ids) for ids in keep], device=device)
@@ -256,7 +256,7 @@ def _read_hypotheses(who: str, keep: object) -> tuple[tuple[int, ...], ...]:
     given = plain(keep)
     if isinstance(given, str) or not isinstance(given, Sequence) or not all(map(_has_ids, given)):
         raise ValueError(
-            f"{who}: keep must be one list of ids, not empty, for each prompt, got {keep!r:.80}."
+            f"{who}: keep must be one list of ids, not empty, for each prompt, got {shown(keep)}."
         )
     return tuple(read_ids(who, ids) for ids in given)
 

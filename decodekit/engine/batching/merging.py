@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from decodekit.core.result import Decoded
+from decodekit.core.validation import shown
 from decodekit.errors import DecodekitError
 
 
@@ -105,7 +106,7 @@ def _join_reports(reports: Sequence[Any], batches: Sequence[int], order: Sequenc
     if not is_dataclass(first) or isinstance(first, type):
         raise DecodekitError(
             "decode: the report of a decoder with batch_independent = True must be a dataclass, got "
-            f"{first!r:.80}. Set it to False in the decoder."
+            f"{shown(first)}. Set it to False in the decoder."
         )
     names = [field.name for field in fields(first) if field.init]
     columns = {name: [getattr(report, name) for report in reports] for name in names}
@@ -124,5 +125,5 @@ def _join_values(values: Sequence[Any], batches: Sequence[int], order: Sequence[
         return first
     raise DecodekitError(
         "decode: the report of a decoder with batch_independent = True must hold tensors or lists with an "
-        f"entry per prompt, got {first!r:.80}. Set it to False in the decoder."
+        f"entry per prompt, got {shown(first)}. Set it to False in the decoder."
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from decodekit.core.validation import checked_options, shown
 from decodekit.core.vocabulary import Tokenizer
 from decodekit.errors import ModelError
 from decodekit.models.hf.model import HFModel
@@ -15,6 +16,7 @@ from decodekit.models.hf.model import HFModel
 BUNDLED = ("fairytales", "en-fr")
 
 
+@checked_options
 def bundled_path(name: str = "fairytales") -> Path:
     """The folder of a bundled model, which transformers can load as well.
 
@@ -30,10 +32,13 @@ def bundled_path(name: str = "fairytales") -> Path:
     """
     if name not in BUNDLED:
         known = " or ".join(repr(one) for one in BUNDLED)
-        raise ValueError(f"bundled_path: name must be {known}, got {name!r:.80}. dk.load reads other models.")
+        raise ValueError(
+            f"bundled_path: name must be {known}, got {shown(name)}. dk.load reads other models."
+        )
     return Path(str(files("decodekit") / "assets" / name))
 
 
+@checked_options
 def load(
     name: str | Path | None = None,
     *,

@@ -1,6 +1,7 @@
 """Transformers models."""
 
 from collections.abc import Callable
+from os import PathLike
 from typing import Any, Literal, cast
 
 import torch
@@ -10,6 +11,7 @@ from typing_extensions import override
 
 from decodekit.accelerate.packed_linear import Packing
 from decodekit.core.prompt import Prompt
+from decodekit.core.validation import CheckedOptions, is_of_transformers, shown
 from decodekit.core.vocabulary import Tokenizer, Vocabulary
 from decodekit.errors import ModelError
 from decodekit.models.hf.cache import cache_name
@@ -58,7 +60,13 @@ from decodekit.models.protocols import (
 
 
 class HFModel(
-    ModelWithVocabulary, ScoringModel, ModelWithOutputs, CapturableModel, VerifyingModel, EarlyExitModel
+    CheckedOptions,
+    ModelWithVocabulary,
+    ScoringModel,
+    ModelWithOutputs,
+    CapturableModel,
+    VerifyingModel,
+    EarlyExitModel,
 ):
     """A transformers model, decoder-only or encoder-decoder.
 
@@ -116,7 +124,7 @@ class HFModel(
         self.tokenizer = tokenizer
         _check_model(self.model)
         if cache not in {"auto", "trie", "rows", "none"}:
-            raise ModelError(f"HFModel: cache must be 'auto', 'trie', 'rows' or 'none', got {cache!r:.80}.")
+            raise ModelError(f"HFModel: cache must be 'auto', 'trie', 'rows' or 'none', got {shown(cache)}.")
         config = self.model.config
         self._config = config.get_text_config(decoder=True)
         self._cache = cache
@@ -312,18 +320,47 @@ class HFModel(
         return f"HFModel({self._capabilities.name}, {place}, cache={cache}{source}{packed}{recorded})"
 
 
+def model_advice(model: object) -> str | None:
+    """Advice on an argument that stands in the place of a model; None if nothing better is known."""
+    if isinstance(model, type):
+        return f"Pass an object: {model.__name__}(...)."
+    if isinstance(model, str | PathLike):
+        return f"Use dk.load({str(model)!r})."
+    if is_of_transformers(model, "PreTrainedConfig"):
+        return "A configuration has no weights. Use dk.load(name), or AutoModelForCausalLM."
+    if is_of_transformers(model, "PreTrainedTokenizer"):
+        return "A tokenizer is the second argument. Use dk.HFModel(model, tokenizer)."
+    return None
+
+
 def _check_model(model: Any) -> None:
-    """Raises a `ModelError` unless it is a transformers model with a language-modelling head."""
-    name, config = type(unwrapped(model)).__name__, getattr(model, "config", None)
-    if config is None or not callable(getattr(model, "generate", None)):
+    """Raises a `ModelError` unless it is a transformers model with weights and a language-modelling head."""
+    name = type(unwrapped(model)).__name__
+    if advice := model_advice(model):
+        raise ModelError(f"HFModel: model must be a transformers model, got {shown(model)}. {advice}")
+    generates = callable(getattr(model, "generate", None))
+    if getattr(model, "config", None) is None or not (
+        generates or is_of_transformers(unwrapped(model), "PreTrainedModel")
+    ):
         raise ModelError(
             f"HFModel: model must be a transformers model, got {name}. Any other model needs an "
             "object with a start() method: see decodekit.Model."
         )
-    if config.is_encoder_decoder:
-        check_encoder_decoder(model)
-    if model.get_output_embeddings() is None:
+    if name.endswith("ForMaskedLM"):
         raise ModelError(
-            f"HFModel: model must have a language-modelling head, and {name} has none. "
+            f"HFModel: model must continue text, got {name}, which fills gaps in a text. "
+            "Load a model with AutoModelForCausalLM or AutoModelForSeq2SeqLM."
+        )
+    if model.config.is_encoder_decoder and generates:
+        check_encoder_decoder(model)
+    if not generates or model.get_output_embeddings() is None:
+        raise ModelError(
+            f"HFModel: model must have a language-modelling head, got {name}. "
             "Load it with AutoModelForCausalLM or AutoModelForSeq2SeqLM."
+        )
+    # Offloaded weights are on the meta device too, and return to their places in a pass.
+    if not hasattr(model, "hf_device_map") and any(weights.is_meta for weights in model.parameters()):
+        raise ModelError(
+            f"HFModel: model must have weights, got {name} on the meta device, which has no weights. "
+            "Load them with from_pretrained or dk.load(name)."
         )

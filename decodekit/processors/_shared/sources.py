@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from decodekit.core.history import History, Source
-from decodekit.core.validation import read_ids
+from decodekit.core.validation import read_ids, shown
 from decodekit.errors import DecodekitError
 
 # A source as the caller gives it: ids for all prompts, or ids per prompt; None: the run's own.
@@ -27,7 +27,7 @@ def read_source(who: str, given: Any) -> tuple[tuple[int, ...], ...] | None:  # 
     plain = given.tolist() if isinstance(given, Tensor) else given
     values = list(plain) if isinstance(plain, Iterable) and not isinstance(plain, str) else []
     if not values:
-        raise ValueError(f"{who}: source must be ids, ids for each prompt or None, got {given!r:.80}.")
+        raise ValueError(f"{who}: source must be ids, ids for each prompt or None, got {shown(given)}.")
     is_nested = isinstance(values[0], Iterable) and not isinstance(values[0], str)
     return tuple(read_ids(who, ids) for ids in values) if is_nested else (read_ids(who, values),)
 

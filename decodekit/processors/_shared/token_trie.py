@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from decodekit.core.validation import shown
+
 _MAX_IDS = 2**31  # far above any vocabulary
 
 # The ids of each string.
@@ -127,8 +129,8 @@ def _ids(who: str, string: Sequence[int] | Int64[Tensor, " length"]) -> Sequence
     """Return the ids of a string as integers, small enough for a node and an id to make one number."""
     ids = string.tolist() if isinstance(string, Tensor | np.ndarray) else string
     if isinstance(ids, str | bytes) or not isinstance(ids, Sequence):
-        raise TypeError(f"{who}: a string must be a sequence of token ids, got {string!r:.80}.")
+        raise TypeError(f"{who}: a string must be a sequence of token ids, got {shown(string)}.")
     for token in ids:
         if type(token) is not int or not 0 <= token < _MAX_IDS:
-            raise ValueError(f"{who}: token ids must be integers of at least 0, got {token!r:.80}.")
+            raise ValueError(f"{who}: token ids must be integers of at least 0, got {shown(token)}.")
     return ids

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from decodekit.core.result import Decoded
+from decodekit.core.validation import shown
 from decodekit.errors import DecodekitError
 
 Report = TypeVar("Report")
@@ -17,7 +18,7 @@ Value = TypeVar("Value")
 def check_decoded(who: str, name: str, out: object) -> None:
     """Raise a `TypeError` unless an argument is a `Decoded`."""
     if not isinstance(out, Decoded):
-        raise TypeError(f"{who}: {name} must be what decode returns, got {out!r:.80}.")
+        raise TypeError(f"{who}: {name} must be what decode returns, got {shown(out)}.")
 
 
 def read_hypotheses(who: str, out: Decoded, *, ids: bool | None) -> list[list[Any]]:

@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
-from decodekit.core.validation import is_positive, plain, set_fields
+from decodekit.core.validation import is_positive, plain, set_fields, shown
 from decodekit.errors import DecodekitError
 from decodekit.scorers.adjusted import AdjustedScorer, check_adjusted
-from decodekit.scorers.base import ExtendedHypotheses
+from decodekit.scorers.base import ExtendedHypotheses, Lengths, Values
 
 
 class ExpectedLengthScorer(AdjustedScorer):
@@ -32,7 +32,7 @@ class ExpectedLengthScorer(AdjustedScorer):
         name, ratio, length = type(self).__name__, self.ratio, self.length
         if (ratio is None) == (length is None):
             raise ValueError(
-                f"{name}: either ratio or length must be given, got {ratio!r:.80} and {length!r:.80}."
+                f"{name}: either ratio or length must be given, got {shown(ratio)} and {shown(length)}."
             )
         length = plain(length)
         if isinstance(length, Sequence) and not isinstance(length, str):
@@ -40,7 +40,7 @@ class ExpectedLengthScorer(AdjustedScorer):
         numbers = (ratio,) if length is None else length if isinstance(length, tuple) else (length,)
         if not numbers or not all(map(is_positive, numbers)):
             field = "ratio" if length is None else "length"
-            raise ValueError(f"{name}: {field} must be above 0 and finite, got {numbers!r:.80}.")
+            raise ValueError(f"{name}: {field} must be above 0 and finite, got {shown(numbers)}.")
         set_fields(self, length=length)
 
     @override
@@ -61,13 +61,9 @@ class ExpectedLengthScorer(AdjustedScorer):
         return history.spread(torch.tensor(self.length, dtype=torch.float32, device=device))
 
     @override
-    def update_adjustment(
-        self, extended: ExtendedHypotheses, memory: Float[Tensor, " hyps"]
-    ) -> Float[Tensor, " hyps"]:
+    def update_adjustment(self, extended: ExtendedHypotheses, memory: Values) -> Values:
         return memory
 
     @override
-    def adjustment_bound(
-        self, lengths: Int64[Tensor, " hyps"], max_length: int, memory: Float[Tensor, " hyps"]
-    ) -> Float[Tensor, " hyps"]:
+    def adjustment_bound(self, lengths: Lengths, max_length: int, memory: Values) -> Values:
         return self.adjustment(torch.full_like(lengths, max_length), memory)

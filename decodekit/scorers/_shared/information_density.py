@@ -3,7 +3,7 @@
 from dataclasses import KW_ONLY, dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
@@ -11,7 +11,7 @@ from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.pytrees import Memory
 from decodekit.scorers.adjusted import AdjustedScorer, check_adjusted
-from decodekit.scorers.base import PathScorer
+from decodekit.scorers.base import Lengths, PathScorer, Values
 from decodekit.scorers.log_prob import LogProb
 
 
@@ -37,9 +37,7 @@ class InformationDensityScorer(AdjustedScorer):
         return zeros_per_row(history)
 
     @override
-    def adjustment_bound(
-        self, lengths: Int64[Tensor, " hyps"], max_length: int, memory: Memory
-    ) -> Float[Tensor, " hyps"]:
+    def adjustment_bound(self, lengths: Lengths, max_length: int, memory: Memory) -> Values:
         return self.adjustment(torch.full_like(lengths, max_length), memory)
 
 

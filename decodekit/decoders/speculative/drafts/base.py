@@ -7,6 +7,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from decodekit.core.prompt import Prompt
+from decodekit.core.validation import CheckedOptions
 from decodekit.models.protocols import Model
 
 
@@ -57,7 +58,7 @@ class DraftSession(ABC):
         """
 
 
-class Draft(ABC):
+class Draft(CheckedOptions, ABC):
     """Proposes tokens for speculative decoding. Holds the configuration; a run of it is a `DraftSession`.
 
     A draft decides how fast decoding is and never its result: the model refuses proposals that it would not

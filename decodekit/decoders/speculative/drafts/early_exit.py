@@ -6,7 +6,7 @@ from typing import final
 from typing_extensions import override
 
 from decodekit.core.prompt import Prompt
-from decodekit.core.validation import at_least, check_fields
+from decodekit.core.validation import at_least, check_fields, shown
 from decodekit.decoders.speculative.drafts.base import Draft, DraftSession
 from decodekit.decoders.speculative.drafts.draft_model import DraftModelSession
 from decodekit.errors import ModelError
@@ -50,7 +50,8 @@ class EarlyExit(Draft):
     def start(self, model: Model, prompt: Prompt, *, rows_per_prompt: int, capacity: int) -> DraftSession:
         if not isinstance(model, EarlyExitModel):
             raise ModelError(
-                f"EarlyExit: the model must be one whose first layers are a model too, and {model!r:.80} has "
+                f"EarlyExit: the model must be one whose first layers are a model too, and {shown(model)} "
+                "has "
                 "no early_exit(). Use dk.HFModel, write that method, or use another draft."
             )
         return DraftModelSession(model.early_exit(self.layer), prompt, rows_per_prompt, capacity)

@@ -6,6 +6,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from decodekit.core.validation import shown
 from decodekit.errors import ModelError
 from decodekit.models.hf.forwards.forward import unwrapped
 
@@ -27,7 +28,7 @@ class Compiled:
         if backend is not True and backend not in known:
             raise ModelError(
                 f"HFModel: compiled must be True, False or a backend of torch.compile ({', '.join(known)}), "
-                f"got {backend!r:.80}."
+                f"got {shown(backend)}."
             )
         if unwrapped(model) is not model:
             raise ModelError(

@@ -9,6 +9,7 @@ from torch.nn.modules import module as torch_module
 
 from decodekit.accelerate.cuda_graph import record
 from decodekit.accelerate.tape import CannotRecordError
+from decodekit.core.validation import shown
 from decodekit.errors import ModelError
 from decodekit.models.hf.forwards.forward import forward_lock, unwrapped
 
@@ -47,7 +48,7 @@ class PassRecorder:
         compiled: bool = False,
     ) -> None:
         if wanted is not True and wanted is not False and wanted != "auto":
-            raise ModelError(f"HFModel: recorded must be True, False or 'auto', got {wanted!r:.80}.")
+            raise ModelError(f"HFModel: recorded must be True, False or 'auto', got {shown(wanted)}.")
         self._model, self._config, self.wanted = model, config, wanted
         self.cache = cache
         self._failure = ""  # of a recording that was tried

@@ -111,6 +111,7 @@ def test_a_session_equals_a_fresh_start_on_each_row(family: str, data: st.DataOb
 def test_a_row_that_was_ahead_and_paused_continues_its_own_sequence(family: str) -> None:
     model, prompt = wrap(family), dk.Prompt.of([[9, 10], [11, 12]], wrap(family).vocabulary)
     session, _ = model.start_verifying(prompt, rows_per_prompt=1, capacity=20)
+    assert isinstance(session, dk.VerifyingSession)
     session.extend(torch.tensor([[20, 21, 22, 23], [0] * 4]), torch.tensor([4, 0]))
     session.extend(torch.tensor([[0], [24]]), torch.tensor([0, 1]))
     logits = session.extend(torch.tensor([[25], [0]]), torch.tensor([1, 0]))
