@@ -180,7 +180,7 @@ def test_an_option_that_would_be_ignored_is_refused(decoder: str, option: str, h
         ((*BEAM, "--stop-rule", "never"), "'--stop-rule'"),
         (
             (*BEAM, "--beams", "0"),
-            "BeamSearch: beams must be an integer of at least 1, or one a step, got 0.",
+            "BeamSearch: beams must be an integer of at least 1, or one per step, got 0.",
         ),
         (
             (*BEAM, "--beams", "2", "--num-return", "3"),
