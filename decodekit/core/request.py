@@ -81,13 +81,10 @@ class DecodeRequest:
     """The prompts and options of a call, read and checked.
 
     Attributes:
-        prompt: The prompts, left-padded.
-        vocabulary: The meaning of the model's ids.
-        watched: True if a caller looks at every step: then no prompt is evicted, and no step is taken that is
-            not needed.
+        watched: True if a caller looks at every step: then no prompt is evicted, no needless step taken.
         started: Time of the call, by `time.monotonic`, in seconds.
 
-    The other attributes are those of `DecodeOptions`.
+    The other attributes are the prompts, the model's vocabulary, and `DecodeOptions`.
     """
 
     prompt: Prompt
