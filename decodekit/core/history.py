@@ -10,15 +10,10 @@ from torch.utils._pytree import register_pytree_node
 
 
 class Source(NamedTuple):
-    """Texts that an encoder has read, one per prompt.
-
-    Attributes:
-        tokens: Token ids.
-        valid: False for padding.
-    """
+    """Token ids of the texts that an encoder has read, one per prompt."""
 
     tokens: Int64[Tensor, "batch source"]
-    valid: Bool[Tensor, "batch source"]
+    valid: Bool[Tensor, "batch source"]  # False for padding
 
     def take(self, prompts: Int64[Tensor, " new"]) -> "Source":
         """The sources of `prompts`."""
@@ -30,33 +25,23 @@ class Source(NamedTuple):
 
 
 class RowOwners(NamedTuple):
-    """Prompts that the rows of a history belong to.
+    """Prompts that the rows of a history belong to."""
 
-    Attributes:
-        prompts: Index of each row's prompt, among all prompts of the run.
-        slots: Index of each row among the rows of its prompt.
-        rows_per_prompt: Beams or samples of each prompt.
-        num_prompts: Prompts of the whole run, of which the rows may cover a part.
-    """
-
-    prompts: Int64[Tensor, " rows"]
-    slots: Int64[Tensor, " rows"]
-    rows_per_prompt: int
-    num_prompts: int
+    prompts: Int64[Tensor, " rows"]  # index of each row's prompt, among all prompts of the run
+    slots: Int64[Tensor, " rows"]  # index of each row among the rows of its prompt
+    rows_per_prompt: int  # beams or samples
+    num_prompts: int  # of the whole run, of which the rows may cover a part
 
     @classmethod
     def of(cls, rows: int, rows_per_prompt: int, device: torch.device) -> "RowOwners":
         """The owners of `rows` rows, as many for each prompt, in order."""
-        number = torch.arange(rows, device=device)
-        return cls(
-            number // rows_per_prompt, number % rows_per_prompt, rows_per_prompt, rows // rows_per_prompt
-        )
+        row, each = torch.arange(rows, device=device), rows_per_prompt
+        return cls(row // each, row % each, each, rows // each)
 
     def take(self, rows: Int64[Tensor, " new_rows"]) -> "RowOwners":
         """The owners of the chosen rows."""
-        return self._replace(
-            prompts=self.prompts.index_select(0, rows), slots=self.slots.index_select(0, rows)
-        )
+        prompts, slots = self.prompts.index_select(0, rows), self.slots.index_select(0, rows)
+        return self._replace(prompts=prompts, slots=slots)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +74,7 @@ class History:
 
     def __post_init__(self) -> None:
         if self.owners is None:
-            owners = RowOwners.of(len(self.tokens), 1, self.tokens.device)
-            object.__setattr__(self, "owners", owners)
+            object.__setattr__(self, "owners", RowOwners.of(len(self.tokens), 1, self.tokens.device))
 
     @property
     def rows_per_prompt(self) -> int:
@@ -105,21 +89,13 @@ class History:
     def append(self, tokens: Int64[Tensor, " rows"]) -> "History":
         """The history with one more token on every row."""
         column = torch.arange(self.tokens.shape[1], device=tokens.device) == self.position
-        return replace(
-            self,
-            tokens=torch.where(column, tokens[:, None], self.tokens),
-            valid=self.valid | column,
-            position=self.position + 1,
-        )
+        written = torch.where(column, tokens[:, None], self.tokens)
+        return replace(self, tokens=written, valid=self.valid | column, position=self.position + 1)
 
     def take(self, rows: Int64[Tensor, " new_rows"]) -> "History":
         """The history whose row `i` is this one's row `rows[i]`."""
-        return replace(
-            self,
-            tokens=self.tokens.index_select(0, rows),
-            valid=self.valid.index_select(0, rows),
-            owners=self.owners.take(rows),
-        )
+        tokens, valid = self.tokens.index_select(0, rows), self.valid.index_select(0, rows)
+        return replace(self, tokens=tokens, valid=valid, owners=self.owners.take(rows))
 
     def part(self, rows: Int64[Tensor, " part"], rows_per_prompt: int = 1) -> "History":
         """The chosen rows, which are `rows_per_prompt` rows of each of their prompts."""
@@ -127,16 +103,11 @@ class History:
         return replace(part, owners=part.owners._replace(rows_per_prompt=rows_per_prompt))
 
     def for_prompts(self, prompts: Int64[Tensor, " kept"], batch: int) -> "History":
-        """The rows of some prompts.
-
-        Args:
-            prompts: Which of the prompts that the history covers, ascending.
-            batch: Number of prompts that it covers.
-        """
+        """The rows of some of the `batch` prompts that the history covers; indices ascend."""
         return self.take(rows_of(prompts, len(self.tokens) // batch))
 
     def prompt(self, number: int) -> int:
-        """Index, among all prompts of the run, of the prompt that stands here as `number`."""
+        """Index in the whole run of the history's `number`-th prompt."""
         return int(self.owners.prompts[number * self.rows_per_prompt])
 
     def spread(self, values: Shaped[Tensor, "batch *rest"]) -> Shaped[Tensor, "rows *rest"]:
@@ -160,9 +131,7 @@ def rows_of(prompts: Int64[Tensor, " prompts"], rows_per_prompt: int) -> Int64[T
     return (prompts[:, None] * rows_per_prompt + slots).flatten()
 
 
-def write_column(
-    buffer: Tensor, column: Int64[Tensor, ""], values: Tensor, where: Tensor | None = None
-) -> Tensor:
+def write_column(buffer: Tensor, column: Tensor, values: Tensor, where: Tensor | None = None) -> Tensor:
     """`buffer` with `values` in one column of its last axis, where `where` holds."""
     here = torch.arange(buffer.shape[-1], device=buffer.device) == column
     if where is not None:

@@ -37,7 +37,7 @@ class Limits:
         max_new_tokens: Limit of new tokens, at least 1.
         vocab: Number of tokens to choose from.
         criteria: Stopping criteria.
-        context: The run, as far as the criteria may know it.
+        context: The part of the run that the criteria may know.
     """
 
     end_ids: tuple[int, ...]
@@ -50,12 +50,7 @@ class Limits:
 
     @classmethod
     def of(cls, request: DecodeRequest, vocab: int) -> "Limits":
-        """The limits of a request; the ids of the caller outrank those of the model.
-
-        Args:
-            request: The request.
-            vocab: Number of tokens that the model can emit: the width of its logits.
-        """
+        """The limits of a request to a model with `vocab` logits; ids of the caller outrank the model's."""
         # A configuration may carry the default ids of another model, which this one cannot emit.
         model_ends = tuple(end for end in request.vocabulary.end_ids if end < vocab)
         ends = model_ends if request.end_ids is None else request.end_ids
@@ -94,10 +89,7 @@ class Limits:
     ) -> tuple[Int64[Tensor, " rows"], Stopping]:
         """The finish code of each row after its newest token, 0 for a row that goes on.
 
-        Args:
-            history: Tokens of every row, the newest included.
-            log_probs: The model's own log-probability of that token, in nats.
-            stopping: The memory of the criteria.
+        `log_probs` are the model's own of that token, in nats.
         """
         finish_code = self.finish_token(history.last(), history.position)
         memories = []
@@ -117,12 +109,7 @@ class Limits:
     def finish_token(
         self, tokens: Int64[Tensor, "*shape"], position: Int64[Tensor, ""]
     ) -> Int64[Tensor, "*shape"]:
-        """The finish code by an end id or by the limit of new tokens, criteria left out.
-
-        Args:
-            tokens: Newest tokens.
-            position: The column after them.
-        """
+        """The finish code by an end id or by the limit of new tokens; `position` is the column after them."""
         at_limit = position >= self.prompt_length + self.max_new_tokens
         finish_code = torch.where(at_limit, LENGTH, torch.zeros_like(tokens))
         return torch.where(self.is_end(tokens), END, finish_code)

@@ -166,15 +166,10 @@ class Prompt:
 
 
 class PromptSubset(NamedTuple):
-    """Some prompts of a run, decoded as a batch of their own.
+    """Some prompts of a run, decoded as a batch of their own."""
 
-    Attributes:
-        numbers: Their indices.
-        whole: All prompts.
-    """
-
-    numbers: list[int]
-    whole: Prompt
+    numbers: list[int]  # their indices
+    whole: Prompt  # all prompts
 
     def prompt(self, *, trims_source: bool = True) -> Prompt:
         """The prompts, without columns of padding only; sources likewise if `trims_source`."""
@@ -188,15 +183,10 @@ class PromptSubset(NamedTuple):
 
     def of_run(self, history: History) -> History:
         """Their history, with the owners of its rows counted through the whole run."""
-        source = self.whole.source
-        numbers = torch.tensor(self.numbers, device=history.tokens.device)
-        owners = history.owners
-        prompts = numbers.index_select(0, owners.prompts)
-        return replace(
-            history,
-            owners=owners._replace(prompts=prompts, num_prompts=len(self.whole.tokens)),
-            source=None if source is None else source.to(history.tokens.device),
-        )
+        source, device, owners = self.whole.source, history.tokens.device, history.owners
+        prompts = torch.tensor(self.numbers, device=device).index_select(0, owners.prompts)
+        owners = owners._replace(prompts=prompts, num_prompts=len(self.whole.tokens))
+        return replace(history, owners=owners, source=None if source is None else source.to(device))
 
 
 def _source(read: Read) -> Source:

@@ -95,11 +95,7 @@ class Decoded(Generic[Report]):
         ]
 
     def in_order(self, places: Int64[Tensor, "batch hyps"]) -> "Decoded[Report]":
-        """The same hypotheses in another order.
-
-        Args:
-            places: Where each stood before. Those that are not valid must come last in the new order.
-        """
+        """The same hypotheses in another order: `places` are their old columns, invalid ones last."""
         index = places[..., None].expand_as(self.tokens)
         order = places.tolist()
         valid = self.valid.gather(1, places)
@@ -117,11 +113,8 @@ class Decoded(Generic[Report]):
             tokens=self.tokens.gather(1, index),
             lengths=self.lengths.gather(1, places),
             finish_reason=[
-                [
-                    row[place] if is_valid else "missing"
-                    for place, is_valid in zip(several, is_there, strict=True)
-                ]
-                for row, several, is_there in named
+                [row[place] if is_valid else "missing" for place, is_valid in zip(*placed, strict=True)]
+                for row, *placed in named
             ],
             valid=valid,
             token_log_probs=self.token_log_probs.gather(1, index),
@@ -140,11 +133,7 @@ class Decoded(Generic[Report]):
     ) -> "Decoded[Report]":
         """The same result with its prompts, its texts if there is a tokenizer, and its trace.
 
-        Args:
-            prompt: The prompts.
-            vocabulary: Reads the texts.
-            trace: Every step, if it was asked for.
-            criteria: What may have finished a hypothesis, and may cut its text.
+        The criteria of the run may cut the texts.
         """
         texts = None
         if vocabulary.tokenizer is not None:
@@ -153,7 +142,7 @@ class Decoded(Generic[Report]):
             texts = [
                 [
                     read_text(vocabulary, ids, tokens, criteria, number - FIRST_CRITERION)
-                    for tokens, number in zip(hypotheses, numbers, strict=False)  # those not valid are last
+                    for tokens, number in zip(hypotheses, numbers, strict=False)  # invalid ones are last
                 ]
                 for ids, hypotheses, numbers in rows
             ]
@@ -165,7 +154,7 @@ class Decoded(Generic[Report]):
         log_probs, lengths = self.log_prob.tolist(), self.lengths.tolist()
         lines = [f"Decoded(prompts={batch}, hypotheses={hyps}, new tokens≤{new})"]
         for prompt, row in enumerate(ids):
-            for rank, tokens in enumerate(row):  # those that are not valid stand last
+            for rank, tokens in enumerate(row):  # without the invalid ones, which are last
                 text = tokens if self.texts is None else self.texts[prompt][rank]
                 lines.append(
                     f"  [{prompt}][{rank}] log-prob {log_probs[prompt][rank]:9.2f}  "
@@ -184,12 +173,7 @@ def read_text(
 ) -> str:
     """A hypothesis's text, cut by the criterion that finished it, or by another that holds as well.
 
-    Args:
-        vocabulary: Reads the text.
-        prompt: The prompt's ids.
-        tokens: The hypothesis's.
-        criteria: Of the run.
-        fired: Which of them finished it; below 0: none did.
+    `fired` is the index of the criterion that finished it, below 0 if none did.
     """
     text = vocabulary.text(prompt, tokens) or ""
     if not criteria or not tokens:

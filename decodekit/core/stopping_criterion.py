@@ -15,27 +15,25 @@ from decodekit.core.pytrees import Memory
 from decodekit.core.validation import CheckedOptions, set_fields, shown
 from decodekit.core.vocabulary import Vocabulary
 
+# Types that signatures of criteria repeat.
+LogProbs = Float32[Tensor, " rows"]
+Finished = Bool[Tensor, " rows"]
+
 
 class StoppingContext(NamedTuple):
-    """The run that a criterion belongs to.
-
-    Attributes:
-        vocabulary: Of the model: its tokenizer and special ids.
-        started: Time of the call of `decode`, on the clock of `time.monotonic`, in seconds.
-    """
+    """The vocabulary of the model, and the time of the call of `decode`."""
 
     vocabulary: Vocabulary
-    started: float
+    started: float  # by `time.monotonic`, in seconds
 
 
 class StoppingCriterion(CheckedOptions, ABC):
     """Decides after every token whether a hypothesis is finished.
 
-    A pair of pure functions, as a processor is: memory is passed in and returned, and follows its
-    hypothesis when beams are reordered. Under beam search a finished hypothesis competes by its score with
-    the other finished ones, as if it had emitted an end id. Only end ids make a beam search consider more
-    candidates, though: if criteria finish more than half of them, fewer hypotheses than beams go on to the
-    next step.
+    A pair of pure functions, as a processor is: memory is passed in and returned, and follows its hypothesis
+    when beams are reordered. Under beam search a finished hypothesis competes by its score with the other
+    finished ones, as if it had emitted an end id. Only end ids make a beam search consider more candidates,
+    though: if criteria finish more than half of them, fewer hypotheses than beams go on to the next step.
 
     Example:
         >>> class Three(dk.StoppingCriterion):
@@ -68,12 +66,8 @@ class StoppingCriterion(CheckedOptions, ABC):
         """Return the memory before the first new token; `()` for none."""
 
     @abstractmethod
-    def apply(
-        self, history: History, log_probs: Float32[Tensor, " rows"], memory: Memory
-    ) -> tuple[Bool[Tensor, " rows"], Memory]:
-        """Return the finished rows and the new memory.
-
-        Rows that finished earlier are passed too, while other rows go on; the result for them is ignored.
+    def apply(self, history: History, log_probs: LogProbs, memory: Memory) -> tuple[Finished, Memory]:
+        """Return the finished rows and the new memory; the result for rows finished earlier is ignored.
 
         Args:
             history: Every hypothesis, its newest token included.
@@ -132,7 +126,7 @@ class _Combination(StoppingCriterion):
         return f" {self.conjunction} ".join(criterion.reason for criterion in self.criteria)
 
     @abstractmethod
-    def combine(self, first: Bool[Tensor, " rows"], second: Bool[Tensor, " rows"]) -> Bool[Tensor, " rows"]:
+    def combine(self, first: Finished, second: Finished) -> Finished:
         """Combine the finished rows of two criteria."""
 
     @override
@@ -140,9 +134,7 @@ class _Combination(StoppingCriterion):
         return tuple(criterion.init(history, run) for criterion in self.criteria)
 
     @override
-    def apply(
-        self, history: History, log_probs: Float32[Tensor, " rows"], memory: Memory
-    ) -> tuple[Bool[Tensor, " rows"], Memory]:
+    def apply(self, history: History, log_probs: LogProbs, memory: Memory) -> tuple[Finished, Memory]:
         pairs = zip(self.criteria, memory, strict=True)
         results = [criterion.apply(history, log_probs, part) for criterion, part in pairs]
         return reduce(self.combine, (rows for rows, _ in results)), tuple(part for _, part in results)
@@ -185,7 +177,7 @@ class AnyOf(_Combination):
     conjunction = "or"
 
     @override
-    def combine(self, first: Bool[Tensor, " rows"], second: Bool[Tensor, " rows"]) -> Bool[Tensor, " rows"]:
+    def combine(self, first: Finished, second: Finished) -> Finished:
         return torch.logical_or(first, second)
 
     @override
@@ -215,7 +207,7 @@ class AllOf(_Combination):
     conjunction = "and"
 
     @override
-    def combine(self, first: Bool[Tensor, " rows"], second: Bool[Tensor, " rows"]) -> Bool[Tensor, " rows"]:
+    def combine(self, first: Finished, second: Finished) -> Finished:
         return torch.logical_and(first, second)
 
     @override

@@ -16,39 +16,23 @@ if TYPE_CHECKING:
 
 
 class Candidate(NamedTuple):
-    """One of the likeliest tokens of a row at one step.
-
-    Attributes:
-        token: Its id.
-        text: Its text; None without a tokenizer.
-        log_prob: The model's own log-probability, in nats.
-        score: Its score after the processors; minus infinity if they banned it.
-    """
+    """One of the likeliest tokens of a row at one step."""
 
     token: int
-    text: str | None
-    log_prob: float
-    score: float
+    text: str | None  # None without a tokenizer
+    log_prob: float  # the model's own, in nats
+    score: float  # after the processors; minus infinity if they banned it
 
 
 class Choice(NamedTuple):
-    """One row at one step, with its candidates.
+    """One row at one step, with its candidates."""
 
-    Attributes:
-        step: 0 for the first new token.
-        prompt: Index of the prompt.
-        row: Index among the rows of the prompt (beams or samples).
-        tokens: The continuation so far, before this step.
-        text: Prompt and continuation so far; None without a tokenizer.
-        candidates: The likeliest tokens under the model, best first.
-    """
-
-    step: int
+    step: int  # 0 for the first new token
     prompt: int
-    row: int
-    tokens: list[int]
-    text: str | None
-    candidates: list[Candidate]
+    row: int  # among the rows of the prompt (beams or samples)
+    tokens: list[int]  # the continuation before this step
+    text: str | None  # of prompt and continuation; None without a tokenizer
+    candidates: list[Candidate]  # the likeliest tokens under the model, best first
 
 
 class Step(NamedTuple):

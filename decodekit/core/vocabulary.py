@@ -45,11 +45,7 @@ class Vocabulary:
     tokenizer: Tokenizer | None = None
 
     def ids(self, text: str) -> list[int]:
-        """The ids of a prompt.
-
-        Raises:
-            PromptError: If there is no tokenizer, or it cannot read the text.
-        """
+        """The ids of a prompt; a `PromptError` if there is no tokenizer, or it cannot read the text."""
         if self.tokenizer is None:
             raise PromptError(
                 "Prompt: a string needs a tokenizer, and the model has none. Pass token ids, or "
@@ -70,12 +66,9 @@ class Vocabulary:
         return ids
 
     def continuation_ids(self, prompt_text: str | None, prompt: list[int], continuation: str) -> list[int]:
-        """The ids of `continuation` after a prompt: those of the whole text, if it begins with the prompt's.
+        """The ids of `continuation` after a prompt: the rest of the whole text's, if it begins with the prompt's.
 
-        Args:
-            prompt_text: Text of the prompt; None if it was given as ids.
-            prompt: Ids of the prompt.
-            continuation: Text that follows.
+        `prompt_text` is None if the prompt was given as ids.
         """
         if prompt_text is not None:
             whole = self.ids(prompt_text + continuation)
@@ -93,8 +86,7 @@ class Vocabulary:
         """The text of `continuation` after `prompt`, special tokens left out; None without tokenizer."""
         if self.tokenizer is None:
             return None
-        # Some tokenizers drop the space in front of the first word they are given, so the continuation is
-        # read as the addition to the prompt.
+        # Some tokenizers drop the space in front of the first word: read the addition to the prompt.
         before = self.tokenizer.decode(prompt, skip_special_tokens=True)
         whole = self.tokenizer.decode(prompt + continuation, skip_special_tokens=True)
         if whole.startswith(before):

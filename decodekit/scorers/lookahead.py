@@ -62,9 +62,8 @@ class Lookahead(PathScorer):
 
     The score of a text is $s(y) - \lambda u$, where $u$ is the number of unmet constraints. Until it is
     finished the search ranks it by $\log P(y) - \lambda u + \alpha h$ (the base's `partial_score` in place of
-    $\log P$), with the heuristic
-    $h = \max_{a}\max_{0 \le i < k} \log P(a \mid x, y, g_{\le i})$
-    over the phrases $a$ of the unmet constraints and the model's greedy continuation $g$ of the text: the
+    $\log P$), with the heuristic $h = \max_{a}\max_{0 \le i < k} \log P(a \mid x, y, g_{\le i})$ over the
+    phrases $a$ of the unmet constraints and the model's greedy continuation $g$ of the text: the
     log-probability of the likeliest phrase at the next $k$ positions. If a text ends in the middle of a
     phrase, the rest of that phrase counts too, at the next position only. $h$ is 0 if no constraint is unmet
     or the text has ended, and at least -100. Phrases that no longer fit in `max_new_tokens`, or come after

@@ -4,13 +4,11 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from jaxtyping import Bool, Float32
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.pytrees import Memory
-from decodekit.core.stopping_criterion import StoppingContext, StoppingCriterion
+from decodekit.core.stopping_criterion import Finished, LogProbs, StoppingContext, StoppingCriterion
 from decodekit.core.validation import is_number
 
 
@@ -42,7 +40,6 @@ class Confidence(StoppingCriterion):
     threshold: float
 
     reason: ClassVar[str] = "confidence"
-
     batch_independent = True
 
     def __post_init__(self) -> None:
@@ -54,7 +51,5 @@ class Confidence(StoppingCriterion):
         return ()
 
     @override
-    def apply(
-        self, history: History, log_probs: Float32[Tensor, " rows"], memory: Memory
-    ) -> tuple[Bool[Tensor, " rows"], Memory]:
+    def apply(self, history: History, log_probs: LogProbs, memory: Memory) -> tuple[Finished, Memory]:
         return log_probs < math.log(self.threshold), memory

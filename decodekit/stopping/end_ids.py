@@ -5,13 +5,17 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Bool, Float32
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.pytrees import Memory
-from decodekit.core.stopping_criterion import StoppingContext, StoppingCriterion, check_reason
+from decodekit.core.stopping_criterion import (
+    Finished,
+    LogProbs,
+    StoppingContext,
+    StoppingCriterion,
+    check_reason,
+)
 from decodekit.core.validation import read_ids, set_fields
 
 
@@ -54,9 +58,7 @@ class EndIds(StoppingCriterion):
         return ()
 
     @override
-    def apply(
-        self, history: History, log_probs: Float32[Tensor, " rows"], memory: Memory
-    ) -> tuple[Bool[Tensor, " rows"], Memory]:
+    def apply(self, history: History, log_probs: LogProbs, memory: Memory) -> tuple[Finished, Memory]:
         last = history.last()
         finished = torch.zeros_like(last, dtype=torch.bool)
         for token in read_ids("EndIds", self.ids):

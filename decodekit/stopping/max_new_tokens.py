@@ -3,12 +3,18 @@
 from dataclasses import dataclass
 from typing import final
 
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Int64
 from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.stopping_criterion import StoppingContext, StoppingCriterion, check_reason
+from decodekit.core.stopping_criterion import (
+    Finished,
+    LogProbs,
+    StoppingContext,
+    StoppingCriterion,
+    check_reason,
+)
 from decodekit.core.validation import at_least, check_fields
 
 
@@ -50,6 +56,6 @@ class MaxNewTokens(StoppingCriterion):
 
     @override
     def apply(
-        self, history: History, log_probs: Float32[Tensor, " rows"], memory: Int64[Tensor, ""]
-    ) -> tuple[Bool[Tensor, " rows"], Int64[Tensor, ""]]:
+        self, history: History, log_probs: LogProbs, memory: Int64[Tensor, ""]
+    ) -> tuple[Finished, Int64[Tensor, ""]]:
         return (history.position >= memory).expand(len(history.tokens)), memory

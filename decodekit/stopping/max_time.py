@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
-from jaxtyping import Bool, Float32
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.stopping_criterion import StoppingContext, StoppingCriterion
+from decodekit.core.stopping_criterion import Finished, LogProbs, StoppingContext, StoppingCriterion
 from decodekit.core.validation import is_number
 
 
@@ -41,7 +39,6 @@ class MaxTime(StoppingCriterion):
 
     capturable = False
     reason: ClassVar[str] = "time"
-
     batch_independent = True
 
     def __post_init__(self) -> None:
@@ -53,8 +50,6 @@ class MaxTime(StoppingCriterion):
         return run.started + self.seconds
 
     @override
-    def apply(
-        self, history: History, log_probs: Float32[Tensor, " rows"], memory: float
-    ) -> tuple[Bool[Tensor, " rows"], float]:
+    def apply(self, history: History, log_probs: LogProbs, memory: float) -> tuple[Finished, float]:
         expired = bool(time.monotonic() >= memory)
         return torch.full((len(history.tokens),), expired, device=log_probs.device), memory

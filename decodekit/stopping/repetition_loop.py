@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Int64
 from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.stopping_criterion import StoppingContext, StoppingCriterion
+from decodekit.core.stopping_criterion import Finished, LogProbs, StoppingContext, StoppingCriterion
 from decodekit.core.validation import at_least, check_fields
 
 
@@ -45,7 +45,6 @@ class RepetitionLoop(StoppingCriterion):
     longest: int = 32
 
     reason: ClassVar[str] = "loop"
-
     batch_independent = True
 
     def __post_init__(self) -> None:
@@ -57,8 +56,8 @@ class RepetitionLoop(StoppingCriterion):
 
     @override
     def apply(
-        self, history: History, log_probs: Float32[Tensor, " rows"], memory: Int64[Tensor, ""]
-    ) -> tuple[Bool[Tensor, " rows"], Int64[Tensor, ""]]:
+        self, history: History, log_probs: LogProbs, memory: Int64[Tensor, ""]
+    ) -> tuple[Finished, Int64[Tensor, ""]]:
         device = log_probs.device
         periods = torch.arange(1, self.longest + 1, device=device)
         offsets = torch.arange(self.longest * (self.times - 1), device=device)

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
-from jaxtyping import Bool, Float32
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.stopping_criterion import StoppingContext, StoppingCriterion
+from decodekit.core.stopping_criterion import Finished, LogProbs, StoppingContext, StoppingCriterion
 from decodekit.core.validation import set_fields, shown
 from decodekit.stopping._shared.new_text import NewText, check_tokenizer
 
@@ -48,7 +46,6 @@ class StopStrings(StoppingCriterion):
 
     capturable = False
     reason: ClassVar[str] = "string"
-
     batch_independent = True
 
     def __post_init__(self) -> None:
@@ -68,9 +65,7 @@ class StopStrings(StoppingCriterion):
         return NewText.begin(history, run)
 
     @override
-    def apply(
-        self, history: History, log_probs: Float32[Tensor, " rows"], memory: NewText
-    ) -> tuple[Bool[Tensor, " rows"], NewText]:
+    def apply(self, history: History, log_probs: LogProbs, memory: NewText) -> tuple[Finished, NewText]:
         tails = memory.tails(history, max(map(len, self.strings)))
         found = [self._find(tail.before, tail.now) is not None for tail in tails]
         return torch.tensor(found, device=log_probs.device), memory

@@ -5,12 +5,16 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
-from jaxtyping import Bool, Float32
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.stopping_criterion import StoppingContext, StoppingCriterion, check_reason
+from decodekit.core.stopping_criterion import (
+    Finished,
+    LogProbs,
+    StoppingContext,
+    StoppingCriterion,
+    check_reason,
+)
 from decodekit.core.validation import shown
 from decodekit.stopping._shared.new_text import NewText, check_tokenizer
 
@@ -62,9 +66,7 @@ class StopWhen(StoppingCriterion):
         return NewText.begin(history, run)
 
     @override
-    def apply(
-        self, history: History, log_probs: Float32[Tensor, " rows"], memory: NewText
-    ) -> tuple[Bool[Tensor, " rows"], NewText]:
+    def apply(self, history: History, log_probs: LogProbs, memory: NewText) -> tuple[Finished, NewText]:
         rows = memory.ids(history) if self.ids else memory.texts(history)
         finished = [bool(self.function(row)) for row in rows]
         return torch.tensor(finished, device=log_probs.device), memory
