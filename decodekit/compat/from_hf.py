@@ -117,10 +117,7 @@ class HFCriterion(StoppingCriterion):
         return int(history.position)
 
     def apply(
-        self,
-        history: History,
-        log_probs: Float32[Tensor, " rows"],
-        memory: int,
+        self, history: History, log_probs: Float32[Tensor, " rows"], memory: int
     ) -> tuple[Bool[Tensor, " rows"], int]:
         """True for rows that the criterion stops."""
         said = self.criterion(history.tokens[:, : memory + 1], self.scores)
