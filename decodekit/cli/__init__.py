@@ -6,20 +6,24 @@ from typing import Annotated
 import typer
 
 from decodekit.cli.compare import compare
-from decodekit.cli.errors import PlainMistakes
+from decodekit.cli.errors import Commands
 from decodekit.cli.generate import generate
 from decodekit.cli.score import score
 
 app = typer.Typer(
-    cls=PlainMistakes, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
+    cls=Commands,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    suggest_commands=False,  # Commands does, for options and choices as well
 )
 app.command()(generate)
 app.command()(compare)
 app.command()(score)
 
 
-def _print_version(asked: bool) -> None:  # noqa: FBT001 - typer's callback for a flag
-    if asked:
+def _print_version(given: bool) -> None:  # noqa: FBT001 - typer's callback for a flag
+    if given:
         typer.echo(f"decodekit {version('decodekit')}")
         raise typer.Exit
 

@@ -1,16 +1,15 @@
-"""`decodekit compare`: strategies side by side."""
+"""The command `compare`: strategies side by side."""
 
 from typing import Annotated
 
-import typer
-from rich.console import Console
 from rich.text import Text
 
 import decodekit as dk
 from decodekit.cli import options, output
 from decodekit.cli.errors import constructing
-from decodekit.cli.loaded_model import name_of, shown_before, workplace
-from decodekit.cli.strategy import Outcome, Strategy
+from decodekit.cli.options import DECODING, option
+from decodekit.cli.run import Outcome, Strategy, loaded_model
+from decodekit.core.request import DecodeOptions
 
 
 def compare(  # noqa: PLR0913 - one parameter per command-line option
@@ -19,31 +18,14 @@ def compare(  # noqa: PLR0913 - one parameter per command-line option
     max_new_tokens: options.MaxNewTokens = 128,
     top_p: Annotated[
         float,
-        typer.Option(
-            metavar="P",
-            rich_help_panel=options.DECODING,
-            help="Samples from the fewest likeliest tokens that together have probability P, 0 to 1.",
+        option(
+            DECODING, "P", "Samples from the fewest likeliest tokens with probability P together, 0 to 1."
         ),
     ] = 0.9,
-    seed: Annotated[
-        int,
-        typer.Option(
-            metavar="N", rich_help_panel=options.DECODING, help="Seed of the sample: any 64-bit integer."
-        ),
-    ] = 0,
-    beams: Annotated[
-        int,
-        typer.Option(
-            metavar="N", rich_help_panel=options.DECODING, help="Beams of the beam searches, at least 1."
-        ),
-    ] = 5,
+    seed: Annotated[int, option(DECODING, "N", "Seed of the sample: any 64-bit integer.")] = 0,
+    beams: Annotated[int, option(DECODING, "N", "Beams of the beam searches, at least 1.")] = 5,
     no_repeat_ngram: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            rich_help_panel=options.DECODING,
-            help="In the second beam search no N tokens in a row come twice. At least 1.",
-        ),
+        int, option(DECODING, "N", "In the second beam search no N tokens in a row come twice. At least 1.")
     ] = 2,
     model: options.Model = None,
     device: options.Device = "cpu",
@@ -72,38 +54,31 @@ def compare(  # noqa: PLR0913 - one parameter per command-line option
                 [dk.NoRepeatNGram(no_repeat_ngram)],
             ),
         ]
-    with workplace(model, device, silent=as_json) as (loaded, progress):
-        # The first run of all pays for what is done once: it should not be counted against greedy.
-        Strategy("warming up", dk.BeamSearch(2), []).run(loaded, prompt, 1, progress)
-        outcomes = [strategy.run(loaded, prompt, max_new_tokens, progress) for strategy in strategies]
+    decode_options = DecodeOptions(max_new_tokens=max_new_tokens)
+    with loaded_model(model, device, silent=as_json) as (loaded, progress):
+        # The first run of all pays for what is done once, which should not count against greedy search.
+        Strategy("warming up", dk.BeamSearch(2), []).run(loaded, prompt, {"max_new_tokens": 1}, progress)
+        outcomes = [strategy.run(loaded, prompt, decode_options, progress) for strategy in strategies]
     if as_json:
-        output.print_json(
-            {
-                "prompt": prompt,
-                "model": name_of(model),
-                "device": device,
-                "max_new_tokens": max_new_tokens,
-                "seed": seed,
-                "strategies": [{"name": outcome.strategy.name} | outcome.document() for outcome in outcomes],
-            }
-        )
+        documents = [{"name": outcome.strategy.name} | outcome.document() for outcome in outcomes]
+        results = {"max_new_tokens": max_new_tokens, "seed": seed, "strategies": documents}
+        output.print_json(prompt, model, device, results)
     else:
-        _print_outcomes(output.stdout(), shown_before(loaded, prompt), outcomes)
+        _print_outcomes(loaded, prompt, outcomes)
 
 
-def _print_outcomes(console: Console, prompt: str, outcomes: list[Outcome]) -> None:
-    """The numbers in a table, then the texts."""
-    table = output.table("Strategy", "Log-prob", "Tokens", "Seconds")
+def _print_outcomes(model: dk.HFModel, prompt: str, outcomes: list[Outcome]) -> None:
+    """Print the numbers in a table, then the texts."""
+    console, table = output.stdout(), output.table("Strategy", "Log-prob", "Tokens", "Seconds")
     for outcome in outcomes:
         best = outcome.hypotheses[0]
-        table.add_row(
-            outcome.strategy.name, f"{best.log_prob:.2f}", str(best.length), f"{outcome.seconds:.2f}"
-        )
+        numbers = f"{best.log_prob:.2f}", str(best.length), f"{outcome.seconds:.2f}"
+        table.add_row(outcome.strategy.name, *numbers)
     console.print(table)
     for outcome in outcomes:
         console.print()
         console.print(Text(outcome.strategy.name, "bold"))
-        console.print(output.continued(prompt, outcome.hypotheses[0].text))
+        console.print(output.continued(model, prompt, outcome.hypotheses[0].text))
 
 
 def _count(number: int, noun: str) -> str:

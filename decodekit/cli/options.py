@@ -1,17 +1,30 @@
-"""The options that commands share, and how their values are read."""
+"""Options that commands share: their values and their documentation."""
 
+import inspect
 import os
+import re
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from decodekit.core.request import DecodeOptions, EachOptions, RunOptions, StreamOptions
+
+# Panels of the help pages.
 DECODING = "Decoding"
-RUN = "Run and output"
+DECODE_OPTIONS = "Options of dk.decode"  # each a key of DecodeOptions
+OUTPUT = "Model and output"
+
+CHOICES = 5  # --trace
+
+_DOCUMENTATION = "\n".join(
+    inspect.cleandoc(options.__doc__ or "")
+    for options in (RunOptions, StreamOptions, EachOptions, DecodeOptions)
+)
 
 
 class DecoderName(StrEnum):
-    """What --decoder takes."""
+    """Values of --decoder."""
 
     GREEDY = "greedy"
     SAMPLE = "sample"
@@ -19,15 +32,33 @@ class DecoderName(StrEnum):
 
 
 class StopRuleName(StrEnum):
-    """What --stop-rule takes."""
+    """Values of --stop-rule."""
 
     WHEN_FULL = "when-full"
     HEURISTIC = "heuristic"
     PROVED = "proved"
 
 
+def documented(option: str, more: str = "") -> str:
+    """The help of an option of `dk.decode`: the first clause of its entry in `DecodeOptions`, and more.
+
+    Raises:
+        KeyError: If `DecodeOptions` has no such option.
+    """
+    if option not in DecodeOptions.__annotations__:
+        raise KeyError(option)
+    entry = re.search(rf"^ +{option}: (.+?)[.:;]\s", _DOCUMENTATION, flags=re.MULTILINE | re.DOTALL)
+    clause = f"{' '.join(entry[1].split())}. " if entry else ""  # python -OO has no docstrings
+    return (clause + more).strip()
+
+
+def option(panel: str, metavar: str, text: str) -> Any:  # noqa: ANN401 - typer's object
+    """An option with its panel, the name of its value, and its help."""
+    return typer.Option(metavar=metavar, rich_help_panel=panel, help=text)
+
+
 def read_text(value: str) -> str:
-    """The argument as text, also where the locale is not the one it was written in."""
+    """The argument as text, also in a locale other than the one it was written in."""
     try:
         value.encode()
     except UnicodeEncodeError:  # it holds bytes that Python could not read
@@ -38,14 +69,9 @@ def read_text(value: str) -> str:
     return value
 
 
-def read_texts(values: list[str]) -> list[str]:
-    """The same for several."""
-    return [read_text(value) for value in values]
-
-
-def read_given_texts(values: list[str] | None) -> list[str] | None:
-    """The same for an option that may not be given."""
-    return None if values is None else read_texts(values)
+def read_texts(values: list[str] | None) -> list[str] | None:
+    """The arguments as texts, if there are any."""
+    return None if values is None else [read_text(value) for value in values]
 
 
 Prompt = Annotated[
@@ -57,23 +83,38 @@ Prompt = Annotated[
         help="The text to continue (an empty one starts a new text), or to translate.",
     ),
 ]
+MaxNewTokens = Annotated[
+    int,
+    typer.Option(metavar="N", min=1, rich_help_panel=DECODE_OPTIONS, help=documented("max_new_tokens")),
+]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TEXT",
+        rich_help_panel=DECODE_OPTIONS,
+        callback=read_texts,
+        help=documented("stop", "Here a text: a hypothesis ends before it. Can be given several times."),
+    ),
+]
+Trace = Annotated[
+    bool,
+    typer.Option(
+        "--trace",
+        rich_help_panel=DECODE_OPTIONS,
+        help=documented("trace", f"Here {CHOICES}, printed with the model's probabilities."),
+    ),
+]
 Model = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
         show_default="fairytales",
-        rich_help_panel=RUN,
+        rich_help_panel=OUTPUT,
         help="fairytales or en-fr, which are bundled; a folder, or a name on the Hugging Face hub: a "
         "language model in safetensors.",
     ),
 ]
-Device = Annotated[
-    str,
-    typer.Option(metavar="NAME", rich_help_panel=RUN, help="Where the model runs: cpu, cuda, cuda:1, mps."),
-]
+Device = Annotated[str, option(OUTPUT, "NAME", "The device of the model: cpu, cuda, cuda:1, mps.")]
 AsJson = Annotated[
-    bool, typer.Option("--json", rich_help_panel=RUN, help="Print one JSON document and nothing else.")
-]
-MaxNewTokens = Annotated[
-    int, typer.Option(metavar="N", min=1, rich_help_panel=DECODING, help="New tokens at most, at least 1.")
+    bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print one JSON document and nothing else.")
 ]

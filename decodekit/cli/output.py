@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from decodekit.cli.printable import visible
-from decodekit.cli.strategy import Hypothesis
+import decodekit as dk
+from decodekit.cli.run import Hypothesis
+from decodekit.inspect.table import visible
 
 _ENDINGS = {"end": "ended by itself", "length": "cut at --max-new-tokens", "string": "ended at --stop"}
 
@@ -23,7 +24,7 @@ def stdout() -> Console:
 
 
 def table(first: str, *numbers: str) -> Table:
-    """A table of one column of text and some of numbers."""
+    """An empty table of one column of text and some of numbers."""
     empty = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     empty.add_column(first)
     for name in numbers:
@@ -31,9 +32,11 @@ def table(first: str, *numbers: str) -> Table:
     return empty
 
 
-def continued(prompt: str, continuation: str) -> Text:
-    """The prompt dimmed, what comes after it plain, and neither read as markup."""
-    return Text.assemble((visible(prompt, keep="\n\t"), "dim"), visible(continuation, keep="\n\t"))
+def continued(model: dk.HFModel, prompt: str, continuation: str) -> Text:
+    """The prompt, dimmed, and its continuation, without markup; a translation stands alone."""
+    translated = model.vocabulary.decoder_start_id is not None
+    before = "" if translated else visible(prompt, keep="\n\t")
+    return Text.assemble((before, "dim"), visible(continuation, keep="\n\t"))
 
 
 def summary(hypothesis: Hypothesis) -> Text:
@@ -45,13 +48,15 @@ def summary(hypothesis: Hypothesis) -> Text:
     )
 
 
-def print_json(document: dict[str, Any]) -> None:
-    """The document, in ASCII: right whatever encoding standard output has."""
+def print_json(prompt: str, model: str | None, device: str, results: dict[str, Any]) -> None:
+    """Print the document of a command, in ASCII: right in every encoding of standard output."""
+    path = str(dk.bundled_path()) if model is None else model  # the --model that loads the same
+    document = {"prompt": prompt, "model": path, "device": device} | results
     typer.echo(json.dumps(_finite(document), allow_nan=False))
 
 
-def _finite(value: Any) -> Any:  # noqa: ANN401 - what JSON can hold
-    """The value with null for the numbers that JSON has not: a banned token scores minus infinity."""
+def _finite(value: Any) -> Any:  # noqa: ANN401 - a value of JSON
+    """The value with null for infinities, which JSON lacks: the score of a banned token is one."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,20 +1,19 @@
-"""`decodekit score`: what given continuations are worth."""
+"""The command `score`: the log-probabilities of given continuations."""
 
 import math
 import time
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 import decodekit as dk
 from decodekit.cli import options, output
 from decodekit.cli.errors import UsageError
-from decodekit.cli.loaded_model import name_of, workplace
-from decodekit.cli.printable import visible
+from decodekit.cli.run import loaded_model
+from decodekit.inspect.table import visible
 
-BATCH = 16  # continuations a forward pass, so that many do not need the memory of all at once
+BATCH = 16  # continuations per forward pass: a bound on memory
 
 
 def score(
@@ -25,7 +24,7 @@ def score(
             metavar="CONTINUATION",
             show_default=False,
             callback=options.read_texts,
-            help="What may come after it, with the space in front where there is one.",
+            help="A text after the prompt, with the space in front if there is one.",
         ),
     ],
     *,
@@ -45,24 +44,16 @@ def score(
     """
     if "" in continuations:
         raise UsageError("every CONTINUATION must have at least one token, and one is empty.")
-    with workplace(model, device, silent=as_json) as (loaded, progress):
+    with loaded_model(model, device, silent=as_json) as (loaded, progress):
         progress.add_task("scoring", total=None)
         start = time.perf_counter()
         scored = dk.score(loaded, prompt, [continuations], batch_size=BATCH)
         seconds = time.perf_counter() - start
     results = _results(loaded.vocabulary, prompt, continuations, scored)
     if as_json:
-        output.print_json(
-            {
-                "prompt": prompt,
-                "model": name_of(model),
-                "device": device,
-                "continuations": results,
-                "seconds": seconds,
-            }
-        )
+        output.print_json(prompt, model, device, {"continuations": results, "seconds": seconds})
     else:
-        _print_results(output.stdout(), results)
+        _print_results(results)
 
 
 def _results(
@@ -91,9 +82,9 @@ def _results(
     ]
 
 
-def _print_results(console: Console, results: list[dict[str, Any]]) -> None:
-    """The continuations in a table, then the tokens of each."""
-    table = output.table("Continuation", "Log-prob", "Tokens", "Mean")
+def _print_results(results: list[dict[str, Any]]) -> None:
+    """Print the continuations in a table, then the tokens of each."""
+    console, table = output.stdout(), output.table("Continuation", "Log-prob", "Tokens", "Mean")
     for result in results:
         numbers = f"{result['log_prob']:.2f}", str(result["length"]), f"{result['mean']:.3f}"
         table.add_row(Text(visible(result["text"])), *numbers)

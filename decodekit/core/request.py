@@ -20,7 +20,7 @@ class RunOptions(TypedDict, total=False):
     Attributes:
         max_new_tokens: Limit of new tokens per hypothesis, at least 1. Required.
         end_ids: The ids that end a hypothesis; by default those of the model, `()` for none.
-        pad_id: The id that fills `Decoded.tokens` past the end; by default that of the model, or an end id.
+        pad_id: The id that fills tokens past the end; by default the pad id of the model, or an end id.
         stop: Conditions that finish a hypothesis early: a `StoppingCriterion`, a string, or several of
             either, of which any will do. `finish_reason` names the one that fired.
     """
@@ -35,7 +35,7 @@ class StreamOptions(RunOptions, total=False):
     """Options of `stream`.
 
     Attributes:
-        trace: Number of the likeliest tokens to keep for every row and step, in `Decoded.trace`.
+        trace: Number of the likeliest tokens to keep for every row and step, in the trace of the result.
     """
 
     trace: int | None

@@ -95,13 +95,8 @@ class ContinuousBatch(Generic[State]):
     Prompts that are admitted together make a `DecodingRun`: they write the same column of their histories, so
     they share a state of the decoder and the memory of the processors. All runs advance in one pass.
 
-    Args:
-        model: The model.
-        decoder: The algorithm.
-        processor: The processor, or a chain of several.
-        request: All prompts and the options.
-
     Attributes:
+        request: All prompts and the options.
         failure: The error of a run. The other runs go on, and no further prompt is admitted.
         session: The session of the model; None while no run is active.
     """
@@ -215,7 +210,7 @@ class ContinuousBatch(Generic[State]):
         return False
 
     def _evict(self, runs: list["DecodingRun[State]"]) -> None:
-        """Go on without the runs that are done, and without the finished prompts of the others."""
+        """Go on without the runs that are done, and without finished prompts."""
         kept: list[Int64[Tensor, " some"]] = []
         batch = 0
         for run in runs:
@@ -234,17 +229,11 @@ class ContinuousBatch(Generic[State]):
 class DecodingRun(Generic[State]):
     """Prompts that were admitted together, one step at a time.
 
-    Args:
-        decoder: The algorithm.
-        processor: The processor, or a chain of several.
-        request: The prompts and the options.
-        session: The session of the model over the prompts.
-        logits: Logits after the prompts.
-        subset: The place of the prompts among all, if they are a part.
+    `subset` gives the place of the prompts among all prompts, if they are a part.
 
     Attributes:
         number: Steps taken.
-        logits: Logits for the next step, or those of the last one.
+        logits: Logits for the next step, or of the last one.
         scores: Scores of the last step, after the processors.
         selection: The decision of the last step, which the model reads next.
         state: State of the decoder.
@@ -299,7 +288,7 @@ class DecodingRun(Generic[State]):
         )
 
     def is_done(self) -> bool:
-        """True if the last step is known to be the last of the run. To be called once after every step."""
+        """True if the run is known to be done. Call it once after every step."""
         if self.number == self._last:
             return True
         if self.number % self._check_every == 0:

@@ -1,1 +1,1 @@
-"""What turns tokens into logits."""
+"""Models: their contracts, and transformers models."""

@@ -1,7 +1,7 @@
 """Contracts of models and their sessions."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float32, Int64
 from torch import Tensor
@@ -108,7 +108,7 @@ class MergeableSession(ShrinkingSession, Protocol):
     def can_merge(self) -> bool:
         """True if another session of the model can be merged; the cache of some models cannot."""
 
-    def merge(self, other: Self) -> None:
+    def merge(self, other: Any) -> None:
         """Appends the prompts of another session; every prompt continues from its own position.
 
         Args:

@@ -1,1 +1,1 @@
-"""What changes a distribution before a token is chosen; one file each."""
+"""Processors of scores, one file each."""

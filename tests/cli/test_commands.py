@@ -1,4 +1,3 @@
-import io
 import json
 import math
 import os
@@ -14,14 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
+import typer
 from typer.testing import CliRunner, Result
 
 import decodekit as dk
-from decodekit.cli import app
-from decodekit.cli.printable import visible
-from decodekit.cli.trace_output import trace_document, trace_table
-from decodekit.core.trace import Step, Trace
+from decodekit.cli import app, options
+from decodekit.core.request import DecodeOptions
+from decodekit.inspect.table import visible
 
 PROMPT = "Once upon a time"
 SAMPLE = ("--decoder", "sample")
@@ -116,6 +114,26 @@ def test_quietness_ends_with_the_command() -> None:
     assert before == (logging.is_progress_bar_enabled(), logging.get_verbosity(), warnings.filters)
 
 
+# The options of a run
+
+
+def test_every_option_of_a_run_is_an_option_of_decode_with_its_documentation() -> None:
+    for command in typer.main.get_group(app).commands.values():
+        for parameter in command.params:
+            in_panel = getattr(parameter, "rich_help_panel", None) == options.DECODE_OPTIONS
+            assert in_panel == (parameter.name in DecodeOptions.__annotations__)
+            if in_panel:
+                assert getattr(parameter, "help", "").startswith(options.documented(str(parameter.name)))
+
+
+def test_the_documentation_of_an_option_is_the_first_clause_of_its_entry() -> None:
+    for name in DecodeOptions.__annotations__:
+        assert re.fullmatch(r"[A-Z][^.:;\n]+\.(\d[^.:;\n]+\.)?", options.documented(name)), name
+    assert options.documented("max_new_tokens") == "Limit of new tokens per hypothesis, at least 1."
+    with pytest.raises(KeyError, match="beams"):
+        options.documented("beams")
+
+
 # Mistakes
 
 
@@ -162,7 +180,7 @@ def test_an_option_that_would_be_ignored_is_refused(decoder: str, option: str, h
         ((*BEAM, "--stop-rule", "never"), "'--stop-rule'"),
         (
             (*BEAM, "--beams", "0"),
-            "BeamSearch: beams must be an integer of at least 1, or one a step, got 0.",
+            "BeamSearch: beams must be an integer of at least 1, or one per step, got 0.",
         ),
         (
             (*BEAM, "--beams", "2", "--num-return", "3"),
@@ -194,6 +212,14 @@ def test_a_mistake_in_the_options_of_generate_exits_2(arguments: tuple[str, ...]
     ("arguments", "message"),
     [
         (("genrate", PROMPT), "Did you mean 'generate'?"),
+        (("gen", PROMPT), "No such command 'gen'. Did you mean 'generate'?"),
+        (("frobnicate",), "See decodekit --help."),
+        (("--versoin",), "Did you mean '--version'?"),
+        (("generate", PROMPT, "--decoder", "bean"), "Did you mean 'beam'?"),
+        (("generate", PROMPT, "--stop-rule", "prooved"), "Did you mean 'proved'?"),
+        (("generate", PROMPT, "--max-new-token", "3"), "Did you mean '--max-new-tokens'?"),
+        (("compare", PROMPT, "--beam", "3"), "Did you mean '--beams'?"),
+        (("generate", PROMPT, "--frobnicate"), "See decodekit generate --help."),
         (("generate",), "Missing argument 'PROMPT'."),
         (("generate", "bytes: \udcff"), "must be valid UTF-8 text."),
         (("compare", PROMPT, "--beams", "0"), "BeamSearch: beams must be"),
@@ -461,48 +487,6 @@ def test_the_trace_table_has_a_line_a_step_with_five_choices_in_percent() -> Non
         assert line.split()[0] == str(step)
         assert line.count("%") == 5
         assert len(line) <= 80
-
-
-def fabricated_trace() -> Trace:
-    """Two rows, of which the first ends at once; tokens read as their letters, 0 ends the text."""
-
-    class Letters:
-        def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:  # noqa: ARG002
-            return ["\0\a[王".index(letter) for letter in text]
-
-        def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
-            return "".join("\0\a[王"[token] for token in token_ids if token or not skip_special_tokens)
-
-    likely = torch.tensor([[3, 2, 1, 0, 0], [2, 3, 0, 1, 1]])
-    log_probs = torch.tensor([[1.0, 0.5, 0.05, 0.0, 0.0]] * 2).log()
-    step = Step(likely, log_probs, log_probs, torch.tensor([0, 3]), None)
-    return Trace(
-        dk.Prompt.from_ids([[3] * 30]),
-        2,
-        dk.Vocabulary(size=4, end_ids=(0,), tokenizer=Letters()),
-        (0,),
-        [step, step],
-    )
-
-
-def test_a_trace_leaves_out_rows_that_have_ended() -> None:
-    entries = trace_document(fabricated_trace())
-    assert [(entry["step"], entry["row"]) for entry in entries] == [(0, 0), (0, 1), (1, 1)]
-
-
-@pytest.mark.parametrize("width", [80, 100, 240])
-def test_the_trace_table_shortens_what_does_not_fit(width: int) -> None:
-    console = Console(file=io.StringIO(), width=width)
-    console.print(trace_table(fabricated_trace(), console.width))
-    assert isinstance(console.file, io.StringIO)
-    header, first, _, last = console.file.getvalue().splitlines()
-    assert header.split()[:3] == ["Step", "Row", "Input"]
-    assert "[" in first  # literally
-    assert r"\x07" in first
-    assert "<end>" in first
-    assert "100.0%" in first
-    assert ("…" in first) == (width < 240)
-    assert last.split()[:2] == ["1", "1"]
 
 
 # compare

@@ -150,7 +150,7 @@ def test_a_decoder_with_a_delay_is_given_that_many_steps_more() -> None:
         delay = 2
 
     model = dk.testing.HashModelWithOutputs(9)
-    steps = decode_steps(model, [[1]], Late(), max_new_tokens=3)
+    steps = decode_steps(model, [[1]], Late(), max_new_tokens=3, check_every=9)
     assert [progress.number for progress in steps] == [1, 2, 3, 4, 5]
 
 

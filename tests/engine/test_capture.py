@@ -80,7 +80,7 @@ def test_what_cannot_be_captured_is_refused_by_name() -> None:
     hf = dk.load()
     cases: list[tuple[Any, dk.Decoder[Any] | dk.CustomLoop, dict[str, Any], str]] = [
         (Model(), dk.Greedy(), {}, r"capture=True needs a model with start_captured\(\)"),
-        (hf, dk.ContrastiveSearch(), {}, "must show nothing but logits, and ContrastiveSearch needs"),
+        (hf, dk.ContrastiveSearch(), {}, "must show logits only, and ContrastiveSearch needs"),
         (hf, dk.Greedy(), {"stop": "x"}, "nothing may work on the host, and StopStrings does"),
         (hf, dk.Greedy(), {"stop": dk.MaxTime(9) | dk.EndIds(3)}, "and MaxTime does"),
         (hf, dk.Greedy(), {"processor": [dk.TopK(3), dk.MirostatV2(tau=3.0)]}, "and MirostatV2 does"),

@@ -212,7 +212,7 @@ def test_every_text_is_read_with_its_own_source() -> None:
         ({"penalty": -0.5}, ValueError, "penalty must be a finite number of at least 0, got -0.5"),
         ({"steps": 0}, ValueError, "steps must be an integer of at least 1, got 0"),
         ({"steps": 1.5}, ValueError, "steps must be an integer"),
-        ({"base": 3}, TypeError, "base must be a Scorer or PathScorer, got 3"),
+        ({"base": 3}, TypeError, "base must be a Scorer or PathScorer such as .*, got 3"),
         ({"model": torch.nn.Linear(1, 1)}, TypeError, "model must be a decodekit.Model, got Linear"),
         ({"model": HashModel}, TypeError, "model must be a decodekit.Model"),
         ({"constraints": [[5, 7]]}, TypeError, "constraints must be a list of Phrase and OneOf"),

@@ -275,13 +275,7 @@ class HFModel(
     def forward_after(
         self, prompt: Prompt, *, share: bool = False, compiled: Callable[..., Any] | None = None
     ) -> Forward:
-        """The forward pass that a session drives; the encoder of an encoder-decoder reads its source first.
-
-        Args:
-            prompt: The prompts, on the model's device.
-            share: As in `ConditionedDecoder`.
-            compiled: As in `DecoderOnly`.
-        """
+        """The forward pass that a session drives; an encoder reads its source first."""
 
         def can_merge() -> bool:
             return self._capabilities.merges_rows

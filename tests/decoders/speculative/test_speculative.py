@@ -321,7 +321,7 @@ def test_the_draft_must_have_the_models_vocabulary_and_finite_logits() -> None:
         ({"sample": True, "seeds": [1], "generator": torch.Generator()}, "from one source"),
         ({"sample": True, "seeds": ["a"]}, "seeds must be 64-bit integers"),
         ({"sample": True, "seeds": [2**63]}, "seeds must be 64-bit integers"),
-        ({"sample": True, "seeds": "12"}, "seeds must be one integer a prompt"),
+        ({"sample": True, "seeds": "12"}, "seeds must be one integer per prompt"),
         ({"sample": True, "generator": 5}, "generator must be a torch.Generator"),
     ],
 )

@@ -185,7 +185,7 @@ def test_a_stuck_prompt_is_named_by_its_place_in_the_list() -> None:
         (
             dk.BeamSearch(2, expansion=dk.SampledExpansion()),
             (),
-            "SampledExpansion may .* independent = True",
+            "SampledExpansion may .*independent = True",
         ),
         (
             dk.Greedy(),

@@ -37,13 +37,11 @@ class ConditionedDecoder(Forward, MergeableForward, ShrinkingForward):
     the cross-attention the rows of a prompt are queries of one batch row.
 
     Args:
-        model: An encoder-decoder of transformers.
         source: The tokens that the encoder reads, once, in this constructor.
         states: The encoder's output, if it is known already.
         share: False for a model whose cross-attention cannot share one copy: the source is then repeated for
             every row, once.
-        packing: The model's packed linear layers.
-        can_merge: Returns True if its cache can be merged with another.
+        can_merge: Returns True if the model's cache can be merged with another.
     """
 
     # The decoder needs no mask unless some of its tokens are padding.

@@ -35,11 +35,7 @@ class Forward(Protocol):
         """The model's output, with the logits of the last `keep` columns; appends to the cache."""
 
     def new_cache(self, *, whole: bool = False) -> Cache:
-        """An empty cache of the kind that the model expects.
-
-        Args:
-            whole: Keeps every column, also those outside a sliding window.
-        """
+        """An empty cache of the model's kind; `whole` keeps every column, also outside a sliding window."""
 
     @property
     def wants_mask(self) -> bool:
@@ -54,12 +50,9 @@ class MergeableForward(Protocol):
         """True if the model continues correctly after its cache was merged with another: a numerical test."""
 
     def merge(self, other: Any, batches: tuple[int, int], caches: tuple[Cache, Cache]) -> None:
-        """Takes over the state that another forward pass of the same kind holds about its prompts.
+        """Takes over the state that another pass of the same kind holds about its prompts.
 
-        Args:
-            other: The other forward pass.
-            batches: Number of prompts of each.
-            caches: Cache of each session.
+        `batches` are the numbers of prompts, and `caches` the caches of both sessions.
         """
 
 
@@ -68,13 +61,7 @@ class ShrinkingForward(Protocol):
     """A forward pass that holds state about every prompt."""
 
     def keep_prompts(self, prompts: Int64[Tensor, " kept"], batch: int, cache: Cache | None) -> None:
-        """Drops the state of all prompts but some.
-
-        Args:
-            prompts: The current prompts to keep.
-            batch: Number of current prompts.
-            cache: Cache of the session.
-        """
+        """Drops the state of all of the `batch` current prompts but some."""
 
 
 @runtime_checkable

@@ -29,8 +29,6 @@ class PassRecorder:
     some is not recorded.
 
     Args:
-        model: A transformers model.
-        config: Its text configuration.
         wanted: True raises if a pass cannot be recorded; `"auto"` records on the CPU if all modules are
             transformers' and torch's own; False never records.
         cache: The cache option of `HFModel`; only passes over a trie are recorded.
@@ -44,7 +42,7 @@ class PassRecorder:
         self,
         model: Any,
         config: Any,
-        wanted: bool | Literal["auto"],  # noqa: FBT001
+        wanted: Literal[True, False, "auto"],
         cache: str,
         *,
         compiled: bool = False,
@@ -89,12 +87,7 @@ class PassRecorder:
             return next((obstacle for obstacle in found if obstacle), "")
 
     def record(self, run: Callable[[], Tensor], *, must: bool) -> Callable[[], Tensor]:
-        """A recorded pass; it calls `run` itself if it cannot be recorded and need not be.
-
-        Args:
-            run: A pass with the same result in every call.
-            must: True raises if the pass cannot be recorded.
-        """
+        """A recorded pass, which calls `run` if it cannot be recorded; with `must`, it raises instead."""
         recording = record(run, self._model.device)
 
         def recorded() -> Tensor:

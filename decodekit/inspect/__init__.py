@@ -1,0 +1,1 @@
+"""Inspection of results: the tables of a trace."""
