@@ -31,11 +31,7 @@ class CudaGraph(Generic[Result]):
 
     @torch.inference_mode()
     def __call__(self) -> Result:
-        """Call the function, in inference mode, or replay it.
-
-        Raises:
-            CannotRecordError: If it cannot be recorded.
-        """
+        """Call the function, in inference mode, or replay it. Raises if it cannot be recorded."""
         if not self._is_warm:
             self._is_warm = True
             return self._warm_up()

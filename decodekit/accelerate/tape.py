@@ -57,11 +57,7 @@ class Tape(Generic[Result]):
 
     @torch.inference_mode()
     def __call__(self) -> Result:
-        """Call the function, in inference mode, or replay it.
-
-        Raises:
-            CannotRecordError: If it cannot be recorded.
-        """
+        """Call the function, in inference mode, or replay it. Raises if it cannot be recorded."""
         if self._replay is not None:
             return self._replay()
         self._calls += 1

@@ -154,16 +154,9 @@ def _processors(
     config: Any,  # noqa: ANN401 - transformers' GenerationConfig
     wrapped: HFModel,
     *,
-    own: bool,
+    own: bool,  # the decoder is the caller's, with another number of rows
 ) -> Iterator[LogitsProcessor]:
-    """The processors of generate; those that hold something a row as decodekit's own, which follows its row.
-
-    Args:
-        given: The processors that generate has made of its arguments.
-        config: The configuration they come from.
-        wrapped: For guidance.
-        own: Whether the decoder is the caller's, with another number of rows.
-    """
+    """The processors of generate; those with state per row as decodekit's own, which follows its row."""
     for processor in given:
         name = type(processor).__name__
         if name == "UnbatchedClassifierFreeGuidanceLogitsProcessor":

@@ -13,7 +13,7 @@ from decodekit.core.history import History
 from decodekit.core.stopping_criterion import AnyOf, StoppingContext, StoppingCriterion
 from decodekit.core.validation import shown
 from decodekit.errors import DecodekitError
-from decodekit.processors.base import Chain, LogitsProcessor
+from decodekit.processors.base import Chain, LogitsProcessor, Scores
 
 # These keep something about every row on themselves, where no beam search can reorder it.
 _HOLDS_ROWS = {
@@ -46,12 +46,7 @@ NOT_KEPT = NotKept()
 
 
 class Follows(NamedTuple):
-    """The memory of the wrapper.
-
-    Attributes:
-        columns: How many columns are written; counted here so that the device is not asked.
-        rows: Which row of the step before each row continues.
-    """
+    """Number of columns written, counted without the device, and the old row that each row continues."""
 
     columns: int
     rows: Int64[Tensor, " rows"]
@@ -73,9 +68,7 @@ class HFProcessor(LogitsProcessor):
         """The length of the prompts."""
         return Follows(int(history.position), _own_rows(history))
 
-    def apply(
-        self, history: History, scores: Float32[Tensor, "rows vocab"], memory: Follows
-    ) -> tuple[Float32[Tensor, "rows vocab"], Follows]:
+    def apply(self, history: History, scores: Scores, memory: Follows) -> tuple[Scores, Follows]:
         """The processed scores."""
         name = type(self.processor).__name__
         own = _own_rows(history)

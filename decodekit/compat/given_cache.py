@@ -18,12 +18,7 @@ PAST_NAMES = ("cache", "past_key_values")
 
 
 class Continuing:
-    """A decoder-only model whose cache already holds the beginnings of the prompts.
-
-    Args:
-        model: The model.
-        past: transformers' Cache, one row a prompt; it grows, as in `generate`.
-    """
+    """A decoder-only model whose cache, one row per prompt, already holds the beginnings of the prompts."""
 
     def __init__(self, model: HFModel, past: Any) -> None:  # noqa: ANN401
         self._model, self._past = model, past

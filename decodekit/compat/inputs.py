@@ -22,15 +22,7 @@ _NEW_TOKENS = 20  # generate's default
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Inputs:
-    """The prompts of a call of `generate`.
-
-    Attributes:
-        prompt: The prompts; for an encoder-decoder with their sources.
-        end_ids: Ids that end a hypothesis.
-        pad_id: The id that fills the end; None where there is neither a pad nor an end id.
-        past: A cache that holds the beginnings of the prompts.
-        cached: Whether to keep a cache at all.
-    """
+    """The prompts of a call of `generate`, its special ids, and a cache of the beginnings of the prompts."""
 
     prompt: Prompt
     end_ids: tuple[int, ...]

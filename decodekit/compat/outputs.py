@@ -17,14 +17,7 @@ from decodekit.models.hf.trie_cache.session import TrieSession
 
 @dataclass
 class OutputRecorder:
-    """Keeps the outputs of every step that `return_dict_in_generate` returns.
-
-    Attributes:
-        config: transformers' GenerationConfig: which outputs are wanted.
-        scores: After the processors, before the beams' sums are added.
-        logits: The model's own.
-        last: The last step, with the model's run.
-    """
+    """Keeps from every step the processed scores and raw logits for `return_dict_in_generate`."""
 
     config: Any
     scores: list[Float32[Tensor, "rows vocab"]] = field(default_factory=list)

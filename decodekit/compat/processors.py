@@ -43,22 +43,13 @@ _NEW_TOKENS = 20  # generate's default
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """A configuration and the context that it is read in.
-
-    Attributes:
-        config: transformers' GenerationConfig.
-        end_ids: Ids that end a hypothesis; None: not known.
-        prompt_length: Columns of the prompts; None: not known.
-        model: For guidance.
-        negative_prompts: For guidance; None: each prompt's last token.
-        prefix_allowed_tokens_fn: The tokens allowed after a text.
-    """
+    """A configuration and the context that it is read in; None for ids and lengths that are not known."""
 
     config: Any
     end_ids: tuple[int, ...] | None
     prompt_length: int | None = None
     model: Model | None = None
-    negative_prompts: Any = None
+    negative_prompts: Any = None  # each prompt's last token
     prefix_allowed_tokens_fn: Callable[[int, Tensor], list[int]] | None = None
 
     @property

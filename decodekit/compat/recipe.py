@@ -141,15 +141,7 @@ def build(
     processors: Sequence[Any],
     criteria: Sequence[Any],
 ) -> Recipe:
-    """The recipe of a configuration in its context.
-
-    Args:
-        setting: The configuration and its context.
-        end_ids: Ids that end a hypothesis; None: the model's own.
-        tokenizer: For stop strings.
-        processors: The caller's.
-        criteria: The caller's.
-    """
+    """The recipe of a configuration, with the caller's processors and criteria; end ids None: the model's."""
     config = setting.config
     refuse_options(config)
     merged = merge(penalties_and_constraints(setting), processors)

@@ -13,13 +13,7 @@ from decodekit.errors import DecodekitError
 
 
 class Feed:
-    """Gives a streamer the tokens that `generate` gives it, and under beam search the stable ones.
-
-    Args:
-        streamer: transformers' BaseStreamer.
-        decoder: The algorithm.
-        prompt: The prompts, which come first.
-    """
+    """Gives a streamer the tokens that `generate` gives it, and under beam search the stable ones."""
 
     def __init__(self, streamer: Any, decoder: Decoder[Any], prompt: Prompt) -> None:  # noqa: ANN401
         self._streamer = streamer

@@ -21,9 +21,7 @@ Logits = Float32[Tensor, "rows vocab"]
 class Session(Protocol):
     """One run of a model over one batch. Owns the cache: the one mutable thing in the library."""
 
-    def advance(
-        self, tokens: Int64[Tensor, " rows"], source_rows: Int64[Tensor, " rows"] | None
-    ) -> Float32[Tensor, "rows vocab"]:
+    def advance(self, tokens: PerRow, source_rows: PerRow | None) -> Logits:
         """The logits after one more token on every row.
 
         Args:
@@ -42,9 +40,7 @@ class Model(Protocol):
     `start_with_outputs` for decoders that need more than logits (`ModelWithOutputs`).
     """
 
-    def start(
-        self, prompt: Prompt, *, rows_per_prompt: int, capacity: int
-    ) -> tuple[Session, Float32[Tensor, "rows vocab"]]:
+    def start(self, prompt: Prompt, *, rows_per_prompt: int, capacity: int) -> tuple[Session, Logits]:
         """Computes every prompt once and widens it to `rows_per_prompt` rows, prompt-major.
 
         Args:
@@ -71,7 +67,7 @@ class ScoringModel(Model, Protocol):
     """A model that scores given tokens in one pass."""
 
     def score_tokens(
-        self, prompt: Prompt, tokens: Int64[Tensor, "rows new"], lengths: Int64[Tensor, " rows"]
+        self, prompt: Prompt, tokens: Int64[Tensor, "rows new"], lengths: PerRow
     ) -> Float32[Tensor, "rows new"]:
         """The log-probability of every given token after its prompt and the tokens before it.
 
@@ -202,7 +198,7 @@ class ModelWithOutputs(Model, Protocol):
 
     def start_with_outputs(
         self, prompt: Prompt, *, rows_per_prompt: int, capacity: int, outputs_spec: ModelOutputsSpec
-    ) -> tuple[SessionWithOutputs, Float32[Tensor, "rows vocab"]]:
+    ) -> tuple[SessionWithOutputs, Logits]:
         """The same as `start`, with a session that returns the requested outputs from the first logits on.
 
         Raises:
@@ -216,13 +212,8 @@ class CapturableModel(Model, Protocol):
 
     def start_captured(
         self, prompt: Prompt, *, rows_per_prompt: int, capacity: int
-    ) -> tuple[Session, Float32[Tensor, "rows vocab"]]:
+    ) -> tuple[Session, Logits]:
         """The same as `start`, with a session that records its passes and replays them.
-
-        Args:
-            prompt: The prompts, left-padded.
-            rows_per_prompt: Beams or samples per prompt.
-            capacity: Columns of prompt and continuation, at most.
 
         Raises:
             ModelError: If the model cannot be recorded; the message gives the reason.
@@ -233,9 +224,7 @@ class CapturableModel(Model, Protocol):
 class VerifyingSession(Protocol):
     """A session whose rows read different numbers of tokens, and can discard the last ones again."""
 
-    def extend(
-        self, tokens: Int64[Tensor, "rows columns"], counts: Int64[Tensor, " rows"]
-    ) -> Float32[Tensor, "rows columns vocab"]:
+    def extend(self, tokens: Ids, counts: PerRow) -> Float32[Tensor, "rows columns vocab"]:
         """The logits after each of several more tokens on every row, in one pass.
 
         Args:
@@ -246,7 +235,7 @@ class VerifyingSession(Protocol):
             Column `i` holds the logits of the token after `tokens[:, i]`, and anything from `counts` on.
         """
 
-    def keep(self, counts: Int64[Tensor, " rows"]) -> None:
+    def keep(self, counts: PerRow) -> None:
         """Discards the tokens read since the last `keep`, except each row's first `counts` of them."""
 
 
@@ -259,7 +248,7 @@ class VerifyingModel(Model, Protocol):
 
     def start_verifying(
         self, prompt: Prompt, *, rows_per_prompt: int, capacity: int
-    ) -> tuple[VerifyingSession, Float32[Tensor, "rows vocab"]]:
+    ) -> tuple[VerifyingSession, Logits]:
         """The same as `start`, with a session that can discard tokens.
 
         The columns of accepted continuations count towards `capacity`.

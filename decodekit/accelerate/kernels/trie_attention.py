@@ -70,8 +70,7 @@ def trie_attention(
         key: One per slot, the prompt's first; may be a part of a larger buffer.
         value: As `key`.
         visible: The slots that each beam sees, as truth values or packed by `pack`. Hides left padding,
-        unused
-            slots and slots outside a window. A beam that sees nothing gets zeros.
+            unused slots and slots outside a window. A beam that sees nothing gets zeros.
         scale: Factor of the products; None for one over the square root of the width.
         softcap: Bound of the scores, applied as a hyperbolic tangent; None for no bound.
 

@@ -15,10 +15,6 @@ from decodekit.models.hf.forwards.forward import unwrapped
 class Compiled:
     """A compiled copy of a model's call, compiled once per combination of shapes; the model is unchanged.
 
-    Args:
-        model: A transformers model.
-        backend: True for torch's default; else the name of a backend.
-
     Raises:
         ModelError: If there is no such backend, or the model is compiled already.
     """

@@ -20,13 +20,7 @@ from decodekit.models.protocols import Ids
 
 
 class DecoderOnly(Forward, MergeableForward):
-    """The forward pass of a decoder-only model, with the arguments that its family accepts.
-
-    Args:
-        cache_name: The name of the model's cache argument; None if it has no cache.
-        can_merge: Returns True if its cache can be merged with another.
-        compiled: The compiled model, which runs the passes over a trie, if given.
-    """
+    """The forward pass of a decoder-only model; the compiled model, if given, runs the passes over a trie."""
 
     def __init__(
         self,
@@ -70,7 +64,7 @@ class DecoderOnly(Forward, MergeableForward):
     @property
     @override
     def wants_mask(self) -> bool:
-        # PerRow that have ended emit the pad id, for which some models warn if there is no mask.
+        # Rows that have ended emit the pad id, for which some models warn if there is no mask.
         return self._config.pad_token_id is not None
 
     @override

@@ -154,11 +154,7 @@ class HFSessionWithOutputs(SessionWithOutputs):
 
 
 def layer_numbers(model: Any, outputs_spec: ModelOutputsSpec) -> tuple[int, ...]:
-    """Numbers of the requested layers.
-
-    Raises:
-        ModelError: If the model has fewer layers, or is an encoder-decoder.
-    """
+    """Numbers of the requested layers; raises a `ModelError` if the model does not have them."""
     if not outputs_spec.layers:
         return ()
     name = type(model).__name__

@@ -69,11 +69,7 @@ class PassRecorder:
         return self._failure or self.obstacle(strict=self.wanted == "auto")
 
     def obstacle(self, *, strict: bool = False) -> str:
-        """The part of the model that a replay would skip; empty if there is none.
-
-        Args:
-            strict: Also refuses modules and attention of the user's own, which may have side effects.
-        """
+        """The part that a replay would skip; empty if none. If strict, also modules of the user's own."""
         if unwrapped(self._model) is not self._model:
             return "it is compiled"
         with forward_lock(self._model):  # another thread's pass may have patched forwards and attention

@@ -182,7 +182,7 @@ class TrieSupport:
             logits = session.advance(torch.tensor(tokens, device=logits.device), source_rows)
             rows = [[*rows[sources[row] if sources else row], token] for row, token in enumerate(tokens)]
             expected = torch.stack([read(sequence)[-1] for sequence in rows])
-            # PerRow of one prompt differ by their new tokens, rows 0 and 3 by their prompts.
+            # Rows of one prompt differ by their new tokens, rows 0 and 3 by their prompts.
             signal = torch.minimum(
                 (expected[:3] - expected[:3].mean(0)).abs().max(), (expected[0] - expected[3]).abs().max()
             )

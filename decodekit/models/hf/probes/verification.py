@@ -51,11 +51,7 @@ class Verification:
 
     @cached_property
     def kind(self) -> SessionKind:
-        """The kind of session that fits the model.
-
-        Raises:
-            ModelError: If there is none.
-        """
+        """The kind of session that fits the model; raises a `ModelError` if there is none."""
         if not self.cached or self.capabilities.has_few_positions:
             return LeftAlignedSession  # nothing to probe, or too few positions for it
         kinds: list[SessionKind] = [RightAlignedSession] if self.capabilities.ignores_padding else []

@@ -54,10 +54,6 @@ class TrieSession:
     beams moves a mask, and copies no keys or values. Dead branches are removed now and then.
 
     Args:
-        forward: The model's forward pass over a trie.
-        prompt_mask: True for the columns of the prompts that hold tokens.
-        beams: PerRow per prompt.
-        capacity: The largest number of columns of prompts and continuations.
         may_spread: Continue with one entry per row when beams share little of what they read, as samples do
             that are longer than their prompt.
         record: Records a pass; None to run the model at every pass.

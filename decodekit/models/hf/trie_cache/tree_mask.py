@@ -233,11 +233,7 @@ class LayerMasks:
 
     @classmethod
     def of(cls, config: Any) -> "LayerMasks":
-        """The masks for a model's configuration.
-
-        Raises:
-            ValueError: If there are layers of another kind, which do not cache keys and values.
-        """
+        """The masks for a model's configuration; raises a `ValueError` if a kind of layer is unknown."""
         kinds = frozenset(getattr(config, "layer_types", None) or ())
         if unknown := kinds - {FULL, SLIDING, CHUNKED}:
             raise ValueError(f"layers of {min(unknown)}")
