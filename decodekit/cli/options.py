@@ -47,7 +47,7 @@ def documented(option: str, more: str = "") -> str:
     """
     if option not in DecodeOptions.__annotations__:
         raise KeyError(option)
-    entry = re.search(rf"^ +{option}: (.+?)[.:;]\s", _DOCUMENTATION, flags=re.MULTILINE | re.DOTALL)
+    entry = re.search(rf"^ +{option}: (.+?)[.:;](?:\s|\Z)", _DOCUMENTATION, flags=re.MULTILINE | re.DOTALL)
     clause = f"{' '.join(entry[1].split())}. " if entry else ""  # python -OO has no docstrings
     return (clause + more).strip()
 

@@ -27,7 +27,7 @@ from decodekit.processors.prefix_constraint import PrefixConstraint
 from decodekit.processors.renormalize import Renormalize
 from decodekit.processors.repetition_penalty import RepetitionPenalty
 
-# What generate prepares for the model and decodekit's sessions make themselves.
+# Arguments that generate prepares for the model; decodekit's sessions make their own.
 _PREPARED = {
     *PAST_NAMES,
     *("attention_mask", "decoder_attention_mask", "encoder_outputs", "logits_to_keep", "position_ids"),
@@ -64,7 +64,7 @@ def custom_generate(  # noqa: PLR0913, PLR0917 - the contract of generate's call
         **model_kwargs: See `model`.
 
     Raises:
-        DecodekitError: For what is not supported, by its name.
+        DecodekitError: For an unsupported option, by its name.
 
     Example:
         >>> bundled = dk.load()
@@ -105,7 +105,7 @@ def custom_generate(  # noqa: PLR0913, PLR0917 - the contract of generate's call
 
 
 def _refuse_unknown_source(processors: Any) -> None:  # noqa: ANN401 - transformers' LogitsProcessorList
-    """Raises for processors of the run's own source: generate hands over what the encoder made of it only."""
+    """Raise for processors that need the source: generate hands over the encoder's output only."""
     for processor in processors:
         if isinstance(processor, Chain):
             _refuse_unknown_source(processor.processors)
@@ -118,7 +118,7 @@ def _refuse_unknown_source(processors: Any) -> None:  # noqa: ANN401 - transform
 
 
 def _prompt(ids: Int64[Tensor, "batch length"], prepared: dict[str, Any], repeats: int) -> Prompt:
-    """The prompts once each, from what generate has prepared for every row."""
+    """The prompts once each, from the rows that generate has prepared."""
     mask = prepared.get("attention_mask")
     mask = None if mask is None else mask[::repeats].bool()
     encoded = prepared.get("encoder_outputs")
@@ -141,7 +141,7 @@ def _past(cache: Any, repeats: int) -> Any:  # noqa: ANN401 - transformers' Cach
 
 
 def _refuse_half_a_prompt(config: Any, length: int) -> None:  # noqa: ANN401 - transformers' GenerationConfig
-    """Raises where only the ids after those in a cache are given: what stands before them is not known."""
+    """Raise if only the ids after a cache are given: the ids in the cache are not known."""
     if getattr(config, "_mask_length", length) != length:
         raise DecodekitError(
             f"custom_generate: a cache goes with all ids of the prompts, got {length} of "
@@ -159,8 +159,8 @@ def _processors(
     """The processors of generate; those that hold something a row as decodekit's own, which follows its row.
 
     Args:
-        given: What generate has made of its arguments.
-        config: What it has made them from.
+        given: The processors that generate has made of its arguments.
+        config: The configuration they come from.
         wrapped: For guidance.
         own: Whether the decoder is the caller's, with another number of rows.
     """

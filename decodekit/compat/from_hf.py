@@ -46,7 +46,7 @@ NOT_KEPT = NotKept()
 
 
 class Follows(NamedTuple):
-    """What the wrapper remembers.
+    """The memory of the wrapper.
 
     Attributes:
         columns: How many columns are written; counted here so that the device is not asked.
@@ -62,21 +62,21 @@ class Follows(NamedTuple):
 class HFProcessor(LogitsProcessor):
     """A Hugging Face processor in decodekit's loop: made by `FromHF`.
 
-    It is given what `generate` gives it: every column of the text, left padding included.
+    It is given every column of the sequence, left padding included, as in `generate`.
     """
 
     processor: Any
 
-    capturable = False  # it is given a text that grows, and may do on the host what it likes
+    capturable = False  # it is given a growing sequence, and may work on the host
 
     def init(self, history: History) -> Follows:
-        """How long the prompts are."""
+        """The length of the prompts."""
         return Follows(int(history.position), _own_rows(history))
 
     def apply(
         self, history: History, scores: Float32[Tensor, "rows vocab"], memory: Follows
     ) -> tuple[Float32[Tensor, "rows vocab"], Follows]:
-        """What it makes of the scores."""
+        """The processed scores."""
         name = type(self.processor).__name__
         own = _own_rows(history)
         if name in _HOLDS_ROWS and not torch.equal(memory.rows, own):
@@ -113,16 +113,13 @@ class HFCriterion(StoppingCriterion):
         return type(self.criterion).__name__
 
     def init(self, history: History, run: StoppingContext) -> int:  # noqa: ARG002 - the contract's signature
-        """How long the prompts are."""
+        """The length of the prompts."""
         return int(history.position)
 
     def apply(
-        self,
-        history: History,
-        log_probs: Float32[Tensor, " rows"],
-        memory: int,
+        self, history: History, log_probs: Float32[Tensor, " rows"], memory: int
     ) -> tuple[Bool[Tensor, " rows"], int]:
-        """Which rows it stops."""
+        """True for rows that the criterion stops."""
         said = self.criterion(history.tokens[:, : memory + 1], self.scores)
         stops = torch.as_tensor(said, dtype=torch.bool, device=log_probs.device)
         return stops.expand(len(log_probs)), memory + 1

@@ -33,7 +33,7 @@ def generate(  # noqa: PLR0913, PLR0917 - the signature of model.generate
     custom_generate: Any = None,  # noqa: ANN401
     **kwargs: Any,  # noqa: ANN401 - fields of GenerationConfig, and the model's inputs
 ) -> Any:  # noqa: ANN401 - ids, or one of transformers' output classes
-    """What `model.generate(...)` returns for the same arguments, decoded by decodekit.
+    """Return the result of `model.generate(...)` for the same arguments, decoded by decodekit.
 
     Greedy search, sampling, beam search and beam sampling, with everything a `GenerationConfig` says about
     scores and stopping. The prompt is computed once for all beams or samples. An option that is not
@@ -109,7 +109,7 @@ def perform(
     config: Any,  # noqa: ANN401 - transformers' GenerationConfig
     streamer: Any = None,  # noqa: ANN401 - transformers' BaseStreamer
 ) -> Any:  # noqa: ANN401 - ids, or one of transformers' output classes
-    """Runs a recipe, and returns what `generate` would."""
+    """Run a recipe, and return the result of `generate`."""
     decoder, model = recipe.decoder, read.model(wrapped)
     options = StreamOptions(
         max_new_tokens=recipe.max_new_tokens,

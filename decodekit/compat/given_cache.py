@@ -13,7 +13,7 @@ from decodekit.models.hf.model import HFModel
 from decodekit.models.hf.sessions import RowSession
 from decodekit.models.protocols import Session
 
-# What `generate` calls a cache that it goes on from: since transformers 5.24, and before.
+# The name of a given cache in `generate`: since transformers 5.24, and before.
 PAST_NAMES = ("cache", "past_key_values")
 
 
@@ -33,7 +33,7 @@ class Continuing:
     def start(
         self, prompt: Prompt, *, rows_per_prompt: int, capacity: int
     ) -> tuple[Session, Float32[Tensor, "rows vocab"]]:
-        """Reads what of the prompts is not in the cache."""
+        """Read the part of the prompts that is not in the cache."""
         length, known = prompt.tokens.shape[1], int(self._past.get_seq_length())
         if rows_per_prompt > 1 or self._model.model.config.is_encoder_decoder:
             raise DecodekitError(

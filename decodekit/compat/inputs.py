@@ -1,4 +1,4 @@
-"""What `generate` is given, as a prompt and the ids that matter."""
+"""Inputs of `generate`, as a prompt and special ids."""
 
 import copy
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ class Inputs:
     """The prompts of a call of `generate`.
 
     Attributes:
-        prompt: The prompts; for an encoder-decoder with what the encoder reads.
+        prompt: The prompts; for an encoder-decoder with their sources.
         end_ids: Ids that end a hypothesis.
-        pad_id: What fills the end; None where there is neither a pad nor an end id.
+        pad_id: The id that fills the end; None where there is neither a pad nor an end id.
         past: A cache that holds the beginnings of the prompts.
         cached: Whether to keep a cache at all.
     """
@@ -96,7 +96,7 @@ def special_ids(wrapped: HFModel, config: Any) -> tuple[tuple[int, ...], int | N
 def read_inputs(wrapped: HFModel, config: Any, inputs: Tensor | None, given: dict[str, Any]) -> Inputs:  # noqa: ANN401
     """The prompts of a call; an argument that is no prompt is refused by name.
 
-    Writes to `config.max_new_tokens` what the call amounts to.
+    Writes the limit of the call to `config.max_new_tokens`.
     """
     named = given.pop("input_ids", None)
     if inputs is not None and named is not None:
@@ -131,7 +131,7 @@ def read_inputs(wrapped: HFModel, config: Any, inputs: Tensor | None, given: dic
 
 
 def read_end_ids(ids: Any) -> tuple[int, ...] | None:  # noqa: ANN401 - an id, a list or a tensor of them
-    """What a configuration calls `eos_token_id`; None where it has none."""
+    """The `eos_token_id` of a configuration; None where it has none."""
     if ids is None:
         return None
     plain = ids.tolist() if isinstance(ids, Tensor) else ids
@@ -156,7 +156,7 @@ def _mask(
 
 
 def _decoder_prompt(config: Any, batch: int, given: dict[str, Any]) -> Prompt:  # noqa: ANN401
-    """What an encoder-decoder's decoder begins with."""
+    """The first tokens of the decoder in an encoder-decoder."""
     start = config.decoder_start_token_id
     start = config.bos_token_id if start is None else start
     if start is None:

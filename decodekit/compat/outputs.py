@@ -17,7 +17,7 @@ from decodekit.models.hf.trie_cache.session import TrieSession
 
 @dataclass
 class OutputRecorder:
-    """Keeps from every step what `return_dict_in_generate` returns.
+    """Keeps the outputs of every step that `return_dict_in_generate` returns.
 
     Attributes:
         config: transformers' GenerationConfig: which outputs are wanted.

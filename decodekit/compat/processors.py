@@ -43,7 +43,7 @@ _NEW_TOKENS = 20  # generate's default
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """A configuration and what it is read with.
+    """A configuration and the context that it is read in.
 
     Attributes:
         config: transformers' GenerationConfig.
@@ -91,7 +91,7 @@ class Setting:
 
 
 def penalties_and_constraints(setting: Setting) -> list[Named]:
-    """What comes before the caller's processors."""
+    """The processors before those of the caller."""
     return [*_guidance_and_repetition(setting), *_ends_and_lengths(setting), *_forced_and_suppressed(setting)]
 
 
@@ -154,11 +154,11 @@ def _forced_and_suppressed(setting: Setting) -> Iterator[Named]:
 
 
 def warpers(setting: Setting) -> Iterator[Named]:
-    """What shapes the distribution that is drawn from."""
+    """The processors that shape the distribution to sample from."""
     config = setting.config
     if not config.do_sample:
         return
-    # Beams need a token that does not end, whatever is cut off.
+    # Beams need a token that does not end, also after truncation.
     beams = (config.num_beams or 1) > 1
     keep = (len(setting.end_ids or ()) + 1 if setting.end_ids else 2) if beams else 1
     if config.temperature not in {None, 1.0}:
@@ -185,7 +185,7 @@ def _likeliest(config: Any, keep: int) -> Iterator[Named]:  # noqa: ANN401 - tra
 
 
 def last(setting: Setting) -> Iterator[Named]:
-    """What comes after everything else."""
+    """The last processors."""
     config = setting.config
     marked = config.watermarking_config
     if marked is not None and hasattr(marked, "greenlist_ratio"):

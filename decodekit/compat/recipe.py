@@ -30,15 +30,15 @@ _STOP_RULES: dict[bool | str, StopRule] = {True: WhenFull(), False: Heuristic(),
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a `GenerationConfig` asks for, in decodekit's terms; prints as a list in order.
+    """A `GenerationConfig` in decodekit's terms; prints as a list in order.
 
     Attributes:
         decoder: The algorithm.
         processor: Everything that changes the scores, in the order `generate` applies it.
-        stop: What finishes a hypothesis besides end ids and the limit.
+        stop: Conditions that finish a hypothesis besides end ids and the limit.
         max_new_tokens: New tokens at most.
         end_ids: Ids that end a hypothesis; None: the model's own.
-        pad_id: What fills the end; None: the model's own.
+        pad_id: The id that fills the end; None is the model's own.
 
     Example:
         >>> config = transformers.GenerationConfig(num_beams=4, no_repeat_ngram_size=2, max_new_tokens=9)
@@ -57,7 +57,7 @@ class Recipe:
     pad_id: int | None = None
 
     def arguments(self) -> dict[str, Any]:
-        """What `decode` takes besides the model and the prompts."""
+        """The arguments of `decode` besides the model and the prompts."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
     def __str__(self) -> str:
@@ -84,7 +84,7 @@ def from_generation_config(  # noqa: PLR0913 - what generate takes, by the names
     prefix_allowed_tokens_fn: Callable[[int, Tensor], list[int]] | None = None,
     negative_prompts: Any = None,  # noqa: ANN401 - whatever Prompt.of reads
 ) -> Recipe:
-    """What a `GenerationConfig` asks for, as a decoder, a chain and stopping criteria.
+    """A `GenerationConfig` as a decoder, a chain and stopping criteria.
 
     The processors stand in the order in which `generate` applies them, the caller's before the
     truncations; one of the caller's of the same class as one of the configuration's takes its place. What is
@@ -141,10 +141,10 @@ def build(
     processors: Sequence[Any],
     criteria: Sequence[Any],
 ) -> Recipe:
-    """The recipe, once it is known what the configuration is read with.
+    """The recipe of a configuration in its context.
 
     Args:
-        setting: The configuration and what goes with it.
+        setting: The configuration and its context.
         end_ids: Ids that end a hypothesis; None: the model's own.
         tokenizer: For stop strings.
         processors: The caller's.
@@ -180,7 +180,7 @@ def build(
 
 
 def criteria_of(criteria: Sequence[Any], config: Any) -> tuple[StoppingCriterion, ...]:  # noqa: ANN401
-    """The criteria for the loop; those that would be given scores are told that there are none."""
+    """The criteria for the loop; Hugging Face's are given no scores."""
     wrapped = (FromHF(criterion) for criterion in criteria)
     return tuple(
         replace(criterion, scores=NOT_KEPT)

@@ -1,4 +1,4 @@
-"""What `generate` can be asked for and decodekit does not do: refused by name, never ignored."""
+"""Options of `generate` that decodekit does not have: refused by name, never ignored."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from decodekit.core.validation import shown
 from decodekit.errors import DecodekitError
 
-# The values that ask for nothing, and what to do instead of any other.
+# The values without effect, and advice for any other.
 _OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
     "assistant_early_exit": ((None,), "It drafts for assisted generation."),
     "assistant_ensemble_weight": ((None,), "It is for assisted generation."),
@@ -34,7 +34,7 @@ _OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
 
 
 def refuse_options(config: Any) -> None:  # noqa: ANN401 - transformers' GenerationConfig
-    """Raises if the configuration asks for what is not done here, and says what."""
+    """Raise if the configuration sets an option that is not supported, by its name."""
     for name, (nothing, instead) in _OPTIONS.items():
         value = getattr(config, name, None)
         if not any(value is one or (type(value) is type(one) and value == one) for one in nothing):

@@ -13,7 +13,7 @@ from decodekit.errors import DecodekitError
 
 
 class Feed:
-    """Gives a streamer what `generate` gives it, and under beam search what is settled.
+    """Gives a streamer the tokens that `generate` gives it, and under beam search the stable ones.
 
     Args:
         streamer: transformers' BaseStreamer.
@@ -35,7 +35,7 @@ class Feed:
         streamer.put(prompt.tokens.repeat_interleave(rows, 0).cpu())
 
     def step(self, snapshot: StepSnapshot) -> None:
-        """What a step has said for good."""
+        """Give the tokens of a step that no further step can change."""
         if self._searches:
             self._put(self._decoder.stable_prefix(snapshot.state)[0][0])
         else:

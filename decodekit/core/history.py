@@ -35,13 +35,16 @@ class RowOwners(NamedTuple):
     @classmethod
     def of(cls, rows: int, rows_per_prompt: int, device: torch.device) -> "RowOwners":
         """The owners of `rows` rows, as many for each prompt, in order."""
-        row, each = torch.arange(rows, device=device), rows_per_prompt
-        return cls(row // each, row % each, each, rows // each)
+        number = torch.arange(rows, device=device)
+        return cls(
+            number // rows_per_prompt, number % rows_per_prompt, rows_per_prompt, rows // rows_per_prompt
+        )
 
     def take(self, rows: Int64[Tensor, " new_rows"]) -> "RowOwners":
         """The owners of the chosen rows."""
-        prompts, slots = self.prompts.index_select(0, rows), self.slots.index_select(0, rows)
-        return self._replace(prompts=prompts, slots=slots)
+        return self._replace(
+            prompts=self.prompts.index_select(0, rows), slots=self.slots.index_select(0, rows)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +77,8 @@ class History:
 
     def __post_init__(self) -> None:
         if self.owners is None:
-            object.__setattr__(self, "owners", RowOwners.of(len(self.tokens), 1, self.tokens.device))
+            owners = RowOwners.of(len(self.tokens), 1, self.tokens.device)
+            object.__setattr__(self, "owners", owners)
 
     @property
     def rows_per_prompt(self) -> int:
@@ -89,13 +93,21 @@ class History:
     def append(self, tokens: Int64[Tensor, " rows"]) -> "History":
         """The history with one more token on every row."""
         column = torch.arange(self.tokens.shape[1], device=tokens.device) == self.position
-        written = torch.where(column, tokens[:, None], self.tokens)
-        return replace(self, tokens=written, valid=self.valid | column, position=self.position + 1)
+        return replace(
+            self,
+            tokens=torch.where(column, tokens[:, None], self.tokens),
+            valid=self.valid | column,
+            position=self.position + 1,
+        )
 
     def take(self, rows: Int64[Tensor, " new_rows"]) -> "History":
         """The history whose row `i` is this one's row `rows[i]`."""
-        tokens, valid = self.tokens.index_select(0, rows), self.valid.index_select(0, rows)
-        return replace(self, tokens=tokens, valid=valid, owners=self.owners.take(rows))
+        return replace(
+            self,
+            tokens=self.tokens.index_select(0, rows),
+            valid=self.valid.index_select(0, rows),
+            owners=self.owners.take(rows),
+        )
 
     def part(self, rows: Int64[Tensor, " part"], rows_per_prompt: int = 1) -> "History":
         """The chosen rows, which are `rows_per_prompt` rows of each of their prompts."""

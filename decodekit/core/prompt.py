@@ -183,10 +183,15 @@ class PromptSubset(NamedTuple):
 
     def of_run(self, history: History) -> History:
         """Their history, with the owners of its rows counted through the whole run."""
-        source, device, owners = self.whole.source, history.tokens.device, history.owners
-        prompts = torch.tensor(self.numbers, device=device).index_select(0, owners.prompts)
-        owners = owners._replace(prompts=prompts, num_prompts=len(self.whole.tokens))
-        return replace(history, owners=owners, source=None if source is None else source.to(device))
+        source = self.whole.source
+        numbers = torch.tensor(self.numbers, device=history.tokens.device)
+        owners = history.owners
+        prompts = numbers.index_select(0, owners.prompts)
+        return replace(
+            history,
+            owners=owners._replace(prompts=prompts, num_prompts=len(self.whole.tokens)),
+            source=None if source is None else source.to(history.tokens.device),
+        )
 
 
 def _source(read: Read) -> Source:

@@ -113,8 +113,11 @@ class Decoded(Generic[Report]):
             tokens=self.tokens.gather(1, index),
             lengths=self.lengths.gather(1, places),
             finish_reason=[
-                [row[place] if is_valid else "missing" for place, is_valid in zip(*placed, strict=True)]
-                for row, *placed in named
+                [
+                    row[place] if is_valid else "missing"
+                    for place, is_valid in zip(several, is_there, strict=True)
+                ]
+                for row, several, is_there in named
             ],
             valid=valid,
             token_log_probs=self.token_log_probs.gather(1, index),

@@ -66,7 +66,7 @@ class Vocabulary:
         return ids
 
     def continuation_ids(self, prompt_text: str | None, prompt: list[int], continuation: str) -> list[int]:
-        """The ids of `continuation` after a prompt: the rest of the whole text's, if it begins with the prompt's.
+        """The ids of `continuation` after a prompt: the rest of the whole text's, if the prompt's start it.
 
         `prompt_text` is None if the prompt was given as ids.
         """

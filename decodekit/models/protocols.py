@@ -108,7 +108,7 @@ class MergeableSession(ShrinkingSession, Protocol):
     def can_merge(self) -> bool:
         """True if another session of the model can be merged; the cache of some models cannot."""
 
-    def merge(self, other: Any) -> None:
+    def merge(self, other: Any) -> None:  # noqa: ANN401 - a session of the same class
         """Appends the prompts of another session; every prompt continues from its own position.
 
         Args:

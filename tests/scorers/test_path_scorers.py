@@ -190,7 +190,7 @@ def test_a_model_without_attention_is_refused() -> None:
 def test_weights_must_be_finite_and_not_negative(kind: Callable[..., object], weight: object) -> None:
     with pytest.raises(ValueError, match="weight must be a finite number of at least 0, got"):
         kind(weight)
-    with pytest.raises(TypeError, match="base must be a Scorer or PathScorer such as .*, got 3"):
+    with pytest.raises(TypeError, match=r"base must be a Scorer or PathScorer such as .*, got 3"):
         kind(1.0, base=3)
 
 

@@ -106,13 +106,7 @@ def trie_attention(
 
 
 def plain_attention(
-    query: Query,
-    key: Key,
-    value: Value,
-    visible: Visible,
-    *,
-    scale: float,
-    softcap: float | None = None,
+    query: Query, key: Key, value: Value, visible: Visible, *, scale: float, softcap: float | None = None
 ) -> Float[Tensor, "batch heads beams value_width"]:
     """The same in plain PyTorch, as a reference: in float64 if the query is, else in float32."""
     batch, heads, beams, width = query.shape

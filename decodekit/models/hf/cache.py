@@ -191,13 +191,7 @@ class BufferedLayer:
     the first `shared` columns (None: all) are equal on all rows of a prompt.
     """
 
-    def __init__(
-        self,
-        prompts: Any,
-        rows: PerRow | None,
-        capacity: int,
-        shared: int | None,
-    ) -> None:
+    def __init__(self, prompts: Any, rows: PerRow | None, capacity: int, shared: int | None) -> None:
         super().__init__()
         self.dtype, self.device, self.is_initialized = prompts.keys.dtype, prompts.keys.device, True
         self._length = int(prompts.keys.shape[-2])
@@ -343,9 +337,7 @@ def _concatenated(layers: tuple[Any, Any], shifts: tuple[int, int], columns: int
 
 
 def _allocate(
-    tensor: Shaped[Tensor, "rows heads columns width"],
-    rows: Int64[Tensor, " new_rows"] | None,
-    columns: int,
+    tensor: Shaped[Tensor, "rows heads columns width"], rows: Int64[Tensor, " new_rows"] | None, columns: int
 ) -> Shaped[Tensor, "new_rows heads more width"]:
     """A buffer of `columns` columns that begins with the tensor's rows: all, or the given ones."""
     heads, length, width = tensor.shape[1:]

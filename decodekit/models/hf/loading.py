@@ -40,10 +40,7 @@ def bundled_path(name: str = "fairytales") -> Path:
 
 @checked_options
 def load(
-    name: str | Path | None = None,
-    *,
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype | None = None,
+    name: str | Path | None = None, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
 ) -> HFModel:
     """Loads a model and its tokenizer through transformers: safetensors only, no remote code.
 

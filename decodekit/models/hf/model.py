@@ -34,12 +34,7 @@ from decodekit.models.hf.forwards.forward import (
 )
 from decodekit.models.hf.forwards.model_outputs import ForwardWithOutputs, HFSessionWithOutputs
 from decodekit.models.hf.forwards.pass_recorder import PassRecorder
-from decodekit.models.hf.probes.capabilities import (
-    Capabilities,
-    ProbeSequences,
-    max_positions,
-    with_sources,
-)
+from decodekit.models.hf.probes.capabilities import Capabilities, ProbeSequences, max_positions, with_sources
 from decodekit.models.hf.probes.trie_support import TrieSupport
 from decodekit.models.hf.probes.verification import Verification
 from decodekit.models.hf.sessions import WidenableSession, start_session

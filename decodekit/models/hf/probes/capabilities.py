@@ -59,13 +59,7 @@ class ProbeSequences(NamedTuple):
         tolerance = _HALF_PRECISION_TOLERANCE if half else _TOLERANCE
         return cls([ids[1], ids[2]], [ids[0], ids[2]], ids[3], tolerance)
 
-    def agree(
-        self,
-        actual: Logits,
-        expected: Logits,
-        *,
-        signal: Float32[Tensor, "*vocab"],
-    ) -> bool:
+    def agree(self, actual: Logits, expected: Logits, *, signal: Float32[Tensor, "*vocab"]) -> bool:
         """True if the logits differ by far less than the signal."""
         if not (actual.isfinite().all() and expected.isfinite().all() and signal.any()):
             return True  # nothing to compare; the run itself reports logits that are not finite

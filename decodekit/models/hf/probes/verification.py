@@ -12,11 +12,7 @@ from decodekit.core.prompt import Prompt
 from decodekit.errors import ModelError
 from decodekit.models.hf.forwards.forward import Forward, ForwardAfter
 from decodekit.models.hf.probes.capabilities import PROBE_ERRORS, PROBE_LENGTH, Capabilities
-from decodekit.models.hf.verifying_sessions import (
-    LeftAlignedSession,
-    RightAlignedSession,
-    WidenableVerifier,
-)
+from decodekit.models.hf.verifying_sessions import LeftAlignedSession, RightAlignedSession, WidenableVerifier
 from decodekit.models.protocols import Logits, VerifyingSession
 
 
