@@ -17,28 +17,21 @@ from decodekit.core.validation import is_count, set_fields
 from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.prompt_seeds import own_seeds, read_seeds
 from decodekit.decoders.rows import RowState
+from decodekit.processors.base import Scores
 
 GRID = 2.0**-52  # no code is closer to 1 than this: the spacing of double precision just below 1, twice
 SHIFT = -1  # the stream of the lattice's shift; those of the rows count from 0
 
 
 class ArithmeticState(NamedTuple):
-    """The state of arithmetic sampling.
-
-    Attributes:
-        rows: The hypotheses.
-        codes: Position of each row's code inside the interval of its hypothesis.
-        widths: Width of that interval.
-        seeds: The seed of each row's prompt.
-        streams: The number of each row's stream of draws.
-        model_scores: The model's scores of the current step; None between steps.
-    """
+    """The state of arithmetic sampling."""
 
     rows: RowState
-    codes: Float64[Tensor, " rows"]
-    widths: Float64[Tensor, " rows"]
-    seeds: Int64[Tensor, " rows"]
-    streams: Int64[Tensor, " rows"]
+    codes: Float64[Tensor, " rows"]  # position of each row's code inside the interval of its hypothesis
+    widths: Float64[Tensor, " rows"]  # width of that interval
+    seeds: Int64[Tensor, " rows"]  # the seed of each row's prompt
+    streams: Int64[Tensor, " rows"]  # the number of each row's stream of draws
+    # The model's scores of the current step; None between steps.
     model_scores: Float32[Tensor, "rows vocab"] | None = None
 
     @property
@@ -128,9 +121,7 @@ class ArithmeticSample(Decoder[ArithmeticState]):
         rows, widths = RowState.start(history, limits), torch.ones_like(codes)
         return ArithmeticState(rows, codes.clamp(max=1 - GRID), widths, seeds, streams)
 
-    def step(
-        self, scores: Float32[Tensor, "rows vocab"], state: ArithmeticState
-    ) -> tuple[ArithmeticState, Selection]:
+    def step(self, scores: Scores, state: ArithmeticState) -> tuple[ArithmeticState, Selection]:
         """One digit of the code of every row."""
         tokens, codes, widths = look_up(scores.double().softmax(-1), state.codes)
         widths = state.widths * widths

@@ -16,43 +16,31 @@ from decodekit.core.validation import is_count, is_number, shown
 from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.rows import RowState
 from decodekit.models.protocols import ModelOutputs, ModelOutputsSpec
+from decodekit.processors.base import Scores
 
 
 class Candidates(NamedTuple):
-    """The candidates of every prompt, one on each of its rows, and the scores they come from.
+    """The candidates of every prompt, one on each of its rows, and the scores they come from."""
 
-    Attributes:
-        probs: Their probabilities after the processors; minus infinity where there are too few.
-        scores: Scores of all tokens after the processors.
-        log_probs: Scores of all tokens before the processors.
-        parents: The row that these scores belong to.
-    """
-
+    # Their probabilities after the processors; minus infinity where there are too few.
     probs: Float32[Tensor, "batch k"]
-    scores: Float32[Tensor, "batch vocab"]
-    log_probs: Float32[Tensor, "batch vocab"]
-    parents: Int64[Tensor, " batch"]
+    scores: Float32[Tensor, "batch vocab"]  # scores of all tokens after the processors
+    log_probs: Float32[Tensor, "batch vocab"]  # scores of all tokens before the processors
+    parents: Int64[Tensor, " batch"]  # the row that these scores belong to
 
 
 class ContrastiveState(NamedTuple):
-    """The hypotheses so far, and the candidates for their next token.
+    """The hypotheses so far, and the candidates for their next token."""
 
-    Attributes:
-        text: The hypotheses, one row per prompt.
-        history: The hypotheses with one candidate more, one row per candidate, for the processors.
-        parents: The row that each new token was chosen on.
-        candidates: The candidates; None before the first step.
-        model_scores: The model's scores of the current step; None between steps.
-        context: Normalised hidden states of all tokens of the hypotheses; None before the first step.
-        states: Normalised hidden states of the candidates; None if there are none.
-    """
-
-    text: RowState
-    history: History
-    parents: Int64[Tensor, "batch new"]
-    candidates: Candidates | None = None
+    text: RowState  # the hypotheses, one row per prompt
+    history: History  # the hypotheses with one candidate more, one row per candidate, for the processors
+    parents: Int64[Tensor, "batch new"]  # the row that each new token was chosen on
+    candidates: Candidates | None = None  # the candidates; None before the first step
+    # The model's scores of the current step; None between steps.
     model_scores: Float32[Tensor, "rows vocab"] | None = None
+    # Normalised hidden states of all tokens of the hypotheses; None before the first step.
     context: Float32[Tensor, "batch capacity width"] | None = None
+    # Normalised hidden states of the candidates; None if there are none.
     states: Float32[Tensor, "batch k width"] | None = None
 
     @property
@@ -135,9 +123,7 @@ class ContrastiveSearch(Decoder[ContrastiveState]):
         states = normalize(model_outputs.hidden, dim=-1)
         return state._replace(states=states.view(-1, self.k, states.shape[-1]))
 
-    def step(
-        self, scores: Float32[Tensor, "rows vocab"], state: ContrastiveState
-    ) -> tuple[ContrastiveState, Selection]:
+    def step(self, scores: Scores, state: ContrastiveState) -> tuple[ContrastiveState, Selection]:
         """Decide between the candidates, and take the next ones from the scores of the chosen row."""
         firsts = torch.arange(0, len(scores), self.k, device=scores.device)
         rows = firsts if state.candidates is None else firsts + self._best(state.candidates, state)

@@ -18,24 +18,20 @@ from decodekit.core.vocabulary import Vocabulary
 from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.rows import RowState
 from decodekit.errors import DecodekitError
+from decodekit.processors.base import Scores
 
 Span = tuple[int, int]
 Item = TypeVar("Item")
 
 
 class BranchState(NamedTuple):
-    """Rows that begin with different tokens.
-
-    Attributes:
-        rows: The hypotheses.
-        margins: The probability of the likeliest token less that of the next, at every step.
-        exists: False for a row whose first token does not exist, or was banned.
-        model_scores: The model's scores of the current step; None between steps.
-    """
+    """Rows that begin with different tokens."""
 
     rows: RowState
+    # The probability of the likeliest token less that of the next, at every step.
     margins: Float32[Tensor, "rows new"]
-    exists: Bool[Tensor, " rows"]
+    exists: Bool[Tensor, " rows"]  # False for a row whose first token does not exist, or was banned
+    # The model's scores of the current step; None between steps.
     model_scores: Float32[Tensor, "rows vocab"] | None = None
 
     @property
@@ -136,9 +132,7 @@ class CoTDecoding(Decoder[BranchState, CoTAnswers]):
         rows = RowState.start(history, limits)
         return BranchState(rows, torch.zeros_like(rows.token_log_probs), torch.ones_like(rows.all_banned))
 
-    def step(
-        self, scores: Float32[Tensor, "rows vocab"], state: BranchState
-    ) -> tuple[BranchState, Selection]:
+    def step(self, scores: Scores, state: BranchState) -> tuple[BranchState, Selection]:
         """The token of the branch at first, then the argmax."""
         rows, is_first = state.rows, state.rows.step == 0
         likeliest = scores.topk(min(max(self.branches, 2), scores.shape[-1]))

@@ -17,6 +17,7 @@ from decodekit.core.validation import is_count, is_number, plain, set_fields, sh
 from decodekit.decoders.base import AdjustingDecoder, Decoder, Selection
 from decodekit.decoders.greedy import Greedy
 from decodekit.models.protocols import ModelOutputs, ModelOutputsSpec
+from decodekit.processors.base import Scores
 
 
 class DoLaState(NamedTuple):
@@ -132,9 +133,7 @@ class DoLa(AdjustingDecoder[DoLaState, Any]):
     def prepare(self, logits: Float32[Tensor, "rows vocab"]) -> Float32[Tensor, "rows vocab"]:
         return self.inner.prepare(logits)
 
-    def adjust(
-        self, scores: Float32[Tensor, "rows vocab"], state: DoLaState
-    ) -> Float32[Tensor, "rows vocab"]:
+    def adjust(self, scores: Scores, state: DoLaState) -> Scores:
         """The difference of the log-probabilities of the last layer and of the furthest early layer."""
         if state.layer_logits is None:
             return self._adjust_inner(scores, state)
@@ -146,9 +145,7 @@ class DoLa(AdjustingDecoder[DoLaState, Any]):
         difference = (last - chosen).masked_fill(unlikely, -torch.inf)
         return self._adjust_inner(self.inner.prepare(difference), state)
 
-    def _adjust_inner(
-        self, scores: Float32[Tensor, "rows vocab"], state: DoLaState
-    ) -> Float32[Tensor, "rows vocab"]:
+    def _adjust_inner(self, scores: Scores, state: DoLaState) -> Scores:
         if isinstance(self.inner, AdjustingDecoder):
             return self.inner.adjust(scores, state.inner._replace(model_scores=state.model_scores))
         return scores

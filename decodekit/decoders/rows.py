@@ -16,6 +16,7 @@ from decodekit.core.result import Decoded
 from decodekit.core.validation import shown
 from decodekit.decoders.base import Decoder, Selection
 from decodekit.errors import DecodekitError, DecodingError
+from decodekit.processors.base import Scores
 
 
 class RowState(NamedTuple):
@@ -96,9 +97,7 @@ class RowState(NamedTuple):
             memory=reorder_memory(self.memory, rows),
         )
 
-    def emit(
-        self, tokens: Int64[Tensor, " rows"], scores: Float32[Tensor, "rows vocab"]
-    ) -> tuple["RowState", Selection]:
+    def emit(self, tokens: Int64[Tensor, " rows"], scores: Scores) -> tuple["RowState", Selection]:
         """Append a token to every unfinished row, and the pad id to finished rows.
 
         Args:

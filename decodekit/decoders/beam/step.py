@@ -11,6 +11,7 @@ from decodekit.core.pytrees import Memory, pick_memory, reorder_memory
 from decodekit.decoders.beam.expansion import BestExpansion, Expansion, ExpansionResult
 from decodekit.decoders.beam.state import BeamState, Entry, Finished
 from decodekit.errors import DecodekitError
+from decodekit.processors.base import Scores
 from decodekit.scorers.base import ExtendedHypotheses, PathScorer
 
 
@@ -38,9 +39,7 @@ class Candidates(NamedTuple):
         return self.finish_code > 0
 
 
-def extend(
-    scores: Float32[Tensor, "rows vocab"], state: BeamState, scorer: PathScorer, expansion: Expansion
-) -> Candidates:
+def extend(scores: Scores, state: BeamState, scorer: PathScorer, expansion: Expansion) -> Candidates:
     """Continue every live hypothesis by every token; the expansion picks the candidates."""
     batch, beams = state.log_probs.shape
     vocab = scores.shape[-1]
@@ -189,7 +188,7 @@ def _finish(entry: Entry, state: BeamState) -> tuple[Int64[Tensor, "batch candid
 def update_pruned_bound(
     candidates: Candidates,
     pruned: Bool[Tensor, "batch candidates"],
-    scores: Float32[Tensor, "rows vocab"],
+    scores: Scores,
     state: BeamState,
     scorer: PathScorer,
     expansion: Expansion,

@@ -24,6 +24,7 @@ from decodekit.decoders.constrained_beam.phrase_automaton import PhraseAutomaton
 from decodekit.decoders.rows import raise_if_all_banned
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import ModelOutputs, ModelOutputsSpec
+from decodekit.processors.base import Scores
 from decodekit.scorers.base import PathScorer
 from decodekit.scorers.length_penalty import LengthPenalty
 
@@ -133,7 +134,7 @@ class ConstrainedBeamSearch(Decoder[ConstrainedState]):
         return state._replace(search=state.search._replace(attention=model_outputs.attention))
 
     @override
-    def prepare(self, logits: Float32[Tensor, "rows vocab"]) -> Float32[Tensor, "rows vocab"]:
+    def prepare(self, logits: Scores) -> Scores:
         # Normalized before the processors, so that sums over different hypotheses can be compared.
         return logits.log_softmax(-1)
 
@@ -152,9 +153,7 @@ class ConstrainedBeamSearch(Decoder[ConstrainedState]):
         return ConstrainedState(search, progress)
 
     @override
-    def step(
-        self, scores: Float32[Tensor, "rows vocab"], state: ConstrainedState
-    ) -> tuple[ConstrainedState, Selection]:
+    def step(self, scores: Scores, state: ConstrainedState) -> tuple[ConstrainedState, Selection]:
         search = state.search._replace(model_scores=state.model_scores)
         automaton = on_device(self._automaton, scores.device)
 

@@ -22,6 +22,7 @@ from decodekit.decoders.beam.stop_rules import Heuristic, SearchStatus, StopRule
 from decodekit.decoders.diverse_beam.diversity import Diversity, GroupHypotheses, Hamming
 from decodekit.decoders.rows import raise_if_all_banned
 from decodekit.models.protocols import ModelOutputs, ModelOutputsSpec
+from decodekit.processors.base import Scores
 from decodekit.scorers.base import PathScorer
 from decodekit.scorers.length_penalty import LengthPenalty
 
@@ -115,7 +116,7 @@ class DiverseBeamSearch(Decoder[DiverseState]):
         return state._replace(groups=tuple(group._replace(attention=part) for group, part in parts))
 
     @override
-    def prepare(self, logits: Float32[Tensor, "rows vocab"]) -> Float32[Tensor, "rows vocab"]:
+    def prepare(self, logits: Scores) -> Scores:
         # Normalized before the processors, so that sums over different hypotheses can be compared.
         return logits.log_softmax(-1)
 
@@ -129,9 +130,7 @@ class DiverseBeamSearch(Decoder[DiverseState]):
         return DiverseState(history, groups, groups[0].done.clone())
 
     @override
-    def step(
-        self, scores: Float32[Tensor, "rows vocab"], state: DiverseState
-    ) -> tuple[DiverseState, Selection]:
+    def step(self, scores: Scores, state: DiverseState) -> tuple[DiverseState, Selection]:
         before = state.groups
         if state.model_scores is not None:
             parts = zip(before, self._split(state.model_scores), strict=True)

@@ -12,6 +12,7 @@ from decodekit.core.validation import shown
 from decodekit.decoders.exact.node import Node, group_by_length
 from decodekit.errors import DecodekitError, ModelError
 from decodekit.models.protocols import Model, ModelOutputsSpec, ModelWithOutputs
+from decodekit.processors.base import Scores
 
 
 class NodeLogits:
@@ -25,9 +26,7 @@ class NodeLogits:
         self._ids = prompt.ids()
         self._accepts_padding = True  # until the model refuses a batch of different lengths
 
-    def compute(
-        self, nodes: Sequence[Node]
-    ) -> tuple[Float32[Tensor, "rows vocab"], Float32[Tensor, "rows context"] | None]:
+    def compute(self, nodes: Sequence[Node]) -> tuple[Scores, Float32[Tensor, "rows context"] | None]:
         """The logits after every node, and the attention if it is required."""
         if self._outputs_spec:
             return self._compute_stepwise(nodes)
@@ -51,7 +50,7 @@ class NodeLogits:
 
     def _compute_stepwise(
         self, nodes: Sequence[Node]
-    ) -> tuple[Float32[Tensor, "rows vocab"], Float32[Tensor, "rows context"] | None]:
+    ) -> tuple[Scores, Float32[Tensor, "rows context"] | None]:
         """One pass per new token: a session reports attention to the columns of the prompts only."""
         if not isinstance(self._model, ModelWithOutputs):
             raise DecodekitError(

@@ -5,7 +5,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple, final
 
 import torch
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 from typing_extensions import override
 
@@ -25,6 +25,7 @@ from decodekit.decoders.without_replacement.conditional_poisson import (
 from decodekit.decoders.without_replacement.inclusion import Inclusion
 from decodekit.decoders.without_replacement.sampled_beams import Candidates, SampledBeams
 from decodekit.errors import DecodekitError, DecodingError
+from decodekit.processors.base import Scores
 
 IMPOSSIBLE = -1  # a hypothesis without probability
 
@@ -189,9 +190,7 @@ class ConditionalPoissonBeams(Decoder[SampledBeams, Inclusion]):
         return state._replace(memory=memory)
 
     @override
-    def step(
-        self, scores: Float32[Tensor, "rows vocab"], state: SampledBeams
-    ) -> tuple[SampledBeams, Selection]:
+    def step(self, scores: Scores, state: SampledBeams) -> tuple[SampledBeams, Selection]:
         memory: ConditionalPoissonMemory = state.memory
         candidates = state.expand(scores)
         vocab = candidates.log_probs.shape[-1]

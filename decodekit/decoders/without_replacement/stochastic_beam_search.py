@@ -5,7 +5,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple, final
 
 import torch
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 from typing_extensions import override
 
@@ -18,6 +18,7 @@ from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.prompt_seeds import own_seeds, read_seeds
 from decodekit.decoders.without_replacement.inclusion import Inclusion
 from decodekit.decoders.without_replacement.sampled_beams import SampledBeams
+from decodekit.processors.base import Scores
 
 
 class GumbelMemory(NamedTuple):
@@ -107,9 +108,7 @@ class StochasticBeamSearch(Decoder[SampledBeams, Inclusion]):
         return state._replace(memory=GumbelMemory(state.log_probs + root, threshold, seeds))
 
     @override
-    def step(
-        self, scores: Float32[Tensor, "rows vocab"], state: SampledBeams
-    ) -> tuple[SampledBeams, Selection]:
+    def step(self, scores: Scores, state: SampledBeams) -> tuple[SampledBeams, Selection]:
         before: GumbelMemory = state.memory
         candidates = state.expand(scores)
         batch, beams, vocab = candidates.log_probs.shape
