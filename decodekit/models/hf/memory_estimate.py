@@ -45,12 +45,3 @@ def tokens_that_fit(model: Any, columns: int) -> int:
     estimate = memory_estimate(model)
     share = SHARE.get(device.type, SHARE["cpu"])
     return max(int(share * left) // (estimate.token + estimate.row // max(columns, 1)), 1)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """True if an error reports that memory is exhausted, on any device."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    # torch's messages on a CPU, for Windows and for other systems.
-    messages = ("not enough memory", "can't allocate memory")
-    return isinstance(error, RuntimeError) and any(message in str(error) for message in messages)

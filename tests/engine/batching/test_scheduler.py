@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import decodekit as dk
+from decodekit.errors import is_out_of_memory
 from decodekit.models.hf.memory_estimate import (
     MemoryEstimate,
-    is_out_of_memory,
     memory_estimate,
     tokens_that_fit,
 )
