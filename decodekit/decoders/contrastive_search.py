@@ -12,7 +12,7 @@ from typing_extensions import override
 from decodekit.core.history import History, write_column
 from decodekit.core.limits import Limits
 from decodekit.core.result import Decoded
-from decodekit.core.validation import is_count, is_number, shown
+from decodekit.core.validation import FRACTION, at_least, check_fields
 from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.rows import RowState
 from decodekit.models.protocols import ModelOutputs, ModelOutputsSpec
@@ -89,10 +89,7 @@ class ContrastiveSearch(Decoder[ContrastiveState]):
     delay = 1  # a candidate is read before it is decided on
 
     def __post_init__(self) -> None:
-        if not is_count(self.k, 1):
-            raise ValueError(f"ContrastiveSearch: k must be an integer of at least 1, got {shown(self.k)}.")
-        if not is_number(self.penalty) or not 0 <= self.penalty <= 1:
-            raise ValueError(f"ContrastiveSearch: penalty must be in [0, 1], got {shown(self.penalty)}.")
+        check_fields(self, k=at_least(1), penalty=FRACTION)
 
     @property
     @override

@@ -170,9 +170,9 @@ class ConditionalPoissonBeams(Decoder[SampledBeams, Inclusion]):
 
     def __post_init__(self) -> None:
         check_fields(self, beams=at_least(1))
-        seeds = read_seeds("ConditionalPoissonBeams", self.generator, self.seeds)
+        read_seeds(self)
         keep = None if self.keep is None else _read_hypotheses("ConditionalPoissonBeams", self.keep)
-        set_fields(self, beams=int(self.beams), seeds=seeds, keep=keep)
+        set_fields(self, beams=int(self.beams), keep=keep)
 
     @property
     @override
@@ -182,7 +182,7 @@ class ConditionalPoissonBeams(Decoder[SampledBeams, Inclusion]):
     @override
     def init(self, history: History, limits: Limits) -> SampledBeams:
         state = SampledBeams.start(history, limits, self.beams)
-        seeds = own_seeds("ConditionalPoissonBeams", self.generator, self.seeds, history)
+        seeds = own_seeds(self, history)
         forced = None
         if self.keep is not None:
             forced = ForcedHypotheses.start("ConditionalPoissonBeams", self.keep, history, limits)

@@ -90,8 +90,8 @@ class StochasticBeamSearch(Decoder[SampledBeams, Inclusion]):
 
     def __post_init__(self) -> None:
         check_fields(self, beams=at_least(1))
-        seeds = read_seeds("StochasticBeamSearch", self.generator, self.seeds)
-        set_fields(self, beams=int(self.beams), seeds=seeds)
+        read_seeds(self)
+        set_fields(self, beams=int(self.beams))
 
     @property
     @override
@@ -101,7 +101,7 @@ class StochasticBeamSearch(Decoder[SampledBeams, Inclusion]):
     @override
     def init(self, history: History, limits: Limits) -> SampledBeams:
         state = SampledBeams.start(history, limits, self.beams)
-        seeds = own_seeds("StochasticBeamSearch", self.generator, self.seeds, history)
+        seeds = own_seeds(self, history)
         # The root's G is random too, of stream -1: were it fixed, threshold and maximum would be dependent.
         root = rng.gumbel_seeded(seeds, torch.full_like(seeds, -1), state.step, 1)
         threshold = torch.full_like(state.log_probs[:, 0], -torch.inf)
