@@ -131,11 +131,7 @@ class ArithmeticSample(Decoder[RowState]):
 def look_up(
     probs: Float64[Tensor, "rows vocab"], codes: Float64[Tensor, " rows"]
 ) -> tuple[Int64[Tensor, " rows"], Float64[Tensor, " rows"], Float64[Tensor, " rows"]]:
-    """The token with the interval that contains each code, the position in it, and its width.
-
-    Args:
-        probs: Probabilities, which sum to 1.
-        codes: Numbers in [0, 1).
+    """The token with the interval that contains each code in [0, 1), the position in it, and its width.
 
     Example:
         >>> probs, codes = torch.tensor([[0.5, 0.0, 0.5]]).double(), torch.tensor([0.75]).double()
@@ -154,14 +150,9 @@ def look_up(
 def follow(
     codes: Float64[Tensor, " rows"], share: Float64[Tensor, " rows"], fresh: Float[Tensor, " rows"]
 ) -> Float64[Tensor, " rows"]:
-    """The codes, or new ones where no other sample can have the same prefix.
+    """The codes, or fresh ones in [0, 1) where no other sample can have the same prefix.
 
-    The condition depends on the sequence alone and not on the other samples: only then is a new code
-    unbiased.
-
-    Args:
-        codes: Position of each code in the interval of its sequence.
-        share: Mean number of codes of the lattice in such an interval.
-        fresh: Uniform in [0, 1).
+    `share` is the mean number of codes of the lattice in the interval of each sequence. The condition depends
+    on the sequence alone and not on the other samples: only then is a new code unbiased.
     """
     return torch.where(share < 1, fresh.double(), codes).clamp(min=0.0, max=1 - GRID)

@@ -3,13 +3,14 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32, Int64, Shaped
 from torch import Tensor
 
 from decodekit.core.history import History, write_column
 from decodekit.core.limits import Limits, Stopping
 from decodekit.core.pytrees import Memory
 from decodekit.core.result import Decoded
+from decodekit.decoders.rows import raise_if_all_banned
 from decodekit.errors import DecodingError
 from decodekit.scorers.base import PathScorer
 
@@ -23,7 +24,7 @@ class Entry(NamedTuple):
 
     def take(self, hyps: Int64[Tensor, "batch chosen"]) -> "Entry":
         """The entries of the chosen hypotheses."""
-        return Entry(*(field.gather(1, hyps) for field in self))
+        return Entry(*(take_hyps(field, hyps) for field in self))
 
 
 class Records(NamedTuple):
@@ -41,8 +42,7 @@ class Records(NamedTuple):
 
     def take(self, hyps: Int64[Tensor, "batch chosen"]) -> "Records":
         """The records of the chosen hypotheses."""
-        index = hyps[..., None].expand(-1, -1, self.tokens.shape[-1])
-        return Records(*(buffer.gather(1, index) for buffer in self))
+        return Records(*(take_hyps(buffer, hyps) for buffer in self))
 
     def write(self, step: Int64[Tensor, ""], entry: Entry, where: Tensor | None = None) -> "Records":
         """The records with one more token."""
@@ -74,12 +74,13 @@ class Finished(NamedTuple):
             used=zeros.bool(),
         )
 
-    def decoded(self, limits: Limits, number: int) -> Decoded:
-        """The best `number` hypotheses of each prompt, as a result; reads the device.
+    def take(self, slots: Int64[Tensor, "batch chosen"]) -> "Finished":
+        """The hypotheses of the chosen slots."""
+        records, *others = self
+        return Finished(records.take(slots), *(take_hyps(values, slots) for values in others))
 
-        Raises:
-            DecodingError: If a score is NaN.
-        """
+    def decoded(self, limits: Limits, number: int) -> Decoded:
+        """The best `number` hypotheses of each prompt, as a result. Raises if a score is NaN."""
         if self.scores.isnan().any():
             raise nan_score()
         valid, finish_code = self.used[:, :number], self.finish_code[:, :number]
@@ -120,6 +121,7 @@ class BeamState(NamedTuple):
     active: Bool[Tensor, " batch"]  # prompts whose search goes on
     all_banned: Bool[Tensor, " batch"]  # every token of every beam was banned, and no hypothesis had ended
     done: Bool[Tensor, ""]
+    progress: Memory = ()  # with constraints: the states of their automata, for every row
 
     @classmethod
     def start(
@@ -162,6 +164,20 @@ class BeamState(NamedTuple):
             growing = [common_prefix(hypotheses + ended)] * max(1, len(ended))
             prefixes.append((growing if is_active else ended)[:num_return] or [[]])
         return prefixes
+
+    def decoded(self, num_return: int) -> Decoded:
+        """The best `num_return` hypotheses of each prompt. Raises if one has every token banned."""
+        if self.all_banned.any():
+            raise_if_all_banned(self.all_banned, self.history)
+        return self.finished.decoded(self.limits, num_return)
+
+
+def take_hyps(
+    values: Shaped[Tensor, "batch hyps *rest"], hyps: Int64[Tensor, "batch chosen"]
+) -> Shaped[Tensor, "batch chosen *rest"]:
+    """The values of the chosen hypotheses of each prompt."""
+    index = hyps.view(*hyps.shape, *[1] * (values.ndim - 2))
+    return values.gather(1, index.expand(*hyps.shape, *values.shape[2:]))
 
 
 def common_prefix(hypotheses: list[list[int]]) -> list[int]:

@@ -19,6 +19,7 @@ from decodekit.decoders.independent_row import IndependentRow, decoded
 from decodekit.decoders.prompt_seeds import check_generator_device, prompt_seeds, read_seeds
 from decodekit.decoders.speculative.acceptance import Acceptance, count_round, summarize
 from decodekit.decoders.speculative.drafts.base import Draft, Proposal
+from decodekit.decoders.speculative.drafts.draft_model import extend
 from decodekit.decoders.speculative.draws import Draws, Purpose
 from decodekit.decoders.speculative.propose import DraftSampler, stateless_processors
 from decodekit.errors import DecodekitError
@@ -182,12 +183,9 @@ def target_logits(
     In the first round, `after_prompt`, the logits after the prompts come first.
     """
     first = prompt_logits[:, None] if after_prompt else prompt_logits[:, None][:, :0]  # [rows 0 vocab]
-    longest = max(map(len, unread))
-    if longest == 0:
+    if not any(unread):
         return list(first)
-    counts = torch.tensor([len(row) for row in unread], device=first.device)
-    padded = [[*row, *[0] * (longest - len(row))] for row in unread]
-    logits = torch.cat([first, session.extend(torch.tensor(padded, device=first.device), counts)], 1)
+    logits = torch.cat([first, extend(session, unread, first.device)], 1)
     return [row[: first.shape[1] + len(tokens)] for row, tokens in zip(logits, unread, strict=True)]
 
 

@@ -136,16 +136,8 @@ class StochasticBeamSearch(Decoder[SampledBeams, Inclusion]):
     @override
     def finalize(self, state: SampledBeams) -> Decoded[Inclusion]:
         memory: GumbelMemory = state.memory
-        rank = memory.perturbed.masked_fill(~state.valid, -torch.inf)
-        order = rank.argsort(dim=-1, descending=True, stable=True)
-        log_probs = state.log_probs.masked_fill(~state.valid, -torch.inf).gather(1, order)
-        log_inclusion = log_survival(memory.threshold[:, None] - log_probs)
-        report = Inclusion(
-            log_probs=log_probs,
-            log_inclusion=log_inclusion.masked_fill(log_probs == -torch.inf, -torch.inf),
-            threshold=memory.threshold,
-        )
-        return state.decoded(memory.perturbed, order).with_report(report)
+        included = log_survival(memory.threshold[:, None] - state.log_probs)
+        return state.decoded(memory.perturbed, memory.perturbed, included, memory.threshold)
 
 
 def with_maximum(
