@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float32, Int64, Shaped
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from decodekit.core.history import History, write_column
@@ -24,7 +24,7 @@ class Entry(NamedTuple):
 
     def take(self, hyps: Int64[Tensor, "batch chosen"]) -> "Entry":
         """The entries of the chosen hypotheses."""
-        return Entry(*(take_hyps(field, hyps) for field in self))
+        return Entry(*(field.gather(1, hyps) for field in self))
 
 
 class Records(NamedTuple):
@@ -42,7 +42,8 @@ class Records(NamedTuple):
 
     def take(self, hyps: Int64[Tensor, "batch chosen"]) -> "Records":
         """The records of the chosen hypotheses."""
-        return Records(*(take_hyps(buffer, hyps) for buffer in self))
+        index = hyps[..., None].expand(-1, -1, self.tokens.shape[-1])
+        return Records(*(buffer.gather(1, index) for buffer in self))
 
     def write(self, step: Int64[Tensor, ""], entry: Entry, where: Tensor | None = None) -> "Records":
         """The records with one more token."""
@@ -77,7 +78,7 @@ class Finished(NamedTuple):
     def take(self, slots: Int64[Tensor, "batch chosen"]) -> "Finished":
         """The hypotheses of the chosen slots."""
         records, *others = self
-        return Finished(records.take(slots), *(take_hyps(values, slots) for values in others))
+        return Finished(records.take(slots), *(values.gather(1, slots) for values in others))
 
     def decoded(self, limits: Limits, number: int) -> Decoded:
         """The best `number` hypotheses of each prompt, as a result. Raises if a score is NaN."""
@@ -170,14 +171,6 @@ class BeamState(NamedTuple):
         if self.all_banned.any():
             raise_if_all_banned(self.all_banned, self.history)
         return self.finished.decoded(self.limits, num_return)
-
-
-def take_hyps(
-    values: Shaped[Tensor, "batch hyps *rest"], hyps: Int64[Tensor, "batch chosen"]
-) -> Shaped[Tensor, "batch chosen *rest"]:
-    """The values of the chosen hypotheses of each prompt."""
-    index = hyps.view(*hyps.shape, *[1] * (values.ndim - 2))
-    return values.gather(1, index.expand(*hyps.shape, *values.shape[2:]))
 
 
 def common_prefix(hypotheses: list[list[int]]) -> list[int]:
