@@ -1,7 +1,7 @@
 """Random streams of decoders: a generator, or one seed per prompt."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int64
@@ -12,6 +12,7 @@ from decodekit.core.validation import plain, set_fields, shown
 from decodekit.errors import DecodekitError
 
 
+@runtime_checkable
 class Seeded(Protocol):
     """A decoder that draws, from a generator or from one seed per prompt; both None: torch's global one."""
 
