@@ -145,7 +145,7 @@ def packed_linear(run: Record) -> str:
     floor = ["floor"] if floors else []
     return "\n".join(
         [
-            f"{machine(run)}; clock: {run['clock']}; medians of {run['repeats']} calls, in milliseconds:",
+            f"{machine(run)}; {run['clock']}; medians of {run['repeats']} calls, in milliseconds:",
             "",
             table(["layer", "rows", *names, *floor, "packed / `F.linear`"], calls),
             "",
