@@ -117,15 +117,15 @@ def _ratio(ratio: float | None) -> str:
 
 
 def _first_uses(run: Record) -> Iterator[str]:
-    """A sentence with the time of the first use of each library that compiles or captures."""
-    slow = [
-        f"{work['name']}: {NAMES[name]} {work['first_use_seconds'][name]:.0f} s"
-        for work in run["work"]
-        for name in ("compiled", *(["decodekit"] if run.get("captured") else []))
-        if name in work["first_use_seconds"]
-    ]
-    if slow:
-        yield f"Time of the first use, with compilation or capture: {'; '.join(slow)}.\n"
+    """A list with the time of the first use of each library that compiles or captures."""
+    names = ("compiled", *(["decodekit"] if run.get("captured") else []))
+    lines = []
+    for work in run["work"]:
+        seconds = work["first_use_seconds"]
+        times = [f"{NAMES[name]} {seconds[name]:.0f} s" for name in names if name in seconds]
+        lines += [f"* {work['name']}: {', '.join(times)}"] if times else []
+    if lines:
+        yield "\n".join(["Time of the first use, with compilation or capture:", "", *lines, ""])
 
 
 def _memory(run: Record) -> Iterator[str]:
