@@ -119,7 +119,7 @@ def _ratio(ratio: float | None) -> str:
 def _first_uses(run: Record) -> Iterator[str]:
     """A list with the time of the first use of each library that compiles or captures."""
     names = ("compiled", *(["decodekit"] if run.get("captured") else []))
-    lines = []
+    lines: list[str] = []
     for work in run["work"]:
         seconds = work["first_use_seconds"]
         times = [f"{NAMES[name]} {seconds[name]:.0f} s" for name in names if name in seconds]
