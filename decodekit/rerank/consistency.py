@@ -5,6 +5,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import torch
+
 from decodekit.core.result import Decoded
 from decodekit.core.validation import checked_options, shown
 from decodekit.errors import DecodekitError
@@ -89,18 +91,20 @@ def self_consistency(
     check_decoded("self_consistency", "out", out)
     if not callable(extract):
         raise TypeError(f"self_consistency: extract must be callable, got {shown(extract)}.")
-    if weights not in {"uniform", "probability", "per_token"}:
+    log_probs = out.log_prob.double()
+    log_weights = {
+        "uniform": torch.zeros_like(log_probs),
+        "probability": log_probs,
+        "per_token": log_probs / out.lengths.clamp(min=1),
+    }
+    if weights not in log_weights:
         raise ValueError(
             f"self_consistency: weights must be 'uniform', 'probability' or 'per_token', got {weights!r}."
         )
     hypotheses = read_hypotheses("self_consistency", out, ids=ids)
     answers = [[_hashable(extract(hypothesis)) for hypothesis in row] for row in hypotheses]
-    log_probs, lengths = valid_values(out, out.log_prob.tolist()), valid_values(out, out.lengths.tolist())
     by_likelihood = rank(out, [[()] * len(row) for row in answers])
-    tallies = [
-        _count(row, _log_weights(weights, *numbers), order)
-        for row, *numbers, order in zip(answers, log_probs, lengths, by_likelihood, strict=True)
-    ]
+    tallies = list(map(_count, answers, valid_values(out, log_weights[weights].tolist()), by_likelihood))
     order = rank(out, [[(-math.inf if i is None else -i,) for i in tally.indices] for tally in tallies])
     scores = [[0.0 if i is None else tally.shares[i] for i in tally.indices] for tally in tallies]
     votes = Votes(
@@ -111,14 +115,6 @@ def self_consistency(
         ],
     )
     return reorder(out, order, scores, votes)
-
-
-def _log_weights(weights: str, log_probs: list[float], lengths: list[int]) -> list[float]:
-    if weights == "uniform":
-        return [0.0] * len(log_probs)
-    if weights == "probability":
-        return log_probs
-    return [log_prob / max(length, 1) for log_prob, length in zip(log_probs, lengths, strict=True)]
 
 
 def _hashable(answer: Any) -> Hashable | None:  # noqa: ANN401

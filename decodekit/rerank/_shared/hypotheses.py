@@ -33,6 +33,11 @@ def read_hypotheses(who: str, out: Decoded, *, ids: bool | None) -> list[list[An
     return [list(texts) for texts in out.texts]
 
 
+def hashable(hypothesis: str | Sequence[int]) -> str | tuple[int, ...]:
+    """Return a text, or a list of ids as a tuple."""
+    return hypothesis if isinstance(hypothesis, str) else tuple(hypothesis)
+
+
 def valid_values(out: Decoded, values: Sequence[Sequence[Value]]) -> list[list[Value]]:
     """Return the values of every prompt's valid hypotheses, of one value per hypothesis."""
     rows = zip(values, out.valid.tolist(), strict=True)
