@@ -110,14 +110,12 @@ def self_consistency(
     votes = Votes(
         answers=[tally.answers for tally in tallies],
         votes=[tally.votes for tally in tallies],
-        answer_of=[
-            [row[number] for number in row_order] for row, row_order in zip(answers, order, strict=True)
-        ],
+        answer_of=[[row[place] for place in places] for row, places in zip(answers, order, strict=True)],
     )
     return reorder(out, order, scores, votes)
 
 
-def _hashable(answer: Any) -> Hashable | None:  # noqa: ANN401
+def _hashable(answer: Any) -> Any:  # noqa: ANN401
     try:
         hash(answer)
     except TypeError as error:
@@ -125,8 +123,7 @@ def _hashable(answer: Any) -> Hashable | None:  # noqa: ANN401
             f"self_consistency: an answer must be None or something hashable, such as text, a number or a "
             f"tuple, got {shown(answer)}."
         ) from error
-    hashable: Hashable | None = answer
-    return hashable
+    return answer
 
 
 def _count(answers: list[Hashable | None], log_weights: list[float], order: list[int]) -> _Tally:

@@ -126,11 +126,6 @@ class Channel(CheckedOptions):
         ]
 
 
-def as_channel(channel: Channel | Model | nn.Module) -> Channel:
-    """Return the channel itself, or a model as one."""
-    return channel if isinstance(channel, Channel) else Channel(channel)
-
-
 def _prompt_ids(out: Decoded) -> list[list[int]]:
     """Return the ids of every prompt, or of every source of an encoder."""
     if out.prompt is None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, NamedTuple, Protocol, final, runtime_checkable
 
 import torch
@@ -106,9 +106,8 @@ class Lookahead(PathScorer):
     steps: int
     penalty: float = 10.0
     base: PathScorer = LogProb()
-    # The constraints of all prompts in one list: per prompt, True for its own; per phrase, the number of its
-    # constraint.
-    _membership: tuple[tuple[bool, ...], ...] = field(init=False, repr=False, compare=False)
+    # The constraints of each prompt, or one list for all; every phrase with the number of its constraint.
+    _lists: tuple[tuple[Constraint, ...], ...] = field(init=False, repr=False, compare=False)
     _phrases: tuple[tuple[int, tuple[int, ...]], ...] = field(init=False, repr=False, compare=False)
 
     batch_independent = True
@@ -124,18 +123,10 @@ class Lookahead(PathScorer):
         check_fields(self, weight=NON_NEGATIVE, penalty=NON_NEGATIVE, steps=at_least(1))
         check_scorer("Lookahead", "base", self.base)
         constraints = _read(self.constraints)
-        lists = constraints if constraints and isinstance(constraints[0], tuple) else (constraints,)
-        pairs = [(prompt, constraint) for prompt, several in enumerate(lists) for constraint in several]
-        set_fields(
-            self,
-            constraints=constraints,
-            _membership=tuple(tuple(prompt == owner for owner, _ in pairs) for prompt in range(len(lists))),
-            _phrases=tuple(
-                (number, ids)
-                for number, (_, constraint) in enumerate(pairs)
-                for ids in constraint.alternatives  # type: ignore[union-attr]
-            ),
-        )
+        lists: Any = constraints if constraints and isinstance(constraints[0], tuple) else (constraints,)
+        numbered = enumerate(chain(*lists))
+        phrases = tuple((number, ids) for number, constraint in numbered for ids in constraint.alternatives)
+        set_fields(self, constraints=constraints, _lists=lists, _phrases=phrases)
 
     @property
     @override
@@ -144,10 +135,10 @@ class Lookahead(PathScorer):
 
     @override
     def init(self, history: History, limits: Limits) -> LookaheadMemory:
-        if self._is_per_prompt and len(self._membership) != history.batch:
+        if self._is_per_prompt and len(self._lists) != history.batch:
             raise DecodekitError(
                 "Lookahead: there must be one list of constraints, or one per prompt, got "
-                f"{len(self._membership)} for {history.batch} prompts."
+                f"{len(self._lists)} for {history.batch} prompts."
             )
         highest = max((max(ids) for _, ids in self._phrases), default=0)
         if highest >= limits.vocab:
@@ -199,8 +190,11 @@ class Lookahead(PathScorer):
 
     def _constraints_of(self, history: History) -> Bool[Tensor, "rows constraints"]:
         """Return a mask of the constraints of each row's prompt."""
-        membership = torch.tensor(self._membership, dtype=torch.bool, device=history.tokens.device)
-        return history.spread(membership if self._is_per_prompt else membership.expand(history.batch, -1))
+        device = history.tokens.device
+        owners = [prompt for prompt, constraints in enumerate(self._lists) for _ in constraints]
+        prompts = torch.arange(len(self._lists), device=device)
+        mask = prompts[:, None] == torch.tensor(owners, dtype=torch.long, device=device)
+        return history.spread(mask if self._is_per_prompt else mask.expand(history.batch, -1))
 
     def _texts(
         self, extended: ExtendedHypotheses, history: History, rows: Int64[Tensor, " texts"], end: int
@@ -237,7 +231,7 @@ class Lookahead(PathScorer):
     def _best_log_prob(
         self, texts: Prompt, targets: list[Target], room: int, limits: Limits
     ) -> Float32[Tensor, " texts"]:
-        """Return the log-probability of each text's likeliest target; minus infinity if none fits in `room`."""
+        """Return each text's log-probability of its likeliest target; minus infinity if none fits in `room`."""
         rows, columns = texts.tokens.shape
         session, logits = self.model.start(texts, rows_per_prompt=1, capacity=columns + self.steps)
         if logits.shape[-1] != limits.vocab:

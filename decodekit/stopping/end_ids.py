@@ -9,14 +9,8 @@ from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.pytrees import Memory
-from decodekit.core.stopping_criterion import (
-    Finished,
-    LogProbs,
-    StoppingContext,
-    StoppingCriterion,
-    check_reason,
-)
-from decodekit.core.validation import read_ids, set_fields
+from decodekit.core.stopping_criterion import Finished, LogProbs, StoppingContext, StoppingCriterion
+from decodekit.core.validation import TEXT, check_fields, read_ids, set_fields
 
 
 @final
@@ -50,7 +44,7 @@ class EndIds(StoppingCriterion):
         ids = read_ids("EndIds", self.ids)
         if not ids:
             raise ValueError("EndIds: there must be at least one id, got none.")
-        check_reason("EndIds", self.reason)
+        check_fields(self, reason=TEXT)
         set_fields(self, ids=ids)
 
     @override

@@ -8,14 +8,8 @@ import torch
 from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.stopping_criterion import (
-    Finished,
-    LogProbs,
-    StoppingContext,
-    StoppingCriterion,
-    check_reason,
-)
-from decodekit.core.validation import shown
+from decodekit.core.stopping_criterion import Finished, LogProbs, StoppingContext, StoppingCriterion
+from decodekit.core.validation import TEXT, check_fields, shown
 from decodekit.stopping._shared.new_text import NewText, check_tokenizer
 
 
@@ -57,7 +51,7 @@ class StopWhen(StoppingCriterion):
     def __post_init__(self) -> None:
         if not callable(self.function):
             raise TypeError(f"StopWhen: function must be callable, got {shown(self.function)}.")
-        check_reason("StopWhen", self.reason)
+        check_fields(self, reason=TEXT)
 
     @override
     def init(self, history: History, run: StoppingContext) -> NewText:
