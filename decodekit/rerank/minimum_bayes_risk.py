@@ -77,23 +77,20 @@ def _compare_pruned(
 ) -> tuple[list[float], list[int], int]:
     """Return expected utilities, rounds survived, and the number of comparisons."""
     table = torch.full((len(hypotheses), len(references.unique)), torch.nan, dtype=torch.float64)
-    calls = 0
 
     def utilities(remaining: list[int], drawn: list[int]) -> Float64[Tensor, "remaining drawn"]:
-        nonlocal calls
         columns = [references.indices[number] for number in drawn]
         # Hypotheses are only ever dropped, so a reference is new to all the remaining ones or to none.
         new = sorted({column for column in columns if table[remaining[0], column].isnan()})
         found = _pairwise(
             utility, [hypotheses[row] for row in remaining], [references.unique[column] for column in new]
         )
-        calls += found.numel()
         rows = torch.tensor(remaining)[:, None]
         table[rows, torch.tensor(new, dtype=torch.long)] = found
         return table[rows, torch.tensor(columns)]
 
     expected, rounds = pruning.prune(utilities, len(hypotheses), len(references.indices), seed)
-    return expected.tolist(), rounds.tolist(), calls
+    return expected.tolist(), rounds.tolist(), int(table.isfinite().sum())
 
 
 def _pairwise(utility: Utility, hypotheses: list[Any], references: list[Any]) -> Float64[Tensor, "hyps refs"]:

@@ -98,7 +98,15 @@ class Channel(CheckedOptions):
 
     def _sources(self, out: Decoded, vocabulary: Vocabulary) -> list[Any]:
         if self.sources is None:
-            return _prompt_ids(out)
+            if out.prompt is None:
+                raise DecodekitError(
+                    "Channel: sources are not known, since the result has no prompts. Pass sources."
+                )
+            source = out.prompt.source
+            if source is None:
+                return out.prompt.ids()
+            rows = zip(source.tokens.cpu(), source.valid.cpu(), strict=True)
+            return [row[valid].tolist() for row, valid in rows]
         sources = list(self.sources)
         if len(sources) != len(out.valid):
             raise DecodekitError(
@@ -124,16 +132,6 @@ class Channel(CheckedOptions):
             [(ids[:-1] or ids) if reason == "end" else ids for ids, reason in zip(*row, strict=True)]
             for row in zip(hypotheses, reasons, strict=True)
         ]
-
-
-def _prompt_ids(out: Decoded) -> list[list[int]]:
-    """Return the ids of every prompt, or of every source of an encoder."""
-    if out.prompt is None:
-        raise DecodekitError("Channel: sources are not known, since the result has no prompts. Pass sources.")
-    source = out.prompt.source
-    if source is None:
-        return out.prompt.ids()
-    return [row[valid].tolist() for row, valid in zip(source.tokens.cpu(), source.valid.cpu(), strict=True)]
 
 
 @final

@@ -153,7 +153,7 @@ class Lookahead(PathScorer):
         limits, history = memory.limits, extended.history()
         end = min(int(history.position), history.tokens.shape[1])
         new = history.tokens[:, limits.prompt_length : end]
-        unmet = self._constraints_of(extended.parents).index_select(0, extended.source_rows)
+        unmet = self._constraints_of(history)
         for number, ids in self._phrases:
             unmet[:, number] &= ~_contains(new, ids)
         room = limits.max_new_tokens - new.shape[1]
@@ -161,7 +161,7 @@ class Lookahead(PathScorer):
         heuristic = torch.zeros_like(memory.heuristic)
         if self.weight and room > 0 and active.any():
             rows = active.nonzero()[:, 0]
-            texts = self._texts(extended, history, rows, end)
+            texts = self._texts(history, rows, end)
             targets = self._targets(new.index_select(0, rows), unmet.index_select(0, rows))
             best = self._best_log_prob(texts, targets, room, limits)
             heuristic = heuristic.index_copy(0, rows, best.clamp(min=LOWEST_HEURISTIC).to(heuristic))
@@ -196,23 +196,19 @@ class Lookahead(PathScorer):
         mask = prompts[:, None] == torch.tensor(owners, dtype=torch.long, device=device)
         return history.spread(mask if self._is_per_prompt else mask.expand(history.batch, -1))
 
-    def _texts(
-        self, extended: ExtendedHypotheses, history: History, rows: Int64[Tensor, " texts"], end: int
-    ) -> Prompt:
+    def _texts(self, history: History, rows: Int64[Tensor, " texts"], end: int) -> Prompt:
         """Return some hypotheses, their prompts included, as prompts for the model."""
         source = history.source
-        vocabulary = self.model.vocabulary if isinstance(self.model, ModelWithVocabulary) else None
-        if vocabulary is not None and vocabulary.decoder_start_id is None:
-            source = None  # a decoder-only model reads the decoder's side of an encoder-decoder
-        elif vocabulary is not None and source is None:
-            raise DecodekitError(
-                "Lookahead: an encoder-decoder must read the source of the run, and there is none. Use a "
-                "decoder-only model."
-            )
+        if isinstance(self.model, ModelWithVocabulary):
+            if self.model.vocabulary.decoder_start_id is None:
+                source = None  # a decoder-only model reads the decoder's side of an encoder-decoder
+            elif source is None:
+                raise DecodekitError(
+                    "Lookahead: an encoder-decoder must read the source of the run, and there is none. Use a "
+                    "decoder-only model."
+                )
         if source is not None:
-            batch = torch.arange(extended.parents.batch, device=rows.device)
-            prompts = extended.parents.spread(batch).index_select(0, extended.source_rows)
-            source = source.take(prompts.index_select(0, rows))
+            source = source.take(history.owners.prompts.index_select(0, rows))
         tokens = history.tokens[:, :end].index_select(0, rows)
         return Prompt(tokens, history.valid[:, :end].index_select(0, rows), source)
 
@@ -231,7 +227,7 @@ class Lookahead(PathScorer):
     def _best_log_prob(
         self, texts: Prompt, targets: list[Target], room: int, limits: Limits
     ) -> Float32[Tensor, " texts"]:
-        """Return each text's log-probability of its likeliest target; minus infinity if none fits in `room`."""
+        """Return the log-probability of each text's likeliest target; minus infinity if no target fits."""
         rows, columns = texts.tokens.shape
         session, logits = self.model.start(texts, rows_per_prompt=1, capacity=columns + self.steps)
         if logits.shape[-1] != limits.vocab:

@@ -54,7 +54,5 @@ class EndIds(StoppingCriterion):
     @override
     def apply(self, history: History, log_probs: LogProbs, memory: Memory) -> tuple[Finished, Memory]:
         last = history.last()
-        finished = torch.zeros_like(last, dtype=torch.bool)
-        for token in read_ids("EndIds", self.ids):
-            finished = finished | (last == token)
-        return finished, memory
+        emitted = [last == token for token in read_ids("EndIds", self.ids)]
+        return torch.stack(emitted).any(0), memory

@@ -61,7 +61,7 @@ class StopStrings(StoppingCriterion):
     @override
     def init(self, history: History, run: StoppingContext) -> NewText:
         check_tokenizer(run, "StopStrings: strings need", "EndIds")
-        return NewText.begin(history, run)
+        return NewText(int(history.position), run.vocabulary)
 
     @override
     def apply(self, history: History, log_probs: LogProbs, memory: NewText) -> tuple[Finished, NewText]:

@@ -57,7 +57,7 @@ class StopWhen(StoppingCriterion):
     def init(self, history: History, run: StoppingContext) -> NewText:
         if not self.ids:
             check_tokenizer(run, "StopWhen: a function of text needs", "ids=True")
-        return NewText.begin(history, run)
+        return NewText(int(history.position), run.vocabulary)
 
     @override
     def apply(self, history: History, log_probs: LogProbs, memory: NewText) -> tuple[Finished, NewText]:

@@ -14,15 +14,10 @@ from decodekit.rerank.utility import AggregableUtility
 
 
 class Counts(NamedTuple):
-    """Counts of the n-grams of one order in a text, or their mean over several texts.
+    """Counts of the n-grams of one order in a text, or their mean over several texts."""
 
-    Attributes:
-        of: By n-gram.
-        total: Their sum.
-    """
-
-    of: Mapping[Any, float]
-    total: float
+    of: Mapping[Any, float]  # by n-gram
+    total: float  # their sum
 
 
 class NGrams(NamedTuple):

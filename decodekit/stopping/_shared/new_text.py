@@ -16,11 +16,6 @@ class NewText(NamedTuple):
     start: int
     vocabulary: Vocabulary
 
-    @classmethod
-    def begin(cls, history: History, run: StoppingContext) -> "NewText":
-        """Return a reader of the tokens that are still to come."""
-        return cls(int(history.position), run.vocabulary)
-
     def ids(self, history: History) -> list[list[int]]:
         """Return every row's new ids."""
         return history.tokens[:, self.start : int(history.position)].tolist()
