@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -31,10 +31,7 @@ class Votes:
 
     answers: list[list[Hashable]]
     votes: list[list[float]]
-    answer_of: list[list[Hashable | None]]
-
-    def __repr__(self) -> str:
-        return f"Votes(answers={self.answers}, votes={self.votes})"
+    answer_of: list[list[Hashable | None]] = field(repr=False)
 
 
 class _Tally(NamedTuple):

@@ -82,9 +82,8 @@ class Channel(CheckedOptions):
             # The BOS of the prompt begins the text that ends with the prompt.
             starts = [ids[:1] if ids[:1] == [vocabulary.bos_id] else [] for ids in sources]
             sources = [ids[len(start) :] for start, ids in zip(starts, sources, strict=True)]
-            hypotheses = [
-                [[*start, *ids] for ids in row] for start, row in zip(starts, hypotheses, strict=True)
-            ]
+            pairs = zip(starts, hypotheses, strict=True)
+            hypotheses = [[[*start, *ids] for ids in row] for start, row in pairs]
         # Equal hypotheses of the same prompt are one row.
         keys = [[(number, hashable(text)) for text in row] for number, row in enumerate(hypotheses)]
         texts = dict(zip(chain(*keys), chain(*hypotheses), strict=True))

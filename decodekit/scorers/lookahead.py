@@ -122,11 +122,11 @@ class Lookahead(PathScorer):
             )
         check_fields(self, weight=NON_NEGATIVE, penalty=NON_NEGATIVE, steps=at_least(1))
         check_scorer("Lookahead", "base", self.base)
-        constraints = _read(self.constraints)
-        lists: Any = constraints if constraints and isinstance(constraints[0], tuple) else (constraints,)
+        set_fields(self, constraints=_read(self.constraints))
+        lists: Any = self.constraints if self._is_per_prompt else (self.constraints,)
         numbered = enumerate(chain(*lists))
         phrases = tuple((number, ids) for number, constraint in numbered for ids in constraint.alternatives)
-        set_fields(self, constraints=constraints, _lists=lists, _phrases=phrases)
+        set_fields(self, _lists=lists, _phrases=phrases)
 
     @property
     @override
