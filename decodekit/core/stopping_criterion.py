@@ -220,9 +220,3 @@ def flatten(criterion: StoppingCriterion) -> tuple[StoppingCriterion, ...]:
     if not isinstance(criterion, AnyOf):
         return (criterion,)
     return tuple(leaf for part in criterion.criteria for leaf in flatten(part))
-
-
-def check_reason(who: str, reason: object) -> None:
-    """Raise a `ValueError` unless a reason is a string that is not empty."""
-    if not isinstance(reason, str) or not reason:
-        raise ValueError(f"{who}: reason must be text of some length, got {shown(reason)}.")

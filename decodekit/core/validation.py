@@ -183,6 +183,7 @@ FRACTION = Requirement(lambda value: is_number(value) and 0 <= value <= 1, "in [
 POSITIVE_FRACTION = Requirement(lambda value: is_number(value) and 0 < value <= 1, "in (0, 1]")
 OPEN_FRACTION = Requirement(lambda value: is_number(value) and 0 < value < 1, "strictly between 0 and 1")
 FLAG = Requirement(lambda value: isinstance(value, bool), "True or False")
+TEXT = Requirement(lambda value: isinstance(value, str) and bool(value), "text of some length")
 
 
 def at_least(least: int) -> Requirement:

@@ -19,15 +19,10 @@ from decodekit.scorers.log_prob import LogProb
 
 
 class Coverage(NamedTuple):
-    """Attention to each column of the source or prompt, summed over the new tokens.
-
-    Attributes:
-        sums: One sum per column.
-        valid: False for padding.
-    """
+    """Attention to each column of the source or prompt, summed over the new tokens."""
 
     sums: Float[Tensor, "hyps context"]
-    valid: Bool[Tensor, "hyps context"]
+    valid: Bool[Tensor, "hyps context"]  # False for padding
 
 
 @dataclass(frozen=True)
