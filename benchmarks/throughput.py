@@ -42,7 +42,7 @@ class Enough(dk.StoppingCriterion):
     def init(self, history: dk.History, run: object) -> tuple[Tensor, Tensor]:
         """The column at which each row has enough, and the row's memory of it."""
         del run
-        return history.spread(self.lengths.to(history.tokens.device)), history.position.clone()
+        return history.to_rows(self.lengths.to(history.tokens.device)), history.position.clone()
 
     def apply(
         self, history: dk.History, log_probs: Tensor, memory: tuple[Tensor, Tensor]

@@ -122,11 +122,11 @@ class History:
         """Index in the whole run of the history's `number`-th prompt."""
         return int(self.owners.prompts[number * self.rows_per_prompt])
 
-    def spread(self, values: Shaped[Tensor, "batch *rest"]) -> Shaped[Tensor, "rows *rest"]:
+    def to_rows(self, values: Shaped[Tensor, "batch *rest"]) -> Shaped[Tensor, "rows *rest"]:
         """Values per prompt of the run, as values per row."""
         return values.index_select(0, self.owners.prompts)
 
-    def own(self, values: Shaped[Tensor, "batch *rest"]) -> Shaped[Tensor, "active *rest"]:
+    def to_prompts(self, values: Shaped[Tensor, "batch *rest"]) -> Shaped[Tensor, "active *rest"]:
         """Values per prompt of the run, as values per prompt that the history covers."""
         return values.index_select(0, self.owners.prompts[:: self.rows_per_prompt])
 

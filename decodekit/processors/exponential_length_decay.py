@@ -83,7 +83,7 @@ class ExponentialLengthDecay(LogitsProcessor):
         rows, capacity = history.tokens.shape
         past = history.position - prompt_length - for_rows(self.start, history, history.tokens)
         if isinstance(self.factor, PromptValues):
-            table = history.spread(_growth_table(self.factor, capacity, history.tokens.device))
+            table = history.to_rows(_growth_table(self.factor, capacity, history.tokens.device))
         else:
             factor = PromptValues((self.factor,))  # type: ignore[arg-type]
             table = _growth_table(factor, capacity, history.tokens.device).expand(rows, -1)

@@ -82,7 +82,7 @@ class ForcedPrefix(LogitsProcessor):
         table = _on_device(self._prefixes, scores.device)
         # The last column is past the end of every prefix.
         step = (history.position - memory).clamp(max=table.shape[1] - 1)
-        tokens = history.spread(table.index_select(1, step.view(1)).expand(history.batch, -1))  # [rows 1]
+        tokens = history.to_rows(table.index_select(1, step.view(1)).expand(history.batch, -1))  # [rows 1]
         is_forced, place = tokens != NONE, tokens.clamp(min=0)
         forced = scores.gather(1, place).masked_fill(is_forced, 0.0)
         return scores.masked_fill(is_forced, -torch.inf).scatter(1, place, forced), memory

@@ -121,7 +121,7 @@ class TokenHealing(LogitsProcessor):
                 f"TokenHealing: there must be a removed text for each prompt, got {len(self.removed)} for "
                 f"{history.batch} prompts. Pass decode the prompts that heal returns."
             )
-        state = history.spread(device_ids(self.first_states, history.tokens.device))
+        state = history.to_rows(device_ids(self.first_states, history.tokens.device))
         return HealingMemory(state, history.position.clone())
 
     @override

@@ -93,7 +93,7 @@ class TrieConstraint(LogitsProcessor):
                 f"{batch} prompts."
             )
         roots = torch.arange(batch, device=device) * int(self.per_prompt)  # the root of every prompt's set
-        return TrieMemory(history.spread(roots), history.position.clone())
+        return TrieMemory(history.to_rows(roots), history.position.clone())
 
     @override
     def apply(self, history: History, scores: Scores, memory: TrieMemory) -> tuple[Scores, TrieMemory]:

@@ -206,7 +206,7 @@ class Lookahead(PathScorer):
     def _constraints_of(self, history: History) -> Bool[Tensor, "rows constraints"]:
         """Return a mask of the constraints of each row's prompt."""
         membership = torch.tensor(self._membership, dtype=torch.bool, device=history.tokens.device)
-        return history.spread(membership if self._is_per_prompt else membership.expand(history.batch, -1))
+        return history.to_rows(membership if self._is_per_prompt else membership.expand(history.batch, -1))
 
     def _texts(
         self, extended: ExtendedHypotheses, history: History, rows: Int64[Tensor, " texts"], end: int
@@ -225,7 +225,7 @@ class Lookahead(PathScorer):
             )
         if source is not None:
             batch = torch.arange(extended.parents.batch, device=rows.device)
-            prompts = extended.parents.spread(batch).index_select(0, extended.source_rows)
+            prompts = extended.parents.to_rows(batch).index_select(0, extended.source_rows)
             source = source.take(prompts.index_select(0, rows))
         tokens = history.tokens[:, :end].index_select(0, rows)
         return Prompt(tokens, history.valid[:, :end].index_select(0, rows), source)

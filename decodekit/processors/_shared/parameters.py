@@ -61,7 +61,7 @@ def for_rows(value: PerPrompt, history: History, like: Tensor) -> float | Shaped
     """Return the parameter as a number, or as a column with one number per row, typed and placed `like`."""
     if not isinstance(value, PromptValues):
         return value  # type: ignore[return-value]
-    return history.spread(_on_device(value, like.dtype, like.device))[:, None]
+    return history.to_rows(_on_device(value, like.dtype, like.device))[:, None]
 
 
 def check_per_prompt(processor: object, history: History) -> None:

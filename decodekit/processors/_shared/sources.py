@@ -56,7 +56,7 @@ def source_of(
     if len(given.tokens) == 1:
         rows = len(history.tokens)
         return given.tokens.expand(rows, -1), given.valid.expand(rows, -1)
-    return history.spread(given.tokens), history.spread(given.valid)
+    return history.to_rows(given.tokens), history.to_rows(given.valid)
 
 
 @lru_cache(maxsize=64)

@@ -48,7 +48,7 @@ class ExpectedLengthScorer(AdjustedScorer):
         rows, device = len(history.tokens), history.tokens.device
         if self.ratio is not None:
             valid = history.valid[:, : limits.prompt_length]
-            valid = valid if history.source is None else history.spread(history.source.valid)
+            valid = valid if history.source is None else history.to_rows(history.source.valid)
             return self.ratio * valid.sum(-1).float()
         if not isinstance(self.length, Sequence):
             return torch.full((rows,), float(self.length or 0), device=device)
@@ -58,7 +58,7 @@ class ExpectedLengthScorer(AdjustedScorer):
                 f"{type(self).__name__}: there must be one length per prompt, got {len(self.length)} for "
                 f"{batch} prompts."
             )
-        return history.spread(torch.tensor(self.length, dtype=torch.float32, device=device))
+        return history.to_rows(torch.tensor(self.length, dtype=torch.float32, device=device))
 
     @override
     def update_adjustment(self, extended: ExtendedHypotheses, memory: Values) -> Values:
