@@ -131,6 +131,27 @@ class StatelessProcessor(LogitsProcessor):
         return self.process(history, scores)
 
 
+class NewTokenProcessor(LogitsProcessor):
+    """A processor that tells new tokens from the prompt's: its memory is the first new column."""
+
+    batch_independent = True
+
+    @abstractmethod
+    def process(self, history: History, scores: Scores, first_new: Column) -> Scores:
+        """Return the new scores; new tokens begin at column `first_new`."""
+
+    @final
+    @override
+    def init(self, history: History) -> Column:
+        check_per_prompt(self, history)
+        return history.position.clone()
+
+    @final
+    @override
+    def apply(self, history: History, scores: Scores, memory: Column) -> tuple[Scores, Column]:
+        return self.process(history, scores, memory), memory
+
+
 @final
 @dataclass(frozen=True, init=False, repr=False)
 class Chain(LogitsProcessor):
