@@ -1,5 +1,6 @@
 """Tokens emitted so far, in a buffer of fixed shape."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -14,6 +15,13 @@ class Source(NamedTuple):
 
     tokens: Int64[Tensor, "batch source"]
     valid: Bool[Tensor, "batch source"]  # False for padding
+
+    @classmethod
+    def from_ids(cls, ids: Sequence[Sequence[int]]) -> "Source":
+        """Texts of any lengths, padded on the right: encoders count positions from the left."""
+        length = max(map(len, ids))
+        tokens = torch.tensor([[*row, *[0] * (length - len(row))] for row in ids], dtype=torch.long)
+        return cls(tokens, torch.arange(length) < torch.tensor([len(row) for row in ids])[:, None])
 
     def take(self, prompts: Int64[Tensor, " new"]) -> "Source":
         """The sources of `prompts`."""

@@ -195,12 +195,9 @@ class PromptSubset(NamedTuple):
 
 
 def _source(read: Read) -> Source:
-    """The texts for an encoder, padded on the right: encoders count positions from the left."""
+    """The texts for an encoder."""
     if isinstance(read, list):
-        length = max(len(row) for row in read)
-        tokens = torch.tensor([[*row, *[0] * (length - len(row))] for row in read])
-        lengths = torch.tensor([len(row) for row in read])
-        return Source(tokens, torch.arange(length) < lengths[:, None])
+        return Source.from_ids(read)
     tokens, mask = read
     if tokens.dtype not in _INTEGERS:
         raise PromptError(f"Prompt: token ids must be integers, got a tensor of {tokens.dtype}.")

@@ -12,6 +12,7 @@ from decodekit.core.limits import FIRST_CRITERION
 from decodekit.core.prompt import Prompt
 from decodekit.core.stopping_criterion import StoppingCriterion
 from decodekit.core.trace import Trace
+from decodekit.core.validation import shown
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.errors import DecodekitError
 
@@ -162,7 +163,7 @@ class Decoded(Generic[Report]):
                 lines.append(
                     f"  [{prompt}][{rank}] log-prob {log_probs[prompt][rank]:9.2f}  "
                     f"{lengths[prompt][rank]:4d} tokens  {self.finish_reason[prompt][rank]:6}  "
-                    f"{_shorten(repr(text))}"
+                    f"{shown(text, 100)}"
                 )
         return "\n".join(lines)
 
@@ -190,7 +191,3 @@ def read_text(
 def sum_log_probs(log_probs: Float32[Tensor, "*shape new"]) -> Float32[Tensor, "*shape"]:
     """Sums in double precision: a thousand single-precision terms drift in the third decimal."""
     return log_probs.sum(-1, dtype=torch.float64).to(log_probs.dtype)
-
-
-def _shorten(text: str, width: int = 100) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"

@@ -62,10 +62,4 @@ def source_of(
 @lru_cache(maxsize=64)
 def _on_device(source: tuple[tuple[int, ...], ...], device: torch.device) -> Source:
     # Cached: a copy at every step would stall the device's stream.
-    longest = max(map(len, source))
-    tokens = [[*ids, *[0] * (longest - len(ids))] for ids in source]
-    valid = [[column < len(ids) for column in range(longest)] for ids in source]
-    return Source(
-        torch.tensor(tokens, dtype=torch.long, device=device),
-        torch.tensor(valid, dtype=torch.bool, device=device),
-    )
+    return Source.from_ids(source).to(device)
