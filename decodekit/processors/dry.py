@@ -11,13 +11,18 @@ from torch.nn.functional import pad
 from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import FLAG, NON_NEGATIVE, at_least, check_fields, read_ids, set_fields
+from decodekit.core.validation import (
+    FLAG,
+    FROM_ONE,
+    NON_NEGATIVE,
+    at_least,
+    check_fields,
+    read_ids,
+    set_fields,
+)
 from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
 from decodekit.processors.base import Column, NewTokenProcessor, Scores, device_ids
 
-_BASE = NON_NEGATIVE._replace(
-    holds=lambda base: NON_NEGATIVE.holds(base) and base >= 1, words="a finite number of at least 1"
-)
 _WINDOW = at_least(1)._replace(words="None or an integer of at least 1")
 
 
@@ -70,7 +75,7 @@ class DRY(NewTokenProcessor):
     include_prompt: bool = True
 
     def __post_init__(self) -> None:
-        set_per_prompt(self, multiplier=NON_NEGATIVE, base=_BASE, allowed_length=at_least(1))
+        set_per_prompt(self, multiplier=NON_NEGATIVE, base=FROM_ONE, allowed_length=at_least(1))
         set_fields(self, breakers=read_ids("DRY", self.breakers))
         if self.window is not None:
             set_per_prompt(self, window=_WINDOW)

@@ -68,13 +68,11 @@ class ExponentialLengthDecay(NewTokenProcessor):
     def _growth(self, history: History, first_new: Column) -> Float32[Tensor, "rows 1"]:
         """Return the growth of a score per row, as a multiple of its absolute value."""
         rows, capacity = history.tokens.shape
+        factors = self.factor if isinstance(self.factor, PromptValues) else PromptValues([self.factor])  # type: ignore[list-item]
         past = history.position - first_new - for_rows(self.start, history, history.tokens)
-        if isinstance(self.factor, PromptValues):
-            table = history.to_rows(_growth_table(self.factor, capacity, history.tokens.device))
-        else:
-            factor = PromptValues((self.factor,))  # type: ignore[arg-type]
-            table = _growth_table(factor, capacity, history.tokens.device).expand(rows, -1)
-        return table.gather(1, past.clamp(0, capacity).expand(rows, 1))
+        table = _growth_table(factors, capacity, history.tokens.device)
+        factor = history.owners.prompts % len(factors)  # the place of each row's
+        return table[factor[:, None], past.clamp(0, capacity).expand(rows, 1)]
 
 
 @lru_cache(maxsize=256)

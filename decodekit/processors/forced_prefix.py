@@ -14,7 +14,7 @@ from typing_extensions import override
 from decodekit.core.history import History
 from decodekit.core.validation import plain, read_ids, set_fields, shown
 from decodekit.errors import DecodekitError
-from decodekit.processors.base import Column, LogitsProcessor, Scores, check_ids
+from decodekit.processors.base import Column, LogitsProcessor, Scores, check_largest
 
 NONE = -1  # past the end of a prefix
 
@@ -78,7 +78,7 @@ class ForcedPrefix(LogitsProcessor):
         largest = max(chain.from_iterable(self._prefixes), default=NONE)
         if largest == NONE:
             return scores, memory
-        check_ids("ForcedPrefix", scores, (largest,))
+        check_largest("ForcedPrefix", largest, scores.shape[-1])
         table = _on_device(self._prefixes, scores.device)
         # The last column is past the end of every prefix.
         step = (history.position - memory).clamp(max=table.shape[1] - 1)

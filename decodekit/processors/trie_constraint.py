@@ -13,7 +13,7 @@ from decodekit.core.history import History
 from decodekit.core.validation import read_ids, set_fields
 from decodekit.errors import DecodekitError
 from decodekit.processors._shared.token_trie import Strings, TokenTrie, on_device
-from decodekit.processors.base import LogitsProcessor, Scores, device_ids
+from decodekit.processors.base import LogitsProcessor, Scores, check_largest, device_ids
 
 
 class TrieMemory(NamedTuple):
@@ -98,11 +98,8 @@ class TrieConstraint(LogitsProcessor):
     @override
     def apply(self, history: History, scores: Scores, memory: TrieMemory) -> tuple[Scores, TrieMemory]:
         trie, ends = on_device(self.trie, scores.device), read_ids("TrieConstraint", self.end_ids)
-        vocab, largest = scores.shape[-1], max(*ends, trie.stride - 1)
-        if largest >= vocab:
-            raise DecodekitError(
-                f"TrieConstraint: token ids must be below the vocabulary size {vocab}, got {largest}."
-            )
+        vocab = scores.shape[-1]
+        check_largest("TrieConstraint", max(*ends, trie.stride - 1), vocab)
         end_ids = device_ids(ends, scores.device)
         after = self._after(trie, end_ids, memory.node, history.last())
         node = torch.where(history.position > memory.start, after, memory.node)

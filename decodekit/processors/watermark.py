@@ -9,23 +9,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import (
-    NON_NEGATIVE,
-    Requirement,
-    at_least,
-    check_fields,
-    is_count,
-    is_number,
-    set_fields,
-)
-from decodekit.processors._shared.green_lists import (
-    LISTS,
-    SCHEMES,
-    Lists,
-    SeedingScheme,
-    green_by_hash,
-    green_by_permutation,
-)
+from decodekit.core.validation import NON_NEGATIVE, OPEN_FRACTION, at_least, check_fields, one_of, set_fields
+from decodekit.processors._shared.green_lists import Lists, SeedingScheme, green_by_hash, green_by_permutation
 from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
 from decodekit.processors.base import Scores, StatelessProcessor
 
@@ -86,11 +71,11 @@ class Watermark(StatelessProcessor):
     def __post_init__(self) -> None:
         check_fields(
             self,
-            greenlist_ratio=Requirement(lambda ratio: is_number(ratio) and 0 < ratio < 1, "in (0, 1)"),
-            hashing_key=Requirement(lambda key: is_count(key, 0), "an integer in [0, 2**63)"),
-            seeding_scheme=Requirement(lambda scheme: scheme in SCHEMES, f"one of {SCHEMES}"),
+            greenlist_ratio=OPEN_FRACTION._replace(words="in (0, 1)"),
+            hashing_key=at_least(0)._replace(words="an integer in [0, 2**63)"),
+            seeding_scheme=one_of(SeedingScheme),
             context_width=at_least(1),
-            lists=Requirement(lambda lists: lists in LISTS, f"one of {LISTS}"),
+            lists=one_of(Lists),
         )
         set_per_prompt(self, bias=NON_NEGATIVE)
         set_fields(self, capturable=self.lists == "hash")

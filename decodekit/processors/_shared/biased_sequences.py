@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from decodekit.core.history import History
-from decodekit.errors import DecodekitError
+from decodekit.processors.base import Scores, check_largest
 
 
 @final
@@ -46,15 +46,9 @@ class BiasedSequences:
         largest = max((max(ids) for ids in ordered), default=-1)
         return cls(tuple(ordered), tuple(biases[ids] for ids in ordered), largest)
 
-    def add(
-        self, who: str, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
+    def add(self, who: str, history: History, scores: Scores) -> Scores:
         """Add the bias of every sequence that the next token would complete."""
-        vocab = scores.shape[-1]
-        if self.largest >= vocab:
-            raise DecodekitError(
-                f"{who}: token ids must be below the vocabulary size {vocab}, got {self.largest}."
-            )
+        check_largest(who, self.largest, scores.shape[-1])
         if not self.ids:
             return scores
         table = _table(self, scores.device)

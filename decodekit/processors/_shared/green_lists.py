@@ -1,7 +1,7 @@
 """Green lists: the tokens that a watermark favours after a context."""
 
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Int64
@@ -11,9 +11,6 @@ from decodekit.rng import mix
 
 SeedingScheme = Literal["lefthash", "selfhash"]
 Lists = Literal["permutation", "hash"]
-
-SCHEMES = get_args(SeedingScheme)
-LISTS = get_args(Lists)
 
 _TABLE = 1_000_003  # the size of Hugging Face's table of random numbers
 _ON_HOST = torch.device("cpu")  # named, so that a surrounding `with torch.device(...)` does not count
