@@ -88,12 +88,8 @@ class Decoded(Generic[Report]):
 
     def hypotheses(self) -> list[list[list[int]]]:
         """The token ids of every prompt's valid hypotheses, without padding."""
-        return [
-            [row[:length] for row, length, valid in zip(rows, lengths, valids, strict=True) if valid]
-            for rows, lengths, valids in zip(
-                self.tokens.tolist(), self.lengths.tolist(), self.valid.tolist(), strict=True
-            )
-        ]
+        prompts = zip(self.tokens.tolist(), self.lengths.tolist(), self.valid.tolist(), strict=True)
+        return [[row[:length] for row, length, valid in zip(*one, strict=True) if valid] for one in prompts]
 
     def in_order(self, places: Int64[Tensor, "batch hyps"]) -> "Decoded[Report]":
         """The same hypotheses in another order: `places` are their old columns, invalid ones last."""

@@ -9,6 +9,7 @@ from typing import final
 import torch
 from jaxtyping import Int64
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from typing_extensions import override
 
 from decodekit.core.history import History
@@ -94,6 +95,5 @@ def _on_device(
     prefixes: tuple[tuple[int, ...], ...], device: torch.device
 ) -> Int64[Tensor, "prefixes longest"]:
     """Return the padded prefixes, cached: a copy at every step would stall the device's stream."""
-    longest = 1 + max(map(len, prefixes))
-    padded = [[*prefix, *[NONE] * (longest - len(prefix))] for prefix in prefixes]
-    return torch.tensor(padded, device=device)
+    ended = [torch.tensor([*prefix, NONE], device=device) for prefix in prefixes]
+    return pad_sequence(ended, batch_first=True, padding_value=NONE)

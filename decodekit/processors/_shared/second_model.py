@@ -64,7 +64,7 @@ class SecondModelState(NamedTuple):
             rows_per_prompt=history.rows_per_prompt,
             capacity=prompt.tokens.shape[1] + capacity - length,
         )
-        return cls(CountedSession(session), 0, _arange_rows(history), logits)
+        return cls(CountedSession(session), 0, torch.arange(rows, device=history.tokens.device), logits)
 
     def advance(self, who: str, history: History, scores: Scores) -> tuple[Scores, "SecondModelState"]:
         """Return the second model's logits for the next token, and its new state.
@@ -87,8 +87,8 @@ class SecondModelState(NamedTuple):
                 f"{who}: both models must have the same vocabulary, got {logits.shape[-1]} tokens for "
                 f"{scores.shape[-1]}. Use a model with the same tokenizer."
             )
-        state = SecondModelState(counted, counted.read, _arange_rows(history), None)
-        return logits.to(scores.device), state
+        in_order = torch.arange(len(self.rows), device=self.rows.device)
+        return logits.to(scores.device), SecondModelState(counted, counted.read, in_order, None)
 
     @property
     def batch_independent(self) -> bool:
@@ -197,7 +197,3 @@ def _run_prompt(who: str, model: Model, history: History, length: int) -> Prompt
 
 def _vocabulary(model: Model) -> Vocabulary:
     return model.vocabulary if isinstance(model, ModelWithVocabulary) else Vocabulary()
-
-
-def _arange_rows(history: History) -> Int64[Tensor, " rows"]:
-    return torch.arange(len(history.tokens), device=history.tokens.device)
