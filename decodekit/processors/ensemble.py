@@ -16,8 +16,8 @@ from decodekit.processors._shared.log_probs import keep_banned, weigh
 from decodekit.processors._shared.parameters import (
     PerPrompt,
     PromptValues,
+    by_prompt,
     for_rows,
-    largest,
     map_per_prompt,
     per_prompt,
 )
@@ -118,16 +118,11 @@ def _normalize(weights: Sequence[PerPrompt]) -> tuple[PerPrompt, ...]:
     batches = {len(weight) for weight in checked if isinstance(weight, PromptValues)}
     if len(batches) > 1:
         raise ValueError(f"Ensemble: weights must be for equally many prompts, got {sorted(batches)}.")
-    prompts = max(batches, default=1)
-    # [models prompts]
-    table = [w if isinstance(w, PromptValues) else PromptValues([largest(w)] * prompts) for w in checked]
-    totals = [sum(weights_of_prompt) for weights_of_prompt in zip(*table, strict=True)]
-    if min(totals) == 0:
+    rows = by_prompt(*checked)
+    if min(map(sum, rows)) == 0:
         raise ValueError("Ensemble: some weight must be above 0, got only zeros.")
-    normalized = [
-        PromptValues(weight / total for weight, total in zip(row, totals, strict=True)) for row in table
-    ]
-    return tuple(normalized) if batches else tuple(row[0] for row in normalized)
+    normalized = [tuple(weight / sum(row) for weight in row) for row in rows]
+    return tuple(map(PromptValues, zip(*normalized, strict=True))) if batches else normalized[0]
 
 
 def _log(weight: float) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import cycle, islice
 from typing import Any, final
 
 import torch
@@ -50,6 +51,12 @@ def set_per_prompt(processor: object, **requirements: Requirement) -> None:
 def map_per_prompt(function: Callable[[Any], float], value: PerPrompt) -> PerPrompt:
     """Apply a function to the number, or to the number of every prompt."""
     return PromptValues(map(function, value)) if isinstance(value, PromptValues) else function(value)
+
+
+def by_prompt(*values: PerPrompt) -> list[tuple[float, ...]]:
+    """Return the numbers of several parameters, prompt by prompt; one number serves all prompts."""
+    columns = [value if isinstance(value, PromptValues) else (value,) for value in values]
+    return list(islice(zip(*map(cycle, columns), strict=False), max(map(len, columns))))
 
 
 def largest(value: PerPrompt) -> float:
