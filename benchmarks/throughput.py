@@ -43,7 +43,7 @@ class Enough(dk.StoppingCriterion):
     def init(self, history: dk.History, run: object) -> tuple[Tensor, Tensor]:
         """The number of tokens of each row, and the column of its first new token."""
         del run
-        return history.spread(self.lengths.to(history.tokens.device)), history.position.clone()
+        return history.to_rows(self.lengths.to(history.tokens.device)), history.position.clone()
 
     def apply(
         self, history: dk.History, log_probs: Tensor, memory: tuple[Tensor, Tensor]

@@ -71,4 +71,4 @@ def own_seeds(
     """
     given = None if seeds is None else tuple(int(seed) for seed in seeds)
     every = prompt_seeds(who, generator, given, history.batch)
-    return history.own(every.to(history.tokens.device))
+    return history.to_prompts(every.to(history.tokens.device))

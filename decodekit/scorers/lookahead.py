@@ -194,7 +194,7 @@ class Lookahead(PathScorer):
         owners = [prompt for prompt, constraints in enumerate(self._lists) for _ in constraints]
         prompts = torch.arange(len(self._lists), device=device)
         mask = prompts[:, None] == torch.tensor(owners, dtype=torch.long, device=device)
-        return history.spread(mask if self._is_per_prompt else mask.expand(history.batch, -1))
+        return history.to_rows(mask if self._is_per_prompt else mask.expand(history.batch, -1))
 
     def _texts(self, history: History, rows: Int64[Tensor, " texts"], end: int) -> Prompt:
         """Return some hypotheses, their prompts included, as prompts for the model."""

@@ -49,7 +49,7 @@ class CoverageScorer(AdjustedScorer):
     def init_adjustment(self, history: History, limits: Limits) -> Coverage:
         valid = history.valid[:, : limits.prompt_length]
         if history.source is not None:
-            valid = history.spread(history.source.valid)
+            valid = history.to_rows(history.source.valid)
         return Coverage(torch.zeros_like(valid, dtype=torch.float32), valid)
 
     @override

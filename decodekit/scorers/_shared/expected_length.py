@@ -47,7 +47,7 @@ class ExpectedLengthScorer(AdjustedScorer):
     def init_adjustment(self, history: History, limits: Limits) -> Float[Tensor, " rows"]:
         if self.ratio is not None:
             valid = history.valid[:, : limits.prompt_length]
-            valid = valid if history.source is None else history.spread(history.source.valid)
+            valid = valid if history.source is None else history.to_rows(history.source.valid)
             return self.ratio * valid.sum(-1).float()
         lengths = self.length if isinstance(self.length, Sequence) else [self.length] * history.batch
         if len(lengths) != history.batch:
@@ -55,7 +55,7 @@ class ExpectedLengthScorer(AdjustedScorer):
                 f"{type(self).__name__}: there must be one length per prompt, got {len(lengths)} for "
                 f"{history.batch} prompts."
             )
-        return history.spread(torch.tensor(lengths, dtype=torch.float32, device=history.tokens.device))
+        return history.to_rows(torch.tensor(lengths, dtype=torch.float32, device=history.tokens.device))
 
     @override
     def update_adjustment(self, extended: ExtendedHypotheses, memory: Values) -> Values:
