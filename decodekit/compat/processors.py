@@ -163,7 +163,7 @@ def warpers(setting: Setting) -> Iterator[Named]:
         yield "EtaLogitsWarper", EtaCutoff(config.eta_cutoff, min_tokens_to_keep=keep)
 
 
-def _likeliest(config: Any, keep: int) -> Iterator[Named]:  # noqa: ANN401 - transformers' GenerationConfig
+def _likeliest(config: Any, keep: int) -> Iterator[Named]:
     """The truncations to the likeliest tokens."""
     if config.top_h is not None:
         yield "TopHLogitsWarper", TopH(config.top_h)

@@ -74,15 +74,15 @@ class Recipe:
 
 
 def from_generation_config(  # noqa: PLR0913 - what generate takes, by the names it has there
-    config: Any,  # noqa: ANN401 - transformers' GenerationConfig
+    config: Any,  # transformers' GenerationConfig
     *,
     prompt_length: int | None = None,
     model: Model | nn.Module | None = None,
-    tokenizer: Any = None,  # noqa: ANN401 - transformers' own
+    tokenizer: Any = None,  # transformers' own
     logits_processor: Sequence[Any] = (),
     stopping_criteria: Sequence[Any] = (),
     prefix_allowed_tokens_fn: Callable[[int, Tensor], list[int]] | None = None,
-    negative_prompts: Any = None,  # noqa: ANN401 - whatever Prompt.of reads
+    negative_prompts: Any = None,  # whatever Prompt.of reads
 ) -> Recipe:
     """A `GenerationConfig` as a decoder, a chain and stopping criteria.
 
@@ -137,7 +137,7 @@ def from_generation_config(  # noqa: PLR0913 - what generate takes, by the names
 def build(
     setting: Setting,
     end_ids: tuple[int, ...] | None,
-    tokenizer: Any,  # noqa: ANN401 - transformers' own
+    tokenizer: Any,  # transformers' own
     processors: Sequence[Any],
     criteria: Sequence[Any],
 ) -> Recipe:
@@ -171,7 +171,7 @@ def build(
     )
 
 
-def criteria_of(criteria: Sequence[Any], config: Any) -> tuple[StoppingCriterion, ...]:  # noqa: ANN401
+def criteria_of(criteria: Sequence[Any], config: Any) -> tuple[StoppingCriterion, ...]:
     """The criteria for the loop; Hugging Face's are given no scores."""
     wrapped = (FromHF(criterion) for criterion in criteria)
     return tuple(
@@ -206,7 +206,7 @@ def merge(named: Sequence[Named], own: Sequence[Any]) -> list[Any]:
     return merged + [one for one in own if not any(one is other for other in merged)]
 
 
-def _stop_strings(strings: Any, tokenizer: Any) -> StoppingCriterion:  # noqa: ANN401 - transformers' own
+def _stop_strings(strings: Any, tokenizer: Any) -> StoppingCriterion:
     from transformers import StopStringCriteria  # noqa: PLC0415 - slow, needed only here
 
     if tokenizer is None:
@@ -217,7 +217,7 @@ def _stop_strings(strings: Any, tokenizer: Any) -> StoppingCriterion:  # noqa: A
     return FromHF(StopStringCriteria(stop_strings=strings, tokenizer=tokenizer))  # type: ignore[no-any-return]
 
 
-def decoder_of(config: Any) -> Decoder[Any]:  # noqa: ANN401 - transformers' GenerationConfig
+def decoder_of(config: Any) -> Decoder[Any]:
     """The algorithm that a configuration asks for."""
     beams, returned = config.num_beams or 1, config.num_return_sequences or 1
     if beams > 1:
