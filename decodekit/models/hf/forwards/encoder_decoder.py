@@ -19,7 +19,6 @@ from decodekit.models.hf.forwards.forward import (
     AnyMask,
     Forward,
     MergeableForward,
-    ShrinkingForward,
     attention_mask,
     forward_signature,
     running,
@@ -30,7 +29,7 @@ from decodekit.models.protocols import Ids, PerRow
 _CROSS_STATES = ("key_value_states", "encoder_hidden_states")
 
 
-class ConditionedDecoder(Forward, MergeableForward, ShrinkingForward):
+class ConditionedDecoder(Forward, MergeableForward):
     """A model's decoder, conditioned on the source of every prompt.
 
     The keys and values of the source are computed once per prompt, and neither widened nor reordered: in
@@ -57,7 +56,7 @@ class ConditionedDecoder(Forward, MergeableForward, ShrinkingForward):
         packing: Packing,
         can_merge: Callable[[], bool],
     ) -> None:
-        self._model, self._share, self._packing, self._can_merge = model, share, packing, can_merge
+        self._model, self._share, self._packing, self.can_merge = model, share, packing, can_merge
         self._accepts = forward_signature(model)
         self._cache_name = cache_name(self._accepts) or "past_key_values"
         self._attentions = cross_attentions(model.get_decoder())
@@ -118,10 +117,6 @@ class ConditionedDecoder(Forward, MergeableForward, ShrinkingForward):
     def keep_prompts(self, prompts: Int64[Tensor, " kept"], batch: int, cache: Cache | None) -> None:
         # More than one copy per prompt if the source was repeated for every row.
         self._take(rows_of(prompts, len(self._valid) // batch), cache)
-
-    @override
-    def can_merge(self) -> bool:
-        return self._can_merge()
 
     @override
     @torch.inference_mode()

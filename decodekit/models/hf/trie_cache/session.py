@@ -12,7 +12,6 @@ from decodekit.models.hf.cache import Cache
 from decodekit.models.hf.forwards.forward import (
     Forward,
     MergeableForward,
-    ShrinkingForward,
     count_positions,
     forward_lock,
 )
@@ -135,7 +134,7 @@ class TrieSession:
             self._rows.keep_prompts(prompts)
             return
         self._pass = None
-        if isinstance(self._forward.model, ShrinkingForward):
+        if isinstance(self._forward.model, MergeableForward):
             self._forward.model.keep_prompts(prompts, self._tree.batch, self._cache)
         first = self._tree.unseen_prefix(prompts) if self._has_joined else 0
         remaining = self.remaining
