@@ -9,7 +9,15 @@ from torch import Tensor
 
 from decodekit.compat.from_hf import FromHF
 from decodekit.compat.generate import perform
-from decodekit.compat.inputs import PAST_NAMES, Inputs, as_mask, plain_config, special_ids, with_mask, wrap
+from decodekit.compat.inputs import (
+    PAST_NAMES,
+    as_mask,
+    model_after,
+    plain_config,
+    special_ids,
+    with_mask,
+    wrap,
+)
 from decodekit.compat.processors import Setting, last
 from decodekit.compat.recipe import Recipe, criteria_of, decoder_of, take_limits
 from decodekit.compat.refusals import refuse_arguments, refuse_options
@@ -85,22 +93,19 @@ def custom_generate(  # noqa: PLR0913, PLR0917 - the contract of generate's call
     repeats = max(config.num_beams or 1, config.num_return_sequences or 1)
     end_ids, pad_id = special_ids(wrapped, config)
     limit, ends, criteria = take_limits(stopping_criteria, config.max_length - length, end_ids, length)
-    read = Inputs(
-        prompt=_prompt(input_ids[::repeats], model_kwargs, repeats),
-        end_ids=tuple(token for token in ends or () if 0 <= token < (wrapped.vocabulary.size or token + 1)),
-        pad_id=pad_id,
-        past=_past(next((model_kwargs[name] for name in PAST_NAMES if name in model_kwargs), None), repeats),
-        cached=config.use_cache is not False,
-    )
-    if read.prompt.states is not None:
+    prompt = _prompt(input_ids[::repeats], model_kwargs, repeats)
+    if prompt.states is not None:
         _refuse_unknown_source(logits_processor)
     recipe = Recipe(
         decoder=decoder_of(config) if decoder is None else decoder,
         processor=Chain(*_processors(logits_processor, config, wrapped, own=decoder is not None)),
         stop=criteria_of(criteria, config),
         max_new_tokens=limit,
+        end_ids=tuple(token for token in ends or () if 0 <= token < (wrapped.vocabulary.size or token + 1)),
+        pad_id=pad_id,
     )
-    return perform(wrapped, read, recipe, config, dk_streamer)
+    cache = next((model_kwargs[name] for name in PAST_NAMES if name in model_kwargs), None)
+    return perform(model_after(wrapped, config, _past(cache, repeats)), prompt, recipe, config, dk_streamer)
 
 
 def _refuse_unknown_source(processors: Any) -> None:

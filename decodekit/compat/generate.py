@@ -6,14 +6,14 @@ from typing import Any
 from jaxtyping import Int64
 from torch import Tensor
 
-from decodekit.compat.inputs import Inputs, merge_config, read_inputs, with_mask, wrap
+from decodekit.compat.inputs import merge_config, read_inputs, with_mask, wrap
 from decodekit.compat.outputs import Feed, OutputRecorder
 from decodekit.compat.processors import Setting
 from decodekit.compat.recipe import Recipe, build
 from decodekit.compat.refusals import refuse_arguments
-from decodekit.core.request import StreamOptions
+from decodekit.core.prompt import Prompt
 from decodekit.engine.decode import decode, decode_steps
-from decodekit.models.hf.model import HFModel
+from decodekit.models.protocols import Model
 
 
 def generate(  # noqa: PLR0913, PLR0917 - the signature of model.generate
@@ -82,38 +82,31 @@ def generate(  # noqa: PLR0913, PLR0917 - the signature of model.generate
     wrapped = wrap(model)
     tokenizer = kwargs.pop("tokenizer", None)
     config, given = merge_config(wrapped.model, generation_config, kwargs)
-    read = read_inputs(wrapped, config, inputs, given)
+    prompt, model = read_inputs(wrapped, config, inputs, given)
     recipe = build(
         Setting(
             config=config,
-            end_ids=read.end_ids,
-            prompt_length=read.prompt.tokens.shape[1],
+            end_ids=config.eos_token_id,
+            prompt_length=prompt.tokens.shape[1],
             model=wrapped,
             negative_prompts=with_mask(negative_prompt_ids, negative_prompt_attention_mask),
             prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
         ),
-        read.end_ids,
+        config.eos_token_id,
         tokenizer,
         logits_processor or (),
         stopping_criteria or (),
     )
-    return perform(wrapped, read, recipe, config, streamer)
+    return perform(model, prompt, recipe, config, streamer)
 
 
-def perform(wrapped: HFModel, read: Inputs, recipe: Recipe, config: Any, streamer: Any = None) -> Any:
+def perform(model: Model, prompt: Prompt, recipe: Recipe, config: Any, streamer: Any = None) -> Any:
     """Run a recipe, and return the result of `generate`."""
-    decoder, model = recipe.decoder, read.model(wrapped)
-    options = StreamOptions(
-        max_new_tokens=recipe.max_new_tokens,
-        end_ids=read.end_ids if recipe.end_ids is None else recipe.end_ids,
-        pad_id=read.pad_id,
-        stop=recipe.stop,
-    )
     if streamer is None and not config.return_dict_in_generate:
-        return decode(model, read.prompt, decoder, recipe.processor, **options).sequences
+        return decode(model, prompt, **recipe.arguments()).sequences
     recorder = OutputRecorder(config)
-    feed = None if streamer is None else Feed(streamer, decoder, read.prompt)
-    steps = decode_steps(model, read.prompt, decoder, recipe.processor, **options)
+    feed = None if streamer is None else Feed(streamer, recipe.decoder, prompt)
+    steps = decode_steps(model, prompt, **recipe.arguments())
     while True:
         try:
             snapshot = next(steps)
@@ -125,4 +118,4 @@ def perform(wrapped: HFModel, read: Inputs, recipe: Recipe, config: Any, streame
             feed.step(snapshot)
     if feed is not None:
         feed.end(result)
-    return recorder.output(decoder, result, encoder_decoder=wrapped.model.config.is_encoder_decoder)
+    return recorder.output(recipe.decoder, result, encoder_decoder=prompt.source is not None)

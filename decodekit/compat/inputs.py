@@ -1,7 +1,6 @@
 """Inputs of `generate`, as a prompt and special ids."""
 
 import copy
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -55,21 +54,11 @@ class Continuing:
         return session, logits
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Inputs:
-    """The prompts of a call of `generate`, its special ids, and a cache of the beginnings of the prompts."""
-
-    prompt: Prompt
-    end_ids: tuple[int, ...]
-    pad_id: int | None
-    past: Any = None
-    cached: bool = True
-
-    def model(self, wrapped: HFModel) -> Model:
-        """The model that goes on from the past, if there is one, or reads everything anew."""
-        if not self.cached:
-            return HFModel(wrapped.model, wrapped.tokenizer, cache="none")
-        return wrapped if self.past is None else Continuing(wrapped, self.past)
+def model_after(wrapped: HFModel, config: Any, past: Any) -> Model:
+    """The model that goes on from the past, if there is one, or reads everything anew without a cache."""
+    if config.use_cache is False:
+        return HFModel(wrapped.model, wrapped.tokenizer, cache="none")
+    return wrapped if past is None else Continuing(wrapped, past)
 
 
 def merge_config(model: Any, config: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -120,16 +109,18 @@ def special_ids(wrapped: HFModel, config: Any) -> tuple[tuple[int, ...], int | N
     return ends, int(pad) if known else next(iter(ends), None)
 
 
-def read_inputs(wrapped: HFModel, config: Any, inputs: Tensor | None, given: dict[str, Any]) -> Inputs:
-    """The prompts of a call; an argument that is no prompt is refused by name.
+def read_inputs(
+    wrapped: HFModel, config: Any, inputs: Tensor | None, given: dict[str, Any]
+) -> tuple[Prompt, Model]:
+    """The prompts of a call, and the model that continues them; any other argument is refused by name.
 
-    Writes the limit of the call to `config.max_new_tokens`.
+    Writes the limit of the call, its end ids and its pad id to `config`.
     """
     named = given.pop("input_ids", None)
     if inputs is not None and named is not None:
         raise DecodekitError("generate: inputs and input_ids are the same thing, got both. Give one of them.")
     ids = inputs if named is None else named
-    end_ids, pad_id = special_ids(wrapped, config)
+    config.eos_token_id, config.pad_token_id = special_ids(wrapped, config)
     if ids is None:
         ids = _from_bos(config)
     mask = given.pop("attention_mask", None)
@@ -142,16 +133,10 @@ def read_inputs(wrapped: HFModel, config: Any, inputs: Tensor | None, given: dic
         source = Source(ids, as_mask(ids, mask))
         prompt = _decoder_prompt(config, len(ids), given).with_source(source)
     else:
-        prompt = Prompt(ids, _mask(ids, pad_id, end_ids) if mask is None else mask)
+        prompt = Prompt(ids, _mask(ids, config.pad_token_id, config.eos_token_id) if mask is None else mask)
     refuse_arguments(given, "decodekit makes the model's other inputs itself.")
     _resolve_length(wrapped, config, prompt.tokens.shape[1])
-    return Inputs(
-        prompt=prompt,
-        end_ids=end_ids,
-        pad_id=pad_id,
-        past=pasts[0] if pasts else None,
-        cached=config.use_cache is not False,
-    )
+    return prompt, model_after(wrapped, config, pasts[0] if pasts else None)
 
 
 def as_mask(like: Tensor, mask: Tensor | None = None) -> Bool[Tensor, "batch length"]:
