@@ -4,7 +4,7 @@ import copy
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
 from decodekit.compat.refusals import refuse_arguments
@@ -15,7 +15,7 @@ from decodekit.errors import DecodekitError
 from decodekit.models.hf.cache import Cache
 from decodekit.models.hf.model import HFModel
 from decodekit.models.hf.sessions import RowSession
-from decodekit.models.protocols import Model, Session
+from decodekit.models.protocols import Logits, Model, Session
 
 _NEW_TOKENS = 20  # generate's default
 # The name of a given cache in `generate`: since transformers 5.24, and before.
@@ -30,9 +30,7 @@ class Continuing:
         self.vocabulary = model.vocabulary
 
     @torch.no_grad()
-    def start(
-        self, prompt: Prompt, *, rows_per_prompt: int, capacity: int
-    ) -> tuple[Session, Float32[Tensor, "rows vocab"]]:
+    def start(self, prompt: Prompt, *, rows_per_prompt: int, capacity: int) -> tuple[Session, Logits]:
         """Read the part of the prompts that is not in the cache."""
         length, known = prompt.tokens.shape[1], int(self._past.get_seq_length())
         if rows_per_prompt > 1 or self._model.model.config.is_encoder_decoder:
@@ -195,11 +193,9 @@ def _decoder_prompt(config: Any, batch: int, given: dict[str, Any]) -> Prompt:
 
 def _resolve_length(wrapped: HFModel, config: Any, length: int) -> None:
     if config.max_new_tokens is None:
-        most = getattr(wrapped.model.config, "max_position_embeddings", None)
-        if config.max_length is not None:
-            config.max_new_tokens = config.max_length - length
-        else:
-            config.max_new_tokens = _NEW_TOKENS if most is None else min(_NEW_TOKENS, most - length)
+        most = getattr(wrapped.model.config, "max_position_embeddings", None) or length + _NEW_TOKENS
+        by_default = min(most, length + _NEW_TOKENS)
+        config.max_new_tokens = (by_default if config.max_length is None else config.max_length) - length
     if config.max_new_tokens < 1:
         raise DecodekitError(
             f"generate: there must be room for a new token, and the prompt's {length} columns leave none "

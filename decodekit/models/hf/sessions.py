@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -11,32 +11,26 @@ from decodekit.core.history import rows_of
 from decodekit.core.prompt import Prompt
 from decodekit.models.hf.cache import Cache
 from decodekit.models.hf.forwards.forward import (
-    Columns,
     Forward,
     MergeableForward,
     count_positions,
     last_logits,
 )
-from decodekit.models.protocols import Ids, Logits, MergeableSession, PerRow, ShrinkingSession
+from decodekit.models.protocols import Columns, Ids, Logits, MergeableSession, PerRow, ShrinkingSession
 
 
 class RowSession(MergeableSession):
     """A session with one cache entry per row.
 
-    Prompts and continuations have at most `capacity` columns. A given cache holds the first `cached_columns`.
+    Prompts and continuations have at most `capacity` columns. A given cache holds the first `known` columns.
     """
 
     def __init__(
-        self,
-        model: Forward,
-        prompt_mask: Bool[Tensor, "batch length"],
-        capacity: int,
-        cache: Cache | None = None,
-        cached_columns: int = 0,
+        self, model: Forward, prompt_mask: Columns, capacity: int, cache: Cache | None = None, known: int = 0
     ) -> None:
         self._model = model
         self._cache = model.new_cache() if cache is None else cache
-        self._cached_columns = cached_columns
+        self._known = known
         batch, self._column = prompt_mask.shape
         self._batch, self._has_merged = batch, False
         # The mask for the whole capacity: every column after the prompt will hold a token.
@@ -47,8 +41,7 @@ class RowSession(MergeableSession):
 
     def prefill(self, tokens: Ids) -> Logits:
         """The logits after the prompts."""
-        cached = self._cached_columns
-        return self._logits(tokens[:, cached:], slice(cached, self._column))
+        return self._logits(tokens[:, self._known :], slice(self._known, self._column))
 
     @override
     def advance(self, tokens: PerRow, source_rows: PerRow | None) -> Logits:
@@ -144,7 +137,7 @@ class RowSession(MergeableSession):
 class RecomputingSession(ShrinkingSession):
     """A session without a cache: every step reads the whole sequences again."""
 
-    def __init__(self, model: Forward, prompt_mask: Bool[Tensor, "batch length"]) -> None:
+    def __init__(self, model: Forward, prompt_mask: Columns) -> None:
         self._model = model
         self._mask = prompt_mask
         self._batch = len(prompt_mask)

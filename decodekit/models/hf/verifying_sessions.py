@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float32
+from jaxtyping import Float32
 from torch import Tensor
 from typing_extensions import override
 
@@ -18,15 +18,13 @@ from decodekit.core.prompt import Prompt
 from decodekit.errors import ModelError
 from decodekit.models.hf.forwards.forward import Forward, count_positions, last_logits
 from decodekit.models.hf.probes.capabilities import PROBE_ERRORS, PROBE_LENGTH, Capabilities
-from decodekit.models.protocols import Ids, Logits, PerRow, VerifyingSession
+from decodekit.models.protocols import Columns, Ids, Logits, PerRow, VerifyingSession
 
 
 class RightAlignedSession(VerifyingSession):
     """A session whose rows end in the same column: their caches are right-aligned after every pass."""
 
-    def __init__(
-        self, model: Forward, prompt_mask: Bool[Tensor, "batch length"], capacity: int, *, cached: bool
-    ) -> None:
+    def __init__(self, model: Forward, prompt_mask: Columns, capacity: int, *, cached: bool) -> None:
         del capacity, cached
         self._model = model
         self._cache = model.new_cache(whole=True)
@@ -91,9 +89,7 @@ class RightAlignedSession(VerifyingSession):
 class LeftAlignedSession(VerifyingSession):
     """A session whose rows begin in the same column: tokens that fast rows are ahead are read again."""
 
-    def __init__(
-        self, model: Forward, prompt_mask: Bool[Tensor, "batch length"], capacity: int, *, cached: bool
-    ) -> None:
+    def __init__(self, model: Forward, prompt_mask: Columns, capacity: int, *, cached: bool) -> None:
         self._model = model
         self._cache = model.new_cache(whole=True) if cached else None
         (batch, length), device = prompt_mask.shape, prompt_mask.device

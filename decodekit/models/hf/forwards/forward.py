@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -16,10 +16,8 @@ from decodekit.accelerate.packed_linear import LinearLayer, Packable, Packing
 from decodekit.core.prompt import Prompt
 from decodekit.models.hf.cache import Cache
 from decodekit.models.hf.trie_cache.tree_mask import Mask
-from decodekit.models.protocols import Ids, Logits, PerRow
+from decodekit.models.protocols import Columns, Ids, Logits, PerRow
 
-# True for the columns of every row that hold tokens.
-Columns = Bool[Tensor, "rows length"]
 AnyMask = Columns | Mask | None
 
 _all_locks = Lock()
@@ -121,7 +119,7 @@ def attention_mask(mask: Columns | Mask) -> Tensor | dict[str, Tensor]:
     return mask.long() if isinstance(mask, Tensor) and mask.dtype == torch.bool else mask
 
 
-def count_positions(mask: Bool[Tensor, "rows length"]) -> Ids:
+def count_positions(mask: Columns) -> Ids:
     """Each column's position in its row, counted without padding."""
     return (mask.long().cumsum(-1) - 1).clamp(min=0)
 

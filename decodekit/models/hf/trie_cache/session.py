@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
 from decodekit.models.hf.cache import Cache
@@ -19,7 +19,7 @@ from decodekit.models.hf.sessions import RowSession
 from decodekit.models.hf.trie_cache.grouped_attention import grouped_attention
 from decodekit.models.hf.trie_cache.position_patches import Patch, patched
 from decodekit.models.hf.trie_cache.tree_mask import LayerMasks, TreeMask
-from decodekit.models.protocols import Logits, PerRow
+from decodekit.models.protocols import Columns, Logits, PerRow
 
 # Makes a function that stands for a pass.
 Record = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
@@ -62,7 +62,7 @@ class TrieSession:
     def __init__(  # noqa: PLR0913 - as TrieSupport has them
         self,
         forward: TrieForward,
-        prompt_mask: Bool[Tensor, "batch length"],
+        prompt_mask: Columns,
         beams: int,
         capacity: int,
         *,
