@@ -15,11 +15,7 @@ class CudaGraph(Generic[Result]):
     """A recording of a CUDA device's work: a replay is one launch.
 
     The first call runs the function, which initialises the device's libraries; the second records it. The
-    result is in the same memory at every call.
-
-    Args:
-        function: As for `Tape`, of tensors on one CUDA device.
-        generators: The random streams that it draws from, apart from torch's own.
+    result is in the same memory at every call. `generators` are the random streams apart from torch's own.
     """
 
     def __init__(self, function: Callable[[], Result], generators: Sequence[torch.Generator] = ()) -> None:

@@ -6,7 +6,7 @@ ignore padding, the other kind left-aligns them, and reads again the tokens that
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -200,13 +200,10 @@ class Verification:
         try:
             prompt = self.capabilities.with_source([first, second])
             session, logits = self._start(prompt, PROBE_LENGTH, kind)
-            device = logits.device
-            new = torch.tensor([[third, last, third], [last, third, 0]], device=device)
-            several = session.extend(new, torch.tensor([3, 2], device=device))
-            session.keep(torch.tensor([1, 2], device=device))
-            one = session.extend(
-                torch.full((2, 1), last, device=device), torch.ones(2, dtype=torch.long, device=device)
-            )
+            tensor = partial(torch.tensor, device=logits.device)
+            several = session.extend(tensor([[third, last, third], [last, third, 0]]), tensor([3, 2]))
+            session.keep(tensor([1, 2]))
+            one = session.extend(tensor([[last], [last]]), tensor([1, 1]))
         except PROBE_ERRORS:
             return False  # the cache has no columns, or none that can be moved
         ahead, other = read([*first, third, last, third]), read([*second, third, last, third])

@@ -35,12 +35,8 @@ class ConditionedDecoder(Forward, MergeableForward):
     The keys and values of the source are computed once per prompt, and neither widened nor reordered: in
     the cross-attention the rows of a prompt are queries of one batch row.
 
-    Args:
-        source: The tokens that the encoder reads, once, in this constructor.
-        states: The encoder's output, if it is known already.
-        share: False for a model whose cross-attention cannot share one copy: the source is then repeated for
-            every row, once.
-        can_merge: Returns True if the model's cache can be merged with another.
+    The constructor runs the encoder, unless the `states` of the source are known. Without `share`, for a
+    model whose cross-attention cannot share one copy, the source is repeated for every row, once.
     """
 
     # The decoder needs no mask unless some of its tokens are padding.

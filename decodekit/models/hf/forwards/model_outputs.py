@@ -21,11 +21,7 @@ _DEEP = 40
 
 
 class ForwardWithOutputs(Forward):
-    """A model's forward pass that keeps the requested outputs.
-
-    Raises:
-        ModelError: If the model lacks the layers; if it gives no attention or states, in the first pass.
-    """
+    """A model's forward pass that keeps the requested outputs; raises a `ModelError` if there are none."""
 
     def __init__(self, forward: Forward, model: Any, prompt: Prompt, outputs_spec: ModelOutputsSpec) -> None:
         self._forward, self._model, self._prompt, self._outputs_spec = forward, model, prompt, outputs_spec

@@ -28,14 +28,8 @@ class PassRecorder:
     A replay runs none of the model's Python. Hooks and patched methods would be skipped, so a model that has
     some is not recorded.
 
-    Args:
-        wanted: True raises if a pass cannot be recorded; `"auto"` records on the CPU if all modules are
-            transformers' and torch's own; False never records.
-        cache: The cache option of `HFModel`; only passes over a trie are recorded.
-        compiled: True if passes are compiled, which needs a trie as well.
-
-    Raises:
-        ModelError: If `wanted` is none of these, or a trie is needed and `cache` is another.
+    `wanted` and `cache` are the options `recorded` and `cache` of `HFModel`. Only passes over a trie are
+    recorded, or compiled.
     """
 
     def __init__(

@@ -29,9 +29,6 @@ PROBE_LENGTH = 5
 _TOLERANCE = 0.01
 _HALF_PRECISION_TOLERANCE = 0.1
 
-# Starts a session with two rows per prompt.
-StartTwoRows = Callable[[Prompt], tuple[Session, Logits]]
-
 
 class ProbeSequences(NamedTuple):
     """Two sequences that a model is probed with, which differ in their first token only.
@@ -189,35 +186,36 @@ class Capabilities:
     def merges_rows(self) -> bool:
         """True if sessions with one cache entry per row can be merged."""
 
-        def start(prompt: Prompt) -> tuple[Session, Logits]:
-            session, logits = self.start(prompt, PROBE_LENGTH, share=self.shares_source)
-            return session, logits.index_select(0, session.widen(2))
+        def start(prompt: Prompt) -> Session:
+            session, _ = self.start(prompt, PROBE_LENGTH, share=self.shares_source)
+            session.widen(2)
+            return session
 
         return self.merges(start)
 
-    def merges(self, start: StartTwoRows) -> bool:
-        """True if sessions can be merged: each row then continues its own sequence, whatever the lengths."""
-        try:
-            return self._merges(start)
-        except PROBE_ERRORS:
-            return False
+    def merges(self, start: Callable[[Prompt], Session]) -> bool:
+        """True if sessions can be merged: each row then continues its own sequence, whatever the lengths.
 
-    def _merges(self, start: StartTwoRows) -> bool:
+        `start` starts a session with two rows per prompt.
+        """
         first, second, last, _ = self.sequences
         prompts, sources = [first, [*second, last], second], [first, [*second, last, last], second]
 
         def begin(number: int) -> MergeableSession:
-            session, _ = start(self._with_sources([prompts[number]], [sources[number]]))
+            session = start(self._with_sources([prompts[number]], [sources[number]]))
             if not isinstance(session, MergeableSession):
                 raise TypeError(f"{type(session).__name__} cannot be merged.")
             return session
 
-        session = begin(0)
-        session.merge(begin(1))
-        actual = [self.advance(session, [first[0], second[0], last, first[0]])]
-        session.merge(begin(2))
         moves = [1, 1, 3, 2, 4, 4]
-        actual.append(self.advance(session, [last] * 6, moves))
+        try:
+            session = begin(0)
+            session.merge(begin(1))
+            actual = [self.advance(session, [first[0], second[0], last, first[0]])]
+            session.merge(begin(2))
+            actual.append(self.advance(session, [last] * 6, moves))
+        except PROBE_ERRORS:
+            return False
         longer = prompts[1]
         rows = [[*first, first[0]], [*first, second[0]], [*longer, last], [*longer, first[0]], second, second]
         expected = [

@@ -37,13 +37,13 @@ class TrieSupport:
     def start(
         self,
         prompt: Prompt,
-        rows_per_prompt: int,
+        beams: int,
         capacity: int,
         *,
         recorded: bool | Literal["must"] = False,
         pretended: int = 0,
     ) -> tuple[TrieSession, Logits]:
-        """A session with `rows_per_prompt` rows per prompt, and the logits after the prompts."""
+        """A session with `beams` rows per prompt, and the logits after the prompts."""
         model = self.capabilities.model
         prompt = prompt.to(model.device)
         compiled = None if pretended else self.compiled  # a probe is not compiled
@@ -56,13 +56,7 @@ class TrieSupport:
         may_spread = self.may_spread and on_cpu and not self.capabilities.reads_source and recorded != "must"
         record = partial(self.recorder.record, must=recorded == "must") if recorded else None
         session = TrieSession(
-            forward,
-            prompt.mask,
-            rows_per_prompt,
-            capacity,
-            may_spread=may_spread,
-            record=record,
-            pretended=pretended,
+            forward, prompt.mask, beams, capacity, may_spread=may_spread, record=record, pretended=pretended
         )
         return session, session.prefill(prompt.tokens.masked_fill(~prompt.mask, 0))
 
@@ -109,7 +103,7 @@ class TrieSupport:
             return False
         with self._short_windows():
             return self.capabilities.merges(
-                lambda prompt: self.start(prompt, 2, PROBE_LENGTH, pretended=_FAR)
+                lambda prompt: self.start(prompt, 2, PROBE_LENGTH, pretended=_FAR)[0]
             )
 
     def is_used(self) -> bool:

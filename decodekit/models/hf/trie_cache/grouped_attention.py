@@ -16,6 +16,7 @@ from decodekit.accelerate.kernels.trie_attention import (
     Query,
     Value,
     is_available,
+    masked_attention,
     pack,
     should_use_kernel,
     trie_attention,
@@ -85,16 +86,11 @@ def _attend(
         )
         return output, None
     words = _words(query, key, value, attention_mask)
-    if words is not None:
+    if words is None:
+        output = masked_attention(query, key, value, attention_mask, scaling)
+    else:
         output = trie_attention(query, key, value, words, scale=scaling)
-        return output.transpose(1, 2).contiguous(), None
-    batch, heads, queries, width = query.shape
-    groups = key.shape[1]
-    # [batch heads queries width] -> [batch groups share*queries width]
-    rows = query.reshape(batch, groups, -1, width)
-    mask = attention_mask.repeat(1, 1, heads // groups, 1)
-    output = nn.functional.scaled_dot_product_attention(rows, key, value, attn_mask=mask, scale=scaling)
-    return output.view(batch, heads, queries, -1).transpose(1, 2).contiguous(), None
+    return output.transpose(1, 2).contiguous(), None
 
 
 def _words(query: Query, key: Key, value: Value, mask: Bias) -> Int64[Tensor, "batch slots"] | None:

@@ -50,13 +50,10 @@ class TrieSession:
     """A run of a transformers model with one cache entry per prompt.
 
     The prompt's keys and values are computed and stored once. A step appends one slot per beam. A reorder of
-    beams moves a mask, and copies no keys or values. Dead branches are removed now and then.
-
-    Args:
-        may_spread: Continue with one entry per row when beams share little of what they read, as samples do
-            that are longer than their prompt.
-        record: Records a pass; None to run the model at every pass.
-        pretended: Columns by which the cache overstates its length, to test if the model reads it.
+    beams moves a mask, and copies no keys or values. Dead branches are removed now and then. With
+    `may_spread`, a session continues with one entry per row when beams share little of what they read, as
+    samples do that are longer than their prompt. `record` records passes. The cache overstates its length by
+    `pretended` columns, to test if the model reads it.
     """
 
     def __init__(  # noqa: PLR0913 - as TrieSupport has them

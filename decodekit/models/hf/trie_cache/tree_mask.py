@@ -39,12 +39,7 @@ class TreeMask:
     The prompt's columns are the first slots, which all beams see. Every step adds one slot per beam. A beam
     sees the slots of its ancestors, so a reorder of beams is a reorder of this mask. Slots are allocated for
     several steps at once: shapes are constant until these are used up, so a step can be recorded.
-
-    Args:
-        prompt_mask: The columns of the prompts that hold tokens.
-        beams: Beams per prompt.
-        dtype: The mask's dtype, which is the model's.
-        new: The expected number of steps; more of them allocate more slots. None if unknown.
+    `new` is the expected number of steps, None if unknown; more of them allocate more slots.
     """
 
     def __init__(self, prompt_mask: Columns, beams: int, dtype: torch.dtype, new: int | None = None) -> None:
