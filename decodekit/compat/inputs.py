@@ -64,16 +64,13 @@ def merge_config(model: Any, config: Any, kwargs: dict[str, Any]) -> tuple[Any, 
 
     The call's own outranks the model's, and that outranks the defaults.
     """
-    by_default = all(
-        length is None
-        for length in (
-            kwargs.get("max_length"),
-            getattr(config, "max_length", None),
-            model.generation_config.max_length,
-        )
+    lengths = (
+        kwargs.get("max_length"),
+        getattr(config, "max_length", None),
+        model.generation_config.max_length,
     )
     merged, given = model._prepare_generation_config(config, **kwargs)  # noqa: SLF001 - transformers' own merging
-    if by_default and merged.max_new_tokens is None:
+    if lengths == (None,) * 3 and merged.max_new_tokens is None:
         merged.max_length = None  # so that the default of new tokens is known as one
     for name in ("output_attentions", "output_hidden_states"):
         given.pop(name, None)  # fields of the configuration too, and refused as such
@@ -120,7 +117,11 @@ def read_inputs(
     ids = inputs if named is None else named
     config.eos_token_id, config.pad_token_id = special_ids(wrapped, config)
     if ids is None:
-        ids = _from_bos(config)
+        if config.bos_token_id is None:
+            raise DecodekitError(
+                "generate: without inputs a text begins with bos_token_id, and there is none. Pass inputs."
+            )
+        ids = torch.full((1, 1), int(config.bos_token_id))
     mask = given.pop("attention_mask", None)
     pasts = [past for name in PAST_NAMES if (past := given.pop(name, None)) is not None]
     if len(pasts) > 1:
@@ -128,8 +129,7 @@ def read_inputs(
             "generate: cache and past_key_values are the same thing, got both. Give one of them."
         )
     if wrapped.model.config.is_encoder_decoder:
-        source = Source(ids, as_mask(ids, mask))
-        prompt = _decoder_prompt(config, len(ids), given).with_source(source)
+        prompt = _decoder_prompt(config, len(ids), given).with_source(Source(ids, as_mask(ids, mask)))
     else:
         prompt = Prompt(ids, _mask(ids, config.pad_token_id, config.eos_token_id) if mask is None else mask)
     refuse_arguments(given, "decodekit makes the model's other inputs itself.")
@@ -153,14 +153,6 @@ def read_end_ids(ids: Any) -> tuple[int, ...] | None:
         return None
     plain = ids.tolist() if isinstance(ids, Tensor) else ids
     return tuple(plain) if isinstance(plain, list | tuple) else (int(plain),)
-
-
-def _from_bos(config: Any) -> Int64[Tensor, "1 1"]:
-    if config.bos_token_id is None:
-        raise DecodekitError(
-            "generate: without inputs a text begins with bos_token_id, and there is none. Pass inputs."
-        )
-    return torch.full((1, 1), int(config.bos_token_id))
 
 
 def _mask(

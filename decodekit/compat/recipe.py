@@ -65,12 +65,9 @@ class Recipe:
         lines = [f"decoder         {self.decoder!r}"]
         lines += [f"processor {number:<5} {processor!r}" for number, processor in enumerate(processors, 1)]
         lines += [f"stop            {criterion!r}" for criterion in self.stop]
-        lines += [
-            f"max_new_tokens  {self.max_new_tokens}",
-            f"end_ids         {_or_the_models(self.end_ids)}",
-            f"pad_id          {_or_the_models(self.pad_id)}",
-        ]
-        return "\n".join(lines)
+        end_ids, pad_id = ("the model's" if ids is None else ids for ids in (self.end_ids, self.pad_id))
+        lines += [f"max_new_tokens  {self.max_new_tokens}", f"end_ids         {end_ids}"]
+        return "\n".join([*lines, f"pad_id          {pad_id}"])
 
 
 def from_generation_config(  # noqa: PLR0913 - what generate takes, by the names it has there
@@ -236,7 +233,3 @@ def decoder_of(config: Any) -> Decoder[Any]:
             f"num_return_sequences={returned}. Use do_sample=True or num_beams."
         )
     return Greedy()
-
-
-def _or_the_models(value: object) -> str:
-    return "the model's" if value is None else str(value)

@@ -83,7 +83,14 @@ def trie_attention(
         The split over keys: Dao et al., 2023, https://pytorch.org/blog/flash-decoding/.
     """
     heads, beams, width = query.shape[1:]
-    _check(heads, key.shape[1], beams, visible)
+    groups = key.shape[1]
+    if heads % groups:
+        raise ValueError(f"trie_attention: heads must be a multiple of groups, got {heads} for {groups}.")
+    if visible.dtype != torch.bool and beams > torch.iinfo(visible.dtype).bits:
+        raise ValueError(
+            f"trie_attention: {visible.dtype} words must have a bit for each beam, got {beams} beams. "
+            "Give truth values instead."
+        )
     scale = 1 / math.sqrt(width) if scale is None else scale
     if not is_available(query.device) or query.dtype == torch.float64:
         return plain_attention(query, key, value, visible, scale=scale, softcap=softcap)
@@ -185,13 +192,3 @@ def is_faster(query: Query, key: Key, value: Value, visible: Seen) -> bool:
 
     by_kernel = seconds(lambda: split_attention(query, key, value, words, scale=scale, softcap=None))
     return seconds(lambda: masked_attention(query, key, value, mask, scale)) > by_kernel
-
-
-def _check(heads: int, groups: int, beams: int, visible: Tensor) -> None:
-    if heads % groups:
-        raise ValueError(f"trie_attention: heads must be a multiple of groups, got {heads} for {groups}.")
-    if visible.dtype != torch.bool and beams > torch.iinfo(visible.dtype).bits:
-        raise ValueError(
-            f"trie_attention: {visible.dtype} words must have a bit for each beam, got {beams} beams. "
-            "Give truth values instead."
-        )

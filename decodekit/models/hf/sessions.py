@@ -10,12 +10,7 @@ from typing_extensions import override
 from decodekit.core.history import rows_of
 from decodekit.core.prompt import Prompt
 from decodekit.models.hf.cache import Cache
-from decodekit.models.hf.forwards.forward import (
-    Forward,
-    MergeableForward,
-    count_positions,
-    last_logits,
-)
+from decodekit.models.hf.forwards.forward import Forward, MergeableForward, count_positions, last_logits
 from decodekit.models.protocols import Columns, Ids, Logits, MergeableSession, PerRow, ShrinkingSession
 
 

@@ -87,13 +87,10 @@ class ConditionedDecoder(Forward, MergeableForward):
     def forward(
         self, tokens: Ids, mask: AnyMask, position_ids: Ids, *, cache: Cache | None, keep: int = 1
     ) -> Any:
-        arguments: dict[str, Any] = {"use_cache": cache is not None}
+        possible = {"decoder_position_ids": position_ids, "logits_to_keep": keep}
+        arguments: dict[str, Any] = {name: value for name, value in possible.items() if name in self._accepts}
         if mask is not None:
             arguments["decoder_attention_mask"] = attention_mask(mask)
-        if "decoder_position_ids" in self._accepts:
-            arguments["decoder_position_ids"] = position_ids
-        if "logits_to_keep" in self._accepts:
-            arguments["logits_to_keep"] = keep
         if cache is not None:
             arguments[self._cache_name] = cache.content
         with running(self._model, self._packing):
@@ -104,6 +101,7 @@ class ConditionedDecoder(Forward, MergeableForward):
                     encoder_outputs=self._encoded,
                     attention_mask=self._valid.long(),
                     decoder_input_ids=tokens,
+                    use_cache=cache is not None,
                     return_dict=True,
                     **arguments,
                 )

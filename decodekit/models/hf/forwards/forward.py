@@ -171,17 +171,12 @@ class DecoderOnly(Forward, MergeableForward):
     def forward(
         self, tokens: Ids, mask: AnyMask, position_ids: Ids, *, cache: Cache | None, keep: int = 1
     ) -> Any:
-        arguments: dict[str, Any] = {}
-        if "use_cache" in self._accepts:
-            arguments["use_cache"] = cache is not None
+        possible = {"use_cache": cache is not None, "position_ids": position_ids, "logits_to_keep": keep}
+        arguments: dict[str, Any] = {name: value for name, value in possible.items() if name in self._accepts}
         # A recurrent model has read its padding with the prompt, and needs no mask afterwards.
         recurrent = cache is not None and cache.recurrent
         if mask is not None and (not recurrent or (isinstance(mask, Tensor) and mask.shape == tokens.shape)):
             arguments["attention_mask"] = attention_mask(mask)
-        if "position_ids" in self._accepts:
-            arguments["position_ids"] = position_ids
-        if "logits_to_keep" in self._accepts:
-            arguments["logits_to_keep"] = keep
         if cache is not None and self._cache_name is not None:
             arguments[self._cache_name] = cache.content
         with running(self._model, self._packing):

@@ -20,6 +20,8 @@ _KNOWN_PACKAGES = ("torch.", "transformers.")
 _KNOWN_ATTENTION = {None, "sdpa", "eager"}
 _TRIE_CACHES = {"auto", "trie"}
 
+Wanted = bool | Literal["auto"]
+
 
 @final
 class PassRecorder:
@@ -33,13 +35,7 @@ class PassRecorder:
     """
 
     def __init__(
-        self,
-        model: Any,
-        config: Any,
-        wanted: Literal[True, False, "auto"],
-        cache: str,
-        *,
-        compiled: bool = False,
+        self, model: Any, config: Any, wanted: Wanted, cache: str, *, compiled: bool = False
     ) -> None:
         if wanted is not True and wanted is not False and wanted != "auto":
             raise ModelError(f"HFModel: recorded must be True, False or 'auto', got {shown(wanted)}.")

@@ -24,6 +24,8 @@ _WINDOWS = ("sliding_window", "attention_chunk_size")
 # More positions than any model has.
 _FAR = 2**24
 
+Recorded = bool | Literal["must"]  # "must" raises if a pass cannot be recorded
+
 
 @dataclass(frozen=True, eq=False)
 class TrieSupport:
@@ -35,21 +37,15 @@ class TrieSupport:
     compiled: Compiled | None
 
     def start(
-        self,
-        prompt: Prompt,
-        beams: int,
-        capacity: int,
-        *,
-        recorded: bool | Literal["must"] = False,
-        pretended: int = 0,
+        self, prompt: Prompt, beams: int, capacity: int, *, recorded: Recorded = False, pretended: int = 0
     ) -> tuple[TrieSession, Logits]:
         """A session with `beams` rows per prompt, and the logits after the prompts."""
         model = self.capabilities.model
         prompt = prompt.to(model.device)
         compiled = None if pretended else self.compiled  # a probe is not compiled
-        pass_of_rows = self.capabilities.forward_after(prompt, share=True, compiled=compiled)
+        plain = self.capabilities.forward_after(prompt, share=True, compiled=compiled)
         config, patches = self.capabilities.config, self._patches
-        forward = TrieForward(pass_of_rows, config, patches, model, lambda: self.merges)
+        forward = TrieForward(plain, config, patches, model, lambda: self.merges)
         on_cpu = model.device.type == "cpu"  # elsewhere copying keys costs more than attending to them
         if self.compiled is not None and on_cpu:  # its operations are not torch's
             recorded = False

@@ -9,12 +9,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from decodekit.models.hf.cache import Cache
-from decodekit.models.hf.forwards.forward import (
-    Forward,
-    MergeableForward,
-    count_positions,
-    forward_lock,
-)
+from decodekit.models.hf.forwards.forward import Forward, MergeableForward, count_positions, forward_lock
 from decodekit.models.hf.sessions import RowSession
 from decodekit.models.hf.trie_cache.grouped_attention import grouped_attention
 from decodekit.models.hf.trie_cache.position_patches import Patch, patched
