@@ -35,7 +35,7 @@ class Choice(NamedTuple):
     candidates: list[Candidate]  # the likeliest tokens under the model, best first
 
 
-class Step(NamedTuple):
+class RecordedStep(NamedTuple):
     """The tensors of one step, rows in the order they had before it."""
 
     candidates: Int64[Tensor, "rows choices"]
@@ -69,7 +69,7 @@ class Trace:
     rows_per_prompt: int
     vocabulary: Vocabulary
     end_ids: tuple[int, ...]
-    steps: list[Step] = field(repr=False)
+    steps: list[RecordedStep] = field(repr=False)
     lengths: Int64[Tensor, "batch hyps"] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
@@ -133,10 +133,10 @@ def record(
     tokens: Int64[Tensor, " rows"],
     source_rows: Int64[Tensor, " rows"] | None,
     choices: int,
-) -> Step:
+) -> RecordedStep:
     """One step of a trace: the `choices` likeliest tokens of every row."""
     log_probs, candidates = logits.log_softmax(-1).topk(min(choices, logits.shape[-1]))
-    return Step(
+    return RecordedStep(
         candidates=candidates.cpu(),
         log_probs=log_probs.cpu(),
         scores=scores.gather(1, candidates).cpu(),

@@ -14,7 +14,7 @@ from decodekit.core.prompt import Prompt
 from decodekit.core.pytrees import Memory, parts_of
 from decodekit.core.validation import shown
 from decodekit.decoders.base import Decoder, Selection, State
-from decodekit.engine.step import Step, step
+from decodekit.engine.step import StepResult, decode_step
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import CapturableModel, Model, Session
 from decodekit.processors.base import LogitsProcessor
@@ -49,7 +49,7 @@ class CapturedStep(Generic[State]):
         state: State,
         memory: Memory,
         nonfinite: Bool[Tensor, " rows"],
-    ) -> Step:
+    ) -> StepResult:
         """Take a step. Only the first call reads `state`, `memory` and `nonfinite`.
 
         Raises:
@@ -93,7 +93,7 @@ class _Carried:
         """Take a step on the carried state, and overwrite it with the new one."""
         state, memory, nonfinite = self.parts
         before = _numbers(self._made_of)
-        state, selection, memory, scores, nonfinite = step(
+        state, selection, memory, scores, nonfinite = decode_step(
             self._decoder, self._chain, self.logits, state, memory, nonfinite
         )
         counted = [pair for pair in zip(before, _numbers(self._made_of), strict=False) if pair[0] != pair[1]]

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from numbers import Integral
 from typing import Any, NamedTuple, TypeVar, cast
@@ -25,7 +24,7 @@ from decodekit.decoders.custom_loop import CustomLoop
 from decodekit.engine import advice
 from decodekit.engine.batching.merging import merge_results, result_of_prompt
 from decodekit.engine.batching.scheduler import queue_of
-from decodekit.engine.loop import BatchResult, ContinuousBatch, decode_loop
+from decodekit.engine.loop import AdmitAll, BatchResult, ContinuousBatch, decode_loop
 from decodekit.engine.progress_bar import counted
 from decodekit.errors import DecodekitError
 from decodekit.models.hf.model import HFModel
@@ -208,33 +207,15 @@ def decode_steps(
     return _run(model, as_decoder(decoder), processor, request)
 
 
-class _AllAtOnce:
-    """Admission of all prompts in one batch."""
-
-    def __init__(self, prompts: int) -> None:
-        self._prompts = list(range(prompts))
-
-    @property
-    def waiting(self) -> bool:
-        return bool(self._prompts)
-
-    def next(self, batch: ContinuousBatch[Any]) -> list[int]:  # noqa: ARG002 - it is empty
-        prompts, self._prompts = self._prompts, []
-        return prompts
-
-    def recovery(self, batch: ContinuousBatch[Any]) -> AbstractContextManager[None]:  # noqa: ARG002
-        return nullcontext()
-
-
 def _run(
     model: Model, decoder: Decoder[Any, Report], processor: LogitsProcessor, request: DecodeRequest
 ) -> Generator[StepSnapshot, None, Decoded[Report]]:
     """All prompts in one batch: a snapshot after every step, and the result."""
     batch = ContinuousBatch(model, decoder, processor, request)
-    steps: list[tracing.Step] = []
+    steps: list[tracing.RecordedStep] = []
     parts: list[BatchResult] = []
     limits = None
-    for runs in decode_loop(batch, _AllAtOnce(len(request.prompt.tokens))):
+    for runs in decode_loop(batch, AdmitAll(len(request.prompt.tokens))):
         for run in runs:
             limits = run.limits
             if request.trace is not None:

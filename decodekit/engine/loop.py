@@ -1,7 +1,7 @@
 """The one loop: every decoder over every model, with every processor."""
 
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
+from typing_extensions import override
 
 from decodekit.core.limits import Limits, Stopping
 from decodekit.core.prompt import Prompt, PromptSubset
@@ -19,7 +20,7 @@ from decodekit.core.validation import shown
 from decodekit.decoders.base import Decoder, Selection, State
 from decodekit.engine.batching.eviction import ActivePrompts, ActiveState, can_evict, pays_to_evict
 from decodekit.engine.capture import CapturedStep, start_captured
-from decodekit.engine.step import Step, step
+from decodekit.engine.step import StepResult, decode_step
 from decodekit.errors import DecodekitError, is_out_of_memory
 from decodekit.models.protocols import (
     LOGITS_ONLY,
@@ -62,6 +63,27 @@ class Admission(Protocol):
 
     def recovery(self, batch: "ContinuousBatch[Any]") -> AbstractContextManager[None]:
         """A context that recovers from running out of memory, if it can."""
+
+
+class AdmitAll(Admission):
+    """Admission of all prompts at once."""
+
+    def __init__(self, prompts: int) -> None:
+        self._prompts = list(range(prompts))
+
+    @property
+    @override
+    def waiting(self) -> bool:
+        return bool(self._prompts)
+
+    @override
+    def next(self, batch: "ContinuousBatch[Any]") -> list[int]:
+        prompts, self._prompts = self._prompts, []
+        return prompts
+
+    @override
+    def recovery(self, batch: "ContinuousBatch[Any]") -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 @torch.no_grad()
@@ -343,11 +365,11 @@ def on_model_outputs(decoder: Decoder[State, Any], session: Session | None, stat
 
 def _stepper(
     decoder: Decoder[Any, Any], processor: LogitsProcessor, limits: Limits, request: DecodeRequest
-) -> Callable[..., Step]:
+) -> Callable[..., StepResult]:
     """The function that takes a step from logits, state, memory and non-finite rows."""
     if request.capture:
         return CapturedStep(decoder, processor, limits.criteria)
-    return partial(step, decoder, processor)
+    return partial(decode_step, decoder, processor)
 
 
 def check_state(decoder: Decoder[State, Any], state: State, limits: Limits) -> None:

@@ -13,10 +13,10 @@ from decodekit.errors import DecodekitError
 from decodekit.processors.base import LogitsProcessor, apply_processor, nonfinite_rows
 
 # State, selection, memory of every row in its new place, processed scores, and rows with non-finite scores.
-Step = tuple[Any, Selection, Memory, Float32[Tensor, "rows vocab"], Bool[Tensor, " rows"]]
+StepResult = tuple[Any, Selection, Memory, Float32[Tensor, "rows vocab"], Bool[Tensor, " rows"]]
 
 
-def step(
+def decode_step(
     decoder: Decoder[State, Any],
     processor: LogitsProcessor,
     logits: Float32[Tensor, "rows vocab"],

@@ -15,7 +15,7 @@ from decodekit.core.request import Stop
 from decodekit.decoders.base import Decoder
 from decodekit.decoders.greedy import Greedy
 from decodekit.engine.decode import as_processor, decode, read_criteria
-from decodekit.engine.step import step
+from decodekit.engine.step import decode_step
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import ModelOutputs, ModelOutputsSpec
 from decodekit.processors.base import LogitsProcessor
@@ -78,7 +78,7 @@ def check_captures(
                 outputs = _empty_outputs(spec, history, vocab, is_first=before is None)
                 state = decoder.on_model_outputs(outputs, state)
             try:
-                state, _, memory, _, nonfinite = step(decoder, chain, logits, state, memory, nonfinite)
+                state, _, memory, _, nonfinite = decode_step(decoder, chain, logits, state, memory, nonfinite)
             except (RuntimeError, NotImplementedError) as error:
                 criteria = f" and {limits.criteria}" if limits.criteria else ""
                 raise AssertionError(

@@ -5,7 +5,7 @@ import torch
 from rich.console import Console
 
 import decodekit as dk
-from decodekit.core.trace import Step, Trace
+from decodekit.core.trace import RecordedStep, Trace
 from decodekit.inspect.table import trace_table
 
 
@@ -21,7 +21,7 @@ def fabricated_trace() -> Trace:
 
     likely = torch.tensor([[3, 2, 1, 0, 0], [2, 3, 0, 1, 1]])
     log_probs = torch.tensor([[1.0, 0.5, 0.05, 0.0, 0.0]] * 2).log()
-    step = Step(likely, log_probs, log_probs, torch.tensor([0, 3]), None)
+    step = RecordedStep(likely, log_probs, log_probs, torch.tensor([0, 3]), None)
     return Trace(
         dk.Prompt.from_ids([[3] * 30]),
         2,
