@@ -17,7 +17,7 @@ from decodekit.models.hf.model import HFModel
 from decodekit.models.hf.sessions import RowSession
 from decodekit.models.protocols import Logits, Model, Session
 
-_NEW_TOKENS = 20  # generate's default
+NEW_TOKENS = 20  # generate's default
 # The name of a given cache in `generate`: since transformers 5.24, and before.
 PAST_NAMES = ("cache", "past_key_values")
 
@@ -185,8 +185,8 @@ def _decoder_prompt(config: Any, batch: int, given: dict[str, Any]) -> Prompt:
 
 def _resolve_length(wrapped: HFModel, config: Any, length: int) -> None:
     if config.max_new_tokens is None:
-        most = getattr(wrapped.model.config, "max_position_embeddings", None) or length + _NEW_TOKENS
-        by_default = min(most, length + _NEW_TOKENS)
+        most = getattr(wrapped.model.config, "max_position_embeddings", None) or length + NEW_TOKENS
+        by_default = min(most, length + NEW_TOKENS)
         config.max_new_tokens = (by_default if config.max_length is None else config.max_length) - length
     if config.max_new_tokens < 1:
         raise DecodekitError(
