@@ -655,7 +655,7 @@ CONFORMANCE: dict[str, Laws | str] = {
     "Proposal": "tests/decoders/speculative/drafts/test_base.py",
     "EarlyExitModel": "tests/models/test_rereading.py",
     "VerifyingModel": "tests/models/test_rereading.py",
-    "VerifyingSession": "tests/models/hf/probes/test_verification.py",
+    "VerifyingSession": "tests/models/hf/test_verifying_sessions.py",
     "ArithmeticSample": all_of(
         decoders(lambda seeds: dk.ArithmeticSample(3, seeds=seeds)),
         decoders(lambda seeds: dk.ArithmeticSample(2, seeds=seeds), stop=dk.EndIds(4) | dk.RepetitionLoop(2)),
