@@ -1,11 +1,11 @@
-"""decodekit against `model.generate()`: the same tokens, in how much of its time and memory?
+"""Time and memory of decodekit and of `model.generate()` for the same tokens.
 
     python benchmarks/against_generate.py     # writes the "cpu" part of results/against_generate.json
 
-Both decode the same prompts with the same random model in one run, in turns. A table shows the medians, their
-ratio and the floor, bytes that must be read over the bandwidth measured in the same run; the JSON has every
-measurement, the device and the versions. Peak memory is what the process grew by in a run of its own: on
-Linux, or on CUDA.
+Both libraries decode the same prompts with the same random model, alternating in one process. The printed
+table shows the medians, their ratio, and the floor: the bytes that must be read, divided by the bandwidth
+measured in the same run. The JSON file has every measurement, the device and the versions. Peak memory is the
+growth of a fresh process during one run, on Linux or on CUDA.
 """
 
 import multiprocessing
@@ -29,7 +29,7 @@ import decodekit as dk
 
 @dataclass(frozen=True)
 class Work:
-    """One thing to be decoded in two ways."""
+    """A workload, decoded by both libraries."""
 
     name: str
     prompts: int = 8
@@ -37,7 +37,7 @@ class Work:
     new: int = 64
     beams: int = 1
     samples: int = 0
-    bar: float = 1.0  # decodekit's share of generate's time, at most
+    bar: float = 1.0  # target: the largest allowed ratio of decodekit's time to that of `generate`
 
 
 WORKS = (
@@ -50,7 +50,7 @@ CONTENDERS = ("generate", "decodekit")
 
 
 def make_model(device: str) -> Any:  # noqa: ANN401 - a transformers model
-    """A random GPT-2 of 4 layers, 256 wide, over 4,096 tokens."""
+    """A random GPT-2 of 4 layers, 256 wide, with a vocabulary of 4,096 tokens."""
     torch.manual_seed(SEED)
     config = transformers.GPT2Config(
         vocab_size=4096, n_positions=1024, n_embd=256, n_layer=4, n_head=4, bos_token_id=0, eos_token_id=None
@@ -59,7 +59,7 @@ def make_model(device: str) -> Any:  # noqa: ANN401 - a transformers model
 
 
 def make_run(contender: str, work: Work, model: Any, device: str) -> Callable[[], torch.Tensor]:  # noqa: ANN401
-    """A function that does the work and returns the sequences."""
+    """A function that decodes the workload and returns the sequences."""
     generator = torch.Generator().manual_seed(SEED)
     ids = torch.randint(1, 4096, (work.prompts, work.length), generator=generator).to(device)
     processors = [dk.TopP(0.9)] if work.samples else []
@@ -86,7 +86,7 @@ def make_run(contender: str, work: Work, model: Any, device: str) -> Callable[[]
 
 
 def measure(work: Work, model: Any, device: str, repeats: int) -> dict[str, list[float]]:  # noqa: ANN401
-    """Seconds of every run, the contenders in turns, after one run each to warm up."""
+    """Seconds of every run of the alternating contenders, after one warm-up run each."""
     runs = {name: make_run(name, work, model, device) for name in CONTENDERS}
     first, second = (run() for run in runs.values())
     if not torch.equal(first, second):
@@ -95,26 +95,26 @@ def measure(work: Work, model: Any, device: str, repeats: int) -> dict[str, list
 
 
 def peak_memory(contender: str, work: Work, device: str, threads: int) -> float:
-    """MB that one run adds to what the process had with the model loaded."""
+    """Growth of the process in one run, in MB, after the model is loaded."""
     torch.set_num_threads(threads)
     model = make_model(device)
     make_run(contender, replace(work, prompts=1, length=2, new=2), model, device)()
     if device == "cuda":
         return gpu_memory(make_run(contender, work, model, device), torch.cuda.memory_allocated())
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten: man 5 proc
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak: man 5 proc
     before = from_status("VmRSS")
     make_run(contender, work, model, device)()
     return from_status("VmHWM") - before
 
 
 def from_status(entry: str) -> float:
-    """MB that Linux says this process has (`VmRSS`) or had at most (`VmHWM`)."""
+    """Memory of this process on Linux, in MB: current (`VmRSS`) or peak (`VmHWM`)."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(entry))
     return int(line.split()[1]) / 1e3
 
 
 def in_own_process(contender: str, work: Work, device: str, threads: int) -> float:
-    """`peak_memory`, where nothing else has been."""
+    """`peak_memory` in a fresh process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(peak_memory, (contender, work, device, threads))
 
@@ -122,7 +122,7 @@ def in_own_process(contender: str, work: Work, device: str, threads: int) -> flo
 def summed_up(
     work: Work, seconds: dict[str, list[float]], memory: dict[str, float], floor: float
 ) -> dict[str, Any]:
-    """The work with what was measured."""
+    """The workload with its measurements."""
     return {
         **asdict(work),
         "seconds": {name: [round(value, 4) for value in times] for name, times in seconds.items()},
@@ -133,8 +133,8 @@ def summed_up(
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """The table."""
-    table = Table("work", *CONTENDERS, "floor", "ratio", "bar", *(f"{name} MB" for name in CONTENDERS))
+    """Print the table."""
+    table = Table("workload", *CONTENDERS, "floor", "ratio", "target", *(f"{name} MB" for name in CONTENDERS))
     for row in rows:
         medians, memory = row["median_seconds"], row["peak_memory_mb"]
         table.add_row(

@@ -1,11 +1,11 @@
-"""Runs every benchmark whose needs are there, and says which took how long.
+"""Run every benchmark that can run here, and print the time of each.
 
-    python benchmarks/all.py --pairs fra-eng.zip      # all of them, on the CPU
+    python benchmarks/all.py --pairs fra-eng.zip      # all benchmarks, on the CPU
     python benchmarks/all.py --device cuda
-    python benchmarks/all.py --quick                  # small sizes, to see that everything runs
+    python benchmarks/all.py --quick                  # small sizes, to test that every script runs
 
-Each is a process of its own, one after the other. What is left out is named with the reason. Ends with 1 if
-one of them failed; the others run nevertheless.
+The scripts run one after the other, each in its own process. A skipped script is listed with the reason. A
+failed script does not stop the following ones; the exit code is then 1.
 """
 
 import subprocess
@@ -27,10 +27,10 @@ class Script:
     """A benchmark.
 
     Attributes:
-        name: Its file.
-        devices: Where it runs.
-        needs_pairs: Whether it wants the archive of sentence pairs, which is to be downloaded.
-        runs_in_small: Whether it can do without that in a quick run.
+        name: File name of the script.
+        devices: Devices that it supports.
+        needs_pairs: True if it needs the archive of sentence pairs, which must be downloaded.
+        runs_in_small: True if it supports `--quick`, without the archive.
     """
 
     name: str
@@ -50,16 +50,16 @@ SCRIPTS = (
     Script("decoders.py", ("cpu",), needs_pairs=True),
     Script("translation.py", ("cpu",), needs_pairs=True, runs_in_small=False),
 )
-# What is no benchmark but stands among them, and why it is not run.
+# Scripts of this folder that are no benchmarks, with the reason.
 NOT_RUN = {
     "call_path.py": "counts files, and measures no time",
-    "train_fairytales.py": "trains the bundled language model, from texts that are to be downloaded",
-    "train_en_fr.py": "trains the bundled translation model, from sentences that are to be downloaded",
+    "train_fairytales.py": "trains the bundled language model, from texts that must be downloaded",
+    "train_en_fr.py": "trains the bundled translation model, from sentences that must be downloaded",
 }
 
 
 def why_not(script: Script, device: str, pairs: Path | None, *, quick: bool) -> str | None:
-    """Why a script is left out; None: it runs."""
+    """The reason for skipping a script, or None if it runs."""
     if device not in script.devices:
         return f"measures the {' and the '.join(script.devices)} only"
     if script.needs_pairs and pairs is None and not (quick and script.runs_in_small):
@@ -70,15 +70,16 @@ def why_not(script: Script, device: str, pairs: Path | None, *, quick: bool) -> 
 def command(
     script: Script, device: str, pairs: Path | None, note: str, *, threads: int | None, folder: Path | None
 ) -> list[str]:
-    """What is run.
+    """The command line of a script.
 
     Args:
-        script: Of this folder.
-        device: Where.
-        pairs: The archive, for those that need it.
-        note: For the record.
-        threads: Of the CPU; None: each script's own choice.
-        folder: Where a quick run writes; None: a full one, whose JSON goes where each script says.
+        script: A script of this folder.
+        device: "cpu" or "cuda".
+        pairs: The archive of sentence pairs, for scripts that need it.
+        note: A note for the JSON file.
+        threads: CPU threads; None for the default of the script.
+        folder: The folder for the JSON file of a quick run; None for a full run, which writes to the default
+            place of the script.
     """
     words = [sys.executable, str(HERE / script.name), "--note", note]
     if script.needs_pairs and pairs is not None:
@@ -95,9 +96,11 @@ def command(
 def main(
     *,
     device: Device = "cpu",
-    only: Annotated[str, typer.Option(help="Only scripts whose name begins so.")] = "",
+    only: Annotated[str, typer.Option(help="Run only scripts whose names begin with this.")] = "",
     pairs: Annotated[Path | None, typer.Option(help="The archive of sentence pairs.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads, instead of each script's own.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads, in place of each script's default.")
+    ] = None,
     note: Note = "",
     quick: Quick = False,
 ) -> None:

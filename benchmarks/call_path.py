@@ -4,9 +4,8 @@
     python benchmarks/call_path.py --json
 
 The call is `decode(model, prompt, BeamSearch(5), NoRepeatNGram(2), max_new_tokens=8)`. A file counts if one
-of its functions is called. Imports do not count: the call is made once before, so that every module is
-loaded, and the bodies of modules and classes are left out. These are the files that a reader needs to follow
-the call.
+of its functions is called. Imports do not count: a first call loads every module, and the bodies of modules
+and classes are skipped. The result is the list of files that a reader needs to follow the call.
 """
 
 import json
@@ -22,12 +21,12 @@ import decodekit as dk
 
 PACKAGE = Path(dk.__file__).parent
 PROMPT = [[3, 1, 4, 1, 5]]
-# All tokens follow each other, with other probabilities.
+# Every token can follow every other, with different probabilities.
 TOY = dk.testing.MarkovModel([[(1 + (i + j) % 6) / 21 for j in range(6)] for i in range(6)])
 
 
 def call_over(model: dk.Model) -> Callable[[], object]:
-    """The call, over a model."""
+    """The call, with a model."""
     return lambda: dk.decode(model, PROMPT, dk.BeamSearch(5), dk.NoRepeatNGram(2), max_new_tokens=8)
 
 
@@ -39,7 +38,7 @@ CALLS: dict[str, Callable[[], Callable[[], object]]] = {
 
 def files_called(call: Callable[[], object]) -> list[str]:
     """The files of the package whose functions a call runs, relative to the package."""
-    call()  # imports the modules that are imported at first use
+    call()  # imports modules that are imported at first use
     files: dict[str, None] = {}
 
     def note(frame: FrameType, event: str, _: object) -> None:

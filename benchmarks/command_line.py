@@ -1,4 +1,4 @@
-"""Options that several benchmarks have."""
+"""Command line options of several benchmarks."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,12 +8,14 @@ import typer
 Repeats = Annotated[int, typer.Option(help="Timed runs of each contender.")]
 Threads = Annotated[int, typer.Option(help="CPU threads.")]
 Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to run.")]
-Note = Annotated[str, typer.Option(help="What else is to be said of this run, for the record.")]
-Capture = Annotated[bool, typer.Option(help="Whether decodekit replays a captured step.")]
+Note = Annotated[str, typer.Option(help="A note about this run, for the JSON file.")]
+Capture = Annotated[bool, typer.Option(help="decodekit replays a captured step.")]
 Quick = Annotated[
-    bool, typer.Option(help="Small sizes, to see that everything runs: nothing is measured, nor kept.")
+    bool, typer.Option(help="Small sizes, to test that everything runs; no measurement is kept.")
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(help="The JSON file; default: among the results, other devices' parts of it stay."),
+    typer.Option(
+        help="The JSON file. Default: a file in benchmarks/results; parts of other devices are kept."
+    ),
 ]

@@ -1,4 +1,4 @@
-"""`generate()` with a static cache and `torch.compile`, under beam search too."""
+"""`generate()` with a static cache and `torch.compile`, for beam search too."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,30 +10,30 @@ from transformers.generation import CompileConfig
 
 
 def own_options() -> dict[str, Any]:
-    """What makes `generate` compile its steps by itself, which it does for greedy search and samples."""
+    """Options that make `generate` compile its steps, which it supports for greedy search and sampling."""
     config = CompileConfig()
-    config._compile_all_devices = True  # noqa: SLF001 - on the CPU it is off otherwise
+    config._compile_all_devices = True  # noqa: SLF001 - off by default on the CPU
     return {"cache_implementation": "static", "compile_config": config}
 
 
 def forget() -> None:
-    """Makes the next work compile for its own shapes, and not for those of several works."""
+    """Forget compiled code, so that the next workload compiles for its own shapes only."""
     torch._dynamo.reset()  # noqa: SLF001 - as its documentation says
 
 
 def compiled_step(model: Any) -> Any:  # noqa: ANN401 - of transformers
-    """The model's forward, compiled for the shapes of one work."""
-    # Not as a CUDA graph: every reorder of beams gives the cache other buffers, and so another graph.
+    """The model's forward, compiled for the shapes of one workload."""
+    # No CUDA graph: every reorder of beams allocates new cache buffers, which would need a new graph.
     return torch.compile(model.forward, dynamic=False)
 
 
 @contextmanager
 def compiled_steps(model: Any, step: Any) -> Iterator[None]:  # noqa: ANN401
-    """Inside, the steps after the prompt are the compiled ones: beam search of `generate` compiles nothing.
+    """A context in which steps after the prompt are compiled, since `generate` compiles no beam search.
 
     Args:
-        model: Of transformers.
-        step: From `compiled_step`.
+        model: A transformers model.
+        step: The result of `compiled_step`.
     """
     plain = model.forward
 
@@ -45,4 +45,4 @@ def compiled_steps(model: Any, step: Any) -> Iterator[None]:  # noqa: ANN401
     try:
         yield
     finally:
-        del model.forward  # the class has its own
+        del model.forward  # uncovers the method of the class

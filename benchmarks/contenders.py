@@ -1,4 +1,4 @@
-"""How each peer of `peers.py` decodes the same work: `generate()`, CTranslate2, vLLM, and decodekit."""
+"""The libraries that `peers.py` compares: `generate()`, CTranslate2, vLLM and decodekit."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -21,15 +21,15 @@ PEERS = ("generate", "compiled", "ctranslate2", "vllm", "decodekit")
 
 
 class Bench:
-    """A model, and everybody who can run it.
+    """A model, and the libraries that can run it.
 
     Args:
-        name: Of the model, in `random_models.py`.
-        device: Where it computes: "cpu" or "cuda".
-        dtype: In which numbers.
-        threads: Of the CPU.
-        capture: Whether decodekit replays a captured step.
-        quick: Whether a small model will do.
+        name: Name of the model in `random_models.py`.
+        device: "cpu" or "cuda".
+        dtype: Precision of the model.
+        threads: CPU threads.
+        capture: True if decodekit replays a captured step.
+        quick: True for a small model.
     """
 
     def __init__(
@@ -51,23 +51,23 @@ class Bench:
 
     @property
     def vllm_weights_are_its_own(self) -> bool:
-        """Whether what vLLM says cannot be compared, as it has other weights."""
+        """True if vLLM has random weights of its own, so that its texts cannot be compared."""
         return self._vllm is not None and self._vllm.is_dummy
 
     def prompts(self, work: Work) -> torch.Tensor:
-        """The same for all."""
+        """The prompts of a workload, the same for all libraries."""
         generator = torch.Generator().manual_seed(SEED)
         return torch.randint(1, 4000, (work.prompts, work.length), generator=generator).to(self.device)
 
     def run_of(self, peer: str, work: Work) -> Contender | None:
-        """A function that does the work and returns the texts, the best of every prompt.
+        """A function that decodes the workload and returns the best text of every prompt.
 
         Args:
             peer: One of `PEERS`.
-            work: What is to be done.
+            work: The workload.
 
         Returns:
-            The function; None: the peer is not installed, or cannot do it.
+            The function, or None if the library is not installed or does not support the workload.
         """
         makers: dict[str, Callable[[Work, torch.Tensor], Contender | None]] = {
             "generate": lambda work, ids: lambda: self.generate(work, ids),
@@ -92,7 +92,7 @@ class Bench:
         return run
 
     def _in_ctranslate2(self, work: Work, ids: torch.Tensor) -> Contender | None:
-        """Where it has the model and the algorithm, and is installed for this device and these numbers."""
+        """CTranslate2, if it is installed and supports the model, the algorithm, the device and the dtype."""
         is_known = isinstance(self.model, transformers.GPT2LMHeadModel) and not work.samples
         if not is_known or not in_ctranslate2.is_there(self.device, in_ctranslate2.numbers(self.model)):
             return None
@@ -101,7 +101,7 @@ class Bench:
         return self._ctranslate2.run_of(work, ids.tolist())
 
     def _in_vllm(self, work: Work, ids: torch.Tensor) -> Contender | None:
-        """Where it is installed, on a GPU; what it samples is not what the others do."""
+        """vLLM, if it is installed, on a GPU; not for samples, which differ from those of `generate`."""
         if self.device != "cuda" or work.samples or find_spec("vllm") is None:
             return None
         if self._vllm is None:
@@ -109,13 +109,13 @@ class Bench:
         return self._vllm.run_of(work, ids.tolist())
 
     def decoder(self, work: Work) -> Any:  # noqa: ANN401 - a Decoder
-        """The algorithm of decodekit for the work."""
+        """The decoder of decodekit for a workload."""
         if work.samples:
             return dk.Sample(work.samples)
         return dk.BeamSearch(work.beams) if work.beams > 1 else dk.Greedy()
 
     def decode(self, work: Work, ids: torch.Tensor) -> Texts:
-        """By decodekit."""
+        """Decode with decodekit."""
         torch.manual_seed(SEED)
         out = dk.decode(
             self.wrapped, ids, self.decoder(work), max_new_tokens=work.new, end_ids=(), **self._options
@@ -124,7 +124,7 @@ class Bench:
         return texts
 
     def generate(self, work: Work, ids: torch.Tensor, **options: Any) -> Texts:  # noqa: ANN401
-        """By transformers, with more options."""
+        """Decode with transformers, with additional options."""
         torch.manual_seed(SEED)
         options |= {"num_beams": work.beams, "do_sample": bool(work.samples)}
         if work.samples:

@@ -1,13 +1,20 @@
-"""Every decoder on the two bundled models: what does it find, and what does it cost?
+"""Results and costs of every decoder on the two bundled models.
 
     python benchmarks/decoders.py fra-eng.zip     # writes benchmarks/results/decoders.json
 
-Continues openings of stories with the language model, and translates sentences that `train_en_fr.py` held
-out for the test with the translation model. For each decoder there are: the model's mean log-probability a
-token of the first hypothesis; the share of its words, and of its pairs of words, that are different
-(distinct-1 and -2); the share of its 4-grams that it had said before (repetition); how alike the hypotheses
-of one prompt are (self-BLEU, of decoders that return several); chrF of translations; passes through the model
-for each new token; and time, the median of some runs, as a multiple of greedy search's.
+The language model continues openings of stories. The translation model translates sentences that
+`train_en_fr.py` held out for the test. The measurements of each decoder are, for the first hypothesis:
+
+* the model's mean log-probability per token,
+* distinct-1 and distinct-2: the fractions of distinct words and of distinct pairs of words,
+* repetition: the fraction of 4-grams that occurred before in the same text,
+* chrF of translations;
+
+and for the whole run:
+
+* self-BLEU: the similarity of the hypotheses of one prompt, for decoders that return several,
+* passes through the model per new token,
+* time: the median of the runs, as a multiple of the time of greedy search.
 """
 
 from collections import Counter
@@ -30,7 +37,7 @@ from sentence_pairs import read_pairs, references
 
 import decodekit as dk
 
-SEVERAL = 4  # hypotheses a prompt, of decoders that can return several
+SEVERAL = 4  # hypotheses per prompt, for decoders that can return several
 OPENINGS = (
     "Once upon a time there was a king who had",
     "Long ago, in a far country, there lived a poor woodcutter and",
@@ -46,11 +53,11 @@ OPENINGS = (
     "At last they came to a great castle, whose gates",
 )
 Make = Callable[[int], dk.Decoder[Any, Any] | dk.CustomLoop[Any]]
-# The name, what makes the decoder for so many prompts, and the processors.
+# Name, a function from the number of prompts to the decoder, and processors.
 Strategy = tuple[str, Make, tuple[dk.LogitsProcessor, ...]]
 
 DECODERS: tuple[Strategy, ...] = (
-    ("Greedy", lambda n: dk.Greedy(), ()),  # noqa: ARG005 - for so many prompts
+    ("Greedy", lambda n: dk.Greedy(), ()),  # noqa: ARG005 - the number of prompts
     ("Greedy, NoRepeatNGram(3)", lambda n: dk.Greedy(), (dk.NoRepeatNGram(3),)),  # noqa: ARG005
     ("BeamSearch(4)", lambda n: dk.BeamSearch(4, num_return=SEVERAL), ()),  # noqa: ARG005
     ("BeamSearch(4), NoRepeatNGram(3)", lambda n: dk.BeamSearch(4, num_return=4), (dk.NoRepeatNGram(3),)),  # noqa: ARG005
@@ -87,7 +94,7 @@ DECODERS: tuple[Strategy, ...] = (
 
 @contextmanager
 def counted(model: dk.HFModel) -> Iterator[list[int]]:
-    """Inside, the passes through the model are counted."""
+    """A context that counts passes through the model."""
     passes = [0]
 
     def count(*_: object) -> None:
@@ -101,7 +108,7 @@ def counted(model: dk.HFModel) -> Iterator[list[int]]:
 
 
 def distinct(texts: list[str], size: int) -> float:
-    """The share of a text's n-grams of words that are different, in the mean of the texts."""
+    """The fraction of distinct n-grams of words in a text, averaged over the texts."""
     shares = []
     for text in texts:
         words = text.split()
@@ -111,7 +118,7 @@ def distinct(texts: list[str], size: int) -> float:
 
 
 def repetition(rows: list[list[int]], size: int = 4) -> float:
-    """The share of 4-grams of tokens that the same text has said before."""
+    """The fraction of n-grams of tokens that occurred before in the same text."""
     said = repeated = 0
     for tokens in rows:
         counts = Counter(tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1))
@@ -121,7 +128,7 @@ def repetition(rows: list[list[int]], size: int = 4) -> float:
 
 
 def self_bleu(rows: list[list[str]]) -> float | None:
-    """Each text against the others of its prompt, in the mean; None where no prompt has several."""
+    """Mean BLEU of each text against the other texts of its prompt; None if every prompt has one text."""
     bleu = BLEU(effective_order=True)
     scores = [
         bleu.sentence_score(text, texts[:place] + texts[place + 1 :]).score
@@ -139,7 +146,7 @@ def run(
     new: int,
     repeats: int,
 ) -> tuple[dict[str, Any], list[str]]:
-    """What one decoder finds and costs, and its first texts."""
+    """The measurements of one decoder, and its first texts."""
     name, make, processors = strategy
 
     def search() -> dk.Decoded:
@@ -176,7 +183,7 @@ def translated(
     strategy: Strategy,
     repeats: int,
 ) -> dict[str, Any] | None:
-    """What one decoder translates; None if encoder-decoders cannot be decoded so."""
+    """The measurements of one decoder on translations; None if it does not support encoder-decoders."""
     try:
         found, texts = run(model, sentences, strategy, new=40, repeats=repeats)
     except dk.ModelError:
@@ -185,7 +192,7 @@ def translated(
 
 
 def test_sentences(pairs: Path, number: int) -> tuple[list[str], list[list[str]]]:
-    """So many held-out sentences, evenly from all of them, and their references as sacrebleu wants them."""
+    """Held-out sentences, spread evenly over all of them, and their references in sacrebleu's format."""
     known = references(read_pairs(pairs).test)
     chosen = sorted(known)[:: max(len(known) // number, 1)][:number]
     most = max(len(known[text]) for text in chosen)
@@ -194,12 +201,12 @@ def test_sentences(pairs: Path, number: int) -> tuple[list[str], list[list[str]]
 
 def main(
     pairs: Annotated[
-        Path | None, typer.Argument(help="The archive of sentence pairs; without it, stories only.")
+        Path | None, typer.Argument(help="The archive of sentence pairs. Without it, only stories.")
     ] = None,
     *,
     repeats: Repeats = 3,
     sentences: Annotated[int, typer.Option(help="Test sentences to translate.")] = 64,
-    new: Annotated[int, typer.Option(help="New tokens of a story.")] = 64,
+    new: Annotated[int, typer.Option(help="New tokens per story.")] = 64,
     threads: Threads = 1,
     note: Note = "",
     quick: Quick = False,
@@ -234,7 +241,7 @@ def main(
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """The table of what was found with the stories."""
+    """Print the table of stories."""
     table = Table(title="Stories")
     for heading in ("decoder", "log-prob", "distinct-2", "repetition", "self-BLEU", "passes", "time"):
         table.add_column(heading)

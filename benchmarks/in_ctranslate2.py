@@ -1,4 +1,4 @@
-"""A GPT-2 of transformers in CTranslate2: the same weights, the same tokens."""
+"""A GPT-2 of transformers in CTranslate2, with the same weights and tokens."""
 
 import tempfile
 from collections.abc import Callable
@@ -11,10 +11,10 @@ Texts = list[list[int]]
 
 
 def is_there(device: str, kind: str) -> bool:
-    """Whether it is installed, and computes on the device in such numbers."""
+    """True if CTranslate2 is installed and supports the device and the precision."""
     if find_spec("ctranslate2") is None:
         return False
-    import ctranslate2  # noqa: PLC0415 - not everybody has it
+    import ctranslate2  # noqa: PLC0415 - optional
 
     if device == "cuda" and not ctranslate2.get_cuda_device_count():
         return False
@@ -22,21 +22,21 @@ def is_there(device: str, kind: str) -> bool:
 
 
 def numbers(model: Any) -> str:  # noqa: ANN401
-    """In which a model of transformers computes, as CTranslate2 calls them."""
+    """CTranslate2's name of the precision of a transformers model."""
     return str(model.dtype).removeprefix("torch.")
 
 
 class Converted:
-    """The model in a folder of its own, and loaded; token `i` is called `ti`.
+    """The converted model; the name of token `i` is `ti`.
 
     Args:
         model: A GPT-2 of transformers.
-        device: Where it computes: "cpu" or "cuda".
-        threads: Of the CPU.
+        device: "cpu" or "cuda".
+        threads: CPU threads.
     """
 
     def __init__(self, model: Any, device: str, threads: int) -> None:  # noqa: ANN401
-        import ctranslate2  # noqa: PLC0415 - not everybody has it
+        import ctranslate2  # noqa: PLC0415 - optional
         from ctranslate2.specs import transformer_spec  # noqa: PLC0415
 
         self._tokens = [f"t{number}" for number in range(model.config.vocab_size)]
@@ -55,7 +55,7 @@ class Converted:
             )
 
     def run_of(self, work: Work, prompts: Texts) -> Callable[[], Texts]:
-        """A function that does the work and returns the best text of every prompt."""
+        """A function that decodes the workload and returns the best text of every prompt."""
         number = {token: place for place, token in enumerate(self._tokens)}
         named = [[self._tokens[token] for token in prompt] for prompt in prompts]
 
@@ -74,7 +74,7 @@ class Converted:
 
 
 def gpt2_spec(model: Any, specs: Any) -> Any:  # noqa: ANN401 - classes of transformers and CTranslate2
-    """GPT-2's weights as CTranslate2 names them."""
+    """The weights of a GPT-2 under CTranslate2's names."""
     config = model.config
     spec = specs.TransformerDecoderModelSpec.from_config(
         config.n_layer, config.n_head, pre_norm=True, activation=specs.common_spec.Activation.GELUTanh

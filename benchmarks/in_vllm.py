@@ -1,4 +1,4 @@
-"""A model of transformers in vLLM, where it is installed: beam search, and greedy search."""
+"""A transformers model in vLLM, if vLLM is installed: beam search and greedy search."""
 
 import copy
 import shutil
@@ -14,25 +14,25 @@ from transformers import PreTrainedTokenizerFast
 from works import Work
 
 Texts = list[list[int]]
-MOST_BYTES = 8e9  # of weights that are written to the disk, so that vLLM has the same
-MOST_COLUMNS = 4096  # of a text
-SHARE = 0.3  # of the GPU's memory: the others' models stand there too
+MOST_BYTES = 8e9  # largest size of weights that are saved to disk for vLLM
+MOST_COLUMNS = 4096  # longest text
+SHARE = 0.3  # fraction of the GPU's memory for vLLM; the models of the other libraries need the rest
 
 
 class Engine:
-    """vLLM with the model's weights; of a large model, with random ones of its own.
+    """vLLM with the weights of the model, or with random weights of its own if the model is large.
 
     Args:
-        model: Of transformers.
+        model: A transformers model.
     """
 
     def __init__(self, model: Any) -> None:  # noqa: ANN401
-        from vllm import LLM  # noqa: PLC0415 - not everybody has it
+        from vllm import LLM  # noqa: PLC0415 - optional
 
         size = sum(weight.nbytes for weight in model.parameters())
         self.is_dummy = size > MOST_BYTES
         folder = tempfile.mkdtemp()
-        weakref.finalize(self, shutil.rmtree, folder)  # when the engine has gone
+        weakref.finalize(self, shutil.rmtree, folder)  # when the engine is deleted
         save(model, Path(folder), with_weights=not self.is_dummy)
         self._engine = LLM(
             folder,
@@ -43,7 +43,7 @@ class Engine:
         )
 
     def run_of(self, work: Work, prompts: Texts) -> Callable[[], Texts]:
-        """A function that does the work and returns the best text of every prompt."""
+        """A function that decodes the workload and returns the best text of every prompt."""
         from vllm import SamplingParams  # noqa: PLC0415
         from vllm.sampling_params import BeamSearchParams  # noqa: PLC0415
 
@@ -63,7 +63,7 @@ class Engine:
 
 
 def save(model: Any, folder: Path, *, with_weights: bool) -> None:  # noqa: ANN401
-    """What vLLM loads: a configuration, weights or none, and a tokenizer, which its beam search asks for."""
+    """Save the files that vLLM loads: a configuration, optional weights, and a tokenizer for beam search."""
     if with_weights:
         model.save_pretrained(folder)
     else:

@@ -1,4 +1,4 @@
-"""How every benchmark measures: in one run, in turns, when the device has done what it was asked."""
+"""Timing for all benchmarks: alternating contenders in one process, with the device synchronized."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -7,7 +7,7 @@ import torch
 
 
 def wait(device: str) -> None:
-    """Until the device has done what it was asked."""
+    """Wait until the device has finished."""
     if device == "cuda":
         torch.cuda.synchronize()
 
@@ -15,12 +15,12 @@ def wait(device: str) -> None:
 def timed(
     run: Callable[[], object], device: str = "cpu", clock: Callable[[], float] = time.perf_counter
 ) -> float:
-    """Seconds that `run` takes.
+    """Seconds that a function takes.
 
     Args:
-        run: What is timed.
-        device: Where it computes.
-        clock: Says the seconds.
+        run: The function.
+        device: "cpu" or "cuda".
+        clock: Returns the time in seconds.
     """
     wait(device)
     start = clock()
@@ -35,7 +35,7 @@ def in_turns(
     device: str = "cpu",
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds of every run, the contenders in turns, so that what else the machine does hits all of them."""
+    """Seconds of every run; the contenders alternate, so that other load affects all of them."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
@@ -44,11 +44,11 @@ def in_turns(
 
 
 def gpu_memory(run: Callable[[], object], before: int) -> float:
-    """MB that a run of a contender has on the GPU at most, what it keeps between runs included.
+    """Peak GPU memory of a run, in MB, including memory that the contender keeps between runs.
 
     Args:
-        run: Of a contender that has run before.
-        before: Bytes that were allocated before that.
+        run: The run of a contender that has run before.
+        before: Bytes allocated before the first run.
     """
     torch.cuda.reset_peak_memory_stats()
     run()

@@ -1,16 +1,17 @@
-"""Linear layers with few rows on the CPU: what makes them quick, and what does it cost to begin?
+"""Linear layers with few rows on the CPU: time of a call, and time of the first use.
 
     python benchmarks/packed_linear.py        # writes benchmarks/results/packed_linear.json
 
-Every way multiplies the same rows with the same float32 weights, in turns, after as many other weights as
-the cache holds: `F.linear`; `addmm` with a transposed copy, as GPT-2's Conv1D has it; `torch.utils.mkldnn`;
-`torch.compile` with freezing; and the operators that decodekit uses. "First use" is the time until the
-first result of one layer. Then a random GPT-2 of 124M continues one prompt, and five, greedily: plain and
-packed. The copy is timed for one row of one thread too, where decodekit leaves the layer as it is.
+Five ways multiply the same rows with the same float32 weights: `F.linear`; `addmm` with a transposed copy, as
+in GPT-2's Conv1D; `torch.utils.mkldnn`; `torch.compile` with freezing; and the operators of decodekit. The
+ways alternate, and between two uses of a weight enough other weights are read to fill the cache. "First use"
+is the time until the first result of one layer. Then a random GPT-2 of 124M continues one prompt, and five
+prompts, by greedy search, with plain and with packed layers. The packed copy is also timed for one row on one
+thread, where decodekit does not pack.
 
-Where another process has a core, two threads wait for each other: use `--threads 1` on a busy machine. Times
-are then the thread's own, without those in which another process had its core; "first use" is always on the
-clock, since compilers are processes of their own.
+If another process uses a core, two threads wait for each other: use `--threads 1` on a busy machine. Times
+are then CPU times of the thread, without the time of other processes. "First use" is always wall-clock time,
+because compilers run in their own processes.
 """
 
 import copy
@@ -43,35 +44,35 @@ SHAPES: Shapes = {
     (3072, 768): (1, 5, 20, 64, 256),
     (768, 50257): (1, 5, 20, 64),
 }
-LARGE = 10_000  # features, from which on a call is slow enough to be timed well
-CACHE = 64e6  # bytes of other weights between two uses of one; more than this machine's last cache holds
-PROMPT = 32
+LARGE = 10_000  # number of features from which fewer repeats suffice, because a call is slow
+CACHE = 64e6  # bytes of other weights between two uses of a weight; more than the last-level cache
+PROMPT = 32  # tokens
 RUNS = ((1, 32), (5, 12))  # prompts, new tokens
 SMALL_SHAPES: Shapes = {(256, 512): (1, 5)}
 SMALL_MODEL = {"n_layer": 2, "n_embd": 256, "n_head": 4}
 
 
 def plain(layer: nn.Linear) -> Way:
-    """As it is."""
+    """The layer itself."""
     return layer
 
 
 def transposed(layer: nn.Linear) -> Way:
-    """With the weight written the other way round."""
+    """`addmm` with a transposed copy of the weight."""
     weight = layer.weight.t().contiguous()
     return lambda rows: torch.addmm(layer.bias, rows, weight)
 
 
 def mkldnn_module(layer: nn.Linear) -> Way:
-    """With the copy that `torch.utils.mkldnn` makes; only its own layers take rows that are no copies."""
-    from torch.utils.mkldnn import to_mkldnn  # noqa: PLC0415 - compiles scripts as it is imported
+    """The layer of `torch.utils.mkldnn`, with its own copy of the weight."""
+    from torch.utils.mkldnn import to_mkldnn  # noqa: PLC0415 - compiles scripts at import
 
     way: Way = to_mkldnn(copy.deepcopy(layer))  # type: ignore[no-untyped-call]
     return way
 
 
 def frozen(layer: nn.Linear) -> Way:
-    """Compiled, its weight a constant."""
+    """The compiled layer, with its weight as a constant."""
     import torch._inductor.config as inductor  # noqa: PLC0415 - slow to import
 
     inductor.freezing = True
@@ -80,15 +81,15 @@ def frozen(layer: nn.Linear) -> Way:
 
 
 def packed(layer: nn.Linear) -> Way:
-    """As decodekit does it."""
+    """The packed layer of decodekit."""
     packing = Packing(layer, True, find_packable)
     packing.refresh()
-    # Without the context, which a model enters once, and for one row whatever the threads.
+    # Without the context, which a model enters once per pass, and for one row with any number of threads.
     content = next(iter(packing._packs.values())).content  # noqa: SLF001
     forward = packed_forward(find_packable(layer).layers[0], content, 1)
 
     def run(rows: Tensor) -> Tensor:
-        assert packing.bytes  # noqa: S101 - holds it
+        assert packing.bytes  # noqa: S101 - keeps `packing` alive
         return forward(rows)
 
     return run
@@ -104,19 +105,19 @@ WAYS: Ways = {
 
 
 def now() -> float:
-    """Seconds: of the only thread, or on the clock."""
+    """Time in seconds: CPU time with one thread, else wall-clock time."""
     return time.thread_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 def layers(width: int, features: int) -> list[nn.Linear]:
-    """As many of one shape as the cache does not hold."""
+    """Enough layers of one shape to exceed the cache."""
     torch.manual_seed(SEED)
     many = max(2, round(CACHE / (4 * width * features)))
     return [nn.Linear(width, features) for _ in range(many)]
 
 
 def first_uses(ways: Ways, shape: tuple[int, int], rows: int) -> dict[str, float]:
-    """Milliseconds from a layer to its first result: the least of two, as the first also imports."""
+    """Milliseconds from a layer to its first result: the smaller of two, because the first also imports."""
     found: dict[str, float] = {}
     for name, make in ways.items():
         times = []
@@ -133,10 +134,10 @@ def first_uses(ways: Ways, shape: tuple[int, int], rows: int) -> dict[str, float
 def per_call(
     ways: Ways, shape: tuple[int, int], counts: tuple[int, ...], repeats: int
 ) -> list[dict[str, Any]]:
-    """Milliseconds of a call for every number of rows, all ways in turns."""
+    """Milliseconds of a call for every number of rows; the ways alternate."""
     made = layers(*shape)
-    # Compiled code is looked up by layer and shape, so one layer of it stands for all: it is measured with
-    # the other ways' weights between two of its calls.
+    # Compiled code is looked up by layer and shape, so only one layer is compiled. Between two of its calls
+    # the weights of the other ways are read.
     calls = {
         name: [make(layer) for layer in (made[:1] if make is frozen else made)] for name, make in ways.items()
     }
@@ -145,7 +146,7 @@ def per_call(
         rows = torch.randn(count, shape[0])
         expected = made[0](rows)
         times: dict[str, list[float]] = {name: [] for name in ways}
-        for number in range(-1, repeats):  # the first warms up
+        for number in range(-1, repeats):  # the first one is the warm-up
             for name, each in calls.items():
                 place = number % len(each)
                 if number >= 0:
@@ -161,7 +162,7 @@ def per_call(
 
 
 def greedy(model: Any, packing: Packing | None, prompts: int, new: int) -> Tensor:  # noqa: ANN401 - of transformers
-    """The most likely tokens after random prompts."""
+    """The tokens of greedy search after random prompts."""
     tokens = torch.randint(0, 50257, (prompts, PROMPT), generator=torch.Generator().manual_seed(SEED))
     known, said = transformers.DynamicCache(config=model.config), []
     for _ in range(new):
@@ -173,7 +174,7 @@ def greedy(model: Any, packing: Packing | None, prompts: int, new: int) -> Tenso
 
 
 def whole_model(repeats: int, bytes_a_second: float, *, quick: bool) -> dict[str, Any]:
-    """Whole runs, and what packing, looking for changes, and the context take."""
+    """Times of whole runs, of packing, of the check for changed weights, and of the context."""
     torch.manual_seed(SEED)
     config = transformers.GPT2Config(**SMALL_MODEL) if quick else transformers.GPT2Config()
     model = transformers.GPT2LMHeadModel(config).eval()
@@ -204,7 +205,7 @@ def greedy_runs(
     repeats: int,
     bytes_a_second: float,
 ) -> dict[str, Any]:
-    """Seconds of a run, plain and packed in turns, after one run each."""
+    """Seconds of alternating plain and packed runs, after one warm-up run each."""
     runs = {
         "plain": partial(greedy, model, None, prompts, new),
         "packed": partial(greedy, model, packing, prompts, new),
@@ -220,7 +221,7 @@ def greedy_runs(
 
 def main(
     *,
-    repeats: Annotated[int, typer.Option(help="Timed calls of each way; of the head a third.")] = 15,
+    repeats: Annotated[int, typer.Option(help="Timed calls of each way; a third for the LM head.")] = 15,
     runs: Annotated[int, typer.Option(help="Timed runs of the whole model.")] = 3,
     threads: Threads = 2,
     note: Note = "",
@@ -231,7 +232,7 @@ def main(
     torch.set_num_threads(threads)
     ways, shapes = WAYS, SHAPES
     if quick:
-        ways = {name: make for name, make in WAYS.items() if make is not frozen}  # which compiles
+        ways = {name: make for name, make in WAYS.items() if make is not frozen}  # compiling is slow
         shapes, repeats, runs = SMALL_SHAPES, 2, 1
     load = os.getloadavg()[0]
     bytes_a_second = bandwidth(clock=now)
@@ -255,7 +256,7 @@ def main(
         print(run["work"], run["median_s"], f"ratio {run['ratio']:.2f}, same tokens: {run['same_tokens']}")
     print(", ".join(f"{key} {value}" for key, value in model.items() if key not in {"name", "runs"}))
     record = circumstances("cpu", threads, repeats, note=note) | {
-        "clock": "of the thread" if threads == 1 else "wall",
+        "clock": "CPU time of the thread" if threads == 1 else "wall-clock time",
         "load": [round(load, 1), round(os.getloadavg()[0], 1)],
         "most_rows": MAX_ROWS,
         "bandwidth_gb_per_second": round(bytes_a_second / 1e9, 2),

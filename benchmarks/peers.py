@@ -1,17 +1,17 @@
-"""decodekit against whom a user would pick instead, and against the least that the work can take.
+"""Time and memory of decodekit, of other libraries, and the floor of the time.
 
     python benchmarks/peers.py                    # writes benchmarks/results/peers_cpu.json
     python benchmarks/peers.py --device cuda      # writes benchmarks/results/peers_cuda.json
     python benchmarks/peers.py --only "S, 4 x 512" --no-compiled
 
-The same prompts and the same random model, in one run and in turns: `model.generate()`; the same with a
-static cache and `torch.compile`, whose first use is timed too; CTranslate2 and, on a GPU, vLLM, where they
-are installed (`pip install ctranslate2 vllm`); and decodekit. In float32, on the CPU, decodekit's tokens must
-be those of `generate()`, or there is no result. In bfloat16, on a GPU, many tokens are tied and other kernels
-round otherwise: the share of texts that are the same is in the table. Beside the medians stand the floor,
-bytes that must be read (all weights once a step, and the keys and values of what is alive) over the bandwidth
-measured in the same run; the memory of the cache at its largest; and, on a GPU, the memory that each takes at
-most.
+The libraries decode the same prompts with the same random model, alternating in one process:
+`model.generate()`; `generate()` with a static cache and `torch.compile`, with the time of its first use;
+CTranslate2 and, on a GPU, vLLM, if they are installed (`pip install ctranslate2 vllm`); and decodekit. In
+float32, on the CPU, the tokens of decodekit must equal those of `generate()`, or the script stops without a
+result. In bfloat16, on a GPU, many tokens are tied and kernels round differently, so the table shows the
+fraction of equal texts. It also shows the floor: the bytes that must be read (all weights once per step, and
+the keys and values of live tokens), divided by the bandwidth measured in the same run; the largest size of
+the cache; and, on a GPU, the peak memory of each library.
 """
 
 import gc
@@ -36,25 +36,25 @@ from works import WORKS, Work
 from decodekit.engine.decode import decode_steps
 
 OWN_WEIGHTS = "has random weights of its own (load_format=dummy), so its texts cannot be compared"
-NO_MEMORY = {"ctranslate2", "vllm"}  # torch does not see what they take
+NO_MEMORY = {"ctranslate2", "vllm"}  # their memory is not allocated by torch
 
 
 def cache_bytes(bench: Bench, work: Work) -> dict[str, int]:
-    """What the keys and values take at most: `generate`'s at its end, decodekit's buffers after each step."""
+    """Largest size of keys and values: at the end of `generate`, and after any step of decodekit."""
     most = 0
     decoder = bench.decoder(work)
     for snapshot in decode_steps(
         bench.wrapped, bench.prompts(work), decoder, max_new_tokens=work.new, end_ids=()
     ):
         session: Any = snapshot.session
-        layers = session._cache.content.layers  # noqa: SLF001 - nobody else wants to know
+        layers = session._cache.content.layers  # noqa: SLF001 - there is no public name for it
         most = max(most, sum(buffer.nbytes for layer in layers for buffer in layer._buffers))  # noqa: SLF001
     theirs = work.rows * (work.length + work.new - 1) * bytes_a_token(bench.model)
     return {"generate": theirs, "decodekit": most}
 
 
 def measure(bench: Bench, work: Work, repeats: int, *, compiled: bool) -> dict[str, Any]:
-    """What the first use of each takes, what it says, then the seconds of every run, in turns."""
+    """The first use of each library, its texts, and then the seconds of alternating runs."""
     first_use, said, memory = {}, {}, {}
     runs: dict[str, Contender] = {}
     for peer in PEERS:
@@ -83,7 +83,7 @@ def measure(bench: Bench, work: Work, repeats: int, *, compiled: bool) -> dict[s
 
 
 def same_texts(bench: Bench, work: Work, said: dict[str, list[list[int]]]) -> dict[str, float | None]:
-    """The share of texts that are those of `generate`; None: they cannot be compared."""
+    """The fraction of texts that equal those of `generate`; None if they cannot be compared."""
     theirs = said["generate"]
     same: dict[str, float | None] = {
         peer: sum(one == other for one, other in zip(texts, theirs, strict=True)) / len(theirs)
@@ -97,7 +97,7 @@ def same_texts(bench: Bench, work: Work, said: dict[str, list[list[int]]]) -> di
 
 
 def summed_up(bench: Bench, work: Work, found: dict[str, Any], bytes_a_second: float) -> dict[str, Any]:
-    """The work with what was measured, its medians, its ratios, and its floors."""
+    """The workload with its measurements, medians, ratios and floors."""
     floor = bytes_read(bench.model, [(work.length, work.new)] * work.prompts) / bytes_a_second
     told = summary(found["seconds"], "seconds", against="generate")
     medians = told["median_seconds"]
@@ -118,8 +118,8 @@ def summed_up(bench: Bench, work: Work, found: dict[str, Any], bytes_a_second: f
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """The table."""
-    table = Table("work", *PEERS, "floor", "ratios (bars)", "same texts", "cache")
+    """Print the table."""
+    table = Table("workload", *PEERS, "floor", "ratios (targets)", "same texts", "cache")
     for row in rows:
         medians, ratios, cache_bar = row["median_seconds"], row["ratios"], row["cache_bar"]
         same = row["same_texts"]["decodekit"]
@@ -141,10 +141,12 @@ def main(
     repeats: Repeats = 5,
     threads: Threads = 2,
     device: Device = "cpu",
-    only: Annotated[str, typer.Option(help="Only works whose name begins so.")] = "",
+    only: Annotated[str, typer.Option(help="Run only workloads whose names begin with this.")] = "",
     compiled: Annotated[
         bool | None,
-        typer.Option(help="With generate's static cache and torch.compile; default: but for a quick run."),
+        typer.Option(
+            help="Include generate with a static cache and torch.compile. Default: not with --quick."
+        ),
     ] = None,
     capture: Capture = True,
     note: Note = "",
@@ -154,7 +156,7 @@ def main(
     """Measure, print the table and write the JSON."""
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(threads)
-    # A quick run is on the CPU, with the works and the numbers of the device that was asked for.
+    # A quick run uses the CPU, with the workloads and the dtype of the given device.
     where, dtype = "cpu" if quick else device, DTYPES[device]
     is_compiled = not quick if compiled is None else compiled
     works = [work for work in WORKS[device] if work.name.startswith(only)]
@@ -165,9 +167,9 @@ def main(
             small = work.in_small() if quick else work
             found = measure(bench, small, 1 if quick else repeats, compiled=is_compiled)
             rows.append(summed_up(bench, small, found, bandwidth(where)))
-        del bench  # before the next one takes its place
+        del bench  # frees its memory before the next one is created
         gc.collect()
-        torch.cuda.empty_cache()  # nothing where there is no GPU
+        torch.cuda.empty_cache()  # has no effect without a GPU
     show(rows)
     packages = ("ctranslate2", "vllm") if device == "cuda" else ("ctranslate2",)
     record = circumstances(where, threads, repeats, packages, note) | {

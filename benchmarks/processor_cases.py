@@ -1,4 +1,4 @@
-"""Pairs of the same processor, ours and that of transformers, for `processors.py`."""
+"""Pairs of equal processors of decodekit and transformers, for `processors.py`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ import decodekit as dk
 
 @dataclass(frozen=True)
 class Case:
-    """One configuration.
+    """One configuration of a processor.
 
     Attributes:
-        name: Our class with its arguments, and a note.
-        ours: Makes our processor.
-        theirs: Makes that of transformers; None: there is none.
-        equal: Whether both must give the same scores.
-        theirs_remembers: Whether theirs must have seen every step.
-        rows: How many, where the usual number takes too much memory or time.
+        name: The class of decodekit with its arguments, and a note.
+        ours: Creates the processor of decodekit.
+        theirs: Creates the processor of transformers; None if there is none.
+        equal: True if both must return the same scores.
+        theirs_remembers: True if the processor of transformers must see every step.
+        rows: Number of rows, if the usual number takes too much memory or time.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Case:
 
 
 class FreeModel:
-    """A second model that costs nothing, so that what is measured is the processor."""
+    """A second model that takes no time, so that only the processor is measured."""
 
     def __init__(self, setting: Setting) -> None:
         self.logits = setting.scores.flip(0)
@@ -55,7 +55,7 @@ class FreeModel:
         return self.logits
 
     def __call__(self, input_ids: Int64[Tensor, "rows length"], **_: object) -> Any:  # noqa: ANN401
-        """As a model of transformers: the same logits at every position."""
+        """Called like a transformers model: the same logits at every position."""
         logits = self.logits[:, None].expand(-1, input_ids.shape[1], -1)
         return SimpleNamespace(logits=logits, get=lambda *_: None)
 
@@ -76,13 +76,13 @@ def words(setting: Setting) -> list[list[int]]:
 
 
 def names(setting: Setting) -> list[list[int]]:
-    """Sixteen strings a row: what it has said since the prompt, and one more token each."""
+    """Sixteen strings per row: its new tokens, and one more token each."""
     said = setting.tokens[:, setting.prompt :].tolist()
     return [[*text, token] for text in said for token in range(1, 17)]
 
 
 def walk(setting: Setting) -> Callable[[int, Int64[Tensor, " length"]], list[int]]:
-    """For transformers, the function that looks up what goes on with the strings."""
+    """For transformers, a function that looks up the tokens that continue one of the strings."""
     following: dict[tuple[int, ...], set[int]] = {}
     for text in names(setting):
         for length, token in enumerate(text):
@@ -215,7 +215,7 @@ CASES = (
         lambda s: dk.TrieConstraint(names(s), END),
         lambda s: hf.PrefixConstrainedLogitsProcessor(walk(s), 1),
     ),
-    # Guidance by a second model, which costs nothing here
+    # Guidance by a second model, which takes no time here
     Case(
         "ClassifierFreeGuidance(model, 1.5)",
         lambda s: dk.ClassifierFreeGuidance(FreeModel(s), 1.5),

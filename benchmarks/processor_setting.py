@@ -1,4 +1,4 @@
-"""What a processor meets in the middle of a run, for `processors.py`."""
+"""The inputs of a processor in the middle of a run, for `processors.py`."""
 
 from dataclasses import dataclass
 
@@ -9,19 +9,19 @@ from torch import Tensor
 import decodekit as dk
 from decodekit.core.history import Source
 
-OTHERS = 16  # last tokens of each row
+OTHERS = 16  # number of different last tokens per row
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a processor meets in the middle of a run.
+    """The inputs of a processor in the middle of a run.
 
     Attributes:
-        tokens: All the text, from 1,000 ids, so that n-grams come again.
-        others: The same with other last tokens, so that no step finds what the step before has worked out.
+        tokens: The whole text, of 1,000 different ids, so that n-grams repeat.
+        others: The same text with other last tokens, so that no step can reuse results of the step before.
         scores: Random logits.
-        prompt: Columns of the prompt.
-        capacity: Columns of the history.
+        prompt: Number of columns of the prompt.
+        capacity: Number of columns of the history.
     """
 
     tokens: Int64[Tensor, "rows length"]
@@ -34,7 +34,7 @@ class Setting:
     def random(
         cls, rows: int, vocab: int, prompt: int, said: int, to_come: int, *, device: str, seed: int
     ) -> "Setting":
-        """A setting of some size."""
+        """A random setting of the given sizes."""
         generator = torch.Generator().manual_seed(seed)
         ids = min(vocab, 1000)
         tokens = torch.randint(0, ids, (rows, prompt + said), generator=generator) * (vocab // ids)
@@ -45,31 +45,31 @@ class Setting:
 
     @property
     def rows(self) -> int:
-        """How many there are."""
+        """Number of rows."""
         return len(self.tokens)
 
     @property
     def vocab(self) -> int:
-        """How many tokens can be said."""
+        """Size of the vocabulary."""
         return self.scores.shape[1]
 
     @property
     def length(self) -> int:
-        """Tokens of every row."""
+        """Number of tokens of every row."""
         return self.tokens.shape[1]
 
     @property
     def source(self) -> Int64[Tensor, "rows source"]:
-        """What an encoder has read: the prompt."""
+        """The source that an encoder has read: the prompt."""
         return self.tokens[:, : self.prompt]
 
     def history(self) -> dk.History:
-        """At the prompt's end."""
+        """The history at the end of the prompt."""
         mask = torch.ones_like(self.source, dtype=torch.bool)
         return dk.Prompt(self.source, mask, Source(self.source, mask)).history(self.capacity, 1)
 
     def at(self, ids: int, length: int = 1) -> list[list[int]]:
-        """Sequences that begin as the text might."""
+        """Sequences of ids that can occur in the text."""
         starts = range(0, ids * length, length)
         return [
             [(start + step) * (self.vocab // 1000 or 1) % self.vocab for step in range(length)]

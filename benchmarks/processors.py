@@ -1,11 +1,12 @@
-"""What a step of every processor costs, next to the class of transformers that does the same.
+"""Time of a step of every processor, and of the class of transformers with the same effect.
 
     python benchmarks/processors.py            # writes the "cpu" part of benchmarks/results/processors.json
 
-64 rows are in the middle of their run: 496 tokens of a prompt, 16 said, 16 to come. Ours and theirs see the
-same random scores in one run, in turns; where their scores should be equal and are not there is no result. A
-table shows the medians and their ratio; the JSON has the quartiles, the device, the versions and the floor:
-reading the scores once, at the bandwidth measured in the same run.
+64 rows are in the middle of a run, with 496 tokens of a prompt, 16 new tokens, and room for 16 more. The
+processors of both libraries read the same random scores, alternating in one process. If two processors that
+must be equal return different scores, the script stops without a result. The printed table shows the medians
+and their ratio. The JSON file has the quartiles, the device, the versions, and the floor: the time to read
+the scores once, at the bandwidth measured in the same run.
 """
 
 from collections.abc import Callable
@@ -25,10 +26,10 @@ from record import SEED, circumstances, place, summary, write_part
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of what the processors see: rows, vocabularies, and columns of the text."""
+    """Sizes of the inputs: rows, vocabularies, and columns of the text."""
 
     rows: int = 64
-    vocabularies: tuple[int, ...] = (50257, 151936)  # of GPT-2 and of Qwen
+    vocabularies: tuple[int, ...] = (50257, 151936)  # GPT-2 and Qwen
     prompt: int = 496
     said: int = 16
     to_come: int = 16
@@ -38,12 +39,12 @@ SMALL = Sizes(2, (1500,), 30, 16, 4)
 
 LINE = "{:40} {:>18} {:>16} {:>13} {:>7}"
 
-# None: with the text as it is, else with one of the other last tokens.
+# From the number of another last token, or None for the unchanged text, to scores.
 Step = Callable[[int | None], torch.Tensor]
 
 
 def our_steps(case: Case, setting: Setting) -> Step:
-    """A function that makes one step after the tokens that were said; its memory goes on."""
+    """A function that takes one step after the new tokens, and keeps its memory."""
     processor, history = case.ours(setting), setting.history()
     memory = processor.init(history)
     for token in setting.tokens.T[setting.prompt :]:
@@ -63,7 +64,7 @@ def our_steps(case: Case, setting: Setting) -> Step:
 
 
 def their_steps(case: Case, setting: Setting) -> Step | None:
-    """The same for the class of transformers, if there is one."""
+    """The same for the class of transformers; None if there is none."""
     if case.theirs is None:
         return None
     processor = case.theirs(setting)
@@ -75,7 +76,7 @@ def their_steps(case: Case, setting: Setting) -> Step | None:
 
 
 def contenders(case: Case, setting: Setting) -> dict[str, Step]:
-    """Who is measured, after one step each: it warms up, and shows that both do the same."""
+    """The contenders, after one warm-up step each, which also compares their scores."""
     ours, theirs = our_steps(case, setting), their_steps(case, setting)
     first = ours(None)
     if theirs is None:
@@ -86,7 +87,7 @@ def contenders(case: Case, setting: Setting) -> dict[str, Step]:
 
 
 def measure(steps: dict[str, Step], device: str, repeats: int) -> dict[str, list[float]]:
-    """Milliseconds of every step, the contenders in turns, each time after another last token."""
+    """Milliseconds of every step; the contenders alternate, and the last token changes."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(repeats):
         for name, step in steps.items():
@@ -95,7 +96,7 @@ def measure(steps: dict[str, Step], device: str, repeats: int) -> dict[str, list
 
 
 def measured(case: Case, sizes: Sizes, device: str, repeats: int) -> dict[str, Any]:
-    """A line of the JSON, printed too."""
+    """Measure one case and print its line; returns its part of the JSON file."""
     work: dict[str, Any] = {}
     rows = min(case.rows or sizes.rows, sizes.rows)
     for vocab in sizes.vocabularies:
@@ -120,7 +121,9 @@ def main(
     repeats: Repeats = 15,
     threads: Threads = 2,
     device: Device = "cpu",
-    only: Annotated[str, typer.Option(help="Only cases whose name begins so; writes nothing.")] = "",
+    only: Annotated[
+        str, typer.Option(help="Run only cases whose names begin with this; writes no file.")
+    ] = "",
     note: Note = "",
     quick: Quick = False,
     out: Out = None,

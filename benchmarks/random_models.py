@@ -1,4 +1,4 @@
-"""Models of random weights in real shapes: what they say means nothing, what they cost does."""
+"""Models with random weights in the shapes of real models, for measurements of time and memory."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ import torch
 import transformers
 from record import SEED
 
-# Wide enough that the tokens are not all as likely as each other.
+# The initial range is wide enough for different probabilities of the tokens.
 _GPT2 = {"bos_token_id": 0, "eos_token_id": 0, "initializer_range": 0.05}
-# Public numbers of each; S is small.
+# Published sizes of each model; S is a small model.
 CONFIGS: dict[str, dict[str, Any]] = {
     "S": {"n_layer": 4, "n_embd": 256, "n_head": 4, "vocab_size": 4096},
     "L": {"n_layer": 12, "n_embd": 768, "n_head": 12, "vocab_size": 50257},
@@ -38,7 +38,7 @@ DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
 
 
 def config_of(name: str, *, quick: bool) -> transformers.PretrainedConfig:
-    """The configuration of a shape; of a quick run, a small one of the same kind."""
+    """The configuration of a shape; for a quick run, a small one of the same architecture."""
     numbers = CONFIGS[name]
     if "hidden_size" in numbers:
         small = _SMALL_LLAMA if quick else {}
@@ -47,13 +47,13 @@ def config_of(name: str, *, quick: bool) -> transformers.PretrainedConfig:
 
 
 def make(name: str, device: str, dtype: torch.dtype, *, quick: bool = False) -> Any:  # noqa: ANN401 - of transformers
-    """The model, its weights made where they stay.
+    """A model with random weights, created on its device.
 
     Args:
         name: A shape of `CONFIGS`.
-        device: Where it computes.
-        dtype: In which numbers.
-        quick: Whether a small one will do.
+        device: "cpu" or "cuda".
+        dtype: Precision of the weights.
+        quick: True for a small model.
     """
     torch.manual_seed(SEED)
     with torch.device(device):
@@ -62,7 +62,7 @@ def make(name: str, device: str, dtype: torch.dtype, *, quick: bool = False) -> 
 
 
 def described(name: str, dtype: torch.dtype, *, quick: bool = False) -> str:
-    """The shape in words, for the record."""
+    """A description of the shape, for the JSON file."""
     config = config_of(name, quick=quick)
     sizes = f"{config.num_hidden_layers} layers x {config.hidden_size}, vocabulary {config.vocab_size}"
     return f"random {config.model_type}, {sizes}, {str(dtype).removeprefix('torch.')}"

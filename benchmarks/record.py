@@ -1,4 +1,4 @@
-"""What every benchmark's JSON says alike: when, where and with what it ran, and how its times spread."""
+"""Parts that the JSON files of all benchmarks share: date, device, versions, medians and quartiles."""
 
 import json
 import os
@@ -21,14 +21,14 @@ RESULTS = Path(__file__).parent / "results"
 def circumstances(
     device: str, threads: int, repeats: int, packages: Iterable[str] = (), note: str = ""
 ) -> dict[str, Any]:
-    """What stands first in every JSON.
+    """The first fields of every JSON file.
 
     Args:
         device: "cpu" or "cuda".
-        threads: Of the CPU.
-        repeats: Timed runs of each.
-        packages: Whose versions are said besides torch's, transformers' and Python's, where they are there.
-        note: What else is to be said of this run.
+        threads: CPU threads.
+        repeats: Timed runs of each contender.
+        packages: Further packages, besides torch and transformers; their versions are listed if installed.
+        note: A note about this run.
     """
     names = ["torch", "transformers", *(package for package in packages if find_spec(package))]
     return {
@@ -42,7 +42,7 @@ def circumstances(
 
 
 def machine(device: str, threads: int) -> str:
-    """What computes, in words."""
+    """A description of the device."""
     if device == "cuda":
         return str(torch.cuda.get_device_name())
     used = f"{threads} thread{'s' * (threads > 1)} of {os.cpu_count()}"
@@ -52,13 +52,13 @@ def machine(device: str, threads: int) -> str:
 def summary(
     times: Mapping[str, Sequence[float]], unit: str, against: str | None = None, ours: str = "decodekit"
 ) -> dict[str, Any]:
-    """Medians, quartiles and, where both were measured, the ratio of two medians.
+    """Medians, quartiles and, if both were measured, the ratio of two medians.
 
     Args:
-        times: Of each contender.
-        unit: Of the times, which the names of the fields end with: "seconds", "s" or "ms".
-        against: Whose median divides that of `ours`; None: nobody's.
-        ours: Whose median is divided.
+        times: Times of each contender.
+        unit: Unit of the times, the suffix of the field names: "seconds", "s" or "ms".
+        against: The contender in the denominator of the ratio; None for no ratio.
+        ours: The contender in the numerator of the ratio.
     """
     medians = {name: statistics.median(values) for name, values in times.items()}
     found: dict[str, Any] = {
@@ -71,7 +71,7 @@ def summary(
 
 
 def quartiles(values: Sequence[float]) -> list[float]:
-    """The first and the last; of a single value itself, twice."""
+    """The first and the third quartile; a single value is both."""
     if len(values) == 1:
         return [round(values[0], 4)] * 2
     low, _, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -79,12 +79,12 @@ def quartiles(values: Sequence[float]) -> list[float]:
 
 
 def place(out: Path | None, name: str, *, quick: bool) -> Path:
-    """Where the JSON goes: where it was asked for, else among the results, but not that of a quick run.
+    """The path of the JSON file: the given one, else the results, or a temporary folder for a quick run.
 
     Args:
-        out: What was asked for.
-        name: Of the file.
-        quick: Whether nothing is measured.
+        out: The given path, or None.
+        name: Name of the file.
+        quick: True for a quick run, which measures nothing.
     """
     if out is not None:
         return out
@@ -92,12 +92,12 @@ def place(out: Path | None, name: str, *, quick: bool) -> Path:
 
 
 def write(out: Path, record: Mapping[str, Any]) -> None:
-    """Writes the whole file."""
+    """Write the whole file."""
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     print(f"written: {out}")
 
 
 def write_part(out: Path, device: str, part: Mapping[str, Any]) -> None:
-    """Writes one device's part; the others' stay."""
+    """Write the part of one device, and keep the parts of other devices."""
     write(out, (json.loads(out.read_text()) if out.exists() else {}) | {device: part})

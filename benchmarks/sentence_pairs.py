@@ -1,4 +1,4 @@
-"""The sentence pairs of manythings.org/anki, and which of them are held out from training."""
+"""The sentence pairs of manythings.org/anki, split into training, validation and test."""
 
 import hashlib
 import re
@@ -17,18 +17,18 @@ class Pairs(NamedTuple):
 
 
 def clean(text: str) -> str:
-    """Composed characters, and one plain space wherever there is white space of any kind."""
+    """The text with composed characters, and with one plain space for every run of white space."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def read_pairs(path: Path) -> Pairs:
-    """The pairs; by a hash of its words a sentence is for validation or test (a hundredth each) or not."""
+    """The pairs in three parts; a hash of the words puts a hundredth each into validation and test."""
     parts = Pairs([], [], [])
     with zipfile.ZipFile(path) as archive:
         lines = archive.read("fra.txt").decode().splitlines()
     for line in lines:
         english, french = (clean(text) for text in line.split("\t")[:2])
-        # Sentences of the same words differ by punctuation only: they must not be on both sides.
+        # Sentences that differ only in punctuation must be in the same part.
         words = " ".join(re.findall(r"\w+", english.casefold()))
         place = int.from_bytes(hashlib.sha256(words.encode()).digest()[:4], "big") % 100
         part = parts.validation if place == 0 else parts.test if place == 1 else parts.train

@@ -1,13 +1,13 @@
-"""What does a step cost beside the model, next to that of `model.generate()`?
+"""Time of a step without the model, in decodekit and in `model.generate()`.
 
     python benchmarks/step_without_model.py     # writes the "cpu" part of results/step_without_model.json
     python benchmarks/step_without_model.py --device cuda
 
-The model costs nothing: it has one row of random scores for each row, whatever was said. So what is measured
-is the processors alone, or all that a step does: processors, the choice of tokens, histories, finished
-hypotheses. Both see the same scores in one run, in turns; where they do not choose the same there is no
-result. A table shows the medians and their ratio; the JSON has the quartiles, the device, the versions and
-the floor: reading the scores once, at the bandwidth measured in the same run.
+The model takes no time: it returns the same random scores at every step. The script measures the processors
+alone, and whole steps: processors, the choice of tokens, histories and finished hypotheses. Both libraries
+read the same scores, alternating in one process. If they choose different tokens, the script stops without a
+result. The printed table shows the medians and their ratio. The JSON file has the quartiles, the device, the
+versions, and the floor: the time to read the scores once, at the bandwidth measured in the same run.
 """
 
 from collections.abc import Callable
@@ -36,15 +36,15 @@ LINE = "{:64} {:>16} {:>13} {:>7} {:>6}"
 
 @dataclass(frozen=True)
 class Work:
-    """One thing to be done in two ways.
+    """A workload for both libraries.
 
     Attributes:
-        name: What it is.
+        name: A description.
         decoder: "" for the processors alone, or "beams" or "samples" for whole steps.
-        top_k: Of a processor before top-p; 0 for none.
-        scale: How far apart the random scores are: their standard deviation.
-        is_rounded: Whether they are those of a model in bfloat16, of which many are tied.
-        bars: decodekit's share of the time, at most, by device, where one was set.
+        top_k: `k` of a `TopK` before `TopP`; 0 for none.
+        scale: Standard deviation of the random scores.
+        is_rounded: True for scores in bfloat16, of which many are tied.
+        bars: Targets by device: the largest allowed ratio of decodekit's time to that of transformers.
     """
 
     name: str
@@ -68,20 +68,20 @@ Contender = Callable[[], Tensor]
 
 
 class FreeModel:
-    """A model that costs nothing, for decodekit."""
+    """A model that takes no time, for decodekit."""
 
     def __init__(self, logits: Tensor) -> None:
         self.logits = logits
 
     def start(self, prompt: dk.Prompt, *, rows_per_prompt: int, capacity: int) -> tuple["FreeModel", Tensor]:
-        """Itself, with the same logits at every step."""
+        """The model as its own session, with the same logits at every step."""
         del prompt, rows_per_prompt, capacity
         return self, self.logits
 
     def start_captured(
         self, prompt: dk.Prompt, *, rows_per_prompt: int, capacity: int
     ) -> tuple["FreeModel", Tensor]:
-        """The same: there is nothing to record."""
+        """The result of `start`: there is nothing to record."""
         return self.start(prompt, rows_per_prompt=rows_per_prompt, capacity=capacity)
 
     def advance(self, tokens: Tensor, source_rows: Tensor | None) -> Tensor:
@@ -91,7 +91,7 @@ class FreeModel:
 
 
 class FreeTransformer(transformers.PreTrainedModel, transformers.GenerationMixin):  # type: ignore[misc]
-    """The same for transformers."""
+    """A model that takes no time, for transformers."""
 
     config_class = transformers.PretrainedConfig
     main_input_name = "input_ids"
@@ -99,7 +99,7 @@ class FreeTransformer(transformers.PreTrainedModel, transformers.GenerationMixin
     def __init__(self, logits: Tensor) -> None:
         config = transformers.PretrainedConfig(vocab_size=logits.shape[-1], is_encoder_decoder=False)
         super().__init__(config)
-        self.anchor = torch.nn.Parameter(logits[:1, :1].clone(), requires_grad=False)  # says where it is
+        self.anchor = torch.nn.Parameter(logits[:1, :1].clone(), requires_grad=False)  # gives the device
         self.logits = logits
 
     def forward(self, input_ids: Tensor, **_: object) -> CausalLMOutput:
@@ -109,14 +109,14 @@ class FreeTransformer(transformers.PreTrainedModel, transformers.GenerationMixin
 
 
 def runs(work: Work, vocab: int, device: str, steps: int, *, capture: bool = False) -> dict[str, Contender]:
-    """Who is measured: functions that make `steps` steps, and return the last scores or the texts.
+    """The contenders: functions that take `steps` steps, and return the last scores or the texts.
 
     Args:
-        work: What is done.
-        vocab: Tokens to choose from.
-        device: Where.
-        steps: How often.
-        capture: Whether decodekit replays a captured step, where whole steps are done.
+        work: The workload.
+        vocab: Size of the vocabulary.
+        device: "cpu" or "cuda".
+        steps: Number of steps.
+        capture: True if decodekit replays a captured step; only for whole steps.
     """
     generator = torch.Generator().manual_seed(SEED)
     logits = work.scale * torch.randn(PROMPTS * ROWS, vocab, generator=generator).to(device)
@@ -158,7 +158,7 @@ def whole_steps(
     steps: int,
     ours_only: dict[str, Any],
 ) -> dict[str, Contender]:
-    """`runs` from logits to texts; `ours_only` are options of decodekit."""
+    """The contenders for whole steps, from logits to texts; `ours_only` are options of decodekit."""
     theirs, ours = processors
     model = FreeTransformer(logits)
     options: dict[str, Any] = {"do_sample": False, "num_beams": ROWS}
@@ -198,9 +198,9 @@ def measure(
     *,
     captured: bool = False,
 ) -> tuple[dict[str, list[float]], bool]:
-    """Milliseconds of a step in every run, in turns, after one run each, and whether both chose the same.
+    """Milliseconds per step of every alternating run, and True if both libraries chose the same tokens.
 
-    A captured step draws other random numbers: it alone may choose something else.
+    A captured step draws other random numbers, so only a captured step may choose other tokens.
     """
     first, second = (run() for run in contenders.values())
     is_same = torch.equal(first, second)
@@ -213,8 +213,8 @@ def measure(
 def main(
     *,
     repeats: Repeats = 5,
-    steps: Annotated[int, typer.Option(help="Steps of a run.")] = 3,
-    vocab: Annotated[int, typer.Option(help="Tokens to choose from.")] = STEP_VOCABULARY,
+    steps: Annotated[int, typer.Option(help="Steps per run.")] = 3,
+    vocab: Annotated[int, typer.Option(help="Size of the vocabulary.")] = STEP_VOCABULARY,
     threads: Threads = 2,
     device: Device = "cpu",
     capture: Capture = True,
@@ -229,7 +229,7 @@ def main(
     if quick:
         repeats, steps, vocab = 1, 1, 500
     bytes_a_second = bandwidth(device)
-    print(LINE.format("work", "transformers ms", "decodekit ms", "ratio", "bar"))
+    print(LINE.format("workload", "transformers ms", "decodekit ms", "ratio", "target"))
     rows = []
     for work in WORKS:
         with torch.inference_mode():

@@ -1,13 +1,14 @@
-"""How long does a long list of prompts take, next to `model.generate()` in batches?
+"""Time for a long list of prompts, in decodekit and in `model.generate()` with batches.
 
     python benchmarks/throughput.py       # writes the "cpu" part of benchmarks/results/throughput.json
 
-Prompts of 16 to 256 tokens, of which each stops after 8 to 128 new ones of its own, most of them early: under
-greedy search, with a model of random weights. `generate` gets batches of 32 prompts, as they come and sorted
-by their lengths; decodekit gets the list. All in one run, in turns. A table shows the medians, the ratio and
-how many texts are the same: products of matrices round differently for different numbers of rows, which now
-and then decides between two tokens. The JSON has the quartiles, the device, the versions, and the floor: the
-bytes that must be read if all prompts are one batch, over the bandwidth measured in the same run.
+Prompts of 16 to 256 tokens are decoded by greedy search with a random model. Each prompt has its own limit of
+8 to 128 new tokens, and most limits are low. `generate` decodes batches of 32 prompts, in the given order and
+sorted by length; decodekit gets the whole list. The runs alternate in one process. The printed table shows
+the medians, the ratio, and the number of equal texts: matrix products round differently for different numbers
+of rows, which occasionally changes a token. The JSON file has the quartiles, the device, the versions, and
+the floor: the bytes that must be read if all prompts are one batch, divided by the bandwidth measured in the
+same run.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,13 +26,13 @@ from torch import Tensor
 import decodekit as dk
 
 BATCH, LONGEST_PROMPT, MOST_NEW = 32, 256, 128
-BAR = 0.5
+BAR = 0.5  # target: the largest allowed ratio of times
 LINE = "{:42} {:>9} {:>14} {:>7} {:>6} {:>11}"
 Texts = list[list[int]]
 
 
 class Enough(dk.StoppingCriterion):
-    """Finishes every prompt after a number of tokens of its own, for decodekit."""
+    """Finishes every prompt at its own number of tokens, for decodekit."""
 
     reason = "enough"
     batch_independent = True
@@ -40,33 +41,33 @@ class Enough(dk.StoppingCriterion):
         self.lengths = torch.tensor(lengths)
 
     def init(self, history: dk.History, run: object) -> tuple[Tensor, Tensor]:
-        """The column at which each row has enough, and the row's memory of it."""
+        """The number of tokens of each row, and the column of its first new token."""
         del run
-        return history.spread(self.lengths.to(history.tokens.device)), history.position.clone()
+        return history.to_rows(self.lengths.to(history.tokens.device)), history.position.clone()
 
     def apply(
         self, history: dk.History, log_probs: Tensor, memory: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Rows that have said enough."""
+        """True for rows with enough tokens."""
         del log_probs
         lengths, start = memory
         return history.position - start >= lengths, memory
 
 
 class EnoughForGenerate(transformers.StoppingCriteria):  # type: ignore[misc]
-    """The same for transformers, and a batch."""
+    """The same for one batch of transformers."""
 
     def __init__(self, lengths: Sequence[int], start: int, device: torch.device) -> None:
         self.lengths, self.start = torch.tensor(lengths, device=device), start
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
-        """Rows that have said enough."""
+        """True for rows with enough tokens."""
         del scores
         return input_ids.shape[1] - self.start >= self.lengths
 
 
 def work(prompts: int, vocab: int) -> tuple[Texts, list[int]]:
-    """Prompts of all lengths, and how many tokens each is given: a quarter of the most, on average."""
+    """Prompts of random lengths, and their limits of new tokens: a quarter of the maximum, on average."""
     generator = torch.Generator().manual_seed(SEED)
     lengths = torch.randint(16, LONGEST_PROMPT + 1, (prompts,), generator=generator).tolist()
     texts = [torch.randint(0, vocab, (length,), generator=generator).tolist() for length in lengths]
@@ -75,7 +76,7 @@ def work(prompts: int, vocab: int) -> tuple[Texts, list[int]]:
 
 
 def generate_in_batches(model: Any, texts: Texts, new: list[int], order: Sequence[int]) -> Texts:  # noqa: ANN401
-    """Every batch as long as its longest text."""
+    """The texts of `generate`, where every batch is as long as its longest text."""
     said: Texts = [[] for _ in texts]
     for first in range(0, len(order), BATCH):
         numbers = order[first : first + BATCH]
@@ -96,7 +97,7 @@ def generate_in_batches(model: Any, texts: Texts, new: list[int], order: Sequenc
 
 
 def make_model(device: str) -> Any:  # noqa: ANN401 - of transformers
-    """A random GPT-2 of 4 layers, 256 wide, over GPT-2's tokens."""
+    """A random GPT-2 of 4 layers, 256 wide, with the vocabulary of GPT-2."""
     torch.manual_seed(SEED)
     config = transformers.GPT2Config(
         n_layer=4, n_embd=256, n_head=8, n_positions=1024, bos_token_id=None, eos_token_id=None
@@ -105,7 +106,7 @@ def make_model(device: str) -> Any:  # noqa: ANN401 - of transformers
 
 
 def contenders(model: Any, prompts: int) -> dict[str, Callable[[], Texts]]:  # noqa: ANN401
-    """Who is measured."""
+    """The contenders, by name."""
     wrapped = dk.HFModel(model)
     texts, new = work(prompts, model.config.vocab_size)
     as_they_come = range(prompts)
@@ -134,7 +135,7 @@ def contenders(model: Any, prompts: int) -> dict[str, Callable[[], Texts]]:  # n
 
 
 def measure(runs: dict[str, Callable[[], Texts]], repeats: int, device: str) -> list[dict[str, Any]]:
-    """The seconds of every run, in turns, after one each to warm up, against the first."""
+    """Seconds of every alternating run after one warm-up run each, and ratios to the first contender."""
     texts = {name: run() for name, run in runs.items()}
     times = in_turns(runs, repeats, device)
     first = next(iter(runs))
@@ -176,7 +177,7 @@ def main(
     bytes_a_second = bandwidth(device)
     floor = bytes_read(model, zip(map(len, texts), new, strict=True)) / bytes_a_second
     rows = measure(contenders(model, prompts), repeats, device)
-    print(LINE.format("who", "seconds", "new tokens/s", "ratio", "bar", "same texts"))
+    print(LINE.format("library", "seconds", "new tokens/s", "ratio", "target", "same texts"))
     for row in rows:
         bar = "" if row["bar"] is None else f"{row['bar']:.2f}"
         numbers = (f"{row['median_s']:.2f}", f"{row['tokens_per_s']:.0f}", f"{row['ratio']:.2f}")

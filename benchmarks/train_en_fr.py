@@ -1,13 +1,13 @@
-"""Trains the bundled translation model, `decodekit/assets/en-fr`, from sentence pairs.
+"""Train the bundled translation model, `decodekit/assets/en-fr`, on sentence pairs.
 
     python benchmarks/train_en_fr.py fra-eng.zip --out decodekit/assets/en-fr
 
-The pairs are those of manythings.org/anki, from tatoeba.org: English, a tab, French, one pair a line. What
-comes out is a Marian-architecture model of about 4 million parameters with a byte-level BPE tokenizer for
-both languages, in half precision, and `training.json`: the settings, the loss curve and the final losses.
-Two hundredths of the English sentences, with all their translations, are never trained on: `read_pairs` says
-which. A run that was interrupted goes on from `--checkpoint`, if it is started again with the same arguments.
-The schedule is fixed by `--epochs`, so one command gives one model up to the rounding of parallel sums.
+The pairs come from manythings.org/anki and tatoeba.org: English, a tab, French, one pair per line. The script
+writes a model of the Marian architecture with about 4 million parameters, in half precision; a byte-level BPE
+tokenizer for both languages; and `training.json` with the settings, the loss curve and the final losses. Two
+hundredths of the English sentences, with all their translations, are held out: see `read_pairs`. An
+interrupted run continues from `--checkpoint` if it is started again with the same arguments. `--epochs` fixes
+the schedule, so a command gives the same model every time, up to the rounding of parallel sums.
 """
 
 import copy
@@ -29,11 +29,11 @@ from transformers import GenerationConfig, MarianConfig, MarianMTModel, PreTrain
 
 PAD, END = "<pad>", "</s>"
 PAD_ID, END_ID = 0, 1
-LONGEST = 64  # tokens of a sentence that is trained on
+LONGEST = 64  # longest sentence of the training data, in tokens
 
 
 def train_tokenizer(texts: list[str], vocab: int) -> Tokenizer:
-    """Byte-level BPE of `vocab` tokens, which puts an end after every sentence."""
+    """Byte-level BPE of `vocab` tokens that appends an end token to every sentence."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -53,7 +53,7 @@ def train_tokenizer(texts: list[str], vocab: int) -> Tokenizer:
 
 
 def encode(tokenizer: Tokenizer, pairs: list[tuple[str, str]]) -> list[tuple[Tensor, Tensor]]:
-    """The pairs as ids, without those that are too long."""
+    """The pairs as ids, without long ones."""
     sides = [
         [encoding.ids for encoding in tokenizer.encode_batch(list(side))] for side in zip(*pairs, strict=True)
     ]
@@ -119,7 +119,7 @@ def learning_rate(progress: float, peak: float) -> float:
 
 
 def save(model: MarianMTModel, tokenizer: Tokenizer, out: Path) -> None:
-    """Writes model and tokenizer, in half precision; plain `from_pretrained` computes in single."""
+    """Write model and tokenizer, in half precision; `from_pretrained` loads the model in single precision."""
     out.mkdir(parents=True, exist_ok=True)
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -127,7 +127,7 @@ def save(model: MarianMTModel, tokenizer: Tokenizer, out: Path) -> None:
         pad_token=PAD,
         model_max_length=2 * LONGEST,
     ).save_pretrained(out)
-    copy.deepcopy(model).half().save_pretrained(out)  # a copy keeps its ties, and training its precision
+    copy.deepcopy(model).half().save_pretrained(out)  # a copy, because training continues in single precision
     settings = json.loads((out / "config.json").read_text())
     (out / "config.json").write_text(json.dumps({**settings, "dtype": "float32"}, indent=2) + "\n")
 
@@ -146,10 +146,10 @@ def make_model(vocab: int, width: int, layers: int, dropout: float) -> MarianMTM
         decoder_ffn_dim=4 * width,
         activation_function="relu",
         dropout=dropout,
-        attention_dropout=0.0,  # it would cost the fused kernel
+        attention_dropout=0.0,  # it would disable the fused kernel
         activation_dropout=0.0,
         scale_embedding=True,
-        init_std=width**-0.5,  # embeddings of size 1 once they are scaled
+        init_std=width**-0.5,  # scaled embeddings have size 1
         pad_token_id=PAD_ID,
         eos_token_id=END_ID,
         bos_token_id=None,
@@ -180,7 +180,7 @@ def make_optimizer(model: MarianMTModel, peak: float) -> torch.optim.AdamW:
 
 
 class Fit:
-    """A training run: what it has done, and how it goes on."""
+    """A training run that can be saved and continued."""
 
     def __init__(self, model: MarianMTModel, peak: float, steps: int, checkpoint: Path) -> None:
         self.model, self.peak, self.steps, self.checkpoint = model, peak, steps, checkpoint
@@ -196,11 +196,11 @@ class Fit:
 
     @property
     def seconds(self) -> float:
-        """What it took so far, interruptions left out."""
+        """Training time so far, without interruptions."""
         return time.monotonic() - self.start
 
     def learn(self, source: Tensor, target: Tensor, smoothing: float) -> float:
-        """One step; returns its loss."""
+        """Take one step, and return its loss."""
         self.step += 1
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step / self.steps, self.peak)
@@ -213,7 +213,7 @@ class Fit:
         return loss.item()
 
     def save(self) -> None:
-        """Writes down what is needed to go on."""
+        """Write the checkpoint."""
         left = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         left |= {"step": self.step, "seen": self.seen, "curve": self.curve, "spent": self.seconds}
         torch.save(left | {"dropout": torch.get_rng_state()}, self.checkpoint.with_suffix(".new"))
@@ -222,19 +222,19 @@ class Fit:
 
 def main(
     pairs: Annotated[Path, typer.Argument(help="The archive of sentence pairs.")],
-    out: Annotated[Path, typer.Option(help="Folder the model is written to.")],
+    out: Annotated[Path, typer.Option(help="The folder for the model.")],
     *,
     epochs: Annotated[float, typer.Option(help="Passes over the pairs.")] = 6.0,
     vocab: Annotated[int, typer.Option(help="Tokens in the vocabulary.")] = 4096,
     width: Annotated[int, typer.Option(help="Width of the model.")] = 192,
-    layers: Annotated[int, typer.Option(help="Layers of encoder and of decoder.")] = 3,
-    budget: Annotated[int, typer.Option(help="Tokens a batch, both languages and padding.")] = 4096,
+    layers: Annotated[int, typer.Option(help="Layers of the encoder, and of the decoder.")] = 3,
+    budget: Annotated[int, typer.Option(help="Tokens per batch, of both languages with padding.")] = 4096,
     peak: Annotated[float, typer.Option(help="Highest learning rate.")] = 7e-4,
     dropout: Annotated[float, typer.Option(help="Dropout, as a probability.")] = 0.1,
     smoothing: Annotated[float, typer.Option(help="Label smoothing, as a probability.")] = 0.1,
-    seed: Annotated[int, typer.Option(help="Seed of weights and order.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the weights and of the order of batches.")] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
-    checkpoint: Annotated[Path, typer.Option(help="Where an interrupted run left off.")] = Path("en-fr.pt"),
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint of an interrupted run.")] = Path("en-fr.pt"),
 ) -> None:
     """Train the tokenizer and the model, and write both with `training.json` into OUT."""
     torch.set_num_threads(threads)
@@ -247,7 +247,7 @@ def main(
     fit = Fit(model, peak, int(epochs * per_epoch), checkpoint)
     losses: list[float] = []
     while fit.step < fit.steps:
-        # An epoch's order depends on its number only, so that an interrupted one can be gone on with.
+        # The order of an epoch depends only on its number, so that an interrupted epoch can be continued.
         generator = torch.Generator().manual_seed(seed + fit.step // per_epoch)
         for number, (source, target) in enumerate(batches(train, budget, generator)):
             if number < fit.step % per_epoch or fit.step == fit.steps:
@@ -263,7 +263,7 @@ def main(
                     fit.save()
                 print(fit.curve[-1], f"of {fit.steps}, {fit.seen / fit.seconds:.0f} tokens/s", flush=True)
 
-    model = model.half().float().eval()  # what is shipped is what is measured
+    model = model.half().float().eval()  # the losses are measured with the rounded weights that are saved
     save(model, tokenizer, out)
     (out / "training.json").write_text(
         json.dumps(

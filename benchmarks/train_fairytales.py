@@ -1,12 +1,12 @@
-"""Trains the bundled language model, `decodekit/assets/fairytales`, from a plain text.
+"""Train the bundled language model, `decodekit/assets/fairytales`, on a plain text.
 
     python benchmarks/train_fairytales.py fairybooks.txt.gz --out decodekit/assets/fairytales
 
-The text is Andrew Lang's twelve coloured Fairy Books, one paragraph a line, books separated by an empty
-line. What comes out is a GPT-2-architecture model of about 4.3 million parameters with its own byte-level
-BPE tokenizer, in half precision, and `training.json`: the settings, the loss curve and the final losses.
-The schedule is fixed by `--tokens`, so the same command gives the same model up to the rounding of
-parallel sums. On two CPU cores 12 million tokens take 45 to 60 minutes; with a GPU add `--device cuda`.
+The text is Andrew Lang's twelve coloured Fairy Books, one paragraph per line, with an empty line between
+books. The script writes a model of the GPT-2 architecture with about 4.3 million parameters, in half
+precision; its own byte-level BPE tokenizer; and `training.json` with the settings, the loss curve and the
+final losses. `--tokens` fixes the schedule, so a command gives the same model every time, up to the rounding
+of parallel sums. On two CPU cores 12 million tokens take 45 to 60 minutes. To use a GPU, add `--device cuda`.
 """
 
 import gzip
@@ -26,13 +26,13 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 END = "<|endoftext|>"
-# The books' editions carry no titles, so a story's start is recognised by its opening words.
+# These editions have no titles, so the start of a story is recognised by its opening words.
 STORY_START = re.compile(
     r"^['\"]?(?=Once upon a time|Once on a time|Once there|There was once|There once|There were once"
     r"|There lived|Long ago|Long, long ago|A long time ago|In a certain|Many years ago|In the olden)",
     re.MULTILINE,
 )
-HELD_OUT = 0.05  # the last twentieth of every book is never trained on
+HELD_OUT = 0.05  # held-out fraction at the end of every book
 
 
 def read_books(path: Path) -> list[str]:
@@ -59,19 +59,19 @@ def train_tokenizer(text: list[str], vocab: int) -> Tokenizer:
 
 
 def split(books: list[str]) -> tuple[list[str], list[str]]:
-    """The trained-on head and the held-out tail of every book."""
+    """The training head and the held-out tail of every book."""
     cuts = [int(len(book) * (1 - HELD_OUT)) for book in books]
     heads = [END + book[:cut] for book, cut in zip(books, cuts, strict=True)]
     return heads, [book[cut:] for book, cut in zip(books, cuts, strict=True)]
 
 
 def blocks(tokens: Tensor, length: int) -> Tensor:
-    """All whole blocks of `length + 1` tokens that overlap by one, so every token is predicted once."""
+    """All whole blocks of `length + 1` tokens; blocks overlap by one, so every token is predicted once."""
     return tokens.unfold(0, length + 1, length)
 
 
 def epochs(tokens: Tensor, length: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Batches of blocks without end; every epoch cuts the text at another offset."""
+    """An endless iterator over batches of blocks; every epoch cuts the text at another offset."""
     while True:
         offset = int(torch.randint(length, (), generator=generator))
         cut = blocks(tokens[offset:], length)
@@ -110,18 +110,18 @@ def learning_rate(progress: float, peak: float) -> float:
 
 def main(
     text: Annotated[Path, typer.Argument(help="The text, plain or .gz.")],
-    out: Annotated[Path, typer.Option(help="Folder the model is written to.")],
+    out: Annotated[Path, typer.Option(help="The folder for the model.")],
     *,
     tokens: Annotated[float, typer.Option(help="Tokens to train on, repeats counted.")] = 12e6,
     vocab: Annotated[int, typer.Option(help="Tokens in the vocabulary.")] = 4096,
     length: Annotated[int, typer.Option(help="Context in tokens.")] = 512,
-    batch: Annotated[int, typer.Option(help="Blocks a step.")] = 8,
+    batch: Annotated[int, typer.Option(help="Blocks per step.")] = 8,
     peak: Annotated[float, typer.Option(help="Highest learning rate.")] = 2e-3,
     dropout: Annotated[
         float, typer.Option(help="Dropout on embeddings and residuals, as a probability.")
     ] = 0.1,
-    seed: Annotated[int, typer.Option(help="Seed of weights and order.")] = 0,
-    device: Annotated[str, typer.Option(help="Where to train.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Seed of the weights and of the order of blocks.")] = 0,
+    device: Annotated[str, typer.Option(help="The device for training.")] = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
 ) -> None:
     """Train the tokenizer and the model, and write both with `training.json` into OUT."""
@@ -142,10 +142,10 @@ def main(
         n_embd=256,
         n_layer=4,
         n_head=4,
-        activation_function="gelu_pytorch_tanh",  # GPT-2's function as one kernel
+        activation_function="gelu_pytorch_tanh",  # the GELU of GPT-2, as one kernel
         resid_pdrop=dropout,
         embd_pdrop=dropout,
-        attn_pdrop=0.0,  # attention dropout would cost the fused kernel and half the speed
+        attn_pdrop=0.0,  # attention dropout would disable the fused kernel, and halve the speed
         bos_token_id=0,
         eos_token_id=0,
         pad_token_id=0,
@@ -177,7 +177,7 @@ def main(
                 curve[-1]["held_out"] = round(evaluate(model, held_out, length), 4)
             print(curve[-1], f"{seen / (time.monotonic() - start):.0f} tokens/s", flush=True)
 
-    model = model.half().float().cpu().eval()  # what is shipped is what is measured
+    model = model.half().float().cpu().eval()  # the loss is measured with the rounded weights that are saved
     out.mkdir(parents=True, exist_ok=True)
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -188,7 +188,7 @@ def main(
     ).save_pretrained(out)
     model.half().save_pretrained(out)
     model.float()
-    # The file holds half precision; plain `from_pretrained` shall compute in single.
+    # The file is in half precision; `from_pretrained` loads it in single precision.
     settings = json.loads((out / "config.json").read_text())
     (out / "config.json").write_text(json.dumps({**settings, "dtype": "float32"}, indent=2) + "\n")
     characters = sum(map(len, tails))

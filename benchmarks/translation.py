@@ -1,11 +1,11 @@
-"""Decoders on the bundled translation model: what does each find, how good is it, and what does it cost?
+"""Quality and time of every decoder on the bundled translation model.
 
     python benchmarks/translation.py fra-eng.zip     # writes benchmarks/results/translation.json
 
-Translates the sentences that `train_en_fr.py` held out for the test with every decoder, and compares the
-results with all reference translations: corpus chrF and BLEU by sacrebleu, with 95 % intervals from 1,000
-bootstrap resamples. A table shows them with the mean log-probability, the length against the references' and
-the median time of some runs.
+Every decoder translates sentences that `train_en_fr.py` held out for the test. sacrebleu compares the
+translations with all reference translations: corpus chrF and BLEU, with 95 % intervals from 1,000 bootstrap
+resamples. The printed table also shows the mean log-probability, the length relative to the references, and
+the median time of the runs.
 """
 
 import json
@@ -38,10 +38,10 @@ class Strategy:
     """One way to translate.
 
     Attributes:
-        name: What the table calls it.
-        decoder: Made for a batch from the numbers of its sentences, which may be seeds.
-        processors: What changes the scores.
-        rerank: What chooses among several hypotheses, if the decoder returns several.
+        name: Name in the table.
+        decoder: A function from the numbers of the sentences in a batch, which serve as seeds, to a decoder.
+        processors: Processors of the scores.
+        rerank: A function that reranks the hypotheses, or None.
     """
 
     name: str
@@ -51,22 +51,22 @@ class Strategy:
 
 
 def beam(beams: int, scorer: dk.PathScorer | None = None) -> Callable[[list[int]], dk.BeamSearch]:
-    """Beam search, whatever the sentences; by the mean log-probability a token if nothing is said."""
+    """Beam search; by default it ranks by the mean log-probability per token."""
     return lambda _: dk.BeamSearch(beams, scorer=scorer or dk.LengthPenalty(1.0))
 
 
 def samples(number: int) -> Callable[[list[int]], dk.Sample]:
-    """So many samples, with the sentences' numbers as seeds."""
+    """Sampling, with the numbers of the sentences as seeds."""
     return lambda sentences: dk.Sample(number, seeds=[SEED + sentence for sentence in sentences])
 
 
 def risk(out: dk.Decoded) -> dk.Decoded:
-    """The sample that is most like all samples, by chrF."""
+    """The sample with the highest mean chrF against all samples."""
     return dk.mbr(out, dk.ChrF())
 
 
 def mean_risk(out: dk.Decoded) -> dk.Decoded:
-    """The sample that is most like the mean of all samples, by chrF."""
+    """The sample with the highest chrF against the mean of all samples."""
     return dk.mbr(out, dk.ChrF(), aggregate=True)
 
 
@@ -79,12 +79,17 @@ STRATEGIES = (
     Strategy("5 beams, length penalty 0.6", beam(5, dk.LengthPenalty(0.6))),
     Strategy("5 beams, length penalty 2", beam(5, dk.LengthPenalty(2.0))),
     Strategy("5 beams, GNMT length penalty 0.6", beam(5, dk.GNMTLengthPenalty(0.6))),
-    Strategy("5 beams, the same and coverage penalty 0.2", beam(5, dk.CoveragePenalty(0.2))),
+    Strategy("5 beams, GNMT length penalty 0.6, coverage penalty 0.2", beam(5, dk.CoveragePenalty(0.2))),
     Strategy("one sample", samples(1)),
     Strategy("one sample, epsilon 0.02", samples(1), (dk.EpsilonCutoff(0.02),)),
     Strategy("MBR of 32 samples", samples(32), rerank=risk),
     Strategy("MBR of 32 samples, epsilon 0.02", samples(32), (dk.EpsilonCutoff(0.02),), risk),
-    Strategy("the same against their mean", samples(32), (dk.EpsilonCutoff(0.02),), mean_risk),
+    Strategy(
+        "MBR of 32 samples, epsilon 0.02, against their mean",
+        samples(32),
+        (dk.EpsilonCutoff(0.02),),
+        mean_risk,
+    ),
 )
 
 
@@ -98,14 +103,14 @@ class Translation(NamedTuple):
 
 @dataclass(frozen=True)
 class Found:
-    """What a strategy made of every sentence."""
+    """The translations of a strategy, and the seconds of its runs."""
 
     translations: list[Translation]
     seconds: list[float]
 
 
 def batches(sources: list[str], size: int) -> Iterator[list[int]]:
-    """Numbers of the sentences, those of similar lengths together."""
+    """Numbers of the sentences of each batch; a batch has sentences of similar lengths."""
     order = sorted(range(len(sources)), key=lambda number: len(sources[number]))
     return (order[first : first + size] for first in range(0, len(order), size))
 
@@ -113,7 +118,7 @@ def batches(sources: list[str], size: int) -> Iterator[list[int]]:
 def translate(
     model: dk.HFModel, strategy: Strategy, sources: list[str], batch: int, repeats: int = 1
 ) -> Found:
-    """The best hypothesis of every sentence, in the sentences' order, and the seconds of every run."""
+    """The best hypothesis of every sentence, in the order of the sentences, and the seconds of every run."""
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -144,14 +149,14 @@ def translations(
 
 
 def streams(wanted: list[list[str]]) -> list[list[str | None]]:
-    """References as sacrebleu wants them: all firsts, all seconds and so on; None where there is none."""
+    """References in sacrebleu's format: all first ones, all second ones and so on, padded with None."""
     most = max(map(len, wanted))
     return [[several[rank] if rank < len(several) else None for several in wanted] for rank in range(most)]
 
 
 def measured(metric: Metric, texts: list[str], wanted: list[list[str]]) -> dict[str, Any]:
-    """The corpus's score, half the width of its 95 % interval, and sacrebleu's signature of both."""
-    several: Any = streams(wanted)  # None is not in sacrebleu's types
+    """The score of the corpus, half the width of its 95 % interval, and the signature of sacrebleu."""
+    several: Any = streams(wanted)  # the type hints of sacrebleu do not include None
     score = metric.corpus_score(texts, several, n_bootstrap=RESAMPLES)
     signature = str(metric.get_signature())
     said = json.loads(score.format(width=2, signature=signature, is_json=True))
@@ -162,7 +167,7 @@ def measured(metric: Metric, texts: list[str], wanted: list[list[str]]) -> dict[
 
 
 def summary(strategy: Strategy, found: Found, wanted: list[list[str]]) -> dict[str, Any]:
-    """One row."""
+    """One row of the table."""
     texts = [translation.text for translation in found.translations]
     log_probs = [translation.log_prob for translation in found.translations]
     lengths = [translation.length for translation in found.translations]
@@ -183,8 +188,8 @@ def main(
     pairs: Annotated[Path, typer.Argument(help="The archive of sentence pairs.")],
     *,
     repeats: Repeats = 3,
-    sentences: Annotated[int, typer.Option(help="Sentences to translate, at most.")] = 500,
-    batch: Annotated[int, typer.Option(help="Sentences a batch.")] = 64,
+    sentences: Annotated[int, typer.Option(help="Maximum number of sentences to translate.")] = 500,
+    batch: Annotated[int, typer.Option(help="Sentences per batch.")] = 64,
     threads: Threads = 1,
     model: Annotated[str, typer.Option(help="Another model from English to French.")] = "en-fr",
     note: Note = "",
@@ -193,7 +198,7 @@ def main(
     """Translate, print the table and write the JSON."""
     torch.set_num_threads(threads)
     held_out = references(read_pairs(pairs).test)
-    # The file is sorted by length, so the first ones would not do.
+    # The file is sorted by length, so the sentences are drawn at random.
     order = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(SEED))
     sources = [list(held_out)[number] for number in order[:sentences].tolist()]
     wanted = [held_out[source] for source in sources]

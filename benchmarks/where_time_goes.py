@@ -1,13 +1,13 @@
-"""Where does the time of decodekit go, in the works that it is compared in?
+"""The parts of decodekit's time, in the workloads of `peers.py`.
 
     python benchmarks/where_time_goes.py      # writes benchmarks/results/where_time_goes.json
 
-Each work of `peers.py` is decoded as there. A first set of runs is timed: reading the prompt, the passes of
-the model after it, and the rest, which is the decoder with its state. A last run is watched by torch's
-profiler, which splits the passes: into linear layers, attention, all other operations, and what is in no
-operation (Python, and torch's way to the operations). Beside the linear layers stands their floor: what
-reading all weights takes once a step, or multiplying them with every row if that is longer, at the speeds
-that were measured in the same run.
+Each workload of `peers.py` is decoded in the same way. The first runs are timed in three parts: the pass over
+the prompts, the passes after it, and the rest, which is the decoder with its state. The last run uses torch's
+profiler, which splits the passes into linear layers, attention, all other operations, and time outside of
+operations (Python and torch's dispatcher). The printed table also shows the floor of the linear layers: the
+time to read all weights once per step, or to multiply them with every row if that takes longer, at the speeds
+measured in the same run.
 """
 
 import statistics
@@ -39,7 +39,7 @@ _ADVANCE = "a pass of the model"
 
 @dataclass
 class Watched:
-    """A model that says how long it takes, and is told apart by the profiler."""
+    """A model that measures its own time, and marks its passes for the profiler."""
 
     model: dk.HFModel
     prompt: float = 0.0
@@ -47,11 +47,11 @@ class Watched:
     number: int = field(default=0)
 
     def start_captured(self, prompt: dk.Prompt, **sizes: Any) -> tuple["WatchedSession", torch.Tensor]:  # noqa: ANN401
-        """The model's own, timed."""
+        """Start the model, timed."""
         return self._timed(self.model.start_captured, prompt, sizes)
 
     def start(self, prompt: dk.Prompt, **sizes: Any) -> tuple["WatchedSession", torch.Tensor]:  # noqa: ANN401
-        """The model's own, timed."""
+        """Start the model, timed."""
         return self._timed(self.model.start, prompt, sizes)
 
     def _timed(
@@ -71,7 +71,7 @@ class WatchedSession:
     watched: Watched
 
     def advance(self, tokens: torch.Tensor, source_rows: torch.Tensor | None) -> torch.Tensor:
-        """The session's own."""
+        """Advance the session, timed."""
         begun = perf_counter()
         with record_function(_ADVANCE):
             logits = self.session.advance(tokens, source_rows)
@@ -81,7 +81,7 @@ class WatchedSession:
 
 
 def decode(bench: Bench, work: Work) -> tuple[Watched, float]:
-    """A run, and how long it took."""
+    """A run, and its time in seconds."""
     watched = Watched(bench.wrapped)
     torch.manual_seed(0)
     prompts, decoder = bench.prompts(work), bench.decoder(work)
@@ -91,7 +91,7 @@ def decode(bench: Bench, work: Work) -> tuple[Watched, float]:
 
 
 def shares(bench: Bench, work: Work) -> dict[str, float]:
-    """What part of the passes each kind of operation takes, and what is in none."""
+    """Fractions of the passes in each kind of operation, and in none."""
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         decode(bench, work)
     events = list(seen.events() or ())
@@ -110,7 +110,7 @@ def shares(bench: Bench, work: Work) -> dict[str, float]:
 
 
 def kind_of(operation: str) -> str:
-    """What an operation is for, by its name."""
+    """The kind of an operation, by its name."""
     name = operation.partition("::")[2]
     if "attention" in name:
         return "attention"
@@ -145,8 +145,8 @@ def measure(bench: Bench, work: Work, repeats: int) -> dict[str, Any]:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """The table."""
-    table = Table("work", "seconds", *PARTS, "floor of linear layers")
+    """Print the table."""
+    table = Table("workload", "seconds", *PARTS, "floor of linear layers")
     for row in rows:
         parts = (f"{row['parts_seconds'][part]:.3f}" for part in PARTS)
         table.add_row(
@@ -159,7 +159,7 @@ def main(
     *,
     repeats: Repeats = 5,
     threads: Threads = 2,
-    only: Annotated[str, typer.Option(help="Only works whose name begins so.")] = "",
+    only: Annotated[str, typer.Option(help="Run only workloads whose names begin with this.")] = "",
     note: Note = "",
     quick: Quick = False,
     out: Out = None,

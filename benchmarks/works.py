@@ -1,21 +1,21 @@
-"""What is measured, and how quick decodekit is to be: for the scripts, and for the documentation."""
+"""Workloads and targets of the comparison with other libraries, for the scripts and the documentation."""
 
 from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
 class Work:
-    """One thing to be decoded in several ways.
+    """A workload that several libraries decode.
 
     Attributes:
-        model: Its name in `random_models.py`.
-        prompts: How many.
-        length: Of each, in tokens.
-        new: Tokens to say.
-        beams: More than 1: beam search.
-        samples: Samples of each prompt; 0: none.
-        bars: decodekit's share of a peer's time, at most; `"floor"` how many times the floor, at most.
-        cache_bar: decodekit's share of the memory of `generate`'s cache, at most.
+        model: Name of the model in `random_models.py`.
+        prompts: Number of prompts.
+        length: Tokens per prompt.
+        new: New tokens per prompt.
+        beams: Number of beams; 1 for no beam search.
+        samples: Samples per prompt; 0 for none.
+        bars: Targets by library, or `"floor"`: the largest allowed ratio of decodekit's time to its time.
+        cache_bar: Target for memory: the largest allowed ratio of decodekit's cache to that of `generate`.
     """
 
     model: str
@@ -29,7 +29,7 @@ class Work:
 
     @property
     def name(self) -> str:
-        """What it is."""
+        """A short description."""
         how = "greedy"
         if self.beams > 1:
             how = f"{self.beams} beams"
@@ -39,11 +39,11 @@ class Work:
 
     @property
     def rows(self) -> int:
-        """Texts at a time."""
+        """Number of rows in a batch."""
         return self.prompts * max(self.beams, self.samples, 1)
 
     def in_small(self) -> "Work":
-        """The same with less to read and to say."""
+        """The same with fewer prompts and tokens."""
         return replace(self, prompts=min(self.prompts, 2), length=6, new=4)
 
 
@@ -65,8 +65,8 @@ CUDA_WORKS = (
 )
 WORKS = {"cpu": CPU_WORKS, "cuda": CUDA_WORKS}
 
-# A step without the model: prompts, rows of each, tokens to choose from, and decodekit's share of the time of
-# transformers, at most: of the processors on the CPU, of the whole step on a GPU.
+# A step without the model: prompts, rows per prompt, vocabulary size, and targets, the largest allowed ratio
+# of decodekit's time to that of transformers: for the processors on the CPU, for the whole step on a GPU.
 STEP_ROWS = (8, 8)
 STEP_VOCABULARY = 151936
 STEP_BARS = {"cpu": 0.50, "cuda": 0.20}

@@ -384,7 +384,7 @@ CONFORMANCE: dict[str, Laws | str] = {
     "DRY": processors(
         dk.DRY(0.8),
         dk.DRY(1.5, 2, 1, breakers=(0, 3), window=5, max_match=3),
-        dk.DRY(1.0, 1.5, 1, prompt=False),
+        dk.DRY(1.0, 1.5, 1, include_prompt=False),
         lambda prompts: dk.DRY([1.0 + number for number in prompts], allowed_length=1),
     ),
     "DynamicTemperature": processors(
@@ -437,7 +437,7 @@ CONFORMANCE: dict[str, Laws | str] = {
     ),
     "FrequencyPenalty": processors(
         dk.FrequencyPenalty(0.7),
-        dk.FrequencyPenalty(-1, prompt=True),
+        dk.FrequencyPenalty(-1, include_prompt=True),
         lambda prompts: dk.FrequencyPenalty([number - 0.5 for number in prompts]),
     ),
     "Grammar": grammars_keep_the_laws_of_processors,
@@ -482,7 +482,7 @@ CONFORMANCE: dict[str, Laws | str] = {
     ),
     "PresencePenalty": processors(
         dk.PresencePenalty(0.7),
-        dk.PresencePenalty(-1, prompt=True),
+        dk.PresencePenalty(-1, include_prompt=True),
         lambda prompts: dk.PresencePenalty([number - 0.5 for number in prompts]),
     ),
     "QuadraticSmoothing": processors(
@@ -655,7 +655,7 @@ CONFORMANCE: dict[str, Laws | str] = {
     "Proposal": "tests/decoders/speculative/drafts/test_base.py",
     "EarlyExitModel": "tests/models/test_rereading.py",
     "VerifyingModel": "tests/models/test_rereading.py",
-    "VerifyingSession": "tests/models/hf/probes/test_verification.py",
+    "VerifyingSession": "tests/models/hf/test_verifying_sessions.py",
     "ArithmeticSample": all_of(
         decoders(lambda seeds: dk.ArithmeticSample(3, seeds=seeds)),
         decoders(lambda seeds: dk.ArithmeticSample(2, seeds=seeds), stop=dk.EndIds(4) | dk.RepetitionLoop(2)),

@@ -15,11 +15,7 @@ class CudaGraph(Generic[Result]):
     """A recording of a CUDA device's work: a replay is one launch.
 
     The first call runs the function, which initialises the device's libraries; the second records it. The
-    result is in the same memory at every call.
-
-    Args:
-        function: As for `Tape`, of tensors on one CUDA device.
-        generators: The random streams that it draws from, apart from torch's own.
+    result is in the same memory at every call. `generators` are the random streams apart from torch's own.
     """
 
     def __init__(self, function: Callable[[], Result], generators: Sequence[torch.Generator] = ()) -> None:
@@ -36,7 +32,7 @@ class CudaGraph(Generic[Result]):
             self._is_warm = True
             return self._warm_up()
         if self._graph is None:
-            self._graph = self._record()
+            self._record()
         self._graph.replay()
         return cast("Result", self._result)
 
@@ -51,8 +47,8 @@ class CudaGraph(Generic[Result]):
                 leaf.record_stream(current)
         return result
 
-    def _record(self) -> Any:  # noqa: ANN401 - torch.cuda.CUDAGraph
-        graph: Any = torch.cuda.CUDAGraph()
+    def _record(self) -> None:
+        graph = torch.cuda.CUDAGraph()
         for generator in self._generators:
             graph.register_generator_state(generator)
         try:
@@ -62,7 +58,7 @@ class CudaGraph(Generic[Result]):
             raise CannotRecordError(
                 f"CudaGraph: nothing may read the device, or wait for it, and something does: {error}"
             ) from error
-        return graph
+        self._graph = graph
 
 
 def record(

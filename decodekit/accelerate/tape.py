@@ -20,6 +20,7 @@ from decodekit.errors import DecodekitError
 
 Result = TypeVar("Result")
 Operation = Any  # a function or an operation of torch
+Keywords = dict[str, Any]
 
 # Plain calls before the recorded one: recording takes as long as several steps, too much for a short run.
 CALLS_BEFORE_TAPE = 3
@@ -86,13 +87,9 @@ class _NoCopiesToHost(TorchFunctionMode):
         super().__init__()
         self._writer = writer
 
-    def __torch_function__(  # torch's signature
-        self,
-        function: Operation,
-        types: object,
-        args: Sequence[Any] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401
+    def __torch_function__(
+        self, function: Operation, types: object, args: Sequence[Any] = (), kwargs: Keywords | None = None
+    ) -> Any:  # noqa: ANN401 - torch's signature
         del types
         if function in _COPIES_TO_HOST:
             raise self._writer.refuse(f"nothing may read tensors, and Tensor.{function.__name__} does.")
@@ -122,13 +119,9 @@ class _Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.refusal = CannotRecordError(f"Tape: {reason}")
         return self.refusal
 
-    def __torch_dispatch__(  # torch's signature
-        self,
-        function: Operation,
-        types: object,
-        args: Sequence[Any] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401
+    def __torch_dispatch__(
+        self, function: Operation, types: object, args: Sequence[Any] = (), kwargs: Keywords | None = None
+    ) -> Any:  # noqa: ANN401 - torch's signature
         del types
         kwargs = kwargs or {}
         if _reads_tensors(function):

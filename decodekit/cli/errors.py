@@ -81,17 +81,8 @@ def _with_advice(error: typer.BadParameter) -> str:
         names = [name for parameter in command.get_params(error.ctx) for name in parameter.opts]
     begun = [name for name in names if name.startswith(found[kind])]
     close = begun if len(begun) == 1 else get_close_matches(found[kind], names, n=1)
-    advice = (
-        f"Did you mean {close[0]!r}?"
-        if close
-        else f"See {_program(cast('typer.Context', error.ctx))} --help."
-    )
-    return f"{message.rstrip('.')}. {advice}"
-
-
-def _program(context: typer.Context) -> str:
-    """The command as a person types it, whatever the program was called by."""
-    return " ".join(["decodekit", *context.command_path.split()[1:]])
+    program = " ".join(["decodekit", *error.ctx.command_path.split()[1:]])  # as a person types it
+    return f"{message.rstrip('.')}. " + (f"Did you mean {close[0]!r}?" if close else f"See {program} --help.")
 
 
 def _fail(message: str, code: int) -> NoReturn:

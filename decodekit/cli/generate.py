@@ -1,7 +1,7 @@
 """The command `generate`: one decoder, with every option it has."""
 
 import secrets
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.text import Text
@@ -9,7 +9,7 @@ from rich.text import Text
 import decodekit as dk
 from decodekit.cli import options, output
 from decodekit.cli.errors import UsageError, constructing
-from decodekit.cli.options import CHOICES, DecoderName, StopRuleName, option
+from decodekit.cli.options import CHOICES, option
 from decodekit.cli.run import Outcome, Strategy, loaded_model
 from decodekit.core.request import DecodeOptions
 from decodekit.inspect.table import trace_table
@@ -20,16 +20,12 @@ SCORES = "Changes to the scores, in this order"
 
 # Each option that not every decoder has, with the decoders that have it.
 _DECODERS_OF = (
-    dict.fromkeys(("num_samples", "seed"), (DecoderName.SAMPLE,))
-    | dict.fromkeys(("beams", "length_penalty", "stop_rule", "patience", "num_return"), (DecoderName.BEAM,))
+    dict.fromkeys(("num_samples", "seed"), ("sample",))
+    | dict.fromkeys(("beams", "length_penalty", "stop_rule", "patience", "num_return"), ("beam",))
     # The likeliest token is the likeliest at any temperature, and never cut off: not with greedy search.
-    | dict.fromkeys(("temperature", "top_k", "top_p", "min_p"), (DecoderName.SAMPLE, DecoderName.BEAM))
+    | dict.fromkeys(("temperature", "top_k", "top_p", "min_p"), ("sample", "beam"))
 )
-_STOP_RULES = {
-    StopRuleName.WHEN_FULL: dk.WhenFull(),
-    StopRuleName.HEURISTIC: dk.Heuristic(),
-    StopRuleName.PROVED: dk.Proved(),
-}
+_STOP_RULES = {"when-full": dk.WhenFull(), "heuristic": dk.Heuristic(), "proved": dk.Proved()}
 
 
 def generate(  # noqa: PLR0913 - one parameter per command-line option
@@ -37,9 +33,9 @@ def generate(  # noqa: PLR0913 - one parameter per command-line option
     prompt: options.Prompt,
     *,
     decoder: Annotated[
-        DecoderName,
+        Literal["greedy", "sample", "beam"],
         typer.Option(rich_help_panel=options.DECODING, help="The algorithm that chooses the tokens."),
-    ] = DecoderName.GREEDY,
+    ] = "greedy",
     max_new_tokens: options.MaxNewTokens = 64,
     stop: options.Stop = None,
     num_samples: Annotated[int, option(SAMPLING, "N", "Independent samples, at least 1.")] = 1,
@@ -63,14 +59,14 @@ def generate(  # noqa: PLR0913 - one parameter per command-line option
         ),
     ] = 1.0,
     stop_rule: Annotated[
-        StopRuleName,
+        Literal["when-full", "heuristic", "proved"],
         option(
             BEAM_SEARCH,
             "RULE",
             "Once as many hypotheses have ended as there are beams, stop at once (when-full), when no live "
             "one looks better (heuristic), or when none can become better (proved).",
         ),
-    ] = StopRuleName.HEURISTIC,
+    ] = "heuristic",
     patience: Annotated[
         float | None,
         option(
@@ -95,12 +91,7 @@ def generate(  # noqa: PLR0913 - one parameter per command-line option
     ] = None,
     min_new_tokens: Annotated[
         int | None,
-        typer.Option(
-            metavar="N",
-            min=0,
-            rich_help_panel=SCORES,
-            help="New tokens before the text may end, at most --max-new-tokens.",
-        ),
+        option(SCORES, "N", "New tokens before the text may end, at most --max-new-tokens.", least=0),
     ] = None,
     suppress: Annotated[
         list[int] | None, option(SCORES, "ID", "Never emits this token. Can be given several times.")
@@ -160,10 +151,10 @@ def generate(  # noqa: PLR0913 - one parameter per command-line option
     _refuse_ignored(context)
     with constructing():
         algorithm: dk.Decoder[Any] = dk.Greedy()
-        if decoder is DecoderName.SAMPLE:
+        if decoder == "sample":
             seed = secrets.randbelow(2**32) if seed is None else seed
             algorithm = dk.Sample(num_samples, seeds=[seed])
-        elif decoder is DecoderName.BEAM:
+        elif decoder == "beam":
             algorithm = dk.BeamSearch(
                 beams,
                 scorer=dk.LengthPenalty(length_penalty),
@@ -204,7 +195,7 @@ def _refuse_ignored(context: typer.Context) -> None:
                 f"--{name.replace('_', '-')} would be ignored by --decoder {decoder}. "
                 f"It goes with --decoder {' or '.join(decoders)}."
             )
-    if decoder == DecoderName.BEAM and "temperature" in given and not given & {"top_p", "min_p"}:
+    if decoder == "beam" and "temperature" in given and not given & {"top_p", "min_p"}:
         raise UsageError(
             "--temperature would be ignored by --decoder beam: it scales the scores of all hypotheses "
             "alike. It goes with --decoder sample, or with --top-p or --min-p."

@@ -3,7 +3,6 @@
 import inspect
 import os
 import re
-from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -23,22 +22,6 @@ _DOCUMENTATION = "\n".join(
 )
 
 
-class DecoderName(StrEnum):
-    """Values of --decoder."""
-
-    GREEDY = "greedy"
-    SAMPLE = "sample"
-    BEAM = "beam"
-
-
-class StopRuleName(StrEnum):
-    """Values of --stop-rule."""
-
-    WHEN_FULL = "when-full"
-    HEURISTIC = "heuristic"
-    PROVED = "proved"
-
-
 def documented(option: str, more: str = "") -> str:
     """The help of an option of `dk.decode`: the first clause of its entry in `DecodeOptions`, and more.
 
@@ -52,9 +35,9 @@ def documented(option: str, more: str = "") -> str:
     return (clause + more).strip()
 
 
-def option(panel: str, metavar: str, text: str) -> Any:  # noqa: ANN401 - typer's object
-    """An option with its panel, the name of its value, and its help."""
-    return typer.Option(metavar=metavar, rich_help_panel=panel, help=text)
+def option(panel: str, metavar: str, text: str, least: int | None = None) -> Any:  # noqa: ANN401 - typer's object
+    """An option with its panel, the name of its value, its help, and the least value."""
+    return typer.Option(metavar=metavar, rich_help_panel=panel, help=text, min=least)
 
 
 def read_text(value: str) -> str:
@@ -83,10 +66,7 @@ Prompt = Annotated[
         help="The text to continue (an empty one starts a new text), or to translate.",
     ),
 ]
-MaxNewTokens = Annotated[
-    int,
-    typer.Option(metavar="N", min=1, rich_help_panel=DECODE_OPTIONS, help=documented("max_new_tokens")),
-]
+MaxNewTokens = Annotated[int, option(DECODE_OPTIONS, "N", documented("max_new_tokens"), least=1)]
 Stop = Annotated[
     list[str] | None,
     typer.Option(

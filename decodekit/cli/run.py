@@ -105,23 +105,20 @@ class Outcome:
     @property
     def hypotheses(self) -> list[Hypothesis]:
         """The prompt's valid hypotheses, best first."""
-        decoded = self.decoded
-        log_probs, scores = decoded.log_prob[0].tolist(), decoded.score[0].tolist()
-        token_log_probs = decoded.token_log_probs[0].tolist()
-        texts = (
-            [] if decoded.texts is None else decoded.texts[0]
-        )  # the prompt is a string, so there are texts
+        decoded, tokens = self.decoded, self.decoded.hypotheses()[0]  # without invalid ones, which stand last
+        token_log_probs = zip(decoded.token_log_probs[0].tolist(), tokens, strict=False)
         return [
-            Hypothesis(
-                text=texts[rank],
-                tokens=tokens,
-                length=len(tokens),
-                finish_reason=decoded.finish_reason[0][rank],
-                log_prob=log_probs[rank],
-                score=scores[rank],
-                token_log_probs=token_log_probs[rank][: len(tokens)],
+            Hypothesis(*fields)
+            for fields in zip(
+                (decoded.texts or [[]])[0],  # the prompt is a string, so there are texts
+                tokens,
+                map(len, tokens),
+                decoded.finish_reason[0],
+                decoded.log_prob[0].tolist(),
+                decoded.score[0].tolist(),
+                [log_probs[: len(ids)] for log_probs, ids in token_log_probs],
+                strict=False,
             )
-            for rank, tokens in enumerate(decoded.hypotheses()[0])  # invalid ones stand last
         ]
 
     def document(self) -> dict[str, Any]:

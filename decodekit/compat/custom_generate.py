@@ -9,8 +9,15 @@ from torch import Tensor
 
 from decodekit.compat.from_hf import FromHF
 from decodekit.compat.generate import perform
-from decodekit.compat.given_cache import PAST_NAMES
-from decodekit.compat.inputs import Inputs, plain_config, special_ids, wrap
+from decodekit.compat.inputs import (
+    PAST_NAMES,
+    as_mask,
+    model_after,
+    plain_config,
+    special_ids,
+    with_mask,
+    wrap,
+)
 from decodekit.compat.processors import Setting, last
 from decodekit.compat.recipe import Recipe, criteria_of, decoder_of, take_limits
 from decodekit.compat.refusals import refuse_arguments, refuse_options
@@ -36,15 +43,15 @@ _PREPARED = {
 
 
 def custom_generate(  # noqa: PLR0913, PLR0917 - the contract of generate's callables
-    model: Any,  # noqa: ANN401 - a transformers model
+    model: Any,  # a transformers model
     input_ids: Int64[Tensor, "rows length"],
-    logits_processor: Any,  # noqa: ANN401 - transformers' LogitsProcessorList
-    stopping_criteria: Any,  # noqa: ANN401 - transformers' StoppingCriteriaList
-    generation_config: Any,  # noqa: ANN401 - transformers' GenerationConfig
+    logits_processor: Any,  # transformers' LogitsProcessorList
+    stopping_criteria: Any,  # transformers' StoppingCriteriaList
+    generation_config: Any,  # transformers' GenerationConfig
     decoder: Decoder[Any] | None = None,
-    dk_streamer: Any = None,  # noqa: ANN401 - transformers' BaseStreamer
-    **model_kwargs: Any,  # noqa: ANN401
-) -> Any:  # noqa: ANN401 - ids, or one of transformers' output classes
+    dk_streamer: Any = None,  # transformers' BaseStreamer
+    **model_kwargs: Any,
+) -> Any:
     """Decodes with decodekit inside `model.generate(..., custom_generate=dk.compat.hf.custom_generate)`.
 
     `generate` reads its arguments and makes its processors and criteria; the loop is decodekit's: greedy
@@ -86,25 +93,22 @@ def custom_generate(  # noqa: PLR0913, PLR0917 - the contract of generate's call
     repeats = max(config.num_beams or 1, config.num_return_sequences or 1)
     end_ids, pad_id = special_ids(wrapped, config)
     limit, ends, criteria = take_limits(stopping_criteria, config.max_length - length, end_ids, length)
-    read = Inputs(
-        prompt=_prompt(input_ids[::repeats], model_kwargs, repeats),
-        end_ids=tuple(token for token in ends or () if 0 <= token < (wrapped.vocabulary.size or token + 1)),
-        pad_id=pad_id,
-        past=_past(next((model_kwargs[name] for name in PAST_NAMES if name in model_kwargs), None), repeats),
-        cached=config.use_cache is not False,
-    )
-    if read.prompt.states is not None:
+    prompt = _prompt(input_ids[::repeats], model_kwargs, repeats)
+    if prompt.states is not None:
         _refuse_unknown_source(logits_processor)
     recipe = Recipe(
         decoder=decoder_of(config) if decoder is None else decoder,
         processor=Chain(*_processors(logits_processor, config, wrapped, own=decoder is not None)),
         stop=criteria_of(criteria, config),
         max_new_tokens=limit,
+        end_ids=tuple(token for token in ends or () if 0 <= token < (wrapped.vocabulary.size or token + 1)),
+        pad_id=pad_id,
     )
-    return perform(wrapped, read, recipe, config, dk_streamer)
+    cache = next((model_kwargs[name] for name in PAST_NAMES if name in model_kwargs), None)
+    return perform(model_after(wrapped, config, _past(cache, repeats)), prompt, recipe, config, dk_streamer)
 
 
-def _refuse_unknown_source(processors: Any) -> None:  # noqa: ANN401 - transformers' LogitsProcessorList
+def _refuse_unknown_source(processors: Any) -> None:
     """Raise for processors that need the source: generate hands over the encoder's output only."""
     for processor in processors:
         if isinstance(processor, Chain):
@@ -119,20 +123,22 @@ def _refuse_unknown_source(processors: Any) -> None:  # noqa: ANN401 - transform
 
 def _prompt(ids: Int64[Tensor, "batch length"], prepared: dict[str, Any], repeats: int) -> Prompt:
     """The prompts once each, from the rows that generate has prepared."""
-    mask = prepared.get("attention_mask")
-    mask = None if mask is None else mask[::repeats].bool()
+
+    def mask(name: str, like: Tensor) -> Tensor:
+        rows = prepared.get(name)
+        return as_mask(like, None if rows is None else rows[::repeats])
+
     encoded = prepared.get("encoder_outputs")
     if encoded is None:
-        return Prompt(ids, torch.ones_like(ids, dtype=torch.bool) if mask is None else mask)
+        return Prompt(ids, mask("attention_mask", ids))
     states = encoded.last_hidden_state[::repeats]
-    valid = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device) if mask is None else mask
-    prefix = prepared.get("decoder_attention_mask")
-    prefix = torch.ones_like(ids, dtype=torch.bool) if prefix is None else prefix[::repeats].bool()
+    valid = mask("attention_mask", states[..., 0])
     # The ids that were read are not known here, and not needed: their states are.
-    return Prompt(ids, prefix, Source(torch.zeros_like(valid, dtype=torch.long), valid), states)
+    source = Source(torch.zeros_like(valid, dtype=torch.long), valid)
+    return Prompt(ids, mask("decoder_attention_mask", ids), source, states)
 
 
-def _past(cache: Any, repeats: int) -> Any:  # noqa: ANN401 - transformers' Cache
+def _past(cache: Any, repeats: int) -> Any:
     """The cache, if it is the caller's: generate makes an empty one itself."""
     if cache is None:
         return None
@@ -140,7 +146,7 @@ def _past(cache: Any, repeats: int) -> Any:  # noqa: ANN401 - transformers' Cach
     return cache if is_callers or int(cache.get_seq_length()) > 0 else None
 
 
-def _refuse_half_a_prompt(config: Any, length: int) -> None:  # noqa: ANN401 - transformers' GenerationConfig
+def _refuse_half_a_prompt(config: Any, length: int) -> None:
     """Raise if only the ids after a cache are given: the ids in the cache are not known."""
     if getattr(config, "_mask_length", length) != length:
         raise DecodekitError(
@@ -149,19 +155,16 @@ def _refuse_half_a_prompt(config: Any, length: int) -> None:  # noqa: ANN401 - t
         )
 
 
-def _processors(
-    given: Any,  # noqa: ANN401 - transformers' LogitsProcessorList
-    config: Any,  # noqa: ANN401 - transformers' GenerationConfig
-    wrapped: HFModel,
-    *,
-    own: bool,  # the decoder is the caller's, with another number of rows
-) -> Iterator[LogitsProcessor]:
-    """The processors of generate; those with state per row as decodekit's own, which follows its row."""
+def _processors(given: Any, config: Any, wrapped: HFModel, *, own: bool) -> Iterator[LogitsProcessor]:
+    """The processors of generate; those with state per row as decodekit's own, which follows its row.
+
+    `own` is True if the decoder is the caller's, with another number of rows.
+    """
     for processor in given:
         name = type(processor).__name__
         if name == "UnbatchedClassifierFreeGuidanceLogitsProcessor":
-            ids, mask = (processor.unconditional_context[key] for key in ("input_ids", "attention_mask"))
-            prompts = None if ids is None else (ids, torch.ones_like(ids) if mask is None else mask)
+            context = processor.unconditional_context
+            prompts = with_mask(context["input_ids"], context["attention_mask"])
             yield ClassifierFreeGuidance(wrapped, processor.guidance_scale, prompts)
         elif name == "SynthIDTextWatermarkLogitsProcessor" and config.watermarking_config is not None:
             yield from (

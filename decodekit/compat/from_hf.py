@@ -1,7 +1,6 @@
 """Hugging Face's processors and criteria, in decodekit's loop."""
 
 import inspect
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn, final, overload
 
@@ -23,23 +22,15 @@ _HOLDS_ROWS = {
 
 
 class NotKept:
-    """Stands where theirs has the scores of all steps: who looks at them is told that they are not kept."""
+    """Stands for the scores of all steps, which are not kept: refuses every look at them."""
 
-    def __getitem__(self, _: object) -> None:
-        self._refuse()
-
-    def __len__(self) -> int:
-        return self._refuse()
-
-    def __iter__(self) -> Iterator[None]:
-        yield self._refuse()
-
-    @staticmethod
-    def _refuse() -> NoReturn:
+    def _refuse(self, *_: object) -> NoReturn:
         raise DecodekitError(
             "FromHF: a criterion of transformers is not given the scores of the steps, and this one looks at "
             "them. Use dk.Confidence, or a dk.StoppingCriterion, which is given the token's log-probability."
         )
+
+    __getitem__ = __len__ = _refuse  # the first of these serves `iter` too
 
 
 NOT_KEPT = NotKept()
@@ -126,7 +117,7 @@ def FromHF(part: LogitsProcessor) -> LogitsProcessor: ...
 @overload
 def FromHF(part: StoppingCriterion) -> StoppingCriterion: ...
 @overload
-def FromHF(part: Any) -> Any: ...  # noqa: ANN401 - a class of transformers
+def FromHF(part: Any) -> Any: ...
 def FromHF(part: Any) -> Any:  # noqa: N802 - named as the two classes that it makes
     """A Hugging Face processor or stopping criterion, or a list of them, for decodekit's loop.
 

@@ -3,36 +3,34 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from decodekit.compat.inputs import Inputs, merge_config, read_inputs, wrap
-from decodekit.compat.outputs import OutputRecorder
+from decodekit.compat.inputs import merge_config, read_inputs, with_mask, wrap
+from decodekit.compat.outputs import Feed, OutputRecorder
 from decodekit.compat.processors import Setting
 from decodekit.compat.recipe import Recipe, build
 from decodekit.compat.refusals import refuse_arguments
-from decodekit.compat.streamers import Feed
-from decodekit.core.request import StreamOptions
+from decodekit.core.prompt import Prompt
 from decodekit.engine.decode import decode, decode_steps
-from decodekit.models.hf.model import HFModel
+from decodekit.models.protocols import Model
 
 
 def generate(  # noqa: PLR0913, PLR0917 - the signature of model.generate
-    model: Any,  # noqa: ANN401 - a transformers model, or one wrapped in HFModel
+    model: Any,  # a transformers model, or one wrapped in HFModel
     inputs: Int64[Tensor, "batch length"] | None = None,
-    generation_config: Any = None,  # noqa: ANN401 - transformers' GenerationConfig
-    logits_processor: Any = None,  # noqa: ANN401 - a list of processors of either library
-    stopping_criteria: Any = None,  # noqa: ANN401 - a list of criteria of either library
+    generation_config: Any = None,  # transformers' GenerationConfig
+    logits_processor: Any = None,  # a list of processors of either library
+    stopping_criteria: Any = None,  # a list of criteria of either library
     prefix_allowed_tokens_fn: Callable[[int, Tensor], list[int]] | None = None,
     synced_gpus: bool | None = None,  # noqa: FBT001
-    assistant_model: Any = None,  # noqa: ANN401
-    streamer: Any = None,  # noqa: ANN401 - transformers' BaseStreamer
+    assistant_model: Any = None,
+    streamer: Any = None,  # transformers' BaseStreamer
     negative_prompt_ids: Int64[Tensor, "batch negative"] | None = None,
     negative_prompt_attention_mask: Tensor | None = None,
-    custom_generate: Any = None,  # noqa: ANN401
-    **kwargs: Any,  # noqa: ANN401 - fields of GenerationConfig, and the model's inputs
-) -> Any:  # noqa: ANN401 - ids, or one of transformers' output classes
+    custom_generate: Any = None,
+    **kwargs: Any,  # fields of GenerationConfig, and the model's inputs
+) -> Any:
     """Return the result of `model.generate(...)` for the same arguments, decoded by decodekit.
 
     Greedy search, sampling, beam search and beam sampling, with everything a `GenerationConfig` says about
@@ -84,44 +82,31 @@ def generate(  # noqa: PLR0913, PLR0917 - the signature of model.generate
     wrapped = wrap(model)
     tokenizer = kwargs.pop("tokenizer", None)
     config, given = merge_config(wrapped.model, generation_config, kwargs)
-    read = read_inputs(wrapped, config, inputs, given)
+    prompt, model = read_inputs(wrapped, config, inputs, given)
     recipe = build(
         Setting(
             config=config,
-            end_ids=read.end_ids,
-            prompt_length=read.prompt.tokens.shape[1],
+            end_ids=config.eos_token_id,
+            prompt_length=prompt.tokens.shape[1],
             model=wrapped,
-            negative_prompts=_negative(negative_prompt_ids, negative_prompt_attention_mask),
+            negative_prompts=with_mask(negative_prompt_ids, negative_prompt_attention_mask),
             prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
         ),
-        read.end_ids,
+        config.eos_token_id,
         tokenizer,
         logits_processor or (),
         stopping_criteria or (),
     )
-    return perform(wrapped, read, recipe, config, streamer)
+    return perform(model, prompt, recipe, config, streamer)
 
 
-def perform(
-    wrapped: HFModel,
-    read: Inputs,
-    recipe: Recipe,
-    config: Any,  # noqa: ANN401 - transformers' GenerationConfig
-    streamer: Any = None,  # noqa: ANN401 - transformers' BaseStreamer
-) -> Any:  # noqa: ANN401 - ids, or one of transformers' output classes
+def perform(model: Model, prompt: Prompt, recipe: Recipe, config: Any, streamer: Any = None) -> Any:
     """Run a recipe, and return the result of `generate`."""
-    decoder, model = recipe.decoder, read.model(wrapped)
-    options = StreamOptions(
-        max_new_tokens=recipe.max_new_tokens,
-        end_ids=read.end_ids if recipe.end_ids is None else recipe.end_ids,
-        pad_id=read.pad_id,
-        stop=recipe.stop,
-    )
     if streamer is None and not config.return_dict_in_generate:
-        return decode(model, read.prompt, decoder, recipe.processor, **options).sequences
+        return decode(model, prompt, **recipe.arguments()).sequences
     recorder = OutputRecorder(config)
-    feed = None if streamer is None else Feed(streamer, decoder, read.prompt)
-    steps = decode_steps(model, read.prompt, decoder, recipe.processor, **options)
+    feed = None if streamer is None else Feed(streamer, recipe.decoder, prompt)
+    steps = decode_steps(model, prompt, **recipe.arguments())
     while True:
         try:
             snapshot = next(steps)
@@ -133,10 +118,4 @@ def perform(
             feed.step(snapshot)
     if feed is not None:
         feed.end(result)
-    return recorder.output(decoder, result, encoder_decoder=wrapped.model.config.is_encoder_decoder)
-
-
-def _negative(ids: Tensor | None, mask: Tensor | None) -> Any:  # noqa: ANN401 - what Prompt.of reads
-    if ids is None:
-        return None
-    return ids, torch.ones_like(ids) if mask is None else mask
+    return recorder.output(recipe.decoder, result, encoder_decoder=prompt.source is not None)

@@ -1,64 +1,83 @@
 """Inputs of `generate`, as a prompt and special ids."""
 
 import copy
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
-from decodekit.compat.given_cache import PAST_NAMES, Continuing
 from decodekit.compat.refusals import refuse_arguments
 from decodekit.core.history import Source
 from decodekit.core.prompt import Prompt
 from decodekit.core.validation import plain, shown
 from decodekit.errors import DecodekitError
+from decodekit.models.hf.cache import Cache
 from decodekit.models.hf.model import HFModel
-from decodekit.models.protocols import Model
+from decodekit.models.hf.sessions import RowSession
+from decodekit.models.protocols import Logits, Model, Session
 
-_NEW_TOKENS = 20  # generate's default
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Inputs:
-    """The prompts of a call of `generate`, its special ids, and a cache of the beginnings of the prompts."""
-
-    prompt: Prompt
-    end_ids: tuple[int, ...]
-    pad_id: int | None
-    past: Any = None
-    cached: bool = True
-
-    def model(self, wrapped: HFModel) -> Model:
-        """The model that goes on from the past, if there is one, or reads everything anew."""
-        if not self.cached:
-            return HFModel(wrapped.model, wrapped.tokenizer, cache="none")
-        return wrapped if self.past is None else Continuing(wrapped, self.past)
+NEW_TOKENS = 20  # generate's default
+# The name of a given cache in `generate`: since transformers 5.24, and before.
+PAST_NAMES = ("cache", "past_key_values")
 
 
-def merge_config(model: Any, config: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:  # noqa: ANN401
+class Continuing:
+    """A decoder-only model whose cache, one row per prompt, already holds the beginnings of the prompts."""
+
+    def __init__(self, model: HFModel, past: Any) -> None:
+        self._model, self._past = model, past
+        self.vocabulary = model.vocabulary
+
+    @torch.no_grad()
+    def start(self, prompt: Prompt, *, rows_per_prompt: int, capacity: int) -> tuple[Session, Logits]:
+        """Read the part of the prompts that is not in the cache."""
+        length, known = prompt.tokens.shape[1], int(self._past.get_seq_length())
+        if rows_per_prompt > 1 or self._model.model.config.is_encoder_decoder:
+            raise DecodekitError(
+                "generate: a cache goes with a decoder-only model and one sequence a prompt. Leave "
+                "it out: the prompt is then computed once."
+            )
+        if known >= length:
+            raise DecodekitError(
+                f"generate: a cache must hold less than the whole prompt, got {known} columns of "
+                f"{length}. Pass all ids, those in the cache included."
+            )
+        prompt = prompt.to(self._model.model.device)
+        session = RowSession(
+            self._model.forward_after(prompt), prompt.mask, capacity, Cache(self._past), known
+        )
+        logits = session.prefill(prompt.tokens.masked_fill(~prompt.mask, 0))
+        session.widen(1)
+        return session, logits
+
+
+def model_after(wrapped: HFModel, config: Any, past: Any) -> Model:
+    """The model that goes on from the past, if there is one, or reads everything anew without a cache."""
+    if config.use_cache is False:
+        return HFModel(wrapped.model, wrapped.tokenizer, cache="none")
+    return wrapped if past is None else Continuing(wrapped, past)
+
+
+def merge_config(model: Any, config: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The configuration of a call, and the keyword arguments that are no part of it.
 
     The call's own outranks the model's, and that outranks the defaults.
     """
-    by_default = all(
-        length is None
-        for length in (
-            kwargs.get("max_length"),
-            getattr(config, "max_length", None),
-            model.generation_config.max_length,
-        )
+    lengths = (
+        kwargs.get("max_length"),
+        getattr(config, "max_length", None),
+        model.generation_config.max_length,
     )
     merged, given = model._prepare_generation_config(config, **kwargs)  # noqa: SLF001 - transformers' own merging
-    if by_default and merged.max_new_tokens is None:
+    if lengths == (None,) * 3 and merged.max_new_tokens is None:
         merged.max_length = None  # so that the default of new tokens is known as one
     for name in ("output_attentions", "output_hidden_states"):
         given.pop(name, None)  # fields of the configuration too, and refused as such
     return plain_config(merged), given
 
 
-def plain_config(config: Any) -> Any:  # noqa: ANN401 - transformers' GenerationConfig
+def plain_config(config: Any) -> Any:
     """A copy with Python's numbers where it has numpy's or torch's."""
     copied = copy.deepcopy(config)
     for name, value in vars(copied).items():
@@ -67,7 +86,7 @@ def plain_config(config: Any) -> Any:  # noqa: ANN401 - transformers' Generation
     return copied
 
 
-def wrap(model: Any) -> HFModel:  # noqa: ANN401
+def wrap(model: Any) -> HFModel:
     """The model as decodekit has it."""
     if isinstance(model, HFModel):
         return model
@@ -76,8 +95,8 @@ def wrap(model: Any) -> HFModel:  # noqa: ANN401
     return HFModel(model, packed=False, recorded=False)  # for one call they do not pay
 
 
-def special_ids(wrapped: HFModel, config: Any) -> tuple[tuple[int, ...], int | None]:  # noqa: ANN401
-    """End ids and pad id; one that the model cannot say never comes, and may stand in a configuration."""
+def special_ids(wrapped: HFModel, config: Any) -> tuple[tuple[int, ...], int | None]:
+    """End ids and pad id of a configuration, without those that the model does not have."""
     size = wrapped.vocabulary.size or 2**63
     ends = tuple(token for token in read_end_ids(config.eos_token_id) or () if 0 <= token < size)
     pad = config.pad_token_id
@@ -85,18 +104,24 @@ def special_ids(wrapped: HFModel, config: Any) -> tuple[tuple[int, ...], int | N
     return ends, int(pad) if known else next(iter(ends), None)
 
 
-def read_inputs(wrapped: HFModel, config: Any, inputs: Tensor | None, given: dict[str, Any]) -> Inputs:  # noqa: ANN401
-    """The prompts of a call; an argument that is no prompt is refused by name.
+def read_inputs(
+    wrapped: HFModel, config: Any, inputs: Tensor | None, given: dict[str, Any]
+) -> tuple[Prompt, Model]:
+    """The prompts of a call, and the model that continues them; any other argument is refused by name.
 
-    Writes the limit of the call to `config.max_new_tokens`.
+    Writes the limit of the call, its end ids and its pad id to `config`.
     """
     named = given.pop("input_ids", None)
     if inputs is not None and named is not None:
         raise DecodekitError("generate: inputs and input_ids are the same thing, got both. Give one of them.")
     ids = inputs if named is None else named
-    end_ids, pad_id = special_ids(wrapped, config)
+    config.eos_token_id, config.pad_token_id = special_ids(wrapped, config)
     if ids is None:
-        ids = _from_bos(config)
+        if config.bos_token_id is None:
+            raise DecodekitError(
+                "generate: without inputs a text begins with bos_token_id, and there is none. Pass inputs."
+            )
+        ids = torch.full((1, 1), int(config.bos_token_id))
     mask = given.pop("attention_mask", None)
     pasts = [past for name in PAST_NAMES if (past := given.pop(name, None)) is not None]
     if len(pasts) > 1:
@@ -104,25 +129,25 @@ def read_inputs(wrapped: HFModel, config: Any, inputs: Tensor | None, given: dic
             "generate: cache and past_key_values are the same thing, got both. Give one of them."
         )
     if wrapped.model.config.is_encoder_decoder:
-        mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
-        prompt = _decoder_prompt(config, len(ids), given).with_source(Source(ids, mask))
+        prompt = _decoder_prompt(config, len(ids), given).with_source(Source(ids, as_mask(ids, mask)))
     else:
-        prompt = Prompt(ids, _mask(ids, pad_id, end_ids) if mask is None else mask)
-    refuse_arguments(
-        {name: value for name, value in given.items() if value is not None},
-        "decodekit makes the model's other inputs itself.",
-    )
+        prompt = Prompt(ids, _mask(ids, config.pad_token_id, config.eos_token_id) if mask is None else mask)
+    refuse_arguments(given, "decodekit makes the model's other inputs itself.")
     _resolve_length(wrapped, config, prompt.tokens.shape[1])
-    return Inputs(
-        prompt=prompt,
-        end_ids=end_ids,
-        pad_id=pad_id,
-        past=pasts[0] if pasts else None,
-        cached=config.use_cache is not False,
-    )
+    return prompt, model_after(wrapped, config, pasts[0] if pasts else None)
 
 
-def read_end_ids(ids: Any) -> tuple[int, ...] | None:  # noqa: ANN401 - an id, a list or a tensor of them
+def as_mask(like: Tensor, mask: Tensor | None = None) -> Bool[Tensor, "batch length"]:
+    """A mask as truth values; without one, all True."""
+    return torch.ones_like(like, dtype=torch.bool) if mask is None else mask.bool()
+
+
+def with_mask(ids: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """Ids and their mask, as `Prompt.of` reads them; None without ids."""
+    return None if ids is None else (ids, as_mask(ids) if mask is None else mask)
+
+
+def read_end_ids(ids: Any) -> tuple[int, ...] | None:
     """The `eos_token_id` of a configuration; None where it has none."""
     if ids is None:
         return None
@@ -130,24 +155,16 @@ def read_end_ids(ids: Any) -> tuple[int, ...] | None:  # noqa: ANN401 - an id, a
     return tuple(plain) if isinstance(plain, list | tuple) else (int(plain),)
 
 
-def _from_bos(config: Any) -> Int64[Tensor, "1 1"]:  # noqa: ANN401 - transformers' GenerationConfig
-    if config.bos_token_id is None:
-        raise DecodekitError(
-            "generate: without inputs a text begins with bos_token_id, and there is none. Pass inputs."
-        )
-    return torch.full((1, 1), int(config.bos_token_id))
-
-
 def _mask(
     ids: Int64[Tensor, "batch length"], pad_id: int | None, end_ids: tuple[int, ...]
 ) -> Bool[Tensor, "batch length"]:
     """As `generate` guesses it: pad ids are padding, unless they end a text too."""
     if pad_id is None or pad_id in end_ids:
-        return torch.ones_like(ids, dtype=torch.bool)
+        return as_mask(ids)
     return ids != pad_id
 
 
-def _decoder_prompt(config: Any, batch: int, given: dict[str, Any]) -> Prompt:  # noqa: ANN401
+def _decoder_prompt(config: Any, batch: int, given: dict[str, Any]) -> Prompt:
     """The first tokens of the decoder in an encoder-decoder."""
     start = config.decoder_start_token_id
     start = config.bos_token_id if start is None else start
@@ -158,21 +175,19 @@ def _decoder_prompt(config: Any, batch: int, given: dict[str, Any]) -> Prompt:  
     first = torch.as_tensor(start).reshape(-1, 1).expand(batch, 1)
     ids, mask = given.pop("decoder_input_ids", None), given.pop("decoder_attention_mask", None)
     if ids is None:
-        return Prompt(first, torch.ones_like(first, dtype=torch.bool))
-    mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+        return Prompt(first, as_mask(first))
+    mask = as_mask(ids, mask)
     if bool((ids[:, :1] != first.to(ids.device)).all()):
         ids = torch.cat([first.to(ids.device), ids], 1)
         mask = torch.cat([torch.ones_like(mask[:, :1]), mask], 1)
     return Prompt(ids, mask)
 
 
-def _resolve_length(wrapped: HFModel, config: Any, length: int) -> None:  # noqa: ANN401
+def _resolve_length(wrapped: HFModel, config: Any, length: int) -> None:
     if config.max_new_tokens is None:
-        most = getattr(wrapped.model.config, "max_position_embeddings", None)
-        if config.max_length is not None:
-            config.max_new_tokens = config.max_length - length
-        else:
-            config.max_new_tokens = _NEW_TOKENS if most is None else min(_NEW_TOKENS, most - length)
+        most = getattr(wrapped.model.config, "max_position_embeddings", None) or length + NEW_TOKENS
+        by_default = min(most, length + NEW_TOKENS)
+        config.max_new_tokens = (by_default if config.max_length is None else config.max_length) - length
     if config.max_new_tokens < 1:
         raise DecodekitError(
             f"generate: there must be room for a new token, and the prompt's {length} columns leave none "

@@ -1,15 +1,18 @@
-"""A run of decodekit, as transformers' `generate` returns one."""
+"""Results of a run as `generate` gives them: output classes, and tokens for a streamer."""
 
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from decodekit.core.prompt import Prompt
 from decodekit.core.result import Decoded
 from decodekit.decoders.base import Decoder
 from decodekit.decoders.beam.search import BeamSearch
 from decodekit.engine.decode import StepSnapshot
+from decodekit.errors import DecodekitError
 from decodekit.models.hf.cache import cache_name
 from decodekit.models.hf.sessions import RowSession
 from decodekit.models.hf.trie_cache.session import TrieSession
@@ -34,15 +37,13 @@ class OutputRecorder:
         if self.config.output_logits:
             self.logits.append(snapshot.logits)
 
-    def output(self, decoder: Decoder[Any], result: Decoded, *, encoder_decoder: bool) -> Any:  # noqa: ANN401
+    def output(self, decoder: Decoder[Any], result: Decoded, *, encoder_decoder: bool) -> Any:
         """`sequences`, or the object with every field that was asked for."""
-        sequences = result.sequences
         if not self.config.return_dict_in_generate:
-            return sequences
-        scores = tuple(self.scores) if self.config.output_scores else None
+            return result.sequences
         common: dict[str, Any] = {
-            "sequences": sequences,
-            "scores": scores,
+            "sequences": result.sequences,
+            "scores": tuple(self.scores) if self.config.output_scores else None,
             "logits": tuple(self.logits) if self.config.output_logits else None,
         }
         if isinstance(decoder, BeamSearch):
@@ -52,16 +53,51 @@ class OutputRecorder:
         common[str(cache_name(field.name for field in fields(kind)))] = self._cache()
         return kind(**common)
 
-    def _cache(self) -> Any:  # noqa: ANN401 - transformers' Cache
+    def _cache(self) -> Any:
         """The cache after the last token but one, its rows where the last step has put them."""
         if self.last is None or not isinstance(self.last.session, RowSession | TrieSession):
             return None
         return self.last.session.cache_of(self.last.selection.source_rows)
 
 
-def _kind(*, beams: bool, encoder_decoder: bool) -> Any:  # noqa: ANN401 - a class of transformers
+def _kind(*, beams: bool, encoder_decoder: bool) -> Any:
     from transformers.generation import utils  # noqa: PLC0415 - slow, needed only here
 
     if encoder_decoder:
         return utils.GenerateBeamEncoderDecoderOutput if beams else utils.GenerateEncoderDecoderOutput
     return utils.GenerateBeamDecoderOnlyOutput if beams else utils.GenerateDecoderOnlyOutput
+
+
+class Feed:
+    """Gives a streamer the tokens that `generate` gives it, and under beam search the stable ones."""
+
+    def __init__(self, streamer: Any, decoder: Decoder[Any], prompt: Prompt) -> None:
+        self._streamer = streamer
+        self._decoder = decoder
+        self._searches = isinstance(decoder, BeamSearch)
+        self._given = 0
+        if self._searches and len(prompt.tokens) > 1:
+            raise DecodekitError(
+                f"generate: a streamer under beam search takes one prompt, got {len(prompt.tokens)}. "
+                "Use dk.stream."
+            )
+        rows = 1 if self._searches else decoder.rows_per_prompt
+        streamer.put(prompt.tokens.repeat_interleave(rows, 0).cpu())
+
+    def step(self, snapshot: StepSnapshot) -> None:
+        """Give the tokens of a step that no further step can change."""
+        if self._searches:
+            self._put(self._decoder.stable_prefix(snapshot.state)[0][0])
+        else:
+            self._streamer.put(snapshot.selection.tokens.cpu())
+
+    def end(self, result: Decoded) -> None:
+        """The rest, and that it was the rest."""
+        if self._searches:
+            self._put(result.hypotheses()[0][0])
+        self._streamer.end()
+
+    def _put(self, tokens: list[int]) -> None:
+        for token in tokens[self._given :]:
+            self._streamer.put(torch.tensor([token]))
+        self._given = max(self._given, len(tokens))

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from decodekit.compat.inputs import NEW_TOKENS
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import Model
 from decodekit.processors.bad_words import BadWords
@@ -38,8 +39,6 @@ from decodekit.processors.watermark import Watermark
 # A part beside the name of the class of transformers that does the same.
 Named = tuple[str, Any]
 
-_NEW_TOKENS = 20  # generate's default
-
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
@@ -59,7 +58,7 @@ class Setting:
         if config.max_new_tokens is not None:
             return int(config.max_new_tokens)
         if config.max_length is None:
-            return _NEW_TOKENS
+            return NEW_TOKENS
         return int(config.max_length) - self.columns("max_length")
 
     def columns(self, option: str) -> int:
@@ -163,7 +162,7 @@ def warpers(setting: Setting) -> Iterator[Named]:
         yield "EtaLogitsWarper", EtaCutoff(config.eta_cutoff, min_tokens_to_keep=keep)
 
 
-def _likeliest(config: Any, keep: int) -> Iterator[Named]:  # noqa: ANN401 - transformers' GenerationConfig
+def _likeliest(config: Any, keep: int) -> Iterator[Named]:
     """The truncations to the likeliest tokens."""
     if config.top_h is not None:
         yield "TopHLogitsWarper", TopH(config.top_h)

@@ -65,24 +65,21 @@ class Recipe:
         lines = [f"decoder         {self.decoder!r}"]
         lines += [f"processor {number:<5} {processor!r}" for number, processor in enumerate(processors, 1)]
         lines += [f"stop            {criterion!r}" for criterion in self.stop]
-        lines += [
-            f"max_new_tokens  {self.max_new_tokens}",
-            f"end_ids         {_or_the_models(self.end_ids)}",
-            f"pad_id          {_or_the_models(self.pad_id)}",
-        ]
-        return "\n".join(lines)
+        end_ids, pad_id = ("the model's" if ids is None else ids for ids in (self.end_ids, self.pad_id))
+        lines += [f"max_new_tokens  {self.max_new_tokens}", f"end_ids         {end_ids}"]
+        return "\n".join([*lines, f"pad_id          {pad_id}"])
 
 
 def from_generation_config(  # noqa: PLR0913 - what generate takes, by the names it has there
-    config: Any,  # noqa: ANN401 - transformers' GenerationConfig
+    config: Any,  # transformers' GenerationConfig
     *,
     prompt_length: int | None = None,
     model: Model | nn.Module | None = None,
-    tokenizer: Any = None,  # noqa: ANN401 - transformers' own
+    tokenizer: Any = None,  # transformers' own
     logits_processor: Sequence[Any] = (),
     stopping_criteria: Sequence[Any] = (),
     prefix_allowed_tokens_fn: Callable[[int, Tensor], list[int]] | None = None,
-    negative_prompts: Any = None,  # noqa: ANN401 - whatever Prompt.of reads
+    negative_prompts: Any = None,  # whatever Prompt.of reads
 ) -> Recipe:
     """A `GenerationConfig` as a decoder, a chain and stopping criteria.
 
@@ -137,7 +134,7 @@ def from_generation_config(  # noqa: PLR0913 - what generate takes, by the names
 def build(
     setting: Setting,
     end_ids: tuple[int, ...] | None,
-    tokenizer: Any,  # noqa: ANN401 - transformers' own
+    tokenizer: Any,  # transformers' own
     processors: Sequence[Any],
     criteria: Sequence[Any],
 ) -> Recipe:
@@ -171,7 +168,7 @@ def build(
     )
 
 
-def criteria_of(criteria: Sequence[Any], config: Any) -> tuple[StoppingCriterion, ...]:  # noqa: ANN401
+def criteria_of(criteria: Sequence[Any], config: Any) -> tuple[StoppingCriterion, ...]:
     """The criteria for the loop; Hugging Face's are given no scores."""
     wrapped = (FromHF(criterion) for criterion in criteria)
     return tuple(
@@ -206,7 +203,7 @@ def merge(named: Sequence[Named], own: Sequence[Any]) -> list[Any]:
     return merged + [one for one in own if not any(one is other for other in merged)]
 
 
-def _stop_strings(strings: Any, tokenizer: Any) -> StoppingCriterion:  # noqa: ANN401 - transformers' own
+def _stop_strings(strings: Any, tokenizer: Any) -> StoppingCriterion:
     from transformers import StopStringCriteria  # noqa: PLC0415 - slow, needed only here
 
     if tokenizer is None:
@@ -217,7 +214,7 @@ def _stop_strings(strings: Any, tokenizer: Any) -> StoppingCriterion:  # noqa: A
     return FromHF(StopStringCriteria(stop_strings=strings, tokenizer=tokenizer))  # type: ignore[no-any-return]
 
 
-def decoder_of(config: Any) -> Decoder[Any]:  # noqa: ANN401 - transformers' GenerationConfig
+def decoder_of(config: Any) -> Decoder[Any]:
     """The algorithm that a configuration asks for."""
     beams, returned = config.num_beams or 1, config.num_return_sequences or 1
     if beams > 1:
@@ -236,7 +233,3 @@ def decoder_of(config: Any) -> Decoder[Any]:  # noqa: ANN401 - transformers' Gen
             f"num_return_sequences={returned}. Use do_sample=True or num_beams."
         )
     return Greedy()
-
-
-def _or_the_models(value: object) -> str:
-    return "the model's" if value is None else str(value)

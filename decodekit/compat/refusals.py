@@ -33,7 +33,7 @@ _OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
 }
 
 
-def refuse_options(config: Any) -> None:  # noqa: ANN401 - transformers' GenerationConfig
+def refuse_options(config: Any) -> None:
     """Raise if the configuration sets an option that is not supported, by its name."""
     for name, (nothing, instead) in _OPTIONS.items():
         value = getattr(config, name, None)

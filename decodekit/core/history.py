@@ -1,5 +1,6 @@
 """Tokens emitted so far, in a buffer of fixed shape."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -14,6 +15,13 @@ class Source(NamedTuple):
 
     tokens: Int64[Tensor, "batch source"]
     valid: Bool[Tensor, "batch source"]  # False for padding
+
+    @classmethod
+    def from_ids(cls, ids: Sequence[Sequence[int]]) -> "Source":
+        """Texts of any lengths, padded on the right: encoders count positions from the left."""
+        length = max(map(len, ids))
+        tokens = torch.tensor([[*row, *[0] * (length - len(row))] for row in ids], dtype=torch.long)
+        return cls(tokens, torch.arange(length) < torch.tensor([len(row) for row in ids])[:, None])
 
     def take(self, prompts: Int64[Tensor, " new"]) -> "Source":
         """The sources of `prompts`."""
@@ -122,11 +130,11 @@ class History:
         """Index in the whole run of the history's `number`-th prompt."""
         return int(self.owners.prompts[number * self.rows_per_prompt])
 
-    def spread(self, values: Shaped[Tensor, "batch *rest"]) -> Shaped[Tensor, "rows *rest"]:
+    def to_rows(self, values: Shaped[Tensor, "batch *rest"]) -> Shaped[Tensor, "rows *rest"]:
         """Values per prompt of the run, as values per row."""
         return values.index_select(0, self.owners.prompts)
 
-    def own(self, values: Shaped[Tensor, "batch *rest"]) -> Shaped[Tensor, "active *rest"]:
+    def to_prompts(self, values: Shaped[Tensor, "batch *rest"]) -> Shaped[Tensor, "active *rest"]:
         """Values per prompt of the run, as values per prompt that the history covers."""
         return values.index_select(0, self.owners.prompts[:: self.rows_per_prompt])
 

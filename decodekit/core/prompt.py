@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 from decodekit.core.history import History, RowOwners, Source
-from decodekit.core.validation import shown
+from decodekit.core.validation import set_fields, shown
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.errors import PromptError
 
@@ -64,8 +64,7 @@ class Prompt:
             raise PromptError(f"Prompt: token ids must be integers, got a tensor of {self.tokens.dtype}.")
         if not ((self.mask == 0) | (self.mask == 1)).all():
             raise PromptError("Prompt: a mask must hold zeros and ones only, got further values.")
-        object.__setattr__(self, "tokens", self.tokens.long())
-        object.__setattr__(self, "mask", self.mask.bool())
+        set_fields(self, tokens=self.tokens.long(), mask=self.mask.bool())
         rising = (self.mask[:, 1:] | ~self.mask[:, :-1]).all(-1) & self.mask[:, -1]
         if not rising.all():
             row = int((~rising).int().argmax())
@@ -195,12 +194,9 @@ class PromptSubset(NamedTuple):
 
 
 def _source(read: Read) -> Source:
-    """The texts for an encoder, padded on the right: encoders count positions from the left."""
+    """The texts for an encoder."""
     if isinstance(read, list):
-        length = max(len(row) for row in read)
-        tokens = torch.tensor([[*row, *[0] * (length - len(row))] for row in read])
-        lengths = torch.tensor([len(row) for row in read])
-        return Source(tokens, torch.arange(length) < lengths[:, None])
+        return Source.from_ids(read)
     tokens, mask = read
     if tokens.dtype not in _INTEGERS:
         raise PromptError(f"Prompt: token ids must be integers, got a tensor of {tokens.dtype}.")

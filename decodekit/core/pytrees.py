@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Int64
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map
 
 Memory = Any  # any nest of tuples, lists and dicts; its tensors lead with `rows`, or are 0-d
 
@@ -79,25 +79,13 @@ def pick_memory(memories: Sequence[Memory], chosen: Int64[Tensor, "batch beams"]
         together = torch.cat([tensor.view(batch, beams, *tensor.shape[1:]) for tensor in tensors], 1)
         return together[prompts, chosen].flatten(0, 1)
 
-    flat = [tree_flatten(memory) for memory in memories]
-    leaves = [pick(*several) for several in zip(*(leaves for leaves, _ in flat), strict=True)]
-    return tree_unflatten(leaves, flat[0][1])
+    return tree_map(pick, *memories)
 
 
 def whole_part(*parts: object) -> object | None:
     """The first part of a run, or part of a part, that needs all prompts at once; None if there is none."""
-    for part in parts:
-        if isinstance(part, Splittable):
-            if not part.batch_independent:
-                return part
-            inner = whole_part(*_values(part))
-            if inner is not None:
-                return inner
-        elif isinstance(part, Sequence) and part and isinstance(part[0], Splittable):
-            inner = whole_part(*part)
-            if inner is not None:
-                return inner
-    return None
+    splittable = (part for part in parts_of(*parts) if isinstance(part, Splittable))
+    return next((part for part in splittable if not part.batch_independent), None)
 
 
 def parts_of(*parts: object) -> list[object]:

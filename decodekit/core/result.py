@@ -12,6 +12,7 @@ from decodekit.core.limits import FIRST_CRITERION
 from decodekit.core.prompt import Prompt
 from decodekit.core.stopping_criterion import StoppingCriterion
 from decodekit.core.trace import Trace
+from decodekit.core.validation import shown
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.errors import DecodekitError
 
@@ -87,12 +88,8 @@ class Decoded(Generic[Report]):
 
     def hypotheses(self) -> list[list[list[int]]]:
         """The token ids of every prompt's valid hypotheses, without padding."""
-        return [
-            [row[:length] for row, length, valid in zip(rows, lengths, valids, strict=True) if valid]
-            for rows, lengths, valids in zip(
-                self.tokens.tolist(), self.lengths.tolist(), self.valid.tolist(), strict=True
-            )
-        ]
+        prompts = zip(self.tokens.tolist(), self.lengths.tolist(), self.valid.tolist(), strict=True)
+        return [[row[:length] for row, length, valid in zip(*one, strict=True) if valid] for one in prompts]
 
     def in_order(self, places: Int64[Tensor, "batch hyps"]) -> "Decoded[Report]":
         """The same hypotheses in another order: `places` are their old columns, invalid ones last."""
@@ -162,7 +159,7 @@ class Decoded(Generic[Report]):
                 lines.append(
                     f"  [{prompt}][{rank}] log-prob {log_probs[prompt][rank]:9.2f}  "
                     f"{lengths[prompt][rank]:4d} tokens  {self.finish_reason[prompt][rank]:6}  "
-                    f"{_shorten(repr(text))}"
+                    f"{shown(text, 100)}"
                 )
         return "\n".join(lines)
 
@@ -190,7 +187,3 @@ def read_text(
 def sum_log_probs(log_probs: Float32[Tensor, "*shape new"]) -> Float32[Tensor, "*shape"]:
     """Sums in double precision: a thousand single-precision terms drift in the third decimal."""
     return log_probs.sum(-1, dtype=torch.float64).to(log_probs.dtype)
-
-
-def _shorten(text: str, width: int = 100) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"

@@ -107,7 +107,7 @@ class _Combination(StoppingCriterion):
     criteria: tuple[StoppingCriterion, ...]
 
     batch_independent = True
-    conjunction: ClassVar[str]
+    needs_all: ClassVar[bool]
 
     def __init__(self, *criteria: StoppingCriterion) -> None:
         who = type(self).__name__
@@ -123,11 +123,7 @@ class _Combination(StoppingCriterion):
     @property
     @override
     def reason(self) -> str:
-        return f" {self.conjunction} ".join(criterion.reason for criterion in self.criteria)
-
-    @abstractmethod
-    def combine(self, first: Finished, second: Finished) -> Finished:
-        """Combine the finished rows of two criteria."""
+        return (" and " if self.needs_all else " or ").join(criterion.reason for criterion in self.criteria)
 
     @override
     def init(self, history: History, run: StoppingContext) -> Memory:
@@ -137,14 +133,18 @@ class _Combination(StoppingCriterion):
     def apply(self, history: History, log_probs: LogProbs, memory: Memory) -> tuple[Finished, Memory]:
         pairs = zip(self.criteria, memory, strict=True)
         results = [criterion.apply(history, log_probs, part) for criterion, part in pairs]
-        return reduce(self.combine, (rows for rows, _ in results)), tuple(part for _, part in results)
+        combine = torch.logical_and if self.needs_all else torch.logical_or
+        return reduce(combine, (rows for rows, _ in results)), tuple(part for _, part in results)
 
     @override
     def held_back(self, text: str) -> int:
         return max(criterion.held_back(text) for criterion in self.criteria)
 
-    def first_cut(self, text: str, before: str, *, fired: bool) -> str | None:
-        """Return the text as cut by the first criterion that cuts it."""
+    @override
+    def trim(self, text: str, before: str, *, fired: bool) -> str | None:
+        """Return the text as cut by the first criterion that cuts it; of all, only if they hold."""
+        if self.needs_all and not fired:
+            return None
         cuts = (criterion.trim(text, before, fired=fired) for criterion in self.criteria)
         return next((cut for cut in cuts if cut is not None), None)
 
@@ -174,15 +174,7 @@ class AnyOf(_Combination):
         `StoppingCriteriaList`.
     """
 
-    conjunction = "or"
-
-    @override
-    def combine(self, first: Finished, second: Finished) -> Finished:
-        return torch.logical_or(first, second)
-
-    @override
-    def trim(self, text: str, before: str, *, fired: bool) -> str | None:
-        return self.first_cut(text, before, fired=fired)
+    needs_all = False
 
 
 @final
@@ -204,15 +196,7 @@ class AllOf(_Combination):
         None.
     """
 
-    conjunction = "and"
-
-    @override
-    def combine(self, first: Finished, second: Finished) -> Finished:
-        return torch.logical_and(first, second)
-
-    @override
-    def trim(self, text: str, before: str, *, fired: bool) -> str | None:
-        return self.first_cut(text, before, fired=fired) if fired else None
+    needs_all = True
 
 
 def flatten(criterion: StoppingCriterion) -> tuple[StoppingCriterion, ...]:
@@ -220,9 +204,3 @@ def flatten(criterion: StoppingCriterion) -> tuple[StoppingCriterion, ...]:
     if not isinstance(criterion, AnyOf):
         return (criterion,)
     return tuple(leaf for part in criterion.criteria for leaf in flatten(part))
-
-
-def check_reason(who: str, reason: object) -> None:
-    """Raise a `ValueError` unless a reason is a string that is not empty."""
-    if not isinstance(reason, str) or not reason:
-        raise ValueError(f"{who}: reason must be text of some length, got {shown(reason)}.")

@@ -113,10 +113,7 @@ class Trace:
                 "Row": choice.row,
                 "Input": prompts[choice.prompt] + choice.tokens if choice.text is None else choice.text,
             }
-            | {
-                f"Choice {rank}": f"{_read(candidate)} ({_percent(candidate.log_prob)})"
-                for rank, candidate in enumerate(choice.candidates, start=1)
-            }
+            | {f"Choice {rank}": _cell(candidate) for rank, candidate in enumerate(choice.candidates, 1)}
             for choice in self
         ]
 
@@ -145,9 +142,6 @@ def record(
     )
 
 
-def _read(candidate: Candidate) -> str:
-    return str(candidate.token) if candidate.text is None else candidate.text
-
-
-def _percent(log_prob: float) -> str:
-    return f"{torch.tensor(log_prob).exp():.2%}"
+def _cell(candidate: Candidate) -> str:
+    text = candidate.token if candidate.text is None else candidate.text
+    return f"{text} ({torch.tensor(candidate.log_prob).exp():.2%})"

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeGuard, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeGuard, TypeVar, cast, get_args
 
 import numpy as np
 from torch import Tensor
@@ -179,10 +179,18 @@ class Requirement(NamedTuple):
 FINITE = Requirement(is_finite, "a finite number")
 POSITIVE = Requirement(is_positive, "a finite number above 0")
 NON_NEGATIVE = Requirement(lambda value: is_finite(value) and value >= 0, "a finite number of at least 0")
+FROM_ONE = Requirement(lambda value: is_finite(value) and value >= 1, "a finite number of at least 1")
 FRACTION = Requirement(lambda value: is_number(value) and 0 <= value <= 1, "in [0, 1]")
 POSITIVE_FRACTION = Requirement(lambda value: is_number(value) and 0 < value <= 1, "in (0, 1]")
 OPEN_FRACTION = Requirement(lambda value: is_number(value) and 0 < value < 1, "strictly between 0 and 1")
 FLAG = Requirement(lambda value: isinstance(value, bool), "True or False")
+TEXT = Requirement(lambda value: isinstance(value, str) and bool(value), "text of some length")
+
+
+def one_of(literal: Any) -> Requirement:  # noqa: ANN401 - a `Literal`
+    """The requirement of one of the values of a `Literal`."""
+    choices = get_args(literal)
+    return Requirement(lambda value: value in choices, f"one of {choices}")
 
 
 def at_least(least: int) -> Requirement:

@@ -80,4 +80,4 @@ def prompt_seeds(decoder: Seeded, batch: int) -> Int64[Tensor, " batch"]:
 
 def own_seeds(decoder: Seeded, history: History) -> Int64[Tensor, " batch"]:
     """The seeds of the prompts that a history covers, on its device."""
-    return history.own(prompt_seeds(decoder, history.batch).to(history.tokens.device))
+    return history.to_prompts(prompt_seeds(decoder, history.batch).to(history.tokens.device))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from decodekit.core.prompt import Prompt
@@ -11,9 +11,11 @@ from decodekit.core.validation import shown
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.errors import DecodekitError
 
-# Shapes that implementations share: one token or one source row per row, several tokens, and logits.
+# Shapes that implementations share: one token or one source row per row, several tokens, a mask that is True
+# for columns with a token, and logits.
 PerRow = Int64[Tensor, " rows"]
 Ids = Int64[Tensor, "rows columns"]
+Columns = Bool[Tensor, "rows columns"]
 Logits = Float32[Tensor, "rows vocab"]
 
 

@@ -104,8 +104,7 @@ class StatelessProcessor(LogitsProcessor):
     @final
     @override
     def init(self, history: History) -> Memory:
-        if any(isinstance(value, PromptValues) for value in vars(self).values()):
-            check_per_prompt(self, history)
+        check_per_prompt(self, history)
         return ()
 
     @final
@@ -129,6 +128,27 @@ class StatelessProcessor(LogitsProcessor):
         history = History(input_ids, valid, length, owners)
         check_per_prompt(self, history)
         return self.process(history, scores)
+
+
+class NewTokenProcessor(LogitsProcessor):
+    """A processor that tells new tokens from the prompt's: its memory is the first new column."""
+
+    batch_independent = True
+
+    @abstractmethod
+    def process(self, history: History, scores: Scores, first_new: Column) -> Scores:
+        """Return the new scores; new tokens begin at column `first_new`."""
+
+    @final
+    @override
+    def init(self, history: History) -> Column:
+        check_per_prompt(self, history)
+        return history.position.clone()
+
+    @final
+    @override
+    def apply(self, history: History, scores: Scores, memory: Column) -> tuple[Scores, Column]:
+        return self.process(history, scores, memory), memory
 
 
 @final
@@ -247,11 +267,15 @@ def put(
     return flat[:-1].view(rows, vocab)
 
 
+def check_largest(who: str, largest: int, vocab: int) -> None:
+    """Raise unless the largest id is below the vocabulary size."""
+    if largest >= vocab:
+        raise DecodekitError(f"{who}: token ids must be below the vocabulary size {vocab}, got {largest}.")
+
+
 def check_ids(who: str, scores: Scores, ids: tuple[int, ...]) -> Int64[Tensor, " ids"]:
     """Return ids on the device of the scores. Raises unless all are below the vocabulary size."""
-    vocab = scores.shape[-1]
-    if ids and max(ids) >= vocab:
-        raise DecodekitError(f"{who}: token ids must be below the vocabulary size {vocab}, got {max(ids)}.")
+    check_largest(who, max(ids, default=-1), scores.shape[-1])
     return device_ids(ids, scores.device)
 
 

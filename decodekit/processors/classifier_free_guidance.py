@@ -7,23 +7,23 @@ import torch
 from typing_extensions import override
 
 from decodekit.core.history import History
+from decodekit.core.prompt import Prompt
 from decodekit.core.validation import FINITE, set_fields
 from decodekit.models.protocols import Model
 from decodekit.processors._shared.log_probs import keep_banned, lift_impossible
-from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, set_per_prompt
+from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
 from decodekit.processors._shared.second_model import (
-    SecondModelState,
-    check_has_prompts,
+    SecondModelProcessor,
     check_model,
-    last_tokens,
-    read_second_prompts,
+    prompts_or_last,
+    read_prompts_or_last,
 )
-from decodekit.processors.base import LogitsProcessor, Scores
+from decodekit.processors.base import Scores
 
 
 @final
 @dataclass(frozen=True)
-class ClassifierFreeGuidance(LogitsProcessor):
+class ClassifierFreeGuidance(SecondModelProcessor):
     r"""Moves the distribution away from the one without the prompt, or after a negative prompt.
 
     $s(v) = \gamma\,(\log P(v \mid x, y_{<t}) - \log P_2(v \mid \bar x, y_{<t}))
@@ -65,36 +65,24 @@ class ClassifierFreeGuidance(LogitsProcessor):
     scale: PerPrompt
     prompts: Any = field(default=None, repr=False)
 
-    capturable = False  # the host runs the second model's session
-    batch_independent = True
-
     def __post_init__(self) -> None:
         check_model("ClassifierFreeGuidance", "model", self.model)
         set_per_prompt(self, scale=FINITE)
-        if self.prompts is not None:
-            set_fields(self, prompts=read_second_prompts("ClassifierFreeGuidance", self.model, self.prompts))
-        check_has_prompts("ClassifierFreeGuidance", self.model, self.prompts)
+        set_fields(self, prompts=read_prompts_or_last("ClassifierFreeGuidance", self.model, self.prompts))
 
     @override
-    def init(self, history: History) -> SecondModelState | tuple[()]:
-        check_per_prompt(self, history)
-        if self.scale == 1:
-            return ()
-        prompts = last_tokens(history) if self.prompts is None else self.prompts
-        return SecondModelState.start("ClassifierFreeGuidance", self.model, history, prompts)
+    def second_models(self, history: History) -> list[tuple[Model, Prompt]]:
+        return [] if self.scale == 1 else [(self.model, prompts_or_last(self.prompts, history))]
 
     @override
-    def apply(
-        self, history: History, scores: Scores, memory: SecondModelState | tuple[()]
-    ) -> tuple[Scores, SecondModelState | tuple[()]]:
+    def combine(self, history: History, scores: Scores, *logits: Scores) -> Scores:
         log_probs = scores.log_softmax(-1)
-        if not isinstance(memory, SecondModelState):
-            return keep_banned(log_probs, scores), memory
-        logits, memory = memory.advance("ClassifierFreeGuidance", history, scores)
+        if not logits:  # the scale is 1
+            return keep_banned(log_probs, scores)
         scale = for_rows(self.scale, history, scores)
-        second = logits.log_softmax(-1)
+        second = logits[0].log_softmax(-1)
         floor = lift_impossible(second)
         # In Hugging Face's order: the same rounding.
         guided = keep_banned(scale * (log_probs - floor) + floor, scores)
         # Below 1 the second model's own weight is positive: a token impossible for it is banned.
-        return guided.masked_fill((second == -torch.inf) & (scale < 1), -torch.inf), memory
+        return guided.masked_fill((second == -torch.inf) & (scale < 1), -torch.inf)

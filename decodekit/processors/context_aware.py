@@ -6,17 +6,18 @@ from typing import Any, final
 from typing_extensions import override
 
 from decodekit.core.history import History
+from decodekit.core.prompt import Prompt
 from decodekit.core.validation import NON_NEGATIVE, set_fields
 from decodekit.models.protocols import Model
 from decodekit.processors._shared.log_probs import keep_banned, normalize, weigh
-from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, set_per_prompt
-from decodekit.processors._shared.second_model import SecondModelState, check_model, read_second_prompts
-from decodekit.processors.base import LogitsProcessor, Scores
+from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
+from decodekit.processors._shared.second_model import SecondModelProcessor, check_model, read_second_prompts
+from decodekit.processors.base import Scores
 
 
 @final
 @dataclass(frozen=True)
-class ContextAware(LogitsProcessor):
+class ContextAware(SecondModelProcessor):
     r"""Strengthens the context against the model's prior knowledge.
 
     $P'(v) \propto P(v \mid c, x, y_{<t})\,
@@ -54,24 +55,17 @@ class ContextAware(LogitsProcessor):
     alpha: PerPrompt
     prompts: Any = field(repr=False)
 
-    capturable = False  # the host runs the second model's session
-    batch_independent = True
-
     def __post_init__(self) -> None:
         check_model("ContextAware", "model", self.model)
         set_per_prompt(self, alpha=NON_NEGATIVE)
-        set_fields(self, prompts=read_second_prompts("ContextAware", self.model, self.prompts))
+        set_fields(self, prompts=read_second_prompts(self.model, self.prompts))
 
     @override
-    def init(self, history: History) -> SecondModelState:
-        check_per_prompt(self, history)
-        return SecondModelState.start("ContextAware", self.model, history, self.prompts)
+    def second_models(self, history: History) -> list[tuple[Model, Prompt]]:
+        return [(self.model, self.prompts)]
 
     @override
-    def apply(
-        self, history: History, scores: Scores, memory: SecondModelState
-    ) -> tuple[Scores, SecondModelState]:
-        logits, memory = memory.advance("ContextAware", history, scores)
+    def combine(self, history: History, scores: Scores, *logits: Scores) -> Scores:
         alpha = for_rows(self.alpha, history, scores)
-        aware = (1 + alpha) * scores.log_softmax(-1) + weigh(-alpha, logits.log_softmax(-1))
-        return normalize(keep_banned(aware, scores)), memory
+        aware = (1 + alpha) * scores.log_softmax(-1) + weigh(-alpha, logits[0].log_softmax(-1))
+        return normalize(keep_banned(aware, scores))

@@ -10,14 +10,14 @@ from decodekit.core.history import History
 from decodekit.core.validation import FRACTION, NON_NEGATIVE, POSITIVE
 from decodekit.models.protocols import Model
 from decodekit.processors._shared.log_probs import keep_banned, weigh
-from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, set_per_prompt
-from decodekit.processors._shared.second_model import SecondModelState, check_model
-from decodekit.processors.base import LogitsProcessor, Scores
+from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
+from decodekit.processors._shared.second_model import SecondModelProcessor, check_model
+from decodekit.processors.base import Scores
 
 
 @final
 @dataclass(frozen=True)
-class ContrastiveGuidance(LogitsProcessor):
+class ContrastiveGuidance(SecondModelProcessor):
     r"""Prefers tokens that the model finds likelier than a weaker model does, among the plausible ones.
 
     $s(v) = \log P(v) - w \log P_A(v)$ on $\{v : P(v) \ge \alpha \max_u P(u)\}$, minus infinity
@@ -56,27 +56,20 @@ class ContrastiveGuidance(LogitsProcessor):
     weight: PerPrompt = 1.0
     temperature: PerPrompt = 1.0
 
-    capturable = False  # the host runs the amateur's session
-    batch_independent = True
-
     def __post_init__(self) -> None:
         check_model("ContrastiveGuidance", "amateur", self.amateur)
         set_per_prompt(self, alpha=FRACTION, weight=NON_NEGATIVE, temperature=POSITIVE)
 
     @override
-    def init(self, history: History) -> SecondModelState:
-        check_per_prompt(self, history)
-        return SecondModelState.start("ContrastiveGuidance", self.amateur, history)
+    def second_models(self, history: History) -> list[tuple[Model, None]]:
+        return [(self.amateur, None)]
 
     @override
-    def apply(
-        self, history: History, scores: Scores, memory: SecondModelState
-    ) -> tuple[Scores, SecondModelState]:
-        logits, memory = memory.advance("ContrastiveGuidance", history, scores)
+    def combine(self, history: History, scores: Scores, *logits: Scores) -> Scores:
         alpha, weight, temperature = (
             for_rows(value, history, scores) for value in (self.alpha, self.weight, self.temperature)
         )
         probs = scores.softmax(-1)
         implausible = probs < alpha * probs.amax(-1, keepdim=True)
-        contrast = scores.log_softmax(-1) + weigh(-weight, (logits / temperature).log_softmax(-1))
-        return keep_banned(contrast, scores).masked_fill(implausible, -torch.inf), memory
+        contrast = scores.log_softmax(-1) + weigh(-weight, (logits[0] / temperature).log_softmax(-1))
+        return keep_banned(contrast, scores).masked_fill(implausible, -torch.inf)

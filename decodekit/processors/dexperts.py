@@ -9,14 +9,14 @@ from decodekit.core.history import History
 from decodekit.core.validation import NON_NEGATIVE
 from decodekit.models.protocols import Model
 from decodekit.processors._shared.log_probs import keep_banned, normalize, weigh
-from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, set_per_prompt
-from decodekit.processors._shared.second_model import SecondModelState, check_model
-from decodekit.processors.base import LogitsProcessor, Scores
+from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
+from decodekit.processors._shared.second_model import SecondModelProcessor, check_model
+from decodekit.processors.base import Scores
 
 
 @final
 @dataclass(frozen=True)
-class DExperts(LogitsProcessor):
+class DExperts(SecondModelProcessor):
     r"""Steers towards an expert's distribution and away from an anti-expert's.
 
     $P'(v) \propto P(v)\,(P_+(v) / P_-(v))^{\alpha}$. The scores are log-probabilities. Banned tokens stay
@@ -50,27 +50,19 @@ class DExperts(LogitsProcessor):
     antiexpert: Model
     alpha: PerPrompt
 
-    capturable = False  # the host runs the other models' sessions
-    batch_independent = True
-
     def __post_init__(self) -> None:
         check_model("DExperts", "expert", self.expert)
         check_model("DExperts", "antiexpert", self.antiexpert)
         set_per_prompt(self, alpha=NON_NEGATIVE._replace(advice="To steer the other way swap the models."))
 
     @override
-    def init(self, history: History) -> tuple[SecondModelState, SecondModelState]:
-        check_per_prompt(self, history)
-        expert = SecondModelState.start("DExperts", self.expert, history)
-        return expert, SecondModelState.start("DExperts", self.antiexpert, history)
+    def second_models(self, history: History) -> list[tuple[Model, None]]:
+        return [(self.expert, None), (self.antiexpert, None)]
 
     @override
-    def apply(
-        self, history: History, scores: Scores, memory: tuple[SecondModelState, SecondModelState]
-    ) -> tuple[Scores, tuple[SecondModelState, SecondModelState]]:
-        wanted, expert = memory[0].advance("DExperts", history, scores)
-        unwanted, antiexpert = memory[1].advance("DExperts", history, scores)
+    def combine(self, history: History, scores: Scores, *logits: Scores) -> Scores:
+        wanted, unwanted = logits
         alpha = for_rows(self.alpha, history, scores)
         towards, away = weigh(alpha, wanted.log_softmax(-1)), weigh(-alpha, unwanted.log_softmax(-1))
         steered = scores.log_softmax(-1) + towards + away
-        return normalize(keep_banned(steered, scores)), (expert, antiexpert)
+        return normalize(keep_banned(steered, scores))

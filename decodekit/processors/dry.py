@@ -11,19 +11,24 @@ from torch.nn.functional import pad
 from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import FLAG, NON_NEGATIVE, at_least, check_fields, read_ids, set_fields
-from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, set_per_prompt
-from decodekit.processors.base import Column, LogitsProcessor, Scores, device_ids
-
-_BASE = NON_NEGATIVE._replace(
-    holds=lambda base: NON_NEGATIVE.holds(base) and base >= 1, words="a finite number of at least 1"
+from decodekit.core.validation import (
+    FLAG,
+    FROM_ONE,
+    NON_NEGATIVE,
+    at_least,
+    check_fields,
+    read_ids,
+    set_fields,
 )
+from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
+from decodekit.processors.base import Column, NewTokenProcessor, Scores, device_ids
+
 _WINDOW = at_least(1)._replace(words="None or an integer of at least 1")
 
 
 @final
 @dataclass(frozen=True)
-class DRY(LogitsProcessor):
+class DRY(NewTokenProcessor):
     r"""Makes every token that would extend a repetition less likely, the more the longer the repetition.
 
     For a token v let n(v) be the largest n such that the last n tokens, followed by v, occurred before.
@@ -42,7 +47,7 @@ class DRY(LogitsProcessor):
         window: Only the last tokens count, this many of them, at least 1; one number, or one per prompt.
             None: all tokens count.
         max_match: Counts repetitions up to this many tokens, which bounds the penalty and the memory.
-        prompt: True to count the prompt's tokens too.
+        include_prompt: True to count the prompt's tokens too.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -67,27 +72,19 @@ class DRY(LogitsProcessor):
     _: KW_ONLY
     window: PerPrompt | None = None
     max_match: int = 50
-    prompt: bool = True
-
-    batch_independent = True
+    include_prompt: bool = True
 
     def __post_init__(self) -> None:
-        set_per_prompt(self, multiplier=NON_NEGATIVE, base=_BASE, allowed_length=at_least(1))
+        set_per_prompt(self, multiplier=NON_NEGATIVE, base=FROM_ONE, allowed_length=at_least(1))
         set_fields(self, breakers=read_ids("DRY", self.breakers))
         if self.window is not None:
             set_per_prompt(self, window=_WINDOW)
-        check_fields(self, max_match=at_least(1), prompt=FLAG)
+        check_fields(self, max_match=at_least(1), include_prompt=FLAG)
 
     @override
-    def init(self, history: History) -> Column:
-        check_per_prompt(self, history)
-        # The first column that counts.
-        return torch.zeros_like(history.position) if self.prompt else history.position.clone()
-
-    @override
-    def apply(self, history: History, scores: Scores, memory: Column) -> tuple[Scores, Column]:
+    def process(self, history: History, scores: Scores, first_new: Column) -> Scores:
         columns = torch.arange(history.tokens.shape[1], device=scores.device)
-        counted = history.valid & (columns >= memory)
+        counted = history.valid & (columns >= (0 if self.include_prompt else first_new))
         if self.window is not None:
             counted = counted & (columns >= history.position - for_rows(self.window, history, history.tokens))
         longest = self._longest(history, counted, scores.shape[-1]).to(scores.dtype)
@@ -96,7 +93,7 @@ class DRY(LogitsProcessor):
         excess = longest - for_rows(self.allowed_length, history, scores)
         growth = torch.pow(for_rows(self.base, history, scores), excess).clamp(max=finite_max)
         penalty = (growth * for_rows(self.multiplier, history, scores)).clamp(max=finite_max)
-        return torch.where((longest > 0) & (excess >= 0), scores - penalty, scores), memory
+        return torch.where((longest > 0) & (excess >= 0), scores - penalty, scores)
 
     def _longest(
         self, history: History, counted: Bool[Tensor, "rows capacity"], vocab: int

@@ -1,8 +1,7 @@
 """Temperature that follows the entropy."""
 
 from dataclasses import dataclass
-from itertools import cycle, islice
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -10,7 +9,7 @@ from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import POSITIVE
-from decodekit.processors._shared.parameters import PerPrompt, PromptValues, for_rows, set_per_prompt
+from decodekit.processors._shared.parameters import PerPrompt, by_prompt, for_rows, set_per_prompt
 from decodekit.processors.base import Scores, StatelessProcessor
 
 
@@ -54,11 +53,7 @@ class DynamicTemperature(StatelessProcessor):
 
     def __post_init__(self) -> None:
         set_per_prompt(self, low=POSITIVE, high=POSITIVE, exponent=POSITIVE)
-        lows, highs = (
-            list[Any](value if isinstance(value, PromptValues) else [value])
-            for value in (self.low, self.high)
-        )
-        for low, high in islice(zip(cycle(lows), cycle(highs), strict=False), max(len(lows), len(highs))):
+        for low, high in by_prompt(self.low, self.high):
             if low > high:
                 raise ValueError(f"DynamicTemperature: low must be at most high, got {low!r} and {high!r}.")
 

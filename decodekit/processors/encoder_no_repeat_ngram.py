@@ -6,15 +6,15 @@ from typing import final
 import torch
 from typing_extensions import override
 
-from decodekit.core.history import History
+from decodekit.core.history import History, Source
 from decodekit.core.validation import at_least, check_fields, set_fields
-from decodekit.processors._shared.sources import SourceIds, check_source, read_source, source_of
-from decodekit.processors.base import Column, LogitsProcessor, Scores, put
+from decodekit.processors._shared.sources import SourceIds, SourceProcessor, read_source
+from decodekit.processors.base import Scores, put
 
 
 @final
 @dataclass(frozen=True)
-class EncoderNoRepeatNGram(LogitsProcessor):
+class EncoderNoRepeatNGram(SourceProcessor):
     """Bans every token that would complete an n-gram of the source.
 
     So the output copies no n tokens in a row from the source. Padding of the source does not count.
@@ -45,30 +45,22 @@ class EncoderNoRepeatNGram(LogitsProcessor):
     n: int
     source: SourceIds = None
 
-    batch_independent = True
-
     def __post_init__(self) -> None:
         check_fields(self, n=at_least(1))
         set_fields(self, source=read_source("EncoderNoRepeatNGram", self.source))
 
     @override
-    def init(self, history: History) -> Column:
-        check_source("EncoderNoRepeatNGram", self.source, history)  # type: ignore[arg-type]
-        return history.position.clone()  # the prompt's length in columns
-
-    @override
-    def apply(self, history: History, scores: Scores, memory: Column) -> tuple[Scores, Column]:
-        tokens, valid = source_of(self.source, history, memory)  # type: ignore[arg-type]
+    def compare(self, history: History, scores: Scores, source: Source) -> Scores:
         capacity = history.tokens.shape[1]
-        if self.n > tokens.shape[1] or self.n > capacity + 1:
-            return scores, memory
+        if self.n > source.tokens.shape[1] or self.n > capacity + 1:
+            return scores
         # The last n - 1 tokens; a row that has fewer completes no n-gram.
         columns = history.position + torch.arange(1 - self.n, 0, device=scores.device)
         suffix = columns.clamp(0, capacity - 1)
         enough = (history.valid.index_select(1, suffix) & (columns >= 0)).all(-1)
         # [rows windows n]: every n-gram of the source
-        windows = tokens.unfold(1, self.n, 1)
-        unpadded = valid.unfold(1, self.n, 1).all(-1)
+        windows = source.tokens.unfold(1, self.n, 1)
+        unpadded = source.valid.unfold(1, self.n, 1).all(-1)
         same = windows[..., :-1] == history.tokens.index_select(1, suffix)[:, None]
         copied = same.all(-1) & unpadded & enough[:, None]
-        return put(scores, windows[..., -1], copied, -torch.inf), memory
+        return put(scores, windows[..., -1], copied, -torch.inf)

@@ -6,22 +6,16 @@ from typing import final
 import torch
 from typing_extensions import override
 
-from decodekit.core.history import History
+from decodekit.core.history import History, Source
 from decodekit.core.validation import POSITIVE, set_fields
-from decodekit.processors._shared.parameters import (
-    PerPrompt,
-    check_per_prompt,
-    for_rows,
-    map_per_prompt,
-    set_per_prompt,
-)
-from decodekit.processors._shared.sources import SourceIds, check_source, read_source, source_of
-from decodekit.processors.base import Column, LogitsProcessor, Scores, put
+from decodekit.processors._shared.parameters import PerPrompt, for_rows, map_per_prompt, set_per_prompt
+from decodekit.processors._shared.sources import SourceIds, SourceProcessor, read_source
+from decodekit.processors.base import Scores, put
 
 
 @final
 @dataclass(frozen=True)
-class EncoderRepetitionPenalty(LogitsProcessor):
+class EncoderRepetitionPenalty(SourceProcessor):
     """Makes every token of the source likelier.
 
     The inverse of `RepetitionPenalty`: multiplies a positive score by the penalty and divides a negative one
@@ -51,23 +45,14 @@ class EncoderRepetitionPenalty(LogitsProcessor):
     penalty: PerPrompt
     source: SourceIds = None
 
-    batch_independent = True
-
     def __post_init__(self) -> None:
         set_per_prompt(self, penalty=POSITIVE)
         set_fields(self, source=read_source("EncoderRepetitionPenalty", self.source))
 
     @override
-    def init(self, history: History) -> Column:
-        check_per_prompt(self, history)
-        check_source("EncoderRepetitionPenalty", self.source, history)  # type: ignore[arg-type]
-        return history.position.clone()  # the prompt's length in columns
-
-    @override
-    def apply(self, history: History, scores: Scores, memory: Column) -> tuple[Scores, Column]:
-        tokens, valid = source_of(self.source, history, memory)  # type: ignore[arg-type]
-        given = scores.gather(1, torch.where(valid, tokens, 0).clamp(max=scores.shape[-1] - 1))
+    def compare(self, history: History, scores: Scores, source: Source) -> Scores:
+        given = scores.gather(1, torch.where(source.valid, source.tokens, 0).clamp(max=scores.shape[-1] - 1))
         # The inverse is rounded first, as in Hugging Face.
         inverse = for_rows(map_per_prompt(lambda penalty: 1 / penalty, self.penalty), history, scores)
         raised = torch.where(given < 0, given * inverse, given / inverse)
-        return put(scores, tokens, valid, raised), memory
+        return put(scores, *source, raised)

@@ -16,20 +16,20 @@ from decodekit.processors._shared.log_probs import keep_banned, weigh
 from decodekit.processors._shared.parameters import (
     PerPrompt,
     PromptValues,
+    by_prompt,
     for_rows,
-    largest,
     map_per_prompt,
     per_prompt,
 )
-from decodekit.processors._shared.second_model import SecondModelState, check_model
-from decodekit.processors.base import LogitsProcessor, Scores
+from decodekit.processors._shared.second_model import SecondModelProcessor, check_model
+from decodekit.processors.base import Scores
 
 _WEIGHT = NON_NEGATIVE._replace(words="finite numbers of at least 0")
 
 
 @final
 @dataclass(frozen=True)
-class Ensemble(LogitsProcessor):
+class Ensemble(SecondModelProcessor):
     r"""Averages the distributions of several models, the run's own among them.
 
     $\log \sum_i w_i P_i(v)$, or with `average="log_prob"` $\sum_i w_i \log P_i(v)$, the logarithm of the
@@ -67,9 +67,6 @@ class Ensemble(LogitsProcessor):
     weights: Sequence[PerPrompt] | None = None
     average: Literal["prob", "log_prob"] = "prob"
 
-    capturable = False  # the host runs the other models' sessions
-    batch_independent = True
-
     def __post_init__(self) -> None:
         models = tuple(self.models) if isinstance(self.models, Sequence) else (self.models,)
         for model in models:
@@ -87,7 +84,7 @@ class Ensemble(LogitsProcessor):
         set_fields(self, models=models, weights=_normalize(weights))
 
     @override
-    def init(self, history: History) -> tuple[SecondModelState, ...]:
+    def second_models(self, history: History) -> list[tuple[Model, None]]:
         batch = history.batch
         for weight in self._weights:
             if isinstance(weight, PromptValues) and len(weight) != batch:
@@ -96,14 +93,11 @@ class Ensemble(LogitsProcessor):
                     f"{batch} prompts."
                 )
         models: tuple[Model, ...] = self.models  # type: ignore[assignment]  # set by __post_init__
-        return tuple(SecondModelState.start("Ensemble", model, history) for model in models)
+        return [(model, None) for model in models]
 
     @override
-    def apply(
-        self, history: History, scores: Scores, memory: tuple[SecondModelState, ...]
-    ) -> tuple[Scores, tuple[SecondModelState, ...]]:
-        outputs = [state.advance("Ensemble", history, scores) for state in memory]
-        log_probs = [scores.log_softmax(-1), *(logits.log_softmax(-1) for logits, _ in outputs)]
+    def combine(self, history: History, scores: Scores, *logits: Scores) -> Scores:
+        log_probs = [of_model.log_softmax(-1) for of_model in (scores, *logits)]
         if self.average == "prob":
             weights = [for_rows(map_per_prompt(_log, weight), history, scores) for weight in self._weights]
             terms = [weight + model for weight, model in zip(weights, log_probs, strict=True)]
@@ -111,7 +105,7 @@ class Ensemble(LogitsProcessor):
         else:
             weights = [for_rows(weight, history, scores) for weight in self._weights]
             mean = torch.stack(list(map(weigh, weights, log_probs))).sum(0)
-        return keep_banned(mean, scores), tuple(state for _, state in outputs)
+        return keep_banned(mean, scores)
 
     @property
     def _weights(self) -> tuple[PerPrompt, ...]:
@@ -124,16 +118,11 @@ def _normalize(weights: Sequence[PerPrompt]) -> tuple[PerPrompt, ...]:
     batches = {len(weight) for weight in checked if isinstance(weight, PromptValues)}
     if len(batches) > 1:
         raise ValueError(f"Ensemble: weights must be for equally many prompts, got {sorted(batches)}.")
-    prompts = max(batches, default=1)
-    # [models prompts]
-    table = [w if isinstance(w, PromptValues) else PromptValues([largest(w)] * prompts) for w in checked]
-    totals = [sum(weights_of_prompt) for weights_of_prompt in zip(*table, strict=True)]
-    if min(totals) == 0:
+    rows = by_prompt(*checked)
+    if min(map(sum, rows)) == 0:
         raise ValueError("Ensemble: some weight must be above 0, got only zeros.")
-    normalized = [
-        PromptValues(weight / total for weight, total in zip(row, totals, strict=True)) for row in table
-    ]
-    return tuple(normalized) if batches else tuple(row[0] for row in normalized)
+    normalized = [tuple(weight / sum(row) for weight in row) for row in rows]
+    return tuple(map(PromptValues, zip(*normalized, strict=True))) if batches else normalized[0]
 
 
 def _log(weight: float) -> float:

@@ -13,14 +13,8 @@ from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import Requirement, at_least, is_number, read_ids, set_fields
-from decodekit.processors._shared.parameters import (
-    PerPrompt,
-    PromptValues,
-    check_per_prompt,
-    for_rows,
-    set_per_prompt,
-)
-from decodekit.processors.base import Column, LogitsProcessor, Scores, check_ids
+from decodekit.processors._shared.parameters import PerPrompt, PromptValues, for_rows, set_per_prompt
+from decodekit.processors.base import Column, NewTokenProcessor, Scores, check_ids
 
 _MAX = torch.finfo(torch.float32).max
 _FACTOR = Requirement(lambda value: is_number(value) and 0 < value < math.inf, "a finite number above 0")
@@ -28,7 +22,7 @@ _FACTOR = Requirement(lambda value: is_number(value) and 0 < value < math.inf, "
 
 @final
 @dataclass(frozen=True)
-class ExponentialLengthDecay(LogitsProcessor):
+class ExponentialLengthDecay(NewTokenProcessor):
     r"""Makes the end ids likelier with every new token, exponentially, after some length.
 
     $s'(e) = s(e) + |s(e)| \, (f^n - 1)$ for every end id $e$, with $n$ the new tokens past `start`; up to
@@ -60,34 +54,25 @@ class ExponentialLengthDecay(LogitsProcessor):
     factor: PerPrompt
     end_ids: int | Iterable[int]
 
-    batch_independent = True
-
     def __post_init__(self) -> None:
         set_per_prompt(self, start=at_least(0), factor=_FACTOR)
         set_fields(self, end_ids=read_ids("ExponentialLengthDecay", self.end_ids))
 
     @override
-    def init(self, history: History) -> Column:
-        check_per_prompt(self, history)
-        return history.position.clone()  # the prompt's length in columns
-
-    @override
-    def apply(self, history: History, scores: Scores, memory: Column) -> tuple[Scores, Column]:
+    def process(self, history: History, scores: Scores, first_new: Column) -> Scores:
         ids = check_ids("ExponentialLengthDecay", scores, read_ids("ExponentialLengthDecay", self.end_ids))
         ends = scores.index_select(1, ids)
-        raised = (ends + ends.abs() * self._growth(history, memory)).clamp(max=_MAX)
-        return scores.index_copy(1, ids, torch.where(ends.isfinite(), raised, ends)), memory
+        raised = (ends + ends.abs() * self._growth(history, first_new)).clamp(max=_MAX)
+        return scores.index_copy(1, ids, torch.where(ends.isfinite(), raised, ends))
 
-    def _growth(self, history: History, prompt_length: Column) -> Float32[Tensor, "rows 1"]:
+    def _growth(self, history: History, first_new: Column) -> Float32[Tensor, "rows 1"]:
         """Return the growth of a score per row, as a multiple of its absolute value."""
         rows, capacity = history.tokens.shape
-        past = history.position - prompt_length - for_rows(self.start, history, history.tokens)
-        if isinstance(self.factor, PromptValues):
-            table = history.spread(_growth_table(self.factor, capacity, history.tokens.device))
-        else:
-            factor = PromptValues((self.factor,))  # type: ignore[arg-type]
-            table = _growth_table(factor, capacity, history.tokens.device).expand(rows, -1)
-        return table.gather(1, past.clamp(0, capacity).expand(rows, 1))
+        factors = self.factor if isinstance(self.factor, PromptValues) else PromptValues([self.factor])  # type: ignore[list-item]
+        past = history.position - first_new - for_rows(self.start, history, history.tokens)
+        table = _growth_table(factors, capacity, history.tokens.device)
+        factor = history.owners.prompts % len(factors)  # the place of each row's
+        return table[factor[:, None], past.clamp(0, capacity).expand(rows, 1)]
 
 
 @lru_cache(maxsize=256)

@@ -8,13 +8,13 @@ from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import at_least, read_ids, set_fields
-from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, set_per_prompt
-from decodekit.processors.base import Column, LogitsProcessor, Scores, force
+from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
+from decodekit.processors.base import Column, NewTokenProcessor, Scores, force
 
 
 @final
 @dataclass(frozen=True)
-class ForcedEOS(LogitsProcessor):
+class ForcedEOS(NewTokenProcessor):
     """Allows the end ids only, at the last new token.
 
     So every output ends with an end id. They get the score 0 and so add nothing to a beam, even if they
@@ -42,8 +42,6 @@ class ForcedEOS(LogitsProcessor):
     max_new_tokens: PerPrompt
     end_ids: int | Iterable[int]
 
-    batch_independent = True
-
     def __post_init__(self) -> None:
         set_per_prompt(self, max_new_tokens=at_least(1))
         set_fields(self, end_ids=read_ids("ForcedEOS", self.end_ids))
@@ -51,12 +49,7 @@ class ForcedEOS(LogitsProcessor):
             raise ValueError("ForcedEOS: end_ids must hold at least one id, got none.")
 
     @override
-    def init(self, history: History) -> Column:
-        check_per_prompt(self, history)
-        return history.position.clone()  # the prompt's length in columns
-
-    @override
-    def apply(self, history: History, scores: Scores, memory: Column) -> tuple[Scores, Column]:
+    def process(self, history: History, scores: Scores, first_new: Column) -> Scores:
         max_new_tokens = for_rows(self.max_new_tokens, history, history.tokens)
-        is_last = history.position - memory + 1 == max_new_tokens
-        return force("ForcedEOS", scores, read_ids("ForcedEOS", self.end_ids), is_last), memory
+        is_last = history.position - first_new + 1 == max_new_tokens
+        return force("ForcedEOS", scores, read_ids("ForcedEOS", self.end_ids), is_last)

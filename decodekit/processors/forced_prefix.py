@@ -9,12 +9,13 @@ from typing import final
 import torch
 from jaxtyping import Int64
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import plain, read_ids, set_fields, shown
 from decodekit.errors import DecodekitError
-from decodekit.processors.base import Column, LogitsProcessor, Scores, check_ids
+from decodekit.processors.base import Column, LogitsProcessor, Scores, check_largest
 
 NONE = -1  # past the end of a prefix
 
@@ -78,11 +79,11 @@ class ForcedPrefix(LogitsProcessor):
         largest = max(chain.from_iterable(self._prefixes), default=NONE)
         if largest == NONE:
             return scores, memory
-        check_ids("ForcedPrefix", scores, (largest,))
+        check_largest("ForcedPrefix", largest, scores.shape[-1])
         table = _on_device(self._prefixes, scores.device)
         # The last column is past the end of every prefix.
         step = (history.position - memory).clamp(max=table.shape[1] - 1)
-        tokens = history.spread(table.index_select(1, step.view(1)).expand(history.batch, -1))  # [rows 1]
+        tokens = history.to_rows(table.index_select(1, step.view(1)).expand(history.batch, -1))  # [rows 1]
         is_forced, place = tokens != NONE, tokens.clamp(min=0)
         forced = scores.gather(1, place).masked_fill(is_forced, 0.0)
         return scores.masked_fill(is_forced, -torch.inf).scatter(1, place, forced), memory
@@ -94,6 +95,5 @@ def _on_device(
     prefixes: tuple[tuple[int, ...], ...], device: torch.device
 ) -> Int64[Tensor, "prefixes longest"]:
     """Return the padded prefixes, cached: a copy at every step would stall the device's stream."""
-    longest = 1 + max(map(len, prefixes))
-    padded = [[*prefix, *[NONE] * (longest - len(prefix))] for prefix in prefixes]
-    return torch.tensor(padded, device=device)
+    ended = [torch.tensor([*prefix, NONE], device=device) for prefix in prefixes]
+    return pad_sequence(ended, batch_first=True, padding_value=NONE)

@@ -8,15 +8,15 @@ from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import FINITE, FLAG, check_fields
-from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, set_per_prompt
-from decodekit.processors.base import Column, LogitsProcessor, Scores
+from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
+from decodekit.processors.base import Column, NewTokenProcessor, Scores
 
 _MAX = torch.finfo(torch.float32).max
 
 
 @final
 @dataclass(frozen=True)
-class FrequencyPenalty(LogitsProcessor):
+class FrequencyPenalty(NewTokenProcessor):
     r"""Makes every generated token less likely, in proportion to how often it was generated.
 
     $s'(v) = s(v) - \text{penalty} \cdot c(v)$, where $c(v)$ counts the token among the generated ones.
@@ -24,10 +24,10 @@ class FrequencyPenalty(LogitsProcessor):
     Args:
         penalty: In units of the scores; 0 changes nothing, above 0 discourages repetition, below 0 encourages
             it; one number, or one per prompt. Usual values: 0.1-1; the OpenAI API takes -2 to 2.
-        prompt: True to count the prompt's tokens too.
+        include_prompt: True to count the prompt's tokens too.
 
     Raises:
-        ValueError: If `penalty` is not a finite float32 number, or `prompt` is not True or False.
+        ValueError: If `penalty` is not a finite float32 number, or `include_prompt` is not True or False.
 
     Example:
         >>> out = dk.decode(dk.load(), "Once upon", dk.Greedy(), FrequencyPenalty(0.5), max_new_tokens=5)
@@ -38,34 +38,26 @@ class FrequencyPenalty(LogitsProcessor):
         OpenAI API, `frequency_penalty`, https://platform.openai.com/docs/api-reference/chat/create.
 
     Hugging Face:
-        None. Without `prompt` it is vLLM's `frequency_penalty`.
+        None. Without `include_prompt` it is vLLM's `frequency_penalty`.
     """
 
     penalty: PerPrompt
     _: KW_ONLY
-    prompt: bool = False
-
-    batch_independent = True
+    include_prompt: bool = False
 
     def __post_init__(self) -> None:
         set_per_prompt(self, penalty=FINITE._replace(words="a finite float32 number"))
-        check_fields(self, prompt=FLAG)
+        check_fields(self, include_prompt=FLAG)
 
     @override
-    def init(self, history: History) -> Column:
-        check_per_prompt(self, history)
-        # The first column that counts.
-        return torch.zeros_like(history.position) if self.prompt else history.position.clone()
-
-    @override
-    def apply(self, history: History, scores: Scores, memory: Column) -> tuple[Scores, Column]:
+    def process(self, history: History, scores: Scores, first_new: Column) -> Scores:
         rows, vocab = scores.shape
         columns = torch.arange(history.tokens.shape[1], device=scores.device)
-        counted = history.valid & (columns >= memory) & (history.tokens < vocab)
+        counted = history.valid & (columns >= (0 if self.include_prompt else first_new))
         # A spare last id takes the other columns, so that the shape does not depend on the data.
-        ids = torch.where(counted, history.tokens, vocab)
+        ids = torch.where(counted & (history.tokens < vocab), history.tokens, vocab)
         counts = torch.zeros((rows, vocab + 1), dtype=scores.dtype, device=scores.device)
         counts = counts.scatter_add(1, ids, torch.ones_like(ids, dtype=scores.dtype))[:, :vocab]
         # The largest number stands in for infinity, which would make NaN of an infinite score.
         penalties = (counts * for_rows(self.penalty, history, scores)).clamp(-_MAX, _MAX)
-        return scores - penalties, memory
+        return scores - penalties

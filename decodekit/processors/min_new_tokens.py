@@ -8,13 +8,13 @@ from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import at_least, read_ids, set_fields
-from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, set_per_prompt
-from decodekit.processors.base import Column, LogitsProcessor, Scores, ban
+from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
+from decodekit.processors.base import Column, NewTokenProcessor, Scores, ban
 
 
 @final
 @dataclass(frozen=True)
-class MinNewTokens(LogitsProcessor):
+class MinNewTokens(NewTokenProcessor):
     """Bans the end ids until there are enough new tokens.
 
     Args:
@@ -37,19 +37,12 @@ class MinNewTokens(LogitsProcessor):
     min_new_tokens: PerPrompt
     end_ids: int | Iterable[int]
 
-    batch_independent = True
-
     def __post_init__(self) -> None:
         set_per_prompt(self, min_new_tokens=at_least(0))
         set_fields(self, end_ids=read_ids("MinNewTokens", self.end_ids))
 
     @override
-    def init(self, history: History) -> Column:
-        check_per_prompt(self, history)
-        return history.position.clone()  # the prompt's length in columns
-
-    @override
-    def apply(self, history: History, scores: Scores, memory: Column) -> tuple[Scores, Column]:
+    def process(self, history: History, scores: Scores, first_new: Column) -> Scores:
         required = for_rows(self.min_new_tokens, history, history.tokens)
-        too_short = history.position - memory < required
-        return ban("MinNewTokens", scores, read_ids("MinNewTokens", self.end_ids), too_short), memory
+        too_short = history.position - first_new < required
+        return ban("MinNewTokens", scores, read_ids("MinNewTokens", self.end_ids), too_short)

@@ -5,27 +5,20 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import POSITIVE, at_least
-from decodekit.processors._shared import mirostat
-from decodekit.processors._shared.mirostat import MirostatMemory
-from decodekit.processors._shared.parameters import (
-    PerPrompt,
-    check_per_prompt,
-    for_rows,
-    largest,
-    set_per_prompt,
-)
-from decodekit.processors.base import LogitsProcessor, Scores
+from decodekit.processors._shared.mirostat import Mirostat, MirostatMemory
+from decodekit.processors._shared.parameters import PerPrompt, for_rows, largest, set_per_prompt
+from decodekit.processors.base import Scores
 
 
 @final
 @dataclass(frozen=True)
-class MirostatV1(LogitsProcessor):
+class MirostatV1(Mirostat):
     r"""Keeps the k likeliest tokens, with k such that emitted tokens have `tau` bits of surprise.
 
     Models the distribution as Zipf's, $p_i \propto i^{-s}$, and estimates s from its `m` likeliest tokens:
@@ -64,30 +57,15 @@ class MirostatV1(LogitsProcessor):
         None. llama.cpp rounds k down, and measures the surprise of a token after the truncation.
     """
 
-    tau: PerPrompt
-    eta: PerPrompt = 0.1
     m: PerPrompt = 100
-
-    capturable = False
-    argmax_invariant = True
-    batch_independent = True
 
     def __post_init__(self) -> None:
         set_per_prompt(self, tau=POSITIVE, eta=POSITIVE, m=at_least(2))
 
     @override
-    def init(self, history: History) -> MirostatMemory:
-        check_per_prompt(self, history)
-        return mirostat.start(self.tau, history)
-
-    @override
-    def apply(
-        self, history: History, scores: Scores, memory: MirostatMemory
-    ) -> tuple[Scores, MirostatMemory]:
-        mu = mirostat.learn(memory, history, self.tau, self.eta)
+    def banned(self, history: History, scores: Scores, memory: MirostatMemory) -> Bool[Tensor, "rows vocab"]:
         descending = scores.sort(dim=-1, descending=True).values
-        floor = descending.gather(1, self._tokens_to_keep(history, descending, mu) - 1)
-        return scores.masked_fill(scores < floor, -torch.inf), MirostatMemory(mu, mirostat.surprises(scores))
+        return scores < descending.gather(1, self._tokens_to_keep(history, descending, memory.mu) - 1)
 
     def _tokens_to_keep(
         self, history: History, descending: Float[Tensor, "rows vocab"], mu: Float32[Tensor, "rows 1"]

@@ -3,20 +3,20 @@
 from dataclasses import dataclass
 from typing import final
 
-import torch
+from jaxtyping import Bool
+from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import POSITIVE
-from decodekit.processors._shared import mirostat
-from decodekit.processors._shared.mirostat import MirostatMemory
-from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, set_per_prompt
-from decodekit.processors.base import LogitsProcessor, Scores
+from decodekit.processors._shared.mirostat import Mirostat, MirostatMemory
+from decodekit.processors._shared.parameters import set_per_prompt
+from decodekit.processors.base import Scores
 
 
 @final
 @dataclass(frozen=True)
-class MirostatV2(LogitsProcessor):
+class MirostatV2(Mirostat):
     r"""Bans tokens of more than $\mu$ bits of surprise, and adapts $\mu$ so that emitted ones have `tau`.
 
     Keeps $\{v : -\log_2 P(v) \le \mu\}$, at least the likeliest. After each token x,
@@ -47,26 +47,9 @@ class MirostatV2(LogitsProcessor):
         ours is before it, as in the authors' program of version 1.
     """
 
-    tau: PerPrompt
-    eta: PerPrompt = 0.1
-
-    capturable = False
-    argmax_invariant = True
-    batch_independent = True
-
     def __post_init__(self) -> None:
         set_per_prompt(self, tau=POSITIVE, eta=POSITIVE)
 
     @override
-    def init(self, history: History) -> MirostatMemory:
-        check_per_prompt(self, history)
-        return mirostat.start(self.tau, history)
-
-    @override
-    def apply(
-        self, history: History, scores: Scores, memory: MirostatMemory
-    ) -> tuple[Scores, MirostatMemory]:
-        mu = mirostat.learn(memory, history, self.tau, self.eta)
-        surprise = mirostat.surprises(scores)
-        banned = (surprise > mu) & (scores < scores.amax(-1, keepdim=True))
-        return scores.masked_fill(banned, -torch.inf), MirostatMemory(mu, surprise)
+    def banned(self, history: History, scores: Scores, memory: MirostatMemory) -> Bool[Tensor, "rows vocab"]:
+        return (memory.surprise > memory.mu) & (scores < scores.amax(-1, keepdim=True))

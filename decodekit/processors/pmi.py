@@ -7,23 +7,23 @@ import torch
 from typing_extensions import override
 
 from decodekit.core.history import History
+from decodekit.core.prompt import Prompt
 from decodekit.core.validation import NON_NEGATIVE, set_fields
 from decodekit.models.protocols import Model
 from decodekit.processors._shared.log_probs import weigh
-from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, set_per_prompt
+from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
 from decodekit.processors._shared.second_model import (
-    SecondModelState,
-    check_has_prompts,
+    SecondModelProcessor,
     check_model,
-    last_tokens,
-    read_second_prompts,
+    prompts_or_last,
+    read_prompts_or_last,
 )
-from decodekit.processors.base import LogitsProcessor, Scores
+from decodekit.processors.base import Scores
 
 
 @final
 @dataclass(frozen=True)
-class PMI(LogitsProcessor):
+class PMI(SecondModelProcessor):
     r"""Where the model is unsure, subtracts the log-probabilities of a language model without the source.
 
     $s'(v) = s(v) - \lambda \log P_{LM}(v \mid y_{<t})$ where the entropy of $P(\cdot \mid x, y_{<t})$ is at
@@ -63,28 +63,18 @@ class PMI(LogitsProcessor):
     threshold: PerPrompt
     prompts: Any = field(default=None, repr=False)
 
-    capturable = False  # the host runs the second model's session
-    batch_independent = True
-
     def __post_init__(self) -> None:
         check_model("PMI", "model", self.model)
         set_per_prompt(self, weight=NON_NEGATIVE, threshold=NON_NEGATIVE)
-        if self.prompts is not None:
-            set_fields(self, prompts=read_second_prompts("PMI", self.model, self.prompts))
-        check_has_prompts("PMI", self.model, self.prompts)
+        set_fields(self, prompts=read_prompts_or_last("PMI", self.model, self.prompts))
 
     @override
-    def init(self, history: History) -> SecondModelState:
-        check_per_prompt(self, history)
-        prompts = last_tokens(history) if self.prompts is None else self.prompts
-        return SecondModelState.start("PMI", self.model, history, prompts)
+    def second_models(self, history: History) -> list[tuple[Model, Prompt]]:
+        return [(self.model, prompts_or_last(self.prompts, history))]
 
     @override
-    def apply(
-        self, history: History, scores: Scores, memory: SecondModelState
-    ) -> tuple[Scores, SecondModelState]:
-        logits, memory = memory.advance("PMI", history, scores)
+    def combine(self, history: History, scores: Scores, *logits: Scores) -> Scores:
         weight, threshold = (for_rows(value, history, scores) for value in (self.weight, self.threshold))
         entropy = torch.special.entr(scores.softmax(-1)).sum(-1, keepdim=True)
-        informative = scores + weigh(-weight, logits.log_softmax(-1))
-        return torch.where(entropy >= threshold, informative, scores), memory
+        informative = scores + weigh(-weight, logits[0].log_softmax(-1))
+        return torch.where(entropy >= threshold, informative, scores)

@@ -8,13 +8,13 @@ from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import FINITE, FLAG, check_fields
-from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, set_per_prompt
-from decodekit.processors.base import Column, LogitsProcessor, Scores, put
+from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
+from decodekit.processors.base import Column, NewTokenProcessor, Scores, put
 
 
 @final
 @dataclass(frozen=True)
-class PresencePenalty(LogitsProcessor):
+class PresencePenalty(NewTokenProcessor):
     r"""Makes every generated token less likely, by the same amount however often it was generated.
 
     $s'(v) = s(v) - \text{penalty}$ for every generated token $v$.
@@ -22,10 +22,10 @@ class PresencePenalty(LogitsProcessor):
     Args:
         penalty: In units of the scores; 0 changes nothing, above 0 discourages repetition, below 0 encourages
             it; one number, or one per prompt. Usual values: 0.1-1; the OpenAI API takes -2 to 2.
-        prompt: True to count the prompt's tokens too.
+        include_prompt: True to count the prompt's tokens too.
 
     Raises:
-        ValueError: If `penalty` is not a finite float32 number, or `prompt` is not True or False.
+        ValueError: If `penalty` is not a finite float32 number, or `include_prompt` is not True or False.
 
     Example:
         >>> out = dk.decode(dk.load(), "Once upon", dk.Greedy(), PresencePenalty(0.5), max_new_tokens=5)
@@ -36,29 +36,21 @@ class PresencePenalty(LogitsProcessor):
         OpenAI API, `presence_penalty`, https://platform.openai.com/docs/api-reference/chat/create.
 
     Hugging Face:
-        None. Without `prompt` it is vLLM's `presence_penalty`.
+        None. Without `include_prompt` it is vLLM's `presence_penalty`.
     """
 
     penalty: PerPrompt
     _: KW_ONLY
-    prompt: bool = False
-
-    batch_independent = True
+    include_prompt: bool = False
 
     def __post_init__(self) -> None:
         set_per_prompt(self, penalty=FINITE._replace(words="a finite float32 number"))
-        check_fields(self, prompt=FLAG)
+        check_fields(self, include_prompt=FLAG)
 
     @override
-    def init(self, history: History) -> Column:
-        check_per_prompt(self, history)
-        # The first column that counts.
-        return torch.zeros_like(history.position) if self.prompt else history.position.clone()
-
-    @override
-    def apply(self, history: History, scores: Scores, memory: Column) -> tuple[Scores, Column]:
+    def process(self, history: History, scores: Scores, first_new: Column) -> Scores:
         columns = torch.arange(history.tokens.shape[1], device=scores.device)
-        counted = history.valid & (columns >= memory)
+        counted = history.valid & (columns >= (0 if self.include_prompt else first_new))
         ids = torch.where(counted, history.tokens, 0).clamp(max=scores.shape[-1] - 1)
         penalized = scores.gather(1, ids) - for_rows(self.penalty, history, scores)
-        return put(scores, history.tokens, counted, penalized), memory
+        return put(scores, history.tokens, counted, penalized)

@@ -7,7 +7,7 @@ import torch
 from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import POSITIVE, Requirement, is_finite
+from decodekit.core.validation import FROM_ONE, POSITIVE
 from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
 from decodekit.processors.base import Scores, StatelessProcessor
 
@@ -53,8 +53,7 @@ class QuadraticSmoothing(StatelessProcessor):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        curve = Requirement(lambda value: is_finite(value) and value >= 1, "a finite number of at least 1")
-        set_per_prompt(self, factor=POSITIVE, curve=curve)
+        set_per_prompt(self, factor=POSITIVE, curve=FROM_ONE)
 
     @override
     def process(self, history: History, scores: Scores) -> Scores:

@@ -6,17 +6,18 @@ from typing import Any, final
 from typing_extensions import override
 
 from decodekit.core.history import History
+from decodekit.core.prompt import Prompt
 from decodekit.core.validation import FINITE, set_fields
 from decodekit.models.protocols import Model
 from decodekit.processors._shared.log_probs import weigh
-from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, set_per_prompt
-from decodekit.processors._shared.second_model import SecondModelState, check_model, read_second_prompts
-from decodekit.processors.base import LogitsProcessor, Scores
+from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
+from decodekit.processors._shared.second_model import SecondModelProcessor, check_model, read_second_prompts
+from decodekit.processors.base import Scores
 
 
 @final
 @dataclass(frozen=True)
-class ShallowFusion(LogitsProcessor):
+class ShallowFusion(SecondModelProcessor):
     r"""Adds a language model's log-probabilities, so that fluent tokens become likelier.
 
     $s'(v) = s(v) + w \log P_{LM}(v)$. The scores are not normalized: a beam's score is their sum, and fusions
@@ -53,23 +54,16 @@ class ShallowFusion(LogitsProcessor):
     weight: PerPrompt
     prompts: Any = field(default=None, repr=False)
 
-    capturable = False  # the host runs the language model's session
-    batch_independent = True
-
     def __post_init__(self) -> None:
         check_model("ShallowFusion", "model", self.model)
         set_per_prompt(self, weight=FINITE)
         if self.prompts is not None:
-            set_fields(self, prompts=read_second_prompts("ShallowFusion", self.model, self.prompts))
+            set_fields(self, prompts=read_second_prompts(self.model, self.prompts))
 
     @override
-    def init(self, history: History) -> SecondModelState:
-        check_per_prompt(self, history)
-        return SecondModelState.start("ShallowFusion", self.model, history, self.prompts)
+    def second_models(self, history: History) -> list[tuple[Model, Prompt | None]]:
+        return [(self.model, self.prompts)]
 
     @override
-    def apply(
-        self, history: History, scores: Scores, memory: SecondModelState
-    ) -> tuple[Scores, SecondModelState]:
-        logits, memory = memory.advance("ShallowFusion", history, scores)
-        return scores + weigh(for_rows(self.weight, history, scores), logits.log_softmax(-1)), memory
+    def combine(self, history: History, scores: Scores, *logits: Scores) -> Scores:
+        return scores + weigh(for_rows(self.weight, history, scores), logits[0].log_softmax(-1))

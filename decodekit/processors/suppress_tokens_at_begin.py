@@ -8,12 +8,12 @@ from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import at_least, check_fields, read_ids, set_fields
-from decodekit.processors.base import Column, LogitsProcessor, Scores, ban
+from decodekit.processors.base import Column, NewTokenProcessor, Scores, ban
 
 
 @final
 @dataclass(frozen=True)
-class SuppressTokensAtBegin(LogitsProcessor):
+class SuppressTokensAtBegin(NewTokenProcessor):
     """Bans a fixed set of tokens at the first new token only.
 
     Args:
@@ -43,18 +43,12 @@ class SuppressTokensAtBegin(LogitsProcessor):
     tokens: int | Iterable[int]
     begin: int = 0
 
-    batch_independent = True
-
     def __post_init__(self) -> None:
         check_fields(self, begin=at_least(0))
         set_fields(self, tokens=read_ids("SuppressTokensAtBegin", self.tokens))
 
     @override
-    def init(self, history: History) -> Column:
-        return history.position.clone()  # the prompt's length in columns
-
-    @override
-    def apply(self, history: History, scores: Scores, memory: Column) -> tuple[Scores, Column]:
+    def process(self, history: History, scores: Scores, first_new: Column) -> Scores:
         ids = read_ids("SuppressTokensAtBegin", self.tokens)
-        begins = history.position - memory == self.begin
-        return ban("SuppressTokensAtBegin", scores, ids, begins), memory
+        begins = history.position - first_new == self.begin
+        return ban("SuppressTokensAtBegin", scores, ids, begins)

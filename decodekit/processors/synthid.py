@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import FLAG, Requirement, at_least, check_fields, is_count, set_fields
-from decodekit.processors.base import Column, LogitsProcessor, Scores
+from decodekit.processors.base import Column, NewTokenProcessor, Scores
 
 _MULTIPLIER = 6364136223846793005  # Knuth's, for a linear congruential generator of 64 bits
 _TABLE_SIZE = Requirement(lambda size: is_count(size, 1) and size <= 2**24, "an integer in [1, 2**24]")
@@ -21,7 +21,7 @@ _TABLE_SIZE = Requirement(lambda size: is_count(size, 1) and size <= 2**24, "an 
 
 @final
 @dataclass(frozen=True)
-class SynthID(LogitsProcessor):
+class SynthID(NewTokenProcessor):
     r"""Watermarks the output by a tournament between tokens, decided by secret keys, one round per key.
 
     A hash of the last `ngram_len - 1` new tokens, the token v and a key gives each token in each round l the
@@ -71,8 +71,6 @@ class SynthID(LogitsProcessor):
     sampling_table_size: int = 2**16
     skip_first_ngram_calls: bool = False
 
-    batch_independent = True
-
     def __post_init__(self) -> None:
         plain = self.keys.tolist() if isinstance(self.keys, Tensor) else self.keys
         keys = tuple(plain) if isinstance(plain, Iterable) else (plain,)
@@ -84,19 +82,15 @@ class SynthID(LogitsProcessor):
         set_fields(self, keys=keys)
 
     @override
-    def init(self, history: History) -> Column:
-        return history.position.clone()  # the first new column
-
-    @override
-    def apply(self, history: History, scores: Scores, memory: Column) -> tuple[Scores, Column]:
-        contexts = self._contexts(history, memory)
+    def process(self, history: History, scores: Scores, first_new: Column) -> Scores:
+        contexts = self._contexts(history, first_new)
         context = contexts.index_select(1, history.position.view(1))  # the newest one
         marked = self._tournament(scores, context)
         columns = torch.arange(contexts.shape[1], device=scores.device)
-        first = memory + (self.ngram_len - 1 if self.skip_first_ngram_calls else 0)
+        first = first_new + (self.ngram_len - 1 if self.skip_first_ngram_calls else 0)
         remembered = (columns >= first) & (columns >= history.position - self.context_history_size)
         repeated = ((contexts == context) & remembered & (columns < history.position)).any(-1, keepdim=True)
-        return torch.where(repeated | (history.position < first), scores, marked), memory
+        return torch.where(repeated | (history.position < first), scores, marked)
 
     def g_values(self, hashes: Int64[Tensor, "*shape"], key: int) -> Int64[Tensor, "*shape"]:
         """Return the number, 0 or 1, that a key gives to n-grams with these hashes."""

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from decodekit.core.validation import FINITE, CheckedOptions, check_fields, is_number, set_fields
+from decodekit.core.validation import FINITE, CheckedOptions, Requirement, check_fields, is_number, set_fields
 from decodekit.processors._shared.detection import TokenSequences, read_sequences, upper_tail
 from decodekit.processors.synthid import SynthID, extend_hash, hash_tokens
 
@@ -74,9 +74,8 @@ class SynthIDDetector(CheckedOptions):
     threshold: float = 3.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.watermark, SynthID):
-            raise ValueError(f"SynthIDDetector: watermark must be a SynthID, got {self.watermark!r}.")  # noqa: TRY004 - constructors raise ValueError
-        check_fields(self, threshold=FINITE)
+        watermark = Requirement(lambda given: isinstance(given, SynthID), "a SynthID")
+        check_fields(self, watermark=watermark, threshold=FINITE)
         if self.weights is None:
             return
         weights, rounds = tuple(self.weights), len(tuple(self.watermark.keys))

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
@@ -101,9 +101,8 @@ class TokenHealing(LogitsProcessor):
         allowed = torch.zeros((states, len(texts)), dtype=torch.bool)
         remaining = torch.zeros(states, dtype=torch.long)
         allowed[_FREE] = True
-        speller = _Speller(texts)
-        for text in distinct:
-            for place, ids in enumerate(speller.continuing_ids(text), start=first[text]):
+        for text, ids_of_places in zip(distinct, _continuing_ids(distinct, texts), strict=True):
+            for place, ids in enumerate(ids_of_places, start=first[text]):
                 allowed[place, ids] = True
             if not allowed[first[text]].any():
                 raise ValueError(
@@ -121,7 +120,7 @@ class TokenHealing(LogitsProcessor):
                 f"TokenHealing: there must be a removed text for each prompt, got {len(self.removed)} for "
                 f"{history.batch} prompts. Pass decode the prompts that heal returns."
             )
-        state = history.spread(device_ids(self.first_states, history.tokens.device))
+        state = history.to_rows(device_ids(self.first_states, history.tokens.device))
         return HealingMemory(state, history.position.clone())
 
     @override
@@ -196,28 +195,23 @@ def _healed_length(ids: list[int], texts: Sequence[bytes], max_removed: int) -> 
     return length
 
 
-class _Speller:
-    """The ids of a vocabulary, sorted by their bytes."""
-
-    def __init__(self, texts: Sequence[bytes]) -> None:
-        self.ids = sorted((id_ for id_, text in enumerate(texts) if text), key=texts.__getitem__)
-        self.texts = [texts[id_] for id_ in self.ids]
-        self.ids_of: defaultdict[bytes, list[int]] = defaultdict(list)
-        for text, id_ in zip(self.texts, self.ids, strict=True):
-            self.ids_of[text].append(id_)
-
-    def continuing_ids(self, text: bytes) -> list[list[int]]:
-        """List, for every place in a text, the ids that continue it and leave a rest that ids can spell."""
+def _continuing_ids(removed: list[bytes], token_texts: Sequence[bytes]) -> Iterator[list[list[int]]]:
+    """Yield, for every place in each text, the ids that continue it and leave a rest that ids can spell."""
+    ids_of: defaultdict[bytes, list[int]] = defaultdict(list)
+    for id_, text in enumerate(token_texts):
+        ids_of[text].append(id_)
+    ids_of.pop(b"", None)
+    texts = sorted(ids_of)
+    for text in removed:
         ids: list[list[int]] = [[] for _ in text]
         for place in reversed(range(len(text))):
             rest = text[place:]
-            begin = bisect_left(self.texts, rest)
-            end = bisect_right(self.texts, rest, key=itemgetter(slice(len(rest))))
-            ids[place] = self.ids[begin:end]
+            begin, end = bisect_left(texts, rest), bisect_right(texts, rest, key=itemgetter(slice(len(rest))))
+            ids[place] = [id_ for longer in texts[begin:end] for id_ in ids_of[longer]]
             for length in range(1, len(rest)):
-                if ids[place + length] and rest[:length] in self.ids_of:
-                    ids[place] = ids[place] + self.ids_of[rest[:length]]
-        return ids
+                if ids[place + length]:
+                    ids[place] += ids_of.get(rest[:length], [])
+        yield ids
 
 
 def _next_state(

@@ -13,7 +13,7 @@ from decodekit.core.history import History
 from decodekit.core.validation import read_ids, set_fields
 from decodekit.errors import DecodekitError
 from decodekit.processors._shared.token_trie import Strings, TokenTrie, on_device
-from decodekit.processors.base import LogitsProcessor, Scores, device_ids
+from decodekit.processors.base import LogitsProcessor, Scores, check_largest, device_ids
 
 
 class TrieMemory(NamedTuple):
@@ -93,36 +93,23 @@ class TrieConstraint(LogitsProcessor):
                 f"{batch} prompts."
             )
         roots = torch.arange(batch, device=device) * int(self.per_prompt)  # the root of every prompt's set
-        return TrieMemory(history.spread(roots), history.position.clone())
+        return TrieMemory(history.to_rows(roots), history.position.clone())
 
     @override
     def apply(self, history: History, scores: Scores, memory: TrieMemory) -> tuple[Scores, TrieMemory]:
         trie, ends = on_device(self.trie, scores.device), read_ids("TrieConstraint", self.end_ids)
-        vocab, largest = scores.shape[-1], max(*ends, trie.stride - 1)
-        if largest >= vocab:
-            raise DecodekitError(
-                f"TrieConstraint: token ids must be below the vocabulary size {vocab}, got {largest}."
-            )
+        vocab = scores.shape[-1]
+        check_largest("TrieConstraint", max(*ends, trie.stride - 1), vocab)
         end_ids = device_ids(ends, scores.device)
-        after = self._after(trie, end_ids, memory.node, history.last())
+        newest = history.last()
+        # A finished row keeps its node. A string holds no end id, so there one leads to `dead` by itself.
+        ends_here = trie.complete.index_select(0, memory.node) & (newest[:, None] == end_ids).any(-1)
+        has_ended = (memory.node == trie.ended) | ends_here
+        after = torch.where(has_ended, trie.ended, trie.child(memory.node, newest))
         node = torch.where(history.position > memory.start, after, memory.node)
         is_end = torch.zeros(vocab, dtype=torch.bool, device=scores.device).index_fill(0, end_ids, True)
-        may_end = trie.complete.index_select(0, node)[:, None] & is_end
-        allowed = trie.next_ids(node, vocab) | may_end
+        allowed = trie.next_ids(node, vocab) | (trie.complete.index_select(0, node)[:, None] & is_end)
         return scores.masked_fill(~allowed, -torch.inf), memory._replace(node=node)
-
-    @staticmethod
-    def _after(
-        trie: TokenTrie,
-        end_ids: Int64[Tensor, " ends"],
-        node: Int64[Tensor, " rows"],
-        tokens: Int64[Tensor, " rows"],
-    ) -> Int64[Tensor, " rows"]:
-        """Return the node of every row after its newest token; a finished row keeps its node."""
-        is_end = (tokens[:, None] == end_ids).any(-1)
-        # A string holds no end id, so there an end id leads to `dead` by itself.
-        ends = (node == trie.ended) | (is_end & trie.complete.index_select(0, node))
-        return torch.where(ends, trie.ended, trie.child(node, tokens))
 
     def __repr__(self) -> str:
         strings = int(self.trie.complete.sum()) - 1

@@ -1,7 +1,8 @@
 """The green-list watermark."""
 
 from dataclasses import KW_ONLY, dataclass
-from typing import final
+from functools import lru_cache
+from typing import Literal, final
 
 import torch
 from jaxtyping import Bool, Int64
@@ -9,27 +10,17 @@ from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.validation import (
-    NON_NEGATIVE,
-    Requirement,
-    at_least,
-    check_fields,
-    is_count,
-    is_number,
-    set_fields,
-)
-from decodekit.processors._shared.green_lists import (
-    LISTS,
-    SCHEMES,
-    Lists,
-    SeedingScheme,
-    green_by_hash,
-    green_by_permutation,
-)
+from decodekit.core.validation import NON_NEGATIVE, OPEN_FRACTION, at_least, check_fields, one_of, set_fields
 from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
 from decodekit.processors.base import Scores, StatelessProcessor
+from decodekit.rng import mix
+
+SeedingScheme = Literal["lefthash", "selfhash"]
+Lists = Literal["permutation", "hash"]
 
 CANDIDATES = 40  # likeliest tokens that selfhash tries with permutations, as in Hugging Face
+_TABLE = 1_000_003  # the size of Hugging Face's table of random numbers
+_ON_HOST = torch.device("cpu")  # named, so that a surrounding `with torch.device(...)` does not count
 
 
 @final
@@ -86,11 +77,11 @@ class Watermark(StatelessProcessor):
     def __post_init__(self) -> None:
         check_fields(
             self,
-            greenlist_ratio=Requirement(lambda ratio: is_number(ratio) and 0 < ratio < 1, "in (0, 1)"),
-            hashing_key=Requirement(lambda key: is_count(key, 0), "an integer in [0, 2**63)"),
-            seeding_scheme=Requirement(lambda scheme: scheme in SCHEMES, f"one of {SCHEMES}"),
+            greenlist_ratio=OPEN_FRACTION._replace(words="in (0, 1)"),
+            hashing_key=at_least(0)._replace(words="an integer in [0, 2**63)"),
+            seeding_scheme=one_of(SeedingScheme),
             context_width=at_least(1),
-            lists=Requirement(lambda lists: lists in LISTS, f"one of {LISTS}"),
+            lists=one_of(Lists),
         )
         set_per_prompt(self, bias=NON_NEGATIVE)
         set_fields(self, capturable=self.lists == "hash")
@@ -105,9 +96,51 @@ class Watermark(StatelessProcessor):
     ) -> Bool[Tensor, "rows tokens"]:
         """Mark the tokens that are green after the context of their row, of `reach` tokens."""
         if self.lists == "hash":
-            return green_by_hash(context, tokens, self.greenlist_ratio, self.hashing_key, self.seeding_scheme)
-        size = int(vocab * self.greenlist_ratio)
-        return green_by_permutation(context, tokens, vocab, size, self.hashing_key, self.seeding_scheme)
+            return self._is_green_by_hash(context, tokens)
+        return self._is_green_by_permutation(context, tokens, vocab)
+
+    def _is_green_by_permutation(
+        self, context: Int64[Tensor, "rows reach"], tokens: Int64[Tensor, "rows tokens"], vocab: int
+    ) -> Bool[Tensor, "rows tokens"]:
+        """Find the tokens at the beginning of a random permutation of the vocabulary.
+
+        The permutations are Hugging Face's, drawn one at a time on the host. `lefthash` seeds them with the
+        last token of the context, `selfhash` with all of them and the token itself.
+        """
+        key, size = self.hashing_key, int(vocab * self.greenlist_ratio)
+        if self.seeding_scheme == "lefthash":
+            lists = [_green_list(key * last, vocab, size) for last in context[:, -1].tolist()]
+            return torch.stack(lists).to(tokens.device).gather(1, tokens)
+        numbers = _table(key)
+        host = tokens.to(_ON_HOST)
+        token_numbers = numbers[host % _TABLE] + 1  # [rows tokens]
+        seeds = key * token_numbers * token_numbers  # wraps around, as in Hugging Face
+        for column in context.to(_ON_HOST).T:
+            seeds = seeds.minimum(key * (numbers[column % _TABLE] + 1)[:, None] * token_numbers)
+        green = [
+            [bool(_green_list(seed, vocab, size)[token]) for seed, token in zip(*pair, strict=True)]
+            for pair in zip(seeds.tolist(), host.tolist(), strict=True)
+        ]
+        return torch.tensor(green, dtype=torch.bool, device=_ON_HOST).view(host.shape).to(tokens.device)
+
+    def _is_green_by_hash(
+        self, context: Int64[Tensor, "rows reach"], tokens: Int64[Tensor, "rows tokens"]
+    ) -> Bool[Tensor, "rows tokens"]:
+        """Make each token green with the ratio's probability, by a hash of it and its context.
+
+        `lefthash` hashes the last token of the context, `selfhash` all of them.
+        """
+        secret = _secret(self.hashing_key)
+        if self.seeding_scheme == "lefthash":
+            bits = mix(mix(context[:, -1:] + secret) + tokens)
+        else:
+            token_hash = mix(tokens + secret)
+            least = mix(token_hash + tokens)
+            for column in context.T:  # of a constant number of columns
+                least = torch.minimum(least, mix(token_hash + column[:, None]))
+            bits = mix(least)
+        # A signed integer of 64 random bits is below this with the ratio's probability.
+        return bits < int(self.greenlist_ratio * 2**64) - 2**63
 
     @override
     def process(self, history: History, scores: Scores) -> Scores:
@@ -123,3 +156,21 @@ class Watermark(StatelessProcessor):
             green = self.is_green(context, all_tokens, vocab)
         green = green & (history.valid.sum(-1, keepdim=True) >= self.context_width)
         return torch.where(green, scores + for_rows(self.bias, history, scores), scores)
+
+
+@lru_cache(maxsize=128)
+def _green_list(seed: int, vocab: int, size: int) -> Bool[Tensor, " vocab"]:
+    generator = torch.Generator(_ON_HOST).manual_seed(seed % (2**64 - 1))
+    green = torch.randperm(vocab, generator=generator, device=_ON_HOST)[:size]
+    return torch.zeros(vocab, dtype=torch.bool, device=_ON_HOST).index_fill(0, green, True)
+
+
+@lru_cache(maxsize=4)
+def _table(key: int) -> Int64[Tensor, " table"]:
+    generator = torch.Generator(_ON_HOST).manual_seed(key)
+    return torch.randperm(_TABLE, generator=generator, device=_ON_HOST)
+
+
+@lru_cache(maxsize=256)
+def _secret(key: int) -> int:
+    return int(mix(torch.tensor(key, device=_ON_HOST)))

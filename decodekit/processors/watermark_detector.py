@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from decodekit.core.validation import FINITE, FLAG, CheckedOptions, at_least, check_fields
-from decodekit.errors import DecodekitError
+from decodekit.core.validation import FINITE, FLAG, CheckedOptions, Requirement, at_least, check_fields
 from decodekit.processors._shared.detection import TokenSequences, read_sequences, upper_tail
+from decodekit.processors.base import check_largest
 from decodekit.processors.watermark import Watermark
 
 
@@ -71,8 +71,7 @@ class WatermarkDetector(CheckedOptions):
     threshold: float = 3.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.watermark, Watermark):
-            raise ValueError(f"WatermarkDetector: watermark must be a Watermark, got {self.watermark!r}.")  # noqa: TRY004 - constructors raise ValueError
+        check_fields(self, watermark=Requirement(lambda one: isinstance(one, Watermark), "a Watermark"))
         check_fields(self, vocab=at_least(1), ignore_repeated_ngrams=FLAG, threshold=FINITE)
 
     def __call__(self, sequences: TokenSequences) -> WatermarkDetection:
@@ -96,10 +95,7 @@ class WatermarkDetector(CheckedOptions):
 
     def _count(self, tokens: list[int]) -> tuple[int, int]:
         """Count the scored tokens of a sequence, and the green ones among them."""
-        if (largest := max(tokens)) >= self.vocab:
-            raise DecodekitError(
-                f"WatermarkDetector: token ids must be below the vocabulary size {self.vocab}, got {largest}."
-            )
+        check_largest("WatermarkDetector", max(tokens), self.vocab)
         ngrams = Counter(zip(*(tokens[start:] for start in range(self.watermark.reach + 1)), strict=False))
         windows = torch.tensor(list(ngrams))
         green = self.watermark.is_green(windows[:, :-1], windows[:, -1:], self.vocab)[:, 0].tolist()

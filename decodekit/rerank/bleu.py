@@ -74,7 +74,18 @@ class BLEU(NGramUtility):
 
     @cached_property
     def _tokenizer(self) -> Callable[[str], str]:
-        return _load_tokenizer(self.tokenize)
+        try:
+            from sacrebleu.metrics.bleu import BLEU as SacreBLEU  # noqa: PLC0415, N811 - an extra; the name is taken
+        except ImportError as error:
+            raise ImportError(
+                "BLEU: words are split by the package sacrebleu, which is not installed. "
+                "pip install decodekit[metrics]"
+            ) from error
+        known = sorted(SacreBLEU.TOKENIZERS)
+        if self.tokenize not in known:
+            raise ValueError(f"BLEU: tokenize must be one of {', '.join(known)}, got {self.tokenize!r}.")
+        tokenizer: Callable[[str], str] = SacreBLEU(tokenize=self.tokenize).tokenizer
+        return tokenizer
 
     @override
     def count(self, text: str) -> NGrams:
@@ -106,18 +117,3 @@ class BLEU(NGramUtility):
                 instead = {"exp": 0.5**missed, "floor": value}.get(self.smooth, 0.0)
                 precisions.append((common or instead) / total)
         return precisions
-
-
-def _load_tokenizer(name: str) -> Callable[[str], str]:
-    try:
-        from sacrebleu.metrics.bleu import BLEU as SacreBLEU  # noqa: PLC0415, N811 - an extra; the name is taken
-    except ImportError as error:
-        raise ImportError(
-            "BLEU: words are split by the package sacrebleu, which is not installed. "
-            "pip install decodekit[metrics]"
-        ) from error
-    known = sorted(SacreBLEU.TOKENIZERS)
-    if name not in known:
-        raise ValueError(f"BLEU: tokenize must be one of {', '.join(known)}, got {name!r}.")
-    tokenizer: Callable[[str], str] = SacreBLEU(tokenize=name).tokenizer
-    return tokenizer

@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
+
+import torch
 
 from decodekit.core.result import Decoded
 from decodekit.core.validation import checked_options, shown
@@ -29,10 +31,7 @@ class Votes:
 
     answers: list[list[Hashable]]
     votes: list[list[float]]
-    answer_of: list[list[Hashable | None]]
-
-    def __repr__(self) -> str:
-        return f"Votes(answers={self.answers}, votes={self.votes})"
+    answer_of: list[list[Hashable | None]] = field(repr=False)
 
 
 class _Tally(NamedTuple):
@@ -89,39 +88,31 @@ def self_consistency(
     check_decoded("self_consistency", "out", out)
     if not callable(extract):
         raise TypeError(f"self_consistency: extract must be callable, got {shown(extract)}.")
-    if weights not in {"uniform", "probability", "per_token"}:
+    log_probs = out.log_prob.double()
+    log_weights = {
+        "uniform": torch.zeros_like(log_probs),
+        "probability": log_probs,
+        "per_token": log_probs / out.lengths.clamp(min=1),
+    }
+    if weights not in log_weights:
         raise ValueError(
             f"self_consistency: weights must be 'uniform', 'probability' or 'per_token', got {weights!r}."
         )
     hypotheses = read_hypotheses("self_consistency", out, ids=ids)
     answers = [[_hashable(extract(hypothesis)) for hypothesis in row] for row in hypotheses]
-    log_probs, lengths = valid_values(out, out.log_prob.tolist()), valid_values(out, out.lengths.tolist())
     by_likelihood = rank(out, [[()] * len(row) for row in answers])
-    tallies = [
-        _count(row, _log_weights(weights, *numbers), order)
-        for row, *numbers, order in zip(answers, log_probs, lengths, by_likelihood, strict=True)
-    ]
+    tallies = list(map(_count, answers, valid_values(out, log_weights[weights].tolist()), by_likelihood))
     order = rank(out, [[(-math.inf if i is None else -i,) for i in tally.indices] for tally in tallies])
     scores = [[0.0 if i is None else tally.shares[i] for i in tally.indices] for tally in tallies]
     votes = Votes(
         answers=[tally.answers for tally in tallies],
         votes=[tally.votes for tally in tallies],
-        answer_of=[
-            [row[number] for number in row_order] for row, row_order in zip(answers, order, strict=True)
-        ],
+        answer_of=[[row[place] for place in places] for row, places in zip(answers, order, strict=True)],
     )
     return reorder(out, order, scores, votes)
 
 
-def _log_weights(weights: str, log_probs: list[float], lengths: list[int]) -> list[float]:
-    if weights == "uniform":
-        return [0.0] * len(log_probs)
-    if weights == "probability":
-        return log_probs
-    return [log_prob / max(length, 1) for log_prob, length in zip(log_probs, lengths, strict=True)]
-
-
-def _hashable(answer: Any) -> Hashable | None:  # noqa: ANN401
+def _hashable(answer: Any) -> Any:  # noqa: ANN401
     try:
         hash(answer)
     except TypeError as error:
@@ -129,8 +120,7 @@ def _hashable(answer: Any) -> Hashable | None:  # noqa: ANN401
             f"self_consistency: an answer must be None or something hashable, such as text, a number or a "
             f"tuple, got {shown(answer)}."
         ) from error
-    hashable: Hashable | None = answer
-    return hashable
+    return answer
 
 
 def _count(answers: list[Hashable | None], log_weights: list[float], order: list[int]) -> _Tally:

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from decodekit.core.validation import shown
 from decodekit.errors import DecodekitError
+from decodekit.rerank._shared.hypotheses import hashable
 from decodekit.rerank.utility import AggregableUtility
 
 
@@ -67,9 +68,11 @@ class Cosine(AggregableUtility):
     def _unit_vectors(
         self, hypotheses: Sequence[Any], references: Sequence[Any]
     ) -> tuple[Float64[Tensor, "hyps width"], Float64[Tensor, "refs width"]]:
-        texts = [*hypotheses, *(text for text in references if text not in hypotheses)]
+        given = [*hypotheses, *references]
+        keys = list(map(hashable, given))
+        texts = dict(zip(keys, given, strict=True))
         try:
-            vectors = torch.as_tensor(self.embed(list(texts))).detach().cpu().double()
+            vectors = torch.as_tensor(self.embed(list(texts.values()))).detach().cpu().double()
         except (TypeError, ValueError, RuntimeError) as error:
             raise DecodekitError(f"Cosine: embed must return one vector per text: {error}") from error
         if vectors.ndim != 2 or len(vectors) != len(texts) or not vectors.isfinite().all():  # noqa: PLR2004
@@ -78,12 +81,6 @@ class Cosine(AggregableUtility):
                 f"{tuple(vectors.shape)} for {len(texts)} texts, or numbers that are not finite."
             )
         vectors = torch.nn.functional.normalize(vectors, dim=-1, eps=torch.finfo(torch.float64).tiny)
-        places = {_key(text): place for place, text in enumerate(texts)}
-        return (
-            vectors[: len(hypotheses)],
-            vectors[torch.tensor([places[_key(text)] for text in references], dtype=torch.long)],
-        )
-
-
-def _key(text: str | Sequence[int]) -> str | tuple[int, ...]:
-    return text if isinstance(text, str) else tuple(text)
+        places = {key: place for place, key in enumerate(texts)}
+        every = vectors[torch.tensor([places[key] for key in keys], dtype=torch.long)]
+        return every[: len(hypotheses)], every[len(hypotheses) :]

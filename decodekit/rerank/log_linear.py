@@ -12,7 +12,7 @@ from decodekit.core.validation import FINITE, FRACTION, at_least, checked_option
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import Model
 from decodekit.rerank._shared.hypotheses import check_decoded, in_order, rank, reorder, valid_values
-from decodekit.rerank.second_models import Channel, Prior, as_channel
+from decodekit.rerank.second_models import Channel, Prior
 
 Numbers = Sequence[Sequence[float]]  # for every prompt, one per valid hypothesis
 
@@ -40,13 +40,15 @@ class ModelReport:
 def _rank_by_terms(
     who: str,
     out: Decoded,
+    weight: float,
     terms: Sequence[tuple[float, Numbers]],
     *,
     channel: Numbers | None = None,
     prior: Numbers | None = None,
 ) -> Decoded[ModelReport]:
-    """Rank the hypotheses by a sum of weighted numbers, and report those of the other models."""
-    terms = [(weight, numbers) for weight, numbers in terms if weight]  # 0 times infinity is nothing
+    """Rank the hypotheses by a weighted sum of their log-probability, with its weight, and other terms."""
+    log_probs = valid_values(out, out.token_log_probs.double().sum(-1).tolist())
+    terms = [term for term in [(weight, log_probs), *terms] if term[0]]  # 0 times infinity is nothing
     scores = [
         [_sum(who, [weight * numbers[row][number] for weight, numbers in terms]) for number in range(valid)]
         for row, valid in enumerate(out.valid.sum(1).tolist())
@@ -61,11 +63,6 @@ def _rank_by_terms(
 
 def _lengths_of(out: Decoded) -> Numbers:
     return valid_values(out, out.lengths.tolist())
-
-
-def _log_probs_of(out: Decoded) -> Numbers:
-    # Summed in double precision.
-    return valid_values(out, out.token_log_probs.double().sum(-1).tolist())
 
 
 def _sum(who: str, terms: list[float]) -> float:
@@ -131,12 +128,12 @@ def noisy_channel(
     FINITE.check("noisy_channel", "channel_weight", channel_weight)
     FINITE.check("noisy_channel", "prior_weight", prior_weight)
     FINITE.check("noisy_channel", "length_reward", length_reward)
-    reverse = as_channel(channel).log_probs(out)
+    reverse = (channel if isinstance(channel, Channel) else Channel(channel)).log_probs(out)
     prior_log_probs = None if prior is None else prior.log_probs(out)
-    terms = [(1.0, _log_probs_of(out)), (channel_weight, reverse), (length_reward, _lengths_of(out))]
+    terms = [(channel_weight, reverse), (length_reward, _lengths_of(out))]
     if prior_log_probs is not None:
         terms.append((prior_weight, prior_log_probs))
-    return _rank_by_terms("noisy_channel", out, terms, channel=reverse, prior=prior_log_probs)
+    return _rank_by_terms("noisy_channel", out, 1.0, terms, channel=reverse, prior=prior_log_probs)
 
 
 @checked_options
@@ -187,8 +184,8 @@ def mmi_antilm(
         at_least(1).check("mmi_antilm", "first", first)
     prior = prior if isinstance(prior, Prior) else Prior(prior)
     prior_log_probs = prior.log_probs(out, first)
-    terms = [(1.0, _log_probs_of(out)), (-weight, prior_log_probs), (length_reward, _lengths_of(out))]
-    return _rank_by_terms("mmi_antilm", out, terms, prior=prior_log_probs)
+    terms = [(-weight, prior_log_probs), (length_reward, _lengths_of(out))]
+    return _rank_by_terms("mmi_antilm", out, 1.0, terms, prior=prior_log_probs)
 
 
 @checked_options
@@ -228,6 +225,6 @@ def mmi_bidi(
     check_decoded("mmi_bidi", "out", out)
     FRACTION.check("mmi_bidi", "weight", weight)
     FINITE.check("mmi_bidi", "length_reward", length_reward)
-    reverse = as_channel(channel).log_probs(out)
-    terms = [(1 - weight, _log_probs_of(out)), (weight, reverse), (length_reward, _lengths_of(out))]
-    return _rank_by_terms("mmi_bidi", out, terms, channel=reverse)
+    reverse = (channel if isinstance(channel, Channel) else Channel(channel)).log_probs(out)
+    terms = [(weight, reverse), (length_reward, _lengths_of(out))]
+    return _rank_by_terms("mmi_bidi", out, 1 - weight, terms, channel=reverse)

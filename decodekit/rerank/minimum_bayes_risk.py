@@ -13,7 +13,15 @@ from torch import Tensor
 from decodekit.core.result import Decoded
 from decodekit.core.validation import checked_options, shown
 from decodekit.errors import DecodekitError
-from decodekit.rerank._shared.hypotheses import check_decoded, rank, read_hypotheses, reorder, valid_values
+from decodekit.rerank._shared.hypotheses import (
+    check_decoded,
+    hashable,
+    in_order,
+    rank,
+    read_hypotheses,
+    reorder,
+    valid_values,
+)
 from decodekit.rerank.pruning import Pruning
 from decodekit.rerank.utility import AggregableUtility, Utility, UtilityFunction
 
@@ -24,21 +32,15 @@ class ExpectedUtilities(NamedTuple):
     expected: list[float]
     rounds: list[int]  # of pruning that each hypothesis survived
     calls: int
-    saved: int = 0
+    saved: int
 
 
 class References(NamedTuple):
-    """Pseudo-references of one prompt.
-
-    Attributes:
-        unique: Different texts or lists of ids, in an order that does not depend on the given one.
-        weights: Of each different one.
-        indices: The index in `unique` of every reference, in the given order.
-    """
+    """Pseudo-references of one prompt: the different texts or lists of ids, in a fixed order."""
 
     unique: list[Any]
-    weights: list[float]
-    indices: list[int]
+    weights: list[float]  # of each different one
+    indices: list[int]  # in `unique`, of every given one
 
 
 def weigh_uniformly(texts: list[Any]) -> References:
@@ -64,52 +66,31 @@ def weigh_by_probability(texts: list[Any], ids: list[list[int]], log_probs: list
 
 def deduplicate(texts: Sequence[Any]) -> tuple[list[Any], list[int]]:
     """Return the different texts in a fixed order, and the index of each given one among them."""
-    keys = [text if isinstance(text, str) else tuple(text) for text in texts]
+    keys = list(map(hashable, texts))
     by_key = dict(zip(keys, texts, strict=True))
     index = {key: number for number, key in enumerate(sorted(by_key))}
     return [by_key[key] for key in index], [index[key] for key in keys]
 
 
-def _compare_all(utility: Utility, hypotheses: list[Any], references: References) -> ExpectedUtilities:
-    table = _pairwise(utility, hypotheses, references.unique)
-    total = math.fsum(references.weights)
-    # Exactly rounded sums: neither the order of references nor their repetition can break a tie.
-    expected = [
-        math.fsum(map(float.__mul__, references.weights, utilities)) / total for utilities in table.tolist()
-    ]
-    return ExpectedUtilities(expected, [0] * len(hypotheses), table.numel())
-
-
-def _compare_with_mean(
-    utility: AggregableUtility, hypotheses: list[Any], references: References
-) -> ExpectedUtilities:
-    weights = torch.tensor(references.weights, dtype=torch.float64) / math.fsum(references.weights)
-    utilities = utility.aggregated(hypotheses, references.unique, weights)
-    expected = _checked(utility, utilities, (len(hypotheses),)).tolist()
-    return ExpectedUtilities(expected, [0] * len(hypotheses), len(hypotheses))
-
-
 def _compare_pruned(
     utility: Utility, hypotheses: list[Any], references: References, pruning: Pruning, seed: int
-) -> ExpectedUtilities:
+) -> tuple[list[float], list[int], int]:
+    """Return expected utilities, rounds survived, and the number of comparisons."""
     table = torch.full((len(hypotheses), len(references.unique)), torch.nan, dtype=torch.float64)
-    calls = 0
 
     def utilities(remaining: list[int], drawn: list[int]) -> Float64[Tensor, "remaining drawn"]:
-        nonlocal calls
         columns = [references.indices[number] for number in drawn]
         # Hypotheses are only ever dropped, so a reference is new to all the remaining ones or to none.
         new = sorted({column for column in columns if table[remaining[0], column].isnan()})
         found = _pairwise(
             utility, [hypotheses[row] for row in remaining], [references.unique[column] for column in new]
         )
-        calls += found.numel()
         rows = torch.tensor(remaining)[:, None]
         table[rows, torch.tensor(new, dtype=torch.long)] = found
         return table[rows, torch.tensor(columns)]
 
     expected, rounds = pruning.prune(utilities, len(hypotheses), len(references.indices), seed)
-    return ExpectedUtilities(expected.tolist(), rounds.tolist(), calls)
+    return expected.tolist(), rounds.tolist(), int(table.isfinite().sum())
 
 
 def _pairwise(utility: Utility, hypotheses: list[Any], references: list[Any]) -> Float64[Tensor, "hyps refs"]:
@@ -218,13 +199,11 @@ def mbr(
         for row, row_references, seed in zip(hypotheses, pseudo, seeds, strict=True)
     ]
     order = rank(out, [[*zip(row.rounds, row.expected, strict=True)] for row in results])
-    rounds = torch.zeros_like(out.lengths, device="cpu")
-    for number, (row, places) in enumerate(zip(results, order, strict=True)):
-        rounds[number, : len(places)] = torch.tensor([row.rounds[place] for place in places])
+    rounds = in_order(out, order, [row.rounds for row in results])
     report = RiskReport(
         calls=torch.tensor([row.calls for row in results]),
         saved=torch.tensor([row.saved for row in results]),
-        rounds=rounds,
+        rounds=rounds.clamp(min=0).long().cpu(),
     )
     return reorder(out, order, [row.expected for row in results], report)
 
@@ -273,18 +252,25 @@ def _compare(
     pruning: Pruning | None,
     seed: int,
 ) -> ExpectedUtilities:
+    """Return the expected utilities of one prompt's hypotheses; equal ones are compared once."""
     if not hypotheses:
-        return ExpectedUtilities([], [], 0)
+        return ExpectedUtilities([], [], calls=0, saved=0)
     unique, indices = deduplicate(hypotheses)
-    if aggregate and isinstance(utility, AggregableUtility):
-        result = _compare_with_mean(utility, unique, references)
-    elif pruning is None:
-        result = _compare_all(utility, unique, references)
+    total, rounds = math.fsum(references.weights), [0] * len(unique)
+    if pruning is not None:
+        expected, rounds, calls = _compare_pruned(utility, unique, references, pruning, seed)
+    elif aggregate and isinstance(utility, AggregableUtility):
+        weights = torch.tensor(references.weights, dtype=torch.float64) / total
+        utilities = utility.aggregated(unique, references.unique, weights)
+        expected, calls = _checked(utility, utilities, (len(unique),)).tolist(), len(unique)
     else:
-        result = _compare_pruned(utility, unique, references, pruning, seed)
+        table = _pairwise(utility, unique, references.unique)
+        # Exactly rounded sums: neither the order of references nor their repetition can break a tie.
+        expected = [math.fsum(map(float.__mul__, references.weights, row)) / total for row in table.tolist()]
+        calls = table.numel()
     return ExpectedUtilities(
-        [result.expected[index] for index in indices],
-        [result.rounds[index] for index in indices],
-        result.calls,
-        saved=len(unique) * len(references.unique) - result.calls,
+        [expected[index] for index in indices],
+        [rounds[index] for index in indices],
+        calls,
+        saved=len(unique) * len(references.unique) - calls,
     )

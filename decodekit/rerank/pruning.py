@@ -5,7 +5,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple, final
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from decodekit.core.validation import (
@@ -110,25 +110,24 @@ class Pruning(CheckedOptions):
             seed: Of the bootstrap.
         """
         generator = torch.Generator().manual_seed(seed)
-        remaining = list(range(hypotheses))
+        remaining = torch.arange(hypotheses)
         expected = torch.zeros(hypotheses, dtype=torch.float64)
         rounds = torch.zeros(hypotheses, dtype=torch.long)
-        used = 0
         table = torch.zeros(hypotheses, 0, dtype=torch.float64)
         for planned in self.schedule:
-            until = min(planned, references)
+            used, until = table.shape[1], min(planned, references)
             if until == used or (used and len(remaining) == 1):
                 break
-            table = torch.cat([table, utilities(remaining, list(range(used, until)))], 1)
-            used = until
+            table = torch.cat([table, utilities(remaining.tolist(), list(range(used, until)))], 1)
             expected[remaining] = table.mean(-1)
             survives = self._survivors(table, generator)
-            remaining = [number for number, survived in zip(remaining, survives, strict=True) if survived]
+            remaining, table = remaining[survives], table[survives]
             rounds[remaining] += 1
-            table = table[torch.tensor(survives)]
         return PruningResult(expected, rounds)
 
-    def _survivors(self, table: Float64[Tensor, "remaining used"], generator: torch.Generator) -> list[bool]:
+    def _survivors(
+        self, table: Float64[Tensor, "remaining used"], generator: torch.Generator
+    ) -> Bool[Tensor, " remaining"]:
         """Return a mask of the hypotheses that may still win, the best one among them."""
         used = table.shape[1]
         drawn = torch.randint(used, (self.draws, used), generator=generator)
@@ -137,9 +136,7 @@ class Pruning(CheckedOptions):
         counts.scatter_add_(1, drawn, torch.ones_like(counts))
         totals = table @ counts.T
         best = table.mean(-1).argmax()
-        wins = (totals >= totals[best]).double().mean(-1)
-        survives: list[bool] = (wins > 1 - self.confidence).tolist()
-        return survives
+        return (totals >= totals[best]).double().mean(-1) > 1 - self.confidence
 
 
 def _as_tuple(given: object) -> Any:  # noqa: ANN401 - not checked yet

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
+from itertools import chain
 from typing import Any, final
 
 import torch
@@ -12,11 +13,11 @@ from decodekit.core.prompt import Prompt
 from decodekit.core.result import Decoded
 from decodekit.core.validation import CheckedOptions, at_least, set_fields, shown
 from decodekit.core.vocabulary import Vocabulary
-from decodekit.engine.decode import as_model
+from decodekit.engine.decode import as_model, vocabulary_of
 from decodekit.engine.scoring import score
 from decodekit.errors import DecodekitError
-from decodekit.models.protocols import Model, ModelWithVocabulary
-from decodekit.rerank._shared.hypotheses import read_hypotheses, valid_values
+from decodekit.models.protocols import Model
+from decodekit.rerank._shared.hypotheses import hashable, read_hypotheses, valid_values
 
 
 @final
@@ -73,7 +74,7 @@ class Channel(CheckedOptions):
     def log_probs(self, out: Decoded) -> list[list[float]]:
         """Return the log-probability of each prompt's source given each of its valid hypotheses, in nats."""
         model = as_model(self.model)
-        vocabulary = model.vocabulary if isinstance(model, ModelWithVocabulary) else Vocabulary()
+        vocabulary = vocabulary_of(model)
         is_decoder_only = vocabulary.decoder_start_id is None
         sources = self._sources(out, vocabulary)
         hypotheses = self._hypotheses(out, keep_end=not is_decoder_only)
@@ -81,16 +82,11 @@ class Channel(CheckedOptions):
             # The BOS of the prompt begins the text that ends with the prompt.
             starts = [ids[:1] if ids[:1] == [vocabulary.bos_id] else [] for ids in sources]
             sources = [ids[len(start) :] for start, ids in zip(starts, sources, strict=True)]
-            hypotheses = [
-                [[*start, *ids] for ids in row] for start, row in zip(starts, hypotheses, strict=True)
-            ]
+            pairs = zip(starts, hypotheses, strict=True)
+            hypotheses = [[[*start, *ids] for ids in row] for start, row in pairs]
         # Equal hypotheses of the same prompt are one row.
-        keys = [
-            [(number, text if isinstance(text, str) else tuple(text)) for text in row]
-            for number, row in enumerate(hypotheses)
-        ]
-        rows = zip(keys, hypotheses, strict=True)
-        texts = {key: text for row in rows for key, text in zip(*row, strict=True)}
+        keys = [[(number, hashable(text)) for text in row] for number, row in enumerate(hypotheses)]
+        texts = dict(zip(chain(*keys), chain(*hypotheses), strict=True))
         if not texts:
             return [[] for _ in hypotheses]
         prompts = [text if self.prompt is None else self.prompt(text) for text in texts.values()]
@@ -101,7 +97,15 @@ class Channel(CheckedOptions):
 
     def _sources(self, out: Decoded, vocabulary: Vocabulary) -> list[Any]:
         if self.sources is None:
-            return _prompt_ids(out)
+            if out.prompt is None:
+                raise DecodekitError(
+                    "Channel: sources are not known, since the result has no prompts. Pass sources."
+                )
+            source = out.prompt.source
+            if source is None:
+                return out.prompt.ids()
+            rows = zip(source.tokens.cpu(), source.valid.cpu(), strict=True)
+            return [row[valid].tolist() for row, valid in rows]
         sources = list(self.sources)
         if len(sources) != len(out.valid):
             raise DecodekitError(
@@ -127,21 +131,6 @@ class Channel(CheckedOptions):
             [(ids[:-1] or ids) if reason == "end" else ids for ids, reason in zip(*row, strict=True)]
             for row in zip(hypotheses, reasons, strict=True)
         ]
-
-
-def as_channel(channel: Channel | Model | nn.Module) -> Channel:
-    """Return the channel itself, or a model as one."""
-    return channel if isinstance(channel, Channel) else Channel(channel)
-
-
-def _prompt_ids(out: Decoded) -> list[list[int]]:
-    """Return the ids of every prompt, or of every source of an encoder."""
-    if out.prompt is None:
-        raise DecodekitError("Channel: sources are not known, since the result has no prompts. Pass sources.")
-    source = out.prompt.source
-    if source is None:
-        return out.prompt.ids()
-    return [row[valid].tolist() for row, valid in zip(source.tokens.cpu(), source.valid.cpu(), strict=True)]
 
 
 @final
@@ -191,7 +180,7 @@ class Prior(CheckedOptions):
     def token_log_probs(self, out: Decoded) -> list[list[list[float]]]:
         """Return the log-probability of every token of every prompt's valid hypotheses, in nats."""
         model = as_model(self.model)
-        vocabulary = model.vocabulary if isinstance(model, ModelWithVocabulary) else Vocabulary()
+        vocabulary = vocabulary_of(model)
         hypotheses = self._ids(out, vocabulary)
         prompt_of = [number for number, row in enumerate(hypotheses) for _ in row]
         if not prompt_of:

@@ -16,6 +16,8 @@ from decodekit.core.validation import is_finite, set_fields, shown
 from decodekit.models.protocols import LOGITS_ONLY, ModelOutputsSpec
 from decodekit.scorers.base import ExtendedHypotheses, Lengths, PathScorer, Values
 
+Memories = tuple[Memory, ...]  # of each scorer
+
 
 class CombinedScorer(PathScorer):
     """Combines several scorers' scores into one; each has a memory of its own.
@@ -49,16 +51,16 @@ class CombinedScorer(PathScorer):
         return reduce(ModelOutputsSpec.__or__, (scorer.outputs_spec for scorer in self.scorers), LOGITS_ONLY)
 
     @override
-    def init(self, history: History, limits: Limits) -> tuple[Memory, ...]:
+    def init(self, history: History, limits: Limits) -> Memories:
         return tuple(scorer.init(history, limits) for scorer in self.scorers)
 
     @override
-    def update(self, extended: ExtendedHypotheses, memory: tuple[Memory, ...]) -> tuple[Memory, ...]:
+    def update(self, extended: ExtendedHypotheses, memory: Memories) -> Memories:
         pairs = zip(self.scorers, memory, strict=True)
         return tuple(scorer.update(extended, part) for scorer, part in pairs)
 
     @override
-    def score(self, log_probs: Values, lengths: Lengths, memory: tuple[Memory, ...]) -> Values:
+    def score(self, log_probs: Values, lengths: Lengths, memory: Memories) -> Values:
         pairs = zip(self.scorers, memory, strict=True)
         return self.combine([scorer.score(log_probs, lengths, part) for scorer, part in pairs])
 
@@ -114,18 +116,15 @@ class WeightedSum(CombinedScorer):
         return reduce(torch.add, terms, torch.zeros_like(parts[0]))
 
     @override
-    def upper_bound(
-        self, log_probs: Values, lengths: Lengths, max_length: int, memory: tuple[Memory, ...]
-    ) -> Values:
+    def upper_bound(self, log_probs: Values, lengths: Lengths, max_length: int, memory: Memories) -> Values:
         if any(weight < 0 for weight in self.weights or ()):
             return torch.full_like(log_probs, torch.inf)
         pairs = zip(self.scorers, memory, strict=True)
-        return self.combine(
-            [scorer.upper_bound(log_probs, lengths, max_length, part) for scorer, part in pairs]
-        )
+        bounds = [scorer.upper_bound(log_probs, lengths, max_length, part) for scorer, part in pairs]
+        return self.combine(bounds)
 
     @override
-    def partial_score(self, log_probs: Values, lengths: Lengths, memory: tuple[Memory, ...]) -> Values:
+    def partial_score(self, log_probs: Values, lengths: Lengths, memory: Memories) -> Values:
         # Each scorer's difference from the log-probability is weighted, not the log-probability itself.
         pairs = zip(self.scorers, memory, strict=True)
         return log_probs + self.combine(
@@ -168,9 +167,7 @@ class Product(CombinedScorer):
         return reduce(torch.mul, parts)
 
     @override
-    def upper_bound(
-        self, log_probs: Values, lengths: Lengths, max_length: int, memory: tuple[Memory, ...]
-    ) -> Values:
+    def upper_bound(self, log_probs: Values, lengths: Lengths, max_length: int, memory: Memories) -> Values:
         # Two factors may both fall, and their product rise.
         return torch.full_like(log_probs, torch.inf)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, NamedTuple, Protocol, final, runtime_checkable
 
 import torch
@@ -33,26 +33,20 @@ class Constraint(Protocol):
 
 
 class LookaheadMemory(NamedTuple):
-    """Memory of `Lookahead`.
-
-    Attributes:
-        base: The base's memory.
-        unmet: Number of unmet constraints.
-        heuristic: Log-probability of the likeliest phrase of an unmet constraint, in nats.
-        limits: Of the run.
-    """
+    """Memory of the base, and of `Lookahead`."""
 
     base: Memory
-    unmet: Float[Tensor, " rows"]
-    heuristic: Float[Tensor, " rows"]
-    limits: Limits
+    unmet: Float[Tensor, " rows"]  # number of unmet constraints
+    heuristic: Float[Tensor, " rows"]  # log-probability of the likeliest phrase of one of them, in nats
+    limits: Limits  # of the run
 
 
 class Target(NamedTuple):
-    """A phrase, or the rest of one, and the texts that need it."""
+    """A phrase, or the rest of a begun one, and the texts that need it."""
 
     ids: tuple[int, ...]
     texts: Bool[Tensor, " texts"]
+    begun: bool = False  # True: it counts at the next position only
 
 
 @final
@@ -112,9 +106,8 @@ class Lookahead(PathScorer):
     steps: int
     penalty: float = 10.0
     base: PathScorer = LogProb()
-    # The constraints of all prompts in one list: per prompt, True for its own; per phrase, the number of its
-    # constraint.
-    _membership: tuple[tuple[bool, ...], ...] = field(init=False, repr=False, compare=False)
+    # The constraints of each prompt, or one list for all; every phrase with the number of its constraint.
+    _lists: tuple[tuple[Constraint, ...], ...] = field(init=False, repr=False, compare=False)
     _phrases: tuple[tuple[int, tuple[int, ...]], ...] = field(init=False, repr=False, compare=False)
 
     batch_independent = True
@@ -129,19 +122,11 @@ class Lookahead(PathScorer):
             )
         check_fields(self, weight=NON_NEGATIVE, penalty=NON_NEGATIVE, steps=at_least(1))
         check_scorer("Lookahead", "base", self.base)
-        constraints = _read(self.constraints)
-        lists = constraints if constraints and isinstance(constraints[0], tuple) else (constraints,)
-        pairs = [(prompt, constraint) for prompt, several in enumerate(lists) for constraint in several]
-        set_fields(
-            self,
-            constraints=constraints,
-            _membership=tuple(tuple(prompt == owner for owner, _ in pairs) for prompt in range(len(lists))),
-            _phrases=tuple(
-                (number, ids)
-                for number, (_, constraint) in enumerate(pairs)
-                for ids in constraint.alternatives  # type: ignore[union-attr]
-            ),
-        )
+        set_fields(self, constraints=_read(self.constraints))
+        lists: Any = self.constraints if self._is_per_prompt else (self.constraints,)
+        numbered = enumerate(chain(*lists))
+        phrases = tuple((number, ids) for number, constraint in numbered for ids in constraint.alternatives)
+        set_fields(self, _lists=lists, _phrases=phrases)
 
     @property
     @override
@@ -150,10 +135,10 @@ class Lookahead(PathScorer):
 
     @override
     def init(self, history: History, limits: Limits) -> LookaheadMemory:
-        if self._is_per_prompt and len(self._membership) != history.batch:
+        if self._is_per_prompt and len(self._lists) != history.batch:
             raise DecodekitError(
                 "Lookahead: there must be one list of constraints, or one per prompt, got "
-                f"{len(self._membership)} for {history.batch} prompts."
+                f"{len(self._lists)} for {history.batch} prompts."
             )
         highest = max((max(ids) for _, ids in self._phrases), default=0)
         if highest >= limits.vocab:
@@ -168,7 +153,7 @@ class Lookahead(PathScorer):
         limits, history = memory.limits, extended.history()
         end = min(int(history.position), history.tokens.shape[1])
         new = history.tokens[:, limits.prompt_length : end]
-        unmet = self._constraints_of(extended.parents).index_select(0, extended.source_rows)
+        unmet = self._constraints_of(history)
         for number, ids in self._phrases:
             unmet[:, number] &= ~_contains(new, ids)
         room = limits.max_new_tokens - new.shape[1]
@@ -176,9 +161,9 @@ class Lookahead(PathScorer):
         heuristic = torch.zeros_like(memory.heuristic)
         if self.weight and room > 0 and active.any():
             rows = active.nonzero()[:, 0]
-            texts = self._texts(extended, history, rows, end)
+            texts = self._texts(history, rows, end)
             targets = self._targets(new.index_select(0, rows), unmet.index_select(0, rows))
-            best = _best_log_prob(self.model, texts, *targets, steps=self.steps, room=room, limits=limits)
+            best = self._best_log_prob(texts, targets, room, limits)
             heuristic = heuristic.index_copy(0, rows, best.clamp(min=LOWEST_HEURISTIC).to(heuristic))
         base = self.base.update(extended, memory.base)
         return LookaheadMemory(base, unmet.sum(-1).float(), heuristic, limits)
@@ -205,57 +190,96 @@ class Lookahead(PathScorer):
 
     def _constraints_of(self, history: History) -> Bool[Tensor, "rows constraints"]:
         """Return a mask of the constraints of each row's prompt."""
-        membership = torch.tensor(self._membership, dtype=torch.bool, device=history.tokens.device)
-        return history.spread(membership if self._is_per_prompt else membership.expand(history.batch, -1))
+        device = history.tokens.device
+        owners = [prompt for prompt, constraints in enumerate(self._lists) for _ in constraints]
+        prompts = torch.arange(len(self._lists), device=device)
+        mask = prompts[:, None] == torch.tensor(owners, dtype=torch.long, device=device)
+        return history.to_rows(mask if self._is_per_prompt else mask.expand(history.batch, -1))
 
-    def _texts(
-        self, extended: ExtendedHypotheses, history: History, rows: Int64[Tensor, " texts"], end: int
-    ) -> Prompt:
+    def _texts(self, history: History, rows: Int64[Tensor, " texts"], end: int) -> Prompt:
         """Return some hypotheses, their prompts included, as prompts for the model."""
         source = history.source
-        vocabulary = self.model.vocabulary if isinstance(self.model, ModelWithVocabulary) else None
-        if vocabulary is not None and vocabulary.decoder_start_id is None:
-            source = (
-                None  # a decoder-only model reads the decoder's side of an encoder-decoder, and no source
-            )
-        elif vocabulary is not None and source is None:
-            raise DecodekitError(
-                "Lookahead: an encoder-decoder must read the source of the run, and there is none. Use a "
-                "decoder-only model."
-            )
+        if isinstance(self.model, ModelWithVocabulary):
+            if self.model.vocabulary.decoder_start_id is None:
+                source = None  # a decoder-only model reads the decoder's side of an encoder-decoder
+            elif source is None:
+                raise DecodekitError(
+                    "Lookahead: an encoder-decoder must read the source of the run, and there is none. Use a "
+                    "decoder-only model."
+                )
         if source is not None:
-            batch = torch.arange(extended.parents.batch, device=rows.device)
-            prompts = extended.parents.spread(batch).index_select(0, extended.source_rows)
-            source = source.take(prompts.index_select(0, rows))
+            source = source.take(history.owners.prompts.index_select(0, rows))
         tokens = history.tokens[:, :end].index_select(0, rows)
         return Prompt(tokens, history.valid[:, :end].index_select(0, rows), source)
 
     def _targets(
         self, new: Int64[Tensor, "texts new"], unmet: Bool[Tensor, "texts constraints"]
-    ) -> tuple[list[Target], list[Target]]:
+    ) -> list[Target]:
         """Return the phrases of unmet constraints, and the rest of each phrase that a text has begun."""
-        phrases, rests = [], []
+        targets = []
         for number, ids in self._phrases:
-            texts = unmet[:, number]
-            if not texts.any():
-                continue
-            phrases.append(Target(ids, texts))
+            targets.append(Target(ids, unmet[:, number]))
             for split in range(1, min(len(ids), new.shape[1] + 1)):
-                begun = texts & (new[:, -split:] == _row(ids[:split], new)).all(-1)
-                if begun.any():
-                    rests.append(Target(ids[split:], begun))
-        return phrases, rests
+                begun = unmet[:, number] & (new[:, -split:] == new.new_tensor(ids[:split])).all(-1)
+                targets.append(Target(ids[split:], begun, begun=True))
+        return [target for target in targets if target.texts.any()]
+
+    def _best_log_prob(
+        self, texts: Prompt, targets: list[Target], room: int, limits: Limits
+    ) -> Float32[Tensor, " texts"]:
+        """Return the log-probability of each text's likeliest target; minus infinity if no target fits."""
+        rows, columns = texts.tokens.shape
+        session, logits = self.model.start(texts, rows_per_prompt=1, capacity=columns + self.steps)
+        if logits.shape[-1] != limits.vocab:
+            raise DecodekitError(
+                f"Lookahead: both models must have the same vocabulary, got {logits.shape[-1]} tokens for "
+                f"{limits.vocab}. Use a model with the same tokenizer."
+            )
+        active = torch.ones(rows, dtype=torch.bool, device=logits.device)
+        best = torch.full((rows,), -torch.inf, device=logits.device)
+        steps = min(self.steps, room)
+        for step in range(steps):
+            log_probs = logits.log_softmax(-1)
+            for target in targets:
+                if len(target.ids) <= room - step and not (target.begun and step):
+                    selected = target.texts.to(active.device) & active
+                    best = best.maximum(self._log_prob(texts, log_probs, target.ids, selected))
+            tokens = log_probs.argmax(-1)
+            active = active & ~limits.is_end(tokens)
+            if step + 1 == steps or not active.any():
+                break
+            texts = _append(texts, tokens)
+            logits = session.advance(tokens, None)
+        return best
+
+    def _log_prob(
+        self,
+        texts: Prompt,
+        log_probs: Float32[Tensor, "texts vocab"],
+        ids: tuple[int, ...],
+        selected: Bool[Tensor, " texts"],
+    ) -> Float32[Tensor, " texts"]:
+        """Return the log-probability of the ids after the selected texts; minus infinity for other texts."""
+        total = log_probs[:, ids[0]].masked_fill(~selected, -torch.inf)
+        chosen = (total > -torch.inf).nonzero()[:, 0]
+        if len(ids) == 1 or not len(chosen):
+            return total
+        # The session goes on with the greedy continuation, so the ids need a session of their own.
+        texts = _append(texts.take(chosen), torch.full_like(chosen, ids[0]))
+        capacity = texts.tokens.shape[1] + len(ids) - 2
+        session, logits = self.model.start(texts, rows_per_prompt=1, capacity=capacity)
+        rest = logits.log_softmax(-1)[:, ids[1]]
+        for last, following in pairwise(ids[1:]):
+            logits = session.advance(torch.full_like(chosen, last), None)
+            rest = rest + logits.log_softmax(-1)[:, following]
+        return total.index_add(0, chosen, rest)
 
 
 def _contains(new: Int64[Tensor, "texts new"], ids: tuple[int, ...]) -> Bool[Tensor, " texts"]:
     """True for texts that contain a phrase."""
     if new.shape[1] < len(ids):
         return torch.zeros(len(new), dtype=torch.bool, device=new.device)
-    return (new.unfold(1, len(ids), 1) == _row(ids, new)).all(-1).any(-1)
-
-
-def _row(ids: tuple[int, ...], like: Int64[Tensor, "texts new"]) -> Int64[Tensor, " ids"]:
-    return torch.tensor(ids, device=like.device)
+    return (new.unfold(1, len(ids), 1) == new.new_tensor(ids)).all(-1).any(-1)
 
 
 def _read(given: Any) -> tuple[Constraint, ...] | tuple[tuple[Constraint, ...], ...]:  # noqa: ANN401 - not checked yet
@@ -277,73 +301,6 @@ def _is_list(given: object) -> bool:
 
 def _is_constraint(given: object) -> bool:
     return isinstance(given, Constraint) and not isinstance(given, type)
-
-
-def _best_log_prob(  # noqa: PLR0913 - two kinds of targets
-    model: Model,
-    texts: Prompt,
-    anywhere: Sequence[Target],
-    next_only: Sequence[Target],
-    *,
-    steps: int,
-    room: int,
-    limits: Limits,
-) -> Float32[Tensor, " texts"]:
-    """Return the log-probability of each text's likeliest target; minus infinity if no target fits.
-
-    Args:
-        model: Continues the texts greedily.
-        texts: Hypotheses, prompts included.
-        anywhere: Targets at any of the positions.
-        next_only: Targets at the first position, directly after the text.
-        steps: Positions to look at.
-        room: Tokens that may still come.
-        limits: Of the run.
-    """
-    rows, columns = texts.tokens.shape
-    session, logits = model.start(texts, rows_per_prompt=1, capacity=columns + steps)
-    if logits.shape[-1] != limits.vocab:
-        raise DecodekitError(
-            f"Lookahead: both models must have the same vocabulary, got {logits.shape[-1]} tokens for "
-            f"{limits.vocab}. Use a model with the same tokenizer."
-        )
-    active = torch.ones(rows, dtype=torch.bool, device=logits.device)
-    best = torch.full((rows,), -torch.inf, device=logits.device)
-    for step in range(min(steps, room)):
-        log_probs = logits.log_softmax(-1)
-        for target in [*anywhere, *next_only] if step == 0 else anywhere:
-            if len(target.ids) <= room - step:
-                selected = target.texts.to(active.device) & active
-                best = best.maximum(_log_prob(model, texts, log_probs, target.ids, selected))
-        tokens = log_probs.argmax(-1)
-        active = active & ~limits.is_end(tokens)
-        if step + 1 == min(steps, room) or not active.any():
-            break
-        texts = _append(texts, tokens)
-        logits = session.advance(tokens, None)
-    return best
-
-
-def _log_prob(
-    model: Model,
-    texts: Prompt,
-    log_probs: Float32[Tensor, "texts vocab"],
-    ids: tuple[int, ...],
-    selected: Bool[Tensor, " texts"],
-) -> Float32[Tensor, " texts"]:
-    """Return the log-probability of the ids after the selected texts; minus infinity for other texts."""
-    total = log_probs[:, ids[0]].masked_fill(~selected, -torch.inf)
-    chosen = (total > -torch.inf).nonzero()[:, 0]
-    if len(ids) == 1 or not len(chosen):
-        return total
-    # The session goes on with the greedy continuation, so the ids need a session of their own.
-    texts = _append(texts.take(chosen), torch.full_like(chosen, ids[0]))
-    session, logits = model.start(texts, rows_per_prompt=1, capacity=texts.tokens.shape[1] + len(ids) - 2)
-    rest = logits.log_softmax(-1)[:, ids[1]]
-    for last, following in pairwise(ids[1:]):
-        logits = session.advance(torch.full_like(chosen, last), None)
-        rest = rest + logits.log_softmax(-1)[:, following]
-    return total.index_add(0, chosen, rest)
 
 
 def _append(texts: Prompt, tokens: Int64[Tensor, " texts"]) -> Prompt:

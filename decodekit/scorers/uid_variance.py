@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from typing import NamedTuple, final
 
 import torch
-from jaxtyping import Float64
-from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
@@ -15,10 +13,10 @@ from decodekit.scorers.base import ExtendedHypotheses, Lengths, Values
 
 
 class Moments(NamedTuple):
-    """Sums of the surprisals, and of their squares, of every hypothesis."""
+    """Sums of the surprisals, and of their squares, of every hypothesis, in double precision."""
 
-    sums: Float64[Tensor, " hyps"]
-    squares: Float64[Tensor, " hyps"]
+    sums: Values
+    squares: Values
 
 
 @final

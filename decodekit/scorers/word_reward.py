@@ -6,7 +6,7 @@ from typing import final
 import torch
 from typing_extensions import override
 
-from decodekit.core.validation import FINITE, check_fields, shown
+from decodekit.core.validation import FINITE, check_fields, check_type
 from decodekit.scorers.base import AnyLengths, AnyValues, Scorer
 from decodekit.scorers.log_prob import LogProb
 
@@ -44,8 +44,7 @@ class WordReward(Scorer):
 
     def __post_init__(self) -> None:
         check_fields(self, reward=FINITE)
-        if not isinstance(self.base, Scorer):
-            raise TypeError(f"WordReward: base must be a Scorer such as LogProb(), got {shown(self.base)}.")
+        check_type("WordReward", "base", self.base, Scorer, "a Scorer such as LogProb()")
 
     @override
     def __call__(self, log_probs: AnyValues, lengths: AnyLengths) -> AnyValues:

@@ -9,14 +9,8 @@ from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.pytrees import Memory
-from decodekit.core.stopping_criterion import (
-    Finished,
-    LogProbs,
-    StoppingContext,
-    StoppingCriterion,
-    check_reason,
-)
-from decodekit.core.validation import read_ids, set_fields
+from decodekit.core.stopping_criterion import Finished, LogProbs, StoppingContext, StoppingCriterion
+from decodekit.core.validation import TEXT, check_fields, read_ids, set_fields
 
 
 @final
@@ -50,7 +44,7 @@ class EndIds(StoppingCriterion):
         ids = read_ids("EndIds", self.ids)
         if not ids:
             raise ValueError("EndIds: there must be at least one id, got none.")
-        check_reason("EndIds", self.reason)
+        check_fields(self, reason=TEXT)
         set_fields(self, ids=ids)
 
     @override
@@ -60,7 +54,5 @@ class EndIds(StoppingCriterion):
     @override
     def apply(self, history: History, log_probs: LogProbs, memory: Memory) -> tuple[Finished, Memory]:
         last = history.last()
-        finished = torch.zeros_like(last, dtype=torch.bool)
-        for token in read_ids("EndIds", self.ids):
-            finished = finished | (last == token)
-        return finished, memory
+        emitted = [last == token for token in read_ids("EndIds", self.ids)]
+        return torch.stack(emitted).any(0), memory

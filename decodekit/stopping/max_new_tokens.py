@@ -8,14 +8,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.stopping_criterion import (
-    Finished,
-    LogProbs,
-    StoppingContext,
-    StoppingCriterion,
-    check_reason,
-)
-from decodekit.core.validation import at_least, check_fields
+from decodekit.core.stopping_criterion import Finished, LogProbs, StoppingContext, StoppingCriterion
+from decodekit.core.validation import TEXT, at_least, check_fields
 
 
 @final
@@ -47,8 +41,7 @@ class MaxNewTokens(StoppingCriterion):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        check_fields(self, max_new_tokens=at_least(1))
-        check_reason("MaxNewTokens", self.reason)
+        check_fields(self, max_new_tokens=at_least(1), reason=TEXT)
 
     @override
     def init(self, history: History, run: StoppingContext) -> Int64[Tensor, ""]:

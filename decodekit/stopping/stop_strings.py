@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.stopping_criterion import Finished, LogProbs, StoppingContext, StoppingCriterion
-from decodekit.core.validation import set_fields, shown
+from decodekit.core.validation import TEXT, set_fields, shown
 from decodekit.stopping._shared.new_text import NewText, check_tokenizer
 
 
@@ -53,8 +53,7 @@ class StopStrings(StoppingCriterion):
             raise TypeError(f"StopStrings: strings must be a string or several, got {shown(self.strings)}.")
         strings = (self.strings,) if isinstance(self.strings, str) else tuple(self.strings)
         for string in strings:
-            if not isinstance(string, str) or not string:
-                raise ValueError(f"StopStrings: strings must be text of some length, got {shown(string)}.")
+            TEXT.check("StopStrings", "strings", string)
         if not strings:
             raise ValueError("StopStrings: there must be at least one string, got none.")
         set_fields(self, strings=strings)
@@ -62,12 +61,12 @@ class StopStrings(StoppingCriterion):
     @override
     def init(self, history: History, run: StoppingContext) -> NewText:
         check_tokenizer(run, "StopStrings: strings need", "EndIds")
-        return NewText.begin(history, run)
+        return NewText(int(history.position), run.vocabulary)
 
     @override
     def apply(self, history: History, log_probs: LogProbs, memory: NewText) -> tuple[Finished, NewText]:
         tails = memory.tails(history, max(map(len, self.strings)))
-        found = [self._find(tail.before, tail.now) is not None for tail in tails]
+        found = [self._find(before, now) is not None for before, now in tails]
         return torch.tensor(found, device=log_probs.device), memory
 
     @override
@@ -89,13 +88,8 @@ class StopStrings(StoppingCriterion):
     def _find(self, before: str, now: str) -> tuple[int, int] | None:
         """Return start and end of the string that ends first within the newest token; None if none does."""
         # The newest token may complete a character, which the text before showed as another one.
-        stable_prefix = next(
-            (place for place, pair in enumerate(zip(before, now, strict=False)) if pair[0] != pair[1]),
-            min(len(before), len(now)),
-        )
-        found = []
-        for string in self.strings:
-            start = now.find(string, max(stable_prefix - len(string) + 1, 0))
-            if start >= 0:
-                found.append((start + len(string), start))
+        pairs = enumerate(zip(before, now, strict=False))
+        stable = next((place for place, (old, new) in pairs if old != new), min(len(before), len(now)))
+        starts = [(now.find(string, max(stable - len(string) + 1, 0)), string) for string in self.strings]
+        found = [(start + len(string), start) for start, string in starts if start >= 0]
         return min(found)[::-1] if found else None

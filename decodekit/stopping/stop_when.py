@@ -8,14 +8,8 @@ import torch
 from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.core.stopping_criterion import (
-    Finished,
-    LogProbs,
-    StoppingContext,
-    StoppingCriterion,
-    check_reason,
-)
-from decodekit.core.validation import shown
+from decodekit.core.stopping_criterion import Finished, LogProbs, StoppingContext, StoppingCriterion
+from decodekit.core.validation import TEXT, check_fields, shown
 from decodekit.stopping._shared.new_text import NewText, check_tokenizer
 
 
@@ -57,13 +51,13 @@ class StopWhen(StoppingCriterion):
     def __post_init__(self) -> None:
         if not callable(self.function):
             raise TypeError(f"StopWhen: function must be callable, got {shown(self.function)}.")
-        check_reason("StopWhen", self.reason)
+        check_fields(self, reason=TEXT)
 
     @override
     def init(self, history: History, run: StoppingContext) -> NewText:
         if not self.ids:
             check_tokenizer(run, "StopWhen: a function of text needs", "ids=True")
-        return NewText.begin(history, run)
+        return NewText(int(history.position), run.vocabulary)
 
     @override
     def apply(self, history: History, log_probs: LogProbs, memory: NewText) -> tuple[Finished, NewText]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from decodekit.core.history import History
 from decodekit.core.prompt import Prompt
 from decodekit.core.pytrees import can_be_split, keep_prompts, reorder_memory, whole_part
-from decodekit.processors.base import LogitsProcessor
+from decodekit.processors.base import LogitsProcessor, Scores
 from decodekit.testing.capture_laws import check_captures, tensors
 from decodekit.testing.checking import check, name_of, repeatable
 from decodekit.testing.strategies import cases, prompts
@@ -51,9 +51,9 @@ def check_processor(
 
     @repeatable(max_examples)
     @given(cases(vocab))
-    def one_step(case: tuple[History, Float32[Tensor, "rows vocab"]]) -> None:
+    def one_step(case: tuple[History, Scores]) -> None:
         history, scores = case
-        _check_step(make(range(len(scores))), history, scores, vocab, unbans=unbans)
+        _check_step(make(range(len(scores))), history, scores, unbans=unbans)
 
     @repeatable(max_examples)
     @given(prompts(vocab), st.integers(0, 2**31))
@@ -72,14 +72,7 @@ def check_processor(
         check_captures(processor=whole, vocab=vocab, batch=3)
 
 
-def _check_step(
-    processor: LogitsProcessor,
-    history: History,
-    scores: Float32[Tensor, "rows vocab"],
-    vocab: int,
-    *,
-    unbans: bool,
-) -> None:
+def _check_step(processor: LogitsProcessor, history: History, scores: Scores, *, unbans: bool) -> None:
     who, before = f"check_processor: {name_of(processor)}", scores.clone()
     arguments = {"tokens": history.tokens, "valid": history.valid, "scores": scores}
     copies = {name: value.clone() for name, value in arguments.items()}
@@ -98,18 +91,14 @@ def _check_step(
         top = before == before.amax(-1, keepdim=True)
         kept = top.gather(1, out.argmax(-1, keepdim=True))
         check(kept.all(), f"{who} declares argmax_invariant and must keep the argmax", got=out)
-    invalid = torch.arange(history.tokens.numel()).view_as(history.tokens) % vocab
+    invalid = torch.arange(history.tokens.numel()).view_as(history.tokens) % scores.shape[-1]
+    longer = torch.cat([history.tokens, invalid[:, :1].expand(-1, 3)], 1)
     others = {
-        "columns that are not valid": replace(
-            history, tokens=torch.where(history.valid, history.tokens, invalid)
-        ),
-        "the capacity": replace(
-            history,
-            tokens=torch.cat([history.tokens, invalid[:, :1].expand(-1, 3)], 1),
-            valid=torch.cat([history.valid, torch.zeros(len(scores), 3, dtype=torch.bool)], 1),
-        ),
+        "columns that are not valid": (torch.where(history.valid, history.tokens, invalid), history.valid),
+        "the capacity": (longer, torch.nn.functional.pad(history.valid, (0, 3))),
     }
-    for name, other in others.items():
+    for name, (tokens, valid) in others.items():
+        other = replace(history, tokens=tokens, valid=valid)
         again, _ = processor.apply(other, scores, processor.init(other))
         check(torch.equal(out, again), f"{who} must ignore {name}", got=out, with_others=again)
 

@@ -11,6 +11,10 @@ from decodekit.core.prompt import Prompt
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.models.protocols import ModelOutputs, ModelOutputsSpec
 
+# Types that signatures of the models repeat.
+Logits = Float32[Tensor, "rows vocab"]
+State = Int64[Tensor, " rows"]
+
 _WIDTH = 4
 _LAYERS = {"low": (0, 2), "high": (4, 6)}
 
@@ -32,15 +36,11 @@ class MarkovModel:
         self.log_probs = torch.tensor(transitions, dtype=torch.float64).log()
         self.vocabulary = Vocabulary(size=len(transitions), end_ids=end_ids)
 
-    def start(
-        self, prompt: Prompt, *, rows_per_prompt: int, capacity: int
-    ) -> tuple["ToySession", Float32[Tensor, "rows vocab"]]:
+    def start(self, prompt: Prompt, *, rows_per_prompt: int, capacity: int) -> tuple["ToySession", Logits]:
         """The logits after the last token of every prompt."""
         del capacity  # nothing is allocated
-        last = prompt.tokens[:, -1].repeat_interleave(rows_per_prompt)
-        session = ToySession(
-            last, lambda _, tokens: tokens, lambda state: self.log_probs[state].float(), len(prompt.tokens)
-        )
+        last, logits = prompt.tokens[:, -1], lambda state: self.log_probs[state].float()
+        session = ToySession(last, rows_per_prompt, lambda _, tokens: tokens, logits)
         return session, session.logits()
 
 
@@ -65,18 +65,15 @@ class HashModel:
         self.vocab, self.seed, self.scale = vocab, seed, scale
         self.vocabulary = Vocabulary(size=vocab, end_ids=end_ids)
 
-    def start(
-        self, prompt: Prompt, *, rows_per_prompt: int, capacity: int
-    ) -> tuple["ToySession", Float32[Tensor, "rows vocab"]]:
+    def start(self, prompt: Prompt, *, rows_per_prompt: int, capacity: int) -> tuple["ToySession", Logits]:
         """The logits after every prompt, padding ignored."""
         del capacity  # nothing is allocated
-        state, batch = self._states(prompt)[-1].repeat_interleave(rows_per_prompt), len(prompt.tokens)
-        session = ToySession(state, self._update, self._logits, batch)
+        session = ToySession(self._states(prompt)[-1], rows_per_prompt, self._update, self._logits)
         return session, session.logits()
 
     def start_captured(
         self, prompt: Prompt, *, rows_per_prompt: int, capacity: int
-    ) -> tuple["ToySession", Float32[Tensor, "rows vocab"]]:
+    ) -> tuple["ToySession", Logits]:
         """The same as `start`: a pass is a few operations, which need not be recorded."""
         return self.start(prompt, rows_per_prompt=rows_per_prompt, capacity=capacity)
 
@@ -88,10 +85,10 @@ class HashModel:
         return states
 
     @staticmethod
-    def _update(state: Int64[Tensor, " rows"], tokens: Int64[Tensor, " rows"]) -> Int64[Tensor, " rows"]:
+    def _update(state: State, tokens: Int64[Tensor, " rows"]) -> State:
         return rng.mix(rng.mix(state) + tokens)
 
-    def _logits(self, state: Int64[Tensor, " rows"]) -> Float32[Tensor, "rows vocab"]:
+    def _logits(self, state: State) -> Logits:
         tokens = torch.arange(self.vocab)
         # Two uniform numbers make one of a normal distribution (Box and Muller, 1958).
         seeds, streams = state[:, None].expand(-1, self.vocab).flatten(), tokens.repeat(len(state))
@@ -105,15 +102,15 @@ class ToySession:
 
     def __init__(
         self,
-        state: Int64[Tensor, " rows"],
+        state: Int64[Tensor, " batch"],
+        rows_per_prompt: int,
         update: Callable[[Tensor, Tensor], Tensor],
         logits: Callable[[Tensor], Tensor],
-        batch: int,
         outputs: Callable[[Tensor], ModelOutputs] | None = None,
     ) -> None:
-        self.state, self.batch = state, batch
+        self.state, self.batch = state.repeat_interleave(rows_per_prompt), len(state)
         self._update, self._logits, self._outputs = update, logits, outputs
-        self.model_outputs = ModelOutputs() if outputs is None else outputs(state)
+        self.model_outputs = ModelOutputs() if outputs is None else outputs(self.state)
 
     @property
     def can_evict(self) -> bool:
@@ -134,13 +131,11 @@ class ToySession:
         self.state = torch.cat([self.state, other.state])
         self.batch += other.batch
 
-    def logits(self) -> Float32[Tensor, "rows vocab"]:
+    def logits(self) -> Logits:
         """The logits of every row's next token."""
         return self._logits(self.state)
 
-    def advance(
-        self, tokens: Int64[Tensor, " rows"], source_rows: Int64[Tensor, " rows"] | None
-    ) -> Float32[Tensor, "rows vocab"]:
+    def advance(self, tokens: Int64[Tensor, " rows"], source_rows: Int64[Tensor, " rows"] | None) -> Logits:
         """The logits after one more token on every row."""
         state = self.state if source_rows is None else self.state[source_rows]
         self.state = self._update(state, tokens)
@@ -164,14 +159,14 @@ class HashModelWithOutputs(HashModel):
 
     def start_with_outputs(
         self, prompt: Prompt, *, rows_per_prompt: int, capacity: int, outputs_spec: ModelOutputsSpec
-    ) -> tuple["ToySession", Float32[Tensor, "rows vocab"]]:
+    ) -> tuple["ToySession", Logits]:
         """The same as `start`, with a session that has the requested outputs."""
         del capacity  # nothing is allocated
         states = self._states(prompt)
         padding = ~prompt.mask.repeat_interleave(rows_per_prompt, 0)
         layers = _LAYERS[outputs_spec.layers] if isinstance(outputs_spec.layers, str) else outputs_spec.layers
 
-        def outputs(state: Int64[Tensor, " rows"]) -> ModelOutputs:
+        def outputs(state: State) -> ModelOutputs:
             # Counted from the right, so that padding on the left changes nothing.
             attention = _numbers(state + 99, padding.shape[1]).flip(-1).masked_fill(padding, -torch.inf)
             layer_logits = [self._logits(state + 1 + layer) for layer in layers]
@@ -182,15 +177,14 @@ class HashModelWithOutputs(HashModel):
                 attention=attention.double().softmax(-1).float() if outputs_spec.attention else None,
             )
 
-        rows, batch = states[-1].repeat_interleave(rows_per_prompt), len(prompt.tokens)
-        session = ToySession(rows, self._update, self._logits, batch, outputs)
+        session = ToySession(states[-1], rows_per_prompt, self._update, self._logits, outputs)
         if outputs_spec.hidden:
             prompt_hidden = torch.stack([_numbers(state, _WIDTH) for state in states[1:]], 1)
             session.model_outputs = session.model_outputs._replace(prompt_hidden=prompt_hidden)
         return session, session.logits()
 
 
-def _numbers(state: Int64[Tensor, " rows"], width: int) -> Float32[Tensor, "rows width"]:
+def _numbers(state: State, width: int) -> Float32[Tensor, "rows width"]:
     """Numbers around 0 that depend on the state and the column."""
     columns = [rng.uniform(state, torch.full_like(state, column), torch.tensor(7)) for column in range(width)]
     return (torch.stack(columns, 1) - 0.5).float()

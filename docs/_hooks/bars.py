@@ -1,5 +1,5 @@
 # ruff: noqa: INP001 - loaded by its path, not imported
-"""Bars, drawn from numbers: a picture of times beside each other."""
+"""Bar charts, as SVG."""
 
 from html import escape
 
@@ -8,13 +8,13 @@ _OURS, _FLOOR, _THEIRS = "#3f51b5", "#9e9e9e", "#ff9800"
 
 
 def bars(title: str, values: dict[str, float], unit: str, ours: str = "decodekit") -> str:
-    """An SVG with one bar for each value; the longest takes the width.
+    """An SVG with one bar per value; the longest bar takes the full width.
 
     Args:
-        title: Above it.
-        values: By name; that of the floor is called so.
-        unit: After every number.
-        ours: How the names begin whose bars have our colour.
+        title: Title above the bars.
+        values: Values by name. The bar named "floor" is grey.
+        unit: Unit after every number.
+        ours: Prefix of the names of decodekit's bars, which have their own colour.
     """
     longest = max(*values.values(), 1e-9)
     height = _LINE * (len(values) + 1) + 8

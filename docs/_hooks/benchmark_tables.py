@@ -1,5 +1,5 @@
 # ruff: noqa: INP001 - loaded by its path, not imported
-"""A table and pictures of each benchmark but that of the peers."""
+"""Tables and pictures of every benchmark except the comparison with other libraries."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +9,7 @@ from cells import Record, floor_of, machine, met, milliseconds, spread, table
 
 
 def against_generate(run: Record) -> str:
-    """Times, and memory."""
+    """Times and peak memory."""
     floors = "floor_seconds" in run["work"][0]
     rows = []
     for work in run["work"]:
@@ -19,7 +19,7 @@ def against_generate(run: Record) -> str:
         rows.append(
             [
                 work["name"],
-                f"{work['prompts']} of {work['length']} + {work['new']}",
+                f"{work['prompts']} x {work['length']} + {work['new']}",
                 *(spread(medians[who], quartiles[who], 3) for who in ("generate", "decodekit")),
                 *([f"{work['floor_seconds']:.3f}"] if floors else []),
                 f"**{work['ratio']:.2f}**",
@@ -27,8 +27,8 @@ def against_generate(run: Record) -> str:
                 f"{memory['generate']:.0f} → {memory['decodekit']:.0f}",
             ]
         )
-    head = ["work", "prompts of tokens + new", "`generate()`, s", "decodekit, s"]
-    head += [*(["floor, s"] if floors else []), "ratio", "at most", "peak memory, MB"]
+    head = ["workload", "prompts x tokens + new tokens", "`generate()`, s", "decodekit, s"]
+    head += [*(["floor, s"] if floors else []), "ratio", "target", "peak memory, MB"]
     pictures = [
         bars(work["name"], work["median_seconds"] | _floor(work, "floor_seconds"), "s")
         for work in run["work"]
@@ -42,9 +42,9 @@ def _floor(work: Record, key: str) -> dict[str, float]:
 
 
 def processors(run: Record) -> str:
-    """Milliseconds of every processor, for two vocabularies."""
+    """Milliseconds of every processor, for two vocabulary sizes."""
     vocabularies = list(run["cases"][0]["vocabularies"])
-    head = ["processor, milliseconds: transformers → decodekit"]
+    head = ["processor (ms, transformers → decodekit)"]
     for vocab in vocabularies:
         head += [f"{int(vocab):,} tokens", "ratio"]
     rows = []
@@ -57,7 +57,7 @@ def processors(run: Record) -> str:
         f"{milliseconds(value)} ms for {int(vocab):,} tokens"
         for vocab, value in run.get("floor_ms", {}).items()
     )
-    floor = f" The floor, reading the scores once: {floors}." if floors else ""
+    floor = f" The floor, the time to read the scores once, is {floors}." if floors else ""
     first = f"{machine(run)}; {size}; medians of {run['repeats']} steps.{floor}"
     return "\n".join([first, "", table(head, rows)])
 
@@ -73,12 +73,12 @@ def _cells(found: dict[str, Any]) -> tuple[str, str]:
 def step_without_model(run: Record) -> str:
     """Milliseconds of a step."""
     prompts, rows = run["rows"]
-    size = f"{prompts} prompts, {rows} rows of each, {run['vocabulary']:,} tokens to choose from"
+    size = f"{prompts} prompts with {rows} rows each, a vocabulary of {run['vocabulary']:,} tokens"
     runs = f"medians of {run['repeats']} runs of {run['steps']} steps, with quartiles"
     lines = []
     for work in run["work"]:
         medians, quartiles = work["median_ms"], work["quartiles_ms"]
-        differs = "" if work.get("is_same", True) else ", with other tokens chosen"
+        differs = "" if work.get("is_same", True) else " (the tokens differ)"
         lines.append(
             [
                 work["name"] + differs,
@@ -91,7 +91,7 @@ def step_without_model(run: Record) -> str:
         [
             f"{machine(run)}; {size}; {runs}.{floor_of(run, 'floor_ms', 'ms')}",
             "",
-            table(["milliseconds a step", "transformers", "decodekit", "ratio", "at most"], lines),
+            table(["milliseconds per step", "transformers", "decodekit", "ratio", "target"], lines),
             "",
             *(bars(work["name"], work["median_ms"] | _floor(run, "floor_ms"), "ms") for work in run["work"]),
         ]
@@ -117,7 +117,7 @@ def throughput(run: Record) -> str:
         [
             f"{first}{floor_of(run, 'floor_s', 's')}",
             "",
-            table(["who", "seconds", "new tokens a second", "ratio", "at most", "same texts"], rows),
+            table(["library", "seconds", "new tokens per second", "ratio", "target", "same texts"], rows),
             "",
             bars(f"{run['prompts']} prompts", times, "s"),
         ]
@@ -125,7 +125,7 @@ def throughput(run: Record) -> str:
 
 
 def packed_linear(run: Record) -> str:
-    """Milliseconds of a call, of the first use, and of whole runs."""
+    """Times of calls, of the first use, and of whole runs."""
     ways = list(run["calls"][0]["median_ms"])
     floors = run.get("floor_ms", {})
     calls = [
@@ -145,7 +145,7 @@ def packed_linear(run: Record) -> str:
     floor = ["floor"] if floors else []
     return "\n".join(
         [
-            f"{machine(run)}; clock: {run['clock']}; medians of {run['repeats']} calls, in milliseconds:",
+            f"{machine(run)}; {run['clock']}; medians of {run['repeats']} calls, in milliseconds:",
             "",
             table(["layer", "rows", *names, *floor, "packed / `F.linear`"], calls),
             "",
@@ -153,7 +153,9 @@ def packed_linear(run: Record) -> str:
             "",
             _packing(run["model"]),
             "",
-            table(["work", "plain, s", "packed, s", "floor, s", "ratio", "same tokens"], _whole_runs(run)),
+            table(
+                ["workload", "plain, s", "packed, s", "floor, s", "ratio", "same tokens"], _whole_runs(run)
+            ),
             "",
             *_pictures_of_layers(run),
         ]
@@ -161,8 +163,8 @@ def packed_linear(run: Record) -> str:
 
 
 def _packing(model: Record) -> str:
-    size = f"{model['bytes'] / 1e6:.0f} MB of copies"
-    return f"{model['name']}, packed once in {model['pack_s']:.2f} s into {size}:"
+    size = f"{model['bytes'] / 1e6:.0f} MB"
+    return f"{model['name']}; packing took {model['pack_s']:.2f} s, and the copies take {size}:"
 
 
 def _whole_runs(run: Record) -> Iterator[list[str]]:
@@ -178,7 +180,7 @@ def _whole_runs(run: Record) -> Iterator[list[str]]:
 
 
 def _pictures_of_layers(run: Record) -> Iterator[str]:
-    """Few rows, where packing is for."""
+    """Pictures for a few rows, the purpose of packing."""
     few = 5
     for call in run["calls"]:
         if call["rows"] == few:
@@ -191,10 +193,10 @@ def _pictures_of_layers(run: Record) -> Iterator[str]:
 
 
 def translation(run: Record) -> str:
-    """Quality, and what it costs."""
+    """Quality and cost of every decoder."""
     first = run["strategies"][0]
     said = f"{run['sentences']} sentences with {run['references']} reference translations"
-    worth = f"the first ones of which have {run['reference_mean_log_prob']:.2f} nats in the mean"
+    worth = f"mean log-probability of the first references: {run['reference_mean_log_prob']:.2f} nats"
     rows = [
         [
             row["name"],
@@ -208,17 +210,17 @@ def translation(run: Record) -> str:
     signatures = " and ".join(f"`{first[name]['signature']}`" for name in ("chrf", "bleu"))
     return "\n".join(
         [
-            f"{machine(run)}; {said}, {worth}:",
+            f"{machine(run)}; {said}; {worth}.",
             "",
             table(["decoder", "chrF", "BLEU", "length", "log-probability", "seconds"], rows),
             "",
-            f"sacrebleu's signatures: {signatures}.",
+            f"Signatures of sacrebleu: {signatures}.",
         ]
     )
 
 
 def decoders(run: Record) -> str:
-    """What each decoder found, with the language model and the translation model."""
+    """Results of every decoder, with the language model and with the translation model."""
     parts = [
         f"{machine(run)}; {run['openings']} openings of stories, {run['new']} new tokens:",
         "",
@@ -230,15 +232,15 @@ def decoders(run: Record) -> str:
 
 
 def _found(run: Record, part: str) -> str:
-    """What each decoder found with one of the models."""
+    """Results of every decoder with one of the models."""
     columns = [
-        ("log-prob a token", "log_prob_per_token", 2),
+        ("log-prob per token", "log_prob_per_token", 2),
         ("distinct-1", "distinct_1", 2),
         ("distinct-2", "distinct_2", 2),
         ("repetition", "repetition", 2),
         ("self-BLEU", "self_bleu", 0),
         *([("chrF", "chrf", 1)] if part == "translation" else []),
-        ("passes a token", "passes_per_token", 1),
+        ("passes per token", "passes_per_token", 1),
         ("time", "time", 1),
     ]
     rows = [
@@ -250,26 +252,26 @@ def _found(run: Record, part: str) -> str:
             ),
         ]
         for row in run["decoders"]
-        if row[part] is not None  # it can decode such a model
+        if row[part] is not None  # the decoder supports the model
     ]
     return table(["decoder", *(heading for heading, _, _ in columns)], rows)
 
 
 def pictures_of_decoders(run: Record) -> str:
-    """Time, and how many of the words are different, of every decoder."""
+    """Time, distinct words and repetition of every decoder."""
     stories = {row["name"]: row["stories"] for row in run["decoders"]}
     return "\n".join(
         bars(title, {name: story[key] for name, story in stories.items()}, unit, ours="")
         for title, key, unit in (
-            ("Stories: time, that of greedy search as 1", "time", ""),
-            ("Stories: different pairs of words, as a share of all", "distinct_2", ""),
-            ("Stories: 4-grams said before, as a share of all", "repetition", ""),
+            ("Stories: time, as a multiple of greedy search", "time", ""),
+            ("Stories: fraction of distinct pairs of words", "distinct_2", ""),
+            ("Stories: fraction of 4-grams that occurred before", "repetition", ""),
         )
     )
 
 
 def where_time_goes(run: Record) -> str:
-    """Parts of each work's time, and the floors of its linear layers."""
+    """Parts of the time of each workload, and the floors of its linear layers."""
     parts = list(run["work"][0]["parts_seconds"])
     rows = [
         [
@@ -280,14 +282,14 @@ def where_time_goes(run: Record) -> str:
         ]
         for work in run["work"]
     ]
-    head = ["work", "seconds", *parts, "floor of linear layers, reading / multiplying"]
+    head = ["workload", "seconds", *parts, "floor of linear layers, reading / multiplying"]
     first = f"{machine(run)}; medians of {run['repeats']} runs, with quartiles, in seconds:"
     pictures = [bars(work["name"], _with_floor(work), "s", ours="linear") for work in run["work"]]
     return "\n".join([first, "", table(head, rows), "", *pictures])
 
 
 def _with_floor(work: Record) -> dict[str, float]:
-    """Parts, the floor after what it is the floor of."""
+    """The parts of a workload, with the floor after the linear layers."""
     shown: dict[str, float] = {}
     for part, seconds in work["parts_seconds"].items():
         shown[part] = seconds

@@ -1,5 +1,5 @@
 # ruff: noqa: INP001 - loaded by its path, not imported
-"""Benchmark tables and pictures, made from the recorded runs: no number is copied by hand."""
+"""Tables and pictures of benchmarks, generated from the recorded runs."""
 
 import json
 from collections.abc import Callable
@@ -24,7 +24,7 @@ NOT_YET = "No run is recorded yet."
 
 
 def _of_file(name: str, show: Callable[[dict[str, Any]], str]) -> Callable[[], str]:
-    """What is shown of a file that has one run."""
+    """A function that shows a file with one run."""
 
     def shown() -> str:
         run = recorded(name)
@@ -34,7 +34,7 @@ def _of_file(name: str, show: Callable[[dict[str, Any]], str]) -> Callable[[], s
 
 
 def _of_devices(name: str, show: Callable[[dict[str, Any]], str]) -> Callable[[], str]:
-    """What is shown of a file that has a run of each device."""
+    """A function that shows a file with one run per device."""
 
     def shown() -> str:
         runs = recorded(name)
@@ -47,7 +47,7 @@ def _gpu() -> str:
     return peers_on_gpu(recorded("peers_cuda"), (recorded("step_without_model") or {}).get("cuda"))
 
 
-# By the marker on a page.
+# By marker on a page.
 SHOWN: dict[str, Callable[[], str]] = {
     "against_generate": _of_devices("against_generate", against_generate),
     "processors": _of_devices("processors", processors),
@@ -64,14 +64,14 @@ SHOWN: dict[str, Callable[[], str]] = {
 
 
 def recorded(name: str) -> dict[str, Any] | None:
-    """A file of results; None: there is none."""
+    """The content of a file of results; None if the file does not exist."""
     path = RESULTS / f"{name}.json"
     found: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
     return found
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:  # noqa: ANN401 - the signature of mkdocs
-    """Replaces each marker by what is shown of the recorded run, if there is one."""
+    """Replace each marker by the tables and pictures of its recorded run."""
     for name, show in SHOWN.items():
         marker = f"<!-- {name} -->"
         if marker in markdown:

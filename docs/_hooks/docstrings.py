@@ -1,5 +1,5 @@
 # ruff: noqa: INP001 - loaded by its path, not imported
-"""Reads the house's docstring sections: one `Example:` is what Google's style calls `Examples:`."""
+"""Support for the section `Example:` of docstrings, which Google's style calls `Examples:`."""
 
 import re
 from typing import Any
@@ -8,9 +8,9 @@ from griffe import Extension, Object
 
 
 class OneExample(Extension):
-    """Shows an `Example:` section as code; griffe knows only the plural."""
+    """Renames the section `Example:` to `Examples:`, the only name that griffe supports."""
 
     def on_object(self, *, obj: Object, **_: Any) -> None:  # noqa: ANN401 - the signature of griffe
-        """Renames the section before the docstring is parsed."""
+        """Rename the section before the docstring is parsed."""
         if obj.docstring is not None:
             obj.docstring.value = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.MULTILINE)

@@ -1,5 +1,5 @@
 # ruff: noqa: INP001 - loaded by its path, not imported
-"""Tables and pictures of decodekit against its peers, on the CPU and on a GPU."""
+"""Tables and pictures of the comparison with other libraries, on the CPU and on a GPU."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -19,15 +19,15 @@ NAMES = {
     "floor": "floor",
 }
 NO_GPU = (
-    "No GPU was at hand when this was written. So nothing was measured on one, and the table stays empty "
-    "rather than guessed."
+    "No GPU was at hand, so nothing has been measured on one yet. The table lists the targets without "
+    "measurements."
 )
-BARS = ("work", "decodekit against", "of its", "ratio", "at most")
+BARS = ("workload", "decodekit relative to", "quantity", "ratio", "target")
 _BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def _works() -> ModuleType:
-    """What is decoded, and the bars, as the scripts have them."""
+    """The module `benchmarks/works.py`, with the workloads and their targets."""
     spec = importlib.util.spec_from_file_location("works", _BENCHMARKS / "works.py")
     module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
     spec.loader.exec_module(module)  # type: ignore[union-attr]
@@ -35,7 +35,7 @@ def _works() -> ModuleType:
 
 
 def peers(run: Record) -> str:
-    """Seconds of all, then every bar, then a picture of each work."""
+    """Times of all libraries, then the ratios and targets, then a picture per workload."""
     names = [name for name in NAMES if any(name in work["median_seconds"] for work in run["work"])]
     models = "; ".join(f"{name}: {words}" for name, words in run["models"].items())
     return "\n".join(
@@ -43,7 +43,7 @@ def peers(run: Record) -> str:
             f"{machine(run)}; {models}; medians of {run['repeats']} runs, with quartiles, in seconds:",
             "",
             table(
-                ["work", *(NAMES[name] for name in names), "floor", "same texts"],
+                ["workload", *(NAMES[name] for name in names), "floor", "same texts"],
                 [[work["name"], *_seconds(work, names), _same(work)] for work in run["work"]],
             ),
             "",
@@ -60,11 +60,11 @@ def peers(run: Record) -> str:
 
 
 def peers_on_gpu(run: Record | None, step: Record | None) -> str:
-    """The same for a GPU, and a step without the model; what was not measured is empty.
+    """The same for a GPU, with a step without the model; cells without a measurement are empty.
 
     Args:
-        run: Of `peers.py`; None: there is none.
-        step: Of `step_without_model.py`; None: there is none.
+        run: The run of `peers.py`, or None.
+        step: The run of `step_without_model.py`, or None.
     """
     works = _works()
     lines = (
@@ -92,7 +92,7 @@ def _seconds(work: Record, names: list[str]) -> Iterator[str]:
 
 
 def _same(work: Record) -> str:
-    """Whose texts are those of `generate`, and how many of them."""
+    """The fraction of texts that equal those of `generate()`, for each library."""
     shares = {name: share for name, share in work["same_texts"].items() if name != "generate"}
     if all(share == 1 for share in shares.values()):
         return "all"
@@ -101,7 +101,7 @@ def _same(work: Record) -> str:
 
 
 def _bars(work: Record, found: Record | None) -> Iterator[list[str]]:
-    """A line for every bar of a work, and for what was measured without one."""
+    """A line for every target of a workload, and for every ratio without a target."""
     ratios: dict[str, float] = {} if found is None else found["ratios"]
     for name in dict.fromkeys([*work["bars"], *ratios]):
         ratio = ratios.get(name)
@@ -109,7 +109,7 @@ def _bars(work: Record, found: Record | None) -> Iterator[list[str]]:
     if found is not None or work["cache_bar"] is not None:
         ratio = None if found is None else found["cache_ratio"]
         most = met(ratio, work["cache_bar"])
-        yield [work["name"], NAMES["generate"], "cache's memory", _ratio(ratio), most]
+        yield [work["name"], NAMES["generate"], "cache memory", _ratio(ratio), most]
 
 
 def _ratio(ratio: float | None) -> str:
@@ -117,19 +117,19 @@ def _ratio(ratio: float | None) -> str:
 
 
 def _first_uses(run: Record) -> Iterator[str]:
-    """How long the first use takes of what compiles or captures, in a sentence."""
-    slow = [
-        f"{work['name']}: {NAMES[name]} {work['first_use_seconds'][name]:.0f} s"
-        for work in run["work"]
-        for name in ("compiled", *(["decodekit"] if run.get("captured") else []))
-        if name in work["first_use_seconds"]
-    ]
-    if slow:
-        yield f"The first use takes: {'; '.join(slow)}.\n"
+    """A list with the time of the first use of each library that compiles or captures."""
+    names = ("compiled", *(["decodekit"] if run.get("captured") else []))
+    lines: list[str] = []
+    for work in run["work"]:
+        seconds = work["first_use_seconds"]
+        times = [f"{NAMES[name]} {seconds[name]:.0f} s" for name in names if name in seconds]
+        lines += [f"* {work['name']}: {', '.join(times)}"] if times else []
+    if lines:
+        yield "\n".join(["Time of the first use, with compilation or capture:", "", *lines, ""])
 
 
 def _memory(run: Record) -> Iterator[str]:
-    """What each takes of a GPU's memory, where that was measured."""
+    """A table of peak GPU memory, if it was measured."""
     works = [work for work in run["work"] if work.get("peak_memory_mb")]
     names = [name for name in NAMES if any(name in work["peak_memory_mb"] for work in works)]
     if works:
@@ -143,11 +143,11 @@ def _memory(run: Record) -> Iterator[str]:
             ]
             for work in works
         ]
-        yield table(["MB at most beside the model", *(NAMES[name] for name in names)], rows) + "\n"
+        yield table(["peak memory besides the model, MB", *(NAMES[name] for name in names)], rows) + "\n"
 
 
 def _steps(works: ModuleType, step: Record | None) -> Iterator[list[str]]:
-    """The lines of a step without the model: those with a bar."""
+    """The lines of a step without the model that have a target."""
     prompts, rows = works.STEP_ROWS
     name = f"a step without the model, {prompts * rows} rows x {works.STEP_VOCABULARY:,} tokens"
     if step is None:

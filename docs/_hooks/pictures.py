@@ -1,10 +1,10 @@
 # ruff: noqa: INP001 - loaded by its path, not imported
-"""Pictures of what a processor does to a distribution, computed by the processor itself.
+"""Pictures of the effect of a processor on a distribution, computed by the processor itself.
 
-A line `<!-- picture: EXPRESSION -->` after a class's `:::` entry becomes a drawing under its first
-sentence. The expression makes a processor from `dk`, `torch`, two toy models of 12 tokens, `toy` and `other`,
-and a tokenizer of them, `letters`. It is drawn for the third new token; with ` | prompt` at its end for the
-first one, with ` | start` for the first one after a single token.
+A line `<!-- picture: EXPRESSION -->` after the `:::` entry of a class becomes a picture under the first
+sentence of the class. The expression creates a processor from `dk`, `torch`, the toy models `toy` and `other`
+of 12 tokens, and their tokenizer `letters`. The picture shows the third new token. With ` | prompt` at the
+end of the expression it shows the first new token, and with ` | start` the first one after a single token.
 """
 
 import html
@@ -23,19 +23,19 @@ from decodekit.testing import HashModel
 
 BEFORE = (0.28, 0.20, 0.14, 0.10, 0.08, 0.06, 0.05, 0.04, 0.025, 0.015, 0.007, 0.003)
 PROMPT, SAID = [0, 2, 5], (2, 0)
-SOURCE = [0, 3, 1, 4]  # what an encoder has read, for processors that look at it
+SOURCE = [0, 3, 1, 4]  # the ids that an encoder has read, for processors that use them
 
 LINE = re.compile(r"<!-- picture: (?P<expression>.+?)(?: \| (?P<at>prompt|start))? -->")
 _WHEN = {None: "", "prompt": ", the first new token", "start": ", the second token of all"}
 _CLASS = '<div class="doc doc-object doc-class">'
 _SENTENCE = re.compile(r"<p>.*?</p>", re.DOTALL)
 
-# In units of the drawing, which are pixels where there is room.
+# In units of the drawing: pixels, unless the page is narrower than the picture.
 _SLOT, _BAR, _FOOT, _HEIGHT = 35, 13, 108, 100
 
 
 def on_page_content(content: str, page: Any, **_: Any) -> str:  # noqa: ANN401 - the signature of mkdocs
-    """Replaces every line by its picture, under the first sentence of the class before it."""
+    """Replace every line by its picture, under the first sentence of the class before it."""
     while line := LINE.search(content):
         figure = picture(line["expression"], page.file.src_uri, line["at"])
         above, below = content[: line.start()], content[line.end() :]
@@ -47,15 +47,15 @@ def on_page_content(content: str, page: Any, **_: Any) -> str:  # noqa: ANN401 -
 
 
 def picture(expression: str, page: str, at: str | None = None) -> str:
-    """The drawing of one processor with its expression as a caption.
+    """The picture of one processor, with its expression as caption.
 
     Args:
-        expression: Python that makes a processor.
-        page: Where it stands, for the message.
-        at: "prompt" or "start": draw the first new token, after the prompt or a single token.
+        expression: Python expression that creates a processor.
+        page: Name of the page, for the error message.
+        at: "prompt" or "start": draw the first new token, after the prompt or after a single token.
 
     Raises:
-        PluginError: If it cannot be evaluated, makes something else, or makes no distribution.
+        PluginError: If the expression fails, its value is not a processor, or no distribution is left.
     """
     try:
         after = probabilities(expression, at)
@@ -68,7 +68,7 @@ def picture(expression: str, page: str, at: str | None = None) -> str:
 
 
 def probabilities(expression: str, at: str | None = None) -> list[float]:
-    """Of every token after the processor; minus one marks a banned token."""
+    """The probability of every token after the processor; -1 marks a banned token."""
     names = {
         "dk": dk,
         "torch": torch,
@@ -93,7 +93,7 @@ def probabilities(expression: str, at: str | None = None) -> list[float]:
 
 
 def _letters() -> PreTrainedTokenizerFast:
-    """A tokenizer of the 12 tokens: the letters from a to k, and an end."""
+    """A tokenizer of the 12 tokens: the letters a to k, and an end token."""
     tokens = Tokenizer(
         models.BPE(vocab={letter: number for number, letter in enumerate("abcdefghijk.")}, merges=[])
     )
@@ -105,13 +105,13 @@ def _letters() -> PreTrainedTokenizerFast:
 
 
 def _history(prompt: list[int]) -> dk.History:
-    """One row at the end of its prompt, with room for what will be said and a little more."""
+    """A history of one row at the end of its prompt, with room for five new tokens."""
     source = Source(torch.tensor([SOURCE]), torch.ones(1, len(SOURCE), dtype=torch.bool))
     return replace(dk.Prompt.from_ids([prompt]).history(len(prompt) + 5, 1), source=source)
 
 
 def draw(after: list[float]) -> str:
-    """Pale bars for the distribution before, strong ones for the one after, a cross for what is banned."""
+    """An SVG: pale bars before the processor, strong bars after it, and a cross for each banned token."""
     scale = _HEIGHT / max(*BEFORE, *after)
     bars = []
     for token, (old, new) in enumerate(zip(BEFORE, after, strict=True)):

@@ -136,13 +136,13 @@ def test_rows_know_their_prompts_and_take_them_along() -> None:
 
 def test_what_was_given_for_each_prompt_is_spread_over_its_rows() -> None:
     history = beams_of_two_prompts()
-    assert history.spread(torch.tensor([0.5, 0.7])).tolist() == pytest.approx([0.5, 0.5, 0.7, 0.7])
-    assert history.spread(torch.tensor([[1, 2], [3, 4]])).tolist() == [[1, 2], [1, 2], [3, 4], [3, 4]]
-    assert history.take(torch.tensor([2, 1])).spread(torch.tensor([8, 9])).tolist() == [9, 8]
+    assert history.to_rows(torch.tensor([0.5, 0.7])).tolist() == pytest.approx([0.5, 0.5, 0.7, 0.7])
+    assert history.to_rows(torch.tensor([[1, 2], [3, 4]])).tolist() == [[1, 2], [1, 2], [3, 4], [3, 4]]
+    assert history.take(torch.tensor([2, 1])).to_rows(torch.tensor([8, 9])).tolist() == [9, 8]
 
 
 def test_without_owners_every_row_is_a_prompt() -> None:
-    assert two_rows().spread(torch.tensor([8, 9])).tolist() == [8, 9]
+    assert two_rows().to_rows(torch.tensor([8, 9])).tolist() == [8, 9]
 
 
 def test_a_source_is_taken_by_prompt() -> None:
@@ -159,15 +159,15 @@ def test_a_part_knows_whose_its_rows_are() -> None:
     assert written(part) == [[6, 7], [8]]
     assert part.batch == whole.batch == 3
     assert part.rows_per_prompt == 1
-    assert part.spread(torch.tensor([10, 20, 30])).tolist() == [20, 30]
+    assert part.to_rows(torch.tensor([10, 20, 30])).tolist() == [20, 30]
     assert part.owners.slots.tolist() == [1, 0]
     assert whole.owners.slots.tolist() == [0, 1, 0, 1, 0, 1]
     again = part.part(torch.tensor([1])).append(torch.tensor([9]))
     assert (written(again), again.batch, again.owners.slots.tolist()) == ([[8, 9]], 3, [0])
-    assert again.spread(torch.tensor([10, 20, 30])).tolist() == [30]
+    assert again.to_rows(torch.tensor([10, 20, 30])).tolist() == [30]
     bare = two_rows().part(torch.tensor([1]))
     assert bare.batch == 2
-    assert bare.spread(torch.tensor([10, 20])).tolist() == [20]
+    assert bare.to_rows(torch.tensor([10, 20])).tolist() == [20]
 
 
 def test_a_history_is_a_pytree_whose_rows_move_together_while_sources_stay() -> None:

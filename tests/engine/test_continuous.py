@@ -303,7 +303,7 @@ class Breaks(dk.StatelessProcessor):
     batch_independent = True
 
     def process(self, history: dk.History, scores: Tensor) -> Tensor:
-        bad = history.spread(torch.arange(history.batch) == 5)
+        bad = history.to_rows(torch.arange(history.batch) == 5)
         return scores.masked_fill(bad[:, None], torch.nan)
 
 

@@ -50,7 +50,7 @@ def history_of(text: list[list[int]], room: int = 4, rows_per_prompt: int = 1) -
     return dk.Prompt.from_ids(text).history(max(map(len, text)) + room, rows_per_prompt)
 
 
-def said_by(
+def step_scores(
     processor: dk.LogitsProcessor, history: dk.History, scores: Tensor, tokens: list[list[int]]
 ) -> list[list[list[float]]]:
     """The processed scores, from the same ones, before every step and after the last."""
@@ -74,5 +74,5 @@ def assert_same_at_every_step(
         expected(torch.cat([tokens, emitted[:step].T], 1), scores.clone()).tolist()
         for step in range(steps + 1)
     ]
-    assert theirs == said_by(actual, history_of(tokens.tolist(), steps), scores, emitted.tolist())
+    assert theirs == step_scores(actual, history_of(tokens.tolist(), steps), scores, emitted.tolist())
     assert torch.equal(before, scores)

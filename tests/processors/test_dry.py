@@ -102,9 +102,9 @@ def test_dry_counts_a_repetition_up_to_max_match() -> None:
 def test_dry_can_leave_the_prompt_out() -> None:
     prompt, new = [[0, 1, 2, 3]], [[0, 1, 2]]
     assert penalties(dk.DRY(1.0, 2.0), prompt, new)[0][3] == 2.0
-    assert penalties(dk.DRY(1.0, 2.0, prompt=False), prompt, new) == [[0] * VOCAB]
+    assert penalties(dk.DRY(1.0, 2.0, include_prompt=False), prompt, new) == [[0] * VOCAB]
     # The last two tokens occur in the prompt: a repetition does not reach into it.
-    assert penalties(dk.DRY(1.0, 2.0, 1, prompt=False), [[0, 1]], [[2, 3, 0, 1, 2]])[0][3] == 1.0
+    assert penalties(dk.DRY(1.0, 2.0, 1, include_prompt=False), [[0, 1]], [[2, 3, 0, 1, 2]])[0][3] == 1.0
     assert penalties(dk.DRY(1.0, 2.0, 1), [[0, 1]], [[2, 3, 0, 1, 2]])[0][3] == 4.0
 
 
@@ -162,7 +162,7 @@ def test_dry_ends_a_loop_of_greedy_search() -> None:
         ({"window": True}, "window must be"),
         ({"max_match": 0}, "max_match must be an integer of at least 1, got 0"),
         ({"max_match": None}, "max_match must be"),
-        ({"prompt": 1}, "prompt must be True or False, got 1"),
+        ({"include_prompt": 1}, "include_prompt must be True or False, got 1"),
     ],
 )
 def test_dry_refuses_what_is_out_of_range(arguments: dict[str, Any], message: str) -> None:
@@ -181,7 +181,7 @@ def test_dry_refuses_another_number_of_parameters_than_prompts() -> None:
         dk.DRY(1.5, 2, 1),
         dk.DRY(0.8, breakers=(0, 3)),
         dk.DRY(1.0, 1.5, 1, window=4, max_match=2),
-        dk.DRY(1.0, 1.5, 1, prompt=False),
+        dk.DRY(1.0, 1.5, 1, include_prompt=False),
         lambda prompts: dk.DRY(
             [1.0 + number for number in prompts],
             [1.0 + number for number in prompts],

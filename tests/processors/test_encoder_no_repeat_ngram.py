@@ -10,7 +10,7 @@ from transformers import EncoderNoRepeatNGramLogitsProcessor
 import decodekit as dk
 from decodekit.core.history import Source
 from decodekit.testing import check_processor
-from tests.processors.parity import LAWS, Call, assert_same_at_every_step, calls, history_of, said_by
+from tests.processors.parity import LAWS, Call, assert_same_at_every_step, calls, history_of, step_scores
 
 
 def banned(
@@ -20,7 +20,7 @@ def banned(
     vocab: int = 5,
 ) -> list[list[list[int]]]:
     """The banned ids, for every step and row."""
-    out = said_by(processor, history, torch.zeros(len(history.tokens), vocab), list(emitted))
+    out = step_scores(processor, history, torch.zeros(len(history.tokens), vocab), list(emitted))
     return [[[token for token, score in enumerate(row) if score != 0] for row in step] for step in out]
 
 
@@ -128,4 +128,4 @@ def test_encoder_no_repeat_ngram_with_several_rows_a_prompt_is_hugging_faces(
     history = history_of(tokens.tolist(), room=0, rows_per_prompt=beams)
     theirs = EncoderNoRepeatNGramLogitsProcessor(n, source)
     ours = dk.EncoderNoRepeatNGram(n, source=source)
-    assert theirs(history.tokens, scores.clone()).tolist() == said_by(ours, history, scores, [])[0]
+    assert theirs(history.tokens, scores.clone()).tolist() == step_scores(ours, history, scores, [])[0]

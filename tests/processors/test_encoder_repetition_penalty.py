@@ -11,7 +11,7 @@ from transformers import EncoderRepetitionPenaltyLogitsProcessor
 import decodekit as dk
 from decodekit.core.history import Source
 from decodekit.testing import check_processor
-from tests.processors.parity import LAWS, Call, assert_same_at_every_step, calls, history_of, said_by
+from tests.processors.parity import LAWS, Call, assert_same_at_every_step, calls, history_of, step_scores
 
 BANNED = -torch.inf
 SCORES = torch.tensor([[2.0, -2.0, 2.0, -2.0]])
@@ -19,7 +19,7 @@ SCORES = torch.tensor([[2.0, -2.0, 2.0, -2.0]])
 
 def pushed(processor: dk.EncoderRepetitionPenalty, history: dk.History, scores: torch.Tensor = SCORES) -> Any:  # noqa: ANN401
     rows = len(history.tokens)
-    return said_by(processor, history, scores.expand(rows, -1), [])[0]
+    return step_scores(processor, history, scores.expand(rows, -1), [])[0]
 
 
 def test_encoder_repetition_penalty_pushes_the_prompts_tokens_up() -> None:
@@ -28,7 +28,7 @@ def test_encoder_repetition_penalty_pushes_the_prompts_tokens_up() -> None:
 
 
 def test_encoder_repetition_penalty_counts_no_new_tokens() -> None:
-    out = said_by(dk.EncoderRepetitionPenalty(2.0), history_of([[0]]), SCORES, [[2], [3]])
+    out = step_scores(dk.EncoderRepetitionPenalty(2.0), history_of([[0]]), SCORES, [[2], [3]])
     assert out == [[[4.0, -2.0, 2.0, -2.0]]] * 3
 
 
@@ -144,4 +144,4 @@ def test_encoder_repetition_penalty_with_several_rows_a_prompt_is_hugging_faces(
     history = history_of(tokens.tolist(), rows_per_prompt=beams)
     theirs = EncoderRepetitionPenaltyLogitsProcessor(penalty, source)
     ours = dk.EncoderRepetitionPenalty(penalty, source=source)
-    assert theirs(history.tokens, scores.clone()).tolist() == said_by(ours, history, scores, [])[0]
+    assert theirs(history.tokens, scores.clone()).tolist() == step_scores(ours, history, scores, [])[0]

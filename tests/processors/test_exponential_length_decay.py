@@ -9,14 +9,14 @@ from transformers.generation.logits_process import ExponentialDecayLengthPenalty
 
 import decodekit as dk
 from decodekit.testing import MarkovModel, check_processor
-from tests.processors.parity import LAWS, Call, assert_same_at_every_step, calls, history_of, said_by
+from tests.processors.parity import LAWS, Call, assert_same_at_every_step, calls, history_of, step_scores
 
 MOST = torch.finfo(torch.float32).max
 
 
 def test_exponential_length_decay_pushes_end_ids_up_once_the_text_is_past_its_start() -> None:
     scores = torch.tensor([[1.0, -1.0, 5.0]])
-    out = said_by(
+    out = step_scores(
         dk.ExponentialLengthDecay(1, 2.0, end_ids=[0, 1]), history_of([[2, 2]]), scores, [[2], [2], [2]]
     )
     # 2^n - 1 is 1, then 3.
@@ -25,13 +25,13 @@ def test_exponential_length_decay_pushes_end_ids_up_once_the_text_is_past_its_st
 
 def test_exponential_length_decay_below_one_pushes_end_ids_down() -> None:
     scores = torch.tensor([[1.0, -1.0]])
-    out = said_by(dk.ExponentialLengthDecay(0, 0.5, end_ids=[0, 1]), history_of([[1]]), scores, [[1]])
+    out = step_scores(dk.ExponentialLengthDecay(0, 0.5, end_ids=[0, 1]), history_of([[1]]), scores, [[1]])
     assert out == [scores.tolist(), [[0.5, -1.5]]]
 
 
 def test_exponential_length_decay_of_factor_one_changes_nothing() -> None:
     scores = torch.tensor([[1.5, -2.5]])
-    out = said_by(dk.ExponentialLengthDecay(0, 1, end_ids=0), history_of([[1]]), scores, [[1], [1]])
+    out = step_scores(dk.ExponentialLengthDecay(0, 1, end_ids=0), history_of([[1]]), scores, [[1], [1]])
     assert out == [scores.tolist()] * 3
 
 
@@ -44,7 +44,7 @@ def test_exponential_length_decay_does_not_count_padding() -> None:
 
 def test_exponential_length_decay_allows_nothing_that_was_banned() -> None:
     scores = torch.tensor([[-torch.inf, 0.0]])
-    out = said_by(dk.ExponentialLengthDecay(0, 2.0, end_ids=0), history_of([[1]]), scores, [[1]])
+    out = step_scores(dk.ExponentialLengthDecay(0, 2.0, end_ids=0), history_of([[1]]), scores, [[1]])
     assert out == [scores.tolist()] * 2
 
 
@@ -52,7 +52,7 @@ def test_exponential_length_decay_allows_nothing_that_was_banned() -> None:
 def test_exponential_length_decay_stays_finite_where_hugging_faces_overflows(factor: float) -> None:
     scores = torch.tensor([[-1.0, 0.0, 10.0, 2.0]])
     decay = dk.ExponentialLengthDecay(0, factor, end_ids=[0, 1, 2])
-    assert said_by(decay, history_of([[1]]), scores, [[1], [1]])[-1] == [[MOST, 0.0, MOST, 2.0]]
+    assert step_scores(decay, history_of([[1]]), scores, [[1], [1]])[-1] == [[MOST, 0.0, MOST, 2.0]]
     theirs = ExponentialDecayLengthPenalty((0, factor), [0, 1, 2], 1)
     if factor == 1e30:
         assert theirs(torch.ones(1, 3), scores)[0, 2] == torch.inf
@@ -65,7 +65,7 @@ def test_exponential_length_decay_stays_finite_where_hugging_faces_overflows(fac
 def test_exponential_length_decay_may_differ_by_prompt() -> None:
     scores = torch.ones(3, 2)
     both = dk.ExponentialLengthDecay([0, 0, 1], [2.0, 3.0, 2.0], end_ids=0)
-    out = said_by(both, history_of([[1], [1], [1]]), scores, [[1] * 3, [1] * 3])
+    out = step_scores(both, history_of([[1], [1], [1]]), scores, [[1] * 3, [1] * 3])
     assert [row[0] for row in out[1]] == [2.0, 3.0, 1.0]
     assert [row[0] for row in out[2]] == [4.0, 9.0, 2.0]
 
@@ -99,7 +99,7 @@ def test_exponential_length_decay_refuses_end_ids_that_are_not_ids(end_ids: Any)
 def test_exponential_length_decay_refuses_an_end_id_outside_the_vocabulary_when_applied() -> None:
     message = r"^ExponentialLengthDecay: token ids must be below the vocabulary size 4, got 4"
     with pytest.raises(ValueError, match=message):
-        said_by(dk.ExponentialLengthDecay(0, 1.1, end_ids=4), history_of([[1]]), torch.zeros(1, 4), [])
+        step_scores(dk.ExponentialLengthDecay(0, 1.1, end_ids=4), history_of([[1]]), torch.zeros(1, 4), [])
 
 
 @pytest.mark.parametrize(("start", "factor"), [(0, 1.3), (2, 0.5), (0, 1e300), (99, 2)])

@@ -8,7 +8,7 @@ from transformers import ForcedEOSTokenLogitsProcessor
 
 import decodekit as dk
 from decodekit.testing import MarkovModel, check_processor
-from tests.processors.parity import LAWS, Call, assert_same_at_every_step, calls, history_of, said_by
+from tests.processors.parity import LAWS, Call, assert_same_at_every_step, calls, history_of, step_scores
 
 BANNED = -torch.inf
 # Never ends by itself.
@@ -17,12 +17,12 @@ GOES_ON = MarkovModel([[1.0, 0.0], [0.0, 1.0]], end_ids=(0,))
 
 def test_forced_eos_allows_the_end_ids_alone_at_the_last_new_token() -> None:
     scores = torch.tensor([[1.0, 2.0, 3.0]])
-    out = said_by(dk.ForcedEOS(3, end_ids=[0, 2]), history_of([[1, 1]]), scores, [[1], [1], [1]])
+    out = step_scores(dk.ForcedEOS(3, end_ids=[0, 2]), history_of([[1, 1]]), scores, [[1], [1], [1]])
     assert out == [scores.tolist(), scores.tolist(), [[0.0, BANNED, 0.0]], scores.tolist()]
 
 
 def test_forced_eos_allows_end_ids_even_if_they_were_banned() -> None:
-    out = said_by(dk.ForcedEOS(1, end_ids=0), history_of([[1]]), torch.tensor([[BANNED, 1.0]]), [])
+    out = step_scores(dk.ForcedEOS(1, end_ids=0), history_of([[1]]), torch.tensor([[BANNED, 1.0]]), [])
     assert out == [[[0.0, BANNED]]]
 
 
@@ -68,7 +68,7 @@ def test_forced_eos_refuses_to_allow_nothing() -> None:
 
 def test_forced_eos_refuses_an_end_id_outside_the_vocabulary_when_applied() -> None:
     with pytest.raises(ValueError, match=r"^ForcedEOS: token ids must be below the vocabulary size 4, got 4"):
-        said_by(dk.ForcedEOS(1, end_ids=4), history_of([[1]]), torch.zeros(1, 4), [])
+        step_scores(dk.ForcedEOS(1, end_ids=4), history_of([[1]]), torch.zeros(1, 4), [])
 
 
 @pytest.mark.parametrize("count", [1, 3, 99])

@@ -33,7 +33,7 @@ def test_presence_penalty_is_subtracted_once_however_often_the_token_was_generat
 
 
 def test_presence_penalty_counts_the_prompt_only_with_the_option() -> None:
-    out = after(dk.PresencePenalty(0.5, prompt=True), [[0, 3, 3]], [[1]], torch.zeros(1, 4))
+    out = after(dk.PresencePenalty(0.5, include_prompt=True), [[0, 3, 3]], [[1]], torch.zeros(1, 4))
     assert out == [[-0.5, -0.5, 0.0, -0.5]]
     out = after(dk.PresencePenalty(0.5), [[0, 3, 3]], [[1]], torch.zeros(1, 4))
     assert out == [[0.0, -0.5, 0.0, 0.0]]
@@ -49,7 +49,7 @@ def test_presence_penalty_below_zero_encourages_repetition() -> None:
 
 
 def test_presence_penalty_does_not_count_padding() -> None:
-    out = after(dk.PresencePenalty(1.0, prompt=True), [[2, 2, 1], [1]], [[2], [2]], torch.zeros(2, 3))
+    out = after(dk.PresencePenalty(1.0, include_prompt=True), [[2, 2, 1], [1]], [[2], [2]], torch.zeros(2, 3))
     assert [row[0] for row in out] == [0.0, 0.0]  # the pad id
 
 
@@ -79,10 +79,10 @@ def test_presence_penalty_refuses_what_is_not_a_finite_number(penalty: Any) -> N
         dk.PresencePenalty(penalty)
 
 
-@pytest.mark.parametrize("prompt", [0, 1, None, "yes"])
-def test_presence_penalty_refuses_a_prompt_that_is_not_true_or_false(prompt: Any) -> None:  # noqa: ANN401
-    with pytest.raises(ValueError, match=r"^PresencePenalty: prompt must be True or False, got"):
-        dk.PresencePenalty(1.0, prompt=prompt)
+@pytest.mark.parametrize("include", [0, 1, None, "yes"])
+def test_presence_penalty_refuses_an_include_prompt_that_is_not_a_boolean(include: Any) -> None:  # noqa: ANN401
+    with pytest.raises(ValueError, match=r"^PresencePenalty: include_prompt must be True or False, got"):
+        dk.PresencePenalty(1.0, include_prompt=include)
 
 
 def test_presence_penalty_refuses_another_number_of_values_than_prompts() -> None:
@@ -95,7 +95,7 @@ def test_presence_penalty_refuses_another_number_of_values_than_prompts() -> Non
     "processor",
     [
         dk.PresencePenalty(0.7),
-        dk.PresencePenalty(-1, prompt=True),
+        dk.PresencePenalty(-1, include_prompt=True),
         lambda numbers: dk.PresencePenalty([0.5 * number - 0.5 for number in numbers]),
     ],
 )
@@ -120,7 +120,7 @@ def test_presence_penalty_is_the_formula_of_the_openai_api(
     emitted = torch.randint(0, 7, (3, len(batch)), generator=generator)
     # Eighths and 24 bits of penalty: Python's float64 is rounded once, as float32 rounds.
     scores = torch.randn(len(batch), 7, generator=generator).mul(8).round() / 8
-    out = after(dk.PresencePenalty(values, prompt=prompt), batch, emitted.tolist(), scores)
+    out = after(dk.PresencePenalty(values, include_prompt=prompt), batch, emitted.tolist(), scores)
     for row, text in enumerate(batch):
         counted = (text if prompt else []) + emitted[:, row].tolist()
         expected = reference(scores[row].tolist(), counted, values[row])
@@ -135,4 +135,6 @@ def test_presence_penalty_of_every_prompt_is_the_same_alone(
     seed: int,
 ) -> None:
     batch, values = case
-    assert_each_has_its_own(lambda value: dk.PresencePenalty(value, prompt=prompt), batch, values, seed)
+    assert_each_has_its_own(
+        lambda value: dk.PresencePenalty(value, include_prompt=prompt), batch, values, seed
+    )

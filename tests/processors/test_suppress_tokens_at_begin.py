@@ -8,19 +8,19 @@ from transformers import SuppressTokensAtBeginLogitsProcessor
 
 import decodekit as dk
 from decodekit.testing import MarkovModel, check_processor
-from tests.processors.parity import LAWS, Call, assert_same_at_every_step, calls, history_of, said_by
+from tests.processors.parity import LAWS, Call, assert_same_at_every_step, calls, history_of, step_scores
 
 BANNED = -torch.inf
 FREE = [[0.0, 0.0, 0.0]]
 
 
 def test_suppress_tokens_at_begin_bans_at_the_first_new_token_only() -> None:
-    out = said_by(dk.SuppressTokensAtBegin([0, 2]), history_of([[1, 1]]), torch.zeros(1, 3), [[1], [1]])
+    out = step_scores(dk.SuppressTokensAtBegin([0, 2]), history_of([[1, 1]]), torch.zeros(1, 3), [[1], [1]])
     assert out == [[[BANNED, 0.0, BANNED]], FREE, FREE]
 
 
 def test_suppress_tokens_at_begin_waits_for_forced_tokens() -> None:
-    out = said_by(dk.SuppressTokensAtBegin(1, begin=1), history_of([[1]]), torch.zeros(1, 3), [[1], [1]])
+    out = step_scores(dk.SuppressTokensAtBegin(1, begin=1), history_of([[1]]), torch.zeros(1, 3), [[1], [1]])
     assert out == [FREE, [[0.0, BANNED, 0.0]], FREE]
 
 
@@ -47,7 +47,7 @@ def test_suppress_tokens_at_begin_refuses_a_begin_that_is_no_count(begin: Any) -
 def test_suppress_tokens_at_begin_refuses_an_id_outside_the_vocabulary_when_applied() -> None:
     message = r"^SuppressTokensAtBegin: token ids must be below the vocabulary size 4, got 4"
     with pytest.raises(ValueError, match=message):
-        said_by(dk.SuppressTokensAtBegin(4), history_of([[1]]), torch.zeros(1, 4), [])
+        step_scores(dk.SuppressTokensAtBegin(4), history_of([[1]]), torch.zeros(1, 4), [])
 
 
 @pytest.mark.parametrize("begin", [0, 1, 9])

@@ -168,6 +168,13 @@ def test_the_expected_length_is_the_prompts_own() -> None:
         dk.decode(model, [[0]], search, max_new_tokens=6)
 
 
+def test_lengths_per_prompt_are_the_runs_own_when_it_decodes_in_several_batches() -> None:
+    model = MarkovModel([[0.5, 0.5], [0.5, 0.5]], end_ids=(1,))
+    search = dk.BeamSearch(4, scorer=dk.BoundedLengthReward(1.0, length=[4.0, 2.0]), stop_rule=dk.Proved())
+    out = dk.decode(model, [[0], [0]], search, max_new_tokens=6, batch_tokens=28)
+    assert out.lengths.tolist() == [[4], [2]]
+
+
 def test_a_model_without_attention_is_refused() -> None:
     with pytest.raises(dk.DecodekitError, match="BeamSearch needs a model that shows"):
         dk.decode(

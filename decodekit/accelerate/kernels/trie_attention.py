@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 import torch
 from jaxtyping import Bool, Float, Int, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from decodekit.accelerate.kernels.split_attention import split_attention
 from decodekit.core.validation import shown
@@ -67,15 +67,11 @@ def trie_attention(
 
     Args:
         query: One per beam. The number of heads is a multiple of the groups; heads of a group are adjacent.
-        key: One per slot, the prompt's first; may be a part of a larger buffer.
-        value: As `key`.
+        key, value: One per slot, the prompt's first; may be parts of a larger buffer.
         visible: The slots that each beam sees, as truth values or packed by `pack`. Hides left padding,
             unused slots and slots outside a window. A beam that sees nothing gets zeros.
         scale: Factor of the products; None for one over the square root of the width.
         softcap: Bound of the scores, applied as a hyperbolic tangent; None for no bound.
-
-    Raises:
-        ValueError: If heads are not a multiple of groups, or more than 64 beams are packed.
 
     Example:
         >>> query, key = torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 3, 2)
@@ -85,12 +81,16 @@ def trie_attention(
 
     Source:
         The split over keys: Dao et al., 2023, https://pytorch.org/blog/flash-decoding/.
-
-    Hugging Face:
-        None.
     """
     heads, beams, width = query.shape[1:]
-    _check(heads, key.shape[1], beams, visible)
+    groups = key.shape[1]
+    if heads % groups:
+        raise ValueError(f"trie_attention: heads must be a multiple of groups, got {heads} for {groups}.")
+    if visible.dtype != torch.bool and beams > torch.iinfo(visible.dtype).bits:
+        raise ValueError(
+            f"trie_attention: {visible.dtype} words must have a bit for each beam, got {beams} beams. "
+            "Give truth values instead."
+        )
     scale = 1 / math.sqrt(width) if scale is None else scale
     if not is_available(query.device) or query.dtype == torch.float64:
         return plain_attention(query, key, value, visible, scale=scale, softcap=softcap)
@@ -119,6 +119,18 @@ def plain_attention(
     hidden = ~seen[:, None].repeat(1, 1, heads // groups, 1)
     weights = scores.masked_fill(hidden, -torch.inf).softmax(-1).masked_fill(hidden, 0.0)
     return (weights @ value.to(wide)).view(batch, heads, beams, -1).to(query.dtype)
+
+
+def masked_attention(
+    query: Query, key: Key, value: Value, mask: Float[Tensor, "batch 1 beams slots"], scale: float | None
+) -> Float[Tensor, "batch heads beams value_width"]:
+    """PyTorch's attention with an additive mask; the heads of a group are queries of one head."""
+    batch, heads, beams, width = query.shape
+    groups = key.shape[1]
+    # [batch heads beams width] -> [batch groups share*beams width]
+    rows, mask = query.reshape(batch, groups, -1, width), mask.repeat(1, 1, heads // groups, 1)
+    output = nn.functional.scaled_dot_product_attention(rows, key, value, attn_mask=mask, scale=scale)
+    return output.view(batch, heads, beams, -1)
 
 
 def pack(visible: Seen) -> Int64[Tensor, "batch slots"]:
@@ -164,24 +176,10 @@ def is_accurate(query: Query, key: Key, value: Value, visible: Seen) -> bool:
 
 
 def is_faster(query: Query, key: Key, value: Value, visible: Seen) -> bool:
-    """True if the kernel beats PyTorch's attention with a mask on these tensors. Times both on the device.
-
-    False where the kernel does not run or is interpreted.
-    """
-    if query.device.type != "cuda" or not is_available(query.device):
-        return False
-    batch, heads, _, width = query.shape
-    groups = key.shape[1]
+    """True if the kernel beats PyTorch's attention with a mask on these tensors. Times both on the device."""
     mask = torch.zeros(visible.shape, dtype=query.dtype, device=query.device)
-    mask = mask.masked_fill(~visible, -torch.inf)[:, None].repeat(1, 1, heads // groups, 1)
-    words, scale = pack(visible), 1 / math.sqrt(width)
-
-    def by_pytorch() -> Tensor:
-        rows = query.reshape(batch, groups, -1, width)
-        return torch.nn.functional.scaled_dot_product_attention(rows, key, value, attn_mask=mask)
-
-    def by_kernel() -> Tensor:
-        return split_attention(query, key, value, words, scale=scale, softcap=None)
+    mask = mask.masked_fill(~visible, -torch.inf)[:, None]
+    words, scale = pack(visible), 1 / math.sqrt(query.shape[-1])
 
     def seconds(attend: Callable[[], Tensor]) -> float:
         attend()  # compiles, and warms up
@@ -192,14 +190,5 @@ def is_faster(query: Query, key: Key, value: Value, visible: Seen) -> bool:
         torch.cuda.synchronize(query.device)
         return time.perf_counter() - start
 
-    return seconds(by_pytorch) > seconds(by_kernel)
-
-
-def _check(heads: int, groups: int, beams: int, visible: Tensor) -> None:
-    if heads % groups:
-        raise ValueError(f"trie_attention: heads must be a multiple of groups, got {heads} for {groups}.")
-    if visible.dtype != torch.bool and beams > torch.iinfo(visible.dtype).bits:
-        raise ValueError(
-            f"trie_attention: {visible.dtype} words must have a bit for each beam, got {beams} beams. "
-            "Give truth values instead."
-        )
+    by_kernel = seconds(lambda: split_attention(query, key, value, words, scale=scale, softcap=None))
+    return seconds(lambda: masked_attention(query, key, value, mask, scale)) > by_kernel

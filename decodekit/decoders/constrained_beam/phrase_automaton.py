@@ -78,7 +78,7 @@ class PhraseAutomaton:
                 f"{who}: constraints must be one list, or one for each prompt, got {prompts} for "
                 f"{history.batch} prompts."
             )
-        return history.spread(self.starts.expand(history.batch, -1))
+        return history.to_rows(self.starts.expand(history.batch, -1))
 
     def advance(
         self, states: Int64[Tensor, "rows goals"], tokens: Int64[Tensor, " rows"]

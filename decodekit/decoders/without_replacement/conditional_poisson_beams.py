@@ -54,7 +54,7 @@ class ForcedHypotheses(NamedTuple):
             )
         tokens = torch.tensor([[*ids, *[0] * (new - len(ids))] for ids in keep], device=device)
         lengths = torch.tensor([len(ids) for ids in keep], device=device)
-        tokens, lengths = history.own(tokens), history.own(lengths)
+        tokens, lengths = history.to_prompts(tokens), history.to_prompts(lengths)
         return cls(tokens, lengths, torch.zeros_like(lengths))
 
     def candidate(self, step: Int64[Tensor, ""], candidates: Candidates) -> Int64[Tensor, " batch"]:

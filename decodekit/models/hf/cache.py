@@ -39,15 +39,10 @@ class Cache:
 
     @torch.inference_mode()  # as the forward passes that the buffers come from and go to
     def widen(self, rows: PerRow | None, capacity: int, *, shared: int | None = None) -> None:
-        """Make row `i` a copy of prompt `rows[i]`, after the prompts were read.
+        """Make row `i` a copy of prompt `rows[i]` (None: keep the rows), after the prompts were read.
 
-        Layers of plain attention get buffers of up to `capacity` columns. Windows, convolutions and
-        recurrences stay as transformers made them.
-
-        Args:
-            rows: The prompt of each row; None keeps the rows that exist.
-            capacity: The largest number of columns.
-            shared: Number of columns that are equal on all rows of a prompt; None for all.
+        Layers of plain attention get buffers of up to `capacity` columns, of which the first `shared` (None:
+        all) are equal on all rows of a prompt. Windows, convolutions and recurrences stay as they are.
         """
         for number, layer in enumerate(layers := self._layers):
             if _is_plain(layer) and layer.is_initialized:

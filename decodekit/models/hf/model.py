@@ -16,7 +16,6 @@ from decodekit.core.vocabulary import Tokenizer, Vocabulary
 from decodekit.errors import ModelError
 from decodekit.models.hf.cache import cache_name
 from decodekit.models.hf.forwards.compiled import Compiled
-from decodekit.models.hf.forwards.decoder_only import DecoderOnly
 from decodekit.models.hf.forwards.encoder_decoder import (
     ConditionedDecoder,
     check_encoder_decoder,
@@ -24,8 +23,8 @@ from decodekit.models.hf.forwards.encoder_decoder import (
 )
 from decodekit.models.hf.forwards.first_layers import first_layers
 from decodekit.models.hf.forwards.forward import (
+    DecoderOnly,
     Forward,
-    count_positions,
     find_packable,
     forward_lock,
     forward_signature,
@@ -34,10 +33,10 @@ from decodekit.models.hf.forwards.forward import (
 )
 from decodekit.models.hf.forwards.model_outputs import ForwardWithOutputs, HFSessionWithOutputs
 from decodekit.models.hf.forwards.pass_recorder import PassRecorder
-from decodekit.models.hf.probes.capabilities import Capabilities, ProbeSequences, max_positions, with_sources
+from decodekit.models.hf.probes.capabilities import Capabilities, ProbeSequences
 from decodekit.models.hf.probes.trie_support import TrieSupport
-from decodekit.models.hf.probes.verification import Verification
-from decodekit.models.hf.sessions import WidenableSession, start_session
+from decodekit.models.hf.sessions import start_session
+from decodekit.models.hf.verifying_sessions import Verification
 from decodekit.models.protocols import (
     CapturableModel,
     EarlyExitModel,
@@ -120,45 +119,28 @@ class HFModel(
         _check_model(self.model)
         if cache not in {"auto", "trie", "rows", "none"}:
             raise ModelError(f"HFModel: cache must be 'auto', 'trie', 'rows' or 'none', got {shown(cache)}.")
-        config = self.model.config
-        self._config = config.get_text_config(decoder=True)
+        self._config = self.model.config.get_text_config(decoder=True)
         self._cache = cache
         self._options: dict[str, Any] = {"packed": packed, "recorded": recorded, "compiled": compiled}
         self._packing = Packing(self.model, packed, find_packable)
         self._early_exits: dict[int, HFModel] = {}
         self._cache_name = None if cache == "none" else cache_name(forward_signature(self.model))
         self._capabilities = Capabilities(
-            name=type(unwrapped(model)).__name__,
-            sequences=ProbeSequences.of(
-                self.vocabulary.size or 1, self._config.pad_token_id, self.model.dtype
-            ),
-            max_positions=max_positions(
-                self._config, "max_decoder_position_embeddings", "max_position_embeddings"
-            ),
-            max_source_positions=max_positions(
-                getattr(config, "encoder", None) or config,
-                "max_encoder_position_embeddings",
-                "max_position_embeddings",
-            )
-            if config.is_encoder_decoder
-            else 0,
-            reads_source=config.is_encoder_decoder,
-            start=self._start_widenable,
-            read=self._read,
-        )
-        self._trie_support = TrieSupport(
-            capabilities=self._capabilities,
             model=self.model,
             config=self._config,
             forward_after=self.forward_after,
             cached=self._cache_name is not None,
+            sequences=ProbeSequences.of(
+                self.vocabulary.size or 1, self._config.pad_token_id, self.model.dtype
+            ),
+        )
+        self._trie_support = TrieSupport(
+            capabilities=self._capabilities,
             may_spread=cache == "auto",
             recorder=PassRecorder(self.model, self._config, recorded, cache, compiled=compiled is not False),
             compiled=None if compiled is False else Compiled(self.model, compiled),
         )
-        self._verification = Verification(
-            self._capabilities, self._cache_name is not None, self.model, self.forward_after
-        )
+        self._verification = Verification(self._capabilities)
 
     @property
     @override
@@ -195,7 +177,7 @@ class HFModel(
         if recorded or (rows_per_prompt > 1 and self._trie_support.is_used()):
             return self._trie_support.start(prompt, rows_per_prompt, capacity, recorded=recorded)
         share = rows_per_prompt > 1 and self._capabilities.shares_source
-        session, logits = self._start_widenable(prompt, capacity, share=share)
+        session, logits = self._capabilities.start(prompt, capacity, share=share)
         rows = session.widen(rows_per_prompt)
         return session, logits.index_select(0, rows)
 
@@ -287,24 +269,6 @@ class HFModel(
         self._capabilities.check(prompt, rows_per_prompt)
         with forward_lock(self.model):  # another thread's pass may have patched forwards
             self._packing.refresh()
-
-    def _start_widenable(
-        self, prompt: Prompt, capacity: int, *, share: bool
-    ) -> tuple[WidenableSession, Logits]:
-        """A session with one row per prompt, and the logits after the prompts."""
-        prompt = prompt.to(self.model.device)
-        forward = self.forward_after(prompt, share=share)
-        return start_session(forward, prompt, capacity, cached=self._cache_name is not None)
-
-    def _read(self, tokens: list[int], source: list[int]) -> Float32[Tensor, "length vocab"]:
-        """The logits after every token of a sequence, in one pass without a cache."""
-        prompt = Prompt.from_ids([tokens])
-        if self._capabilities.reads_source:
-            prompt = with_sources(prompt, [source])
-        prompt = prompt.to(self.model.device)
-        forward, positions = self.forward_after(prompt).forward, count_positions(prompt.mask)
-        output = forward(prompt.tokens, prompt.mask, positions, cache=None, keep=len(tokens))
-        return cast("Tensor", output.logits[0].float())
 
     def __repr__(self) -> str:
         place = f"{str(self.model.dtype).removeprefix('torch.')} on {self.model.device}"

@@ -1,54 +1,31 @@
 """Sessions of a transformers model: with one cache entry per row, and without a cache."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 from torch import Tensor, nn
 from typing_extensions import override
 
 from decodekit.core.history import rows_of
 from decodekit.core.prompt import Prompt
 from decodekit.models.hf.cache import Cache
-from decodekit.models.hf.forwards.forward import (
-    Columns,
-    Forward,
-    MergeableForward,
-    ShrinkingForward,
-    count_positions,
-    last_logits,
-)
-from decodekit.models.protocols import Ids, Logits, MergeableSession, PerRow, ShrinkingSession
-
-
-class MergeState(NamedTuple):
-    """The state of a session that another one needs to merge it."""
-
-    model: Forward
-    cache: Cache
-    mask: Columns  # True for the columns so far that hold tokens
-    empty: int  # leading columns without a token on any row
-    remaining: int  # columns that may still be appended
-    batch: int  # prompts
+from decodekit.models.hf.forwards.forward import Forward, MergeableForward, count_positions, last_logits
+from decodekit.models.protocols import Columns, Ids, Logits, MergeableSession, PerRow, ShrinkingSession
 
 
 class RowSession(MergeableSession):
     """A session with one cache entry per row.
 
-    Prompts and continuations have at most `capacity` columns. A given cache holds the first `cached_columns`.
+    Prompts and continuations have at most `capacity` columns. A given cache holds the first `known` columns.
     """
 
     def __init__(
-        self,
-        model: Forward,
-        prompt_mask: Bool[Tensor, "batch length"],
-        capacity: int,
-        cache: Cache | None = None,
-        cached_columns: int = 0,
+        self, model: Forward, prompt_mask: Columns, capacity: int, cache: Cache | None = None, known: int = 0
     ) -> None:
         self._model = model
         self._cache = model.new_cache() if cache is None else cache
-        self._cached_columns = cached_columns
+        self._known = known
         batch, self._column = prompt_mask.shape
         self._batch, self._has_merged = batch, False
         # The mask for the whole capacity: every column after the prompt will hold a token.
@@ -59,8 +36,7 @@ class RowSession(MergeableSession):
 
     def prefill(self, tokens: Ids) -> Logits:
         """The logits after the prompts."""
-        cached = self._cached_columns
-        return self._logits(tokens[:, cached:], slice(cached, self._column))
+        return self._logits(tokens[:, self._known :], slice(self._known, self._column))
 
     @override
     def advance(self, tokens: PerRow, source_rows: PerRow | None) -> Logits:
@@ -105,12 +81,13 @@ class RowSession(MergeableSession):
     def keep_prompts(self, prompts: Int64[Tensor, " kept"]) -> None:
         rows = rows_of(prompts, len(self._positions) // self._batch)
         self._take(rows)
-        first = self._empty_columns() if self._has_merged else 0  # with the evicted rows gone
+        # Columns that are empty without the evicted rows.
+        first = int(self.columns().any(0).int().argmax()) if self._has_merged else 0
         self._positions = self._positions[:, first:]
         self._mask = None if self._mask is None else self._mask[:, first:]
         self._column -= first
         self._cache.select(rows, first)
-        if isinstance(self._model, ShrinkingForward):
+        if isinstance(self._model, MergeableForward):
             self._model.keep_prompts(prompts, self._batch, self._cache)
         self._batch = len(prompts)
 
@@ -121,41 +98,30 @@ class RowSession(MergeableSession):
 
     @override
     def merge(self, other: "RowSession") -> None:  # the newest columns of both become the same
-        both = (self.merge_state, other.merge_state)
+        model, cache, batch = other._model, other._cache, other._batch  # noqa: SLF001 - of this class
         if isinstance(self._model, MergeableForward):
-            self._model.merge(both[1].model, (self._batch, both[1].batch), (self._cache, both[1].cache))
-        columns = max(state.mask.shape[1] - state.empty for state in both)
-        remaining = max(state.remaining for state in both)
-        shifts = [columns - state.mask.shape[1] for state in both]
-        self._cache.merge(both[1].cache, (shifts[0], shifts[1]), columns, columns + remaining)
-        mask = torch.cat(
-            [
-                nn.functional.pad(state.mask, (shift, remaining))
-                for state, shift in zip(both, shifts, strict=True)
-            ]
-        )
+            self._model.merge(model, (self._batch, batch), (self._cache, cache))
+        masks = [session.columns() for session in (self, other)]
+        columns = max(int(mask.any(0).sum()) for mask in masks)  # empty ones come first, and are dropped
+        remaining = max(self.remaining, other.remaining)
+        shifts = (columns - masks[0].shape[1], columns - masks[1].shape[1])
+        self._cache.merge(cache, shifts, columns, columns + remaining)
+        mask = torch.cat(list(map(nn.functional.pad, masks, [(shift, remaining) for shift in shifts])))
         mask[:, columns:] = True
         self._mask = None if bool(mask.all()) and not self._model.wants_mask else mask
         self._positions = count_positions(mask)
-        self._column, self._batch, self._has_merged = columns, self._batch + both[1].batch, True
+        self._column, self._batch, self._has_merged = columns, self._batch + batch, True
 
     @property
-    def merge_state(self) -> MergeState:
-        """The state that another session needs to merge this one."""
-        remaining = self._positions.shape[1] - self._column
-        return MergeState(
-            self._model, self._cache, self._columns(), self._empty_columns(), remaining, self._batch
-        )
+    def remaining(self) -> int:
+        """The largest number of columns that may follow."""
+        return self._positions.shape[1] - self._column
 
-    def _columns(self) -> Columns:
+    def columns(self) -> Columns:
         """True for the columns so far that hold tokens."""
         if self._mask is None:
             return torch.ones_like(self._positions[:, : self._column], dtype=torch.bool)
         return self._mask[:, : self._column]
-
-    def _empty_columns(self) -> int:
-        """Number of leading columns without a token on any row. Reads the device."""
-        return int(self._columns().any(0).int().argmax())
 
     def _logits(self, tokens: Ids, columns: slice) -> Logits:
         mask = None if self._mask is None else self._mask[:, : columns.stop]
@@ -166,7 +132,7 @@ class RowSession(MergeableSession):
 class RecomputingSession(ShrinkingSession):
     """A session without a cache: every step reads the whole sequences again."""
 
-    def __init__(self, model: Forward, prompt_mask: Bool[Tensor, "batch length"]) -> None:
+    def __init__(self, model: Forward, prompt_mask: Columns) -> None:
         self._model = model
         self._mask = prompt_mask
         self._batch = len(prompt_mask)
@@ -198,7 +164,7 @@ class RecomputingSession(ShrinkingSession):
 
     @override
     def keep_prompts(self, prompts: Int64[Tensor, " kept"]) -> None:
-        if isinstance(self._model, ShrinkingForward):
+        if isinstance(self._model, MergeableForward):
             self._model.keep_prompts(prompts, self._batch, None)
         self._take(rows_of(prompts, len(self._mask) // self._batch))
         self._batch = len(prompts)

@@ -5,34 +5,26 @@ right-aligns its rows after every pass, as prompts of different lengths are padd
 ignore padding, the other kind left-aligns them, and reads again the tokens that fast rows are ahead.
 """
 
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float32
+from jaxtyping import Float32
 from torch import Tensor
 from typing_extensions import override
 
+from decodekit.core.prompt import Prompt
+from decodekit.errors import ModelError
 from decodekit.models.hf.forwards.forward import Forward, count_positions, last_logits
-from decodekit.models.protocols import Ids, Logits, PerRow, VerifyingSession
+from decodekit.models.hf.probes.capabilities import PROBE_ERRORS, PROBE_LENGTH, Capabilities
+from decodekit.models.protocols import Columns, Ids, Logits, PerRow, VerifyingSession
 
 
-@runtime_checkable
-class WidenableVerifier(VerifyingSession, Protocol):
-    """A verifying session that starts with one row per prompt."""
-
-    def prefill(self, tokens: Ids) -> Logits:
-        """The logits after the prompts."""
-
-    def widen(self, rows: PerRow) -> None:
-        """Makes row `i` a copy of prompt `rows[i]`."""
-
-
-class RightAlignedSession(WidenableVerifier):
+class RightAlignedSession(VerifyingSession):
     """A session whose rows end in the same column: their caches are right-aligned after every pass."""
 
-    def __init__(
-        self, model: Forward, prompt_mask: Bool[Tensor, "batch length"], capacity: int, *, cached: bool
-    ) -> None:
+    def __init__(self, model: Forward, prompt_mask: Columns, capacity: int, *, cached: bool) -> None:
         del capacity, cached
         self._model = model
         self._cache = model.new_cache(whole=True)
@@ -41,13 +33,13 @@ class RightAlignedSession(WidenableVerifier):
         # At the end of each row: tokens read since the last `keep`, and after them columns of junk.
         self._pending, self._junk = zeros, zeros
 
-    @override
     def prefill(self, tokens: Ids) -> Logits:
+        """The logits after the prompts."""
         positions = count_positions(self._mask)
         return last_logits(self._model.forward(tokens, self._mask, positions, cache=self._cache))
 
-    @override
     def widen(self, rows: PerRow) -> None:
+        """Makes row `i` a copy of prompt `rows[i]`."""
         self._cache.reorder(rows)
         self._mask, self._pending, self._junk = (
             tensor.index_select(0, rows) for tensor in (self._mask, self._pending, self._junk)
@@ -94,12 +86,10 @@ class RightAlignedSession(WidenableVerifier):
             self._cache.crop(first, width - most)
 
 
-class LeftAlignedSession(WidenableVerifier):
+class LeftAlignedSession(VerifyingSession):
     """A session whose rows begin in the same column: tokens that fast rows are ahead are read again."""
 
-    def __init__(
-        self, model: Forward, prompt_mask: Bool[Tensor, "batch length"], capacity: int, *, cached: bool
-    ) -> None:
+    def __init__(self, model: Forward, prompt_mask: Columns, capacity: int, *, cached: bool) -> None:
         self._model = model
         self._cache = model.new_cache(whole=True) if cached else None
         (batch, length), device = prompt_mask.shape, prompt_mask.device
@@ -111,14 +101,14 @@ class LeftAlignedSession(WidenableVerifier):
         # Of each row: its length, the tokens that `keep` may discard, and the columns that are in the cache.
         self._lengths, self._pending, self._cached = [length] * batch, [0] * batch, [length] * batch
 
-    @override
     def prefill(self, tokens: Ids) -> Logits:
+        """The logits after the prompts."""
         length = tokens.shape[1]
         self._tokens[:, :length] = tokens
         return last_logits(self._read(0, length, keep=1))
 
-    @override
     def widen(self, rows: PerRow) -> None:
+        """Makes row `i` a copy of prompt `rows[i]`."""
         if self._cache is not None:
             self._cache.reorder(rows)
         self._mask, self._tokens = self._mask.index_select(0, rows), self._tokens.index_select(0, rows)
@@ -162,3 +152,64 @@ class LeftAlignedSession(WidenableVerifier):
         mask = self._mask[:, :stop] if self._wants_mask else None
         positions = count_positions(self._mask)[:, start:stop]
         return self._model.forward(self._tokens[:, start:stop], mask, positions, cache=self._cache, keep=keep)
+
+
+WidenableVerifier = RightAlignedSession | LeftAlignedSession
+VerifierKind = type[RightAlignedSession] | type[LeftAlignedSession]
+
+
+@dataclass(frozen=True, eq=False)
+class Verification:
+    """Starts verifying sessions of the kind that computes the right logits for a model."""
+
+    capabilities: Capabilities
+
+    def start(self, prompt: Prompt, rows_per_prompt: int, capacity: int) -> tuple[VerifyingSession, Logits]:
+        """A session with `rows_per_prompt` rows per prompt, and the logits after the prompts."""
+        session, logits = self._start(prompt, capacity, self.kind)
+        rows = torch.arange(len(logits), device=logits.device).repeat_interleave(rows_per_prompt)
+        if rows_per_prompt > 1:
+            session.widen(rows)
+        return session, logits.index_select(0, rows)
+
+    def _start(self, prompt: Prompt, capacity: int, kind: VerifierKind) -> tuple[WidenableVerifier, Logits]:
+        prompt = prompt.to(self.capabilities.model.device)
+        forward = self.capabilities.forward_after(prompt, share=False)
+        session = kind(forward, prompt.mask, capacity, cached=self.capabilities.cached)
+        return session, session.prefill(prompt.tokens.masked_fill(~prompt.mask, 0))
+
+    @cached_property
+    def kind(self) -> VerifierKind:
+        """The kind of session that fits the model; raises a `ModelError` if there is none."""
+        if not self.capabilities.cached or self.capabilities.has_few_positions:
+            return LeftAlignedSession  # nothing to probe, or too few positions for it
+        kinds: list[VerifierKind] = [RightAlignedSession] if self.capabilities.ignores_padding else []
+        for kind in (*kinds, LeftAlignedSession):
+            if self._can_discard(kind):
+                return kind
+        raise ModelError(
+            f"HFModel: {self.capabilities.name}'s cache must give back tokens that it has read, and cannot: "
+            "recurrent states, for one, do not. Use HFModel(model, cache='none'), which reads the text again."
+        )
+
+    def _can_discard(self, kind: VerifierKind) -> bool:
+        """True if rows that read and discard different numbers of tokens continue their own sequences."""
+        sequences, read = self.capabilities.sequences, self.capabilities.read_sequence
+        first, second, last, _ = sequences
+        third = second[0]
+        try:
+            prompt = self.capabilities.with_source([first, second])
+            session, logits = self._start(prompt, PROBE_LENGTH, kind)
+            tensor = partial(torch.tensor, device=logits.device)
+            several = session.extend(tensor([[third, last, third], [last, third, 0]]), tensor([3, 2]))
+            session.keep(tensor([1, 2]))
+            one = session.extend(tensor([[last], [last]]), tensor([1, 1]))
+        except PROBE_ERRORS:
+            return False  # the cache has no columns, or none that can be moved
+        ahead, other = read([*first, third, last, third]), read([*second, third, last, third])
+        signal = ahead - other  # the effect of the first token on all later ones
+        agree = sequences.agree(several[0], ahead[2:], signal=signal[2:])
+        after = [read([*first, third, last]), read([*second, last, third, last])]
+        agree = agree and sequences.agree(several[1, :2], after[1][2:4], signal=signal[2:])
+        expected = torch.stack([logits[-1] for logits in after])
+        return agree and sequences.agree(one[:, 0], expected, signal=signal[3])

@@ -6,11 +6,12 @@ from functools import lru_cache
 from typing import NamedTuple, final
 
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Float32, Int64
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from decodekit.core.history import History
-from decodekit.errors import DecodekitError
+from decodekit.processors.base import Scores, check_largest
 
 
 @final
@@ -46,15 +47,9 @@ class BiasedSequences:
         largest = max((max(ids) for ids in ordered), default=-1)
         return cls(tuple(ordered), tuple(biases[ids] for ids in ordered), largest)
 
-    def add(
-        self, who: str, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> Float32[Tensor, "rows vocab"]:
+    def add(self, who: str, history: History, scores: Scores) -> Scores:
         """Add the bias of every sequence that the next token would complete."""
-        vocab = scores.shape[-1]
-        if self.largest >= vocab:
-            raise DecodekitError(
-                f"{who}: token ids must be below the vocabulary size {vocab}, got {self.largest}."
-            )
+        check_largest(who, self.largest, scores.shape[-1])
         if not self.ids:
             return scores
         table = _table(self, scores.device)
@@ -66,7 +61,7 @@ class BiasedSequences:
         valid = history.valid.index_select(1, inside) & (columns >= 0)
         # [rows sequences prefix] -> [rows sequences]
         same = (newest[:, None] == prefix) & valid[:, None]
-        completed = (same | ~table.used[:, :-1]).all(-1)
+        completed = (same | (prefix < 0)).all(-1)
         added = torch.where(completed, table.biases, 0.0)
         # Only at the last ids of sequences: [rows vocab] -> [rows ends]
         before = scores.index_select(1, table.ends)
@@ -77,8 +72,7 @@ class BiasedSequences:
 
 
 class _Table(NamedTuple):
-    ids: Int64[Tensor, "sequences longest"]  # padded on the left, so that all end in the last column
-    used: Bool[Tensor, "sequences longest"]
+    ids: Int64[Tensor, "sequences longest"]  # -1 on the left, so that all end in the last column
     biases: Float32[Tensor, " sequences"]
     ends: Int64[Tensor, " ends"]  # the last ids, each once
     end: Int64[Tensor, " sequences"]  # the place of each sequence's last id among them
@@ -88,15 +82,11 @@ class _Table(NamedTuple):
 @torch.inference_mode(mode=False)  # the copy may later be used where gradients are computed
 def _table(sequences: BiasedSequences, device: torch.device) -> _Table:
     # Cached: a copy at every step would stall the device's stream.
-    longest = max(map(len, sequences.ids))
-    padding = [longest - len(ids) for ids in sequences.ids]
+    ids = [torch.tensor(ids, device=device) for ids in sequences.ids]
     ends = list(dict.fromkeys(ids[-1] for ids in sequences.ids))
     place = {last: number for number, last in enumerate(ends)}
     return _Table(
-        torch.tensor(
-            [[0] * n + list(ids) for n, ids in zip(padding, sequences.ids, strict=True)], device=device
-        ),
-        torch.tensor([[column >= n for column in range(longest)] for n in padding], device=device),
+        pad_sequence(ids, batch_first=True, padding_value=-1, padding_side="left"),
         torch.tensor(sequences.biases, dtype=torch.float32, device=device),
         torch.tensor(ends, device=device),
         torch.tensor([place[ids[-1]] for ids in sequences.ids], device=device),

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from decodekit.core.validation import is_count, plain, shown
+from decodekit.core.validation import is_count, plain, read_ids, shown
 from decodekit.errors import DecodekitError
 
 # One sequence of ids, or several.
@@ -28,10 +28,7 @@ def read_sequences(who: str, sequences: TokenSequences, min_length: int = 0) -> 
     several = [given] if given and is_count(given[0], 0) else given
     if not all(isinstance(sequence, Iterable) for sequence in several):
         raise ValueError(f"{who}: token ids must be integers of at least 0, got {shown(several)}.")
-    read = [[plain(token) for token in sequence] for sequence in several]
-    for token in (token for sequence in read for token in sequence):
-        if not is_count(token, 0):
-            raise ValueError(f"{who}: token ids must be integers of at least 0, got {token!r}.")
+    read = [list(read_ids(who, sequence)) for sequence in several]
     if not read:
         raise ValueError(f"{who}: sequences must be at least one, got none.")
     shortest = min(map(len, read))

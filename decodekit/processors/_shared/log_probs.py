@@ -11,33 +11,33 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from decodekit.processors.base import Scores
+
 # Nats; the logarithm of the smallest number above 0 that float32 has.
 _LEAST = -149 * math.log(2)
 
 Weight = float | Float32[Tensor, "rows 1"]
 
 
-def lift_impossible(log_probs: Float32[Tensor, "rows vocab"]) -> Float32[Tensor, "rows vocab"]:
+def lift_impossible(log_probs: Scores) -> Scores:
     """Replace minus infinity by a finite number that is at most every other one of its row."""
     impossible = log_probs == -torch.inf
     least = log_probs.masked_fill(impossible, 0.0).amin(-1, keepdim=True).clamp(max=_LEAST)
     return torch.where(impossible, least, log_probs)
 
 
-def weigh(weight: Weight, log_probs: Float32[Tensor, "rows vocab"]) -> Float32[Tensor, "rows vocab"]:
+def weigh(weight: Weight, log_probs: Scores) -> Scores:
     """Return the logarithm of $p^w$: never NaN, never plus infinity."""
     banned = (log_probs == -torch.inf) & (weight > 0)
     return (weight * lift_impossible(log_probs)).masked_fill(banned, -torch.inf)
 
 
-def keep_banned(
-    new: Float32[Tensor, "rows vocab"], scores: Float32[Tensor, "rows vocab"]
-) -> Float32[Tensor, "rows vocab"]:
+def keep_banned(new: Scores, scores: Scores) -> Scores:
     """Return the new scores, with minus infinity wherever the old ones have it."""
     return new.masked_fill(scores == -torch.inf, -torch.inf)
 
 
-def normalize(scores: Float32[Tensor, "rows vocab"]) -> Float32[Tensor, "rows vocab"]:
+def normalize(scores: Scores) -> Scores:
     """Return the scores as log-probabilities; a row in which all is banned stays as it is."""
     # Only in such a row is the log-softmax NaN.
     all_banned = scores.amax(-1, keepdim=True) == -torch.inf

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from decodekit.core.device import is_on_host
+from decodekit.processors.base import Scores
 
 # With fewer tokens torch sorts all rows before the first one is in Python's hands.
 MIN_VOCAB_BY_VALUE = 2**12
@@ -16,11 +17,10 @@ MIN_VOCAB_BY_VALUE = 2**12
 MIN_SIZE_FOR_THREADS = 2**17
 
 Row = NDArray[np.float32]
+Mass = float | Float32[Tensor, "rows 1"]
 
 
-def ban_tail(
-    scores: Float32[Tensor, "rows vocab"], mass: float | Float32[Tensor, "rows 1"], max_banned: int
-) -> Float32[Tensor, "rows vocab"]:
+def ban_tail(scores: Scores, mass: Mass, max_banned: int) -> Scores:
     """Ban the least likely tokens, as many as together have at most a probability of `mass`.
 
     At most `max_banned` of them, fewer than `vocab`.
@@ -29,9 +29,7 @@ def ban_tail(
     return (ban_by_value if by_value else ban_by_order)(scores, mass, max_banned)
 
 
-def ban_by_order(
-    scores: Float32[Tensor, "rows vocab"], mass: float | Float32[Tensor, "rows 1"], max_banned: int
-) -> Float32[Tensor, "rows vocab"]:
+def ban_by_order(scores: Scores, mass: Mass, max_banned: int) -> Scores:
     """Sort the tokens and ban the first ones, as the tail is defined."""
     # From the least likely up, as Hugging Face sums: the same rounding, the same tokens.
     ascending, order = scores.sort(dim=-1)
@@ -42,9 +40,7 @@ def ban_by_order(
     return scores.masked_fill(banned, -torch.inf)
 
 
-def ban_by_value(
-    scores: Float32[Tensor, "rows vocab"], mass: float | Float32[Tensor, "rows 1"], max_banned: int
-) -> Float32[Tensor, "rows vocab"]:
+def ban_by_value(scores: Scores, mass: Mass, max_banned: int) -> Scores:
     """Sort numbers in place of tokens, which is faster, and ban those below a threshold; CPU only.
 
     Equal to `ban_by_order` bit for bit: the sums run in the same order. Only where tied tokens stand on both

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import cycle, islice
 from typing import Any, final
 
 import torch
@@ -52,6 +53,12 @@ def map_per_prompt(function: Callable[[Any], float], value: PerPrompt) -> PerPro
     return PromptValues(map(function, value)) if isinstance(value, PromptValues) else function(value)
 
 
+def by_prompt(*values: PerPrompt) -> list[tuple[float, ...]]:
+    """Return the numbers of several parameters, prompt by prompt; one number serves all prompts."""
+    columns = [value if isinstance(value, PromptValues) else (value,) for value in values]
+    return list(islice(zip(*map(cycle, columns), strict=False), max(map(len, columns))))
+
+
 def largest(value: PerPrompt) -> float:
     """Return the largest number of the parameter, without reading the device."""
     return max(value) if isinstance(value, PromptValues) else value  # type: ignore[return-value]
@@ -61,7 +68,7 @@ def for_rows(value: PerPrompt, history: History, like: Tensor) -> float | Shaped
     """Return the parameter as a number, or as a column with one number per row, typed and placed `like`."""
     if not isinstance(value, PromptValues):
         return value  # type: ignore[return-value]
-    return history.spread(_on_device(value, like.dtype, like.device))[:, None]
+    return history.to_rows(_on_device(value, like.dtype, like.device))[:, None]
 
 
 def check_per_prompt(processor: object, history: History) -> None:

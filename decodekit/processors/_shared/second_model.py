@@ -5,18 +5,23 @@ row continues. When beams are reordered, the loop moves that tensor as it moves 
 hands it to the session: so the second model's cache follows its beams.
 """
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, final
 
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History, rows_of
 from decodekit.core.prompt import Prompt
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import Model, ModelWithVocabulary, Session, ShrinkingSession
+from decodekit.processors._shared.parameters import check_per_prompt
+from decodekit.processors.base import LogitsProcessor, Scores
 
 
 @dataclass
@@ -59,11 +64,9 @@ class SecondModelState(NamedTuple):
             rows_per_prompt=history.rows_per_prompt,
             capacity=prompt.tokens.shape[1] + capacity - length,
         )
-        return cls(CountedSession(session), 0, _arange_rows(history), logits)
+        return cls(CountedSession(session), 0, torch.arange(rows, device=history.tokens.device), logits)
 
-    def advance(
-        self, who: str, history: History, scores: Float32[Tensor, "rows vocab"]
-    ) -> tuple[Float32[Tensor, "rows vocab"], "SecondModelState"]:
+    def advance(self, who: str, history: History, scores: Scores) -> tuple[Scores, "SecondModelState"]:
         """Return the second model's logits for the next token, and its new state.
 
         The logits must have the vocabulary of the run's scores, and are moved to their device.
@@ -84,8 +87,8 @@ class SecondModelState(NamedTuple):
                 f"{who}: both models must have the same vocabulary, got {logits.shape[-1]} tokens for "
                 f"{scores.shape[-1]}. Use a model with the same tokenizer."
             )
-        state = SecondModelState(counted, counted.read, _arange_rows(history), None)
-        return logits.to(scores.device), state
+        in_order = torch.arange(len(self.rows), device=self.rows.device)
+        return logits.to(scores.device), SecondModelState(counted, counted.read, in_order, None)
 
     @property
     def batch_independent(self) -> bool:
@@ -107,6 +110,39 @@ class SecondModelState(NamedTuple):
         )
 
 
+class SecondModelProcessor(LogitsProcessor):
+    """A processor that also reads the logits of other models, which run beside the run's own."""
+
+    capturable = False  # the host runs the other models' sessions
+    batch_independent = True
+
+    @abstractmethod
+    def second_models(self, history: History) -> Sequence[tuple[Model, Prompt | None]]:
+        """Return the other models, each with its prompts: one per prompt, one for all, or None: the run's."""
+
+    @abstractmethod
+    def combine(self, history: History, scores: Scores, *logits: Scores) -> Scores:
+        """Return the new scores, given the logits of the other models, in their order."""
+
+    @final
+    @override
+    def init(self, history: History) -> tuple[SecondModelState, ...]:
+        check_per_prompt(self, history)
+        models = self.second_models(history)
+        return tuple(
+            SecondModelState.start(type(self).__name__, one, history, given) for one, given in models
+        )
+
+    @final
+    @override
+    def apply(
+        self, history: History, scores: Scores, memory: tuple[SecondModelState, ...]
+    ) -> tuple[Scores, tuple[SecondModelState, ...]]:
+        outputs = [state.advance(type(self).__name__, history, scores) for state in memory]
+        logits, states = [logits for logits, _ in outputs], tuple(state for _, state in outputs)
+        return self.combine(history, scores, *logits), states
+
+
 def check_model(who: str, name: str, model: object) -> None:
     """Raise a `TypeError` unless a parameter is a model."""
     if isinstance(model, type) or not isinstance(model, Model):
@@ -116,23 +152,27 @@ def check_model(who: str, name: str, model: object) -> None:
         )
 
 
-def read_second_prompts(who: str, model: Model, prompts: Any) -> Prompt:  # noqa: ANN401 - see Prompt.of
-    """Check the second model, and return the prompts that it reads in place of the run's."""
-    check_model(who, "model", model)
+def read_second_prompts(model: Model, prompts: Any) -> Prompt:  # noqa: ANN401 - see Prompt.of
+    """Return the prompts that the second model reads in place of the run's."""
     return Prompt.of(prompts, _vocabulary(model))
 
 
-def check_has_prompts(who: str, model: Model, prompts: Prompt | None) -> None:
-    """Raise if an encoder-decoder would have to read the last token of a prompt."""
-    if prompts is None and _vocabulary(model).decoder_start_id is not None:
+def read_prompts_or_last(who: str, model: Model, prompts: Any) -> Prompt | None:  # noqa: ANN401
+    """Return the second model's prompts, or None for the last tokens, which no encoder-decoder can read."""
+    if prompts is not None:
+        return read_second_prompts(model, prompts)
+    if _vocabulary(model).decoder_start_id is not None:
         raise ValueError(
             f"{who}: an encoder-decoder must be told what it reads, got no prompts. "
             "Pass prompts=, one for each prompt or one for all: what its encoder reads instead."
         )
+    return None
 
 
-def last_tokens(history: History) -> Prompt:
-    """Return each prompt's last token, the shortest prompt of a decoder-only model."""
+def prompts_or_last(prompts: Prompt | None, history: History) -> Prompt:
+    """Return the given prompts, or each prompt's last token: the shortest prompt of a decoder-only model."""
+    if prompts is not None:
+        return prompts
     last = history.last()[:: history.rows_per_prompt, None]
     return Prompt(last, torch.ones_like(last, dtype=torch.bool))
 
@@ -157,7 +197,3 @@ def _run_prompt(who: str, model: Model, history: History, length: int) -> Prompt
 
 def _vocabulary(model: Model) -> Vocabulary:
     return model.vocabulary if isinstance(model, ModelWithVocabulary) else Vocabulary()
-
-
-def _arange_rows(history: History) -> Int64[Tensor, " rows"]:
-    return torch.arange(len(history.tokens), device=history.tokens.device)

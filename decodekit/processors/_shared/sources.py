@@ -1,16 +1,19 @@
 """The source of every prompt: ids that processors compare the output with."""
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
+from typing import Any, final
 
 import torch
-from jaxtyping import Bool, Int64
 from torch import Tensor
+from typing_extensions import override
 
 from decodekit.core.history import History, Source
 from decodekit.core.validation import read_ids, shown
 from decodekit.errors import DecodekitError
+from decodekit.processors._shared.parameters import check_per_prompt
+from decodekit.processors.base import Column, LogitsProcessor, Scores
 
 # A source as the caller gives it: ids for all prompts, or ids per prompt; None: the run's own.
 SourceIds = Iterable[int] | Iterable[Iterable[int]] | Tensor | None
@@ -32,40 +35,46 @@ def read_source(who: str, given: Any) -> tuple[tuple[int, ...], ...] | None:  # 
     return tuple(read_ids(who, ids) for ids in values) if is_nested else (read_ids(who, values),)
 
 
-def check_source(who: str, source: tuple[tuple[int, ...], ...] | None, history: History) -> None:
-    """Raise unless there is one source for all prompts, or one per prompt."""
-    batch = history.batch
-    if source is not None and len(source) not in {1, batch}:
-        raise DecodekitError(
-            f"{who}: source must be one for all prompts, or one for each, got {len(source)} for {batch} "
-            "prompts."
-        )
+class SourceProcessor(LogitsProcessor):
+    """A processor that compares the output with a source: the given one, the encoder's, or the prompt."""
 
+    source: SourceIds
 
-def source_of(
-    source: tuple[tuple[int, ...], ...] | None, history: History, prompt_length: Int64[Tensor, ""]
-) -> tuple[Int64[Tensor, "rows source"], Bool[Tensor, "rows source"]]:
-    """Return the source of every row, and False at its padding.
+    batch_independent = True
 
-    The source is the given one, else the encoder's input, else the prompt, of `prompt_length` columns.
-    """
-    given = history.source if source is None else _on_device(source, history.tokens.device)
-    if given is None:
-        columns = torch.arange(history.tokens.shape[1], device=history.tokens.device)
-        return history.tokens, history.valid & (columns < prompt_length)
-    if len(given.tokens) == 1:
-        rows = len(history.tokens)
-        return given.tokens.expand(rows, -1), given.valid.expand(rows, -1)
-    return history.spread(given.tokens), history.spread(given.valid)
+    @abstractmethod
+    def compare(self, history: History, scores: Scores, source: Source) -> Scores:
+        """Return the new scores, given the source of every row."""
+
+    @final
+    @override
+    def init(self, history: History) -> Column:
+        """Return the prompt's length in columns."""
+        check_per_prompt(self, history)
+        source: tuple[tuple[int, ...], ...] | None = self.source  # type: ignore[assignment]
+        if source is not None and len(source) not in {1, history.batch}:
+            raise DecodekitError(
+                f"{type(self).__name__}: source must be one for all prompts, or one for each, got "
+                f"{len(source)} for {history.batch} prompts."
+            )
+        return history.position.clone()
+
+    @final
+    @override
+    def apply(self, history: History, scores: Scores, memory: Column) -> tuple[Scores, Column]:
+        device = history.tokens.device
+        given = history.source if self.source is None else _on_device(self.source, device)  # type: ignore[arg-type]
+        if given is None:
+            columns = torch.arange(history.tokens.shape[1], device=device)
+            source = Source(history.tokens, history.valid & (columns < memory))
+        elif len(given.tokens) == 1:
+            source = Source(*(tensor.expand(len(scores), -1) for tensor in given))
+        else:
+            source = Source(*map(history.to_rows, given))
+        return self.compare(history, scores, source), memory
 
 
 @lru_cache(maxsize=64)
 def _on_device(source: tuple[tuple[int, ...], ...], device: torch.device) -> Source:
     # Cached: a copy at every step would stall the device's stream.
-    longest = max(map(len, source))
-    tokens = [[*ids, *[0] * (longest - len(ids))] for ids in source]
-    valid = [[column < len(ids) for column in range(longest)] for ids in source]
-    return Source(
-        torch.tensor(tokens, dtype=torch.long, device=device),
-        torch.tensor(valid, dtype=torch.bool, device=device),
-    )
+    return Source.from_ids(source).to(device)

@@ -9,6 +9,12 @@ from decodekit.errors import DecodekitError
 
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
+# The bytes of the characters of byte-level vocabularies: visible ones of Latin-1 are themselves, and the
+# characters from 256 on stand for the rest.
+_VISIBLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+_HIDDEN = sorted(set(range(256)) - set(_VISIBLE))
+_ALPHABET = {chr(byte): byte for byte in _VISIBLE} | {chr(256 + n): byte for n, byte in enumerate(_HIDDEN)}
+
 
 def token_texts(who: str, vocabulary: Vocabulary) -> tuple[bytes, ...]:
     """Return the bytes of every id; none for special tokens and for ids without a text of their own.
@@ -49,19 +55,6 @@ def _steps(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
     if decoder["type"] == "Sequence":
         return [step for part in decoder["decoders"] for step in _steps(part)]
     return [decoder]
-
-
-def _alphabet() -> dict[str, int]:
-    """Map the characters of byte-level vocabularies to bytes.
-
-    Visible bytes of Latin-1 are themselves, the rest are the characters from 256 on.
-    """
-    visible = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
-    hidden = [byte for byte in range(256) if byte not in visible]
-    return {chr(byte): byte for byte in visible} | {chr(256 + n): byte for n, byte in enumerate(hidden)}
-
-
-_ALPHABET = _alphabet()
 
 
 def _byte_level(token: str) -> bytes:

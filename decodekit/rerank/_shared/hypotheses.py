@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from decodekit.core.result import Decoded
-from decodekit.core.validation import shown
+from decodekit.core.validation import check_type
 from decodekit.errors import DecodekitError
 
 Report = TypeVar("Report")
@@ -17,8 +17,7 @@ Value = TypeVar("Value")
 
 def check_decoded(who: str, name: str, out: object) -> None:
     """Raise a `TypeError` unless an argument is a `Decoded`."""
-    if not isinstance(out, Decoded):
-        raise TypeError(f"{who}: {name} must be what decode returns, got {shown(out)}.")
+    check_type(who, name, out, Decoded, "what decode returns")
 
 
 def read_hypotheses(who: str, out: Decoded, *, ids: bool | None) -> list[list[Any]]:
@@ -31,6 +30,11 @@ def read_hypotheses(who: str, out: Decoded, *, ids: bool | None) -> list[list[An
             "something that reads ids."
         )
     return [list(texts) for texts in out.texts]
+
+
+def hashable(hypothesis: str | Sequence[int]) -> str | tuple[int, ...]:
+    """Return a text, or a list of ids as a tuple."""
+    return hypothesis if isinstance(hypothesis, str) else tuple(hypothesis)
 
 
 def valid_values(out: Decoded, values: Sequence[Sequence[Value]]) -> list[list[Value]]:
@@ -46,11 +50,9 @@ def rank(out: Decoded, keys: Sequence[Sequence[tuple[float, ...]]]) -> list[list
     """
     log_probs, ids = valid_values(out, out.log_prob.tolist()), out.hypotheses()
     order = []
-    for row_keys, row_log_probs, row_ids in zip(keys, log_probs, ids, strict=True):
-        sort_keys = [
-            ([-number for number in key], -log_prob, tokens)
-            for key, log_prob, tokens in zip(row_keys, row_log_probs, row_ids, strict=True)
-        ]
+    for row in zip(keys, log_probs, ids, strict=True):
+        hyps = zip(*row, strict=True)
+        sort_keys = [([-number for number in key], -log_prob, tokens) for key, log_prob, tokens in hyps]
         order.append(sorted(range(len(sort_keys)), key=sort_keys.__getitem__))
     return order
 
@@ -59,11 +61,9 @@ def reorder(
     out: Decoded, order: Sequence[Sequence[int]], scores: Sequence[Sequence[float]], report: Report
 ) -> Decoded[Report]:
     """Return the result with its valid hypotheses in a new order, and their scores, given in the old one."""
-    index = torch.zeros(out.valid.shape, dtype=torch.long)
-    for row, valid in enumerate(out.valid.tolist()):
-        places = [place for place, is_valid in enumerate(valid) if is_valid]
-        invalid = [place for place, is_valid in enumerate(valid) if not is_valid]
-        index[row] = torch.tensor([*(places[number] for number in order[row]), *invalid], dtype=torch.long)
+    index = out.valid.cpu().long().argsort(dim=1, descending=True, stable=True)  # invalid ones stand last
+    for row, numbers in enumerate(order):
+        index[row, : len(numbers)] = index[row, torch.tensor(numbers, dtype=torch.long)]
     ordered = out.in_order(index.to(out.tokens.device))
     return replace(ordered, score=in_order(out, order, scores)).with_report(report)
 

@@ -14,15 +14,10 @@ from decodekit.rerank.utility import AggregableUtility
 
 
 class Counts(NamedTuple):
-    """Counts of the n-grams of one order in a text, or their mean over several texts.
+    """Counts of the n-grams of one order in a text, or their mean over several texts."""
 
-    Attributes:
-        of: By n-gram.
-        total: Their sum.
-    """
-
-    of: Mapping[Any, float]
-    total: float
+    of: Mapping[Any, float]  # by n-gram
+    total: float  # their sum
 
 
 class NGrams(NamedTuple):
@@ -54,9 +49,8 @@ class NGramUtility(AggregableUtility):
         self, hypotheses: Sequence[Any], references: Sequence[Any], weights: Float64[Tensor, " refs"]
     ) -> Float64[Tensor, " hyps"]:
         mean = mean_counts([self.count(text) for text in references], weights.tolist())
-        return torch.tensor(
-            [self.compare(self.count(text), mean) for text in hypotheses], dtype=torch.float64
-        )
+        utilities = [self.compare(self.count(text), mean) for text in hypotheses]
+        return torch.tensor(utilities, dtype=torch.float64)
 
 
 def count_ngrams(units: Sequence[Any], max_order: int) -> list[Counts]:

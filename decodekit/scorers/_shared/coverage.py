@@ -19,15 +19,10 @@ from decodekit.scorers.log_prob import LogProb
 
 
 class Coverage(NamedTuple):
-    """Attention to each column of the source or prompt, summed over the new tokens.
-
-    Attributes:
-        sums: One sum per column.
-        valid: False for padding.
-    """
+    """Attention to each column of the source or prompt, summed over the new tokens."""
 
     sums: Float[Tensor, "hyps context"]
-    valid: Bool[Tensor, "hyps context"]
+    valid: Bool[Tensor, "hyps context"]  # False for padding
 
 
 @dataclass(frozen=True)
@@ -54,7 +49,7 @@ class CoverageScorer(AdjustedScorer):
     def init_adjustment(self, history: History, limits: Limits) -> Coverage:
         valid = history.valid[:, : limits.prompt_length]
         if history.source is not None:
-            valid = history.spread(history.source.valid)
+            valid = history.to_rows(history.source.valid)
         return Coverage(torch.zeros_like(valid, dtype=torch.float32), valid)
 
     @override

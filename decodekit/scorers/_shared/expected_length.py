@@ -45,20 +45,17 @@ class ExpectedLengthScorer(AdjustedScorer):
 
     @override
     def init_adjustment(self, history: History, limits: Limits) -> Float[Tensor, " rows"]:
-        rows, device = len(history.tokens), history.tokens.device
         if self.ratio is not None:
             valid = history.valid[:, : limits.prompt_length]
-            valid = valid if history.source is None else history.spread(history.source.valid)
+            valid = valid if history.source is None else history.to_rows(history.source.valid)
             return self.ratio * valid.sum(-1).float()
-        if not isinstance(self.length, Sequence):
-            return torch.full((rows,), float(self.length or 0), device=device)
-        batch = rows // history.rows_per_prompt
-        if len(self.length) != batch:
+        lengths = self.length if isinstance(self.length, Sequence) else [self.length] * history.batch
+        if len(lengths) != history.batch:
             raise DecodekitError(
-                f"{type(self).__name__}: there must be one length per prompt, got {len(self.length)} for "
-                f"{batch} prompts."
+                f"{type(self).__name__}: there must be one length per prompt, got {len(lengths)} for "
+                f"{history.batch} prompts."
             )
-        return history.spread(torch.tensor(self.length, dtype=torch.float32, device=device))
+        return history.to_rows(torch.tensor(lengths, dtype=torch.float32, device=history.tokens.device))
 
     @override
     def update_adjustment(self, extended: ExtendedHypotheses, memory: Values) -> Values:

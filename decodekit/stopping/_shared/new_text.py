@@ -10,23 +10,11 @@ from decodekit.errors import DecodekitError
 _CONTEXT = 4  # tokens
 
 
-class Tail(NamedTuple):
-    """The end of a row's new text, without its newest token and with it."""
-
-    before: str
-    now: str
-
-
 class NewText(NamedTuple):
     """A reader of the tokens after the prompt, which begin at column `start`."""
 
     start: int
     vocabulary: Vocabulary
-
-    @classmethod
-    def begin(cls, history: History, run: StoppingContext) -> "NewText":
-        """Return a reader of the tokens that are still to come."""
-        return cls(int(history.position), run.vocabulary)
 
     def ids(self, history: History) -> list[list[int]]:
         """Return every row's new ids."""
@@ -37,9 +25,10 @@ class NewText(NamedTuple):
         prompts = self._ids_before(history, self.start, self.start)
         return [self._read(*row) for row in zip(prompts, self.ids(history), strict=True)]
 
-    def tails(self, history: History, characters: int) -> list[Tail]:
-        """Return every row's newest token and at least `characters` characters of new text before it.
+    def tails(self, history: History, characters: int) -> list[tuple[str, str]]:
+        """Return the end of every row's new text, without its newest token and with it.
 
+        At least `characters` characters stand before that token, if the text has as many.
         Cheaper than the whole text, which would be decoded once more for every token.
         """
         position = int(history.position)
@@ -51,10 +40,10 @@ class NewText(NamedTuple):
             contexts = self._ids_before(history, first, _CONTEXT)
             rows = history.tokens[:, first:position].tolist()
             tails = [
-                Tail(self._read(context, row[:-1]), self._read(context, row))
+                (self._read(context, row[:-1]), self._read(context, row))
                 for context, row in zip(contexts, rows, strict=True)
             ]
-            if window >= new or all(len(tail.before) >= characters for tail in tails):
+            if window >= new or all(len(before) >= characters for before, _ in tails):
                 return tails
             window *= 2
 

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from decodekit.accelerate.kernels import split_attention, trie_attention
-from decodekit.accelerate.kernels.trie_attention import is_available, is_faster, pack, plain_attention, unpack
+from decodekit.accelerate.kernels.trie_attention import (
+    is_available,
+    is_faster,
+    pack,
+    plain_attention,
+    should_use_kernel,
+    unpack,
+)
 
 CPU = torch.device("cpu")
 DEVICES = [
@@ -100,8 +107,8 @@ def test_unpack_is_the_inverse_of_pack(beams: int) -> None:
     assert torch.equal(visible, unpack(pack(visible), beams))
 
 
-def test_is_faster_is_false_without_a_gpu() -> None:
-    assert not is_faster(*random(SHAPES[1], torch.float32))
+def test_the_kernel_is_not_used_without_a_gpu() -> None:
+    assert not should_use_kernel(*random(SHAPES[1], torch.float32))
 
 
 def test_heads_that_are_no_multiple_of_groups_are_refused() -> None:

@@ -263,7 +263,9 @@ def test_errors_name_the_prompt_with_all_tokens_banned_or_with_nan_scores() -> N
 
     class Broken(dk.StatelessProcessor):
         def process(self, history: dk.History, scores: Tensor) -> Tensor:
-            return torch.where(history.spread(torch.tensor([False, True, False]))[:, None], torch.nan, scores)
+            return torch.where(
+                history.to_rows(torch.tensor([False, True, False]))[:, None], torch.nan, scores
+            )
 
     with pytest.raises(dk.DecodingError, match="for prompt 1 some were NaN"):
         dk.decode(model(), PROMPTS, dk.Speculative(dk.PromptLookup()), Broken(), max_new_tokens=9)

@@ -166,7 +166,7 @@ class EndsAfter(dk.StoppingCriterion):
 
     def init(self, history: dk.History, run: object) -> Any:  # noqa: ANN401
         del run
-        return history.spread(torch.tensor(self.lengths)), history.position.clone()
+        return history.to_rows(torch.tensor(self.lengths)), history.position.clone()
 
     def apply(self, history: dk.History, log_probs: Tensor, memory: Any) -> tuple[Tensor, Any]:  # noqa: ANN401
         del log_probs

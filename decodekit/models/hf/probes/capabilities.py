@@ -7,7 +7,7 @@ probed: two short sequences are run in two ways, and the logits are compared.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float32
@@ -16,7 +16,8 @@ from torch import Tensor
 from decodekit.core.history import Source
 from decodekit.core.prompt import Prompt
 from decodekit.errors import ModelError
-from decodekit.models.hf.sessions import WidenableSession
+from decodekit.models.hf.forwards.forward import ForwardAfter, count_positions, unwrapped
+from decodekit.models.hf.sessions import WidenableSession, start_session
 from decodekit.models.protocols import Logits, MergeableSession, Session
 
 # Errors of families whose cache or attention is built differently.
@@ -27,17 +28,6 @@ PROBE_LENGTH = 5
 # cache row makes an error of the whole signal, and a wrong position of a good part of it.
 _TOLERANCE = 0.01
 _HALF_PRECISION_TOLERANCE = 0.1
-
-# Starts a session with two rows per prompt.
-StartTwoRows = Callable[[Prompt], tuple[Session, Logits]]
-
-
-@runtime_checkable
-class Start(Protocol):
-    """Starts a session with one row per prompt."""
-
-    def __call__(self, prompt: Prompt, capacity: int, *, share: bool) -> tuple[WidenableSession, Logits]:
-        """The session, and the logits after the prompts; `share` as in `ConditionedDecoder`."""
 
 
 class ProbeSequences(NamedTuple):
@@ -53,7 +43,7 @@ class ProbeSequences(NamedTuple):
 
     @classmethod
     def of(cls, vocab: int, pad_id: int | None, dtype: torch.dtype) -> "ProbeSequences":
-        """Made of the first ids without the pad id, by which some families count positions."""
+        """Sequences of the lowest ids; the pad id is left out, since some families count positions by it."""
         ids = ([token for token in range(min(vocab, 5)) if token != pad_id] or [0]) * 4
         half = torch.finfo(dtype).bits < torch.finfo(torch.float32).bits
         tolerance = _HALF_PRECISION_TOLERANCE if half else _TOLERANCE
@@ -70,14 +60,33 @@ class ProbeSequences(NamedTuple):
 class Capabilities:
     """Capabilities of one model, each probed when it first matters."""
 
-    name: str  # of the model's class
+    model: Any  # of transformers
+    config: Any  # of its decoder
+    forward_after: ForwardAfter
+    cached: bool  # sessions keep a cache
     sequences: ProbeSequences
-    max_positions: int  # 0: no limit
-    max_source_positions: int  # 0: no limit
-    reads_source: bool  # an encoder-decoder
-    start: Start
-    # The logits after every token of a sequence, given its source if the model reads any.
-    read: Callable[[list[int], list[int]], Float32[Tensor, "length vocab"]]
+
+    @property
+    def name(self) -> str:
+        """The name of the model's class."""
+        return type(unwrapped(self.model)).__name__
+
+    @property
+    def reads_source(self) -> bool:
+        """True for an encoder-decoder."""
+        return bool(self.model.config.is_encoder_decoder)
+
+    @cached_property
+    def max_positions(self) -> int:
+        """Number of positions; 0: no limit."""
+        return _limit(self.config, "max_decoder_position_embeddings", "max_position_embeddings")
+
+    @cached_property
+    def max_source_positions(self) -> int:
+        """Number of positions of the encoder; 0: no limit, or no encoder."""
+        config = getattr(self.model.config, "encoder", None) or self.model.config
+        names = ("max_encoder_position_embeddings", "max_position_embeddings")
+        return _limit(config, *names) if self.reads_source else 0
 
     def check_positions(self, prompt: Prompt, new_tokens: int) -> None:
         """Raises a `ModelError` if the model has too few positions."""
@@ -136,10 +145,10 @@ class Capabilities:
         first, second, last, _ = self.sequences
         try:
             whole, other = (self.read_sequence([*tokens, last, last]) for tokens in (first, second))
-            session, logits = self._start(Prompt.from_ids([first]))
+            session, logits = self._start([first])
             agree = self.sequences.agree(logits, whole[1:2], signal=whole[1] - other[1])
             for position in (2, 3):
-                logits = session.advance(torch.full((1,), last, device=logits.device), None)
+                logits = self.advance(session, [last])
                 expected, signal = whole[position : position + 1], whole[position] - other[position]
                 agree = agree and self.sequences.agree(logits, expected, signal=signal)
         except PROBE_ERRORS as error:
@@ -155,28 +164,21 @@ class Capabilities:
         first, second, last, _ = self.sequences
         new, source_rows = [first[0], second[0], first[0], second[0]], [1, 0, 3, 3]
         try:
-            session, logits = self._start(Prompt.from_ids([first, second]), 4)
+            session, _ = self._start([first, second], 4)
             session.widen(2)
-            session.advance(torch.tensor(new, device=logits.device), None)
-            actual = session.advance(
-                torch.full((4,), last, device=logits.device), torch.tensor(source_rows, device=logits.device)
-            )
+            self.advance(session, new)
+            actual = self.advance(session, [last] * 4, source_rows)
         except PROBE_ERRORS:
             return False  # the cache has no rows to reorder
-        expected = [
-            self.read_sequence([*(first, second)[row // 2], new[source], last])[-1]
-            for row, source in enumerate(source_rows)
-        ]
-        # PerRow 0 and 1 differ by their new tokens, rows 0 and 2 by their prompts.
-        signal = torch.minimum(*((expected[0] - expected[row]).abs().max() for row in (1, 2)))
-        return self.sequences.agree(actual, torch.stack(expected), signal=signal)
+        rows = [[*(first, second)[row // 2], new[source], last] for row, source in enumerate(source_rows)]
+        return self._agree_by_row(actual, [self.read_sequence(row)[-1] for row in rows])
 
     @cached_property
     def ignores_padding(self) -> bool:
         """True if padding on the left changes no logits, in the prompt and one token later."""
         first, second, last, _ = self.sequences
-        session, logits = self._start(Prompt.from_ids([first, [*second, last, last]]))
-        actual = session.advance(torch.full((2,), last, device=logits.device), None)[:1]
+        session, _ = self._start([first, [*second, last, last]])
+        actual = self.advance(session, [last] * 2)[:1]
         one, other = (self.read_sequence([*tokens, last])[-1] for tokens in (first, second))
         return self.sequences.agree(actual, one[None], signal=one - other)
 
@@ -184,37 +186,36 @@ class Capabilities:
     def merges_rows(self) -> bool:
         """True if sessions with one cache entry per row can be merged."""
 
-        def start(prompt: Prompt) -> tuple[Session, Logits]:
-            session, logits = self.start(prompt, PROBE_LENGTH, share=self.shares_source)
-            return session, logits.index_select(0, session.widen(2))
+        def start(prompt: Prompt) -> Session:
+            session, _ = self.start(prompt, PROBE_LENGTH, share=self.shares_source)
+            session.widen(2)
+            return session
 
         return self.merges(start)
 
-    def merges(self, start: StartTwoRows) -> bool:
-        """True if sessions can be merged: each row then continues its own sequence, whatever the lengths."""
-        try:
-            return self._merges(start)
-        except PROBE_ERRORS:
-            return False
+    def merges(self, start: Callable[[Prompt], Session]) -> bool:
+        """True if sessions can be merged: each row then continues its own sequence, whatever the lengths.
 
-    def _merges(self, start: StartTwoRows) -> bool:
+        `start` starts a session with two rows per prompt.
+        """
         first, second, last, _ = self.sequences
         prompts, sources = [first, [*second, last], second], [first, [*second, last, last], second]
 
-        def begin(number: int) -> tuple[MergeableSession, torch.device]:
-            prompt = Prompt.from_ids([prompts[number]])
-            session, logits = start(with_sources(prompt, [sources[number]]) if self.reads_source else prompt)
+        def begin(number: int) -> MergeableSession:
+            session = start(self._with_sources([prompts[number]], [sources[number]]))
             if not isinstance(session, MergeableSession):
                 raise TypeError(f"{type(session).__name__} cannot be merged.")
-            return session, logits.device
+            return session
 
-        session, device = begin(0)
-        session.merge(begin(1)[0])
-        actual = [session.advance(torch.tensor([first[0], second[0], last, first[0]], device=device), None)]
-        session.merge(begin(2)[0])
         moves = [1, 1, 3, 2, 4, 4]
-        new, source_rows = torch.full((6,), last, device=device), torch.tensor(moves, device=device)
-        actual.append(session.advance(new, source_rows))
+        try:
+            session = begin(0)
+            session.merge(begin(1))
+            actual = [self.advance(session, [first[0], second[0], last, first[0]])]
+            session.merge(begin(2))
+            actual.append(self.advance(session, [last] * 6, moves))
+        except PROBE_ERRORS:
+            return False
         longer = prompts[1]
         rows = [[*first, first[0]], [*first, second[0]], [*longer, last], [*longer, first[0]], second, second]
         expected = [
@@ -237,23 +238,20 @@ class Capabilities:
         first, second, last, _ = self.sequences
         sources, new = [first, [*second, last]], [first[0], second[0], first[0], second[0]]
         try:
-            prompt = with_sources(Prompt.from_ids([first, first]), sources)
-            session, logits = self.start(prompt, PROBE_LENGTH, share=True)
+            session, _ = self.start(self._with_sources([first, first], sources), PROBE_LENGTH, share=True)
             session.widen(2)
-            actual = session.advance(torch.tensor(new, device=logits.device), None)
+            actual = self.advance(session, new)
         except PROBE_ERRORS:
             return False
         expected = [self.read([*first, token], sources[row // 2])[-1] for row, token in enumerate(new)]
-        signal = torch.minimum(*((expected[0] - expected[row]).abs().max() for row in (1, 2)))
-        return self.sequences.agree(actual, torch.stack(expected), signal=signal)
+        return self._agree_by_row(actual, expected)
 
     @cached_property
     def ignores_source_padding(self) -> bool:
         """True if padding on the right of a source changes no logits."""
         first, second, last, _ = self.sequences
         sources = [first, [*second, last, last]]
-        prompt = with_sources(Prompt.from_ids([first, first]), sources)
-        _, logits = self.start(prompt, PROBE_LENGTH, share=False)
+        _, logits = self.start(self._with_sources([first, first], sources), PROBE_LENGTH, share=False)
         one, other = (self.read(first, source)[-1] for source in sources)
         return self.sequences.agree(logits[:1], one[None], signal=one - other)
 
@@ -262,28 +260,50 @@ class Capabilities:
         """`"shared"` for one copy of the source per prompt, `"repeated"` for one per row, or `"untested"`."""
         return {True: "shared", False: "repeated", None: "untested"}[vars(self).get("shares_source")]
 
-    def with_source(self, prompt: Prompt) -> Prompt:
-        """The prompts, all with the same source if the model reads any."""
-        if not self.reads_source:
-            return prompt
-        return with_sources(prompt, [self.sequences.first] * len(prompt.tokens))
+    def with_source(self, texts: list[list[int]]) -> Prompt:
+        """Prompts, all with the same source if the model reads any."""
+        return self._with_sources(texts, [self.sequences.first] * len(texts))
+
+    def advance(self, session: Session, tokens: list[int], source_rows: list[int] | None = None) -> Logits:
+        """The logits after one more token on every row of a session."""
+        device = self.model.device
+        rows = None if source_rows is None else torch.tensor(source_rows, device=device)
+        return session.advance(torch.tensor(tokens, device=device), rows)
 
     def read_sequence(self, tokens: list[int]) -> Float32[Tensor, "length vocab"]:
         """The logits after every token of a sequence, given that source."""
         return self.read(tokens, self.sequences.first)
 
-    def _start(self, prompt: Prompt, capacity: int = PROBE_LENGTH) -> tuple[WidenableSession, Logits]:
-        return self.start(self.with_source(prompt), capacity, share=self.shares_source)
+    def read(self, tokens: list[int], source: list[int]) -> Float32[Tensor, "length vocab"]:
+        """The logits after every token of a sequence, in one pass without a cache."""
+        prompt = self._with_sources([tokens], [source]).to(self.model.device)
+        forward, positions = self.forward_after(prompt, share=False).forward, count_positions(prompt.mask)
+        output = forward(prompt.tokens, prompt.mask, positions, cache=None, keep=len(tokens))
+        logits: Tensor = output.logits[0].float()
+        return logits
+
+    def start(self, prompt: Prompt, capacity: int, *, share: bool) -> tuple[WidenableSession, Logits]:
+        """A session with one row per prompt, and the logits after the prompts."""
+        prompt = prompt.to(self.model.device)
+        return start_session(self.forward_after(prompt, share=share), prompt, capacity, cached=self.cached)
+
+    def _start(self, texts: list[list[int]], capacity: int = PROBE_LENGTH) -> tuple[WidenableSession, Logits]:
+        return self.start(self.with_source(texts), capacity, share=self.shares_source)
+
+    def _with_sources(self, texts: list[list[int]], sources: list[list[int]]) -> Prompt:
+        """Prompts, with the sources for the encoder if there is one."""
+        prompt = Prompt.from_ids(texts)
+        if not self.reads_source:
+            return prompt
+        read = Prompt.from_ids(sources)
+        return prompt.with_source(Source(read.tokens, read.mask))
+
+    def _agree_by_row(self, actual: Logits, expected: list[Float32[Tensor, " vocab"]]) -> bool:
+        """True if all rows agree, where rows 0 and 1 differ by their new tokens, and 0 and 2 by prompts."""
+        signal = torch.minimum(*((expected[0] - expected[row]).abs().max() for row in (1, 2)))
+        return self.sequences.agree(actual, torch.stack(expected), signal=signal)
 
 
-def max_positions(config: Any, *names: str) -> int:
+def _limit(config: Any, *names: str) -> int:
     """The first limit that the configuration sets under one of these names; 0: no limit."""
     return max(next((limit for name in names if (limit := getattr(config, name, None))), 0), 0)  # -1: none
-
-
-def with_sources(prompt: Prompt, sources: list[list[int]]) -> Prompt:
-    """The prompts of a decoder whose encoder reads the sources."""
-    length = max(len(source) for source in sources)
-    tokens = torch.tensor([[*source, *[0] * (length - len(source))] for source in sources])
-    lengths = torch.tensor([len(source) for source in sources])
-    return prompt.with_source(Source(tokens, torch.arange(length) < lengths[:, None]))

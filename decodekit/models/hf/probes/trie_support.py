@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from torch import nn
 from decodekit.core.prompt import Prompt
 from decodekit.errors import ModelError
 from decodekit.models.hf.forwards.compiled import Compiled
-from decodekit.models.hf.forwards.forward import ForwardAfter, forward_lock
+from decodekit.models.hf.forwards.forward import forward_lock
 from decodekit.models.hf.forwards.pass_recorder import MIN_STEPS, PassRecorder
 from decodekit.models.hf.probes.capabilities import PROBE_ERRORS, PROBE_LENGTH, Capabilities
 from decodekit.models.hf.trie_cache.position_patches import Patch, find_patches
@@ -24,47 +24,35 @@ _WINDOWS = ("sliding_window", "attention_chunk_size")
 # More positions than any model has.
 _FAR = 2**24
 
+Recorded = bool | Literal["must"]  # "must" raises if a pass cannot be recorded
+
 
 @dataclass(frozen=True, eq=False)
 class TrieSupport:
     """Starts sessions over a trie, if the model supports it."""
 
     capabilities: Capabilities
-    model: Any
-    config: Any  # of its decoder
-    forward_after: ForwardAfter
-    cached: bool  # the model has a cache
     may_spread: bool  # a session may continue with one cache entry per row when that is faster
     recorder: PassRecorder
     compiled: Compiled | None
 
     def start(
-        self,
-        prompt: Prompt,
-        rows_per_prompt: int,
-        capacity: int,
-        *,
-        recorded: bool | Literal["must"] = False,
-        pretended: int = 0,
+        self, prompt: Prompt, beams: int, capacity: int, *, recorded: Recorded = False, pretended: int = 0
     ) -> tuple[TrieSession, Logits]:
-        """A session with `rows_per_prompt` rows per prompt, and the logits after the prompts."""
-        prompt = prompt.to(self.model.device)
+        """A session with `beams` rows per prompt, and the logits after the prompts."""
+        model = self.capabilities.model
+        prompt = prompt.to(model.device)
         compiled = None if pretended else self.compiled  # a probe is not compiled
-        model = self.forward_after(prompt, share=True, compiled=compiled)
-        forward = TrieForward(model, self.config, self._patches, self.model, lambda: self.merges)
-        on_cpu = self.model.device.type == "cpu"  # elsewhere copying keys costs more than attending to them
+        plain = self.capabilities.forward_after(prompt, share=True, compiled=compiled)
+        config, patches = self.capabilities.config, self._patches
+        forward = TrieForward(plain, config, patches, model, lambda: self.merges)
+        on_cpu = model.device.type == "cpu"  # elsewhere copying keys costs more than attending to them
         if self.compiled is not None and on_cpu:  # its operations are not torch's
             recorded = False
         may_spread = self.may_spread and on_cpu and not self.capabilities.reads_source and recorded != "must"
         record = partial(self.recorder.record, must=recorded == "must") if recorded else None
         session = TrieSession(
-            forward,
-            prompt.mask,
-            rows_per_prompt,
-            capacity,
-            may_spread=may_spread,
-            record=record,
-            pretended=pretended,
+            forward, prompt.mask, beams, capacity, may_spread=may_spread, record=record, pretended=pretended
         )
         return session, session.prefill(prompt.tokens.masked_fill(~prompt.mask, 0))
 
@@ -74,7 +62,7 @@ class TrieSupport:
             self.check_recorded()
             return True
         # With one row per prompt, a sliding window saves memory that a trie does not.
-        is_small = rows_per_prompt > 1 or not any(getattr(self.config, name, None) for name in _WINDOWS)
+        is_small = rows_per_prompt > 1 or not self._windows
         return new >= MIN_STEPS and is_small and not self._record_refusal
 
     @property
@@ -96,7 +84,7 @@ class TrieSupport:
         if reason := self._refusal_without_probe():
             return reason
         try:
-            with forward_lock(self.model), _short_windows(self.config):
+            with self._short_windows():
                 agree = self._follows_branches()
         except ValueError as error:  # as transformers' own checks raise, and layers of other kinds
             return f"it raises ValueError: {error}"
@@ -109,9 +97,9 @@ class TrieSupport:
         """True if sessions can be merged; never if every new shape has to be compiled."""
         if self.compiled is not None:
             return False
-        with forward_lock(self.model), _short_windows(self.config):
+        with self._short_windows():
             return self.capabilities.merges(
-                lambda prompt: self.start(prompt, 2, PROBE_LENGTH, pretended=_FAR)
+                lambda prompt: self.start(prompt, 2, PROBE_LENGTH, pretended=_FAR)[0]
             )
 
     def is_used(self) -> bool:
@@ -152,16 +140,36 @@ class TrieSupport:
 
     @cached_property
     def _patches(self) -> list[Patch]:
-        return find_patches(self.model.get_decoder() if self.capabilities.reads_source else self.model)
+        model = self.capabilities.model
+        return find_patches(model.get_decoder() if self.capabilities.reads_source else model)
 
     def _refusal_without_probe(self) -> str:
-        if not self.cached:
+        if not self.capabilities.cached:
             return "it has no cache"
         if self.capabilities.has_few_positions:
             return "it has too few positions to be asked"
         if not self.capabilities.reorders_rows:
             return "its cache cannot be reordered"
-        return "it holds a mask of all positions" if _holds_mask(self.model) else ""
+        return "it holds a mask of all positions" if _holds_mask(self.capabilities.model) else ""
+
+    @property
+    def _windows(self) -> dict[str, int]:
+        """The windows and chunks of attention that the configuration sets."""
+        config = self.capabilities.config
+        return {name: window for name in _WINDOWS if (window := getattr(config, name, None))}
+
+    @contextmanager
+    def _short_windows(self) -> Iterator[None]:
+        """Shortens windows and chunks of attention, so that the sequences of a probe exceed them."""
+        config, before = self.capabilities.config, self._windows
+        with forward_lock(self.capabilities.model):
+            try:
+                for name, window in before.items():
+                    setattr(config, name, min(window, 2))
+                yield
+            finally:
+                for name, window in before.items():
+                    setattr(config, name, window)
 
     def _follows_branches(self) -> bool:
         """True if rows of a prompt that share its cache continue their own sequences under any reorder."""
@@ -172,14 +180,13 @@ class TrieSupport:
             ([second[0], first[0], first[0]] * 2, [1, 0, 1, 5, 5, 3]),
             ([last] * 6, [2, 2, 0, 3, 5, 4]),
         ]
-        prompt = self.capabilities.with_source(Prompt.from_ids([first, second]))
+        prompt = self.capabilities.with_source([first, second])
         # In a trie the cache's length is not a position. Models that use it as one are detected by _FAR.
-        session, logits = self.start(prompt, 3, PROBE_LENGTH, pretended=_FAR)
+        session, _ = self.start(prompt, 3, PROBE_LENGTH, pretended=_FAR)
         rows: list[list[int]] = [[*first]] * 3 + [[*second]] * 3
         agree = True
         for tokens, sources in steps:
-            source_rows = None if sources is None else torch.tensor(sources, device=logits.device)
-            logits = session.advance(torch.tensor(tokens, device=logits.device), source_rows)
+            logits = self.capabilities.advance(session, tokens, sources)
             rows = [[*rows[sources[row] if sources else row], token] for row, token in enumerate(tokens)]
             expected = torch.stack([read(sequence)[-1] for sequence in rows])
             # Rows of one prompt differ by their new tokens, rows 0 and 3 by their prompts.
@@ -194,17 +201,3 @@ def _holds_mask(model: nn.Module) -> bool:
     """True if the model has a square mask of positions, which it indexes by cache slots."""
     shapes = (buffer.shape for buffer in model.buffers() if buffer.dtype == torch.bool)
     return any(len(shape) > 1 and shape[-1] == shape[-2] > 1 for shape in shapes)
-
-
-@contextmanager
-def _short_windows(config: Any) -> Iterator[None]:
-    """Shortens windows and chunks of attention, so that the sequences of a probe exceed them."""
-    names = [name for name in _WINDOWS if getattr(config, name, None)]
-    before = {name: getattr(config, name) for name in names}
-    try:
-        for name in names:
-            setattr(config, name, min(before[name], 2))
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(config, name, value)

@@ -16,11 +16,12 @@ from decodekit.accelerate.kernels.trie_attention import (
     Query,
     Value,
     is_available,
+    masked_attention,
     pack,
     should_use_kernel,
     trie_attention,
 )
-from decodekit.models.hf.trie_cache.tree_mask import Mask
+from decodekit.models.hf.trie_cache.tree_mask import Bias, Mask
 
 _NAME = "decodekit_grouped"
 # The results of `should_use_kernel`, by device, dtype and shapes.
@@ -72,7 +73,7 @@ def _attend(
     query: Query,
     key: Key,
     value: Value,
-    attention_mask: Float[Tensor, "batch 1 beams slots"] | None,
+    attention_mask: Bias | None,
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Float[Tensor, "batch beams heads value_width"], None]:
@@ -85,21 +86,14 @@ def _attend(
         )
         return output, None
     words = _words(query, key, value, attention_mask)
-    if words is not None:
+    if words is None:
+        output = masked_attention(query, key, value, attention_mask, scaling)
+    else:
         output = trie_attention(query, key, value, words, scale=scaling)
-        return output.transpose(1, 2).contiguous(), None
-    batch, heads, queries, width = query.shape
-    groups = key.shape[1]
-    # [batch heads queries width] -> [batch groups share*queries width]
-    rows = query.reshape(batch, groups, -1, width)
-    mask = attention_mask.repeat(1, 1, heads // groups, 1)
-    output = nn.functional.scaled_dot_product_attention(rows, key, value, attn_mask=mask, scale=scaling)
-    return output.view(batch, heads, queries, -1).transpose(1, 2).contiguous(), None
+    return output.transpose(1, 2).contiguous(), None
 
 
-def _words(
-    query: Query, key: Key, value: Value, mask: Float[Tensor, "batch 1 beams slots"]
-) -> Int64[Tensor, "batch slots"] | None:
+def _words(query: Query, key: Key, value: Value, mask: Bias) -> Int64[Tensor, "batch slots"] | None:
     """The mask in the kernel's form; None if the kernel should not be used."""
     packed, address = _packed.get({}), mask.data_ptr()
     is_tree_mask = address in packed and mask.shape[-1] == key.shape[2]  # other masks may hold a bias

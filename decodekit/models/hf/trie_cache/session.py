@@ -5,22 +5,16 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
 from decodekit.models.hf.cache import Cache
-from decodekit.models.hf.forwards.forward import (
-    Forward,
-    MergeableForward,
-    ShrinkingForward,
-    count_positions,
-    forward_lock,
-)
+from decodekit.models.hf.forwards.forward import Forward, MergeableForward, count_positions, forward_lock
 from decodekit.models.hf.sessions import RowSession
 from decodekit.models.hf.trie_cache.grouped_attention import grouped_attention
 from decodekit.models.hf.trie_cache.position_patches import Patch, patched
 from decodekit.models.hf.trie_cache.tree_mask import LayerMasks, TreeMask
-from decodekit.models.protocols import Logits, PerRow
+from decodekit.models.protocols import Columns, Logits, PerRow
 
 # Makes a function that stands for a pass.
 Record = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
@@ -51,19 +45,16 @@ class TrieSession:
     """A run of a transformers model with one cache entry per prompt.
 
     The prompt's keys and values are computed and stored once. A step appends one slot per beam. A reorder of
-    beams moves a mask, and copies no keys or values. Dead branches are removed now and then.
-
-    Args:
-        may_spread: Continue with one entry per row when beams share little of what they read, as samples do
-            that are longer than their prompt.
-        record: Records a pass; None to run the model at every pass.
-        pretended: Columns by which the cache overstates its length, to test if the model reads it.
+    beams moves a mask, and copies no keys or values. Dead branches are removed now and then. With
+    `may_spread`, a session continues with one entry per row when beams share little of what they read, as
+    samples do that are longer than their prompt. `record` records passes. The cache overstates its length by
+    `pretended` columns, to test if the model reads it.
     """
 
     def __init__(  # noqa: PLR0913 - as TrieSupport has them
         self,
         forward: TrieForward,
-        prompt_mask: Bool[Tensor, "batch length"],
+        prompt_mask: Columns,
         beams: int,
         capacity: int,
         *,
@@ -135,7 +126,7 @@ class TrieSession:
             self._rows.keep_prompts(prompts)
             return
         self._pass = None
-        if isinstance(self._forward.model, ShrinkingForward):
+        if isinstance(self._forward.model, MergeableForward):
             self._forward.model.keep_prompts(prompts, self._tree.batch, self._cache)
         first = self._tree.unseen_prefix(prompts) if self._has_joined else 0
         remaining = self.remaining

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from decodekit.models.protocols import Ids, PerRow
+from decodekit.models.protocols import Columns, Ids, PerRow
 
 # Steps of new slots between two counts of live slots, which read the device.
 _STEPS_BETWEEN_COUNTS = 16
@@ -19,8 +19,10 @@ _SPARSE = 3
 
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 
-# A mask for all layers, or one for each kind of layer.
-Mask = Float[Tensor, "batch 1 beams slots"] | dict[str, Float[Tensor, "batch 1 beams slots"]]
+# The summand of attention scores: 0 where a beam sees a slot, else the dtype's lowest number.
+Bias = Float[Tensor, "batch 1 beams slots"]
+# One for all layers, or one for each kind of layer.
+Mask = Bias | dict[str, Bias]
 
 
 class TreePositions(NamedTuple):
@@ -37,21 +39,10 @@ class TreeMask:
     The prompt's columns are the first slots, which all beams see. Every step adds one slot per beam. A beam
     sees the slots of its ancestors, so a reorder of beams is a reorder of this mask. Slots are allocated for
     several steps at once: shapes are constant until these are used up, so a step can be recorded.
-
-    Args:
-        prompt_mask: The columns of the prompts that hold tokens.
-        beams: Beams per prompt.
-        dtype: The mask's dtype, which is the model's.
-        new: The expected number of steps; more of them allocate more slots. None if unknown.
+    `new` is the expected number of steps, None if unknown; more of them allocate more slots.
     """
 
-    def __init__(
-        self,
-        prompt_mask: Bool[Tensor, "batch length"],
-        beams: int,
-        dtype: torch.dtype,
-        new: int | None = None,
-    ) -> None:
+    def __init__(self, prompt_mask: Columns, beams: int, dtype: torch.dtype, new: int | None = None) -> None:
         self.beams = beams
         self.length = prompt_mask.shape[1]  # slots of the prompts
         self.slots = self.length  # in use
@@ -80,8 +71,8 @@ class TreeMask:
         return len(self._bias)
 
     @property
-    def bias(self) -> Float[Tensor, "batch 1 beams room"]:
-        """The summand of attention scores: 0 where a beam sees a slot, else the dtype's lowest number."""
+    def bias(self) -> Bias:
+        """The mask of full attention."""
         return self._bias[:, None]
 
     @property
@@ -96,7 +87,7 @@ class TreeMask:
         return self.columns - int((self.lengths - self.prompt_lengths).max())
 
     @property
-    def column_mask(self) -> Bool[Tensor, "batch columns"]:
+    def column_mask(self) -> Columns:
         """The columns of left-padded hypotheses that hold tokens."""
         columns = torch.arange(self.columns, device=self.lengths.device)
         return columns >= self.columns - self.lengths[:, None]
@@ -243,7 +234,7 @@ class LayerMasks:
         chunk = getattr(config, "attention_chunk_size", None) if CHUNKED in kinds else None
         return cls(kinds - {FULL} and kinds | {FULL}, window, chunk)
 
-    def __call__(self, bias: Float[Tensor, "batch 1 beams slots"], positions: TreePositions) -> Mask:
+    def __call__(self, bias: Bias, positions: TreePositions) -> Mask:
         """The mask of every kind of layer, from that of full attention."""
         if not self.kinds:
             return bias if self.window is None else _within(bias, positions, self.window)
@@ -257,9 +248,7 @@ class LayerMasks:
         return {kind: masks.get(kind, bias) for kind in self.kinds}
 
 
-def _within(
-    bias: Float[Tensor, "batch 1 beams slots"], positions: TreePositions, window: int
-) -> Float[Tensor, "batch 1 beams slots"]:
+def _within(bias: Bias, positions: TreePositions, window: int) -> Bias:
     """The mask without the slots beyond a window."""
     far = positions.queries[:, None, :, None] - positions.slots[:, None, None] >= window
     return bias.masked_fill(far, torch.finfo(bias.dtype).min)

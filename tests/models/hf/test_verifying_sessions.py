@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import MambaConfig, MambaForCausalLM
 
 import decodekit as dk
-from decodekit.models.hf.probes import verification
+from decodekit.models.hf import verifying_sessions
 from decodekit.models.hf.verifying_sessions import LeftAlignedSession, RightAlignedSession
 from tests.decoders.scripted_draft import Scripted
 from tests.equivalence.families import ALL, ENCODER_DECODERS, FAMILIES, PAD, build, wrap
@@ -130,7 +130,7 @@ def test_families_that_ignore_padding_are_right_aligned_and_others_left_aligned(
 def test_left_alignment_is_right_for_families_that_ignore_padding(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verification, "RightAlignedSession", LeftAlignedSession)
+    monkeypatch.setattr(verifying_sessions, "RightAlignedSession", LeftAlignedSession)
     model, batch = dk.HFModel(build(family)), PROMPTS[family]
     expected = dk.decode(model, batch, dk.Greedy(), max_new_tokens=NEW, end_ids=())
     draft = Scripted.around([row[0] for row in expected.hypotheses()])

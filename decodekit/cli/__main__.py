@@ -1,5 +1,0 @@
-"""`python -m decodekit.cli`: the command line."""
-
-from decodekit.cli import app
-
-app(prog_name="decodekit")
