@@ -2,12 +2,12 @@
 
 import lazy_loader
 
-# The public names stand in __init__.pyi, one a line; each is imported when it is first asked for.
+# The public names stand in __init__.pyi, one a line; each is imported at its first use.
 _lookup, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def __getattr__(name: str) -> object:
-    """A public name. Raises an `AttributeError` that names the one that was meant."""
+    """A public name. For an unknown one, raises an `AttributeError` that suggests a similar name."""
     try:
         return _lookup(name)
     except AttributeError:

@@ -4,7 +4,7 @@ import torch
 
 
 class DecodekitError(ValueError):
-    """Base of every error that says a call cannot give a right answer.
+    """Base of all errors of decodekit: the call cannot give a correct result.
 
     A message reads `Who: what must hold, what was given. What to do.`
     """
@@ -15,11 +15,11 @@ class PromptError(DecodekitError):
 
 
 class ModelError(DecodekitError):
-    """The model cannot do what the decoder asks of it."""
+    """The model lacks a capability that the call needs."""
 
 
 class DecodingError(DecodekitError):
-    """A run went wrong on the way: scores that are not numbers, or no token left to choose."""
+    """A run failed: scores were not numbers, or every token was banned."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -12,10 +12,10 @@ _MIX_2 = 0x94D049BB133111EB - 2**64
 def draw(
     probs: Float[Tensor, "rows vocab"], generator: torch.Generator | None = None
 ) -> Int64[Tensor, " rows"]:
-    """Draws one token a row from `probs`.
+    """Draws one token per row from `probs`.
 
-    With E_v independent and exponential of rate 1, argmax_v p_v / E_v is distributed as p. From the
-    same generator these are the tokens of `torch.multinomial(probs, 1)`, which waits for the device.
+    With E_v independent and exponential of rate 1, argmax_v p_v / E_v is distributed as p. The same generator
+    gives the tokens of `torch.multinomial(probs, 1)`, which waits for the device.
 
     Args:
         probs: Probabilities; rows need not sum to 1.
@@ -29,21 +29,21 @@ def draw(
         The exponential race; Luce, 1959, *Individual Choice Behavior*.
     """
     race = torch.empty_like(probs).exponential_(1, generator=generator)
-    # In the place of the times: what is as large as `probs` costs as much to ask for as to fill.
+    # Divide in place: allocating another tensor of this size takes as long as filling it.
     return torch.div(probs.detach(), race, out=race).argmax(-1)
 
 
 def draw_several(
     probs: Float[Tensor, "rows choices"], number: int, generator: torch.Generator | None = None
 ) -> Int64[Tensor, "rows number"]:
-    """Draws several different choices a row, one after the other, each by its share of what is left.
+    """Draws several different choices per row, one after the other, by its share of the remaining weight.
 
-    From the same generator these are the draws of `torch.multinomial(probs, number)`, which takes no more
-    than 2**24 choices. What has probability 0 comes last.
+    The same generator gives the draws of `torch.multinomial(probs, number)`, which takes at most 2**24
+    choices. Choices of probability 0 come last.
 
     Args:
         probs: Probabilities; rows need not sum to 1.
-        number: How many, at most as many as there are choices.
+        number: Number of draws, at most the number of choices.
         generator: The stream to draw from; None is torch's global one.
 
     Example:
@@ -63,16 +63,16 @@ def draw_seeded(
     streams: Int64[Tensor, " rows"],
     step: Int64[Tensor, ""],
 ) -> Int64[Tensor, " rows"]:
-    """Draws one token a row; a row's draw depends on its own numbers and on nothing else.
+    """Draws one token per row; the draw of a row depends only on its own arguments.
 
-    One uniform number a row, a hash of `(seed, stream, step)`, is looked up in the row's cumulative
+    For each row, a uniform number, a hash of `(seed, stream, step)`, is looked up in the cumulative
     distribution. There is no state: the same arguments give the same token in any batch.
 
     Args:
         probs: Probabilities; rows need not sum to 1.
         seeds: The seed of each row's prompt.
-        streams: Which of the prompt's samples each row is.
-        step: How many tokens have been drawn before.
+        streams: The index of each row among the samples of its prompt.
+        step: Number of tokens drawn before.
 
     Example:
         >>> zero = torch.tensor([0])
@@ -84,7 +84,7 @@ def draw_seeded(
     # of probability 0: the first entry above it is one where the cumulative sum rose.
     target = uniform(seeds, streams, step)[:, None] * cumulative[:, -1:]
     if probs.device.type == "cpu":
-        # Summed from left to right, so it never falls and the place can be looked up.
+        # A sum from left to right never falls, so the place can be looked up.
         drawn = torch.searchsorted(cumulative, target, right=True)[:, 0]
     else:
         drawn = (cumulative <= target).sum(-1)
@@ -94,7 +94,7 @@ def draw_seeded(
 def uniform(
     seeds: Int64[Tensor, " rows"], streams: Int64[Tensor, " rows"], step: Int64[Tensor, ""]
 ) -> Float64[Tensor, " rows"]:
-    """Numbers in [0, 1), one a row, that depend on the row's own arguments only.
+    """Numbers in [0, 1), one per row, which depend only on the row's own arguments.
 
     Source:
         SplitMix64; Steele, Lea & Flood, 2014, https://doi.org/10.1145/2660193.2660195, fig. 16.
@@ -106,13 +106,13 @@ def uniform(
 def uniform_several(
     seeds: Int64[Tensor, " rows"], streams: Int64[Tensor, " rows"], step: Int64[Tensor, ""], number: int
 ) -> Float64[Tensor, "rows number"]:
-    """Several numbers in [0, 1) a row, which depend on the row's own arguments only.
+    """Several numbers in [0, 1) per row, which depend only on the row's own arguments.
 
     Args:
         seeds: The seed of each row's prompt.
-        streams: Which of the prompt's rows it is.
-        step: How often has been drawn before.
-        number: How many for every row; the first ones do not depend on it.
+        streams: The index of each row among the rows of its prompt.
+        step: Number of draws before.
+        number: Numbers per row; the first ones do not depend on it.
     """
     bits = mix(mix(mix(seeds) + streams) + step)
     bits = mix(bits[:, None] + torch.arange(number, device=seeds.device))
@@ -122,20 +122,20 @@ def uniform_several(
 def gumbel_seeded(
     seeds: Int64[Tensor, " rows"], streams: Int64[Tensor, " rows"], step: Int64[Tensor, ""], number: int
 ) -> Float64[Tensor, "rows number"]:
-    """Numbers of the standard Gumbel distribution; a row's depend on its own arguments and on nothing else.
+    """Numbers of the standard Gumbel distribution, which depend only on the row's own arguments.
 
     Args:
         seeds: The seed of each row's prompt.
-        streams: Which of the prompt's rows it is.
-        step: How often has been drawn before.
-        number: How many for every row; the first ones do not depend on it.
+        streams: The index of each row among the rows of its prompt.
+        step: Number of draws before.
+        number: Numbers per row; the first ones do not depend on it.
 
     Example:
         >>> zero = torch.tensor([0])
         >>> gumbel_seeded(zero, zero, torch.tensor(0), 3).shape
         torch.Size([1, 3])
     """
-    # In the middle of its 2**-52, so neither 0 nor 1: both logarithms are finite.
+    # In the middle of an interval of 2**-52, so neither 0 nor 1: both logarithms are finite.
     inner = uniform_several(seeds, streams, step, number) + 2.0**-53
     return -(-inner.log()).log()
 

@@ -56,7 +56,7 @@ class CudaGraph(Generic[Result]):
                 self._result = self._function()
         except RuntimeError as error:
             raise CannotRecordError(
-                f"CudaGraph: nothing may read the device, or wait for it, and something does: {error}"
+                f"CudaGraph: the function reads the device or waits for it, and cannot be recorded: {error}"
             ) from error
         self._graph = graph
 

@@ -28,7 +28,8 @@ MAX_ROWS = 64
 _MIN_ROWS, _MIN_ROWS_ON_ONE_THREAD = 1, 2
 # A call of oneDNN takes about 20 us, more than it saves below 256 x 1024 weights.
 MIN_WEIGHTS = 2**18
-# Rows that the blocks are laid out for: a layout for one row is slow with several, this one never is.
+# Rows that the blocks are laid out for: a layout for one row is slow with several rows, this layout is fast
+# with any number.
 _TYPICAL_ROWS = 8
 
 Packed = bool | Literal["auto"]
@@ -106,7 +107,8 @@ class Packing:
         """Pack new and changed weights, and drop copies that are no longer needed; call it once before a run.
 
         Reads every weight once, which takes as long as one token does: some optimizers, and writes to
-        `weight.data`, change weights without increasing torch's count of changes. Raises as the constructor.
+        `weight.data`, change weights without increasing torch's count of changes. Raises the same errors as
+        the constructor.
         """
         self._swaps = []  # if this method fails, no stale copy is used afterwards
         layers, gelus = self._packable()
@@ -158,17 +160,17 @@ class Packing:
             return large if not new or sum(new.values()) <= memory_left() // 2 else []
         if not is_available:
             raise ModelError(
-                "HFModel: packed=True must find oneDNN's linear layers in torch, and torch "
-                f"{torch.__version__} has none here. Use packed='auto', which goes without."
+                "HFModel: packed=True needs oneDNN's linear layers, and torch "
+                f"{torch.__version__} has none here. Use packed='auto', which then packs nothing."
             )
         if not possible:
             raise ModelError(
-                f"HFModel: packed=True must find linear layers in float32 on the CPU, and "
-                f"{type(self._model).__name__} has none. Use packed='auto', which goes without."
+                f"HFModel: packed=True needs linear layers in float32 on the CPU, and "
+                f"{type(self._model).__name__} has none. Use packed='auto', which then packs nothing."
             )
         return possible
 
-    def __getstate__(self) -> dict[str, Any]:  # a copy, or another process, packs anew
+    def __getstate__(self) -> dict[str, Any]:  # a copy, or another process, packs again
         return {**vars(self), "_packs": {}, "_swaps": [], "_expected": self.bytes}
 
     def __str__(self) -> str:
@@ -220,8 +222,8 @@ def fused_gelu(module: Any) -> Callable[[Tensor], Tensor]:  # noqa: ANN401 - a c
 def _is_plain(module: Any) -> bool:  # noqa: ANN401 - nn.Linear or Conv1D
     """True if a call multiplies with a weight that oneDNN can pack, adds the bias, and does nothing else.
 
-    False for a layer with a forward set on it (a device map's), a compiled one, or a hook that runs before:
-    it may make the weight. Hooks that run afterwards are harmless.
+    False for a layer whose forward was replaced (by a device map, say), a compiled layer, and a layer with a
+    pre-forward hook, which may make the weight. Hooks that run after the forward are harmless.
     """
     replaced = "forward" in vars(module) or module._compiled_call_impl is not None  # noqa: SLF001
     if replaced or module._forward_pre_hooks:  # noqa: SLF001 - torch has no public name
@@ -260,8 +262,8 @@ def _packed(layer: LinearLayer, old: Pack | None) -> Pack:
 def _digest(weight: Float32[Tensor, "lines columns"]) -> Int32[Tensor, " lines"]:
     """The bits of one number per line of a weight, which changes with each of the line's numbers.
 
-    A sum with random coefficients: a change that its rounding hides is hidden in the layer's output too. It
-    reads the weight once, at the speed of memory.
+    A sum with random coefficients: a change that rounding hides here is hidden in the layer's output too. The
+    function reads the weight once, at the speed of memory.
     """
     # As bits, NaN equals NaN.
     return torch.mv(weight, _coefficients(weight.shape[1])).view(torch.int32)
@@ -269,7 +271,7 @@ def _digest(weight: Float32[Tensor, "lines columns"]) -> Int32[Tensor, " lines"]
 
 @cache
 def _coefficients(columns: int) -> Float32[Tensor, " columns"]:
-    """Fixed random numbers between 1 and 2, so that none hides its column."""
+    """Fixed random numbers between 1 and 2, so that a change in any column shows."""
     generator = torch.Generator().manual_seed(0)
     return torch.rand(columns, generator=generator, dtype=torch.float32, device="cpu") + 1
 

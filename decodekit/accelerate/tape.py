@@ -1,8 +1,8 @@
 """Recording and replay of torch operations.
 
 A recording runs a function of tensors once and from then on repeats its operations on the same memory.
-Python's decisions (a branch, a length) are made once. A replay reads and writes the tensors of the recorded
-run: the caller writes new inputs into these tensors before it.
+Python's decisions (a branch, a length) are recorded, not repeated. A replay reads and writes the tensors of
+the recorded run: the caller writes new inputs into these tensors before it.
 """
 
 from collections.abc import Callable, Sequence
@@ -92,11 +92,11 @@ class _NoCopiesToHost(TorchFunctionMode):
     ) -> Any:  # noqa: ANN401 - torch's signature
         del types
         if function in _COPIES_TO_HOST:
-            raise self._writer.refuse(f"nothing may read tensors, and Tensor.{function.__name__} does.")
+            raise self._writer.refuse(f"Tensor.{function.__name__} reads a tensor.")
         named = kwargs or {}
         self._writer.generators += [value for value in named.values() if isinstance(value, torch.Generator)]
         if function in _CONSTRUCTORS and any(map(_is_list_of_tensors, [*args, *named.values()])):
-            raise self._writer.refuse(f"nothing may read tensors, and {function.__name__} does with a list.")
+            raise self._writer.refuse(f"{function.__name__} reads a list of tensors.")
         return function(*args, **named)
 
 
@@ -105,13 +105,13 @@ class _Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._lines: list[tuple[str, set[str]]] = []  # with the names of tensors in it
+        self._lines: list[tuple[str, set[str]]] = []  # a line, and the names of the tensors in it
         self._names: dict[int, str] = {}  # by identity
         self._inputs: dict[str, object] = {}
         self._alive: list[object] = []  # a freed object could lend its identity to another
         self._input_memory: set[int] = set()
         self._computed_memory: set[int] = set()
-        self.generators: list[torch.Generator] = []  # as Python has passed them
+        self.generators: list[torch.Generator] = []  # the generators that Python has passed
         self.refusal: CannotRecordError | None = None
 
     def refuse(self, reason: str) -> CannotRecordError:
@@ -125,11 +125,11 @@ class _Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         del types
         kwargs = kwargs or {}
         if _reads_tensors(function):
-            raise self.refuse(f"nothing may read tensors, and {function} does.")
+            raise self.refuse(f"{function} reads a tensor.")
         if _has_shape_of_data(function, args):
-            raise self.refuse(f"shapes must not depend on data, and that of {function} does.")
+            raise self.refuse(f"the shape of the result of {function} depends on data.")
         if any(isinstance(value, torch.UntypedStorage) for value in args):  # it has no name
-            raise self.refuse(f"memory must not be taken from a tensor, and {function} does.")
+            raise self.refuse(f"{function} uses the memory of a tensor directly.")
         if function is torch.ops.aten.lift_fresh.default:
             return self._write_constant(args[0])
         result = function(*args, **kwargs)
@@ -159,7 +159,7 @@ class _Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         # References to a generator: this list's, its creator's, the loop's and the call's.
         for generator in self.generators:
             if getrefcount(generator) - self.generators.count(generator) <= 2:  # noqa: PLR2004
-                raise self.refuse("a random stream must go on, and one is made anew at every call.")
+                raise self.refuse("every call creates a random generator. Create it before the first call.")
         leaves, spec = tree_flatten(result)
         used: set[str] = set()
         self._lines.append((f"return [{', '.join(self._source(leaf, used) for leaf in leaves)}]", used))
@@ -181,7 +181,7 @@ class _Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return name
         if isinstance(value, tuple | list):
             return f"[{', '.join(self._source(item, used) for item in value)}]"
-        plain = value is None or type(value) in {bool, int, str}  # others (infinity, a device) by name
+        plain = value is None or type(value) in {bool, int, str}  # else (infinity, a device) by name
         return repr(value) if plain else self._input(value)
 
     def _target(self, value: object, used: set[str]) -> str:
@@ -201,7 +201,7 @@ class _Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if name is None:
             if isinstance(value, Tensor):
                 if (memory := _memory(value)) in self._computed_memory:
-                    raise self.refuse("tensors must be made by torch's operations, and a view is not.")
+                    raise self.refuse("a view of a tensor was not created by an operation of torch.")
                 self._input_memory.add(memory)
             self._alive.append(value)
             name = self._names[id(value)] = f"input_{len(self._inputs)}"

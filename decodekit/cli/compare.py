@@ -56,7 +56,7 @@ def compare(  # noqa: PLR0913 - one parameter per command-line option
         ]
     decode_options = DecodeOptions(max_new_tokens=max_new_tokens)
     with loaded_model(model, device, silent=as_json) as (loaded, progress):
-        # The first run of all pays for what is done once, which should not count against greedy search.
+        # The first run includes one-time work, which should not count against greedy search.
         Strategy("warming up", dk.BeamSearch(2), []).run(loaded, prompt, {"max_new_tokens": 1}, progress)
         outcomes = [strategy.run(loaded, prompt, decode_options, progress) for strategy in strategies]
     if as_json:

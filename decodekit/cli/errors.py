@@ -16,7 +16,7 @@ MISUSED = 2
 
 # The base of all errors that typer finds itself; not all its versions export the name.
 _TyperError = cast("type[typer.BadParameter]", typer.BadParameter.__bases__[0])
-# typer's messages about a name that does not exist, and the advice of its own after them.
+# typer's messages about a name that does not exist, and the advice that typer appends.
 _UNKNOWN = re.compile(
     r"(?P<option>(?<=No such option: )\S+)|(?P<command>(?<=No such command ')[^']*)"
     r"|'(?P<choice>[^']*)' is not one of (?P<choices>.*)"
@@ -25,7 +25,7 @@ _TYPERS_ADVICE = re.compile(r" \(Possible options: .*\)$|(?<=: )Value error, ")
 
 
 class UsageError(Exception):
-    """Options that are wrong, each or together."""
+    """A wrong option, or a wrong combination of options."""
 
 
 class Commands(TyperGroup):
@@ -81,7 +81,7 @@ def _with_advice(error: typer.BadParameter) -> str:
         names = [name for parameter in command.get_params(error.ctx) for name in parameter.opts]
     begun = [name for name in names if name.startswith(found[kind])]
     close = begun if len(begun) == 1 else get_close_matches(found[kind], names, n=1)
-    program = " ".join(["decodekit", *error.ctx.command_path.split()[1:]])  # as a person types it
+    program = " ".join(["decodekit", *error.ctx.command_path.split()[1:]])  # as typed in a shell
     return f"{message.rstrip('.')}. " + (f"Did you mean {close[0]!r}?" if close else f"See {program} --help.")
 
 

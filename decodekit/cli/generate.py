@@ -22,7 +22,7 @@ SCORES = "Changes to the scores, in this order"
 _DECODERS_OF = (
     dict.fromkeys(("num_samples", "seed"), ("sample",))
     | dict.fromkeys(("beams", "length_penalty", "stop_rule", "patience", "num_return"), ("beam",))
-    # The likeliest token is the likeliest at any temperature, and never cut off: not with greedy search.
+    # Refused with greedy search: temperature and truncation never change the likeliest token.
     | dict.fromkeys(("temperature", "top_k", "top_p", "min_p"), ("sample", "beam"))
 )
 _STOP_RULES = {"when-full": dk.WhenFull(), "heuristic": dk.Heuristic(), "proved": dk.Proved()}
@@ -201,7 +201,7 @@ def _refuse_ignored(context: typer.Context) -> None:
             "alike. It goes with --decoder sample, or with --top-p or --min-p."
         )
     if {"stop_rule", "patience"} <= given:
-        raise UsageError("--stop-rule and --patience are two rules for the same thing. Give one of them.")
+        raise UsageError("--stop-rule and --patience both set the stop rule. Give one of them.")
     least, most = values["min_new_tokens"], values["max_new_tokens"]
     if least is not None and least > most:
         raise UsageError(f"--min-new-tokens must be at most --max-new-tokens, got {least} and {most}.")

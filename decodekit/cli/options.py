@@ -41,7 +41,7 @@ def option(panel: str, metavar: str, text: str, least: int | None = None) -> Any
 
 
 def read_text(value: str) -> str:
-    """The argument as text, also in a locale other than the one it was written in."""
+    """The argument as text, even if the locale has another encoding than the shell."""
     try:
         value.encode()
     except UnicodeEncodeError:  # it holds bytes that Python could not read

@@ -43,7 +43,7 @@ def score(
       token (its id), text and log_prob
     """
     if "" in continuations:
-        raise UsageError("every CONTINUATION must have at least one token, and one is empty.")
+        raise UsageError("a CONTINUATION is empty. Give each at least one token.")
     with loaded_model(model, device, silent=as_json) as (loaded, progress):
         progress.add_task("scoring", total=None)
         start = time.perf_counter()

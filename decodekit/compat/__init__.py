@@ -1,3 +1,3 @@
-"""Other libraries' ways of saying the same."""
+"""Compatibility with transformers: its `generate`, processors and configurations."""
 
 from decodekit.compat import hf as hf

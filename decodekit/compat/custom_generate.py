@@ -55,23 +55,23 @@ def custom_generate(  # noqa: PLR0913, PLR0917 - the contract of generate's call
     """Decodes with decodekit inside `model.generate(..., custom_generate=dk.compat.hf.custom_generate)`.
 
     `generate` reads its arguments and makes its processors and criteria; the loop is decodekit's: greedy
-    search, sampling, beam search or beam sampling as they say, or any decoder. The prompts, which `generate`
-    repeats for every beam, are computed once. Processors of decodekit among `logits_processor` follow their
-    beams, and so does guidance.
+    search, sampling, beam search or beam sampling, by the configuration, or any decoder. The prompts, which
+    `generate` repeats for every beam, are computed once. Processors of decodekit among `logits_processor`
+    follow their beams, and so does guidance.
 
     Args:
-        model: Given by `generate`, as all that follows but the next two.
-        input_ids: See `model`.
-        logits_processor: See `model`.
-        stopping_criteria: See `model`.
-        generation_config: See `model`.
-        decoder: A decoder of one's own, `generate(..., decoder=dk.BeamSearch(4))`; leave `num_beams` and
-            `num_return_sequences` at 1 then.
-        dk_streamer: A streamer: `generate` does not hand on its own.
-        **model_kwargs: See `model`.
+        model: The model. `generate` passes it, like every argument except `decoder` and `dk_streamer`.
+        input_ids: The prompts, repeated for every beam.
+        logits_processor: The processors, in order.
+        stopping_criteria: The stopping criteria.
+        generation_config: The configuration of the call.
+        decoder: The decoder, as in `generate(..., decoder=dk.BeamSearch(4))`; requires `num_beams` and
+            `num_return_sequences` of 1. None: the decoder that the configuration describes.
+        dk_streamer: A streamer. `generate` does not pass its own `streamer` on.
+        **model_kwargs: Further inputs that `generate` has prepared for the model.
 
     Raises:
-        DecodekitError: For an unsupported option, by its name.
+        DecodekitError: For an unsupported option; the message names it.
 
     Example:
         >>> bundled = dk.load()
@@ -109,7 +109,7 @@ def custom_generate(  # noqa: PLR0913, PLR0917 - the contract of generate's call
 
 
 def _refuse_unknown_source(processors: Any) -> None:
-    """Raise for processors that need the source: generate hands over the encoder's output only."""
+    """Raise for processors that need the source: generate passes the encoder's output only."""
     for processor in processors:
         if isinstance(processor, Chain):
             _refuse_unknown_source(processor.processors)
@@ -117,7 +117,7 @@ def _refuse_unknown_source(processors: Any) -> None:
         if isinstance(processor, kinds) and processor.source is None:
             raise DecodekitError(
                 f"custom_generate: {processor!r} needs the ids that the encoder has read, and generate does "
-                "not hand them on. Pass source=."
+                "not pass them on. Pass source=."
             )
 
 
@@ -133,7 +133,7 @@ def _prompt(ids: Int64[Tensor, "batch length"], prepared: dict[str, Any], repeat
         return Prompt(ids, mask("attention_mask", ids))
     states = encoded.last_hidden_state[::repeats]
     valid = mask("attention_mask", states[..., 0])
-    # The ids that were read are not known here, and not needed: their states are.
+    # The ids of the source are unknown here and not needed: the states of the encoder are enough.
     source = Source(torch.zeros_like(valid, dtype=torch.long), valid)
     return Prompt(ids, mask("decoder_attention_mask", ids), source, states)
 
@@ -147,16 +147,16 @@ def _past(cache: Any, repeats: int) -> Any:
 
 
 def _refuse_half_a_prompt(config: Any, length: int) -> None:
-    """Raise if only the ids after a cache are given: the ids in the cache are not known."""
+    """Raise if the ids of the columns in a cache are missing."""
     if getattr(config, "_mask_length", length) != length:
         raise DecodekitError(
-            f"custom_generate: a cache goes with all ids of the prompts, got {length} of "
-            f"{config._mask_length}. Pass those in the cache, too."  # noqa: SLF001 - it keeps it there
+            f"custom_generate: with a cache, pass all ids of the prompts, got {length} of "
+            f"{config._mask_length}. Pass those in the cache, too."  # noqa: SLF001 - the only place that has it
         )
 
 
 def _processors(given: Any, config: Any, wrapped: HFModel, *, own: bool) -> Iterator[LogitsProcessor]:
-    """The processors of generate; those with state per row as decodekit's own, which follows its row.
+    """The processors of generate; decodekit's equivalent in place of one with state per row.
 
     `own` is True if the decoder is the caller's, with another number of rows.
     """
@@ -173,6 +173,6 @@ def _processors(given: Any, config: Any, wrapped: HFModel, *, own: bool) -> Iter
         elif own and name == "RepetitionPenaltyLogitsProcessor":
             yield RepetitionPenalty(processor.penalty)
         elif own and name == "PrefixConstrainedLogitsProcessor":
-            yield PrefixConstraint(processor._prefix_allowed_tokens_fn)  # noqa: SLF001 - it keeps it there
+            yield PrefixConstraint(processor._prefix_allowed_tokens_fn)  # noqa: SLF001 - the only place that has it
         else:
             yield FromHF(processor)

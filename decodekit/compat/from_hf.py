@@ -14,7 +14,7 @@ from decodekit.core.validation import shown
 from decodekit.errors import DecodekitError
 from decodekit.processors.base import Chain, LogitsProcessor, Scores
 
-# These keep something about every row on themselves, where no beam search can reorder it.
+# These store state per row on the object, where no beam search can reorder it.
 _HOLDS_ROWS = {
     "UnbatchedClassifierFreeGuidanceLogitsProcessor": "ClassifierFreeGuidance",
     "SynthIDTextWatermarkLogitsProcessor": "SynthID",
@@ -22,11 +22,11 @@ _HOLDS_ROWS = {
 
 
 class NotKept:
-    """Stands for the scores of all steps, which are not kept: refuses every look at them."""
+    """Placeholder for the scores of all steps, which decodekit does not keep: raises at every access."""
 
     def _refuse(self, *_: object) -> NoReturn:
         raise DecodekitError(
-            "FromHF: a criterion of transformers is not given the scores of the steps, and this one looks at "
+            "FromHF: decodekit passes no scores to a criterion of transformers, and this one reads "
             "them. Use dk.Confidence, or a dk.StoppingCriterion, which is given the token's log-probability."
         )
 
@@ -48,12 +48,12 @@ class Follows(NamedTuple):
 class HFProcessor(LogitsProcessor):
     """A Hugging Face processor in decodekit's loop: made by `FromHF`.
 
-    It is given every column of the sequence, left padding included, as in `generate`.
+    Its `input_ids` are all columns of the sequence, left padding included, as in `generate`.
     """
 
     processor: Any
 
-    capturable = False  # it is given a growing sequence, and may work on the host
+    capturable = False  # its input grows, and it may work on the host
 
     def init(self, history: History) -> Follows:
         """The length of the prompts."""
@@ -65,7 +65,7 @@ class HFProcessor(LogitsProcessor):
         own = _own_rows(history)
         if name in _HOLDS_ROWS and not torch.equal(memory.rows, own):
             raise DecodekitError(
-                f"FromHF: {name} keeps a state of every row on itself, which does not follow beams when they "
+                f"FromHF: {name} stores state per row on the object, which does not follow beams when they "
                 f"are reordered, so its scores would be wrong. Use {_HOLDS_ROWS[name]}."
             )
         # Many processors write to the scores they are given.
@@ -81,9 +81,9 @@ class HFProcessor(LogitsProcessor):
 class HFCriterion(StoppingCriterion):
     """A Hugging Face criterion in decodekit's loop: made by `FromHF`.
 
-    It is given every column of the text, left padding included, and None for the scores. Under beam search
-    it is asked several times a step, about as many hypotheses as there are beams each time: it must not
-    count its calls.
+    Its `input_ids` are all columns of the text, left padding included, and its `scores` raise at every
+    access. Beam search calls it several times per step, each time for as many hypotheses as beams, so it must
+    not count its calls.
     """
 
     criterion: Any
@@ -118,18 +118,18 @@ def FromHF(part: LogitsProcessor) -> LogitsProcessor: ...
 def FromHF(part: StoppingCriterion) -> StoppingCriterion: ...
 @overload
 def FromHF(part: Any) -> Any: ...
-def FromHF(part: Any) -> Any:  # noqa: N802 - named as the two classes that it makes
+def FromHF(part: Any) -> Any:  # noqa: N802 - named like the classes it makes
     """A Hugging Face processor or stopping criterion, or a list of them, for decodekit's loop.
 
-    Stateless ones are right under every decoder. One that keeps a state of every row on itself
-    (guidance, SynthID) is right while rows stay in their places, and refused when beams move them.
+    A stateless part is correct under every decoder. A part that stores state per row on the object (guidance,
+    SynthID) is correct while rows stay in place; when beams reorder rows, it is refused.
 
     Args:
-        part: A `transformers.LogitsProcessor` or `StoppingCriteria`, or any callable of the same kind as
-            theirs, or a list of one of the two. A decodekit part is returned as it is.
+        part: A `transformers.LogitsProcessor` or `StoppingCriteria`, any callable with the same signature, or
+            a list of processors or of criteria. A decodekit part is returned as it is.
 
     Raises:
-        TypeError: If it is neither, or asks for more than ids and scores.
+        TypeError: If `part` is none of these, or takes more arguments than ids and scores.
 
     Example:
         >>> theirs = transformers.TopKLogitsWarper(2)
@@ -156,11 +156,11 @@ def FromHF(part: Any) -> Any:  # noqa: N802 - named as the two classes that it m
     ]
     if len(asked) > 2:  # noqa: PLR2004 - ids and scores
         raise TypeError(
-            f"FromHF: {_name(part)} must ask for input_ids and scores only, and asks for {asked}."
+            f"FromHF: {_name(part)} must take input_ids and scores only, got the arguments {asked}."
         )
     if isinstance(part, StoppingCriteria):
         if type(part).__name__ == "ConfidenceCriteria":
-            raise TypeError("FromHF: ConfidenceCriteria looks at the first row only. Use dk.Confidence.")
+            raise TypeError("FromHF: ConfidenceCriteria reads the first row only. Use dk.Confidence.")
         return HFCriterion(part)
     return HFProcessor(part)
 
@@ -170,7 +170,7 @@ def _own_rows(history: History) -> Int64[Tensor, " rows"]:
 
 
 def _name(part: object) -> str:
-    """As a person would write it down: its class, and the numbers in it."""
+    """The class of a part, with its numbers as arguments."""
     values = {
         name: value
         for name, value in getattr(part, "__dict__", {}).items()

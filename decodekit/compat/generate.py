@@ -33,32 +33,34 @@ def generate(  # noqa: PLR0913, PLR0917 - the signature of model.generate
 ) -> Any:
     """Return the result of `model.generate(...)` for the same arguments, decoded by decodekit.
 
-    Greedy search, sampling, beam search and beam sampling, with everything a `GenerationConfig` says about
-    scores and stopping. The prompt is computed once for all beams or samples. An option that is not
-    supported is refused by name.
+    Supports greedy search, sampling, beam search and beam sampling, with every option of a `GenerationConfig`
+    for scores and stopping. The prompt is computed once for all beams or samples. For an unsupported option,
+    an error names it.
 
     Args:
-        model: A transformers model, decoder-only or encoder-decoder. As a `dk.HFModel` it is asked only
-            once, not in every call, what its cache can do.
-        inputs: As `generate` takes them, as all that follows; also as `input_ids=`.
-        generation_config: As there.
-        logits_processor: As there; processors of decodekit may stand among them, and follow their beams.
-        stopping_criteria: As there; criteria of decodekit may stand among them.
-        prefix_allowed_tokens_fn: As there; it is given a row's ids without padding.
+        model: A transformers model, decoder-only or encoder-decoder. Pass a `dk.HFModel` to probe its cache
+            once instead of in every call.
+        inputs: The ids of the prompts, or the source of an encoder-decoder; also as `input_ids=`.
+        generation_config: The configuration; None: the model's.
+        logits_processor: Processors of transformers or decodekit. The memory of decodekit's follows the
+            beams.
+        stopping_criteria: Stopping criteria of transformers or decodekit.
+        prefix_allowed_tokens_fn: Function from the number of a prompt and a row's ids, without padding, to
+            the allowed next ids.
         synced_gpus: Refused if True.
         assistant_model: Refused.
-        streamer: As there, and under beam search too.
-        negative_prompt_ids: As there, one for each prompt, under beam search too.
-        negative_prompt_attention_mask: As there.
+        streamer: Receives the tokens, under beam search as soon as they are final.
+        negative_prompt_ids: Negative prompts for guidance, one for each prompt.
+        negative_prompt_attention_mask: The mask of the negative prompts.
         custom_generate: Refused.
-        **kwargs: As there: fields of the configuration, `attention_mask`, `decoder_input_ids`,
-            `cache` (`past_key_values`), `tokenizer`.
+        **kwargs: Fields of the configuration, `attention_mask`, `decoder_input_ids`, `cache`
+            (`past_key_values`), `tokenizer`.
 
     Returns:
-        As there: ids `[batch * sequences, length]`, or with `return_dict_in_generate` the same output class.
+        Ids `[batch * sequences, length]`, or with `return_dict_in_generate` the same output class.
 
     Raises:
-        DecodekitError: For an option that is not supported, by its name; and as `decode`.
+        DecodekitError: For an unsupported option, and for the errors of `decode`.
 
     Example:
         >>> bundled = dk.load()
@@ -68,7 +70,7 @@ def generate(  # noqa: PLR0913, PLR0917 - the signature of model.generate
         True
 
     Hugging Face:
-        `GenerationMixin.generate`; the equivalence page says what equals what.
+        `GenerationMixin.generate`; the equivalence page lists the differences.
     """
     refuse_arguments(
         {

@@ -35,7 +35,7 @@ class Continuing:
         length, known = prompt.tokens.shape[1], int(self._past.get_seq_length())
         if rows_per_prompt > 1 or self._model.model.config.is_encoder_decoder:
             raise DecodekitError(
-                "generate: a cache goes with a decoder-only model and one sequence a prompt. Leave "
+                "generate: a cache needs a decoder-only model and one sequence per prompt. Leave "
                 "it out: the prompt is then computed once."
             )
         if known >= length:
@@ -53,16 +53,16 @@ class Continuing:
 
 
 def model_after(wrapped: HFModel, config: Any, past: Any) -> Model:
-    """The model that goes on from the past, if there is one, or reads everything anew without a cache."""
+    """The model, continuing from the cache `past` if there is one; without `use_cache`, it has no cache."""
     if config.use_cache is False:
         return HFModel(wrapped.model, wrapped.tokenizer, cache="none")
     return wrapped if past is None else Continuing(wrapped, past)
 
 
 def merge_config(model: Any, config: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The configuration of a call, and the keyword arguments that are no part of it.
+    """The configuration of a call, and the keyword arguments that are not fields of it.
 
-    The call's own outranks the model's, and that outranks the defaults.
+    The call's configuration takes precedence over the model's, and that over the defaults.
     """
     lengths = (
         kwargs.get("max_length"),
@@ -71,9 +71,9 @@ def merge_config(model: Any, config: Any, kwargs: dict[str, Any]) -> tuple[Any, 
     )
     merged, given = model._prepare_generation_config(config, **kwargs)  # noqa: SLF001 - transformers' own merging
     if lengths == (None,) * 3 and merged.max_new_tokens is None:
-        merged.max_length = None  # so that the default of new tokens is known as one
+        merged.max_length = None  # marks the number of new tokens as a default
     for name in ("output_attentions", "output_hidden_states"):
-        given.pop(name, None)  # fields of the configuration too, and refused as such
+        given.pop(name, None)  # also fields of the configuration, and refused there
     return plain_config(merged), given
 
 
@@ -87,16 +87,16 @@ def plain_config(config: Any) -> Any:
 
 
 def wrap(model: Any) -> HFModel:
-    """The model as decodekit has it."""
+    """The model as an `HFModel`, without packed weights and recordings."""
     if isinstance(model, HFModel):
         return model
     if not isinstance(model, nn.Module):
         raise DecodekitError(f"generate: model must be a transformers model, got {shown(model)}.")
-    return HFModel(model, packed=False, recorded=False)  # for one call they do not pay
+    return HFModel(model, packed=False, recorded=False)  # which take longer than one call gains
 
 
 def special_ids(wrapped: HFModel, config: Any) -> tuple[tuple[int, ...], int | None]:
-    """End ids and pad id of a configuration, without those that the model does not have."""
+    """The end ids and the pad id of a configuration, without ids outside the vocabulary."""
     size = wrapped.vocabulary.size or 2**63
     ends = tuple(token for token in read_end_ids(config.eos_token_id) or () if 0 <= token < size)
     pad = config.pad_token_id
@@ -107,27 +107,25 @@ def special_ids(wrapped: HFModel, config: Any) -> tuple[tuple[int, ...], int | N
 def read_inputs(
     wrapped: HFModel, config: Any, inputs: Tensor | None, given: dict[str, Any]
 ) -> tuple[Prompt, Model]:
-    """The prompts of a call, and the model that continues them; any other argument is refused by name.
+    """The prompts of a call, and the model that continues them; for any other argument, an error names it.
 
     Writes the limit of the call, its end ids and its pad id to `config`.
     """
     named = given.pop("input_ids", None)
     if inputs is not None and named is not None:
-        raise DecodekitError("generate: inputs and input_ids are the same thing, got both. Give one of them.")
+        raise DecodekitError("generate: inputs and input_ids mean the same, got both. Give one of them.")
     ids = inputs if named is None else named
     config.eos_token_id, config.pad_token_id = special_ids(wrapped, config)
     if ids is None:
         if config.bos_token_id is None:
             raise DecodekitError(
-                "generate: without inputs a text begins with bos_token_id, and there is none. Pass inputs."
+                "generate: without inputs a text begins with bos_token_id, but none is set. Pass inputs."
             )
         ids = torch.full((1, 1), int(config.bos_token_id))
     mask = given.pop("attention_mask", None)
     pasts = [past for name in PAST_NAMES if (past := given.pop(name, None)) is not None]
     if len(pasts) > 1:
-        raise DecodekitError(
-            "generate: cache and past_key_values are the same thing, got both. Give one of them."
-        )
+        raise DecodekitError("generate: cache and past_key_values mean the same, got both. Give one of them.")
     if wrapped.model.config.is_encoder_decoder:
         prompt = _decoder_prompt(config, len(ids), given).with_source(Source(ids, as_mask(ids, mask)))
     else:
@@ -158,7 +156,7 @@ def read_end_ids(ids: Any) -> tuple[int, ...] | None:
 def _mask(
     ids: Int64[Tensor, "batch length"], pad_id: int | None, end_ids: tuple[int, ...]
 ) -> Bool[Tensor, "batch length"]:
-    """As `generate` guesses it: pad ids are padding, unless they end a text too."""
+    """The mask that `generate` infers: pad ids are padding, unless the pad id is an end id."""
     if pad_id is None or pad_id in end_ids:
         return as_mask(ids)
     return ids != pad_id
@@ -170,7 +168,7 @@ def _decoder_prompt(config: Any, batch: int, given: dict[str, Any]) -> Prompt:
     start = config.bos_token_id if start is None else start
     if start is None:
         raise DecodekitError(
-            "generate: a decoder begins with decoder_start_token_id or bos_token_id, and there is neither."
+            "generate: a decoder begins with decoder_start_token_id or bos_token_id, but neither is set."
         )
     first = torch.as_tensor(start).reshape(-1, 1).expand(batch, 1)
     ids, mask = given.pop("decoder_input_ids", None), given.pop("decoder_attention_mask", None)
@@ -190,6 +188,6 @@ def _resolve_length(wrapped: HFModel, config: Any, length: int) -> None:
         config.max_new_tokens = (by_default if config.max_length is None else config.max_length) - length
     if config.max_new_tokens < 1:
         raise DecodekitError(
-            f"generate: there must be room for a new token, and the prompt's {length} columns leave none "
+            f"generate: the prompt's {length} columns leave no room for a new token "
             f"under max_length={config.max_length}. Use max_new_tokens."
         )

@@ -1,4 +1,4 @@
-"""Results of a run as `generate` gives them: output classes, and tokens for a streamer."""
+"""Results in the formats of `generate`: output classes, and tokens for a streamer."""
 
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -28,7 +28,7 @@ class OutputRecorder:
     last: StepSnapshot | None = None
 
     def see(self, snapshot: StepSnapshot) -> None:
-        """Takes down a step."""
+        """Record a step."""
         self.last = snapshot
         if not self.config.return_dict_in_generate:
             return
@@ -38,7 +38,7 @@ class OutputRecorder:
             self.logits.append(snapshot.logits)
 
     def output(self, decoder: Decoder[Any], result: Decoded, *, encoder_decoder: bool) -> Any:
-        """`sequences`, or the object with every field that was asked for."""
+        """`sequences`, or the output object with every requested field."""
         if not self.config.return_dict_in_generate:
             return result.sequences
         common: dict[str, Any] = {
@@ -54,7 +54,7 @@ class OutputRecorder:
         return kind(**common)
 
     def _cache(self) -> Any:
-        """The cache after the last token but one, its rows where the last step has put them."""
+        """The cache after the second-to-last token, with its rows in the order of the last step."""
         if self.last is None or not isinstance(self.last.session, RowSession | TrieSession):
             return None
         return self.last.session.cache_of(self.last.selection.source_rows)
@@ -69,7 +69,7 @@ def _kind(*, beams: bool, encoder_decoder: bool) -> Any:
 
 
 class Feed:
-    """Gives a streamer the tokens that `generate` gives it, and under beam search the stable ones."""
+    """Passes tokens to a streamer as `generate` does; under beam search, as soon as they are final."""
 
     def __init__(self, streamer: Any, decoder: Decoder[Any], prompt: Prompt) -> None:
         self._streamer = streamer
@@ -85,14 +85,14 @@ class Feed:
         streamer.put(prompt.tokens.repeat_interleave(rows, 0).cpu())
 
     def step(self, snapshot: StepSnapshot) -> None:
-        """Give the tokens of a step that no further step can change."""
+        """Pass on the tokens that no further step can change."""
         if self._searches:
             self._put(self._decoder.stable_prefix(snapshot.state)[0][0])
         else:
             self._streamer.put(snapshot.selection.tokens.cpu())
 
     def end(self, result: Decoded) -> None:
-        """The rest, and that it was the rest."""
+        """Pass on the remaining tokens, and signal the end."""
         if self._searches:
             self._put(result.hypotheses()[0][0])
         self._streamer.end()

@@ -1,4 +1,4 @@
-"""The processors that a GenerationConfig asks for, in the order in which `generate` applies them."""
+"""The processors of a GenerationConfig, in the order in which `generate` applies them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -36,13 +36,13 @@ from decodekit.processors.top_p import TopP
 from decodekit.processors.typical import Typical
 from decodekit.processors.watermark import Watermark
 
-# A part beside the name of the class of transformers that does the same.
+# A part, with the name of the equivalent class of transformers.
 Named = tuple[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """A configuration and the context that it is read in; None for ids and lengths that are not known."""
+    """A configuration and its context; unknown ids and lengths are None."""
 
     config: Any
     end_ids: tuple[int, ...] | None
@@ -53,7 +53,7 @@ class Setting:
 
     @property
     def max_new_tokens(self) -> int:
-        """New tokens at most."""
+        """Maximum number of new tokens."""
         config = self.config
         if config.max_new_tokens is not None:
             return int(config.max_new_tokens)
@@ -65,16 +65,16 @@ class Setting:
         """Columns of the prompts, for an option that counts them."""
         if self.prompt_length is None:
             raise DecodekitError(
-                f"from_generation_config: {option} counts the prompt, whose length is not known. Pass "
+                f"from_generation_config: {option} counts the prompt, whose length is unknown. Pass "
                 "prompt_length=, or use the option that counts new tokens."
             )
         return self.prompt_length
 
     def ends(self, option: str) -> tuple[int, ...]:
-        """The end ids, for an option that is about them."""
+        """The end ids, for an option that needs them."""
         if self.end_ids is None:
             raise DecodekitError(
-                f"from_generation_config: {option} is about the end ids, and neither the configuration nor "
+                f"from_generation_config: {option} needs end ids, and neither the configuration nor "
                 "model= has any. Set eos_token_id, or pass model=."
             )
         return self.end_ids
@@ -122,7 +122,7 @@ def _ends_and_lengths(setting: Setting) -> Iterator[Named]:
 
 def _forced_and_suppressed(setting: Setting) -> Iterator[Named]:
     config = setting.config
-    # It is for a text of one column, which is a decoder's start.
+    # It forces the second token of a sequence, after the start token of a decoder.
     if config.forced_bos_token_id is not None and setting.prompt_length in {None, 1}:
         yield "ForcedBOSTokenLogitsProcessor", ForcedBOS(config.forced_bos_token_id)
     if config.forced_eos_token_id is not None:
@@ -137,7 +137,7 @@ def _forced_and_suppressed(setting: Setting) -> Iterator[Named]:
     if config.suppress_tokens is not None:
         yield "SuppressTokensLogitsProcessor", SuppressTokens(config.suppress_tokens)
     if config.begin_suppress_tokens is not None:
-        # After a forced first token the text begins with the second.
+        # After a forced first token, the text begins at the second token.
         forced_first = config.forced_bos_token_id is not None and (setting.prompt_length or 0) <= 1
         suppressed = SuppressTokensAtBegin(config.begin_suppress_tokens, begin=int(forced_first))
         yield "SuppressTokensAtBeginLogitsProcessor", suppressed
@@ -148,7 +148,7 @@ def warpers(setting: Setting) -> Iterator[Named]:
     config = setting.config
     if not config.do_sample:
         return
-    # Beams need a token that does not end, also after truncation.
+    # After truncation each beam still needs a token that is not an end id.
     beams = (config.num_beams or 1) > 1
     keep = (len(setting.end_ids or ()) + 1 if setting.end_ids else 2) if beams else 1
     if config.temperature not in {None, 1.0}:

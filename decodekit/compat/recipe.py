@@ -23,20 +23,20 @@ from decodekit.processors.base import Chain
 from decodekit.scorers.length_penalty import LengthPenalty
 from decodekit.stopping.max_time import MaxTime
 
-_TOP_K = 50  # generate's default, where there is sampling
+_TOP_K = 50  # generate's default under sampling
 _AT_ONCE = 1e-9  # seconds
 _STOP_RULES: dict[bool | str, StopRule] = {True: WhenFull(), False: Heuristic(), "never": Proved()}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A `GenerationConfig` in decodekit's terms; prints as a list in order.
+    """A `GenerationConfig` as decodekit's parts; prints as a list, in order.
 
     Attributes:
         decoder: The algorithm.
         processor: Everything that changes the scores, in the order `generate` applies it.
         stop: Conditions that finish a hypothesis besides end ids and the limit.
-        max_new_tokens: New tokens at most.
+        max_new_tokens: Maximum number of new tokens.
         end_ids: Ids that end a hypothesis; None: the model's own.
         pad_id: The id that fills the end; None is the model's own.
 
@@ -70,7 +70,7 @@ class Recipe:
         return "\n".join([*lines, f"pad_id          {pad_id}"])
 
 
-def from_generation_config(  # noqa: PLR0913 - what generate takes, by the names it has there
+def from_generation_config(  # noqa: PLR0913 - the arguments of generate
     config: Any,  # transformers' GenerationConfig
     *,
     prompt_length: int | None = None,
@@ -79,13 +79,13 @@ def from_generation_config(  # noqa: PLR0913 - what generate takes, by the names
     logits_processor: Sequence[Any] = (),
     stopping_criteria: Sequence[Any] = (),
     prefix_allowed_tokens_fn: Callable[[int, Tensor], list[int]] | None = None,
-    negative_prompts: Any = None,  # whatever Prompt.of reads
+    negative_prompts: Any = None,  # anything that Prompt.of reads
 ) -> Recipe:
     """A `GenerationConfig` as a decoder, a chain and stopping criteria.
 
-    The processors stand in the order in which `generate` applies them, the caller's before the
-    truncations; one of the caller's of the same class as one of the configuration's takes its place. What is
-    not set has `generate`'s defaults: 20 new tokens, and with `do_sample` the 50 likeliest tokens.
+    The processors are in the order in which `generate` applies them, the caller's before the truncations. A
+    processor of the caller replaces the configuration's processor of the same class. Unset options have
+    `generate`'s defaults: 20 new tokens, and with `do_sample` the 50 likeliest tokens.
 
     Args:
         config: A `transformers.GenerationConfig`.
@@ -99,8 +99,8 @@ def from_generation_config(  # noqa: PLR0913 - what generate takes, by the names
         negative_prompts: For guidance, one for each prompt; None: each prompt's last token.
 
     Raises:
-        DecodekitError: If it asks for what decodekit does not do, by the option's name, or needs what is
-            not given.
+        DecodekitError: If the configuration has an unsupported option, or one that needs an argument that is
+            missing; the message names the option.
 
     Example:
         >>> config = transformers.GenerationConfig(do_sample=True, temperature=0.7, top_k=0, max_new_tokens=9)
@@ -112,7 +112,7 @@ def from_generation_config(  # noqa: PLR0913 - what generate takes, by the names
         pad_id          the model's
 
     Hugging Face:
-        What `generate` does between its arguments and its loop.
+        The work of `generate` between its arguments and its loop.
     """
     config = plain_config(config)
     if config.top_k is None:
@@ -147,7 +147,7 @@ def build(
     ]
     stop: list[Any] = []
     if config.max_time is not None:
-        # Time that is over already stops after a token.
+        # A limit of no time stops after one token.
         stop.append(("MaxTimeCriteria", MaxTime(max(config.max_time, _AT_ONCE))))
     if config.stop_strings is not None:
         stop.append(("StopStringCriteria", _stop_strings(config.stop_strings, tokenizer)))
@@ -169,7 +169,7 @@ def build(
 
 
 def criteria_of(criteria: Sequence[Any], config: Any) -> tuple[StoppingCriterion, ...]:
-    """The criteria for the loop; Hugging Face's are given no scores."""
+    """The criteria for the loop; Hugging Face's get no scores."""
     wrapped = (FromHF(criterion) for criterion in criteria)
     return tuple(
         replace(criterion, scores=NOT_KEPT)
@@ -195,7 +195,7 @@ def take_limits(
 
 
 def merge(named: Sequence[Named], own: Sequence[Any]) -> list[Any]:
-    """`generate`'s parts, each replaced by the caller's of its class if there is one, then the rest."""
+    """`generate`'s parts, each replaced by the caller's part of the same class, then the caller's others."""
     merged = []
     for name, part in named:
         same = [one for one in own if type(one).__name__ == name]
@@ -215,7 +215,7 @@ def _stop_strings(strings: Any, tokenizer: Any) -> StoppingCriterion:
 
 
 def decoder_of(config: Any) -> Decoder[Any]:
-    """The algorithm that a configuration asks for."""
+    """The decoder that a configuration describes."""
     beams, returned = config.num_beams or 1, config.num_return_sequences or 1
     if beams > 1:
         return BeamSearch(

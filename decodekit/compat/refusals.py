@@ -1,4 +1,4 @@
-"""Options of `generate` that decodekit does not have: refused by name, never ignored."""
+"""Options of `generate` that decodekit lacks: an error names them, none is ignored."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from decodekit.core.validation import shown
 from decodekit.errors import DecodekitError
 
-# The values without effect, and advice for any other.
+# Values without effect, and advice for any other value.
 _OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
     "assistant_early_exit": ((None,), "It drafts for assisted generation."),
     "assistant_ensemble_weight": ((None,), "It is for assisted generation."),
@@ -14,12 +14,12 @@ _OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
     "cache_implementation": ((None, "dynamic"), "decodekit makes its own cache."),
     "compile_config": ((None,), "The forward pass is not compiled."),
     "constraints": ((None,), "transformers 5 has moved constrained beam search to the hub."),
-    "continuous_batching_config": ((None,), "Batches are not continuous."),
+    "continuous_batching_config": ((None,), "Use dk.decode with batch_tokens."),
     "diversity_penalty": ((None, 0.0), "transformers 5 has moved diverse beam search to the hub."),
     "dola_layers": ((None,), "transformers 5 has moved DoLa to the hub."),
     "force_words_ids": ((None,), "transformers 5 has moved constrained beam search to the hub."),
     "is_assistant": ((None, False), "It is for the draft model of assisted generation."),
-    "low_memory": ((None, False), "transformers 5 does not know it any more."),
+    "low_memory": ((None, False), "transformers 5 has removed it."),
     "max_cache_len": ((None,), "decodekit makes its own cache."),
     "num_beam_groups": ((None, 1), "transformers 5 has moved diverse beam search to the hub."),
     "output_attentions": ((None, False), "Attentions are not kept. Call the model on the sequences."),
@@ -34,7 +34,7 @@ _OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
 
 
 def refuse_options(config: Any) -> None:
-    """Raise if the configuration sets an option that is not supported, by its name."""
+    """Raise if the configuration sets an unsupported option; the message names it."""
     for name, (nothing, instead) in _OPTIONS.items():
         value = getattr(config, name, None)
         if not any(value is one or (type(value) is type(one) and value == one) for one in nothing):

@@ -1,1 +1,1 @@
-"""The words that every part speaks: histories, prompts, vocabularies, limits, requests and results."""
+"""Data types that all parts share: histories, prompts, vocabularies, limits, requests and results."""

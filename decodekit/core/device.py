@@ -1,4 +1,4 @@
-"""Operations that are faster in another way for tensors in the memory of the host."""
+"""Faster variants of operations for tensors in the memory of the host."""
 
 from contextvars import ContextVar
 
@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-# 4 MB of float32: more would leave the cache, and the system is asked anew for every page of it.
+# 4 MB of float32: a larger block leaves the cache, and the system allocates each of its pages again.
 BLOCK = 2**20
 
 is_recorded: ContextVar[bool] = ContextVar("is_recorded", default=False)
@@ -15,7 +15,7 @@ is_recorded: ContextVar[bool] = ContextVar("is_recorded", default=False)
 
 def is_on_host(tensor: Tensor) -> bool:
     """True if the numbers of a tensor can be read at once: on the CPU, not recorded, without gradients."""
-    # A subclass may stand for numbers that are not there, as torch's fake tensors do.
+    # A subclass may hold no numbers, as torch's fake tensors do.
     is_plain = type(tensor) is Tensor and tensor.device.type == "cpu" and not is_recorded.get()
     return is_plain and not tensor.requires_grad and not torch.compiler.is_compiling()
 

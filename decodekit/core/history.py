@@ -99,7 +99,7 @@ class History:
         return self.owners.num_prompts
 
     def append(self, tokens: Int64[Tensor, " rows"]) -> "History":
-        """The history with one more token on every row."""
+        """The history with another token on every row."""
         column = torch.arange(self.tokens.shape[1], device=tokens.device) == self.position
         return replace(
             self,
@@ -109,7 +109,7 @@ class History:
         )
 
     def take(self, rows: Int64[Tensor, " new_rows"]) -> "History":
-        """The history whose row `i` is this one's row `rows[i]`."""
+        """The history whose row `i` is row `rows[i]` of `self`."""
         return replace(
             self,
             tokens=self.tokens.index_select(0, rows),
@@ -160,7 +160,7 @@ def write_column(buffer: Tensor, column: Tensor, values: Tensor, where: Tensor |
 
 
 def _flatten(history: History) -> tuple[list[Tensor], tuple[Any, ...]]:
-    """Leaves with a rows axis, and the rest, such as sources, which lead with prompts."""
+    """Leaves with a rows axis, and the other fields, such as sources, whose first axis is prompts."""
     owners = history.owners
     leaves = [history.tokens, history.valid, history.position, owners.prompts, owners.slots]
     return leaves, (owners.rows_per_prompt, owners.num_prompts, history.source)

@@ -37,7 +37,7 @@ class Limits:
         max_new_tokens: Limit of new tokens, at least 1.
         vocab: Number of tokens to choose from.
         criteria: Stopping criteria.
-        context: The part of the run that the criteria may know.
+        context: The part of the run that criteria can read.
     """
 
     end_ids: tuple[int, ...]
@@ -50,7 +50,7 @@ class Limits:
 
     @classmethod
     def of(cls, request: DecodeRequest, vocab: int) -> "Limits":
-        """The limits of a request to a model with `vocab` logits; ids of the caller outrank the model's."""
+        """The limits of a request to a model with `vocab` logits; the caller's ids come first."""
         # A configuration may carry the default ids of another model, which this one cannot emit.
         model_ends = tuple(end for end in request.vocabulary.end_ids if end < vocab)
         ends = model_ends if request.end_ids is None else request.end_ids
@@ -89,7 +89,7 @@ class Limits:
     ) -> tuple[Int64[Tensor, " rows"], Stopping]:
         """The finish code of each row after its newest token, 0 for a row that goes on.
 
-        `log_probs` are the model's own of that token, in nats.
+        `log_probs` are the model's log-probabilities of that token, in nats.
         """
         finish_code = self.finish_token(history.last(), history.position)
         memories = []

@@ -28,15 +28,16 @@ class Prompt:
 
     Attributes:
         tokens: Token ids; arbitrary where `mask` is False.
-        mask: True where there is a token. Every row is some False followed by at least one True. Zeros and
-            ones will do.
+        mask: True where there is a token; zeros and ones are accepted too. In every row, any number of False
+            values precede at least one True.
         source: The texts for the encoder of an encoder-decoder; `tokens` then start the decoder's. None for
             decoder-only models.
         states: The encoder's states of the source, if they are known already.
 
     Raises:
-        PromptError: If tokens and mask are not of one shape `[batch, length]`, are no ids or no zeros and
-            ones, a row is empty, or has a False after a True (right padding, or a hole).
+        PromptError: If tokens and mask do not both have shape `[batch, length]`, the tokens are not integers,
+            the mask holds anything but zeros and ones, or a row is empty or has a False after a True (right
+            padding, or a hole).
 
     Example:
         >>> Prompt.from_ids([[7], [5, 6, 7]]).mask
@@ -63,7 +64,7 @@ class Prompt:
         if self.tokens.dtype not in _INTEGERS:
             raise PromptError(f"Prompt: token ids must be integers, got a tensor of {self.tokens.dtype}.")
         if not ((self.mask == 0) | (self.mask == 1)).all():
-            raise PromptError("Prompt: a mask must hold zeros and ones only, got further values.")
+            raise PromptError("Prompt: a mask must hold zeros and ones only, got other values.")
         set_fields(self, tokens=self.tokens.long(), mask=self.mask.bool())
         rising = (self.mask[:, 1:] | ~self.mask[:, :-1]).all(-1) & self.mask[:, -1]
         if not rising.all():
@@ -107,9 +108,9 @@ class Prompt:
         prompt = prompts if isinstance(prompts, Prompt) else cls._read(prompts, vocabulary)
         if (prompt.source is None) != (vocabulary.decoder_start_id is None):
             raise PromptError(
-                "Prompt: a source must be given for an encoder-decoder and no other model, and this model "
-                f"{'reads none' if prompt.source else 'needs one'}. "
-                f"{'Put the source in front of the prompt.' if prompt.source else 'Pass the text itself.'}"
+                "Prompt: a decoder-only model reads no source. Put the source in front of the prompt."
+                if prompt.source
+                else "Prompt: an encoder-decoder needs a source. Pass the text itself."
             )
         _check_ids(prompt.tokens, prompt.mask, vocabulary)
         if prompt.source is not None:
@@ -138,7 +139,7 @@ class Prompt:
         return Prompt(self.tokens.to(device), self.mask.to(device), source, states)
 
     def take(self, rows: Int64[Tensor, " new"]) -> "Prompt":
-        """The batch whose prompt `i` is this one's prompt `rows[i]`."""
+        """The batch whose prompt `i` is prompt `rows[i]` of `self`."""
         rows = rows.to(self.tokens.device)
         source = None if self.source is None else self.source.take(rows)
         states = None if self.states is None else self.states.index_select(0, rows)
@@ -149,7 +150,7 @@ class Prompt:
         return [row[mask].tolist() for row, mask in zip(self.tokens.cpu(), self.mask.cpu(), strict=True)]
 
     def history(self, capacity: int, rows_per_prompt: int) -> History:
-        """The history every row starts from: its prompt, and room up to `capacity` columns."""
+        """The history at the start: the prompt of every row, with room up to `capacity` columns."""
         batch, length = self.tokens.shape
         tokens = self.tokens.new_zeros((batch, capacity))
         valid = self.mask.new_zeros((batch, capacity))
@@ -171,7 +172,7 @@ class PromptSubset(NamedTuple):
     whole: Prompt  # all prompts
 
     def prompt(self, *, trims_source: bool = True) -> Prompt:
-        """The prompts, without columns of padding only; sources likewise if `trims_source`."""
+        """The prompts, without columns of padding only; with `trims_source`, sources too."""
         some = self.whole.take(torch.tensor(self.numbers))
         first = some.tokens.shape[1] - int(some.mask.sum(-1).max())
         source = some.source

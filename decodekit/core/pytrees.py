@@ -1,4 +1,4 @@
-"""Memories and states as pytrees: how they follow rows and prompts, and the parts of a run that own them."""
+"""Memories and states as pytrees: reordering rows, selecting prompts, and the parts that own them."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -8,31 +8,31 @@ from jaxtyping import Int64
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
-Memory = Any  # any nest of tuples, lists and dicts; its tensors lead with `rows`, or are 0-d
+Memory = Any  # any nest of tuples, lists and dicts; the first axis of each tensor is `rows`, or it is 0-d
 
 
 @runtime_checkable
 class PromptSelectable(Protocol):
-    """A node of a memory or state with a way of its own to keep some prompts only."""
+    """A node of a memory or state that implements the selection of prompts itself."""
 
     def for_prompts(self, prompts: Int64[Tensor, " kept"], batch: int) -> "PromptSelectable":
         """The node for some prompts.
 
         Args:
             prompts: The prompts to keep, ascending.
-            batch: Number of prompts it covers now.
+            batch: Number of prompts before the selection.
         """
 
 
 @runtime_checkable
 class Splittable(Protocol):
-    """A decoder, a processor, a criterion, or a part of one, that knows if its prompts are independent."""
+    """A decoder, processor or criterion, or a part of one, that declares if its prompts are independent."""
 
     batch_independent: bool
 
 
 def reorder_memory(memory: Memory, source_rows: Int64[Tensor, " new_rows"]) -> Memory:
-    """The memory in which every tensor with a rows axis has followed its row."""
+    """The memory after a reordering of rows: every tensor with a rows axis is reordered."""
 
     def follow(leaf: object) -> object:
         return leaf.index_select(0, source_rows) if isinstance(leaf, Tensor) and leaf.ndim else leaf
@@ -44,9 +44,10 @@ def keep_prompts(tree: Memory, prompts: Int64[Tensor, " kept"], batch: int) -> M
     """The memory, or the state of a decoder, for some prompts only.
 
     Args:
-        tree: Every tensor leads with as many entries for each prompt, prompt-major, or is 0-d.
+        tree: The memory. The first axis of every tensor has equally many entries per prompt, prompt-major;
+            0-d tensors are kept.
         prompts: The prompts to keep, ascending.
-        batch: Number of prompts it covers now.
+        batch: Number of prompts before the selection.
     """
 
     def part(leaf: object) -> object:
@@ -83,13 +84,13 @@ def pick_memory(memories: Sequence[Memory], chosen: Int64[Tensor, "batch beams"]
 
 
 def whole_part(*parts: object) -> object | None:
-    """The first part of a run, or part of a part, that needs all prompts at once; None if there is none."""
+    """The first part of a run, nested ones included, that needs all prompts at once; None without one."""
     splittable = (part for part in parts_of(*parts) if isinstance(part, Splittable))
     return next((part for part in splittable if not part.batch_independent), None)
 
 
 def parts_of(*parts: object) -> list[object]:
-    """The parts of a run and all that they are made of, each before its own parts."""
+    """The parts of a run and all nested parts, each before its own parts."""
     found: list[object] = []
     for part in parts:
         if isinstance(part, Splittable):
@@ -102,7 +103,7 @@ def parts_of(*parts: object) -> list[object]:
 
 
 def can_be_split(memory: Memory) -> bool:
-    """True if some prompts can go on with a memory without the rest."""
+    """True if the memory of some prompts can be separated from the memory of the rest."""
     leaves = tree_flatten(memory, is_leaf=lambda node: isinstance(node, PromptSelectable))[0]
     return all(leaf.batch_independent for leaf in leaves if isinstance(leaf, Splittable))
 

@@ -1,4 +1,4 @@
-"""The request of a call: its options as they are given, and as they are read."""
+"""The request of a call: the types of its options, and their checked values."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ class RunOptions(TypedDict, total=False):
         end_ids: The ids that end a hypothesis; by default those of the model, `()` for none.
         pad_id: The id that fills tokens past the end; by default the pad id of the model, or an end id.
         stop: Conditions that finish a hypothesis early: a `StoppingCriterion`, a string, or several of
-            either, of which any will do. `finish_reason` names the one that fired.
+            either, any of which suffices. `finish_reason` names the one that fired.
     """
 
     max_new_tokens: Required[int]
@@ -46,17 +46,17 @@ class EachOptions(RunOptions, total=False):
 
     Attributes:
         check_every: Steps between two reads of the completion flags, at least 1. A larger number waits less
-            for the device and may compute steps too many, which do not change the result. A GPU is never
-            waited for: its answer may be a few steps old.
+            for the device but may compute surplus steps, which do not change the result. On a GPU the flags
+            may be a few steps old.
         capture: True records a step once (decoder, processors, criteria and the pass of the model) and
             replays it: on a GPU as CUDA graphs, elsewhere as a list of operations. The results are the same.
             No prompt is evicted early. Parts that work on the host (grammars, processors with a model of
             their own) are refused.
         batch_tokens: Budget of a batch for a long list of prompts, in columns of all rows together,
             continuations included; `"auto"` takes as many as fit the memory. The longest prompts come first.
-            Once a quarter of the places is free, the next prompts take them; where the cache of the model
-            cannot merge (windows, recurrent layers), once all are. Running out of memory halves the budget.
-            None decodes all prompts in one batch.
+            Once a quarter of the places is free, the next prompts take them. Where the cache of the model
+            cannot merge (windows, recurrent layers), they wait until all places are free. Running out of
+            memory halves the budget. None decodes all prompts in one batch.
         progress: True shows a bar of finished prompts.
     """
 
@@ -81,7 +81,8 @@ class DecodeRequest:
     """The prompts and options of a call, read and checked.
 
     Attributes:
-        watched: True if a caller looks at every step: then no prompt is evicted, no needless step taken.
+        watched: True if the caller receives every step. Then no prompt is evicted, and no surplus step is
+            taken.
         started: Time of the call, by `time.monotonic`, in seconds.
 
     The other attributes are the prompts, the model's vocabulary, and `DecodeOptions`.

@@ -25,7 +25,7 @@ Report = TypeVar("Report", default=Any)
 class Decoded(Generic[Report]):
     """The continuations of every prompt, with their log-probabilities and scores.
 
-    Log-probabilities are the model's own, before any processor, whatever the decoder chose by.
+    Log-probabilities are the model's own, before any processor, even if the decoder chooses by other scores.
 
     Attributes:
         tokens: New tokens, the end id included; filled with `pad_id` after it.
@@ -34,7 +34,7 @@ class Decoded(Generic[Report]):
             valid), or the reason of the stopping criterion that finished it.
         valid: False where a prompt has fewer hypotheses than requested.
         token_log_probs: The model's log-probability of each new token, in nats; 0 past the end.
-        score: The value that the decoder ranked by: the scorer's under beam search, else `log_prob`.
+        score: The value by which the decoder ranked: under beam search the scorer's, otherwise `log_prob`.
         parents: The row that each token was chosen on (Hugging Face's `beam_indices`), -1 past the
             end. Row `prompt * rows_per_prompt + beam`.
         pad_id: The id that fills `tokens` past the end.
@@ -43,8 +43,8 @@ class Decoded(Generic[Report]):
         texts: For every prompt its valid hypotheses as text, special tokens and stop strings left out;
             None without a tokenizer.
         trace: The candidates of every step, if requested.
-        report: Further findings of the algorithm, typed by its decoder: a `Certificate` for beam search, None
-            for most.
+        report: Further results of the algorithm, of a type that depends on the decoder: a `Certificate` for
+            beam search, None for most.
 
     Example:
         >>> out = dk.decode(dk.load(), "Once upon a time", dk.BeamSearch(3, num_return=2),
@@ -77,7 +77,7 @@ class Decoded(Generic[Report]):
         """Prompts and continuations in Hugging Face's layout, `batch * hyps` rows."""
         if self.prompt is None:
             raise DecodekitError(
-                "Decoded: sequences need the prompts, and finalize() has not been given them. Use decode()."
+                "Decoded: sequences need the prompts, which a result of finalize() lacks. Use decode()."
             )
         prompts = self.prompt.tokens.to(self.tokens.device)
         return torch.cat([prompts.repeat_interleave(self.tokens.shape[1], 0), self.tokens.flatten(0, 1)], 1)
@@ -171,7 +171,7 @@ def read_text(
     criteria: tuple[StoppingCriterion, ...],
     fired: int,
 ) -> str:
-    """A hypothesis's text, cut by the criterion that finished it, or by another that holds as well.
+    """A hypothesis's text, cut by the criterion that finished it, or by another one that holds.
 
     `fired` is the index of the criterion that finished it, below 0 if none did.
     """

@@ -30,10 +30,10 @@ class StoppingContext(NamedTuple):
 class StoppingCriterion(CheckedOptions, ABC):
     """Decides after every token whether a hypothesis is finished.
 
-    A pair of pure functions, as a processor is: memory is passed in and returned, and follows its hypothesis
-    when beams are reordered. Under beam search a finished hypothesis competes by its score with the other
-    finished ones, as if it had emitted an end id. Only end ids make a beam search consider more candidates,
-    though: if criteria finish more than half of them, fewer hypotheses than beams go on to the next step.
+    Like a processor, it is a pair of pure functions: memory is passed in and returned, and follows its
+    hypothesis when beams are reordered. Under beam search a hypothesis that a criterion finishes competes by
+    its score, like one that ends with an end id. Beam search considers extra candidates for end ids only: if
+    criteria finish more than half of the candidates, fewer hypotheses than beams continue.
 
     Example:
         >>> class Three(dk.StoppingCriterion):
@@ -59,7 +59,7 @@ class StoppingCriterion(CheckedOptions, ABC):
     @property
     @abstractmethod
     def reason(self) -> str:
-        """The `Decoded.finish_reason` of hypotheses that it finished. A class attribute is enough."""
+        """The `Decoded.finish_reason` of the hypotheses it finishes. A class attribute is enough."""
 
     @abstractmethod
     def init(self, history: History, run: StoppingContext) -> Memory:
@@ -86,7 +86,7 @@ class StoppingCriterion(CheckedOptions, ABC):
         return None
 
     def held_back(self, text: str) -> int:  # noqa: ARG002 - a default
-        """Count the last characters of an unfinished text that may still be cut: they are not streamed."""
+        """Count the last characters of an unfinished text that may still be cut, and are not streamed yet."""
         return 0
 
     @final
@@ -142,7 +142,7 @@ class _Combination(StoppingCriterion):
 
     @override
     def trim(self, text: str, before: str, *, fired: bool) -> str | None:
-        """Return the text as cut by the first criterion that cuts it; of all, only if they hold."""
+        """Return the text cut by the first criterion that cuts it; under `AllOf`, only if it fired."""
         if self.needs_all and not fired:
             return None
         cuts = (criterion.trim(text, before, fired=fired) for criterion in self.criteria)
@@ -158,7 +158,7 @@ class AnyOf(_Combination):
     """Finishes a hypothesis as soon as one of several criteria does.
 
     `decode(stop=AnyOf(a, b))` is `decode(stop=[a, b])`: `finish_reason` is that of the first criterion that
-    holds. Inside `AllOf` it is every reason, as in "time or string".
+    holds. Inside `AllOf`, `finish_reason` joins all reasons, as in "time or string".
 
     Args:
         criteria: At least one, in the order of precedence.

@@ -36,12 +36,12 @@ class Choice(NamedTuple):
 
 
 class RecordedStep(NamedTuple):
-    """The tensors of one step, rows in the order they had before it."""
+    """The tensors of one step, with rows in their order before the step."""
 
     candidates: Int64[Tensor, "rows choices"]
     log_probs: Float32[Tensor, "rows choices"]
     scores: Float32[Tensor, "rows choices"]
-    tokens: Int64[Tensor, " rows"]  # of the rows after the step
+    tokens: Int64[Tensor, " rows"]  # the tokens of the rows after the step
     source_rows: Int64[Tensor, " rows"] | None
 
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeGuard, TypeVar,
 import numpy as np
 from torch import Tensor
 
-# Of single precision, which scores are: the largest number, and the least that has all its digits.
+# Bounds of single precision, the precision of scores: the largest number, and the smallest normal number.
 MOST, LEAST = (2 - 2**-23) * 2.0**127, 2.0**-126
 
-# Names that other libraries, transformers above all, give to options of ours; the first that exists is meant.
+# Names of options in other libraries, mostly transformers, with their names here; the first that exists is
+# suggested.
 FOREIGN = {
     "num_beams": ("beams",),
     "beam_size": ("beams",),
@@ -54,7 +55,7 @@ def shown(value: object, width: int = 80) -> str:
 
 
 def closest(name: str, names: Iterable[str]) -> str | None:
-    """The name that a misspelt one was meant to be; None if no name is near it."""
+    """The name closest to a misspelt one; None if no name is close."""
     from difflib import get_close_matches  # noqa: PLC0415 - for errors only
 
     short = {each.replace("_", "").lower(): each for each in names}
@@ -66,7 +67,7 @@ def closest(name: str, names: Iterable[str]) -> str | None:
 
 
 def refuse_option(who: str, name: str, options: Iterable[str], advice: str | None = None) -> NoReturn:
-    """Raise a `TypeError` that names the option that was meant."""
+    """Raise a `TypeError` that suggests the closest option."""
     options = list(options)
     meant = next((each for each in FOREIGN.get(name, ()) if each in options), None)
     meant = meant or closest(name, options)
@@ -94,7 +95,7 @@ def check_options(who: str, call: Callable[..., object], given: Mapping[str, obj
 
 
 def checked_options(function: Call) -> Call:
-    """Decorator: refuse an unknown keyword by naming the option that was meant."""
+    """Decorator: refuse an unknown keyword, and suggest the closest option."""
 
     @wraps(function)
     def checked(*args: Any, **given: Any) -> Any:  # noqa: ANN401 - as the function
@@ -105,14 +106,14 @@ def checked_options(function: Call) -> Call:
 
 
 class CheckedOptions:
-    """Base of public classes, whose constructors refuse an unknown keyword by naming the right one."""
+    """Base of public classes, whose constructors refuse an unknown keyword and suggest the closest one."""
 
-    if not TYPE_CHECKING:  # a type checker reads the signature of `__init__`
+    if not TYPE_CHECKING:  # type checkers must see the signature of `__init__`
 
         def __new__(cls, *args: Any, **given: Any) -> Any:  # noqa: ANN401
             """Make an instance, as `object` does; called without arguments by `copy` and `pickle`."""
             make = super().__new__
-            if make is not object.__new__:  # of a class beside this one, such as tuple
+            if make is not object.__new__:  # of another base class, such as tuple
                 return make(cls, *args, **given)
             if cls.__init__ is not object.__init__:
                 check_options(cls.__name__, cls.__init__, given)

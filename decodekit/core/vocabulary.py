@@ -55,18 +55,16 @@ class Vocabulary:
             ids = self.tokenizer.encode(text)
         except (TypeError, UnicodeError) as error:
             raise PromptError(
-                f"Prompt: a string must be text that can be encoded, got {shown(text)}. Lone surrogates "
-                "cannot."
+                f"Prompt: a string must be encodable text, got {shown(text)}. Lone surrogates are not."
             ) from error
         if text and not ids:
             raise PromptError(
-                f"Prompt: the tokenizer must know some of the text, and gives no ids for {shown(text)}. "
-                "Is this the model's own tokenizer?"
+                f"Prompt: the tokenizer returned no ids for {shown(text)}. Is this the model's own tokenizer?"
             )
         return ids
 
     def continuation_ids(self, prompt_text: str | None, prompt: list[int], continuation: str) -> list[int]:
-        """The ids of `continuation` after a prompt: the rest of the whole text's, if the prompt's start it.
+        """The ids of `continuation` after a prompt: the rest of the whole text's ids, if possible.
 
         `prompt_text` is None if the prompt was given as ids.
         """

@@ -37,10 +37,11 @@ class ArithmeticMemory(NamedTuple):
 class ArithmeticSample(Decoder[RowState]):
     r"""Draws samples that are spread evenly over the distribution, each of them unbiased.
 
-    Every sequence owns an interval of [0, 1) as long as it is probable, and the samples of a prompt are the
-    sequences at the codes $c_i = (i / N + u) \bmod 1$, with one $u$ uniform in [0, 1). At every step a row
-    emits the token $v$ with the interval of the cumulative distribution $F$ (in the order of the vocabulary)
-    that contains its code, and goes on with its position in there: $c \leftarrow (c - F(v - 1)) / P(v)$.
+    Every sequence owns an interval of [0, 1) whose length is its probability, and the samples of a prompt are
+    the sequences at the codes $c_i = (i / N + u) \bmod 1$, with one $u$ uniform in [0, 1). At every step a
+    row emits the token $v$ with the interval of the cumulative distribution $F$ (in the order of the
+    vocabulary) that contains its code. The new code is the position in this interval: $c \leftarrow (c - F(v
+    - 1)) / P(v)$.
 
     Each code is uniform, so each sample follows the distribution that the processors leave, and averages over
     samples are unbiased. They vary less than those of `Sample`, since codes are 1 / N apart: of sequences
@@ -48,9 +49,9 @@ class ArithmeticSample(Decoder[RowState]):
     computed independently.
 
     Once a sequence is less probable than $1 / N$, its interval holds no other code, and the position of the
-    code no longer matters for other samples: from there on a new number, drawn for the row and the step,
-    takes its place. So rounding errors are never amplified by more than $N$; the digits of a code that is
-    followed to the end would soon be those of the rounding.
+    code does not affect other samples. From then on, a new random number for the row and the step replaces
+    it. So rounding errors are never amplified by more than $N$; without this, the digits of the code would
+    soon be rounding errors only.
 
     Args:
         num_samples: Samples of each prompt, at least 1. The prompt is computed once.
@@ -61,7 +62,7 @@ class ArithmeticSample(Decoder[RowState]):
     Raises:
         ValueError: If `num_samples` is not an integer of at least 1, if both `generator` and `seeds` are
             given, or if a seed does not fit 64 bits.
-        DecodekitError: In a run, if there are not as many seeds as prompts.
+        DecodekitError: In a run, if the number of seeds differs from the batch size.
 
     Example:
         >>> coin = dk.testing.MarkovModel([[0.5, 0.5], [0.5, 0.5]])
@@ -70,8 +71,8 @@ class ArithmeticSample(Decoder[RowState]):
         [[0, 0], [0, 1], [1, 0], [1, 1]]
 
     Source:
-        Vilnis et al., 2023, https://arxiv.org/abs/2210.15458. There codes are 1 / (N + 1) apart, which
-        leaves a gap of twice that, and are followed to the end, in single precision.
+        Vilnis et al., 2023, https://arxiv.org/abs/2210.15458. There codes are 1 / (N + 1) apart, with one gap
+        of twice that, and are never replaced, in single precision.
 
     Hugging Face:
         None.
@@ -150,7 +151,7 @@ def look_up(
 def follow(
     codes: Float64[Tensor, " rows"], share: Float64[Tensor, " rows"], fresh: Float[Tensor, " rows"]
 ) -> Float64[Tensor, " rows"]:
-    """The codes, or fresh ones in [0, 1) where no other sample can have the same prefix.
+    """The codes, replaced by new ones in [0, 1) where no other sample can have the same prefix.
 
     `share` is the mean number of codes of the lattice in the interval of each sequence. The condition depends
     on the sequence alone and not on the other samples: only then is a new code unbiased.

@@ -54,8 +54,8 @@ class Decoder(CheckedOptions, ABC, Generic[State, Report]):
     """An algorithm that turns scores into hypotheses. Holds its configuration; its run is in `State`.
 
     Contract: `step` is pure, keeps every shape, and does not read the device; once `done`, further steps do
-    not change what `finalize` returns; rows of one prompt never depend on another prompt. Where hypotheses
-    are rows, which is so for all but searches, derive from `RowDecoder` and write one method.
+    not change what `finalize` returns; rows of one prompt never depend on another prompt. If hypotheses are
+    rows, as in every decoder except searches, derive from `RowDecoder` and write one method.
 
     Example:
         A decoder that emits the second-likeliest token, written out; see `RowDecoder` for the short form:
@@ -69,12 +69,13 @@ class Decoder(CheckedOptions, ABC, Generic[State, Report]):
 
     batch_independent: bool = False
     """True if prompts do not depend on each other. Then they can be decoded in several batches, and finished
-    ones are evicted. Every tensor of the state leads with as many entries for each prompt, prompt-major, or
-    is 0-d; a report is a dataclass of such tensors, and of lists with an entry per prompt."""
+    ones are evicted. The first axis of every tensor of the state has equally many entries per prompt,
+    prompt-major, or the tensor is 0-d. A report is a dataclass of such tensors and of lists with an entry per
+    prompt."""
 
     delay: int = 0
-    """Steps between the logits of a token and its decision. A decoder that tries several tokens first and
-    decides a step late is given a step more."""
+    """The number of steps by which the decoder decides late on a token; the run gets as many extra steps.
+    Contrastive search reads candidates in one step and chooses in the next: its delay is 1."""
 
     @property
     @abstractmethod
@@ -83,7 +84,7 @@ class Decoder(CheckedOptions, ABC, Generic[State, Report]):
 
     @property
     def outputs_spec(self) -> ModelOutputsSpec:
-        """Outputs of the model that the decoder needs beside logits. By default none."""
+        """Outputs of the model that the decoder needs besides logits. By default none."""
         return LOGITS_ONLY
 
     def on_model_outputs(self, model_outputs: ModelOutputs, state: State) -> State:  # noqa: ARG002
@@ -106,7 +107,7 @@ class Decoder(CheckedOptions, ABC, Generic[State, Report]):
         """One token for every row."""
 
     def stable_prefix(self, state: State) -> list[list[list[int]]]:  # noqa: ARG002
-        """The new tokens that no further step can change, of every hypothesis that will be returned.
+        """The final new tokens of every hypothesis that will be returned: no further step can change them.
 
         For streaming: prompts, hypotheses, ids. May read the device. By default empty until the end.
         """
@@ -118,11 +119,11 @@ class Decoder(CheckedOptions, ABC, Generic[State, Report]):
 
     @abstractmethod
     def finalize(self, state: State) -> Decoded[Report]:
-        """The result. Beside `stable_prefix` the only method that may read the device."""
+        """The result. Only this method and `stable_prefix` may read the device."""
 
 
 class AdjustingDecoder(Decoder[State, Report]):
-    """A decoder that changes the prepared scores by what the model has shown, before any processor.
+    """A decoder that changes the prepared scores by outputs of the model, before any processor.
 
     The log-probabilities that are reported stay those of the model.
     """

@@ -19,8 +19,8 @@ from decodekit.models.protocols import ModelOutputs, ModelOutputsSpec
 from decodekit.processors.base import Scores
 
 
-class Candidates(NamedTuple):
-    """The candidates of every prompt, one on each of its rows, and the scores they come from."""
+class TokenCandidates(NamedTuple):
+    """The candidate tokens of every prompt, one per row, and the scores they were chosen by."""
 
     # Their probabilities after the processors; minus infinity where there are too few.
     probs: Float32[Tensor, "batch k"]
@@ -33,8 +33,8 @@ class ContrastiveState(NamedTuple):
     """The hypotheses so far, and the candidates for their next token."""
 
     text: RowState  # the hypotheses, one row per prompt
-    history: History  # the hypotheses with one candidate more, one row per candidate, for the processors
-    candidates: Candidates | None = None  # the candidates; None before the first step
+    history: History  # the hypotheses with a candidate appended, one row per candidate, for the processors
+    candidates: TokenCandidates | None = None  # None before the first step
     # The model's scores of the current step; None between steps.
     model_scores: Float32[Tensor, "rows vocab"] | None = None
     # Normalised hidden states of all tokens of the hypotheses; None before the first step.
@@ -51,13 +51,13 @@ class ContrastiveState(NamedTuple):
 @final
 @dataclass(frozen=True)
 class ContrastiveSearch(Decoder[ContrastiveState]):
-    r"""Emits, of the likeliest tokens, one that is likely and has a hidden state unlike all before it.
+    r"""Emits one of the likeliest tokens, and penalizes hidden states similar to earlier ones.
 
     $y_t = \arg\max_{v \in V_k} (1 - \alpha) P(v \mid y_{<t}, x) - \alpha \max_{j < t} \cos(h_v, h_j)$, where
     $V_k$ are the $k$ likeliest tokens, $h_v$ is the state of the last layer after $v$, and $h_j$ are the
     states of the prompt and of all emitted tokens. The processors change $P$; a banned token is never
-    emitted. Every step reads $k$ candidates per prompt, and decides between the candidates of the step
-    before: a run takes one step more.
+    emitted. Every step reads $k$ candidates per prompt, and chooses among the candidates of the step before,
+    so a run takes one extra step.
 
     Args:
         k: Candidates of each step, at least 1; usual values: 4 to 10. 1 is greedy search.
@@ -66,7 +66,7 @@ class ContrastiveSearch(Decoder[ContrastiveState]):
 
     Raises:
         ValueError: If `k` is not an integer of at least 1, or `penalty` is outside [0, 1].
-        DecodekitError: In a run, if the model does not show its states.
+        DecodekitError: In a run, if the model does not return its states.
 
     Example:
         >>> out = dk.decode(dk.load(), "Once upon a time", dk.ContrastiveSearch(k=4), max_new_tokens=8)
@@ -77,15 +77,15 @@ class ContrastiveSearch(Decoder[ContrastiveState]):
         Su et al., 2022, A Contrastive Framework for Neural Text Generation, https://arxiv.org/abs/2202.06417.
 
     Hugging Face:
-        `generate(top_k=k, penalty_alpha=penalty)` of version 4.55, the same tokens; but there a banned token
-        can win where fewer than `k` are allowed.
+        `generate(top_k=k, penalty_alpha=penalty)` of version 4.55, the same tokens. In Hugging Face a banned
+        token can win if fewer than `k` tokens are allowed.
     """
 
     k: int = 4
     penalty: float = 0.6
 
     batch_independent = True
-    delay = 1  # a candidate is read before it is decided on
+    delay = 1  # the model reads the candidates before one is chosen
 
     def __post_init__(self) -> None:
         check_fields(self, k=at_least(1), penalty=FRACTION)
@@ -106,7 +106,7 @@ class ContrastiveSearch(Decoder[ContrastiveState]):
         return ContrastiveState(RowState.start(history.part(firsts), limits), history)
 
     def on_model_outputs(self, model_outputs: ModelOutputs, state: ContrastiveState) -> ContrastiveState:
-        """Keep the states of the prompt, at first, and then the states of the candidates."""
+        """Keep the states of the prompt at the first call, and of the candidates at later calls."""
         if model_outputs.prompt_hidden is not None:
             batch, length, width = model_outputs.prompt_hidden.shape
             context = model_outputs.prompt_hidden.new_zeros(batch, state.history.tokens.shape[1], width)
@@ -118,7 +118,7 @@ class ContrastiveSearch(Decoder[ContrastiveState]):
         return state._replace(states=states.view(-1, self.k, states.shape[-1]))
 
     def step(self, scores: Scores, state: ContrastiveState) -> tuple[ContrastiveState, Selection]:
-        """Decide between the candidates, and take the next ones from the scores of the chosen row."""
+        """Choose a candidate, and take the next candidates from the scores of its row."""
         firsts = torch.arange(0, len(scores), self.k, device=scores.device)
         rows = firsts if state.candidates is None else firsts + self._best(state.candidates, state)
         if state.candidates is not None:
@@ -132,7 +132,7 @@ class ContrastiveSearch(Decoder[ContrastiveState]):
         sources = rows.repeat_interleave(self.k)
         state = state._replace(
             history=state.history.take(sources).append(tokens),
-            candidates=Candidates(probs, chosen, log_probs, parents=rows),
+            candidates=TokenCandidates(probs, chosen, log_probs, parents=rows),
             model_scores=None,
             states=None,
         )
@@ -164,7 +164,7 @@ class ContrastiveSearch(Decoder[ContrastiveState]):
         missing = (0, self.k - tokens.shape[1])
         return pad(tokens, missing), pad(probs, missing, value=-torch.inf)
 
-    def _best(self, candidates: Candidates, state: ContrastiveState) -> Int64[Tensor, " batch"]:
+    def _best(self, candidates: TokenCandidates, state: ContrastiveState) -> Int64[Tensor, " batch"]:
         """The index of the best candidate of each prompt."""
         if state.states is None or state.context is None:
             return torch.zeros_like(candidates.parents)
@@ -176,7 +176,7 @@ class ContrastiveSearch(Decoder[ContrastiveState]):
         return objective.where(candidates.probs > -torch.inf, -torch.inf).argmax(-1)
 
     def _decide(
-        self, rows: Int64[Tensor, " batch"], candidates: Candidates, state: ContrastiveState
+        self, rows: Int64[Tensor, " batch"], candidates: TokenCandidates, state: ContrastiveState
     ) -> ContrastiveState:
         """The state after every hypothesis has taken the candidate on one of its rows."""
         before, column = state.text, state.history.position - 1

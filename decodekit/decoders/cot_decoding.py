@@ -26,7 +26,7 @@ Span = tuple[int, int]
 class Branches(NamedTuple):
     """The memory of rows that begin with different tokens, in the `memory` of a `RowState`."""
 
-    # The probability of the likeliest token less that of the next, at every step.
+    # The difference of the two largest probabilities at every step.
     margins: Float32[Tensor, "rows new"]
     exists: Bool[Tensor, " rows"]  # False for a row whose first token does not exist, or was banned
 
@@ -67,7 +67,7 @@ class CoTDecoding(Decoder[RowState, CoTAnswers]):
         answer: A function from the text of a hypothesis to the span of its answer, the first character and
             one past the last, or None if there is none. By default the whole text is the answer.
         ids: Gives `answer` token ids instead of text, and takes token positions from it.
-        aggregate: True ranks by the confidence summed over all hypotheses that give the same answer.
+        aggregate: True ranks by the confidence summed over all hypotheses with the same answer.
 
     Raises:
         ValueError: If `branches` is not an integer of at least 1, or `ids` or `aggregate` not a boolean.
@@ -117,7 +117,7 @@ class CoTDecoding(Decoder[RowState, CoTAnswers]):
         return state._replace(memory=memory)
 
     def step(self, scores: Scores, state: RowState) -> tuple[RowState, Selection]:
-        """The token of the branch at first, then the argmax."""
+        """The token of the branch at the first step, then the argmax."""
         before: Branches = state.memory
         is_first = state.step == 0
         likeliest = scores.topk(min(max(self.branches, 2), scores.shape[-1]))
@@ -178,13 +178,13 @@ class CoTDecoding(Decoder[RowState, CoTAnswers]):
     def _answer(
         self, prompt: list[int], tokens: list[int], margins: Float32[Tensor, " new"], vocabulary: Vocabulary
     ) -> CoTAnswer:
-        """A hypothesis's answer, and how sure the model is of its tokens."""
+        """A hypothesis's answer, and the confidence of the model in its tokens."""
         if self.answer is None:
             return CoTAnswer(tuple(tokens), float(margins[: len(tokens)].mean()))
         text = tokens if self.ids else vocabulary.text(prompt, tokens)
         if text is None:
             raise DecodekitError(
-                "CoTDecoding: answer needs a text to look at, and the model has no tokenizer. Use ids=True."
+                "CoTDecoding: answer takes a text, and the model has no tokenizer. Use ids=True."
             )
         span = self.answer(text)
         if span is None:

@@ -1,4 +1,4 @@
-"""Algorithms with a loop of their own."""
+"""The contract of algorithms that run their own loop."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator
@@ -12,11 +12,11 @@ from decodekit.processors.base import LogitsProcessor
 
 
 class CustomLoop(CheckedOptions, ABC, Generic[Report]):
-    """An algorithm whose rows gain different numbers of tokens, or jump in the tree of hypotheses.
+    """An algorithm whose rows gain different numbers of tokens, or that visits hypotheses in any order.
 
-    `decode` takes it in place of a `Decoder`. It is made of the same parts (sessions, processors, limits) and
-    keeps the same laws: a batch gives the results of each prompt alone, log-probabilities are the model's
-    own, the memory of every processor follows its hypothesis, and stopping criteria are applied.
+    `decode` takes it in place of a `Decoder`. It uses the same parts (sessions, processors, limits) and obeys
+    the same laws: a batch gives the results of each prompt alone, log-probabilities are the model's own, the
+    memory of every processor follows its hypothesis, and stopping criteria apply.
 
     Example:
         >>> issubclass(CustomLoop, dk.Decoder)

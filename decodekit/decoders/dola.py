@@ -46,23 +46,23 @@ class DoLa(AdjustingDecoder[DoLaState, Any]):
     r"""Prefers tokens that the last layer finds more likely than an early layer does, under any decoder.
 
     Scores are $\log P(v) - \log P_j(v)$ for tokens with $P(v) \ge r \cdot \max_u P(u)$, and minus infinity
-    for all other tokens, where $P_j$ is the distribution of the head over the states of layer $j$: on every
-    row and in every step, the given layer with the distribution furthest from the last layer's. The
-    processors come after. The reported log-probabilities are the model's own.
+    for all other tokens, where $P_j$ is the distribution of the head over the states of layer $j$. For every
+    row and step, $j$ is the given layer whose distribution is furthest from the last layer's. The processors
+    run afterwards. The reported log-probabilities are the model's own.
 
     Args:
-        inner: The decoder that chooses by these scores: `Greedy()`, `Sample(...)` or any other that goes step
-            by step. A beam search sees them normalised.
-        layers: The early layers: their numbers, 0 for the embeddings; or every second one of the lower or
-            upper half, as `ModelOutputsSpec` counts them. The authors take high ones for short answers, and
-            low ones for long answers.
+        inner: The decoder that chooses by these scores: `Greedy()`, `Sample(...)` or any other `Decoder`. For
+            a beam search the scores are normalised.
+        layers: The early layers: their numbers, 0 for the embeddings; or `"low"` or `"high"`: every second
+            layer of the lower or upper half, as in `ModelOutputsSpec`. The authors use high layers for short
+            answers, and low ones for long answers.
         relative_top: The fraction $r$ of the largest probability, in [0, 1]; 0 keeps every token. Usual: 0.1.
 
     Raises:
-        TypeError: If `inner` is not a decoder that goes step by step.
+        TypeError: If `inner` is not a `Decoder`.
         ValueError: If the layers are neither numbers nor `"low"` nor `"high"`, or `relative_top` is outside
             [0, 1].
-        DecodekitError: In a run, if the model does not show its layers, or has fewer.
+        DecodekitError: In a run, if the model does not return its layers, or has fewer.
 
     Example:
         >>> decoder = dk.DoLa(dk.Sample(2, seeds=[7]), layers="high")
@@ -76,8 +76,8 @@ class DoLa(AdjustingDecoder[DoLaState, Any]):
         Jensen-Shannon divergence.
 
     Hugging Face:
-        `generate(dola_layers=layers)` of version 4.55, the same tokens for each prompt alone; but there one
-        layer is chosen for the whole batch.
+        `generate(dola_layers=layers)` of version 4.55, the same tokens for each prompt alone. In a batch
+        Hugging Face chooses one layer for all prompts.
     """
 
     inner: Decoder[Any] = field(default_factory=Greedy)
@@ -88,10 +88,7 @@ class DoLa(AdjustingDecoder[DoLaState, Any]):
 
     def __post_init__(self) -> None:
         if not isinstance(self.inner, Decoder):
-            raise TypeError(
-                "DoLa: inner must be a decoder that goes step by step, such as Greedy(), "
-                f"got {shown(self.inner)}."
-            )
+            raise TypeError(f"DoLa: inner must be a Decoder, such as Greedy(), got {shown(self.inner)}.")
         layers = plain(self.layers)
         if layers not in ("low", "high"):
             numbers = layers if isinstance(layers, Sequence) and not isinstance(layers, str) else ()

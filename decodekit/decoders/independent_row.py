@@ -17,8 +17,8 @@ from decodekit.processors.base import LogitsProcessor, apply_processor, nonfinit
 class IndependentRow(NamedTuple):
     """One hypothesis with the state and the processor memory of its own row.
 
-    Every token goes through the processors once, in order, as in the main loop. Nothing is ever taken back:
-    the memory of a second model only moves forward.
+    The processors see every token once, in order, as in the main loop. No token is ever removed, because a
+    second model cannot go back.
     """
 
     prompt: int

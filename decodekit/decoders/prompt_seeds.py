@@ -14,7 +14,7 @@ from decodekit.errors import DecodekitError
 
 @runtime_checkable
 class Seeded(Protocol):
-    """A decoder that draws, from a generator or from one seed per prompt; both None: torch's global one."""
+    """A decoder that draws from a generator or from one seed per prompt; if both are None, from torch's."""
 
     @property
     def generator(self) -> torch.Generator | None:

@@ -33,7 +33,7 @@ class RowState(NamedTuple):
         stopping: Memory of the stopping criteria.
         all_banned: True for rows on which every token was banned.
         done: True if every row is finished, or one has every token banned.
-        memory: Memory of the decoder: any pytree; its tensors lead with rows, or are 0-d.
+        memory: Memory of the decoder: any pytree; the first axis of its tensors is rows, or they are 0-d.
     """
 
     history: History
@@ -77,10 +77,10 @@ class RowState(NamedTuple):
         return (self.finish_code > 0).view(-1, self.history.rows_per_prompt).all(-1)
 
     def take(self, rows: Int64[Tensor, " rows"]) -> "RowState":
-        """The state whose row `i` continues this one's row `rows[i]`.
+        """The state whose row `i` continues row `rows[i]` of `self`.
 
         The `source_rows` of the decoder's `Selection` must be the same rows. Once all rows of a prompt are
-        finished, they stay in place, whatever further steps for other prompts ask.
+        finished, later calls leave them in place.
         """
         finished = ((self.finish_code > 0) | self.all_banned).view(-1, self.history.rows_per_prompt).all(-1)
         stays = finished.repeat_interleave(self.history.rows_per_prompt)
@@ -96,7 +96,7 @@ class RowState(NamedTuple):
             scores: The scores they were chosen by; minus infinity marks a row with every token banned.
         """
         finished = (self.finish_code > 0) | self.all_banned
-        # A decoder takes a banned token only where there is no other.
+        # A decoder chooses a banned token only if every token is banned.
         all_banned = self.all_banned | (~finished & (scores.gather(1, tokens[:, None])[:, 0] == -torch.inf))
         emits = ~finished & ~all_banned
         tokens = torch.where(emits, tokens, self.limits.pad_id)
@@ -156,8 +156,8 @@ class RowState(NamedTuple):
 class RowDecoder(Decoder[RowState, None]):
     """A decoder whose hypotheses are rows: every step emits one token on each.
 
-    Write `choose`; `rows_per_prompt` is 1 unless overridden. Log-probabilities, end ids, stopping criteria
-    and streaming come with it.
+    Write `choose`; `rows_per_prompt` is 1 unless overridden. The class handles log-probabilities, end ids,
+    stopping criteria and streaming.
 
     Example:
         A decoder that emits the second-likeliest token at every step:
@@ -175,7 +175,7 @@ class RowDecoder(Decoder[RowState, None]):
         """Rows of each prompt."""
         return 1
 
-    def start(self, history: History) -> Memory:  # noqa: ARG002 - for those that remember something
+    def start(self, history: History) -> Memory:  # noqa: ARG002 - a default
         """The memory of the decoder before the first token, as `RowState.memory` keeps it."""
         return ()
 
@@ -229,13 +229,13 @@ def raise_if_all_banned(all_banned: Bool[Tensor, " batch"], history: History | N
 
     Args:
         all_banned: True for such prompts.
-        history: Knows their indices in the whole run, where they are a part of it.
+        history: Gives the indices of the prompts in the whole run; None: the prompts are the whole run.
     """
     if all_banned.any():
         first = int(all_banned.int().argmax())
         number = first if history is None else history.prompt(first)
         raise DecodingError(
-            f"decode: at every step some token must be allowed, and for prompt {number} the processors (or "
-            "the model) banned every one, or a scorer of minus infinity every hypothesis that ends. Loosen "
-            "them, or allow an end id."
+            f"decode: every token is banned for prompt {number}, by the processors or the model, or "
+            "the scorer forbids every hypothesis that ends. Loosen the processors or the scorer, or allow an "
+            "end id."
         )

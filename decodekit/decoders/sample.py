@@ -32,8 +32,8 @@ class Sample(RowDecoder):
     Raises:
         ValueError: If `num_samples` is not an integer of at least 1, if both `generator` and `seeds`
             are given, or if a seed does not fit 64 bits.
-        DecodekitError: In a run, if there are not as many seeds as prompts, or the generator is on another
-            device than the model.
+        DecodekitError: In a run, if the number of seeds differs from the batch size, or the generator is on
+            another device than the model.
 
     Example:
         >>> out = dk.decode(dk.load(), "Once upon a", dk.Sample(2, seeds=[7]), dk.TopP(0.9),
@@ -56,7 +56,7 @@ class Sample(RowDecoder):
                 f"Sample: num_samples must be an integer of at least 1, got {self.num_samples!r}."
             )
         read_seeds(self)
-        # A generator's stream is shared by all rows.
+        # All rows share the stream of a generator.
         set_fields(self, batch_independent=self.seeds is not None)
 
     @property

@@ -12,7 +12,7 @@ from decodekit.errors import DecodekitError
 from decodekit.models.hf.model import model_advice
 from decodekit.processors.base import LogitsProcessor
 
-# Names of transformers, with their place here, where that is not the same name without its ending.
+# Names of transformers with their equivalents here, except where only an ending differs.
 ELSEWHERE_NAMES = {
     "AutoModelForCausalLM": "Use dk.load(name), or dk.HFModel(model, tokenizer).",
     "AutoModelForSeq2SeqLM": "Use dk.load(name), or dk.HFModel(model, tokenizer).",
@@ -44,7 +44,7 @@ ELSEWHERE_NAMES = {
     "pipeline": "Use dk.decode(dk.load(name), prompts, decoder, max_new_tokens=...).",
 }
 ENDINGS = ("TokenLogitsProcessor", "LogitsProcessor", "LogitsWarper", "StoppingCriteria", "Criteria")
-# Arguments of transformers' `generate`, with their place here.
+# Arguments of transformers' `generate`, with their equivalents here.
 ELSEWHERE = {
     "max_length": "Use max_new_tokens=, which counts new tokens only.",
     "min_length": "Use the processor MinLength.",
@@ -99,7 +99,7 @@ def missing_name(name: str, names: Iterable[str]) -> str:
 def refuse_options(
     who: str, given: Mapping[str, Any], allowed: Iterable[str], required: Iterable[str]
 ) -> NoReturn:
-    """Raise a TypeError that names the option that was meant."""
+    """Raise a TypeError that suggests the closest option."""
     allowed = set(allowed)
     for name in given:
         if name not in allowed:
@@ -111,9 +111,9 @@ def refuse_options(
 
 
 def refuse_custom_loop(decoder: object) -> NoReturn:
-    """Raise a TypeError for options that need a decoder that goes step by step."""
+    """Raise a TypeError for options that require a `Decoder`."""
     raise TypeError(
-        f"decode: {type(decoder).__name__} has a loop of its own, which has no steps to watch: no trace, no "
+        f"decode: {type(decoder).__name__} runs its own loop without regular steps: no trace, no "
         "check_every, no capture, no batch_tokens, no progress, no streaming, no generate(). Use "
         "dk.decode(...) without them."
     )
@@ -138,7 +138,7 @@ def wrong_decoder(decoder: object) -> Exception:
 
 
 def wrong_processor(processor: object) -> Exception:
-    """The error for a processor, or for several of which one is of another kind."""
+    """The error for a processor, or an item of a sequence of processors, of another kind."""
     advice = "Pass objects such as dk.TopP(0.9), in a list if several"
     several = list(processor) if isinstance(processor, list | tuple) else [processor]
     wrong = next((one for one in several if not isinstance(one, LogitsProcessor)), processor)
@@ -162,7 +162,7 @@ def _wrong(must_hold: str, given: object, advice: str) -> TypeError:
 
 
 def _advice(given: object, otherwise: str) -> str:
-    """Advice on an argument that belongs to transformers or in another place."""
+    """Advice on a part of transformers, or on a part passed as the wrong argument."""
     if isinstance(given, type):
         return f"Pass an object: {given.__name__}(...)"
     for name, advice in _OF_TRANSFORMERS.items():

@@ -24,7 +24,7 @@ class CapturedStep(Generic[State]):
     """A step of a decoder, its processors and criteria that keeps its state in the same memory.
 
     State and memory are copied once, at the first step; from then on every step reads and writes the copies,
-    so all steps return one and the same state.
+    so all steps return the same state.
 
     Args:
         decoder: The algorithm.
@@ -65,9 +65,8 @@ class CapturedStep(Generic[State]):
             selection, scores = self._recording()
         except CannotRecordError as error:
             raise DecodekitError(
-                "decode: with capture=True a step must not read the device, and "
-                f"{shown(self._decoder, 200)} with "
-                f"{shown(self._chain, 200)} does ({error}). Use it without capture=True."
+                f"decode: capture=True cannot record a step of {shown(self._decoder, 200)} with "
+                f"{shown(self._chain, 200)} ({error}). Use it without capture=True."
             ) from error
         state, memory, nonfinite = self._carried.parts
         return state, selection, memory, scores, nonfinite
@@ -97,7 +96,7 @@ class _Carried:
             self._decoder, self._chain, self.logits, state, memory, nonfinite
         )
         counted = [pair for pair in zip(before, _numbers(self._made_of), strict=False) if pair[0] != pair[1]]
-        if counted and not self._is_first:  # in which something may be kept for later
+        if counted and not self._is_first:  # where Python may create a state for later steps
             raise self._changed(*counted[0])
         self._is_first = False
         held = {_memory(leaf) for leaf in tree_leaves(self.parts) if isinstance(leaf, Tensor)}
@@ -132,10 +131,8 @@ class _Carried:
 
     def _changed(self, old: str, new: str) -> DecodekitError:
         return DecodekitError(
-            "decode: with capture=True a step must keep every shape, dtype and plain value of its state, and "
-            f"{shown(self._decoder, 200)} with {shown(self._chain, 200)} makes {new} of {old}. Use it "
-            "without "
-            "capture=True."
+            f"decode: capture=True cannot record a step of {shown(self._decoder, 200)} with "
+            f"{shown(self._chain, 200)}: it changes {old} to {new}. Use it without capture=True."
         )
 
 
@@ -149,7 +146,7 @@ def start_captured(
     """
     if decoder.outputs_spec:
         raise DecodekitError(
-            f"decode: with capture=True the model must show logits only, and {type(decoder).__name__} "
+            f"decode: with capture=True the model returns logits only, but {type(decoder).__name__} "
             f"needs {decoder.outputs_spec}. Use it without capture=True."
         )
     if not isinstance(model, CapturableModel):
@@ -166,7 +163,7 @@ def check_capturable(*parts: object) -> None:
         on_host = getattr(part, "capturable", True) is False
         if on_host and not _uncapturable_inner(part):
             raise DecodekitError(
-                f"decode: with capture=True nothing may work on the host, and {type(part).__name__} does. "
+                f"decode: capture=True cannot record {type(part).__name__}, which works on the host. "
                 "Use it without capture=True."
             )
 
@@ -177,12 +174,12 @@ def _uncapturable_inner(part: object) -> list[object]:
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:  # noqa: ANN401 - any pytree
-    """The same pytree with other tensors."""
+    """The pytree with `function` applied to every tensor."""
     return tree_map(lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, tree)
 
 
 def _numbers(parts: list[object]) -> list[str]:
-    """Plain numbers in the parts of a run: if Python counts in them, a replay would not."""
+    """Plain numbers in the parts of a run. A replay does not update them, so no step may change them."""
     return [
         f"{type(part).__name__}.{name} = {value!r}"
         for part in parts

@@ -24,8 +24,8 @@ class Scored:
 
     Attributes:
         tokens: The continuations; 0 past their end.
-        lengths: Number of tokens of each.
-        valid: False where a prompt was given fewer continuations than another.
+        lengths: Number of tokens of each continuation.
+        valid: False where a prompt has fewer continuations than another.
         token_log_probs: The model's log-probability of each token, in nats; 0 past the end.
     """
 
@@ -47,7 +47,7 @@ class Scored:
 @torch.no_grad()
 def score(
     model: Model | nn.Module,
-    prompts: Any,  # noqa: ANN401 - whatever Prompt.of reads
+    prompts: Any,  # noqa: ANN401 - anything that Prompt.of reads
     continuations: Any,  # noqa: ANN401 - see Args
     *,
     batch_size: int | None = None,
@@ -58,8 +58,8 @@ def score(
     precision.
 
     Args:
-        model: As in `decode`.
-        prompts: As in `decode`.
+        model: The model.
+        prompts: The prompts, in any form that `decode` takes.
         continuations: For every prompt a string, a list of ids, or a list of several of either. For a single
             prompt that is not in a list, one or several continuations. A tensor `[batch, new]` or
             `[batch, hyps, new]`, in which every id counts, or the result of `decode`.
@@ -69,8 +69,8 @@ def score(
         Log-probabilities per token and per continuation, `[batch, hyps]`.
 
     Raises:
-        DecodekitError: If there are not as many continuations as prompts, an id is outside the
-            vocabulary, or a text is longer than the model's positions.
+        DecodekitError: If the number of continuations differs from the number of prompts, an id is outside
+            the vocabulary, or a text is longer than the model's positions.
 
     Example:
         >>> scored = dk.score(dk.load(), "Once upon a", [[" time", " castle"]])
@@ -117,8 +117,7 @@ def _score_rows(
         log_probs = _score_step_by_step(model, prompt, tokens, lengths)
     if log_probs.isnan().any():
         raise DecodingError(
-            "score: log-probabilities must be numbers, and some were NaN: the model's logits were. "
-            "Half precision overflows; try float32."
+            "score: some logits of the model were NaN. Half precision overflows; try float32."
         )
     return log_probs
 
@@ -132,8 +131,7 @@ def _score_step_by_step(
     tokens, lengths = tokens.to(logits.device), lengths.to(logits.device)
     if new and int(tokens.max()) >= logits.shape[-1]:
         raise DecodekitError(
-            f"score: ids must be below the {logits.shape[-1]} tokens the model can say, got "
-            f"{int(tokens.max())}."
+            f"score: ids must be below the {logits.shape[-1]} logits of the model, got {int(tokens.max())}."
         )
     columns = []
     for column in range(new):
@@ -170,7 +168,7 @@ def _read(
             f"{len(continuations) if several else continuations!r} for {batch} prompts."
         )
     rows = [prompts] if isinstance(prompts, str) else prompts
-    # The text of a decoder does not continue the text that its encoder reads.
+    # The decoder does not continue the text of the encoder.
     is_rows = isinstance(rows, Sequence) and len(rows) == batch and prompt.source is None
     texts = [row if isinstance(row, str) else None for row in rows] if is_rows else [None] * batch
     return [

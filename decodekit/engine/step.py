@@ -34,11 +34,11 @@ def decode_step(
         logits: The logits of the model.
         state: State of the decoder.
         memory: Memory of the processor.
-        nonfinite: True for rows with a score so far that was not a number, or plus infinity.
+        nonfinite: True for rows that have had a score of NaN or plus infinity.
 
     Returns:
         The new state, the selection, the memory with every row in its new place, the scores after the
-        processors, and the rows with a non-finite score so far.
+        processors, and the rows that have had a non-finite score.
     """
     scores = decoder.prepare(logits)
     state = cast("Any", state)._replace(model_scores=scores)

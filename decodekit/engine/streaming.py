@@ -16,7 +16,7 @@ from decodekit.errors import DecodekitError
 from decodekit.models.protocols import Model
 from decodekit.processors.base import LogitsProcessor
 
-_UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer makes of a part of a character
+_UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # a tokenizer's text for an incomplete character
 
 
 class TextChunk(NamedTuple):
@@ -25,7 +25,7 @@ class TextChunk(NamedTuple):
     Attributes:
         prompt: Index of the prompt.
         hypothesis: Index among the hypotheses of the prompt.
-        text: The text that follows the chunks before.
+        text: The text after the earlier chunks.
     """
 
     prompt: int
@@ -34,13 +34,13 @@ class TextChunk(NamedTuple):
 
 
 class Stream(Iterator[TextChunk], Generic[Report]):
-    """A run that hands out its text in chunks; `result` is the result of `decode`.
+    """A run that yields its text in chunks; `result` is the result of `decode`.
 
     The joined chunks of a hypothesis are its text in `result.texts`.
 
     Raises:
         DecodekitError: From `result`, if the run ended with an error or was closed. After the last chunk, if
-            the tokenizer took back text, as one that cleans up spaces does.
+            the tokenizer removed text that was already yielded, as one that cleans up spaces does.
 
     Example:
         >>> stream = dk.stream(dk.load(), "Once upon a time there was", dk.Greedy(), max_new_tokens=3)
@@ -60,12 +60,12 @@ class Stream(Iterator[TextChunk], Generic[Report]):
 
     @property
     def result(self) -> Decoded[Report]:
-        """The result of `decode`; runs to the end if need be, without handing out the rest."""
+        """The result of `decode`. Finishes the run if necessary, and drops the remaining chunks."""
         for _ in self._chunks:
             pass
         if self._result is None:
             raise DecodekitError(
-                "Stream: there must be a result, and the run ended with an error or was closed."
+                "Stream: there is no result, because the run was closed or ended with an error."
             )
         return self._result
 
@@ -76,7 +76,7 @@ class Stream(Iterator[TextChunk], Generic[Report]):
         if self._took_back:
             self._took_back = False
             raise DecodekitError(
-                "stream: a text must only grow, and the tokenizer took back some of it. The whole texts are "
+                "stream: the tokenizer removed text that was already yielded. The whole texts are "
                 "in Stream.result."
             )
         raise StopIteration
@@ -110,7 +110,7 @@ class Stream(Iterator[TextChunk], Generic[Report]):
                 yield from self._new(prompt, number, text)
 
     def _new(self, prompt: int, hypothesis: int, text: str) -> Iterator[TextChunk]:
-        """The part of a text that was not handed out yet."""
+        """The part of a text that was not yielded yet."""
         emitted = self._emitted.get((prompt, hypothesis), "")
         if not text.startswith(emitted):
             self._took_back = self._took_back or self._result is not None
@@ -121,7 +121,7 @@ class Stream(Iterator[TextChunk], Generic[Report]):
 
 def stable_text(vocabulary: Vocabulary, limits: Limits, prompt: list[int], tokens: list[int]) -> str:
     """The text of stable tokens, without the end that the next token or a criterion may still change."""
-    if limits.criteria:  # the newest token may have finished the text, and part of it be cut away
+    if limits.criteria:  # if the newest token finishes the text, a part of the text may be cut
         tokens = tokens[:-1]
     text = vocabulary.text(prompt, tokens) or ""
     while text.endswith(_UNFINISHED):
@@ -133,28 +133,28 @@ def stable_text(vocabulary: Vocabulary, limits: Limits, prompt: list[int], token
 @takes_options(StreamOptions)
 def stream(
     model: Model | nn.Module,
-    prompts: Any,  # noqa: ANN401 - whatever Prompt.of reads
+    prompts: Any,  # noqa: ANN401 - anything that Prompt.of reads
     decoder: Decoder[Any, Report],
     processor: LogitsProcessor | Sequence[LogitsProcessor] = IDENTITY,
     **options: Unpack[StreamOptions],
 ) -> Stream[Report]:
-    """Continue every prompt as `decode` does, and hand out the text as soon as it is stable.
+    """Continue every prompt as `decode` does, and yield the text as soon as it is stable.
 
     Greedy search and sampling fix a token at every step. Beam search fixes the common prefix of all live and
     finished hypotheses of a prompt. The beginning of a possible stop string is held back.
 
     Args:
-        model: As in `decode`, with a tokenizer.
-        prompts: As in `decode`.
-        decoder: As in `decode`.
-        processor: As in `decode`.
+        model: The model, with a tokenizer.
+        prompts: The prompts, in any form that `decode` takes.
+        decoder: The algorithm; it must be a `Decoder`.
+        processor: Processors of the scores: one, or several in order.
         **options: See `StreamOptions`.
 
     Returns:
         An iterator of `TextChunk`, whose `result` is the result of `decode`.
 
     Raises:
-        DecodekitError: As `decode`, or if the model has no tokenizer; at the first chunk.
+        DecodekitError: At the first chunk: the errors of `decode`, or if the model has no tokenizer.
 
     Example:
         >>> stream = dk.stream(dk.load(), "Once upon a time there was", dk.BeamSearch(4), max_new_tokens=8)

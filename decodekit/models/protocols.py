@@ -48,7 +48,7 @@ class Model(Protocol):
         Args:
             prompt: The prompts, left-padded.
             rows_per_prompt: Beams or samples per prompt.
-            capacity: Columns of prompt and continuation, at most.
+            capacity: Maximum number of columns of prompt and continuation.
 
         Returns:
             The session, and the logits of the first new token: float32, contiguous.
@@ -104,7 +104,7 @@ class MergeableSession(ShrinkingSession, Protocol):
     """A session that takes in new prompts between two steps, in place of evicted ones."""
 
     def can_merge(self) -> bool:
-        """True if another session of the model can be merged; the cache of some models cannot."""
+        """True if another session of the model can be merged; some caches do not support it."""
 
     def merge(self, other: Any) -> None:  # noqa: ANN401 - a session of the same class
         """Appends the prompts of another session; every prompt continues from its own position.
@@ -117,7 +117,7 @@ class MergeableSession(ShrinkingSession, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOutputsSpec:
-    """Outputs that a model is asked for beside its logits; none by default.
+    """Outputs that a model returns besides its logits; none by default.
 
     Args:
         hidden: The last layer's states, from which the logits are computed.
@@ -153,7 +153,7 @@ class ModelOutputsSpec:
     def __or__(self, other: "ModelOutputsSpec") -> "ModelOutputsSpec":
         if self.layers and other.layers and self.layers != other.layers:
             raise DecodekitError(
-                f"ModelOutputsSpec: layers must be asked for once, got {self.layers} and {other.layers}."
+                f"ModelOutputsSpec: layers must be set only once, got {self.layers} and {other.layers}."
             )
         return ModelOutputsSpec(
             hidden=self.hidden or other.hidden,
@@ -169,7 +169,7 @@ LOGITS_ONLY = ModelOutputsSpec()
 
 
 class ModelOutputs(NamedTuple):
-    """Outputs of a model that belong to its newest logits; None if not asked for.
+    """Outputs of a model that belong to its newest logits; None if not requested.
 
     Attributes:
         hidden: The newest token's states, from which the logits were computed.
@@ -245,7 +245,7 @@ class VerifyingSession(Protocol):
 class VerifyingModel(Model, Protocol):
     """A model that reads several tokens per row in one pass and can discard them: for speculation.
 
-    Any other model is started anew for that, with one sequence for each token.
+    Any other model is started again in every pass, with one sequence per token.
     """
 
     def start_verifying(

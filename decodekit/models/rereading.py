@@ -14,7 +14,7 @@ from decodekit.models.protocols import Ids, Logits, Model, PerRow, VerifyingMode
 def start_verifying(
     model: Model, prompt: Prompt, *, rows_per_prompt: int, capacity: int
 ) -> tuple[VerifyingSession, Logits]:
-    """`VerifyingModel.start_verifying` for any model; one without it reads all again in every pass."""
+    """`VerifyingModel.start_verifying`; a model without it reads the whole text again in every pass."""
     if isinstance(model, VerifyingModel):
         return model.start_verifying(prompt, rows_per_prompt=rows_per_prompt, capacity=capacity)
     _, logits = model.start(prompt, rows_per_prompt=rows_per_prompt, capacity=capacity)
@@ -23,7 +23,7 @@ def start_verifying(
 
 
 class RereadingSession(VerifyingSession):
-    """A session that starts its model anew in every pass, with one sequence per token to verify."""
+    """A session that starts its model again in every pass, with one sequence per token to verify."""
 
     def __init__(self, model: Model, prompt: Prompt) -> None:
         self._model = model

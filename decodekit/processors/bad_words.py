@@ -22,7 +22,7 @@ class BadWords(StatelessProcessor):
     all of them.
 
     Args:
-        words: The sequences of ids, each of one id or more; none change nothing.
+        words: The sequences of ids, each of one id or more; without any, nothing changes.
         end_ids: Ids that stay allowed where they are a word by themselves, so that a sequence can end.
 
     Raises:
@@ -34,8 +34,8 @@ class BadWords(StatelessProcessor):
         tensor([[-inf, 0., -inf, 0., 0., 0., 0., 0.]])
 
     Hugging Face:
-        `NoBadWordsLogitsProcessor(words, end_ids)`, bit for bit without padding, which theirs takes for
-        tokens. Where a score is plus infinity theirs makes NaN; ours bans.
+        `NoBadWordsLogitsProcessor(words, end_ids)`, bit for bit without padding, which Hugging Face treats as
+        tokens. For a score of plus infinity it returns NaN; decodekit bans.
     """
 
     words: Iterable[int | Iterable[int]]

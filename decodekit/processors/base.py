@@ -43,7 +43,7 @@ class LogitsProcessor(CheckedOptions, ABC):
     """False only for code that must run on the host, such as a grammar matcher."""
 
     argmax_invariant: bool = False
-    """True if the likeliest token always stays the likeliest, so that greedy search may skip it."""
+    """True if the likeliest token always stays the likeliest, so that greedy search may skip this."""
 
     batch_independent: bool = False
     """True if a row's result depends neither on the other rows nor on their number, and its prompt is read
@@ -70,8 +70,8 @@ class LogitsProcessor(CheckedOptions, ABC):
             DecodekitError: Unless the processor has no memory.
         """
         raise DecodekitError(
-            f"{type(self).__name__}: inside model.generate a processor must have no memory, and this one has "
-            "one. Give generate custom_generate=dk.compat.hf.custom_generate as well: then it works."
+            f"{type(self).__name__}: model.generate cannot keep the memory of this processor. "
+            "Pass custom_generate=dk.compat.hf.custom_generate to generate as well."
         )
 
     @final
@@ -92,7 +92,7 @@ class StatelessProcessor(LogitsProcessor):
 
     Hugging Face:
         `model.generate(logits_processor=[TopP(0.9)])` works as it is. Hugging Face passes no mask to a
-        processor, so there left padding counts as tokens.
+        processor, so left padding counts as tokens.
     """
 
     @abstractmethod
@@ -117,8 +117,8 @@ class StatelessProcessor(LogitsProcessor):
     def __call__(self, input_ids: Int64[Tensor, "rows length"], scores: Scores) -> Scores:
         """Hugging Face's calling convention: every column of `input_ids` counts.
 
-        Hugging Face does not pass the number of prompts. With parameters per prompt it is the number of
-        values, which must divide the number of rows.
+        Hugging Face does not pass the number of prompts. With parameters per prompt, the number of values
+        counts as the number of prompts, and must divide the number of rows.
         """
         length = torch.full((), input_ids.shape[1], device=input_ids.device)
         valid = torch.ones_like(input_ids, dtype=torch.bool)
@@ -131,7 +131,7 @@ class StatelessProcessor(LogitsProcessor):
 
 
 class NewTokenProcessor(LogitsProcessor):
-    """A processor that tells new tokens from the prompt's: its memory is the first new column."""
+    """A processor that distinguishes new tokens from the prompt's: its memory is the first new column."""
 
     batch_independent = True
 
@@ -233,10 +233,10 @@ def apply_processor(
 
 
 def nonfinite_error(prompt: int) -> DecodingError:
-    """Return the error for a prompt some of whose scores are NaN or plus infinity."""
+    """Return the error for a prompt with a score of NaN or plus infinity."""
     return DecodingError(
-        f"decode: scores must be numbers below infinity, and for prompt {prompt} some were NaN or infinite. "
-        "A processor made them, or the model: half precision overflows, and eager attention cannot mask "
+        f"decode: scores must be numbers below infinity, but for prompt {prompt} some were NaN or infinite. "
+        "The cause is a processor or the model: half precision overflows, and eager attention cannot mask "
         "padding in float64; try float32."
     )
 
@@ -257,8 +257,8 @@ def put(
     One pass over the vocabulary, for the copy. An id that occurs twice must have equal values.
     """
     rows, vocab = scores.shape
-    # [rows vocab] -> [rows*vocab + 1]: a spare last place takes the other columns, so that the shape does
-    # not depend on the data, and the rest is contiguous.
+    # [rows vocab] -> [rows*vocab + 1]: other columns are written to a spare last place. So the shape does not
+    # depend on the data, and the remaining places are contiguous.
     flat = scores.new_empty(rows * vocab + 1)
     flat[:-1].view(rows, vocab).copy_(scores)
     first = vocab * torch.arange(rows, device=scores.device)[:, None]
@@ -284,7 +284,7 @@ def ban(who: str, scores: Scores, ids: tuple[int, ...], when: Tensor | None = No
     columns = check_ids(who, scores, ids)
     if when is None:
         return scores.index_fill(-1, columns, -torch.inf)
-    # Not `where` over the whole vocabulary, which would pass over it twice.
+    # A `where` over the whole vocabulary would pass over it twice.
     return scores.index_copy(-1, columns, scores.index_select(-1, columns).masked_fill(when, -torch.inf))
 
 

@@ -24,7 +24,7 @@ from decodekit.processors.base import Scores
 @final
 @dataclass(frozen=True)
 class ClassifierFreeGuidance(SecondModelProcessor):
-    r"""Moves the distribution away from the one without the prompt, or after a negative prompt.
+    r"""Moves the distribution away from the distribution without the prompt, or after a negative prompt.
 
     $s(v) = \gamma\,(\log P(v \mid x, y_{<t}) - \log P_2(v \mid \bar x, y_{<t}))
     + \log P_2(v \mid \bar x, y_{<t})$: above 1, tokens that the prompt makes likelier become likelier still.
@@ -32,7 +32,7 @@ class ClassifierFreeGuidance(SecondModelProcessor):
     second model's cache follows its beams. Not capturable: the host runs the second model's session.
 
     Args:
-        model: The second model, $P_2$; as a rule the run's own.
+        model: The second model, $P_2$; usually the model of the run.
         scale: $\gamma$, any finite number; one, or one per prompt. 1 changes nothing and does not run
             the second model. Usual values: 1.2-3.
         prompts: $\bar x$, the second model's prompts: one per prompt or one for all, in any form that
@@ -42,8 +42,8 @@ class ClassifierFreeGuidance(SecondModelProcessor):
         ValueError: If `scale` is not a finite number, or the second model is an encoder-decoder and there
             are no `prompts`.
         TypeError: If `model` is not a `Model`.
-        DecodekitError: In a run, if there are not as many `prompts` as prompts, or the models have
-            different vocabularies.
+        DecodekitError: In a run, if the number of `prompts` is neither 1 nor the batch size, or the models
+            have different vocabularies.
 
     Example:
         >>> model = dk.load()
@@ -57,8 +57,8 @@ class ClassifierFreeGuidance(SecondModelProcessor):
 
     Hugging Face:
         `UnbatchedClassifierFreeGuidanceLogitsProcessor`, `generate(guidance_scale=scale,
-        negative_prompt_ids=...)`: the same tokens under greedy search and sampling. Under beam search ours
-        differs on purpose: their second cache is not reordered with the beams.
+        negative_prompt_ids=...)`: the same tokens under greedy search and sampling. Under beam search the
+        results differ on purpose: Hugging Face does not reorder the second cache with the beams.
     """
 
     model: Model

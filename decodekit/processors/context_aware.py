@@ -25,7 +25,7 @@ class ContextAware(SecondModelProcessor):
     stay banned. The second cache follows its beams. Not capturable: the host runs the second model's session.
 
     Args:
-        model: The model that reads the prompts without context; as a rule the run's own.
+        model: The model that reads the prompts without context; usually the model of the run.
         alpha: $\alpha$, at least 0; one number, or one per prompt. 0 changes nothing. Usual values: 0.5-1.
         prompts: $x$, the prompts without their context $c$: one per prompt or one for all, in any form
             that `decode` takes.
@@ -33,8 +33,8 @@ class ContextAware(SecondModelProcessor):
     Raises:
         ValueError: If `alpha` is not a finite number of at least 0.
         TypeError: If `model` is not a `Model`.
-        DecodekitError: In a run, if there are not as many `prompts` as prompts, or the models have
-            different vocabularies.
+        DecodekitError: In a run, if the number of `prompts` is neither 1 nor the batch size, or the models
+            have different vocabularies.
 
     Example:
         >>> model, question = dk.load(), "The princess had a"
@@ -47,8 +47,8 @@ class ContextAware(SecondModelProcessor):
         Shi et al., 2023, https://arxiv.org/abs/2305.14739, section 2.
 
     Hugging Face:
-        None. `ClassifierFreeGuidance(model, 1 + alpha, prompts)` gives the same distribution; its scores
-        are not normalized, so that it ranks beams differently.
+        None. `ClassifierFreeGuidance(model, 1 + alpha, prompts)` gives the same distribution; its scores are
+        not normalized, so it ranks beams differently.
     """
 
     model: Model

@@ -18,7 +18,7 @@ from decodekit.processors.base import Scores
 @final
 @dataclass(frozen=True)
 class ContrastiveGuidance(SecondModelProcessor):
-    r"""Prefers tokens that the model finds likelier than a weaker model does, among the plausible ones.
+    r"""Prefers plausible tokens that are likelier under the model than under a weaker one.
 
     $s(v) = \log P(v) - w \log P_A(v)$ on $\{v : P(v) \ge \alpha \max_u P(u)\}$, minus infinity
     elsewhere. The scores are not normalized: a beam's score is their sum. The amateur's cache follows its
@@ -26,11 +26,13 @@ class ContrastiveGuidance(SecondModelProcessor):
 
     Args:
         amateur: The weaker model, $P_A$, with the same vocabulary; it reads the same prompts.
-        alpha: $\alpha$, the smallest fraction of the largest probability, in [0, 1]; one number, or one
-            per prompt, as all that follow. 0 keeps all, 1 is greedy search. Usual value: 0.1.
-        weight: $w$, at least 0. 1 is the first paper's. $\beta / (1 + \beta)$ followed by a
-            `Temperature` of $1 / (1 + \beta)$ is the second's $(1 + \beta) \log P - \beta \log P_A$.
-        temperature: Divides the amateur's logits; above 0. Usual values: 0.5-1.5.
+        alpha: $\alpha$, the smallest fraction of the largest probability, in [0, 1]; one number, or one per
+            prompt. 0 keeps all, 1 is greedy search. Usual value: 0.1.
+        weight: $w$, at least 0; one number, or one per prompt. 1 is the weight of Li et al. $\beta / (1 +
+            \beta)$ followed by a `Temperature` of $1 / (1 + \beta)$ gives $(1 + \beta) \log P - \beta \log
+            P_A$ of O'Brien & Lewis.
+        temperature: Divides the amateur's logits; above 0; one number, or one per prompt. Usual values:
+            0.5-1.5.
 
     Raises:
         ValueError: If a number is outside its range.

@@ -29,10 +29,10 @@ _WINDOW = at_least(1)._replace(words="None or an integer of at least 1")
 @final
 @dataclass(frozen=True)
 class DRY(NewTokenProcessor):
-    r"""Makes every token that would extend a repetition less likely, the more the longer the repetition.
+    r"""Penalizes tokens that would extend a repetition. The penalty grows with the length of the repetition.
 
-    For a token v let n(v) be the largest n such that the last n tokens, followed by v, occurred before.
-    Where n(v) is at least `allowed_length`,
+    For a token v let n(v) be the largest n such that the last n tokens, followed by v, occurred before. If
+    n(v) is at least `allowed_length`,
 
     $$s'(v) = s(v) - \text{multiplier} \cdot \text{base}^{\,n(v) - \text{allowed\_length}}.$$
 
@@ -44,8 +44,8 @@ class DRY(NewTokenProcessor):
             one per prompt.
         breakers: Ids that end every repetition and are never penalized: line breaks, quotation marks, the
             marks of a chat template.
-        window: Only the last tokens count, this many of them, at least 1; one number, or one per prompt.
-            None: all tokens count.
+        window: Number of last tokens that count, at least 1; one number, or one per prompt. None: all tokens
+            count.
         max_match: Counts repetitions up to this many tokens, which bounds the penalty and the memory.
         include_prompt: True to count the prompt's tokens too.
 
@@ -61,8 +61,8 @@ class DRY(NewTokenProcessor):
         p-e-w, 2024, https://github.com/oobabooga/text-generation-webui/pull/5677.
 
     Hugging Face:
-        None. Tokens and numbers are those of text-generation-webui, except that it takes left padding
-        for tokens.
+        None. Tokens and numbers are those of text-generation-webui, except that it treats left padding as
+        tokens.
     """
 
     multiplier: PerPrompt
@@ -88,7 +88,7 @@ class DRY(NewTokenProcessor):
         if self.window is not None:
             counted = counted & (columns >= history.position - for_rows(self.window, history, history.tokens))
         longest = self._longest(history, counted, scores.shape[-1]).to(scores.dtype)
-        # The largest number stands in for infinity, which would make NaN of an infinite score.
+        # The largest number replaces infinity, which would turn an infinite score into NaN.
         finite_max = torch.finfo(scores.dtype).max
         excess = longest - for_rows(self.allowed_length, history, scores)
         growth = torch.pow(for_rows(self.base, history, scores), excess).clamp(max=finite_max)
@@ -117,7 +117,7 @@ class DRY(NewTokenProcessor):
         # Counted from the end: the nearest difference is where the repetition begins.
         distance = torch.arange(cap - 1, -1, -1, dtype=torch.int32, device=device)
         lengths = torch.where(same, cap, distance).amin(-1)
-        # The token after it; a spare last id takes the uncounted columns.
+        # The token after each suffix; a spare last id collects the uncounted columns.
         following = history.tokens[:, 1:]
         ids = torch.where(counted[:, 1:] & (following < vocab), following, vocab)
         longest = longest.scatter_reduce(1, ids, lengths, "amax")

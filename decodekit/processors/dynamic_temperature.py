@@ -62,7 +62,7 @@ class DynamicTemperature(StatelessProcessor):
         low, high, exponent = (for_rows(v, history, scores) for v in (self.low, self.high, self.exponent))
         entropy = torch.special.entr(scores.softmax(-1)).sum(-1, keepdim=True)
         max_entropy = (scores > -torch.inf).sum(-1, keepdim=True).log()
-        # With at most one token allowed it is 0 / 0: no entropy. Sums may round above the maximum.
+        # With at most one allowed token the fraction is 0 / 0: no entropy. Sums may round above the maximum.
         ratio = (entropy / max_entropy).nan_to_num(0.0).clamp(max=1)
         temperature: Tensor = low + (high - low) * ratio**exponent
         return scores / temperature

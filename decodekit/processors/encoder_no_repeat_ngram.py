@@ -26,7 +26,7 @@ class EncoderNoRepeatNGram(SourceProcessor):
 
     Raises:
         ValueError: If `n` is not an integer of at least 1, or `source` holds anything but integers of at
-            least 0; in a run, if there are not as many sources as prompts.
+            least 0; in a run, if the number of sources differs from the batch size.
 
     Example:
         >>> model = dk.testing.MarkovModel([[0.3, 0.4, 0.3]] * 3)
@@ -35,11 +35,11 @@ class EncoderNoRepeatNGram(SourceProcessor):
         [[[0, 0, 0]]]
 
     Source:
-        As `NoRepeatNGram`, with the n-grams of the source.
+        Paulus, Xiong & Socher, 2018, https://arxiv.org/abs/1705.04304, section 2.5, for the output's n-grams.
 
     Hugging Face:
         `EncoderNoRepeatNGramLogitsProcessor(n, encoder_input_ids)`, bit for bit without padding, which
-        theirs takes for tokens. `generate` passes the encoder's ids, or the prompt.
+        Hugging Face treats as tokens. `generate` passes the encoder's ids, or the prompt.
     """
 
     n: int

@@ -19,17 +19,17 @@ class EncoderRepetitionPenalty(SourceProcessor):
     """Makes every token of the source likelier.
 
     The inverse of `RepetitionPenalty`: multiplies a positive score by the penalty and divides a negative one
-    by it; once, however often the token occurs. Padding of the source does not count.
+    by it; once, regardless of the number of occurrences. Padding of the source does not count.
 
     Args:
-        penalty: Above 0; 1 changes nothing, above 1 keeps to the source, below 1 leads away from it; one
-            number, or one per prompt. Usual values: 1.05-1.5.
-        source: The ids to keep to, for all prompts, or a list of them, one per prompt. None: the
-            encoder's input, and for decoder-only models the prompt.
+        penalty: Above 0; 1 changes nothing, above 1 encourages tokens of the source, below 1 discourages
+            them; one number, or one per prompt. Usual values: 1.05-1.5.
+        source: The ids to encourage, for all prompts, or a list of them, one per prompt. None: the encoder's
+            input, and for decoder-only models the prompt.
 
     Raises:
-        ValueError: If `penalty` is not a finite number above 0, or `source` holds anything but integers
-            of at least 0; in a run, if there are not as many sources as prompts.
+        ValueError: If `penalty` is not a finite number above 0, or `source` holds anything but integers of at
+            least 0; in a run, if the number of sources differs from the batch size.
 
     Example:
         >>> model = dk.testing.MarkovModel([[0.3, 0.4, 0.3]] * 3)
@@ -38,8 +38,8 @@ class EncoderRepetitionPenalty(SourceProcessor):
         [[[2, 2]]]
 
     Hugging Face:
-        `EncoderRepetitionPenaltyLogitsProcessor(penalty, encoder_input_ids)`, bit for bit without
-        padding, which theirs takes for tokens. `generate` passes the encoder's ids, or the prompt.
+        `EncoderRepetitionPenaltyLogitsProcessor(penalty, encoder_input_ids)`, bit for bit without padding,
+        which Hugging Face treats as tokens. `generate` passes the encoder's ids, or the prompt.
     """
 
     penalty: PerPrompt

@@ -30,26 +30,27 @@ _WEIGHT = NON_NEGATIVE._replace(words="finite numbers of at least 0")
 @final
 @dataclass(frozen=True)
 class Ensemble(SecondModelProcessor):
-    r"""Averages the distributions of several models, the run's own among them.
+    r"""Averages the distributions of the run's model and other models.
 
     $\log \sum_i w_i P_i(v)$, or with `average="log_prob"` $\sum_i w_i \log P_i(v)$, the logarithm of the
-    weighted geometric mean, in which every model has a veto. If nothing was banned before, the first are
-    log-probabilities; the second are not normalized. Tokens that were banned, or are impossible for the run's
-    own model, stay banned. All caches follow their beams. Not capturable: the host runs the other models'
-    sessions.
+    weighted geometric mean, in which every model has a veto. If no token was banned before, `average="prob"`
+    gives log-probabilities. The scores of `average="log_prob"` are not normalized. Tokens that were banned,
+    or are impossible for the run's own model, stay banned. All caches follow their beams. Not capturable: the
+    host runs the other models' sessions.
 
     Args:
         models: The other models, one or several, with the same vocabulary; they read the same prompts.
-        weights: $w_i$, first for the run's own model and then for each other, at least 0 and not all 0;
+        weights: $w_i$, first for the run's own model, then for each other model, at least 0 and not all 0;
             divided by their sum. Each is one number, or one per prompt. None: all equal.
-        average: Of probabilities or of log-probabilities.
+        average: `"prob"` averages probabilities, `"log_prob"` log-probabilities.
 
     Raises:
-        ValueError: If there are no models, not as many weights as models and one more, a weight is not
-            a finite number of at least 0, all of a prompt's are 0, or `average` is neither.
+        ValueError: If there are no models, the number of weights is not one more than the number of `models`,
+            a weight is not a finite number of at least 0, all weights of a prompt are 0, or `average` is
+            unknown.
         TypeError: If one of the `models` is not a `Model`.
-        DecodekitError: In a run, if the models have different vocabularies, or a weight has not as
-            many numbers as there are prompts.
+        DecodekitError: In a run, if the models have different vocabularies, or a weight has neither one
+            number nor one per prompt.
 
     Example:
         >>> first, second = (dk.testing.MarkovModel([row] * 2) for row in ([0.6, 0.4], [0.1, 0.9]))

@@ -39,8 +39,8 @@ class EtaCutoff(StatelessProcessor):
         Hewitt, Manning & Liang, 2022, https://arxiv.org/abs/2210.15191.
 
     Hugging Face:
-        `EtaLogitsWarper(epsilon, min_tokens_to_keep=...)`, bit for bit. Theirs raises where a score is
-        infinite; ours bans nothing there.
+        `EtaLogitsWarper(epsilon, min_tokens_to_keep=...)`, bit for bit. For an infinite score Hugging Face
+        raises; decodekit bans nothing.
     """
 
     epsilon: PerPrompt
@@ -56,8 +56,7 @@ class EtaCutoff(StatelessProcessor):
     @override
     def process(self, history: History, scores: Scores) -> Scores:
         probs, (_, entropy) = scores.softmax(-1), probs_and_entropy(scores)
-        # Torch takes the root, not the host, which rounds better on some machines: ties fall as in
-        # Hugging Face.
+        # Torch computes the root as in Hugging Face, so ties fall equally; the host may round differently.
         epsilon = torch.zeros_like(entropy) + for_rows(self.epsilon, history, scores)
         unlikely = probs < torch.minimum(epsilon, epsilon.sqrt() * (-entropy).exp())
         floor = scores.topk(min(self.min_tokens_to_keep, scores.shape[-1])).values[:, -1:]

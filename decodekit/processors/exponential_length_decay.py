@@ -26,7 +26,7 @@ class ExponentialLengthDecay(NewTokenProcessor):
     r"""Makes the end ids likelier with every new token, exponentially, after some length.
 
     $s'(e) = s(e) + |s(e)| \, (f^n - 1)$ for every end id $e$, with $n$ the new tokens past `start`; up to
-    `start` nothing changes. Scores stay finite however large $f^n$ gets.
+    `start` nothing changes. Scores stay finite for any $f^n$.
 
     Args:
         start: New tokens before the first change, at least 0; one number, or one per prompt.
@@ -45,9 +45,10 @@ class ExponentialLengthDecay(NewTokenProcessor):
         [[[1, 1, 1, 0]]]
 
     Hugging Face:
-        `ExponentialDecayLengthPenalty((start, factor), end_ids, prompt_length)`, bit for bit; ours reads
-        the prompt's length from the run. Where the score overflows theirs is infinite, and where
-        `factor ** n` does it raises OverflowError; ours stays at the largest float32 number.
+        `ExponentialDecayLengthPenalty((start, factor), end_ids, prompt_length)`, bit for bit; decodekit reads
+        the prompt's length from the run. If the score overflows, Hugging Face returns infinity, and if
+        `factor ** n` overflows, it raises OverflowError. In decodekit the score stays at the largest float32
+        number.
     """
 
     start: PerPrompt
@@ -80,12 +81,12 @@ class ExponentialLengthDecay(NewTokenProcessor):
 def _growth_table(
     factors: PromptValues, steps: int, device: torch.device
 ) -> Float32[Tensor, "factors powers"]:
-    # Computed once, on the host: the powers of a device are rounded differently from Python's.
+    # Computed once, on the host: a device rounds powers differently from Python.
     table = [[_growth_after(n, factor) for n in range(steps + 1)] for factor in factors]
     return torch.tensor(table, dtype=torch.float32, device=device)
 
 
 def _growth_after(n: int, factor: float) -> float:
-    # Python raises if a power overflows: compared before it is computed, with a margin.
+    # Python raises if a power overflows, so its logarithm is compared first, with a margin.
     overflows = n * math.log(factor) > math.log(_MAX) + 1
     return _MAX if overflows else min(factor**n - 1, _MAX)

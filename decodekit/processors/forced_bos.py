@@ -13,10 +13,10 @@ from decodekit.processors.base import Scores, StatelessProcessor, force
 @final
 @dataclass(frozen=True)
 class ForcedBOS(StatelessProcessor):
-    """Allows one token only, where the sequence so far is one token long.
+    """Allows only one token as the second token of the sequence.
 
-    That is the first token that an encoder-decoder emits after its start: the language to translate into,
-    for instance. It gets the score 0 and so adds nothing to a beam, even if it was banned before.
+    In an encoder-decoder, this is the first token after the start token: for instance, the language to
+    translate into. It gets the score 0 and so adds nothing to a beam, even if it was banned before.
 
     Args:
         bos_id: The token's id, below the vocabulary size.
@@ -33,8 +33,8 @@ class ForcedBOS(StatelessProcessor):
         Tang et al., 2020, https://arxiv.org/abs/2008.00401: the language's id as the first token.
 
     Hugging Face:
-        `ForcedBOSTokenLogitsProcessor(bos_id)`, bit for bit without padding. Theirs counts left padding;
-        ours does not.
+        `ForcedBOSTokenLogitsProcessor(bos_id)`, bit for bit without padding. Hugging Face counts left
+        padding; decodekit does not.
     """
 
     bos_id: int

@@ -15,7 +15,7 @@ from decodekit.processors.base import Column, NewTokenProcessor, Scores, force
 @final
 @dataclass(frozen=True)
 class ForcedEOS(NewTokenProcessor):
-    """Allows the end ids only, at the last new token.
+    """Allows only end ids at the last new token.
 
     So every output ends with an end id. They get the score 0 and so add nothing to a beam, even if they
     were banned before.
@@ -35,8 +35,8 @@ class ForcedEOS(NewTokenProcessor):
         [[[1, 1, 0]]]
 
     Hugging Face:
-        `ForcedEOSTokenLogitsProcessor(max_length, end_ids)`, bit for bit, where `max_length` is the
-        prompt's length in columns plus `max_new_tokens`; ours reads the prompt's length from the run.
+        `ForcedEOSTokenLogitsProcessor(max_length, end_ids)`, bit for bit, where `max_length` is the prompt's
+        length in columns plus `max_new_tokens`; decodekit reads the prompt's length from the run.
     """
 
     max_new_tokens: PerPrompt

@@ -23,7 +23,7 @@ NONE = -1  # past the end of a prefix
 @final
 @dataclass(frozen=True)
 class ForcedPrefix(LogitsProcessor):
-    """Allows one token only at each of the first new tokens: every output begins with the prefix.
+    """Allows only the tokens of a prefix at the first positions: every output begins with the prefix.
 
     The token gets the score 0 and so adds nothing to a beam, even if it was banned before;
     `Decoded.token_log_probs` has the model's own log-probability of it. After the prefix nothing changes.
@@ -34,8 +34,8 @@ class ForcedPrefix(LogitsProcessor):
 
     Raises:
         ValueError: If an id is not an integer of at least 0.
-        DecodekitError: When applied, if an id is outside the vocabulary, or there are not as many prefixes
-            as prompts.
+        DecodekitError: When applied, if an id is outside the vocabulary, or the number of prefixes is neither
+            1 nor the batch size.
 
     Example:
         >>> model = dk.testing.MarkovModel([[0.6, 0.4], [0.6, 0.4]])
@@ -44,7 +44,7 @@ class ForcedPrefix(LogitsProcessor):
         [[[1, 1, 0]], [[1, 0, 0]]]
 
     Hugging Face:
-        None. `decoder_input_ids` do it for encoder-decoders and prompts whose prefixes are equally long.
+        None. In an encoder-decoder, `decoder_input_ids` have the same effect if all prefixes have one length.
     """
 
     prefixes: Iterable[int] | Iterable[Iterable[int]]

@@ -54,10 +54,10 @@ class FrequencyPenalty(NewTokenProcessor):
         rows, vocab = scores.shape
         columns = torch.arange(history.tokens.shape[1], device=scores.device)
         counted = history.valid & (columns >= (0 if self.include_prompt else first_new))
-        # A spare last id takes the other columns, so that the shape does not depend on the data.
+        # A spare last id collects the other columns, so that the shape does not depend on the data.
         ids = torch.where(counted & (history.tokens < vocab), history.tokens, vocab)
         counts = torch.zeros((rows, vocab + 1), dtype=scores.dtype, device=scores.device)
         counts = counts.scatter_add(1, ids, torch.ones_like(ids, dtype=scores.dtype))[:, :vocab]
-        # The largest number stands in for infinity, which would make NaN of an infinite score.
+        # The largest number replaces infinity, which would turn an infinite score into NaN.
         penalties = (counts * for_rows(self.penalty, history, scores)).clamp(-_MAX, _MAX)
         return scores - penalties

@@ -34,27 +34,27 @@ class GrammarMemory(NamedTuple):
 
     states: tuple[MatcherState, ...]  # of the rows at the last step
     rows: Int64[Tensor, " rows"]  # each row's index into them; reordered with the beams
-    position: int  # the history's at the last step
+    position: int  # the position of the history at the last step
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Grammar(LogitsProcessor):
-    r"""Bans every token after which the output could not become one that a grammar accepts.
+    r"""Bans every token after which no continuation would match a grammar.
 
-    Keeps $\{v : \exists w : y_{<t} v w \in L\}$ for the language L of a JSON schema, a regular expression
-    or a Lark grammar, matched byte by byte, so that tokenization does not matter. End ids are allowed exactly
-    where the output so far is in L, and only they are where it cannot go on. The prompt is not matched. An
-    output that `max_new_tokens` cuts off is only the beginning of a string of L.
+    Keeps $\{v : \exists w : y_{<t} v w \in L\}$ for the language L of a JSON schema, a regular expression or
+    a Lark grammar, matched byte by byte, so that tokenization does not matter. End ids are allowed exactly
+    where the output so far is in L. If no continuation is in L, only they are allowed. The prompt is not
+    matched. An output that reaches `max_new_tokens` may be an incomplete string of L.
 
-    A matcher per row runs on the host, a fraction of a millisecond per row and step, and follows its row when
-    beams are reordered.
+    Each row has a matcher on the host, which takes a fraction of a millisecond per step and follows its row
+    when beams are reordered.
 
     Needs the package llguidance: `pip install decodekit[grammar]`.
 
     Args:
         grammar: In Lark's notation with the extensions of llguidance, or its JSON form. `Grammar.regex`,
-            `Grammar.json_schema` and `Grammar.lark` make it.
+            `Grammar.json_schema` and `Grammar.lark` create it.
         tokenizer: A fast tokenizer of Hugging Face, or a `Vocabulary` that has one, such as
             `model.vocabulary`.
         end_ids: The ids that end an output; None: the vocabulary's, or the tokenizer's own.
@@ -95,7 +95,7 @@ class Grammar(LogitsProcessor):
         read = _read_tokenizer(tokenizer, end_ids)
         matcher = llguidance.LLMatcher(read, self.grammar, log_level=0)
         if matcher.is_error():
-            raise ValueError(f"Grammar: the grammar must be one that can be read: {matcher.get_error()}")
+            raise ValueError(f"Grammar: the grammar cannot be read: {matcher.get_error()}")
         set_fields(self, end_ids=end_ids, start=MatcherState(matcher), size=read.vocab_size)
 
     @classmethod
@@ -111,10 +111,10 @@ class Grammar(LogitsProcessor):
 
         Args:
             schema: As a mapping or as text.
-            tokenizer: As in the constructor.
+            tokenizer: A fast tokenizer of Hugging Face, or a `Vocabulary` that has one.
             whitespace: True to allow any amount of whitespace between the parts. A weak model may then emit
                 nothing but whitespace, and never end.
-            end_ids: As in the constructor.
+            end_ids: The ids that end an output; None: the vocabulary's, or the tokenizer's own.
         """
         if not isinstance(schema, str | Mapping):
             raise TypeError(f"Grammar: a schema must be a mapping or text, got {shown(schema)}.")
@@ -123,7 +123,7 @@ class Grammar(LogitsProcessor):
         try:
             grammar = make(given, overrides={"whitespace_flexible": whitespace})
         except (TypeError, ValueError) as error:
-            raise ValueError(f"Grammar: the grammar must be one that can be read: {error}") from error
+            raise ValueError(f"Grammar: the grammar cannot be read: {error}") from error
         return cls(grammar, tokenizer, end_ids=end_ids)
 
     @classmethod
@@ -208,7 +208,7 @@ def _llguidance() -> Any:  # noqa: ANN401 - a module
 
 
 def _limit_error(matcher: "LLMatcher") -> DecodekitError:
-    return DecodekitError(f"Grammar: the grammar must be within llguidance's limits: {matcher.get_error()}")
+    return DecodekitError(f"Grammar: the grammar exceeds llguidance's limits: {matcher.get_error()}")
 
 
 def _tokenizer_and_end_ids(
@@ -237,4 +237,4 @@ def _read_tokenizer(tokenizer: Any, end_ids: tuple[int, ...]) -> "LLTokenizer": 
     try:
         return from_tokenizer(tokenizer, eos_token=list(end_ids))
     except ValueError as error:
-        raise ValueError(f"Grammar: tokenizer must be one that llguidance can read: {error}") from error
+        raise ValueError(f"Grammar: llguidance cannot read the tokenizer: {error}") from error

@@ -25,16 +25,16 @@ class MinLength(StatelessProcessor):
         end_ids: The ids to ban, one or several; `model.vocabulary.end_ids` are the model's own.
 
     Raises:
-        ValueError: If `min_length` is not an integer of at least 0, or an id is not one; when applied,
-            if an id is outside the vocabulary.
+        ValueError: If `min_length` is not an integer of at least 0, or an id is not an integer of at least 0;
+            when applied, if an id is outside the vocabulary.
 
     Example:
         >>> MinLength(3, end_ids=0)(torch.tensor([[5, 7]]), torch.zeros(1, 3))
         tensor([[-inf, 0., 0.]])
 
     Hugging Face:
-        `MinLengthLogitsProcessor(min_length, end_ids)`, bit for bit without padding. Theirs counts left
-        padding, so that in a batch a short prompt may end sooner than it may alone; ours does not.
+        `MinLengthLogitsProcessor(min_length, end_ids)`, bit for bit without padding. Hugging Face counts left
+        padding, so in a batch a short prompt may end sooner than alone; decodekit does not.
     """
 
     min_length: PerPrompt

@@ -22,16 +22,16 @@ class MinNewTokens(NewTokenProcessor):
         end_ids: The ids to ban, one or several; `model.vocabulary.end_ids` are the model's own.
 
     Raises:
-        ValueError: If `min_new_tokens` is not an integer of at least 0, or an id is not one; when applied,
-            if an id is outside the vocabulary.
+        ValueError: If `min_new_tokens` is not an integer of at least 0, or an id is not an integer of at
+            least 0; when applied, if an id is outside the vocabulary.
 
     Example:
         >>> MinNewTokens(5, end_ids=0)
         MinNewTokens(min_new_tokens=5, end_ids=(0,))
 
     Hugging Face:
-        `MinNewTokensLengthLogitsProcessor(prompt_length, min_new_tokens, end_ids)`; ours
-        reads the prompt's length from the run.
+        `MinNewTokensLengthLogitsProcessor(prompt_length, min_new_tokens, end_ids)`; decodekit reads the
+        prompt's length from the run.
     """
 
     min_new_tokens: PerPrompt

@@ -32,8 +32,8 @@ class MirostatV1(Mirostat):
     After each token x, $\mu \leftarrow \mu - \eta\,(-\log_2 P(x) - \tau)$, from $\mu = 2\tau$. P is the
     distribution before mirostat bans anything. Every row has its own $\mu$. Does not change the argmax.
 
-    Not capturable: the memory has one number per token of the vocabulary, whose size is known only at the
-    first step.
+    Not capturable: the memory has one number per token of the vocabulary, and the size of the vocabulary is
+    known only at the first step.
 
     Args:
         tau: The target surprise in bits, above 0; one number, or one per prompt. Usual values: 3-5.
@@ -49,9 +49,9 @@ class MirostatV1(Mirostat):
         tensor([[5]])
 
     Source:
-        Basu et al., 2021, https://arxiv.org/abs/2007.14966, algorithm 1. Rounding, and the one token more,
-        are those of the authors' program, https://github.com/basusourya/mirostat, which estimates s from
-        101 tokens.
+        Basu et al., 2021, https://arxiv.org/abs/2007.14966, algorithm 1. The rounding and the extra token are
+        those of the authors' program, https://github.com/basusourya/mirostat, which estimates s from 101
+        tokens.
 
     Hugging Face:
         None. llama.cpp rounds k down, and measures the surprise of a token after the truncation.
@@ -81,9 +81,9 @@ class MirostatV1(Mirostat):
         exponent = numerator / torch.where(counted, steps.square(), 0.0).sum(-1, keepdim=True)
         vocab = descending.shape[-1]
         log_vocab = math.log(max(vocab, 2))
-        # epsilon / (1 - N**-epsilon), which at s = 1 has the limit 1 / ln N
+        # epsilon / (1 - N**-epsilon); its limit at s = 1 is 1 / ln N
         power = (exponent - 1) * log_vocab
         ratio = torch.where(power == 0, 1.0, power / -torch.expm1(-power)) / log_vocab
         k = ((ratio.log() + mu.double() * math.log(2)) / exponent).exp()
-        # NaN where fewer than two tokens are allowed: there all are kept.
+        # NaN if fewer than two tokens are allowed: then all are kept.
         return (k.round() + 1).nan_to_num(vocab).clamp(max=vocab).long()

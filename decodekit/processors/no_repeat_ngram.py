@@ -30,8 +30,8 @@ class NoRepeatNGram(StatelessProcessor):
         Paulus, Xiong & Socher, 2018, https://arxiv.org/abs/1705.04304, section 2.5.
 
     Hugging Face:
-        `NoRepeatNGramLogitsProcessor(n)`, bit for bit without padding. Theirs counts left padding, so that in
-        a batch a prompt can be denied pad ids of its own; ours does not.
+        `NoRepeatNGramLogitsProcessor(n)`, bit for bit without padding. Hugging Face counts left padding, so
+        in a batch it may ban the pad id for a prompt that contains it; decodekit does not.
     """
 
     n: int
@@ -45,7 +45,7 @@ class NoRepeatNGram(StatelessProcessor):
     def process(self, history: History, scores: Scores) -> Scores:
         if self.n > history.tokens.shape[1]:
             return scores
-        # The last n - 1 tokens. A row with fewer has no whole n-gram that they could equal.
+        # The last n - 1 tokens. A row with fewer tokens contains no n-gram.
         suffix = (history.position + torch.arange(1 - self.n, 0, device=scores.device)).clamp(min=0)
         # [rows windows n]: every n-gram of the buffer
         windows = history.tokens.unfold(1, self.n, 1)

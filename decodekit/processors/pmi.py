@@ -26,8 +26,8 @@ from decodekit.processors.base import Scores
 class PMI(SecondModelProcessor):
     r"""Where the model is unsure, subtracts the log-probabilities of a language model without the source.
 
-    $s'(v) = s(v) - \lambda \log P_{LM}(v \mid y_{<t})$ where the entropy of $P(\cdot \mid x, y_{<t})$ is at
-    least $\tau$; elsewhere nothing changes. $\lambda = 1$ ranks tokens by the pointwise mutual information of
+    $s'(v) = s(v) - \lambda \log P_{LM}(v \mid y_{<t})$ if the entropy of $P(\cdot \mid x, y_{<t})$ is at
+    least $\tau$; otherwise nothing changes. $\lambda = 1$ ranks tokens by the pointwise mutual information of
     token and source. The scores are not normalized. Banned tokens stay banned. The second model's cache
     follows its beams. Not capturable: the host runs the second model's session.
 
@@ -43,8 +43,8 @@ class PMI(SecondModelProcessor):
         ValueError: If `weight` or `threshold` is not a finite number of at least 0, or the second model is an
             encoder-decoder and there are no `prompts`.
         TypeError: If `model` is not a `Model`.
-        DecodekitError: In a run, if there are not as many `prompts` as prompts, or the models have different
-            vocabularies.
+        DecodekitError: In a run, if the number of `prompts` is neither 1 nor the batch size, or the models
+            have different vocabularies.
 
     Example:
         >>> model, lm = dk.testing.MarkovModel([[0.6, 0.4]] * 2), dk.testing.MarkovModel([[0.8, 0.2]] * 2)

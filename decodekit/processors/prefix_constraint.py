@@ -25,8 +25,9 @@ class PrefixConstraint(LogitsProcessor):
     r"""Bans every token that a function of the tokens so far does not allow.
 
     Keeps $\{v : v \in f(b, y_{<t})\}$ for the prompt with number b. The function is called once per row and
-    step, on the host, even for rows that no longer count: a finished one with pad ids, a beam without an
-    allowed token. For a fixed set of continuations `TrieConstraint` does the same on the device.
+    step, on the host, even for rows that do not affect the result: a finished row with pad ids, a beam
+    without an allowed token. For a fixed set of continuations `TrieConstraint` is equivalent, and runs on the
+    device.
 
     Args:
         function: Takes the number of the prompt in its batch and the row's ids, prompt included and padding
@@ -46,10 +47,10 @@ class PrefixConstraint(LogitsProcessor):
 
     Hugging Face:
         `generate(prefix_allowed_tokens_fn=function)` and `PrefixConstrainedLogitsProcessor`, bit for bit
-        where prompts have no padding. Theirs passes padded rows, so that a function that counts ids depends
-        on the rest of the batch. Where other processors have banned every allowed token of all beams of a
-        prompt, theirs gives the allowed ones a score of 0; ours leaves them banned, and `decode` raises.
-        Theirs counts ids below 0 from the vocabulary's end; ours refuses them.
+        where prompts have no padding. Hugging Face passes padded rows, so a function that counts ids depends
+        on the rest of the batch. If other processors have banned every allowed token of all beams of a
+        prompt, Hugging Face gives the allowed tokens a score of 0; in decodekit they stay banned, and
+        `decode` raises. Hugging Face counts negative ids from the vocabulary's end; decodekit refuses them.
     """
 
     function: Allowed
@@ -83,13 +84,13 @@ class PrefixConstraint(LogitsProcessor):
         ids = [plain(token) for token in plain(given)]
         if not ids:
             raise DecodekitError(
-                f"PrefixConstraint: the function must allow some token, and returned none for prompt "
+                f"PrefixConstraint: the function must allow at least one token, but returned none for prompt "
                 f"{prompt} after {shown(tokens.tolist(), 200)}. Return the end ids where the output may end."
             )
         for token in ids:
             if not is_count(token, 0) or token >= vocab:
                 raise DecodekitError(
-                    f"PrefixConstraint: the function must return ids of the model's {vocab} tokens, and "
+                    f"PrefixConstraint: the function must return ids of the model's {vocab} tokens, but "
                     f"returned {shown(token)} for prompt {prompt}."
                 )
         return ids

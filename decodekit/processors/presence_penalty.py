@@ -15,7 +15,7 @@ from decodekit.processors.base import Column, NewTokenProcessor, Scores, put
 @final
 @dataclass(frozen=True)
 class PresencePenalty(NewTokenProcessor):
-    r"""Makes every generated token less likely, by the same amount however often it was generated.
+    r"""Makes every generated token less likely, by the same amount for any number of occurrences.
 
     $s'(v) = s(v) - \text{penalty}$ for every generated token $v$.
 

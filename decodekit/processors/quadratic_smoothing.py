@@ -22,8 +22,8 @@ class QuadraticSmoothing(StatelessProcessor):
     $$s'(v) = \max_u s(u) + \text{factor} \cdot \left(\tfrac{c - 1}{2}\, d(v)^3 - \tfrac{3 - c}{2}\,
     d(v)^2\right).$$
 
-    A curve of 1 is a parabola, one of 3 a cubic. Curves up to 3 keep the order of the tokens; above, tokens
-    close to the best one overtake it.
+    A curve of 1 is a parabola, one of 3 a cubic. Curves up to 3 keep the order of the tokens; under larger
+    curves, tokens close to the best one overtake it.
 
     Args:
         factor: Steepness, above 0; one number, or one per prompt. Tokens nearer to the best one than 1 /
@@ -31,7 +31,8 @@ class QuadraticSmoothing(StatelessProcessor):
         curve: At least 1; one number, or one per prompt. Usual values: 1-3.
 
     Raises:
-        ValueError: If `factor` is not a finite number above 0, or `curve` not one of at least 1.
+        ValueError: If `factor` is not a finite number above 0, or `curve` is not a finite number of at least
+            1.
 
     Example:
         >>> QuadraticSmoothing(0.5)(torch.tensor([[0]]), torch.tensor([[9.0, 8.0, 7.0, 5.0]]))
@@ -48,7 +49,8 @@ class QuadraticSmoothing(StatelessProcessor):
     factor: PerPrompt
     curve: PerPrompt = 1.0
 
-    # Not even for curves up to 3: near the top the parabola is so flat that different scores round to one.
+    # False even for curves up to 3: near the top the parabola is so flat that different scores round to one
+    # value.
     argmax_invariant = False
     batch_independent = True
 
@@ -60,6 +62,6 @@ class QuadraticSmoothing(StatelessProcessor):
         factor, curve = (for_rows(value, history, scores) for value in (self.factor, self.curve))
         top = scores.amax(-1, keepdim=True)
         below = scores - top
-        # The square is outside the sum: where it overflows, the sum of both terms could be NaN.
+        # Factor out the square: if it overflows, the sum of both terms could be NaN.
         smoothed = top + factor * below.square() * ((curve - 1) / 2 * below - (3 - curve) / 2)
         return torch.where(scores.isfinite() & top.isfinite(), smoothed, scores)

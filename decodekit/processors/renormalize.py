@@ -13,7 +13,7 @@ from decodekit.processors.base import Scores, StatelessProcessor
 @final
 @dataclass(frozen=True)
 class Renormalize(StatelessProcessor):
-    r"""Turns the scores into log-probabilities, after processors that banned or changed some.
+    r"""Normalizes the scores to log-probabilities, after processors that banned or changed some.
 
     $s'(v) = s(v) - \log \sum_u \exp s(u)$. Sampling does not change. Beam search does: without it, a beam
     loses score when its likely tokens are banned.
@@ -23,8 +23,8 @@ class Renormalize(StatelessProcessor):
         tensor([[0.5000, 0.5000, 0.0000]])
 
     Hugging Face:
-        `LogitNormalization()`, bit for bit. Where all tokens are banned theirs gives NaN; ours leaves them
-        banned.
+        `LogitNormalization()`, bit for bit. If all tokens are banned, Hugging Face returns NaN; in decodekit
+        they stay banned.
     """
 
     argmax_invariant = False  # rounding can make nearly equal scores equal

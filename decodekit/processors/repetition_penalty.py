@@ -17,14 +17,14 @@ from decodekit.processors.base import Scores, StatelessProcessor, put
 class RepetitionPenalty(StatelessProcessor):
     """Makes every token of the sequence so far less likely, prompt included.
 
-    Divides a positive score by the penalty and multiplies a negative one by it; once, however often the token
-    occurs. Under beam search scores are log-probabilities, so it always multiplies.
+    Divides a positive score by the penalty and multiplies a negative one by it; once, regardless of the
+    number of occurrences. Under beam search scores are log-probabilities, so it always multiplies.
 
     Args:
         penalty: Above 0; 1 changes nothing, above 1 discourages repetition, below 1 encourages it; one
             number, or one per prompt. Usual values: 1.05-1.3.
         prompt_ignore_length: Number of tokens at the beginning that do not count, at least 0; one number, or
-            one per prompt. The lengths of the prompts leave the prompts out.
+            one per prompt. Pass the lengths of the prompts to penalize new tokens only.
 
     Raises:
         ValueError: If `penalty` is not a finite number above 0, or `prompt_ignore_length` is not an integer
@@ -40,7 +40,7 @@ class RepetitionPenalty(StatelessProcessor):
     Hugging Face:
         `RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=...)`, bit for bit. Left padding does
         not count, as in `generate` of transformers 5; the class alone counts it, as `generate` did in 4. So
-        `prompt_ignore_length` counts tokens here, and columns there.
+        `prompt_ignore_length` counts tokens in decodekit, and columns in Hugging Face.
     """
 
     penalty: PerPrompt

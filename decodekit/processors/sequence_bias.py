@@ -35,8 +35,9 @@ class SequenceBias(StatelessProcessor):
         tensor([[-3.,  0.,  1.,  0.,  0.,  0.,  0.,  0.]])
 
     Hugging Face:
-        `SequenceBiasLogitsProcessor(biases)`, bit for bit without padding, which theirs counts. Biases may be
-        integers here. Where theirs adds minus infinity to plus infinity and gets NaN, ours bans.
+        `SequenceBiasLogitsProcessor(biases)`, bit for bit without padding, which Hugging Face counts.
+        decodekit also accepts integers. If a sum of infinities makes Hugging Face return NaN, decodekit bans
+        the token.
     """
 
     biases: Mapping[tuple[int, ...], float] | Iterable[tuple[Iterable[int], float]]

@@ -20,23 +20,23 @@ from decodekit.processors.base import Scores
 class ShallowFusion(SecondModelProcessor):
     r"""Adds a language model's log-probabilities, so that fluent tokens become likelier.
 
-    $s'(v) = s(v) + w \log P_{LM}(v)$. The scores are not normalized: a beam's score is their sum, and fusions
-    add up. A token is banned if either model gives it probability 0. The language model's cache follows its
-    beams. Not capturable: the host runs the language model's session.
+    $s'(v) = s(v) + w \log P_{LM}(v)$. The scores are not normalized: a beam's score is their sum. Several
+    fusions add up. A token is banned if either model gives it probability 0. The language model's cache
+    follows its beams. Not capturable: the host runs the language model's session.
 
     Args:
-        model: The language model, with the same vocabulary. Beside an encoder-decoder, a decoder-only model
-            reads the decoder's tokens; beside a decoder-only one, the prompts too.
-        weight: $w$, any finite number; one, or one per prompt. Below 0 it removes a language model that the
-            first model has learned implicitly. Usual values: 0.1-0.5.
+        model: The language model, with the same vocabulary. With an encoder-decoder, a decoder-only language
+            model reads the decoder's tokens; with a decoder-only model, it reads the prompts too.
+        weight: $w$, any finite number; one, or one per prompt. A weight below 0 removes the implicit language
+            model of the first model. Usual values: 0.1-0.5.
         prompts: The language model's prompts in place of the run's: one per prompt or one for all, in any
             form that `decode` takes.
 
     Raises:
         ValueError: If `weight` is not a finite number.
         TypeError: If `model` is not a `Model`.
-        DecodekitError: In a run, if there are not as many `prompts` as prompts, or the models have different
-            vocabularies.
+        DecodekitError: In a run, if the number of `prompts` is neither 1 nor the batch size, or the models
+            have different vocabularies.
 
     Example:
         >>> model, lm = dk.testing.MarkovModel([[0.6, 0.4]] * 2), dk.testing.MarkovModel([[0.2, 0.8]] * 2)

@@ -27,7 +27,7 @@ class SuppressTokens(StatelessProcessor):
         tensor([[-inf, 0., -inf]])
 
     Hugging Face:
-        `SuppressTokensLogitsProcessor(tokens)`, bit for bit; it ignores ids outside the vocabulary.
+        `SuppressTokensLogitsProcessor(tokens)`, bit for bit. Hugging Face ignores ids outside the vocabulary.
     """
 
     tokens: int | Iterable[int]

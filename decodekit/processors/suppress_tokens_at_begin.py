@@ -36,8 +36,8 @@ class SuppressTokensAtBegin(NewTokenProcessor):
 
     Hugging Face:
         `SuppressTokensAtBeginLogitsProcessor(tokens, begin_index)`, bit for bit, where `begin_index` is the
-        prompt's length in columns plus `begin`; ours finds the prompt's end by itself. Theirs ignores ids
-        outside the vocabulary.
+        prompt's length in columns plus `begin`; decodekit reads the prompt's end from the run. Hugging Face
+        ignores ids outside the vocabulary.
     """
 
     tokens: int | Iterable[int]

@@ -29,8 +29,8 @@ class SynthID(NewTokenProcessor):
 
     $$P_l(v) = P_{l-1}(v) \left(1 + g_l(v) - \sum_u g_l(u) P_{l-1}(u)\right):$$
 
-    of two tokens drawn from the round before, the one with the larger g wins. Averaged over all keys the
-    distribution is the model's own. A context that occurred before leaves the scores as they are.
+    of two tokens drawn from the previous round, the token with the larger g wins. Averaged over all keys the
+    distribution is the model's own. At a context that occurred before, the scores do not change.
     `SynthIDDetector` detects the watermark.
 
     Put it last, after temperature and truncation. A row's watermark depends on its own tokens only, and so
@@ -59,8 +59,8 @@ class SynthID(NewTokenProcessor):
 
     Hugging Face:
         `SynthIDTextWatermarkLogitsProcessor(ngram_len, keys, ..., device="cpu")`, bit for bit in sampling,
-        except that a banned token stays at minus infinity, where theirs gets the least finite number. Under
-        beam search theirs mixes up the contexts of beams; on a GPU it draws another table.
+        except that a banned token stays at minus infinity; in Hugging Face it gets the least finite number.
+        Under beam search Hugging Face mixes up the contexts of beams; on a GPU it draws another table.
     """
 
     keys: Iterable[int]

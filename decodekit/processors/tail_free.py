@@ -15,17 +15,18 @@ from decodekit.processors.base import Scores, StatelessProcessor
 @final
 @dataclass(frozen=True)
 class TailFree(StatelessProcessor):
-    r"""Bans the tail, which begins where the sorted probabilities have made `z` of their bend.
+    r"""Bans the tail of the sorted probabilities, found by their cumulative curvature.
 
-    With $p_1 \ge p_2 \ge \dots \ge p_V$ and the second differences $d_i = |p_i - 2p_{i+1} + p_{i+2}|$, bans
-    the token of rank $i + 1$ where $\sum_{j \le i} d_j > z \sum_j d_j$; the last rank, without a difference
-    of its own, counts as the end of the sum. Banned tokens have probability 0, and of tied tokens the lowest
-    ids come first. Fewer than three tokens, or probabilities on a straight line, have no tail. The likeliest
+    The curvature is the absolute second difference; the tail begins where its sum exceeds a fraction `z` of
+    the total. With $p_1 \ge p_2 \ge \dots \ge p_V$ and the curvatures $d_i = |p_i - 2p_{i+1} + p_{i+2}|$,
+    bans the token of rank $i + 1$ where $\sum_{j \le i} d_j > z \sum_j d_j$; the last rank, which has no
+    curvature, counts as the end of the sum. Banned tokens have probability 0. Ties are sorted by id, the
+    lowest first. Fewer than three tokens, or probabilities on a straight line, have no tail. The likeliest
     token always survives. Does not change the argmax.
 
     Args:
-        z: Fraction of the bend to keep, in [0, 1]; one number, or one per prompt. 1 keeps every token. Usual
-            values: 0.9-0.99.
+        z: Fraction of the curvature to keep, in [0, 1]; one number, or one per prompt. 1 keeps every token.
+            Usual values: 0.9-0.99.
 
     Raises:
         ValueError: If `z` is outside [0, 1].
@@ -55,7 +56,7 @@ class TailFree(StatelessProcessor):
         if scores.shape[-1] < 3:  # noqa: PLR2004 - a second difference needs three numbers
             return scores
         descending, order = scores.sort(dim=-1, descending=True, stable=True)
-        # [rows vocab-2]: the bend before every rank but the first and the last
+        # [rows vocab-2]: the curvature before every rank except the first and the last
         bent = descending.softmax(-1).diff(n=2).abs().cumsum(-1)
         total = bent[:, -1:]
         tail = torch.cat([bent, total], 1) > for_rows(self.z, history, scores) * total

@@ -45,12 +45,12 @@ class Tables(NamedTuple):
 @final
 @dataclass(frozen=True, eq=False)
 class TokenHealing(LogitsProcessor):
-    r"""Bans every token that does not continue a text that was removed from the prompt's end.
+    r"""Allows only tokens that spell the text that was removed from the end of the prompt.
 
-    With r its remaining bytes, keeps $\{v : v \text{ begins with } r, \text{ or } r \text{ begins with } v\}$
-    until none remain; then it changes nothing. So the model can split the text into tokens as it was trained
-    to, and end it within a token. A token after which no tokens could spell the rest is banned too. `heal`
-    makes this processor from prompts.
+    With r the remaining bytes of the text, keeps $\{v : v \text{ begins with } r, \text{ or } r \text{ begins
+    with } v\}$ until none remain; then it changes nothing. So the model can split the text into the tokens of
+    its training, and end it within a token. A token after which no tokens could spell the rest is banned too.
+    `heal` creates this processor from prompts.
 
     Args:
         removed: The bytes to generate again, per prompt; empty for none.
@@ -59,7 +59,7 @@ class TokenHealing(LogitsProcessor):
     Raises:
         TypeError: If one of them is not `bytes`.
         ValueError: If there are no prompts, or the tokens cannot spell a removed text.
-        DecodekitError: In a run, if there are not as many removed texts as prompts.
+        DecodekitError: In a run, if the number of removed texts differs from the batch size.
 
     Example:
         >>> healing = TokenHealing([b"ht"], [b"h", b"t", b"http", b"x"])
@@ -74,10 +74,10 @@ class TokenHealing(LogitsProcessor):
     Hugging Face:
         `generate(token_healing=True, tokenizer=...)`, a step before decoding: it adds 10 to the logits of the
         tokens that begin with the last token's text, 11 to that token itself, and replaces it by the chosen
-        one. So it may choose a token that does not begin with the text, never uses several tokens, and
-        happens outside the search. It strips whitespace from prompts, and looks up the decoded text, which
-        byte-level vocabularies spell differently where a token begins with a space or is not ASCII: there
-        theirs changes nothing.
+        one. So it may choose a token that does not begin with the text, never uses several tokens, and runs
+        outside the search. It strips whitespace from prompts, and looks up the decoded text. Byte-level
+        vocabularies spell a token with a leading space or non-ASCII characters differently; for these it
+        changes nothing.
     """
 
     removed: Sequence[bytes]
@@ -106,7 +106,7 @@ class TokenHealing(LogitsProcessor):
                 allowed[place, ids] = True
             if not allowed[first[text]].any():
                 raise ValueError(
-                    f"TokenHealing: the tokens must be able to spell a removed text, got {text!r}."
+                    f"TokenHealing: the tokens of the vocabulary cannot spell the removed text {text!r}."
                 )
             remaining[first[text] : first[text] + len(text)] = torch.arange(len(text), 0, -1)
         lengths = torch.tensor([len(text) for text in texts], dtype=torch.long)
@@ -141,9 +141,9 @@ def heal(
 ) -> tuple[Prompt, TokenHealing]:
     """Removes the last token of every prompt, for `TokenHealing` to generate its text again.
 
-    A prompt may end within a token of the training text: there `http:` continues with the token `://`, never
-    with `//` after a `:`. After healing, the model chooses the tokens itself. The texts that `decode` returns
-    begin with the removed text.
+    A prompt may end within a token of the training text: in training, `http` continues with the token `://`,
+    never with `:` and then `//`. After healing, the model chooses the tokens itself. The texts that `decode`
+    returns begin with the removed text.
 
     A prompt's only token stays, and so does a special token with everything before it.
 
@@ -166,7 +166,7 @@ def heal(
         [[' time']]
 
     Hugging Face:
-        `generate(token_healing=True)`, with the differences named at `TokenHealing`.
+        `generate(token_healing=True)`; `TokenHealing` lists the differences.
     """
     at_least(1).check("heal", "tokens", tokens)
     vocabulary = model.vocabulary if isinstance(model, ModelWithVocabulary) else model
@@ -233,7 +233,7 @@ def _on_device(healing: TokenHealing, vocab: int, device: torch.device) -> Table
     known = min(vocab, len(lengths))
     all_allowed = torch.zeros((len(remaining), vocab), dtype=torch.bool)
     all_allowed[:, :known] = allowed[:, :known]
-    all_allowed[_FREE] = True  # with the ids that the tokenizer does not know
+    all_allowed[_FREE] = True  # including ids that the tokenizer does not know
     all_lengths = torch.zeros(vocab, dtype=torch.long)
     all_lengths[:known] = lengths[:known]
     return Tables(all_allowed.to(device), remaining.to(device), all_lengths.to(device))

@@ -39,12 +39,12 @@ class TopH(StatelessProcessor):
         tensor([[ True,  True, False]])
 
     Source:
-        Baghaei Potraghloo et al., 2025, https://arxiv.org/abs/2509.02510. There the bound is on the entropy
-        of the kept tokens alone; here, as in Hugging Face, on their part of the sum.
+        Baghaei Potraghloo et al., 2025, https://arxiv.org/abs/2509.02510. The paper bounds the entropy of the
+        kept tokens alone; decodekit, like Hugging Face, bounds their part of the sum.
 
     Hugging Face:
-        `TopHLogitsWarper(h)`, bit for bit, ties included. Theirs raises where a score is infinite; ours keeps
-        that token alone.
+        `TopHLogitsWarper(h)`, bit for bit, ties included. For an infinite score Hugging Face raises;
+        decodekit keeps only that token.
     """
 
     h: PerPrompt

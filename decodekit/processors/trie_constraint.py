@@ -26,12 +26,12 @@ class TrieMemory(NamedTuple):
 @final
 @dataclass(frozen=True, eq=False, repr=False)
 class TrieConstraint(LogitsProcessor):
-    r"""Bans every token with which the generated tokens are no prefix of a string of a set.
+    r"""Allows only tokens that continue one of the given strings.
 
     Keeps $\{v : y_{<t} v \text{ is a prefix of some } s \in S\}$, and the end ids where $y_{<t} \in S$. So
-    every finished output is one of the strings, and one that `max_new_tokens` cuts off begins one. The
-    constructor sorts the strings into a trie (a hundred thousand names in about a second), so reuse the
-    object; a step is a binary search per row, on the device.
+    every finished output is one of the strings, and an output that reaches `max_new_tokens` is a prefix of
+    one. The constructor sorts the strings into a trie (a hundred thousand names in about a second), so reuse
+    the object; a step is a binary search per row, on the device.
 
     Args:
         strings: Sequences of ids without end ids; with `per_prompt` one set of them per prompt. The empty
@@ -41,11 +41,11 @@ class TrieConstraint(LogitsProcessor):
         per_prompt: True if `strings` is one set per prompt.
 
     Raises:
-        TypeError: If a string is no sequence.
+        TypeError: If a string is not a sequence.
         ValueError: If there are no strings or no end ids, an id is not an integer of at least 0, or a string
             holds an end id.
-        DecodekitError: In a run, if an id is outside the vocabulary, or there are not as many sets as
-            prompts.
+        DecodekitError: In a run, if an id is outside the vocabulary, or the number of sets differs from the
+            batch size.
 
     Example:
         >>> model = dk.load()
@@ -102,7 +102,8 @@ class TrieConstraint(LogitsProcessor):
         check_largest("TrieConstraint", max(*ends, trie.stride - 1), vocab)
         end_ids = device_ids(ends, scores.device)
         newest = history.last()
-        # A finished row keeps its node. A string holds no end id, so there one leads to `dead` by itself.
+        # A finished row keeps its node. No string holds an end id, so other nodes have no edge for it: it
+        # leads to `dead`.
         ends_here = trie.complete.index_select(0, memory.node) & (newest[:, None] == end_ids).any(-1)
         has_ended = (memory.node == trie.ended) | ends_here
         after = torch.where(has_ended, trie.ended, trie.child(memory.node, newest))

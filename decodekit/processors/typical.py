@@ -15,11 +15,11 @@ from decodekit.processors.base import Scores, StatelessProcessor
 @final
 @dataclass(frozen=True)
 class Typical(StatelessProcessor):
-    r"""Bans untypical tokens: keeps those about as surprising as the model expects the next one to be.
+    r"""Bans untypical tokens: keeps tokens whose surprise is close to the entropy.
 
     With $H$ the entropy of the next token, keeps tokens in order of $|{-\log P(v)} - H|$ until their
-    probability reaches `mass`, and all that are as far from $H$ as the last one kept. The likeliest token can
-    be banned: where the model is unsure it is less surprising than expected.
+    probability reaches `mass`, and all tokens at the same distance from $H$ as the last one. The likeliest
+    token can be banned: if the model is unsure, it is less surprising than expected.
 
     Args:
         mass: Probability of the kept set, strictly between 0 and 1; one number, or one per prompt. Usual

@@ -20,7 +20,7 @@ Lists = Literal["permutation", "hash"]
 
 CANDIDATES = 40  # likeliest tokens that selfhash tries with permutations, as in Hugging Face
 _TABLE = 1_000_003  # the size of Hugging Face's table of random numbers
-_ON_HOST = torch.device("cpu")  # named, so that a surrounding `with torch.device(...)` does not count
+_ON_HOST = torch.device("cpu")  # explicit, to ignore a surrounding `with torch.device(...)`
 
 
 @final
@@ -60,8 +60,8 @@ class Watermark(StatelessProcessor):
 
     Hugging Face:
         `WatermarkLogitsProcessor(vocab_size, "cpu", greenlist_ratio, ...)`, bit for bit without padding. On a
-        GPU theirs draws other lists; ours are the same everywhere. Theirs counts left padding, and its
-        selfhash fails if the vocabulary has fewer than 40 tokens or none of the 40 is green.
+        GPU Hugging Face draws other lists; decodekit's are the same on all devices. Hugging Face counts left
+        padding, and its selfhash fails if the vocabulary has fewer than 40 tokens or none of the 40 is green.
     """
 
     greenlist_ratio: float = 0.25
@@ -136,7 +136,7 @@ class Watermark(StatelessProcessor):
         else:
             token_hash = mix(tokens + secret)
             least = mix(token_hash + tokens)
-            for column in context.T:  # of a constant number of columns
+            for column in context.T:  # the number of columns is constant
                 least = torch.minimum(least, mix(token_hash + column[:, None]))
             bits = mix(least)
         # A signed integer of 64 random bits is below this with the ratio's probability.

@@ -14,7 +14,7 @@ from decodekit.core.validation import FRACTION, Requirement
 from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, set_per_prompt
 from decodekit.processors.base import LogitsProcessor, Scores
 
-# Mixed into the seeds, so that a `Sample` with the same ones does not draw the same numbers.
+# Mixed into the seeds, so that a `Sample` with the same seeds draws other numbers.
 _SALT = int.from_bytes(b"XTC")
 
 
@@ -28,11 +28,11 @@ class XTCMemory(NamedTuple):
 @final
 @dataclass(frozen=True)
 class XTC(LogitsProcessor):
-    r"""At random steps, bans every token of at least some probability but the least likely of them.
+    r"""At random steps, bans all tokens above a probability threshold except the least likely of them.
 
-    With the given probability, drawn anew for every row and step, bans $\{v : P(v) \ge \text{threshold}\}$
-    except the least likely of them (of tied ones the lowest id stays). Changes nothing where fewer than two
-    tokens reach the threshold, so never above 0.5.
+    With the given probability, drawn for every row and step, bans $\{v : P(v) \ge \text{threshold}\}$ except
+    the least likely of these tokens (of tied ones the lowest id stays). Changes nothing if fewer than two
+    tokens reach the threshold. So a threshold above 0.5 has no effect.
 
     Args:
         threshold: Least probability of a top choice, in [0, 1]; one number, or one per prompt. Usual value:
@@ -55,8 +55,8 @@ class XTC(LogitsProcessor):
         p-e-w, 2024, https://github.com/oobabooga/text-generation-webui/pull/6335.
 
     Hugging Face:
-        None. text-generation-webui does not act where it would ban a line break or an end id; ours and
-        llama.cpp's make no such exception.
+        None. text-generation-webui does not act if it would ban a line break or an end id; decodekit and
+        llama.cpp make no such exception.
     """
 
     threshold: PerPrompt

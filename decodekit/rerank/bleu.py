@@ -24,7 +24,7 @@ class BLEU(NGramUtility):
     $100 \cdot \min(1, e^{1 - r/h}) \prod_{n=1}^{N} p_n^{1/N}$ with the precisions $p_n$ of n-grams, the
     lengths $r$ of the reference and $h$ of the hypothesis, and $N$ the longest n-grams that the hypothesis
     has. From 0 to 100. Equal to sacrebleu's `BLEU(effective_order=True).sentence_score`, with its tokenizer;
-    every text's n-grams are counted once, however many pairs there are.
+    the n-grams of every text are counted once, for any number of pairs.
 
     Needs the package sacrebleu: `pip install decodekit[metrics]`.
 
@@ -35,12 +35,12 @@ class BLEU(NGramUtility):
         smooth: Smoothing of precisions. `"exp"`: the n-th precision of 0 counts $2^{-n}$ matches. `"floor"`:
             a precision of 0 counts `smooth_value` matches. `"add-k"`: adds `smooth_value` to matches and
             totals of orders above 1. `"none"`: leaves 0.
-        smooth_value: For `"floor"` and `"add-k"`, above 0; None: 0.1 or 1.
+        smooth_value: A number above 0, for `"floor"` (None: 0.1) and `"add-k"` (None: 1).
 
     Raises:
         ImportError: If sacrebleu is not installed.
         ValueError: If `max_order` is not an integer of at least 1, the tokenizer or the smoothing is unknown,
-            or `smooth_value` is not such a number, or is given for a smoothing that ignores it.
+            or `smooth_value` is not a finite number above 0, or is given for another smoothing.
 
     Example:
         >>> BLEU().pairwise(["the cat sat down", "a dog"], ["the cat sat up"])
@@ -78,7 +78,7 @@ class BLEU(NGramUtility):
             from sacrebleu.metrics.bleu import BLEU as SacreBLEU  # noqa: PLC0415, N811 - an extra; the name is taken
         except ImportError as error:
             raise ImportError(
-                "BLEU: words are split by the package sacrebleu, which is not installed. "
+                "BLEU: the package sacrebleu, which splits words, is not installed. "
                 "pip install decodekit[metrics]"
             ) from error
         known = sorted(SacreBLEU.TOKENIZERS)

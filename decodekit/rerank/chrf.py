@@ -18,8 +18,8 @@ class ChrF(NGramUtility):
     r"""Prefers hypotheses that share character n-grams with the references.
 
     $100 \cdot (1 + \beta^2) \frac{P R}{\beta^2 P + R}$ with the mean precision $P$ and recall $R$ over the
-    n-gram orders that both texts have. From 0 to 100. Equal to sacrebleu's `CHRF.sentence_score`; every
-    text's n-grams are counted once, however many pairs there are.
+    n-gram orders that both texts have. From 0 to 100. Equal to sacrebleu's `CHRF.sentence_score`; the n-grams
+    of every text are counted once, for any number of pairs.
 
     Args:
         char_order: The longest n-grams of characters, at least 1. Usual value: 6.
@@ -30,7 +30,7 @@ class ChrF(NGramUtility):
         eps_smoothing: True: averages the F-scores of all orders, as chrF++.py does.
 
     Raises:
-        ValueError: If `char_order` or `word_order` is not such an integer, or `beta` not such a number.
+        ValueError: If `char_order`, `word_order` or `beta` is out of range.
 
     Example:
         >>> ChrF().pairwise(["the cat", "a dog"], ["the cat"])
@@ -70,7 +70,7 @@ class ChrF(NGramUtility):
         precisions, recalls, f_scores = [], [], []
         for ours, theirs in zip(hypothesis.orders, reference.orders, strict=True):
             common = matches(ours, theirs)
-            # An order that one of the two texts is too short for does not count.
+            # An order counts only if both texts are long enough for it.
             precision = common / ours.total if ours.total and theirs.total else _EPSILON
             recall = common / theirs.total if theirs.total else _EPSILON
             f_scores.append(self._f_score(precision, recall, default=_EPSILON))

@@ -39,8 +39,8 @@ class _Tally(NamedTuple):
 
     answers: list[Hashable]  # most votes first
     votes: list[float]  # of each answer
-    shares: list[float]  # of each answer in all votes
-    indices: list[int | None]  # of each hypothesis's answer, or None
+    shares: list[float]  # the fraction of all votes for each answer
+    indices: list[int | None]  # index of each hypothesis's answer, or None
 
 
 @checked_options
@@ -58,8 +58,8 @@ def self_consistency(
 
     Args:
         out: The hypotheses, usually samples.
-        extract: From a hypothesis, as text if there is any, else as a list of ids, to its answer, which must
-            be hashable, or None if it has none.
+        extract: Function from a hypothesis, as text if there is any, else as a list of ids, to its answer,
+            which must be hashable, or to None.
         weights: The weight $w_i$ of a vote. `"uniform"`: 1. `"probability"`: $P(y_i \mid x)$. `"per_token"`:
             $P(y_i \mid x)^{1/|y_i|}$.
         ids: True: `extract` takes lists of ids; False: texts; None: texts if there are any.
@@ -70,7 +70,7 @@ def self_consistency(
 
     Raises:
         TypeError: If `out` is not what `decode` returns or `extract` cannot be called.
-        ValueError: If `weights` is none of the three.
+        ValueError: If `weights` is unknown.
         DecodekitError: If an answer is not hashable, or texts are required and there are none.
 
     Example:
@@ -124,13 +124,13 @@ def _hashable(answer: Any) -> Any:  # noqa: ANN401
 
 
 def _count(answers: list[Hashable | None], log_weights: list[float], order: list[int]) -> _Tally:
-    """Count the votes of one prompt, in the order of likelihood."""
+    """Count the votes of one prompt; `order` lists the hypotheses by likelihood."""
     terms: dict[Hashable, list[float]] = {}
     for number in order:
         answer = answers[number]
         if answer is not None:
             terms.setdefault(answer, []).append(log_weights[number])
-    # Relative to the largest weight, so that long texts, whose probabilities underflow, still differ.
+    # Relative to the largest weight, so that probabilities of long texts do not underflow.
     largest = max(map(max, terms.values()), default=0.0)
     largest = largest if math.isfinite(largest) else 0.0
     totals = {answer: math.fsum(math.exp(log - largest) for log in logs) for answer, logs in terms.items()}

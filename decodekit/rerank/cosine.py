@@ -25,13 +25,13 @@ class Cosine(AggregableUtility):
     $\sum_r w_r \cos(e(h), e(r)) = \hat e(h) \cdot \sum_r w_r \hat e(r)$.
 
     Args:
-        embed: From a list of texts to a tensor or an array, `[texts, width]`. One call takes every different
-            text of a prompt once.
-        ids: True: it takes lists of token ids; None: texts if the results have them, else ids.
+        embed: Function from a list of texts to a tensor or an array, `[texts, width]`. One call gets all
+            distinct texts of a prompt.
+        ids: True: `embed` takes lists of token ids; None: texts if the results have them, else ids.
 
     Raises:
         TypeError: If `embed` cannot be called.
-        DecodekitError: In a run, if it does not return one vector of finite numbers per text.
+        DecodekitError: In a run, if `embed` does not return one vector of finite numbers per text.
 
     Example:
         >>> vowels = Cosine(lambda texts: [[text.count(vowel) for vowel in "aeiou"] for text in texts])

@@ -14,7 +14,7 @@ from decodekit.models.protocols import Model
 from decodekit.rerank._shared.hypotheses import check_decoded, in_order, rank, reorder, valid_values
 from decodekit.rerank.second_models import Channel, Prior
 
-Numbers = Sequence[Sequence[float]]  # for every prompt, one per valid hypothesis
+Numbers = Sequence[Sequence[float]]  # for every prompt, one number per valid hypothesis
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -22,9 +22,10 @@ class ModelReport:
     r"""Log-probabilities by other models, in the `Decoded.report` of functions that rank with them.
 
     Attributes:
-        channel: $\log P(x \mid y)$ of each hypothesis in nats, in the new order, minus infinity if it is not
-            valid; None without a reverse model.
-        prior: $\log P(y)$ likewise, of the tokens that count; None without a language model.
+        channel: $\log P(x \mid y)$ of each hypothesis in nats, in the new order, minus infinity if not valid;
+            None without a reverse model.
+        prior: $\log P(y)$ of each hypothesis in nats, or of the tokens that count, in the new order, minus
+            infinity if not valid; None without a language model.
 
     Example:
         >>> model = dk.testing.MarkovModel([[0.6, 0.4], [0.9, 0.1]])
@@ -69,8 +70,8 @@ def _sum(who: str, terms: list[float]) -> float:
     total = sum(terms)
     if math.isnan(total):
         raise DecodekitError(
-            f"{who}: a hypothesis must not be infinitely bad by one model and infinitely good by another, "
-            f"got {terms}. Use models that find it possible."
+            f"{who}: the terms of a hypothesis have no sum, got infinities of both signs: {terms}. "
+            "Use models with a finite log-probability."
         )
     return total
 
@@ -85,7 +86,7 @@ def noisy_channel(
     prior_weight: float | None = None,
     length_reward: float = 0.0,
 ) -> Decoded[ModelReport]:
-    r"""Ranks hypotheses by their likelihood, that of the source given them, and that without a source.
+    r"""Ranks hypotheses by a channel model, a reverse channel model and a language model.
 
     The score is $\log P(y \mid x) + \lambda_1 \log P(x \mid y) + \lambda_2 \log P(y) + r |y|$.
 
@@ -93,7 +94,7 @@ def noisy_channel(
         out: The hypotheses, usually beams.
         channel: The reverse model, $P(x \mid y)$: a `Channel`, or a model, which scores the prompts' ids.
         channel_weight: $\lambda_1$, any finite number. Usual values: 0.1-1.
-        prior: The language model, $P(y)$; None: no such term.
+        prior: The language model, $P(y)$; None: no language model.
         prior_weight: $\lambda_2$, any finite number; None: $\lambda_1$.
         length_reward: $r$, nats per token, the end id included. Usual values: 0-1.
 
@@ -103,7 +104,7 @@ def noisy_channel(
     Raises:
         TypeError: If an argument is of another type.
         ValueError: If a weight is not a finite number, or `prior_weight` is given without a `prior`.
-        DecodekitError: If the terms have no sum, or as `Channel` and `Prior` raise.
+        DecodekitError: If the terms have no sum, and for the reasons of `Channel` and `Prior`.
 
     Example:
         >>> model = dk.testing.MarkovModel([[0.6, 0.4], [0.9, 0.1]])
@@ -122,7 +123,7 @@ def noisy_channel(
         raise TypeError(f"noisy_channel: prior must be a Prior, got {shown(prior)}. Use dk.Prior(model).")
     if prior is None and prior_weight is not None:
         raise ValueError(
-            f"noisy_channel: prior_weight is the weight of a prior, and there is none; got {prior_weight!r}."
+            f"noisy_channel: prior_weight needs a prior, got {prior_weight!r} without one. Pass prior=."
         )
     prior_weight = channel_weight if prior_weight is None else prior_weight
     FINITE.check("noisy_channel", "channel_weight", channel_weight)
@@ -153,8 +154,8 @@ def mmi_antilm(
         out: The hypotheses, usually many.
         prior: The language model, $P(y)$: a `Prior`, or a model, which starts at its BOS.
         weight: $\lambda$, any finite number. Usual values: 0.3-0.5.
-        first: $\gamma$, number of tokens to penalise, at least 1; None: all. Later tokens follow from the
-            first ones, and penalising them too makes texts less fluent.
+        first: $\gamma$, number of tokens to penalise, at least 1; None: all. The first tokens determine the
+            later ones; penalising those too makes texts less fluent.
         length_reward: $r$, nats per token, the end id included.
 
     Returns:
@@ -162,8 +163,9 @@ def mmi_antilm(
 
     Raises:
         TypeError: If an argument is of another type.
-        ValueError: If `weight` or `length_reward` is not a finite number, or `first` not such an integer.
-        DecodekitError: If the terms have no sum, or as `Prior` raises.
+        ValueError: If `weight` or `length_reward` is not a finite number, or `first` is not an integer of at
+            least 1.
+        DecodekitError: If the terms have no sum, and for the reasons of `Prior`.
 
     Example:
         >>> model, lm = dk.testing.MarkovModel([[0.6, 0.4]] * 2), dk.testing.MarkovModel([[0.9, 0.1]] * 2)
@@ -192,7 +194,7 @@ def mmi_antilm(
 def mmi_bidi(
     out: Decoded, channel: Channel | Model | nn.Module, *, weight: float = 0.5, length_reward: float = 0.0
 ) -> Decoded[ModelReport]:
-    r"""Ranks hypotheses by their own likelihood and that of the source given them.
+    r"""Ranks hypotheses by their likelihood and the likelihood of the source given the hypothesis.
 
     The score is $(1 - \lambda) \log P(y \mid x) + \lambda \log P(x \mid y) + r |y|$.
 
@@ -208,7 +210,7 @@ def mmi_bidi(
     Raises:
         TypeError: If an argument is of another type.
         ValueError: If `weight` is outside [0, 1], or `length_reward` is not a finite number.
-        DecodekitError: As `Channel` raises.
+        DecodekitError: For the reasons of `Channel`.
 
     Example:
         >>> model = dk.testing.MarkovModel([[0.6, 0.4], [0.9, 0.1]])

@@ -30,7 +30,7 @@ class ExpectedUtilities(NamedTuple):
     """Expected utilities of one prompt's hypotheses, and the cost of computing them."""
 
     expected: list[float]
-    rounds: list[int]  # of pruning that each hypothesis survived
+    rounds: list[int]  # rounds of pruning that each hypothesis survived
     calls: int
     saved: int
 
@@ -39,12 +39,12 @@ class References(NamedTuple):
     """Pseudo-references of one prompt: the different texts or lists of ids, in a fixed order."""
 
     unique: list[Any]
-    weights: list[float]  # of each different one
-    indices: list[int]  # in `unique`, of every given one
+    weights: list[float]  # the weight of each distinct reference
+    indices: list[int]  # index in `unique` of every given reference
 
 
 def weigh_uniformly(texts: list[Any]) -> References:
-    """Weigh every reference the same, so that a text counts as often as it occurs."""
+    """Give every reference the same weight: a repeated text counts several times."""
     unique, indices = deduplicate(texts)
     occurrences = Counter(indices)
     return References(unique, [float(occurrences[index]) for index in range(len(unique))], indices)
@@ -80,7 +80,7 @@ def _compare_pruned(
 
     def utilities(remaining: list[int], drawn: list[int]) -> Float64[Tensor, "remaining drawn"]:
         columns = [references.indices[number] for number in drawn]
-        # Hypotheses are only ever dropped, so a reference is new to all the remaining ones or to none.
+        # Hypotheses are only dropped, so a reference is new to all remaining hypotheses or to none.
         new = sorted({column for column in columns if table[remaining[0], column].isnan()})
         found = _pairwise(
             utility, [hypotheses[row] for row in remaining], [references.unique[column] for column in new]
@@ -142,18 +142,18 @@ def mbr(
     r"""Ranks hypotheses by their expected utility under the model.
 
     The expected utility is $\sum_r w_r\, u(h, r)$ over pseudo-references $r$: the hypotheses themselves, or
-    those of another run. A hypothesis is compared with itself too. Each pair of different texts is compared
-    once. Ties go to the likelier hypothesis.
+    the hypotheses of another run. A hypothesis is compared with itself too. Each pair of different texts is
+    compared once. Ties go to the likelier hypothesis.
 
     Args:
         out: The hypotheses, samples or beams.
         utility: `ChrF`, `BLEU`, `Cosine`, or a function of a hypothesis and a reference, larger is better.
             The function takes texts if there are any, else lists of ids (`UtilityFunction` has the choice).
         references: Another run over the same prompts; None: the hypotheses themselves.
-        weights: `"uniform"`: every reference counts the same, right for samples. `"probability"`: each
-            different reference counts by its probability, right for beams.
-        aggregate: True: compares with the mean of the references in place of each of them. Linear in their
-            number; the same for `Cosine`, an approximation for `ChrF` and `BLEU`.
+        weights: `"uniform"`, for samples: every reference has the same weight. `"probability"`, for beams:
+            each distinct reference has its probability as weight.
+        aggregate: True: compares with the mean of the references in place of each of them. The cost is linear
+            in their number. Exact for `Cosine`, an approximation for `ChrF` and `BLEU`.
         pruning: Drops hypotheses that are unlikely to win. Only with uniform weights, since it draws
             references. Dropped hypotheses come last, the latest dropped first, with the expected utility
             under the references until then.
@@ -219,7 +219,7 @@ def _check_options(utility: Utility, weights: str, *, aggregate: bool, pruning: 
             f"got {type(utility).__name__}."
         )
     if pruning is not None and aggregate:
-        raise ValueError("mbr: pruning saves nothing where references are aggregated. Choose one of them.")
+        raise ValueError("mbr: pruning saves nothing if references are aggregated. Choose one of them.")
     if pruning is not None and weights != "uniform":
         raise ValueError(
             "mbr: pruning draws references as samples, so weights must be 'uniform', got 'probability'."
@@ -231,7 +231,7 @@ def _read(
 ) -> tuple[list[list[Any]], list[References]]:
     """Return every prompt's hypotheses and pseudo-references, as texts or as ids."""
     ids = utility.ids
-    if ids is None:  # the same for both
+    if ids is None:  # the same for both results
         ids = out.texts is None or references.texts is None
     hypotheses, pseudo = (read_hypotheses("mbr", result, ids=ids) for result in (out, references))
     for number, row in enumerate(hypotheses):

@@ -22,7 +22,7 @@ from decodekit.errors import DecodekitError
 
 
 class PruningResult(NamedTuple):
-    """Mean utility of every hypothesis under the references it was compared with, and rounds it survived."""
+    """Mean utility of every hypothesis under its references, and the number of rounds that it survived."""
 
     expected: Float64[Tensor, " hyps"]
     rounds: Int64[Tensor, " hyps"]
@@ -52,11 +52,11 @@ class Pruning(CheckedOptions):
         schedule: Number of references after each round: increasing integers of at least 1. References beyond
             the last are not used. Usual values: 8, 16, 32, ..., 256.
         draws: Bootstrap samples per round, at least 1. Usual value: 500.
-        seeds: Of the samples: one integer per prompt, or one for all. A prompt's samples do not depend on the
-            batch.
+        seeds: Seeds of the bootstrap: one integer per prompt, or one for all. A prompt's samples do not
+            depend on the batch.
 
     Raises:
-        ValueError: If an argument is not such a number.
+        ValueError: If an argument is out of range.
         DecodekitError: In a run, if the number of seeds is not that of the prompts.
 
     Example:
@@ -104,10 +104,10 @@ class Pruning(CheckedOptions):
         """Compare hypotheses with more and more references, and drop some after every round.
 
         Args:
-            utilities: From the numbers of some hypotheses and references to their utilities.
+            utilities: Function from indices of hypotheses and references to their utilities.
             hypotheses: Number of hypotheses.
             references: Number of references.
-            seed: Of the bootstrap.
+            seed: Seed of the bootstrap samples.
         """
         generator = torch.Generator().manual_seed(seed)
         remaining = torch.arange(hypotheses)

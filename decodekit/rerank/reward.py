@@ -22,8 +22,9 @@ def best_of_n(
 
     Args:
         out: The hypotheses, usually samples.
-        reward: From a hypothesis, as text if there is any, else as a list of ids, to a number; larger is
-            better. Or a tensor of rewards, `[batch, hyps]`; entries of invalid hypotheses do not count.
+        reward: Function from a hypothesis, as text if there is any, else as a list of ids, to a number;
+            larger is better. Or a tensor of rewards, `[batch, hyps]`; entries of invalid hypotheses do not
+            count.
         batched: True: `reward` is called once with the list of all valid hypotheses, prompt by prompt, and
             returns one number for each, as a list, an array or a tensor.
         ids: True: `reward` takes lists of ids; False: texts; None: texts if there are any.
@@ -53,7 +54,7 @@ def best_of_n(
     if isinstance(reward, Tensor):
         if batched or ids is not None:
             raise ValueError(
-                "best_of_n: a tensor of rewards is not called, so batched and ids must not be given."
+                "best_of_n: batched and ids have no effect on a tensor of rewards. Leave them out."
             )
         if reward.shape != out.valid.shape:
             raise DecodekitError(

@@ -31,19 +31,19 @@ class Channel(CheckedOptions):
 
     Args:
         model: The reverse model.
-        sources: Sources to score, one per prompt. Strings: it reads the hypotheses as text, and may have a
-            vocabulary of its own. Lists of ids: it reads ids, so it must share the vocabulary. None: the ids
-            of the prompts, or of the encoder's sources; a BOS in front stays in front.
-        prompt: From a hypothesis to the text or ids that the reverse model reads, such as an instruction
-            around the hypothesis. None: the hypothesis itself; a decoder-only model does not read the end id
-            of a list of ids, unless that is the only id.
+        sources: Sources to score, one per prompt. Strings: the model reads the hypotheses as text, and may
+            have another vocabulary. Lists of ids: the model reads ids, so it must share the vocabulary. None:
+            the ids of the prompts, or of the encoder's sources; a BOS in front stays in front.
+        prompt: Function from a hypothesis to the text or ids that the reverse model reads, such as an
+            instruction around the hypothesis. None: the hypothesis itself; a decoder-only model does not read
+            the end id of a list of ids, unless it is the only id.
         batch_size: Hypotheses per forward pass; None: all at once.
 
     Raises:
         TypeError: If `model` is not a model, or `prompt` cannot be called.
         ValueError: If `batch_size` is not an integer of at least 1.
-        DecodekitError: In a run, if the number of `sources` is not that of the prompts, or texts are required
-            and there are none.
+        DecodekitError: In a run, if the number of `sources` differs from the number of prompts, or texts are
+            required and there are none.
 
     Example:
         >>> model = dk.testing.MarkovModel([[0.9, 0.1], [0.4, 0.6]])
@@ -84,7 +84,7 @@ class Channel(CheckedOptions):
             sources = [ids[len(start) :] for start, ids in zip(starts, sources, strict=True)]
             pairs = zip(starts, hypotheses, strict=True)
             hypotheses = [[[*start, *ids] for ids in row] for start, row in pairs]
-        # Equal hypotheses of the same prompt are one row.
+        # Equal hypotheses of the same prompt share a row.
         keys = [[(number, hashable(text)) for text in row] for number, row in enumerate(hypotheses)]
         texts = dict(zip(chain(*keys), chain(*hypotheses), strict=True))
         if not texts:
@@ -99,7 +99,7 @@ class Channel(CheckedOptions):
         if self.sources is None:
             if out.prompt is None:
                 raise DecodekitError(
-                    "Channel: sources are not known, since the result has no prompts. Pass sources."
+                    "Channel: the sources are unknown, because the result has no prompts. Pass sources=."
                 )
             source = out.prompt.source
             if source is None:
@@ -139,16 +139,17 @@ class Prior(CheckedOptions):
     r"""A language model: $\log P(y)$ of a hypothesis $y$ without its source.
 
     Args:
-        model: The language model, or the run's own.
-        prompt: Its prompt: anything that `decode` takes, one for all or one per prompt. None: its BOS.
-        texts: True: it reads the hypotheses as text, and may have a vocabulary of its own; its own end id
-            follows a hypothesis that has ended. False: it reads their ids.
+        model: The language model; it may be the model of the run.
+        prompt: Prompt of the language model: anything that `decode` takes, one for all or one per prompt.
+            None: its BOS.
+        texts: True: the model reads the hypotheses as text, and may have another vocabulary; its end id
+            follows a hypothesis that has ended. False: the model reads their ids.
         batch_size: Hypotheses per forward pass; None: all at once.
 
     Raises:
         TypeError: If `model` is not a model.
         ValueError: If `batch_size` is not an integer of at least 1.
-        DecodekitError: In a run, if the number of `prompt`s is neither one nor that of the prompts, there is
+        DecodekitError: In a run, if `prompt` holds neither one prompt nor one per prompt of the run, there is
             no BOS, or texts are required and there are none.
 
     Example:

@@ -19,7 +19,7 @@ class Utility(CheckedOptions, ABC):
     """A measure of a hypothesis under the assumption that a reference is right; larger is better.
 
     Attributes:
-        ids: True: it reads lists of token ids, end ids included. False: it reads texts. None: texts if the
+        ids: True: the utility reads lists of token ids, end ids included. False: texts. None: texts if the
             results have them, else ids.
     """
 
@@ -29,14 +29,15 @@ class Utility(CheckedOptions, ABC):
     def pairwise(self, hypotheses: Sequence[Any], references: Sequence[Any]) -> Float64[Tensor, "hyps refs"]:
         """Return the utility of every hypothesis under every reference.
 
-        Texts or lists of ids, of one prompt, no two the same. Returns finite numbers in double precision.
+        The arguments are distinct texts or lists of ids of one prompt. The result is finite numbers in double
+        precision.
         """
 
 
 class AggregableUtility(Utility):
-    """A utility of the mean reference, in place of the mean over references.
+    """A utility of the mean reference, in place of the mean utility over references.
 
-    The cost is linear in the number of texts in place of quadratic.
+    The cost is linear in the number of texts instead of quadratic.
     """
 
     @abstractmethod
@@ -45,7 +46,7 @@ class AggregableUtility(Utility):
     ) -> Float64[Tensor, " hyps"]:
         """Return the utility of every hypothesis under the mean of the references.
 
-        The weights of the references sum to 1; the rest is as for `pairwise`.
+        The weights of the references sum to 1; the other arguments are those of `pairwise`.
         """
 
 
@@ -55,14 +56,14 @@ class UtilityFunction(Utility):
     """Prefers hypotheses by a function of a hypothesis and a reference.
 
     Args:
-        function: From a hypothesis and a reference to a finite number, larger is better. Called once for
-            every pair of different texts. Pure.
-        ids: True: it takes lists of token ids, end ids included. False: it takes texts. None: texts if the
+        function: Pure function from a hypothesis and a reference to a finite number, larger is better. Called
+            once for every pair of distinct texts.
+        ids: True: the function takes lists of token ids, end ids included. False: texts. None: texts if the
             results have them, else ids.
 
     Raises:
         TypeError: If `function` cannot be called.
-        DecodekitError: In a run, if it does not return a finite number.
+        DecodekitError: In a run, if the function does not return a finite number.
 
     Example:
         >>> same_length = UtilityFunction(lambda hypothesis, reference: len(hypothesis) == len(reference))

@@ -10,7 +10,7 @@ from decodekit.core.limits import Limits
 from decodekit.core.pytrees import Memory
 from decodekit.core.validation import NON_NEGATIVE, check_fields
 from decodekit.models.protocols import LOGITS_ONLY, ModelOutputsSpec
-from decodekit.scorers.base import ExtendedHypotheses, Lengths, PathScorer, Values, check_scorer
+from decodekit.scorers.base import ExtendedHypotheses, Lengths, PathScorer, Values, check_scorer_type
 
 
 class AdjustedMemory(NamedTuple):
@@ -46,11 +46,11 @@ class AdjustedScorer(PathScorer):
 
     @abstractmethod
     def init_adjustment(self, history: History, limits: Limits) -> Memory:
-        """Return the adjustment's memory, as `PathScorer.init`."""
+        """Return the adjustment's memory of every row before the first new token."""
 
     @abstractmethod
     def update_adjustment(self, extended: ExtendedHypotheses, memory: Memory) -> Memory:
-        """Return the adjustment's memory after one more token, as `PathScorer.update`."""
+        """Return the adjustment's memory of the extended hypotheses."""
 
     @abstractmethod
     def adjustment(self, lengths: Lengths, memory: Memory) -> Values:
@@ -99,6 +99,6 @@ class AdjustedScorer(PathScorer):
 
 
 def check_adjusted(scorer: AdjustedScorer, weight: str) -> None:
-    """Raise unless the weight, a field of that name, is finite and at least 0, and the base is a scorer."""
+    """Raise unless the field named `weight` is finite and at least 0, and the base is a scorer."""
     check_fields(scorer, **{weight: NON_NEGATIVE})
-    check_scorer(type(scorer).__name__, "base", scorer.base)
+    check_scorer_type(type(scorer).__name__, "base", scorer.base)

@@ -14,7 +14,7 @@ from decodekit.core.pytrees import Memory
 from decodekit.core.validation import CheckedOptions, check_type, is_number
 from decodekit.models.protocols import LOGITS_ONLY, ModelOutputsSpec
 
-# The types that signatures of scorers repeat: numbers and lengths of hypotheses, or of any shape.
+# Types for the signatures of scorers: numbers and lengths per hypothesis, or of any shape.
 Values = Float[Tensor, " hyps"]
 Lengths = Int64[Tensor, " hyps"]
 AnyValues = Float[Tensor, "*shape"]
@@ -23,14 +23,14 @@ AnyLengths = Int64[Tensor, "*shape"]
 
 @dataclass(frozen=True, eq=False)
 class ExtendedHypotheses:
-    """Hypotheses with one new token each, as a `PathScorer` is given them.
+    """Hypotheses with one new token each: the argument of `PathScorer.update`.
 
     Attributes:
         parents: The hypotheses without their new tokens.
         source_rows: The row of `parents` that each hypothesis extends.
         tokens: The new tokens.
         log_probs: Their log-probabilities after the processors, in nats.
-        attention: The attention that predicted them, if the scorer's `outputs_spec` asks for it.
+        attention: The attention of the pass that predicted the new tokens, if `outputs_spec` requests it.
     """
 
     parents: History
@@ -47,8 +47,8 @@ class ExtendedHypotheses:
 class PathScorer(CheckedOptions, ABC):
     """Scores hypotheses by more than their summed log-probability and length.
 
-    Its memory follows each hypothesis, as a processor's does: `init` makes it for every row, `update` adds
-    one token. All methods are pure, and no row depends on another. If the sum and the length are enough, use
+    Like a processor's, its memory follows each hypothesis: `init` creates it for every row, `update` adds one
+    token. All methods are pure, and no row depends on another. If the sum and the length are enough, use
     `Scorer`, which is simpler.
 
     Example:
@@ -68,8 +68,8 @@ class PathScorer(CheckedOptions, ABC):
     def stepwise(self) -> bool:
         """True if the search ranks unfinished hypotheses by `partial_score` in place of log-probability.
 
-        It still expands the same number of candidates, the best by their parent's `partial_score` and their
-        own log-probability, and keeps the best of them by their own `partial_score`.
+        The expansion ranks continuations by the parent's `partial_score` plus the token's log-probability,
+        and picks as many as before. The search then ranks these by their own `partial_score`.
         """
         return False
 
@@ -85,7 +85,7 @@ class PathScorer(CheckedOptions, ABC):
 
     @abstractmethod
     def init(self, history: History, limits: Limits) -> Memory:
-        """Return the memory of every row before the first new token: any nest; its tensors lead with rows."""
+        """Return the memory of every row before the first new token: any nest of tensors by row."""
 
     @abstractmethod
     def update(self, extended: ExtendedHypotheses, memory: Memory) -> Memory:
@@ -93,31 +93,31 @@ class PathScorer(CheckedOptions, ABC):
 
         Args:
             extended: The hypotheses and their new tokens.
-            memory: Of the hypotheses before, one row for each of `extended.tokens`.
+            memory: Memory of the hypotheses without the new tokens, one row for each of `extended.tokens`.
         """
 
     @abstractmethod
     def score(self, log_probs: Values, lengths: Lengths, memory: Memory) -> Values:
-        """Score hypotheses that end here; minus infinity forbids a hypothesis: it is never returned.
+        """Score hypotheses that end here; minus infinity forbids a hypothesis, which is then never returned.
 
         Args:
             log_probs: Sums over the tokens, in nats.
             lengths: New tokens, the end id included, at least 1.
-            memory: From `update`.
+            memory: Memory of the hypotheses.
         """
 
     @abstractmethod
     def upper_bound(self, log_probs: Values, lengths: Lengths, max_length: int, memory: Memory) -> Values:
         """Bound the scores of hypotheses and of all their continuations from above.
 
-        Each further token adds at most 0 to `log_probs`. Infinity is a valid bound, with which stopping
-        is never proved.
+        Each further token adds at most 0 to `log_probs`. Infinity is a valid bound, but then stopping is
+        never proved.
 
         Args:
             log_probs: Sums so far, at most 0.
             lengths: New tokens so far, at least 1.
             max_length: Largest number of new tokens.
-            memory: From `update`.
+            memory: Memory of the hypotheses.
         """
 
     def partial_score(self, log_probs: Values, lengths: Lengths, memory: Memory) -> Values:  # noqa: ARG002
@@ -140,11 +140,11 @@ class Scorer(PathScorer):
 
     @abstractmethod
     def __call__(self, log_probs: AnyValues, lengths: AnyLengths) -> AnyValues:
-        """Score hypotheses that end here, as `score`."""
+        """Score hypotheses that end here, from sums of log-probabilities and lengths."""
 
     @abstractmethod
     def bound(self, log_probs: AnyValues, lengths: AnyLengths, max_length: int) -> AnyValues:
-        """Bound the scores from above, as `upper_bound`. A greater sum must not have a lower bound."""
+        """Bound the scores of all continuations from above. A greater sum must not have a lower bound."""
 
     @final
     @override
@@ -167,7 +167,7 @@ class Scorer(PathScorer):
         return self.bound(log_probs, lengths, max_length)
 
 
-def check_scorer(who: str, name: str, scorer: object) -> None:
+def check_scorer_type(who: str, name: str, scorer: object) -> None:
     """Raise a `TypeError` unless an argument is a scorer."""
     advice = ""
     if is_number(scorer):

@@ -23,12 +23,12 @@ class BrevityPenalty(ExpectedLengthScorer):
     Args:
         weight: $\lambda$, at least 0.
         ratio: Expected new tokens per token of the source or prompt, above 0.
-        length: Expected new tokens, above 0: one number, or one per prompt. In place of `ratio`.
+        length: Expected new tokens, above 0: one number, or one per prompt. Replaces `ratio`.
         base: The scorer to adjust.
 
     Raises:
-        ValueError: If a number is out of range, or not exactly one of `ratio` and `length` is given.
-        DecodekitError: In a run, if the number of lengths is not that of the prompts.
+        ValueError: If a number is out of range, or both or neither of `ratio` and `length` are given.
+        DecodekitError: In a run, if the number of lengths differs from the batch size.
 
     Example:
         >>> search = dk.BeamSearch(5, scorer=BrevityPenalty(ratio=1.1))

@@ -78,7 +78,7 @@ class WeightedSum(CombinedScorer):
         weights: One per scorer, any finite number; None: 1. With a weight below 0 there is no bound.
 
     Raises:
-        ValueError: If there are no scorers, or the number of weights is another.
+        ValueError: If there are no scorers, or the number of weights differs from the number of scorers.
 
     Example:
         >>> both = WeightedSum([LogProb(), LengthPenalty(1.0)], [0.5, 1.0])
@@ -111,7 +111,7 @@ class WeightedSum(CombinedScorer):
 
     @override
     def combine(self, parts: Sequence[Values]) -> Values:
-        # A scorer of weight 0 does not count, even where it is infinite.
+        # A scorer of weight 0 does not count, even if its score is infinite.
         terms = [weight * part for weight, part in zip(self.weights or (), parts, strict=True) if weight]
         return reduce(torch.add, terms, torch.zeros_like(parts[0]))
 
@@ -137,8 +137,8 @@ class WeightedSum(CombinedScorer):
 class Product(CombinedScorer):
     r"""Ranks hypotheses by the product of several scores.
 
-    $\prod_i s_i(y)$. Mind the signs: the product of two scores below 0 is above 0, and is greater for worse
-    hypotheses. There is no bound, so stopping is never proved. Log-probabilities rank unfinished hypotheses.
+    $\prod_i s_i(y)$. The product of two scores below 0 is above 0, and greater for worse hypotheses. There is
+    no bound, so stopping is never proved. Log-probabilities rank unfinished hypotheses.
 
     Args:
         scorers: At least one.
@@ -168,7 +168,7 @@ class Product(CombinedScorer):
 
     @override
     def upper_bound(self, log_probs: Values, lengths: Lengths, max_length: int, memory: Memories) -> Values:
-        # Two factors may both fall, and their product rise.
+        # If two factors fall, their product may rise.
         return torch.full_like(log_probs, torch.inf)
 
 

@@ -45,10 +45,10 @@ class CoveragePenalty(CoverageScorer):
     def adjustment(self, lengths: Lengths, memory: Coverage) -> Values:
         # Attention that underflows to 0 costs a finite amount.
         covered = memory.sums.clamp(min=torch.finfo(torch.float32).tiny, max=1.0).log()
-        # In double precision, so that padding, which moves the terms of the sum, does not show.
+        # In double precision: padding changes the order of the sum, which must not show.
         return self.weight * covered.masked_fill(~memory.valid, 0.0).sum(-1, dtype=torch.float64).float()
 
     @override
     def adjustment_bound(self, lengths: Lengths, max_length: int, memory: Coverage) -> Values:
-        # The rest of a text may yet cover everything.
+        # The rest of a text may still cover everything.
         return torch.zeros_like(lengths, dtype=torch.float32)

@@ -17,7 +17,7 @@ from decodekit.core.pytrees import Memory
 from decodekit.core.validation import NON_NEGATIVE, at_least, check_fields, set_fields, shown
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import Model, ModelOutputsSpec, ModelWithVocabulary
-from decodekit.scorers.base import ExtendedHypotheses, Lengths, PathScorer, Values, check_scorer
+from decodekit.scorers.base import ExtendedHypotheses, Lengths, PathScorer, Values, check_scorer_type
 from decodekit.scorers.log_prob import LogProb
 
 LOWEST_HEURISTIC = -100.0  # nats; finite, so that a phrase out of reach does not end a hypothesis
@@ -38,7 +38,7 @@ class LookaheadMemory(NamedTuple):
     base: Memory
     unmet: Float[Tensor, " rows"]  # number of unmet constraints
     heuristic: Float[Tensor, " rows"]  # log-probability of the likeliest phrase of one of them, in nats
-    limits: Limits  # of the run
+    limits: Limits  # the limits of the run
 
 
 class Target(NamedTuple):
@@ -46,7 +46,7 @@ class Target(NamedTuple):
 
     ids: tuple[int, ...]
     texts: Bool[Tensor, " texts"]
-    begun: bool = False  # True: it counts at the next position only
+    begun: bool = False  # True: the target counts at the next position only
 
 
 @final
@@ -60,28 +60,29 @@ class Lookahead(PathScorer):
     phrases $a$ of the unmet constraints and the model's greedy continuation $g$ of the text: the
     log-probability of the likeliest phrase at the next $k$ positions. If a text ends in the middle of a
     phrase, the rest of that phrase counts too, at the next position only. $h$ is 0 if no constraint is unmet
-    or the text has ended, and at least -100. Phrases that no longer fit in `max_new_tokens`, or come after
+    or the text has ended, and at least -100. Phrases that no longer fit in `max_new_tokens`, or begin after
     the end of the continuation, do not count.
 
-    The model reads every candidate of the search anew, in one batch: a step takes one more pass over whole
-    texts and `steps - 1` passes of a token. Each phrase of $n > 1$ ids takes at each position one more pass
-    over whole texts and $n - 2$ of a token. Processors and stopping criteria do not apply to the greedy
+    At every step the model reads all candidates from the beginning, in one batch: one pass over whole texts
+    and `steps - 1` passes of a token. At each position, each phrase of $n > 1$ ids takes another pass over
+    whole texts and $n - 2$ passes of a token. Processors and stopping criteria do not apply to the greedy
     continuations. Only new tokens count, not the prompt. Not capturable: the host runs the model.
 
     Args:
-        model: Looks ahead; usually the run's own model.
+        model: The model that looks ahead; usually the model of the run.
         constraints: `Phrase` and `OneOf` to meet; one list for all prompts, or one per prompt.
-        weight: $\alpha$, at least 0. 0 does not look ahead. Usual values: 0.05-1.
+        weight: $\alpha$, at least 0. 0 disables lookahead. Usual values: 0.05-1.
         steps: $k$, positions to look at, at least 1. Usual values: 3-35.
-        penalty: $\lambda$, nats per unmet constraint, at least 0. With `weight=0` too, 0 is the base alone.
+        penalty: $\lambda$, nats per unmet constraint, at least 0. If `weight` is 0 too, 0 is the base alone.
             Usual values: large.
         base: $s$, the scorer to adjust.
 
     Raises:
         ValueError: If `weight`, `steps` or `penalty` is out of range.
         TypeError: If `model`, `constraints` or `base` is of another type.
-        DecodekitError: In a run, if the number of lists of constraints is not that of the prompts, an id is
-            outside the vocabulary, or the model has another vocabulary or needs a source and there is none.
+        DecodekitError: In a run, if the number of lists of constraints differs from the batch size, an id is
+            outside the vocabulary, the model has another vocabulary, or it needs a source and the run has
+            none.
 
     Example:
         >>> model = dk.load()
@@ -91,9 +92,9 @@ class Lookahead(PathScorer):
         [[' wood, and said to her:\n']]
 
     Source:
-        Lu et al., 2022, https://arxiv.org/abs/2112.08726, with greedy lookahead; the penalty is that of
-        Lu et al., 2021, https://arxiv.org/abs/2010.12884. Theirs also groups the beams by the constraints
-        they meet, and their code divides the log-probability of a phrase by its length.
+        Lu et al., 2022, https://arxiv.org/abs/2112.08726, with greedy lookahead; the penalty is that of Lu et
+        al., 2021, https://arxiv.org/abs/2010.12884. The papers also group the beams by the constraints they
+        meet, and their code divides the log-probability of a phrase by its length.
 
     Hugging Face:
         None.
@@ -121,7 +122,7 @@ class Lookahead(PathScorer):
                 "Wrap a transformers model: use dk.HFModel(model, tokenizer)."
             )
         check_fields(self, weight=NON_NEGATIVE, penalty=NON_NEGATIVE, steps=at_least(1))
-        check_scorer("Lookahead", "base", self.base)
+        check_scorer_type("Lookahead", "base", self.base)
         set_fields(self, constraints=_read(self.constraints))
         lists: Any = self.constraints if self._is_per_prompt else (self.constraints,)
         numbered = enumerate(chain(*lists))
@@ -176,7 +177,7 @@ class Lookahead(PathScorer):
     def upper_bound(
         self, log_probs: Values, lengths: Lengths, max_length: int, memory: LookaheadMemory
     ) -> Values:
-        # In the end every constraint may be met.
+        # A continuation may meet every constraint.
         return self.base.upper_bound(log_probs, lengths, max_length, memory.base)
 
     @override
@@ -204,7 +205,7 @@ class Lookahead(PathScorer):
                 source = None  # a decoder-only model reads the decoder's side of an encoder-decoder
             elif source is None:
                 raise DecodekitError(
-                    "Lookahead: an encoder-decoder must read the source of the run, and there is none. Use a "
+                    "Lookahead: an encoder-decoder reads the source of the run, but the run has none. Use a "
                     "decoder-only model."
                 )
         if source is not None:
@@ -259,12 +260,12 @@ class Lookahead(PathScorer):
         ids: tuple[int, ...],
         selected: Bool[Tensor, " texts"],
     ) -> Float32[Tensor, " texts"]:
-        """Return the log-probability of the ids after the selected texts; minus infinity for other texts."""
+        """Return the log-probability of the ids after the selected texts; for other texts, minus infinity."""
         total = log_probs[:, ids[0]].masked_fill(~selected, -torch.inf)
         chosen = (total > -torch.inf).nonzero()[:, 0]
         if len(ids) == 1 or not len(chosen):
             return total
-        # The session goes on with the greedy continuation, so the ids need a session of their own.
+        # The session continues the greedy continuation, so the ids need another session.
         texts = _append(texts.take(chosen), torch.full_like(chosen, ids[0]))
         capacity = texts.tokens.shape[1] + len(ids) - 2
         session, logits = self.model.start(texts, rows_per_prompt=1, capacity=capacity)

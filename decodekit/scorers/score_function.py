@@ -19,9 +19,10 @@ class ScoreFunction(Scorer):
     """Ranks hypotheses by a function of their log-probability and length.
 
     Args:
-        function: From sums in nats and lengths, tensors of one shape, to scores of that shape, elementwise.
-        upper: From sums, lengths and `max_length` to an upper bound, as `Scorer.bound`. None: there is no
-            bound, and stopping is never proved.
+        function: Elementwise function from sums in nats and lengths, tensors of one shape, to scores of that
+            shape.
+        upper: Function from sums, lengths and `max_length` to an upper bound, as in `Scorer.bound`. None: no
+            bound, so stopping is never proved.
 
     Raises:
         TypeError: If one of them cannot be called.

@@ -44,7 +44,7 @@ class SummaryCoveragePenalty(CoverageScorer):
     @override
     def adjustment(self, lengths: Lengths, memory: Coverage) -> Values:
         excess = (memory.sums - 1).clamp(min=0).masked_fill(~memory.valid, 0.0)
-        # In double precision, so that padding, which moves the terms of the sum, does not show.
+        # In double precision: padding changes the order of the sum, which must not show.
         return -self.weight * excess.sum(-1, dtype=torch.float64).float()
 
     @override

@@ -56,13 +56,13 @@ class UIDVariance(InformationDensityScorer):
 
     @override
     def adjustment(self, lengths: Lengths, memory: Moments) -> Values:
-        # In double precision, because it is the small difference of two large numbers.
+        # In double precision, because the variance is a small difference of two large numbers.
         variance = memory.squares / lengths - (memory.sums / lengths) ** 2
         return -self.weight * variance.clamp(min=0).float()
 
     @override
     def adjustment_bound(self, lengths: Lengths, max_length: int, memory: Moments) -> Values:
-        # With n tokens of sum S and squares Q, and m tokens of any surprisals after them, the sum of squared
-        # distances from the mean is least where those equal S / n: it is the Q - S^2 / n of now.
+        # Let n tokens have surprisals of sum S and sum of squares Q. Further tokens add least to the sum of
+        # squared distances from the mean if their surprisals equal S / n: then it stays at Q - S^2 / n.
         spread = (memory.squares - memory.sums**2 / lengths).clamp(min=0)
         return -self.weight * (spread / max_length).float()

@@ -31,7 +31,8 @@ class Confidence(StoppingCriterion):
         [['confidence']]
 
     Source:
-        Assisted generation stops its drafts so: https://github.com/huggingface/transformers/pull/33258.
+        The rule that stops drafts in assisted generation:
+        https://github.com/huggingface/transformers/pull/33258.
 
     Hugging Face:
         `ConfidenceCriteria`, which reads the first row only.

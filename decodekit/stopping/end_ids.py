@@ -18,14 +18,14 @@ from decodekit.core.validation import TEXT, check_fields, read_ids, set_fields
 class EndIds(StoppingCriterion):
     """Finishes a hypothesis when it emits one of several ids.
 
-    They add to the run's own end ids, and can be combined with other criteria.
+    The run's own end ids still apply. The criterion can be combined with others.
 
     Args:
         ids: One id or several.
         reason: The `finish_reason`.
 
     Raises:
-        ValueError: If an id is not an integer of at least 0, there are none, or `reason` is not text.
+        ValueError: If an id is not an integer of at least 0, `ids` is empty, or `reason` is not text.
 
     Example:
         >>> EndIds([5, 6])

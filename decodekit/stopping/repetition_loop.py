@@ -26,7 +26,7 @@ class RepetitionLoop(StoppingCriterion):
         longest: Longest block, in tokens, at least 1.
 
     Raises:
-        ValueError: If either is not such an integer.
+        ValueError: If either is out of range.
 
     Example:
         >>> model = dk.testing.MarkovModel([[0.1, 0.9], [0.9, 0.1]])  # emits 1, 0, 1, 0, ...

@@ -27,8 +27,8 @@ class StopStrings(StoppingCriterion):
         include: True: the returned text has the string at its end.
 
     Raises:
-        TypeError: If `strings` is neither a string nor several.
-        ValueError: If there are none, or one is empty or not a string.
+        TypeError: If `strings` is neither a string nor a sequence of strings.
+        ValueError: If `strings` is empty, or one of them is empty or not a string.
         DecodekitError: In a run, if the model has no tokenizer.
 
     Example:
@@ -37,8 +37,8 @@ class StopStrings(StoppingCriterion):
         [[' a man ']]
 
     Hugging Face:
-        `generate(stop_strings=..., tokenizer=...)`, which embeds every token of the vocabulary before it
-        begins, lets a string begin in the prompt, and always includes it.
+        `generate(stop_strings=..., tokenizer=...)`, which embeds every token of the vocabulary first, lets a
+        string begin in the prompt, and always includes the string.
     """
 
     strings: str | Iterable[str]
@@ -76,7 +76,7 @@ class StopStrings(StoppingCriterion):
 
     @override
     def held_back(self, text: str) -> int:
-        # The longest end of the text that one of the strings begins with.
+        # The longest suffix of the text that is a prefix of one of the strings.
         lengths = (
             length
             for string in self.strings
@@ -87,7 +87,7 @@ class StopStrings(StoppingCriterion):
 
     def _find(self, before: str, now: str) -> tuple[int, int] | None:
         """Return start and end of the string that ends first within the newest token; None if none does."""
-        # The newest token may complete a character, which the text before showed as another one.
+        # The newest token may complete a character, which the previous text shows as another character.
         pairs = enumerate(zip(before, now, strict=False))
         stable = next((place for place, (old, new) in pairs if old != new), min(len(before), len(now)))
         starts = [(now.find(string, max(stable - len(string) + 1, 0)), string) for string in self.strings]

@@ -18,11 +18,12 @@ from decodekit.stopping._shared.new_text import NewText, check_tokenizer
 class StopWhen(StoppingCriterion):
     """Finishes a hypothesis when a function of its new text, or of its new ids, returns True.
 
-    Runs on the host, row by row; for many rows derive from `StoppingCriterion` and use tensors. Rows that
-    have finished are passed too, as long as other rows go on.
+    Runs on the host, row by row; for many rows derive from `StoppingCriterion` and use tensors. Finished rows
+    are passed too, as long as other rows go on.
 
     Args:
-        function: From the new text (or the new ids) of one hypothesis to True if it is finished. Pure.
+        function: Pure function from the new text (or the new ids) of one hypothesis to True if it is
+            finished.
         ids: True: the function takes a list of ids in place of text.
         reason: The `finish_reason`.
 

@@ -82,7 +82,7 @@ def check_captures(
             except (RuntimeError, NotImplementedError) as error:
                 criteria = f" and {limits.criteria}" if limits.criteria else ""
                 raise AssertionError(
-                    f"check_captures: a step must not read the device, and {names}{criteria} does: {error}"
+                    f"check_captures: a step of {names}{criteria} reads the device: {error}"
                 ) from error
             after = shapes((state, memory))
             law = f"check_captures: shapes must not change in a step of {names}"
@@ -118,7 +118,7 @@ def _check_replays(
 
 
 def _empty_outputs(spec: ModelOutputsSpec, history: History, vocab: int, *, is_first: bool) -> ModelOutputs:
-    """The outputs of a model: shapes without contents."""
+    """Outputs of a model, as tensors without contents."""
     rows, length, width = len(history.tokens), 7, 5
     batch = rows // history.rows_per_prompt
     layers = 2 if isinstance(spec.layers, str) else len(spec.layers)

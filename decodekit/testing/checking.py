@@ -20,7 +20,7 @@ def repeatable(max_examples: int) -> settings:
 
 
 def name_of(part: object) -> str:
-    """The repr of a part, or the name of its class if it has none of its own."""
+    """The repr of a part, or the name of its class if it does not define a repr."""
     return type(part).__name__ if type(part).__repr__ is object.__repr__ else repr(part)
 
 

@@ -42,11 +42,11 @@ def check_decoder(
     `CustomLoop` has no steps: only its results are checked.
 
     Args:
-        decoder: The decoder; or a function from the indices of the prompts in a batch to a fresh decoder for
-            them, where it depends on them (seeds) or has a state of its own (a generator).
-        batch_gives_alone: False where all rows share one random stream.
-        captures: False where the step cannot be captured, or draws from a generator, which tensors without
-            contents cannot.
+        decoder: The decoder; or, for a decoder that depends on the prompts (seeds) or has state (a
+            generator), a function from the indices of the prompts in a batch to a new decoder.
+        batch_gives_alone: False if all rows share one random stream.
+        captures: False if the step cannot be captured, or draws from a generator, which does not work on
+            tensors without contents.
         stop: Stopping criteria, as in `decode`.
         model: The class of the toy models, for decoders that need more than logits.
         max_examples: Number of random cases.
@@ -72,7 +72,8 @@ def check_decoder(
             _check_steps(first, toy, batch, new, stop)
         out = decode(toy, batch, make(numbers), max_new_tokens=new, stop=stop)
         rescored = score(toy, batch, out).token_log_probs
-        # Missing hypotheses come last and have no score. Single-precision logarithms, in another order.
+        # Missing hypotheses come last and have no score. Tolerance: float32 logarithms, summed in another
+        # order.
         reported = out.token_log_probs[:, : rescored.shape[1], : rescored.shape[2]]
         law = f"{who}: reported log-probabilities must be the model's own"
         holds = are_close(rescored, reported, atol=1e-5, rtol=1e-5)
@@ -132,7 +133,7 @@ def _check_steps(
 
 
 def _check_same(expected: Decoded, actual: Decoded, law: str, names: tuple[str, str]) -> None:
-    """Check that two results are equal; `names` are theirs in the message."""
+    """Check that two results are equal; `names` are the names of the results in the message."""
     for field in ("tokens", "lengths", "finish_reason", "valid", "token_log_probs", "score"):
         values = getattr(expected, field), getattr(actual, field)
         same = torch.equal(*values) if isinstance(values[0], Tensor) else values[0] == values[1]

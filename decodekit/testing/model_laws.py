@@ -17,7 +17,7 @@ from decodekit.testing.strategies import prompts
 
 
 class Row(NamedTuple):
-    """The tokens of a row, and the text that its encoder reads."""
+    """The tokens of a row, and the source that its encoder reads."""
 
     tokens: list[int]
     source: Source | None
@@ -26,9 +26,9 @@ class Row(NamedTuple):
 def check_model(model: Model, *, vocab: int, tolerance: float = 1e-4, max_examples: int = 10) -> None:
     """Check that `advance` gives the logits of a fresh `start` on the longer text, for every reordering.
 
-    This must also hold after prompts are evicted (`ShrinkingSession`) and after another session is merged
-    (`MergeableSession`), where the session can do so. An encoder-decoder (its `vocabulary` has a
-    `decoder_start_id`) reads the random prompts as sources, and its decoder begins with the start id.
+    This must also hold after prompts are evicted from a `ShrinkingSession`, and after another session is
+    merged into a `MergeableSession`. An encoder-decoder (its `vocabulary` has a `decoder_start_id`) reads the
+    random prompts as sources, and its decoder begins with the start id.
 
     Args:
         model: The model.

@@ -22,7 +22,7 @@ class Hypothesis(NamedTuple):
 
 
 def next_log_probs(model: Model) -> NextLogProbs:
-    """The model as a function of the sequence, computed anew each time, without a cache.
+    """The model as a function of the whole sequence, without a cache.
 
     Example:
         >>> model = dk.testing.MarkovModel([[0.25, 0.75], [0.5, 0.5]])
@@ -46,7 +46,7 @@ def score_of(scorer: Scorer, log_prob: float, length: int) -> float:
 def enumerate_hypotheses(
     log_probs: NextLogProbs, prompt: list[int], scorer: Scorer, end_ids: set[int], max_new_tokens: int
 ) -> list[Hypothesis]:
-    """Every continuation, best score first. For a few tokens and a few steps only.
+    """Every continuation, best score first. Only for small vocabularies and few steps.
 
     Example:
         >>> model = dk.testing.MarkovModel([[0.1, 0.9], [0.5, 0.5]])
@@ -104,7 +104,7 @@ def beam_search(  # noqa: PLR0913, PLR0917 - the definition of the search
             scores (best first), the length, the best live log-probability and the greatest length.
         end_ids: Ids that end a hypothesis.
         max_new_tokens: Largest number of new tokens.
-        criterion: A stopping criterion: True for new tokens that are a finished hypothesis.
+        criterion: A stopping criterion: True if the new tokens are a finished hypothesis.
 
     Returns:
         The finished hypotheses, best first.

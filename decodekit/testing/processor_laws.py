@@ -29,12 +29,12 @@ def check_processor(
     """Check the contract of a processor, on random histories and scores.
 
     It is pure. It treats every row alone, and its memory follows the row when rows are reordered or prompts
-    are evicted. It ignores padding, unwritten columns and the capacity. It allows no banned token and makes
-    no NaN. If it declares `argmax_invariant` or `capturable`, it is.
+    are evicted. It ignores padding, unwritten columns and the capacity. It allows no banned token and returns
+    no NaN. A declared `argmax_invariant` or `capturable` is true.
 
     Args:
-        processor: The processor; or a function from the indices of the prompts in a batch to a processor for
-            them, where it has parameters per prompt.
+        processor: The processor; or, for parameters per prompt, a function from the indices of the prompts in
+            a batch to a processor.
         vocab: Number of tokens, above every id that the processor holds.
         unbans: True for processors that are meant to allow banned tokens.
         max_examples: Number of random cases per law.

@@ -114,7 +114,7 @@ class ToySession:
 
     @property
     def can_evict(self) -> bool:
-        """True if prompts can be evicted: without outputs, which belong to the first batch."""
+        """True if prompts can be evicted, which sessions with further outputs do not support."""
         return self._outputs is None
 
     def keep_prompts(self, prompts: Int64[Tensor, " kept"]) -> None:
@@ -151,7 +151,7 @@ class HashModelWithOutputs(HashModel):
     prompt except its padding.
 
     Args:
-        vocab: As in `HashModel`; so are `seed`, `scale` and `end_ids`.
+        vocab: Number of tokens; `seed`, `scale` and `end_ids` are those of `HashModel`.
 
     Example:
         >>> dk.testing.check_decoder(dk.ContrastiveSearch(3), model=HashModelWithOutputs, max_examples=3)
@@ -173,7 +173,7 @@ class HashModelWithOutputs(HashModel):
             return ModelOutputs(
                 hidden=_numbers(state, _WIDTH) if outputs_spec.hidden else None,
                 layer_logits=torch.stack(layer_logits, 1) if layers else None,
-                # In double precision: padding moves the terms of the sum, and must not change it.
+                # In double precision: padding changes the order of the sum, which must not show.
                 attention=attention.double().softmax(-1).float() if outputs_spec.attention else None,
             )
 

@@ -62,8 +62,8 @@ def trie_attention(
     beam sees is never read. The slots are split, so that a single prompt keeps a device busy too.
 
     The kernel has never run on a GPU: it was tested with Triton's interpreter, and compiled for compute
-    capability 9.0. It is therefore used only where `should_use_kernel` has found it right and faster than
-    PyTorch's attention with a mask, on the device at hand.
+    capability 9.0. Sessions therefore use it only if `should_use_kernel` finds it correct and faster than
+    PyTorch's attention with a mask on the current device.
 
     Args:
         query: One per beam. The number of heads is a multiple of the groups; heads of a group are adjacent.
@@ -107,7 +107,7 @@ def trie_attention(
 def plain_attention(
     query: Query, key: Key, value: Value, visible: Visible, *, scale: float, softcap: float | None = None
 ) -> Float[Tensor, "batch heads beams value_width"]:
-    """The same in plain PyTorch, as a reference: in float64 if the query is, else in float32."""
+    """Trie attention in plain PyTorch, as a reference: in float64 if the query is, else in float32."""
     batch, heads, beams, width = query.shape
     groups, wide = key.shape[1], torch.float64 if query.dtype == torch.float64 else torch.float32
     seen = visible if visible.dtype == torch.bool else unpack(visible, beams)
@@ -161,7 +161,7 @@ def should_use_kernel(query: Query, key: Key, value: Value, visible: Seen) -> bo
         return is_accurate(query, key, value, visible) and is_faster(query, key, value, visible)
     except Exception as error:  # noqa: BLE001 - Triton's compiler raises many kinds
         warnings.warn(
-            f"trie_attention: the kernel is not used, as it raises {shown(error, 200)}", stacklevel=2
+            f"trie_attention: the kernel is not used because it raises {shown(error, 200)}", stacklevel=2
         )
         return False
 

@@ -12,11 +12,11 @@ class Certificate:
     """Proof that a search has found the best hypotheses: `Decoded.report` of `BeamSearch` and exact searches.
 
     It holds under the scorer, within `max_new_tokens`, among the sequences that the processors allow. It
-    requires that no log-probability is above 0 after the processors; once one is, `bound` is infinity.
+    requires that no log-probability is above 0 after the processors; otherwise `bound` is infinity.
 
     Attributes:
         bound: Upper bound on the score of every hypothesis that was not returned; infinity if none is known.
-        worst: Score of the last hypothesis asked for; minus infinity where fewer exist.
+        worst: Score of the last returned hypothesis; minus infinity if fewer than `num_return` exist.
         nodes: Number of prefixes that the search has expanded; None where it does not count them.
 
     Example:

@@ -19,7 +19,8 @@ class ExpansionResult(NamedTuple):
 
     Attributes:
         indices: `beam * vocab + token` of each.
-        priority: Those that do not end go on in this order, greatest first; minus infinity excludes one.
+        priority: Order in which continuations that do not end become beams, greatest first; minus infinity
+            excludes one.
     """
 
     indices: Int64[Tensor, "batch candidates"]
@@ -47,8 +48,8 @@ class Expansion(CheckedOptions, ABC):
 
         Args:
             log_probs: Sums of all continuations; minus infinity for those that do not exist.
-            number: Continuations that are enough to fill the beams, whichever of them end. The expansion may
-                pick fewer: the number of beams, or a multiple of it.
+            number: Number of continuations that is sure to fill the beams, whichever of them end. The
+                expansion may pick fewer: the number of beams, or a multiple of it.
         """
 
 
@@ -94,8 +95,8 @@ class SampledExpansion(Expansion):
 
     Hugging Face:
         `generate(num_beams=beams, do_sample=True)`: the same tokens after the same seed, up to the 2**24
-        continuations that `torch.multinomial` supports. Before 5.24 the first drawn could finish, instead of
-        the best drawn.
+        continuations that `torch.multinomial` supports. Before 5.24 the first continuations drawn could
+        finish, instead of the best ones.
     """
 
     generator: torch.Generator | None = None
@@ -114,9 +115,9 @@ class SampledExpansion(Expansion):
 @final
 @dataclass(frozen=True)
 class PerNodeExpansion(Expansion):
-    """Picks at most `children` continuations of each beam, so that one beam cannot fill all the others.
+    """Picks at most `children` continuations of each beam, so that one beam cannot supply all new beams.
 
-    A beam without live siblings, as at the first step, has no such limit.
+    A single live beam, as at the first step, has no such limit.
 
     Args:
         children: Continuations of each beam, at least 1.

@@ -17,12 +17,12 @@ from decodekit.decoders.base import Decoder, Selection, State
 from decodekit.decoders.beam.certificate import Certificate
 from decodekit.decoders.beam.expansion import BestExpansion, Expansion
 from decodekit.decoders.beam.state import BeamState
-from decodekit.decoders.beam.step import advance, extend, retire, update_pruned_bound
+from decodekit.decoders.beam.step import extend, fill_beams, retire, update_pruned_bound
 from decodekit.decoders.beam.stop_rules import Heuristic, SearchStatus, StopRule
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import ModelOutputs, ModelOutputsSpec
 from decodekit.processors.base import device_ids
-from decodekit.scorers.base import PathScorer, check_scorer
+from decodekit.scorers.base import PathScorer, check_scorer_type
 from decodekit.scorers.length_penalty import LengthPenalty
 
 
@@ -48,12 +48,12 @@ class BeamDecoder(Decoder[State, Report]):
     def _check_parts(self) -> None:
         """Raise a `TypeError` unless there are a scorer and a stop rule."""
         who, words = type(self).__name__, "a StopRule such as WhenFull()"
-        check_scorer(who, "scorer", self.scorer)
+        check_scorer_type(who, "scorer", self.scorer)
         check_type(who, "stop_rule", self.stop_rule, StopRule, words)
 
     def _check_num_return(self, widths: Sequence[int], groups: int = 1) -> None:
-        """Raise a `ValueError` unless `num_return` hypotheses are sure to find a slot, in groups of beams."""
-        # One step may finish as many hypotheses as it has beams; more are not promised.
+        """Raise a `ValueError` unless the finished set of the groups has room for `num_return` hypotheses."""
+        # One step can finish at most as many hypotheses as it has beams, so only these are certain.
         most = groups * min(widths[-1], self.stop_rule.capacity(max(widths)))
         if not is_count(self.num_return, 1) or self.num_return > most:
             beams = f"{widths[-1]} beams" if groups == 1 else f"{groups} groups of {widths[-1]} beams"
@@ -63,7 +63,7 @@ class BeamDecoder(Decoder[State, Report]):
             )
 
     def _start(self, history: History, limits: Limits, beams: int) -> BeamState:
-        """The state of a search with so many beams; raises unless there are as many continuations."""
+        """The state of a search with this number of beams; raises if there are fewer continuations."""
         continuations = limits.vocab**limits.max_new_tokens
         if beams > continuations:
             raise DecodekitError(
@@ -81,15 +81,15 @@ class BeamSearch(BeamDecoder[BeamState, Certificate]):
     """Keeps the `beams` best unfinished hypotheses at every step, and the best finished ones.
 
     A step continues every live hypothesis by every token and ranks the continuations by their summed
-    log-probability after the processors. Those that end, among the best `beams`, compete by their score for
-    the finished set; the best `beams` that do not end go on.
+    log-probability after the processors. Continuations that end, among the best `beams`, compete by score for
+    the finished set. The best `beams` continuations that do not end go on.
 
-    `Decoded.report` is a `Certificate`: it proves that the hypotheses are the best there are, if no pruned
+    `Decoded.report` is a `Certificate`: it proves that the returned hypotheses are the best, if no pruned
     hypothesis could have scored more.
 
     Args:
-        beams: Live hypotheses, at least 1; or a sequence with their number at each step, of which the last
-            holds from there on. Usual values: 2-10.
+        beams: Live hypotheses, at least 1; or a sequence with their number at each step, whose last entry
+            also holds for all later steps. Usual values: 2-10.
         scorer: Scores finished hypotheses.
         stop_rule: Ends the search: `WhenFull`, `Heuristic`, `Proved` or `Patience`.
         expansion: Picks the continuations that a step considers: `BestExpansion`, `SampledExpansion` (beam
@@ -112,8 +112,9 @@ class BeamSearch(BeamDecoder[BeamState, Certificate]):
         https://arxiv.org/abs/1609.08144, section 7.
 
     Hugging Face:
-        `generate(num_beams=beams)`: the same hypotheses for every length penalty and stop rule. Where fewer
-        hypotheses exist than beams, theirs repeats one or continues past the end; ours returns fewer.
+        `generate(num_beams=beams)`: the same hypotheses for every length penalty and stop rule. If fewer
+        hypotheses exist than beams, Hugging Face repeats one or continues past the end; decodekit returns
+        fewer.
     """
 
     beams: int | Sequence[int]
@@ -156,19 +157,19 @@ class BeamSearch(BeamDecoder[BeamState, Certificate]):
         # Extend every live hypothesis by every token; the best continuations are candidates.
         candidates = extend(scores, state, self.scorer, self.expansion)
 
-        # Rank them: only the first `width` candidates may finish. The rest replace those that end.
-        width = self._width(state.step)
+        # Only the first `max_live` candidates may finish; the rest replace candidates that end.
+        max_live = self._max_live(state.step)
         rank = torch.arange(candidates.log_probs.shape[1], device=scores.device)
 
-        # Retire hypotheses that have ended: they compete for the finished set.
-        ended = candidates.ended & candidates.valid & (rank < width) & state.active[:, None]
+        # Retire candidates that ended: they compete for the finished set.
+        ended = candidates.ended & candidates.valid & (rank < max_live) & state.active[:, None]
         finished, best_rejected = retire(candidates, ended, state)
 
-        # Go on with the best `width` candidates that have not ended.
+        # Go on with the best `max_live` candidates that have not ended.
         beams = state.log_probs.shape[1]
         priority, chosen = candidates.priority.masked_fill(candidates.ended, -torch.inf).topk(beams)
-        alive = (rank[:beams] < width) & (priority > -torch.inf)
-        after, tokens, source_rows = advance(candidates, chosen, alive, finished, state)
+        alive = (rank[:beams] < max_live) & (priority > -torch.inf)
+        after, tokens, source_rows = fill_beams(candidates, chosen, alive, finished, state)
 
         # Decide for each prompt whether to stop.
         status = SearchStatus.of(after, self.scorer)
@@ -177,8 +178,8 @@ class BeamSearch(BeamDecoder[BeamState, Certificate]):
         )
         all_banned = state.all_banned | ~(alive.any(-1) | finished.used.any(-1))
 
-        # Bound the score of everything that was pruned, for the certificate: candidates that have no place,
-        # hypotheses that have no slot, and, on prompts that stop here, live hypotheses.
+        # Bound the score of everything that was pruned, for the certificate: candidates that get no beam,
+        # ended candidates that get no slot, and live hypotheses of prompts that stop here.
         pruned = candidates.valid & ~ended & ~torch.zeros_like(ended).scatter(1, chosen, alive)
         bound = update_pruned_bound(candidates, pruned, scores, state, self.scorer, self.expansion)
         bound = bound.maximum(best_rejected)
@@ -204,8 +205,8 @@ class BeamSearch(BeamDecoder[BeamState, Certificate]):
         bound = torch.stack([state.pruned_bound, *others[:1]]).amax(0)
         return decoded.with_report(Certificate(bound=bound, worst=worst))
 
-    def _width(self, step: Int64[Tensor, ""]) -> int | Int64[Tensor, " 1"]:
-        """The number of beams in use at a step."""
+    def _max_live(self, step: Int64[Tensor, ""]) -> int | Int64[Tensor, " 1"]:
+        """Maximum number of live hypotheses at a step."""
         if not isinstance(self.beams, Sequence):
             return self.beams
         widths = device_ids(self.beams, step.device)

@@ -46,7 +46,7 @@ class Records(NamedTuple):
         return Records(*(buffer.gather(1, index) for buffer in self))
 
     def write(self, step: Int64[Tensor, ""], entry: Entry, where: Tensor | None = None) -> "Records":
-        """The records with one more token."""
+        """The records with another token."""
         return Records(*(write_column(old, step, new, where) for old, new in zip(self, entry, strict=True)))
 
     def concat(self, *others: "Records") -> "Records":
@@ -65,7 +65,7 @@ class Finished(NamedTuple):
 
     @classmethod
     def empty(cls, batch: int, slots: int, new: int, device: torch.device) -> "Finished":
-        """A set with nothing in it."""
+        """An empty set."""
         zeros = torch.zeros(batch, slots, dtype=torch.long, device=device)
         return cls(
             records=Records.empty(batch, slots, new, device),
@@ -106,21 +106,26 @@ class Finished(NamedTuple):
 
 
 class BeamState(NamedTuple):
-    """The state of a beam search."""
+    """The state of a beam search. `live` and `finished` are disjoint sets of hypotheses.
+
+    Flags of a search, per candidate: `valid` (allowed, continues a live hypothesis), `ended` (its new token is
+    its last); per beam: `alive` (goes on); per slot of the finished set: `used`; per prompt: `active` (its
+    search goes on), `all_banned`; for the run: `done` (no search goes on, or one has every token banned).
+    """
 
     history: History
     limits: Limits
     model_scores: Float32[Tensor, "rows vocab"] | None  # log-probabilities at this step; None between steps
-    attention: Float32[Tensor, "rows context"] | None  # likewise, if the scorer asks for it
+    attention: Float32[Tensor, "rows context"] | None  # None unless the scorer needs it
     log_probs: Float32[Tensor, "batch beams"]  # sums of processed scores; minus infinity for unused beams
-    partial_scores: Float32[Tensor, "batch beams"] | None  # rank the hypotheses under a stepwise scorer
+    partial_scores: Float32[Tensor, "batch beams"] | None  # under a stepwise scorer, ranks the hypotheses
     live: Records
     memory: Memory  # the scorer's
     stopping: Stopping
     finished: Finished
     pruned_bound: Float32[Tensor, " batch"]  # upper bound on the score of every pruned hypothesis
     active: Bool[Tensor, " batch"]  # prompts whose search goes on
-    all_banned: Bool[Tensor, " batch"]  # every token of every beam was banned, and no hypothesis had ended
+    all_banned: Bool[Tensor, " batch"]  # every token of every beam was banned, and no hypothesis has finished
     done: Bool[Tensor, ""]
     progress: Memory = ()  # with constraints: the states of their automata, for every row
 
@@ -161,7 +166,8 @@ class BeamState(NamedTuple):
         finished = _as_lists(self.finished.records.tokens, self.finished.lengths, self.finished.used)
         prefixes = []
         for hypotheses, ended, is_active in zip(live, finished, self.active.tolist(), strict=True):
-            # While a search goes on, no more hypotheses are sure to be returned than have finished, and one.
+            # Until the search ends, only the common prefix is certain. Report it once per finished
+            # hypothesis, and at least once.
             growing = [common_prefix(hypotheses + ended)] * max(1, len(ended))
             prefixes.append((growing if is_active else ended)[:num_return] or [[]])
         return prefixes
@@ -186,8 +192,8 @@ def common_prefix(hypotheses: list[list[int]]) -> list[int]:
 def nan_score() -> DecodingError:
     """The error for a scorer that returns NaN, which would rank above every number."""
     return DecodingError(
-        "decode: a scorer must give every hypothesis a number, or minus infinity to what is not allowed, "
-        "and gave NaN. Look at what it does with short and long texts, and with log-probabilities below 0."
+        "decode: a scorer must return a number for every hypothesis, or minus infinity for a forbidden one, "
+        "got NaN. Check its results for short and long texts, and for log-probabilities of 0 and below."
     )
 
 

@@ -19,14 +19,14 @@ class Candidates(NamedTuple):
     """One-token continuations of each prompt's live hypotheses, best first."""
 
     log_probs: Float32[Tensor, "batch candidates"]  # sums of processed scores
-    priority: Float32[Tensor, "batch candidates"]  # ranks those that go on, greatest first
-    source_beams: Int64[Tensor, "batch candidates"]  # the beam that each continues, within its prompt
+    priority: Float32[Tensor, "batch candidates"]  # ranks the candidates that do not end, greatest first
+    source_beams: Int64[Tensor, "batch candidates"]  # the beam of its prompt that each candidate continues
     entry: Entry
-    scores: Float32[Tensor, "batch candidates"]  # of each, if it ends here
-    bounds: Float32[Tensor, "batch candidates"]  # on the score of each and of all its continuations
+    scores: Float32[Tensor, "batch candidates"]  # the score of each candidate, if it ended here
+    bounds: Float32[Tensor, "batch candidates"]  # on the scores of a candidate and its continuations
     memory: Memory  # the scorer's
     finish_code: Int64[Tensor, "batch candidates"]  # 0 if not ended
-    stopping: list[Stopping]  # of `beams` candidates of each prompt at a time
+    stopping: list[Stopping]  # memories of the criteria, each for `beams` candidates per prompt
 
     @property
     def valid(self) -> Bool[Tensor, "batch candidates"]:
@@ -50,7 +50,7 @@ def extend(scores: Scores, state: BeamState, scorer: PathScorer, expansion: Expa
     source_beams, tokens = indices // vocab, indices % vocab
     sums, added = (values.flatten(1).gather(1, indices) for values in (sums, added))
     log_probs = sums if state.partial_scores is None else state.log_probs.gather(1, source_beams) + added
-    log_probs = log_probs.masked_fill(priority == -torch.inf, -torch.inf)  # left out by the expansion
+    log_probs = log_probs.masked_fill(priority == -torch.inf, -torch.inf)  # excluded by the expansion
 
     source_rows = rows_of(source_beams, beams)
     memory = _update_memory(Entry(tokens, added, source_rows), state, scorer)
@@ -61,7 +61,7 @@ def extend(scores: Scores, state: BeamState, scorer: PathScorer, expansion: Expa
     lengths = (state.step + 1).expand(log_probs.numel())
     if scorer.stepwise:
         partial_scores = scorer.partial_score(log_probs.flatten(), lengths, memory).view_as(log_probs)
-        # Keep the expansion's penalties, and leave out what it has left out.
+        # Keep the penalties and the exclusions of the expansion.
         priority = torch.where(log_probs > -torch.inf, partial_scores + (priority - sums), -torch.inf)
         priority, order = priority.sort(descending=True, stable=True)
         log_probs, source_beams = log_probs.gather(1, order), source_beams.gather(1, order)
@@ -89,12 +89,12 @@ def retire(
     """Let the candidates that ended compete for places in the finished set.
 
     Returns:
-        The new finished set, and the best score that has no place in it.
+        The new finished set, and the best score outside it.
     """
     old, slots = state.finished, state.finished.scores.shape[1]
     scores = torch.cat([old.scores, candidates.scores.masked_fill(~ended, -torch.inf)], 1)
-    # A stable sort keeps the order of ties, however many further steps are taken, and puts hypotheses that
-    # score minus infinity, which are not allowed, after the empty slots.
+    # A stable sort keeps the order of ties in all later steps, and puts forbidden hypotheses, which score
+    # minus infinity, after the empty slots.
     best, chosen = (part[:, :slots] for part in scores.sort(descending=True, stable=True))
     is_new, candidate = chosen >= slots, (chosen - slots).clamp(min=0)
     # A new finished hypothesis is a live one with one more token: [batch slots+beams]
@@ -111,7 +111,7 @@ def retire(
     return finished, scores.scatter(1, chosen, -torch.inf).amax(-1)
 
 
-def advance(
+def fill_beams(
     candidates: Candidates,
     chosen: Int64[Tensor, "batch beams"],
     alive: Bool[Tensor, "batch beams"],
@@ -142,21 +142,21 @@ def advance(
 
 
 def rows_of(hyps: Int64[Tensor, "batch chosen"], hyps_per_prompt: int) -> Int64[Tensor, "batch chosen"]:
-    """Indices among the hypotheses of all prompts, of hypotheses numbered within their prompt."""
+    """Indices among all prompts' hypotheses, from indices within each prompt."""
     return torch.arange(len(hyps), device=hyps.device)[:, None] * hyps_per_prompt + hyps
 
 
 def _pick(
     expansion: Expansion, sums: Float32[Tensor, "batch beams vocab"], state: BeamState
 ) -> ExpansionResult:
-    """The continuations that the expansion picks: enough to fill the beams if all end ids are among them."""
+    """The continuations that the expansion picks: enough to fill the beams even if all end ids are picked."""
     _, beams, vocab = sums.shape
     per_beam = max(2, 1 + len(state.limits.end_ids))
     result = expansion.pick(sums, min(per_beam, vocab) * beams)
     number = result[0].shape[1]
     if number == 0 or number % beams:
         raise DecodekitError(
-            f"BeamSearch: an expansion must pick as many continuations as beams, or a multiple of that, and "
+            f"BeamSearch: an expansion must pick as many continuations as beams, or a multiple of that, but "
             f"{expansion!r} picked {number} for {beams} beams."
         )
     return result
@@ -197,13 +197,15 @@ def update_pruned_bound(
 ) -> Float32[Tensor, " batch"]:
     """Upper bound on the score of all hypotheses pruned so far, those of this step included.
 
-    `pruned` marks candidates that neither go on nor compete for the finished set; `state` is from before.
+    `pruned` marks candidates that neither go on nor compete for the finished set. `state` is the state before
+    the step.
     """
     batch, beams = state.log_probs.shape
     bound = candidates.bounds.masked_fill(~pruned, -torch.inf).amax(-1)
     if candidates.log_probs.shape[1] < beams * scores.shape[-1]:
-        # No continuation beyond the candidates has a greater sum than the last of them. So its bound holds
-        # for them too, if candidates are chosen by their sums and the scorer's bound depends on sums alone.
+        # No continuation beyond the candidates has a greater sum than the last of them. So the bound of the
+        # last candidate holds for them too, if candidates are chosen by their sums and the scorer's bound
+        # depends on sums alone.
         rest = torch.full_like(bound, torch.inf)
         if isinstance(expansion, BestExpansion):
             rest = rest if scorer.stateful else candidates.bounds[:, -1]

@@ -21,7 +21,7 @@ class SearchStatus(NamedTuple):
 
     Attributes:
         live_log_probs: Sums of processed scores of each prompt's live hypotheses; minus infinity for none.
-        lengths: Their length in new tokens.
+        lengths: Length of the live hypotheses, in new tokens.
         worst_finished: The lowest score in each prompt's finished set.
         full: True if the finished set has no empty slot.
         max_length: Maximum of new tokens.
@@ -51,7 +51,7 @@ class SearchStatus(NamedTuple):
         )
 
     def best_score(self) -> Float32[Tensor, " batch"]:
-        """The best score of a live hypothesis, if it ended now."""
+        """The best score that a live hypothesis would get if it ended now."""
         return self._best(self.scorer.score(self.live_log_probs.flatten(), self._row_lengths(), self.memory))
 
     def bound(self) -> Float32[Tensor, " batch"]:
@@ -107,7 +107,7 @@ class WhenFull(StopRule):
 @final
 @dataclass(frozen=True)
 class Heuristic(StopRule):
-    """Stops when the best unfinished hypothesis, ended now, would not enter the full finished set.
+    """Stops when the best live hypothesis, if it ended now, would not enter the full finished set.
 
     Not exact: under a length penalty above 0 a hypothesis that scores worse now may score better once it is
     longer. `Proved` waits for that.

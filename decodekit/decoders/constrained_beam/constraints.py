@@ -13,7 +13,7 @@ class Phrase(CheckedOptions):
     """Requires a sequence of tokens, one directly after the other.
 
     Args:
-        ids: Its token ids, at least one; one id or several.
+        ids: The token ids of the phrase: one id or several.
 
     Raises:
         ValueError: If there is no id, or one is not an integer of at least 0.
@@ -33,7 +33,7 @@ class Phrase(CheckedOptions):
 
     @property
     def alternatives(self) -> tuple[tuple[int, ...], ...]:
-        """The phrase itself, alone."""
+        """The phrase as the only alternative."""
         return (read_ids("Phrase", self.ids),)
 
 

@@ -71,7 +71,7 @@ class PhraseAutomaton:
         )
 
     def start(self, who: str, history: History) -> Int64[Tensor, "rows goals"]:
-        """The states of rows without new tokens. Raises if the number of prompts is another."""
+        """The states of rows without new tokens. Raises if the number of prompts differs."""
         prompts = len(self.starts)
         if prompts not in {1, history.batch}:
             raise DecodekitError(

@@ -17,7 +17,7 @@ from decodekit.decoders.base import Selection
 from decodekit.decoders.beam.expansion import BestExpansion, Expansion, ExpansionResult
 from decodekit.decoders.beam.search import BeamDecoder
 from decodekit.decoders.beam.state import BeamState
-from decodekit.decoders.beam.step import advance, extend, retire, rows_of
+from decodekit.decoders.beam.step import extend, fill_beams, retire, rows_of
 from decodekit.decoders.beam.stop_rules import Heuristic, SearchStatus, StopRule
 from decodekit.decoders.constrained_beam.constraints import Constraint, read_constraints
 from decodekit.decoders.constrained_beam.phrase_automaton import PhraseAutomaton, on_device
@@ -34,21 +34,21 @@ class ConstrainedBeamSearch(BeamDecoder[BeamState, None]):
     """Finds the best sequences that contain all constraints: beam search with dynamic beam allocation.
 
     The candidates of a step are the best continuations of all hypotheses, the best token of each hypothesis,
-    and every token that advances a constraint. They form banks by the number of tokens they still miss. The
-    banks take beams in turn, best candidate first, starting with the bank that misses the fewest. So a
-    sequence is found whenever one fits in `max_new_tokens`, unless the processors ban what it must contain.
-    (Constraints that may overlap have joint states. With more than 8,192 of them, a sequence is sure to be
-    found only where all constraints fit side by side.)
+    and every token that advances a constraint. A bank holds the candidates that still need equally many
+    tokens for their constraints. The banks take beams in turn, best candidate first, starting with the bank
+    that needs the fewest. So the search finds a sequence whenever one fits in `max_new_tokens`, unless the
+    processors ban tokens that it must contain. (Constraints that may overlap have joint states. With more
+    than 8,192 joint states, the search is sure to find a sequence only if all constraints fit side by side.)
 
-    All returned sequences meet all constraints: no hypothesis ends before, and one that can no longer meet
-    them within `max_new_tokens` loses its beam. Where fewer sequences exist than were asked for, `valid` is
-    False for the rest. Only new tokens count, not the prompt. To exclude phrases use `BadWords`.
+    All returned sequences meet all constraints: no hypothesis ends earlier, and one that can no longer meet
+    them within `max_new_tokens` loses its beam. If fewer than `num_return` sequences exist, `valid` is False
+    for the rest. Only new tokens count, not the prompt. To exclude phrases use `BadWords`.
 
     Args:
         beams: Live hypotheses, at least 1. Usual values: 5-20, at least the number of constraints.
         constraints: `Phrase` and `OneOf` that every sequence must contain; one list, or one per prompt.
-        ordered: If True, constraints must be met in the order of the list, without overlap. If False, in any
-            order; phrases may overlap, and one occurrence counts for every constraint within it.
+        ordered: True: constraints must be met in the order of the list, without overlap. False: any order
+            counts, phrases may overlap, and one occurrence counts for every constraint within it.
         scorer: Scores finished hypotheses.
         stop_rule: Ends the search: `WhenFull`, `Heuristic`, `Proved` or `Patience`.
         num_return: Hypotheses to return, best first; at most as many as can finish.
@@ -71,9 +71,9 @@ class ConstrainedBeamSearch(BeamDecoder[BeamState, None]):
         https://aclanthology.org/N19-1090.
 
     Hugging Face:
-        `generate(constraints=[PhrasalConstraint(ids)], num_beams=beams)` of transformers up to 4.55. Theirs
-        also finds constraints in the prompt, restarts a phrase that breaks off without the part that still
-        matches, and returns sequences that miss constraints where few meet them.
+        `generate(constraints=[PhrasalConstraint(ids)], num_beams=beams)` of transformers up to 4.55. Hugging
+        Face also finds constraints in the prompt, restarts a broken phrase from its beginning even if a part
+        still matches, and returns sequences that miss constraints if too few meet them.
     """
 
     beams: int
@@ -141,7 +141,7 @@ class ConstrainedBeamSearch(BeamDecoder[BeamState, None]):
         priority = (-rank).float().masked_fill(candidates.ended | ~feasible, -torch.inf)
         priority, chosen = priority.topk(self.beams)
         alive = priority > -torch.inf
-        after, tokens, source_rows = advance(candidates, chosen, alive, finished, state)
+        after, tokens, source_rows = fill_beams(candidates, chosen, alive, finished, state)
         progress = progress.index_select(0, rows_of(chosen, number).flatten())
 
         # Decide for each prompt whether to stop.
@@ -155,7 +155,7 @@ class ConstrainedBeamSearch(BeamDecoder[BeamState, None]):
 
     @override
     def stable_prefix(self, state: BeamState) -> list[list[list[int]]]:
-        # Before a hypothesis has finished, it is not known that one can: constraints may not be met.
+        # Until a hypothesis finishes, it is unknown if any can meet all constraints.
         found = state.finished.used.any(-1).tolist()
         prompts = state.stable_prefix(self.num_return)
         return [prompt if is_found else [[]] for prompt, is_found in zip(prompts, found, strict=True)]
@@ -174,7 +174,7 @@ class ConstrainedBeamSearch(BeamDecoder[BeamState, None]):
 class ConstraintExpansion(Expansion):
     """Picks the best continuations, the best token of every beam, and tokens that advance a constraint."""
 
-    next_ids: Int64[Tensor, "batch beams next"]  # that advance a constraint of the beam, padded with -1
+    next_ids: Int64[Tensor, "batch beams next"]  # ids that advance a constraint of the beam, padded with -1
 
     batch_independent = True
 
@@ -188,7 +188,7 @@ class ConstraintExpansion(Expansion):
         indices = torch.cat([best, (first + tokens).flatten(1)], 1)
         is_none = torch.cat([torch.zeros_like(tokens[..., :1], dtype=torch.bool), ~is_id], -1).flatten(1)
         sums = log_probs.flatten(1).gather(1, indices)
-        # Leave out continuations that an earlier column holds already: [batch candidates candidates]
+        # Exclude continuations that an earlier column already holds: [batch candidates candidates]
         is_same = indices[:, :, None] == indices[:, None, :]
         left_out = is_same.tril(-1)[:, best.shape[1] :].any(-1) | is_none
         left_out = torch.cat([torch.zeros_like(best, dtype=torch.bool), left_out], 1)
@@ -201,9 +201,9 @@ def allocate(
 ) -> Int64[Tensor, "batch candidates"]:
     """Rank of each candidate: the best of every bank, then the second of every bank, and so on.
 
-    A bank holds the candidates that miss equally many tokens, best first. Banks that miss fewer come
-    first. So the banks share the beams evenly, beams that one bank does not need go to
-    others, and progress is never lost. Candidates that are not feasible rank last.
+    A bank holds the candidates that miss equally many tokens, best first. Banks that miss fewer tokens come
+    first. So the banks share the beams evenly, unused beams of one bank go to the next, and progress is never
+    lost. Infeasible candidates rank last.
     """
     number = missing.shape[1]
     # Better candidates of the same bank: [batch candidates candidates]

@@ -18,7 +18,7 @@ class GroupHypotheses(NamedTuple):
     Attributes:
         tokens: New token ids; columns past the length hold junk.
         lengths: Number of new tokens of each live or finished hypothesis; 0 for unused beams and slots.
-        live: Beams that have just emitted a token and go on, or end only by the limit of the run.
+        live: Beams that emitted a token in this step and go on, or end only by the limit of the run.
     """
 
     tokens: Int64[Tensor, "batch hyps new"]

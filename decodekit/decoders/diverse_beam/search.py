@@ -17,7 +17,7 @@ from decodekit.decoders.base import Selection
 from decodekit.decoders.beam.expansion import BestExpansion
 from decodekit.decoders.beam.search import BeamDecoder
 from decodekit.decoders.beam.state import BeamState, Finished
-from decodekit.decoders.beam.step import advance, extend, retire
+from decodekit.decoders.beam.step import extend, fill_beams, retire
 from decodekit.decoders.beam.stop_rules import Heuristic, SearchStatus, StopRule
 from decodekit.decoders.diverse_beam.diversity import Diversity, GroupHypotheses, Hamming
 from decodekit.decoders.rows import raise_if_all_banned
@@ -43,9 +43,8 @@ class DiverseBeamSearch(BeamDecoder[DiverseState, None]):
 
     In every step the groups take turns. Each is a beam search of `beams / groups` beams with its own finished
     hypotheses, over log-probabilities from which the penalties of `diversity` are subtracted. The best
-    hypotheses of all groups are returned. Scores include the penalties; `token_log_probs` are the model's.
-    Several groups may find the same hypothesis, which is returned once: penalties make that rare and do not
-    exclude it.
+    hypotheses of all groups are returned. Scores include the penalties; `token_log_probs` are the model's. If
+    several groups find the same hypothesis, it is returned once; penalties make this rare.
 
     Args:
         beams: Live hypotheses of all groups together, at least 1. Usual values: 4-20.
@@ -71,9 +70,9 @@ class DiverseBeamSearch(BeamDecoder[DiverseState, None]):
 
     Hugging Face:
         `generate(num_beams=beams, num_beam_groups=groups, diversity_penalty=strength)` of transformers up to
-        4.55: the same hypotheses, but theirs repeats one that several groups have found. Theirs subtracts the
-        penalty before the other processors instead of after them, and counts the padding of finished groups
-        as emitted tokens.
+        4.55: the same hypotheses, but Hugging Face returns one that several groups found several times. It
+        subtracts the penalty before the other processors instead of after them, and counts the padding of
+        finished groups as emitted tokens.
     """
 
     beams: int
@@ -157,10 +156,10 @@ class DiverseBeamSearch(BeamDecoder[DiverseState, None]):
     def _step_group(
         self, scores: Float32[Tensor, "part vocab"], group: BeamState
     ) -> tuple[BeamState, Int64[Tensor, " part"], Int64[Tensor, " part"], Bool[Tensor, "batch width"]]:
-        """One step of `BeamSearch` in a group: as `advance`, and the beams that emit a token and go on.
+        """One step of `BeamSearch` in a group: the results of `fill_beams`, and the beams that emit a token.
 
         Two details differ from `BeamSearch`, as in Hugging Face: hypotheses that end by the limit of the run
-        still emit their last token, and the stop rule sees all candidates, those that have ended included.
+        still emit their last token, and the stop rule sees all candidates, including candidates that ended.
         """
         candidates = extend(scores, group, self.scorer, BestExpansion())
         rank = torch.arange(candidates.log_probs.shape[1], device=scores.device)
@@ -170,7 +169,7 @@ class DiverseBeamSearch(BeamDecoder[DiverseState, None]):
         priority, chosen = candidates.priority.masked_fill(is_silent, -torch.inf).topk(self._width)
         emits = priority > -torch.inf
         alive = emits & ~candidates.ended.gather(1, chosen)
-        after, tokens, source_rows = advance(candidates, chosen, alive, finished, group)
+        after, tokens, source_rows = fill_beams(candidates, chosen, alive, finished, group)
         status = SearchStatus.of(after, self.scorer)
         status = status._replace(live_log_probs=candidates.log_probs, memory=candidates.memory)
         active = group.active & alive.any(-1) & self.stop_rule.should_continue(status)

@@ -30,25 +30,26 @@ class BestFirst(CustomLoop[Certificate]):
     $\bar s$. Finished children compete by score; open ones join the queue. The search ends when
     $\bar s(y) \le s(y^*)$ for every node in the queue.
 
-    The bound assumes that no processor leaves a log-probability above 0: put `Renormalize` behind a processor
-    that adds to them. If one above 0 occurs, or the scorer has no bound, nothing is pruned and the search is
-    exhaustive: set `max_nodes`. When that many nodes are expanded, the best hypotheses so far are returned,
-    which may be fewer than `num_return`, or none. `Decoded.report` is a `Certificate`: the number of expanded
-    nodes, the bound, whether the result is proved, and the gap.
+    The bound assumes that all log-probabilities are at most 0 after the processors: put `Renormalize` after a
+    processor that raises them. If one is above 0, or the scorer has no bound, nothing is pruned and the
+    search is exhaustive: set `max_nodes`. After `max_nodes` expansions the search returns the best hypotheses
+    so far, possibly fewer than `num_return`, or none. `Decoded.report` is a `Certificate`: the number of
+    expanded nodes, the bound, whether the result is proved, and the gap.
 
     All prompts are searched together. The model reads every node from its prompt on, and so do processors
     with a second model.
 
     Args:
-        scorer: Scores hypotheses. A `guide` of unfinished hypotheses is ignored.
-        beams: Maximum number of expanded nodes of each length, by their sums of log-probabilities. No
-            hypothesis of a lower rank ends. This is best-first beam search: the result is that of
-            `BeamSearch(beams, scorer=scorer, stop_rule=Proved())`, from fewer expansions, and may or may not
-            be proved. None: no limit, exact.
-        num_return: Hypotheses to return, best first; at most `beams`. Where fewer exist, `valid` says so.
+        scorer: Scores hypotheses. Its `partial_score` is ignored.
+        beams: Maximum number of expanded nodes of each length, the best by their sums of log-probabilities.
+            Hypotheses that rank lower never finish. This is best-first beam search: the result is that of
+            `BeamSearch(beams, scorer=scorer, stop_rule=Proved())`, with fewer expansions, and is not always
+            proved. None: no limit, exact.
+        num_return: Hypotheses to return, best first; at most `beams`. If fewer exist, `valid` is False for
+            the rest.
         max_nodes: Maximum number of nodes expanded per prompt, at least 1; None for no limit.
         at_once: Nodes of each prompt that one call of the model expands, at least 1. Larger values make
-            larger batches and expand some nodes in vain. Must be 1 with `beams`.
+            larger batches, and expand some nodes unnecessarily. Must be 1 with `beams`.
 
     Raises:
         TypeError: If `scorer` is not a `PathScorer`.
@@ -108,7 +109,7 @@ class BestFirst(CustomLoop[Certificate]):
 
 
 def _by_bound(children: Children) -> tuple[float, ...]:
-    # Of equal bounds the longest hypothesis: it may end soon, which allows more pruning.
+    # Ties go to the longest hypothesis: it may end soon, which allows more pruning.
     return (-children.bound, -children.length, -children.total)
 
 

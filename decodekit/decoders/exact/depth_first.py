@@ -29,14 +29,14 @@ class DepthFirst(CustomLoop[Certificate]):
     so far. `BestFirst` stores the whole frontier. This search stores the siblings along one path only, and
     expands more nodes.
 
-    The result is that of `BestFirst`; see there for scorers without a bound and processors that raise
-    log-probabilities above 0. `Decoded.report` is a `Certificate`.
+    The result is that of `BestFirst`, whose documentation covers scorers without a bound and processors that
+    raise log-probabilities above 0. `Decoded.report` is a `Certificate`.
 
     Args:
         scorer: Scores hypotheses.
-        num_return: Hypotheses to return, best first. Where fewer exist, `valid` says so.
-        max_nodes: Maximum number of nodes expanded per prompt, at least 1; None for no limit. When it is
-            reached, the best hypotheses so far are returned.
+        num_return: Hypotheses to return, best first. If fewer exist, `valid` is False for the rest.
+        max_nodes: Maximum number of nodes expanded per prompt, at least 1; None for no limit. At the limit,
+            the search returns the best hypotheses so far.
 
     Raises:
         TypeError: If `scorer` is not a `PathScorer`.

@@ -19,10 +19,10 @@ from decodekit.scorers.base import ExtendedHypotheses, PathScorer
 TOTAL, SCORE, BOUND = 0, 3, 4  # rows of `Children.values`
 
 
-class Expansion(NamedTuple):
+class ExpandedNode(NamedTuple):
     """The children of a node."""
 
-    finished: Children  # children that their last token ends, best first; no more than were asked for
+    finished: Children  # children that their last token ends, best first; at most `num_finished`
     open: Children  # all other children, in the order of the search
     exceeds_zero: bool  # True if some token has a processed log-probability above 0
 
@@ -32,7 +32,7 @@ class Expander:
     """Applies processors, scorer and stopping criteria to nodes.
 
     Their memories are stored per node. A memory that cannot be stored (the session of a second model) is
-    computed again from the prompt, token by token, as in the main loop.
+    computed again: it reads the hypothesis from the prompt on, token by token.
     """
 
     processor: LogitsProcessor
@@ -46,7 +46,7 @@ class Expander:
         logits: Float32[Tensor, "rows vocab"],
         attention: Float32[Tensor, "rows context"] | None,
         num_finished: int | None,
-    ) -> list[Expansion]:
+    ) -> list[ExpandedNode]:
         """Expand nodes of one length.
 
         With `num_finished`, that many finished children are kept per node, and open ones are in the order of
@@ -72,7 +72,7 @@ class Expander:
                 # A memory has a row per child of each node; an empty one has a row per node.
                 first, each = (row * len(tokens), 1) if self.scorer.stateful else (row, 0)
                 children.scorer_memory = scorer_memory.take(torch.from_numpy(first + each * children.tokens))
-        return [Expansion(*parts) for parts in zip(finished, unfinished, exceeds_zero, strict=True)]
+        return [ExpandedNode(*parts) for parts in zip(finished, unfinished, exceeds_zero, strict=True)]
 
     def finish_code(self, node: Node) -> int:
         """The code of the reason why a node is finished, stopping criteria included; 0 if it is not."""
@@ -87,7 +87,7 @@ class Expander:
     def _process(
         self, nodes: Sequence[Node], model_scores: Float32[Tensor, "rows vocab"]
     ) -> tuple[Float32[Tensor, "rows vocab"], MemorySnapshot | None]:
-        """The processed scores after nodes, and the processors' memory then."""
+        """The processed scores after nodes, and the new memory of the processors."""
         before = self._recall(
             nodes, lambda node: node.processor_memory, self.processor.init, self._replay_process
         )
@@ -155,7 +155,7 @@ class Expander:
     ) -> Memory:
         """The memory of nodes of one length, replayed from the deepest level at which it is stored.
 
-        `replay` takes a level of their paths, the next one, and the memory of the former.
+        `replay` takes the nodes of two successive levels of the paths, and the memory of the first level.
         """
         levels = list(zip(*(node.path() for node in nodes), strict=True))
         for depth in reversed(range(len(levels))):
@@ -196,8 +196,8 @@ def _sorted_children(
     key: int,
     limit: int,
 ) -> list[Children]:
-    """Each node's best `limit` children by one of their values; ties by the total."""
-    # A child that does not exist gets a total of minus infinity, so it comes last whatever its other values.
+    """The `limit` best children of each node by the value `key`, ties by the total."""
+    # A child that does not exist gets a total of minus infinity, so it comes last for every key.
     by_total = values[:, TOTAL].masked_fill(~exists, -torch.inf).argsort(dim=-1, descending=True, stable=True)
     by_key = values[:, key].masked_fill(~exists, -torch.inf).gather(1, by_total)
     counts = exists.sum(-1).clamp(max=limit)

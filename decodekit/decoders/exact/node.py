@@ -20,7 +20,7 @@ STORABLE = Tensor | int | float | str | None | Limits | Vocabulary
 class MemorySnapshot(NamedTuple):
     """The memory of some hypotheses, flattened, so that its rows can be split and joined."""
 
-    leaves: tuple[object, ...]  # tensors that lead with the hypotheses or are 0-d, and constants
+    leaves: tuple[object, ...]  # tensors whose first axis is the hypotheses, 0-d tensors, and constants
     structure: TreeSpec
     device: torch.device
 
@@ -28,8 +28,8 @@ class MemorySnapshot(NamedTuple):
     def store(cls, memory: Memory, device: torch.device) -> "MemorySnapshot | None":
         """A snapshot of a memory; None if it cannot be stored.
 
-        Tensors and constants are values and can be stored. Anything else may be a session of a second model,
-        which only moves forward: its owner has to read the hypothesis again.
+        Tensors and constants are values and can be stored. Any other leaf may be a session of a second model.
+        A session cannot go back to an earlier hypothesis: the second model must read that hypothesis again.
         """
         leaves, structure = tree_flatten(memory)
         if not all(isinstance(leaf, STORABLE) for leaf in leaves):
@@ -72,11 +72,11 @@ class Node:
     score: float = -torch.inf  # score if the hypothesis ends here
     bound: float = torch.inf  # upper bound on the score of the hypothesis and of all its continuations
     finish_code: int = 0  # 0: not finished
-    # Memories, None if not stored; that of the processors is from before they see its logits.
+    # Memories, None if not stored. The memory of the processors precedes the logits after this node.
     processor_memory: MemorySnapshot | None = None
     scorer_memory: MemorySnapshot | None = None
     stopping_memory: MemorySnapshot | None = None
-    # The model's outputs after it, where processors or the scorer must see them again.
+    # The model's outputs after this node, if processors or the scorer must read them again.
     model_scores: Float32[Tensor, " vocab"] | None = None
     attention: Float32[Tensor, " context"] | None = None
 
@@ -100,7 +100,7 @@ class Children:
     tokens: Int64[np.ndarray, " children"]  # the last token of each child
     # Rows `total`, `processed_log_prob`, `log_prob`, `score`, `bound` and `finish_code` of `Node`.
     values: Float32[np.ndarray, "values children"]
-    max_bounds: Float32[np.ndarray, " children"]  # the largest bound of each child and all after it
+    max_bounds: Float32[np.ndarray, " children"]  # the largest bound of each child and all later ones
     # Memory of the processors after they saw the parent's logits.
     processor_memory: MemorySnapshot | None = None
     scorer_memory: MemorySnapshot | None = None  # memory of the scorer, a row per child; None if not stored

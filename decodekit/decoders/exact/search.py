@@ -21,7 +21,7 @@ from decodekit.decoders.rows import raise_if_all_banned
 from decodekit.errors import DecodekitError, ModelError
 from decodekit.models.protocols import Model, ModelOutputsSpec, ModelWithOutputs
 from decodekit.processors.base import LogitsProcessor, Scores
-from decodekit.scorers.base import PathScorer, check_scorer
+from decodekit.scorers.base import PathScorer, check_scorer_type
 
 
 def search(
@@ -41,7 +41,7 @@ def search(
     prompts = request.prompt.to(device).history(request.prompt.tokens.shape[1] + new, 1)
     expander = Expander(processor, scorer, limits, prompts)
     trees = [SearchTree(plan, expander.finish_code) for _ in nodes]
-    # One more than is wanted bounds all that are not returned.
+    # One more than `num_return`: the last one bounds all hypotheses that are not returned.
     num_finished = plan.num_return + 1 if plan.beams is None else None
     while nodes:
         yield
@@ -72,7 +72,7 @@ def _finished(node: Node) -> FinishedHypothesis:
 
 def check_search(who: str, scorer: object, num_return: object, max_nodes: object) -> None:
     """Raise unless the options of an exact search are valid."""
-    check_scorer(who, "scorer", scorer)
+    check_scorer_type(who, "scorer", scorer)
     at_least(1).check(who, "num_return", num_return)
     if max_nodes is not None:
         Requirement(at_least(1).holds, "an integer of at least 1, or None").check(who, "max_nodes", max_nodes)
@@ -90,14 +90,14 @@ class NodeLogits:
         self._accepts_padding = True  # until the model refuses a batch of different lengths
 
     def compute(self, nodes: Sequence[Node]) -> tuple[Scores, Float32[Tensor, "rows context"] | None]:
-        """The logits after every node, and the attention if it is required."""
+        """The logits after every node, and the attention if the scorer needs it."""
         if self._outputs_spec:
             return self._compute_stepwise(nodes)
         if self._accepts_padding:
             try:
                 return self._compute_at_once(nodes), None
             except ModelError:
-                self._accepts_padding = False  # any other reason raises again below
+                self._accepts_padding = False  # an error for another reason is raised again below
         groups = group_by_length(nodes)
         logits = torch.cat([self._compute_at_once([nodes[row] for row in group]) for group in groups])
         order = torch.tensor([row for group in groups for row in group], device=logits.device)
@@ -117,7 +117,7 @@ class NodeLogits:
         """One pass per new token: a session reports attention to the columns of the prompts only."""
         if not isinstance(self._model, ModelWithOutputs):
             raise DecodekitError(
-                f"decode: {self._who} needs a model that shows {self._outputs_spec}, and "
+                f"decode: {self._who} needs a model that returns {self._outputs_spec}, and "
                 f"{shown(self._model)} has no start_with_outputs(). Use dk.HFModel, or write "
                 "that method: see decodekit.ModelWithOutputs."
             )

@@ -11,7 +11,7 @@ from itertools import count
 import torch
 
 from decodekit.decoders.beam.state import nan_score
-from decodekit.decoders.exact.expansion import Expansion
+from decodekit.decoders.exact.expansion import ExpandedNode
 from decodekit.decoders.exact.node import Children, Node
 
 
@@ -35,22 +35,22 @@ class SearchTree:
         self.finished: list[Node] = []  # the best, best first
         self._plan, self._finish_code = plan, finish_code
         self._queue: list[tuple[tuple[float, ...], int, Children]] = []
-        self._insertions = count()  # of two entries of equal priority the older comes first
+        self._insertions = count()  # breaks ties: the older entry comes first
         self._exceeds_zero = False  # some token had a log-probability above 0: no bound holds
-        self._pruned_bound = -torch.inf  # the largest bound of what was pruned
+        self._pruned_bound = -torch.inf  # the largest bound of a pruned node
         self._runner_up = -torch.inf  # the best score of a finished hypothesis that is not in `finished`
-        self._is_cut = False  # children were dropped because `max_nodes` would not reach them
+        self._is_cut = False  # children were dropped, out of reach of `max_nodes`
         self._num_taken: Counter[int] = Counter()  # nodes taken from the queue, by length
-        self._num_unfinished: Counter[int] = Counter()  # nodes of them that were not finished
+        self._num_unfinished: Counter[int] = Counter()  # unfinished nodes among the taken, by length
 
     @property
     def worst(self) -> float:
-        """The score of the last hypothesis that is wanted; minus infinity where there are fewer."""
+        """The score of the last returned hypothesis; minus infinity if there are too few."""
         return self.finished[-1].score if self._is_full else -torch.inf
 
     @property
     def bound(self) -> float:
-        """Upper bound on the score of all hypotheses but the finished ones that are returned."""
+        """Upper bound on the score of all hypotheses that are not returned."""
         bound = max([self._pruned_bound, *(children.bound for *_, children in self._queue)])
         if self._exceeds_zero and bound > -torch.inf:
             bound = torch.inf
@@ -61,7 +61,7 @@ class SearchTree:
         """True if the tree is fully explored and no hypothesis can end."""
         return not (self.finished or self._queue or self._is_cut)
 
-    def add(self, expansion: Expansion) -> None:
+    def add(self, expansion: ExpandedNode) -> None:
         """Add the children of a node."""
         self._exceeds_zero = self._exceeds_zero or expansion.exceeds_zero
         finished = expansion.finished
@@ -120,8 +120,8 @@ class SearchTree:
     def _can_prune(self, children: Children) -> bool:
         if self._plan.beams is None:
             return children.bound <= self._prune_threshold
-        # With beams, a hypothesis that cannot win still takes the place of another of its length, as in beam
-        # search. Children are therefore pruned only when all in the queue can be.
+        # With beams, a hypothesis that cannot win still displaces another of its length, as in beam search.
+        # So children are pruned only if the whole queue can be pruned.
         queue = [children, *(others for *_, others in self._queue)]
         is_over = all(waiting.bound <= self._prune_threshold for waiting in queue)
         return is_over or self._num_unfinished[children.length] >= self._plan.beams
@@ -142,7 +142,7 @@ class SearchTree:
             heapq.heappush(self._queue, (self._plan.priority(children), next(self._insertions), children))
 
     def _add_finished(self, node: Node) -> None:
-        """Add a finished node unless its score is minus infinity; of equal scores the first stays."""
+        """Add a finished node unless its score is minus infinity; among equal scores the first stays."""
         if math.isnan(node.score):
             raise nan_score()
         if node.score == -torch.inf:

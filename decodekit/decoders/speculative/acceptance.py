@@ -13,11 +13,11 @@ class Acceptance:
 
     Attributes:
         drafted: Proposed tokens of each hypothesis.
-        accepted: Accepted tokens of these.
-        passes: Forward passes of the model that each hypothesis took part in, after the one over the prompt.
+        accepted: Accepted tokens of each hypothesis.
+        passes: Forward passes of the model for each hypothesis, without the pass over the prompt.
         verified_at: Number of verified n-th tokens of proposals, over all hypotheses. Tokens after a refused
             one, or after the end, are not verified.
-        accepted_at: Number of accepted n-th tokens.
+        accepted_at: Number of accepted n-th tokens of proposals.
 
     Example:
         >>> model = dk.testing.HashModel(9)
@@ -39,7 +39,7 @@ class Acceptance:
 
     @property
     def mean_length(self) -> Float32[Tensor, "batch hyps"]:
-        """Accepted tokens per pass, without the token that the model adds itself. 0 without a pass."""
+        """Accepted tokens per pass, without the token that the model adds. 0 without a pass."""
         return self.accepted / self.passes.clamp(min=1)
 
     @property

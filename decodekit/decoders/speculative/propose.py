@@ -29,7 +29,7 @@ def stateless_processors(processor: LogitsProcessor, *, greedy: bool) -> tuple[S
 
 @dataclass(frozen=True)
 class DraftSampler:
-    """Chooses a draft's tokens as the run chooses its own, without processors that have a memory."""
+    """Chooses a draft's tokens by the rule of the run, with its stateless processors only."""
 
     processors: tuple[StatelessProcessor, ...]  # applied to the draft's logits
     draws: Draws | None  # random numbers; None: the argmax
@@ -38,7 +38,7 @@ class DraftSampler:
     def __call__(
         self, logits: Float32[Tensor, "rows vocab"], proposed: list[list[int]]
     ) -> tuple[Int64[Tensor, " rows"], Float32[Tensor, "rows vocab"] | None]:
-        """The next token of every row, and the distribution that it was drawn from, if it was drawn."""
+        """The next token of every row, and the distribution that it was drawn from, if there was a draw."""
         limits, device = self.rows[0].state.limits, self.rows[0].state.history.tokens.device
         if logits.shape != (len(self.rows), limits.vocab):
             raise DecodekitError(
@@ -56,7 +56,7 @@ class DraftSampler:
             history = self._history(proposed)
             for processor in self.processors:
                 scores = processor.process(history, scores)
-            # Without the processors that were left out, the others may ban every token.
+            # Without the omitted processors, the remaining ones may ban every token.
             scores = torch.where(scores.amax(-1, keepdim=True).isfinite(), scores, logits)
         if self.draws is None:
             return scores.argmax(-1), None

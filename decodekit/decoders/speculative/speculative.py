@@ -19,7 +19,7 @@ from decodekit.decoders.independent_row import IndependentRow, decoded
 from decodekit.decoders.prompt_seeds import check_generator_device, prompt_seeds, read_seeds
 from decodekit.decoders.speculative.acceptance import Acceptance, count_round, summarize
 from decodekit.decoders.speculative.drafts.base import Draft, Proposal
-from decodekit.decoders.speculative.drafts.draft_model import extend
+from decodekit.decoders.speculative.drafts.draft_model import extend_session
 from decodekit.decoders.speculative.draws import Draws, Purpose
 from decodekit.decoders.speculative.propose import DraftSampler, stateless_processors
 from decodekit.errors import DecodekitError
@@ -33,11 +33,11 @@ from decodekit.processors.base import LogitsProcessor
 class Speculative(CustomLoop[Acceptance]):
     r"""Decodes several tokens per pass: a cheap draft proposes them, the model verifies them. Lossless.
 
-    Greedy: a proposed token is accepted if it is the argmax; the first one that is not is replaced by the
-    argmax. The result is exactly that of `Greedy`. Sampling: a token $x$ drawn from the draft's distribution
-    $q$ is accepted with probability $\min(1, p(x) / q(x))$; else a token is drawn from $\max(0, p - q)$,
-    normalized, in its place. Every token then follows $p$, for any $q$. Each pass emits one more token
-    than it accepts, so between 1 and `tokens` + 1.
+    Greedy: a proposed token is accepted if it is the argmax; the argmax replaces the first other token. The
+    result is exactly that of `Greedy`. Sampling: a token $x$ drawn from the draft's distribution $q$ is
+    accepted with probability $\min(1, p(x) / q(x))$; else a token is drawn from $\max(0, p - q)$, normalized,
+    in its place. Every token then follows $p$, for any $q$. Each pass emits one more token than it accepts,
+    so between 1 and `tokens` + 1.
 
     $p$ is the distribution after the processors. They see every token once, in order, on rows of different
     lengths. Memories, second models and parameters per prompt belong to the row, and stopping criteria are
@@ -61,8 +61,8 @@ class Speculative(CustomLoop[Acceptance]):
         ValueError: If `tokens` or `num_samples` is not an integer of at least 1, `sample` is not True or
             False, both `generator` and `seeds` are given, or one of the last three is given with
             `sample=False`.
-        DecodekitError: In a run, if there are not as many seeds as prompts, if the generator is on another
-            device than the model, or if the draft proposes more than it was asked for.
+        DecodekitError: In a run, if the number of seeds differs from the batch size, if the generator is on
+            another device than the model, or if the draft proposes more than it was asked for.
 
     Example:
         >>> model, prompts = dk.load(), ["Once upon a time there was", "she was as beautiful as the"]
@@ -97,7 +97,7 @@ class Speculative(CustomLoop[Acceptance]):
         read_seeds(self)
         if not self.sample and (self.num_samples, self.generator, self.seeds) != (1, None, None):
             raise ValueError(
-                "Speculative: num_samples, generator and seeds must be left out where nothing is drawn. Pass "
+                "Speculative: num_samples, generator and seeds have no effect in greedy decoding. Pass "
                 "sample=True to draw."
             )
 
@@ -114,7 +114,7 @@ class Speculative(CustomLoop[Acceptance]):
         draft = self.draft.start(model, prompt, rows_per_prompt=num_samples, capacity=capacity)
         processors = stateless_processors(processor, greedy=not self.sample)
         verifier, rounds = ProposalVerifier(processor, draws), list[list[list[int]]]()
-        emitted: list[list[int]] = [[] for _ in rows]  # by each row since the last proposal
+        emitted: list[list[int]] = [[] for _ in rows]  # tokens of each row since the last proposal
         while True:
             max_tokens = [0 if row.finished else min(self.tokens, row.remaining - 1) for row in rows]
             proposal = draft.propose(emitted, max_tokens, DraftSampler(processors, draws, rows))
@@ -185,7 +185,7 @@ def target_logits(
     first = prompt_logits[:, None] if after_prompt else prompt_logits[:, None][:, :0]  # [rows 0 vocab]
     if not any(unread):
         return list(first)
-    logits = torch.cat([first, extend(session, unread, first.device)], 1)
+    logits = torch.cat([first, extend_session(session, unread, first.device)], 1)
     return [row[: first.shape[1] + len(tokens)] for row, tokens in zip(logits, unread, strict=True)]
 
 
@@ -249,5 +249,5 @@ def residual_probs(probs: Tensor, guess: int, draft: Float32[Tensor, "1 vocab"] 
     if draft is None:  # q is 1 for the guess
         return probs.index_fill(-1, torch.tensor([guess], device=probs.device), 0.0)
     residual = (probs - draft.double()).clamp(min=0)
-    # Where p and q differ by rounding only, the residual may be 0: then p itself is as good.
+    # If p and q differ by rounding only, the residual may be 0; then p serves as well.
     return torch.where(residual.sum(-1, keepdim=True) > 0, residual, probs)

@@ -23,7 +23,7 @@ from decodekit.decoders.without_replacement.conditional_poisson import (
     polynomials,
 )
 from decodekit.decoders.without_replacement.inclusion import Inclusion
-from decodekit.decoders.without_replacement.sampled_beams import Candidates, SampledBeams
+from decodekit.decoders.without_replacement.sampled_beams import BeamContinuations, SampledBeams
 from decodekit.errors import DecodekitError, DecodingError
 from decodekit.processors.base import Scores
 
@@ -33,7 +33,7 @@ IMPOSSIBLE = -1  # a hypothesis without probability
 class ForcedHypotheses(NamedTuple):
     """The hypothesis of each prompt that its sample must contain."""
 
-    # Its tokens, filled with 0: a finished hypothesis is token 0 among the `Candidates`.
+    # Its tokens, filled with 0: a finished hypothesis is token 0 among the `BeamContinuations`.
     tokens: Int64[Tensor, "batch new"]
     lengths: Int64[Tensor, " batch"]
     beams: Int64[Tensor, " batch"]  # the beam that begins it; `IMPOSSIBLE` if it has no probability
@@ -57,7 +57,7 @@ class ForcedHypotheses(NamedTuple):
         tokens, lengths = history.to_prompts(tokens), history.to_prompts(lengths)
         return cls(tokens, lengths, torch.zeros_like(lengths))
 
-    def candidate(self, step: Int64[Tensor, ""], candidates: Candidates) -> Int64[Tensor, " batch"]:
+    def candidate(self, step: Int64[Tensor, ""], candidates: BeamContinuations) -> Int64[Tensor, " batch"]:
         """The flat number of the candidate that begins the hypothesis, or `IMPOSSIBLE`."""
         vocab = candidates.log_probs.shape[-1]
         token = self.tokens.index_select(1, step.view(1).clamp(max=self.tokens.shape[1] - 1))[:, 0]
@@ -83,8 +83,8 @@ class ForcedHypotheses(NamedTuple):
         if not bool(is_forced.any(-1).all()):
             missing = sample.history.prompt(int((~is_forced.any(-1)).int().argmax()))
             raise DecodingError(
-                "decode: a hypothesis to keep must be one that the model and the processors can emit, up to "
-                f"its end, and that of prompt {missing} is not."
+                "decode: the model and the processors cannot emit the hypothesis to keep of prompt "
+                f"{missing} up to its end. Pass one that they can emit."
             )
         return values.masked_fill(is_forced, torch.inf)
 
@@ -103,7 +103,7 @@ class ConditionalPoissonBeams(Decoder[SampledBeams, Inclusion]):
     r"""Samples `beams` different hypotheses: at every step a set of beams, by a product of odds.
 
     A beam search that samples its beams. From all one-token continuations of its beams (a finished hypothesis
-    is its own) it draws a set $S$ of `beams` with probability
+    stays as it is) it draws a set $S$ of `beams` with probability
 
     $$P(S) \propto \prod_{y \in S} \frac{p(y)}{1 - p(y)},$$
 
@@ -133,7 +133,8 @@ class ConditionalPoissonBeams(Decoder[SampledBeams, Inclusion]):
     Raises:
         ValueError: If `beams` is not an integer of at least 1, if `keep` is not a list of ids for each
             prompt, if both `generator` and `seeds` are given, or if a seed does not fit 64 bits.
-        DecodekitError: In a run, if there are not as many seeds, or hypotheses to keep, as prompts.
+        DecodekitError: In a run, if the number of seeds, or of hypotheses to keep, differs from the batch
+            size.
         DecodingError: In a run, if some prompt has dead ends only, or if a hypothesis to keep has no
             probability.
 

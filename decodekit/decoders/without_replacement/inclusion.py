@@ -21,7 +21,7 @@ class Inclusion:
     Attributes:
         log_probs: $\log p$ of each hypothesis, after the processors, every step normalized. Nats; minus
             infinity if not valid.
-        log_inclusion: $\log q$ of each, at most 0; minus infinity if not valid.
+        log_inclusion: $\log q$ of each hypothesis, at most 0; minus infinity if not valid.
         threshold: The perturbed log-probability that a hypothesis had to exceed, per prompt; minus infinity
             where every hypothesis was drawn. None where the algorithm has none.
 
@@ -57,7 +57,7 @@ class Inclusion:
                 grows, and often reduces the variance: the estimate is a weighted mean of the values.
 
         Raises:
-            ValueError: If there is not one value for each hypothesis.
+            ValueError: If the number of values differs from the number of hypotheses.
         """
         if values.shape != self.log_probs.shape:
             raise ValueError(

@@ -15,11 +15,11 @@ from decodekit.decoders.beam.state import Entry, Finished, Records, common_prefi
 from decodekit.decoders.rows import raise_if_all_banned
 from decodekit.decoders.without_replacement.inclusion import Inclusion
 
-# Beside the codes of `Limits`: every next token is banned, so no hypothesis begins like this.
+# In addition to the codes of `Limits`: every next token is banned, so no hypothesis has this prefix.
 DEAD_END = -1
 
 
-class Candidates(NamedTuple):
+class BeamContinuations(NamedTuple):
     """The candidates for the next beams: every one-token continuation of every beam."""
 
     # Log-probabilities of the candidates. A finished beam has one candidate, itself, as token 0.
@@ -53,7 +53,7 @@ class SampledBeams(NamedTuple):
 
     @classmethod
     def start(cls, history: History, limits: Limits, beams: int) -> "SampledBeams":
-        """One beam per prompt, without new tokens; it stands for all hypotheses."""
+        """One beam per prompt, without new tokens; it represents all hypotheses."""
         device, batch = history.tokens.device, len(history.tokens) // beams
         zeros = torch.zeros(batch, beams, dtype=torch.long, device=device)
         is_root = torch.arange(beams, device=device) == 0
@@ -84,7 +84,7 @@ class SampledBeams(NamedTuple):
         """True for prompts with all beams finished."""
         return ((self.finish_code != 0) | (self.log_probs == -torch.inf)).all(-1)
 
-    def expand(self, scores: Float32[Tensor, "rows vocab"]) -> Candidates:
+    def expand(self, scores: Float32[Tensor, "rows vocab"]) -> BeamContinuations:
         """The candidates, with the normalized processed scores as log-probabilities."""
         batch, beams = self.log_probs.shape
         all_banned = scores.amax(-1, keepdim=True) == -torch.inf
@@ -92,7 +92,7 @@ class SampledBeams(NamedTuple):
         is_dead = (self.finish_code == 0) & (self.log_probs > -torch.inf) & all_banned.view(batch, beams)
         # A dead end keeps its place too: it is sampled like any other, and contains no hypothesis.
         finish_code = self.finish_code.masked_fill(is_dead, DEAD_END)
-        candidates = Candidates(self.log_probs[..., None] + added, finish_code != 0, finish_code)
+        candidates = BeamContinuations(self.log_probs[..., None] + added, finish_code != 0, finish_code)
         flat = candidates.flat(candidates.log_probs, self.log_probs)
         return candidates._replace(log_probs=flat.view(batch, beams, -1))
 
@@ -100,7 +100,7 @@ class SampledBeams(NamedTuple):
         self,
         chosen: Int64[Tensor, "batch beams"],
         exists: Bool[Tensor, "batch beams"],
-        candidates: Candidates,
+        candidates: BeamContinuations,
     ) -> tuple["SampledBeams", Selection]:
         """The beams after a step, which are the candidates `chosen` where `exists`."""
         batch, beams, vocab = candidates.log_probs.shape
@@ -138,7 +138,7 @@ class SampledBeams(NamedTuple):
             each = zip(*beams, strict=True)
             emitted = [(tokens[:length], code) for tokens, length, code, is_valid in each if is_valid]
             hypotheses = [tokens for tokens, _ in emitted]
-            # While some are unfinished, all of them but one may still come to a dead end.
+            # While some are unfinished, all except one may still reach a dead end.
             all_finished = all(code for _, code in emitted)
             prompts.append(hypotheses if all_finished else [common_prefix(hypotheses)])
         return prompts

@@ -13,12 +13,12 @@ from decodekit.core.validation import at_least
 class SampledMass:
     r"""The probability that unique samples cover, and importance weights: `Decoded.report` of `UniqueSample`.
 
-    Probabilities belong to the sampled distribution, after the processors. A sample of probability $p_i$
-    has the weight $p_i / (1 - e^{-p_i \tau})$ in an expectation over *all* hypotheses. Here $\tau$ is the
-    arrival time of the next hypothesis in an exponential race, in the order of the samples:
-    $\tau = \sum_{j=1}^{k+1} E_j / m_j$, with unsampled probabilities $m_j$ and standard exponential $E_j$.
-    Dead ends take part in the race. Where one was met, the next arrival after the last sample is not known;
-    there $\tau$ is the arrival time of the last sample, which itself gets no weight.
+    Probabilities belong to the sampled distribution, after the processors. A sample of probability $p_i$ has
+    the weight $p_i / (1 - e^{-p_i \tau})$ in an expectation over *all* hypotheses. Here $\tau$ is the arrival
+    time of the next hypothesis in an exponential race, in the order of the samples: $\tau = \sum_{j=1}^{k+1}
+    E_j / m_j$, with unsampled probabilities $m_j$ and standard exponential $E_j$. Dead ends take part in the
+    race. For a prompt with a dead end, the next arrival after the last sample is unknown. Then $\tau$ is the
+    arrival time of the last sample, which gets no weight.
 
     Attributes:
         log_probs: Log-probability of each sample, in nats; minus infinity where it is missing.
@@ -99,9 +99,9 @@ class SampledMass:
 
         Args:
             values: The function's value for each sample; values of missing samples are ignored.
-            repetitions: As in `weights`.
-            normalize: As in `weights`.
-            generator: As in `weights`.
+            repetitions: Number of races, at least 1.
+            normalize: True makes the weights of a prompt sum to 1.
+            generator: The stream of the races; None is torch's global one.
 
         Example:
             >>> coin = dk.testing.MarkovModel([[0.25, 0.75], [0.25, 0.75]])

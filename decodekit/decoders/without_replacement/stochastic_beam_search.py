@@ -64,7 +64,7 @@ class StochasticBeamSearch(Decoder[SampledBeams, Inclusion]):
     Raises:
         ValueError: If `beams` is not an integer of at least 1, if both `generator` and `seeds` are given, or
             if a seed does not fit 64 bits.
-        DecodekitError: In a run, if there are not as many seeds as prompts.
+        DecodekitError: In a run, if the number of seeds differs from the batch size.
         DecodingError: In a run, if some prompt has dead ends only.
 
     Example:
@@ -102,7 +102,7 @@ class StochasticBeamSearch(Decoder[SampledBeams, Inclusion]):
     def init(self, history: History, limits: Limits) -> SampledBeams:
         state = SampledBeams.start(history, limits, self.beams)
         seeds = own_seeds(self, history)
-        # The root's G is random too, of stream -1: were it fixed, threshold and maximum would be dependent.
+        # The root's G is random too, from stream -1: a fixed one would make threshold and maximum dependent.
         root = rng.gumbel_seeded(seeds, torch.full_like(seeds, -1), state.step, 1)
         threshold = torch.full_like(state.log_probs[:, 0], -torch.inf)
         return state._replace(memory=GumbelMemory(state.log_probs + root, threshold, seeds))
@@ -118,8 +118,8 @@ class StochasticBeamSearch(Decoder[SampledBeams, Inclusion]):
         flat = candidates.flat(perturbed, before.perturbed)
         best = flat.topk(min(self.beams + 1, flat.shape[1]))
         perturbed, chosen = best.values[:, : self.beams], best.indices[:, : self.beams]
-        # The G of a pruned candidate is the maximum over its continuations, and a selected one has a
-        # continuation with the same G: so no hypothesis of the final sample is below the threshold.
+        # The G of a pruned candidate is the maximum over its continuations. A selected candidate has a
+        # continuation with the same G. So no hypothesis of the final sample is below the threshold.
         pruned = best.values[:, self.beams :]
         threshold = torch.cat([before.threshold[:, None], pruned], 1).amax(1)
         after, selection = state.select(chosen, perturbed > -torch.inf, candidates)
@@ -145,10 +145,10 @@ def with_maximum(
 ) -> Float64[Tensor, "batch beams vocab"]:
     r"""Gumbel variables with maximum $Z$, transformed to the maximum $T$.
 
-    $G' = -\log(e^{-T} - e^{-Z} + e^{-G})$: the distribution function given the one maximum, then the
-    inverse of that given the other. With $v = T - G + \log(1 - e^{G - Z})$ this equals
-    $T - \max(0, v) - \log(1 + e^{-|v|})$, in which nothing overflows or cancels.
-    The largest value becomes exactly $T$; minus infinity stays minus infinity.
+    $G' = -\log(e^{-T} - e^{-Z} + e^{-G})$: the distribution function given maximum $Z$, then the inverse of
+    the one given maximum $T$. With $v = T - G + \log(1 - e^{G - Z})$ this equals $T - \max(0, v) - \log(1 +
+    e^{-|v|})$, in which nothing overflows or cancels. The largest value becomes exactly $T$; minus infinity
+    stays minus infinity.
     """
     largest = perturbed.amax(-1, keepdim=True)
     target = maximum[..., None]
@@ -160,6 +160,6 @@ def with_maximum(
 
 def log_survival(excess: Float64[Tensor, "batch hyps"]) -> Float64[Tensor, "batch hyps"]:
     r"""$\log P(g > x)$ of a standard Gumbel variable: $\log(1 - \exp(-e^{-x}))$."""
-    # For large x it is e^-x, which may underflow.
+    # For large x the probability is e^-x, which may underflow.
     exact = torch.log(-torch.expm1(-torch.exp(-excess)))
     return torch.where(excess > 30, -excess, exact)  # noqa: PLR2004 - e^-30 is below rounding

@@ -37,16 +37,17 @@ class UniqueSample(CustomLoop[SampledMass]):
     $P(y_k = y \mid y_1, \dots, y_{k-1}) = P(y) / (1 - \sum_{j<k} P(y_j))$ for a hypothesis $y$ that has not
     been drawn, so the first sample is one of `Sample`. Every prompt has a trie of visited hypotheses, with
     the fraction of each node's probability that is not sampled yet. A draw descends the trie by these
-    fractions and asks the model only from the first new node on. In a round every prompt makes `parallel`
+    fractions, and needs the model only from the first new node on. In a round every prompt makes `parallel`
     draws: one pass over prompts and known tokens, then a pass for each further token. The draws of a round
-    are independent; one that repeats another is rejected, which leaves the distribution as it is.
+    are independent. A repeated draw is rejected, which does not change the distribution.
 
     Samples differ as token sequences: the same string in other tokens is another sample.
 
-    Where fewer hypotheses exist than asked for, all are returned; the rest is not valid, `"missing"`. A
-    hypothesis with every next token banned is a dead end and is set aside as if it had been drawn.
-    Processors see each hypothesis token by token, as in the main loop; one with a second model reads it again
-    from the prompt in every round. Memory grows with the visited hypotheses: two numbers per next token.
+    If fewer than `num_samples` hypotheses exist, all are returned; the rest is not valid, with finish reason
+    `"missing"`. A hypothesis with every next token banned is a dead end, and is removed as if it had been
+    drawn. Processors see each hypothesis token by token, as in the main loop. In every round, a processor
+    with a second model reads it again from the prompt on. Memory grows with the visited hypotheses: two
+    numbers per next token.
 
     `Decoded.report` is a `SampledMass`: the unsampled probability at every draw, and estimates.
 
@@ -61,7 +62,7 @@ class UniqueSample(CustomLoop[SampledMass]):
     Raises:
         ValueError: If `num_samples` or `parallel` is not an integer of at least 1, if both `generator` and
             `seeds` are given, or if a seed does not fit 64 bits.
-        DecodekitError: In a run, if there are not as many seeds as prompts.
+        DecodekitError: In a run, if the number of seeds differs from the batch size.
         DecodingError: In a run, if no hypothesis of a prompt can end.
 
     Example:
@@ -114,13 +115,13 @@ class UniqueSample(CustomLoop[SampledMass]):
                 rows = [(trie, draw) for trie in tries for draw in trie.draws if not draw.finished]
                 if not rows:
                     return _decoded(tries, number, limits, device)
-                # All rows start at the depth of the draw that waits first, so that all are at one column.
+                # All rows start at the depth of the shallowest draw, so that all are at one column.
                 depth = min(len(draw.tokens) for _, draw in rows)
                 numbers = [tries.index(trie) for trie, _ in rows]
                 extended = _extended(prompts, numbers, [draw.tokens[:depth] for _, draw in rows])
                 session, logits = model.start(extended, rows_per_prompt=1, capacity=capacity)
             else:
-                # Draws that wait deeper emit their known tokens; finished ones emit padding.
+                # Deeper draws emit their known tokens; finished ones emit padding.
                 tokens = [limits.pad_id if draw.finished else draw.tokens[depth] for _, draw in rows]
                 logits = session.advance(torch.tensor(tokens, device=device), None)
                 depth += 1
@@ -166,12 +167,12 @@ class TrieNode:
     log_mass: float = 0.0  # log-probability of the hypothesis under the distribution that is sampled from
     finish_code: int = 0  # 0: not finished
     unsampled: float = 1.0  # the fraction of its probability that is not sampled yet
-    next_tokens: NextTokens | None = None  # the distribution of the next token; None until the model is asked
+    next_tokens: NextTokens | None = None  # of the token after it; None until the model computes it
     # The visited children, by their place in `next_tokens`.
     children: dict[int, "TrieNode"] = field(default_factory=dict)
     # The model's logits, for processors that must read the hypothesis again.
     logits: Float32[Tensor, "1 vocab"] | None = None
-    memory: Memory = None  # memory of the processors after it, where that can be stored
+    memory: Memory = None  # memory of the processors after it, if it can be stored
 
     def unsampled_probs(self, next_tokens: NextTokens) -> Float64[Tensor, " choices"]:
         """The unsampled probability of each next token, as a fraction of the node's.
@@ -210,9 +211,9 @@ class Draw:
 class UniqueRandomizer:
     """Samples without replacement from the continuations of one prompt.
 
-    A draw descends from the root by unsampled probability, and waits where the model has not been asked for
-    the next token. The draws of one round are independent. When all of them are finished they are accepted in
-    order, and a repetition is rejected: rejection sampling of the remaining distribution.
+    A draw descends from the root by unsampled probability, and waits at a node without a distribution of the
+    next token. The draws of one round are independent. When all are finished, they are accepted in order and
+    repetitions are rejected: rejection sampling of the remaining distribution.
     """
 
     def __init__(
@@ -225,8 +226,8 @@ class UniqueRandomizer:
         self._root = TrieNode(row.state.history, row.state.stopping)
         self._num_samples, self._parallel, self._num_draws = num_samples, parallel, 0
         self._seed = torch.tensor([seed], device="cpu")
-        # Tensors are values and can be stored. Anything else may be a session of a second model, which only
-        # moves forward: it has to read the hypothesis again.
+        # Tensors are values and can be stored. Any other leaf may be a session of a second model, which
+        # cannot go back and must read the hypothesis again.
         self._can_store = all(
             isinstance(leaf, Tensor | int | float | None) for leaf in tree_leaves(row.memory)
         )
@@ -238,12 +239,12 @@ class UniqueRandomizer:
         return self._root.unsampled
 
     def advance(self, draw: Draw, logits: Float32[Tensor, "1 vocab"]) -> None:
-        """Continue a draw with the logits that it waits for.
+        """Continue a waiting draw with its logits.
 
         After the last draw of a round the next round starts, unless all samples are drawn.
         """
         node = draw.path[-1]
-        if node.next_tokens is None:  # else another draw has waited at the same node
+        if node.next_tokens is None:  # otherwise another draw waited at the same node
             row = self._row._replace(
                 state=self._row.state._replace(history=node.history), memory=self._memory(draw)
             )

@@ -1,4 +1,4 @@
-"""Eviction of finished prompts from a batch, and the non-blocking reads that tell when they are finished."""
+"""Eviction of finished prompts from a batch, and non-blocking reads of the flags that mark them."""
 
 from abc import ABC, abstractmethod
 from collections import deque
@@ -17,11 +17,11 @@ from decodekit.decoders.base import Decoder, Selection, State
 from decodekit.engine.batching.merging import with_run_parents
 from decodekit.models.protocols import Session, ShrinkingSession
 
-# Finished prompts are evicted together, once no more than this part of the batch goes on, because eviction
-# copies the rest. On a CPU, with the 4 layers and skewed lengths of benchmarks/throughput.py, 96 prompts took
-# 19.6 s without eviction, 11.7 at a half, 10.4 at three quarters, 10.1 at nine tenths.
+# Finished prompts are evicted together, once at most this part of the batch goes on, because eviction copies
+# the rest. On a CPU, with the 4 layers and skewed lengths of benchmarks/throughput.py, 96 prompts took 19.6 s
+# without eviction, 11.7 at a half, 10.4 at three quarters, 10.1 at nine tenths.
 MOST = 0.75
-# Unanswered reads at most; the host would otherwise run ahead of a device that is done.
+# Maximum of unanswered reads. Without it, the host would run ahead of a device that is done.
 AHEAD = 4
 
 
@@ -32,7 +32,7 @@ class ActiveState(NamedTuple, Generic[State]):
         state: State of the decoder.
         memory: Memory of the processors.
         selection: The decision of the step.
-        nonfinite: True for rows with a score so far that was not a number.
+        nonfinite: True for rows that have had a non-finite score.
     """
 
     state: State
@@ -52,7 +52,7 @@ class ActivePrompts(Generic[State]):
 
     Attributes:
         active: Indices of the active prompts.
-        evicted: Indices and results of evicted prompts, which the caller takes away.
+        evicted: Indices and results of evicted prompts, which the caller removes.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class ActivePrompts(Generic[State]):
         self.evicted: list[tuple[list[int], Decoded[Any]]] = []
 
     def ask(self, state: State, nonfinite: Bool[Tensor, " rows"]) -> None:
-        """Start to read whether the run is done, and which prompts are finished."""
+        """Start to read the flags: the run is done, each prompt is finished."""
         done = (state.done | nonfinite.any()).view(1)
         finished = self._decoder.finished(state) if self._may_evict else None
         self._flags.ask(done if finished is None else torch.cat([done, finished]))
@@ -98,7 +98,7 @@ class ActivePrompts(Generic[State]):
         return ActiveState(state, memory, _keep_selection(before.selection, kept, batch), nonfinite), kept
 
     def results(self, state: State) -> list[tuple[list[int], Decoded[Any]]]:
-        """The results of all prompts that were not taken away, with their indices."""
+        """The results of all prompts that the caller has not removed, with their indices."""
         return [*self.evicted, self._result(state, self.active)]
 
     def _result(self, state: State, prompts: list[int]) -> tuple[list[int], Decoded[Any]]:
@@ -119,7 +119,7 @@ def can_evict(session: Session, parts: Sequence[object], memory: Memory) -> bool
     Args:
         session: The session of the model.
         parts: The other parts of the run: decoder, processors, criteria.
-        memory: Their memory.
+        memory: The memory of the parts.
     """
     if not isinstance(session, ShrinkingSession) or not session.can_evict:
         return False
@@ -250,7 +250,7 @@ class CudaCopy:
         self._event.synchronize()
 
     def flags(self) -> list[bool]:
-        """The flags."""
+        """The copied flags, as truth values on the host."""
         flags: list[bool] = self._host.tolist()
         return flags
 

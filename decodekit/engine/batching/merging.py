@@ -1,4 +1,4 @@
-"""Results of parts of a batch, merged to the result of the whole, and the other way round."""
+"""Results of parts of a batch: merged into the result of the whole, or taken from it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
@@ -56,7 +56,7 @@ def with_run_parents(result: Decoded[Any], prompts: Sequence[int], rows_per_prom
 
     Args:
         result: The result of some prompts.
-        prompts: Their indices.
+        prompts: Indices of the prompts.
         rows_per_prompt: Beams or samples of each prompt.
     """
     first = torch.tensor(prompts, device=result.parents.device)[:, None, None] * rows_per_prompt

@@ -18,13 +18,13 @@ from decodekit.models.hf.model import HFModel
 from decodekit.models.protocols import Model
 from decodekit.processors.base import LogitsProcessor
 
-# For models whose memory is not known: toy models, and those of other libraries.
+# For models of unknown memory: toy models, and models of other libraries.
 UNKNOWN = 2**15
-# Prompts are admitted once this part of all places is free: each time costs a pass over the new prompts and a
-# copy of the cache.
+# Prompts are admitted once this part of all places is free: each admission costs a pass over the new prompts
+# and a copy of the cache.
 FREE = 0.25
-# On a CPU a step of more rows takes longer by as much, and rows wait longer for each other: in the same
-# measurement as `eviction.MOST` 11.1 s with 32 rows, 10.4 with 64, 11.0 with 128.
+# On a CPU the time of a step grows with the rows, and rows wait longer for each other. The measurement of
+# `eviction.MOST` took 11.1 s with 32 rows, 10.4 with 64, 11.0 with 128.
 MOST_ROWS_ON_CPU = 64
 
 
@@ -43,7 +43,7 @@ class Budget(NamedTuple):
 class PromptQueue:
     """Prompts that wait, the longest first, and the number that may be active at once.
 
-    Where memory is not enough, the budget is halved, and prompts that were not finished begin again.
+    If memory runs out, the budget is halved, and unfinished prompts start again.
 
     Args:
         columns: Columns of every prompt, its continuation included.
@@ -64,7 +64,7 @@ class PromptQueue:
 
     def next(self, batch: ContinuousBatch[Any]) -> list[int]:
         """The prompts to admit now: as many as fit, and at least one if no prompt is active."""
-        if self._must_clear and torch.cuda.is_available():  # the allocator holds on to what cycles hold on to
+        if self._must_clear and torch.cuda.is_available():  # cycles may hold tensors
             gc.collect()
             torch.cuda.empty_cache()
         self._must_clear = False
@@ -85,17 +85,17 @@ class PromptQueue:
 
     @contextmanager
     def recovery(self, batch: ContinuousBatch[Any]) -> Iterator[None]:
-        """Halve the budget and take prompts back if memory is not enough, or raise if one is too much."""
+        """If memory runs out, halve the budget and requeue prompts; raise if a single prompt does not fit."""
         try:
             yield
         except (MemoryError, RuntimeError) as error:
             if self._fullest.rows == self._rows_per_prompt or not is_out_of_memory(error):
                 raise
             prompts = batch.starting or batch.active
-            if not batch.starting:  # else the active prompts go on
+            if not batch.starting:  # otherwise the active prompts go on
                 batch.clear()
             batch.starting = []
-            self._must_clear = True  # the error holds on to tensors until it is left behind
+            self._must_clear = True  # the error references tensors until the handler ends
             self._halve(prompts)
 
     def _halve(self, prompts: Sequence[int]) -> None:
@@ -136,7 +136,7 @@ def _check_independence(
 ) -> None:
     if request.trace is not None:
         raise DecodekitError(
-            "decode: a trace shows the steps of one batch from which no prompt is evicted. Use it without "
+            "decode: a trace shows the steps of one batch without evictions. Use it without "
             "batch_tokens and progress."
         )
     if tokens is None:
@@ -150,6 +150,6 @@ def _check_independence(
             else "If it treats every prompt alone, set batch_independent = True in its class"
         )
         raise DecodekitError(
-            f"decode: with batch_tokens prompts are decoded in several batches, and {type(whole).__name__} "
-            f"may need all of them in one. {advice}, or leave batch_tokens out."
+            f"decode: batch_tokens splits the prompts into several batches, but {type(whole).__name__} "
+            f"may need all prompts in one. {advice}, or leave batch_tokens out."
         )

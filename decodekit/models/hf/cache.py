@@ -17,7 +17,7 @@ from decodekit.models.protocols import PerRow
 
 # Names of the cache in a model's forward: since transformers 5.24, before it, and of some families.
 _NAMES = ("cache", "past_key_values", "cache_params", "state")
-# Columns that are allocated beside the prompt's; a full buffer is doubled.
+# Columns that are allocated besides the prompt's; a full buffer is doubled.
 _ROOM = 128
 
 
@@ -30,19 +30,20 @@ def cache_name(names: Iterable[str]) -> str | None:
 class Cache:
     """A model's cache, of any kind, with the operations that move its rows.
 
-    The content is transformers' Cache, or the state that some families have instead; None if the model makes
-    its own.
+    The content is transformers' Cache, or the state object of some families; None if the model creates its
+    own.
     """
 
     def __init__(self, content: Any) -> None:
         self.content = content
 
-    @torch.inference_mode()  # as the forward passes that the buffers come from and go to
+    @torch.inference_mode()  # like the forward passes, which create and read the buffers
     def widen(self, rows: PerRow | None, capacity: int, *, shared: int | None = None) -> None:
         """Make row `i` a copy of prompt `rows[i]` (None: keep the rows), after the prompts were read.
 
         Layers of plain attention get buffers of up to `capacity` columns, of which the first `shared` (None:
-        all) are equal on all rows of a prompt. Windows, convolutions and recurrences stay as they are.
+        all) are equal on all rows of a prompt. Layers with windows, convolutions or recurrences are not
+        buffered.
         """
         for number, layer in enumerate(layers := self._layers):
             if _is_plain(layer) and layer.is_initialized:
@@ -73,16 +74,16 @@ class Cache:
     def is_buffered(self) -> bool:
         """True if all keys and values are in buffers, so that another cache can be merged into this one."""
         buffered = [isinstance(layer, BufferedLayer | SlottedLayer) for layer in self._layers]
-        # A layer of transformers is left only where it is empty, because the layer reads another's keys.
+        # A layer without a buffer is empty, because it reads the keys of another layer.
         return any(buffered) and all(map(any, zip(buffered, map(_is_plain, self._layers), strict=True)))
 
     @torch.inference_mode()
     def merge(self, other: "Cache", shifts: tuple[int, int], columns: int, room: int) -> None:
         """Append the rows of another cache.
 
-        Each cache moves to the right by its shift, to `columns` columns in all. Columns that leave on the
-        left are dropped. There are `room` slots afterwards; for rows, `room` is the largest number of columns
-        later on.
+        Shifts each cache to the right, to `columns` columns in total; columns that leave the range are
+        dropped. Then there are `room` slots; in a cache of rows, `room` is the maximum number of columns of
+        the run.
         """
         for layer, another in zip(self._layers, other._layers, strict=True):  # noqa: SLF001 - of this class
             if layer.is_initialized:
@@ -111,18 +112,18 @@ class Cache:
             layer.compact(slots)
 
     def pretend(self, columns: int) -> None:
-        """Report `columns` more slots than there are, to test if a model reads the cache's length."""
+        """Overstate the number of slots by `columns`, to test if a model reads the cache's length."""
         for layer in self._layers:
             layer.pretended = columns
 
     @property
     def has_layers(self) -> bool:
-        """True for a cache of transformers with layers, False for a family's own state."""
+        """True for a cache of transformers with layers, False for the state object of a family."""
         return bool(self._layers)
 
     @property
     def recurrent(self) -> bool:
-        """True if every layer keeps a state in place of keys and values. The state includes the padding."""
+        """True if every layer keeps a state in place of keys and values. The state has read the padding."""
         return bool(linear := getattr(self.content, "is_linear", [])) and all(linear)
 
     @property
@@ -211,7 +212,7 @@ class BufferedLayer:
         return self._publish()
 
     def reorder_cache(self, beam_idx: PerRow) -> None:
-        """Reorder the generated columns; those before are equal on all rows of a prompt."""
+        """Reorder the generated columns; earlier columns are equal on all rows of a prompt."""
         for buffer in self._buffers:
             generated = buffer[:, :, self.prompt_length : self._length]
             generated.copy_(generated.index_select(0, beam_idx))
@@ -235,7 +236,7 @@ class BufferedLayer:
         self._publish()
 
     def get_seq_length(self) -> int:
-        """The number of columns, as models ask for it."""
+        """The number of columns, under the name that models call."""
         return self._length
 
     def _publish(self) -> tuple[Tensor, Tensor]:
@@ -268,7 +269,7 @@ class SlottedLayer:
         return self.keys, self.values
 
     def get_seq_length(self) -> int:
-        """The number of slots beside the next tokens', as models ask for it."""
+        """The number of slots without the next tokens', under the name that models call."""
         return int(self.keys.shape[-2]) - len(self._new_slots) + self.pretended
 
     def reorder_cache(self, beam_idx: Int64[Tensor, " kept"]) -> None:
@@ -305,7 +306,7 @@ def _is_plain(layer: Any) -> bool:
 
 @cache
 def _layer_class(mixin: type[BufferedLayer | SlottedLayer], base: type) -> Any:
-    """A class of layers derived from one of transformers, which is imported only where it is needed."""
+    """A class of layers derived from one of transformers, imported only when needed."""
     return type(mixin.__name__, (mixin, base), {})
 
 
@@ -313,7 +314,7 @@ def _shifted(
     tensor: Shaped[Tensor, "rows heads columns width"], shift: int, columns: int
 ) -> Shaped[Tensor, "rows heads more width"]:
     """The tensor with its columns moved to the right by `shift`, padded with zeros to `columns` columns."""
-    # Zeros: masked values are multiplied by 0, and a NaN would remain one.
+    # Zeros: masked values are multiplied by 0, which leaves NaN as it is.
     return nn.functional.pad(tensor, (0, 0, shift, columns - shift - tensor.shape[2]))
 
 

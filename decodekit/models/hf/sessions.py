@@ -75,13 +75,13 @@ class RowSession(MergeableSession):
     @property
     @override
     def can_evict(self) -> bool:
-        return self._cache.has_layers  # not if the model keeps its state in its own way
+        return self._cache.has_layers  # False for the state object of a family
 
     @override
     def keep_prompts(self, prompts: Int64[Tensor, " kept"]) -> None:
         rows = rows_of(prompts, len(self._positions) // self._batch)
         self._take(rows)
-        # Columns that are empty without the evicted rows.
+        # Columns that held only tokens of evicted rows.
         first = int(self.columns().any(0).int().argmax()) if self._has_merged else 0
         self._positions = self._positions[:, first:]
         self._mask = None if self._mask is None else self._mask[:, first:]
@@ -102,7 +102,7 @@ class RowSession(MergeableSession):
         if isinstance(self._model, MergeableForward):
             self._model.merge(model, (self._batch, batch), (self._cache, cache))
         masks = [session.columns() for session in (self, other)]
-        columns = max(int(mask.any(0).sum()) for mask in masks)  # empty ones come first, and are dropped
+        columns = max(int(mask.any(0).sum()) for mask in masks)  # empty columns come first, and are dropped
         remaining = max(self.remaining, other.remaining)
         shifts = (columns - masks[0].shape[1], columns - masks[1].shape[1])
         self._cache.merge(cache, shifts, columns, columns + remaining)
@@ -182,10 +182,10 @@ class RecomputingSession(ShrinkingSession):
 WidenableSession = RowSession | RecomputingSession
 
 
-def start_session(
+def start_hf_session(
     model: Forward, prompt: Prompt, capacity: int, *, cached: bool
 ) -> tuple[WidenableSession, Logits]:
     """A session with one row per prompt, and the logits after the prompts."""
     session = RowSession(model, prompt.mask, capacity) if cached else RecomputingSession(model, prompt.mask)
-    # Padding is never attended to, but must be an id that the model has.
+    # Padding is masked, but must be a valid id.
     return session, session.prefill(prompt.tokens.masked_fill(~prompt.mask, 0))

@@ -1,8 +1,9 @@
 """Sessions of a transformers model whose rows read several tokens per pass, and can discard them.
 
 The rows of a batch accept different numbers of tokens, but a cache has one length. One kind of session
-right-aligns its rows after every pass, as prompts of different lengths are padded. For models that cannot
-ignore padding, the other kind left-aligns them, and reads again the tokens that fast rows are ahead.
+right-aligns its rows after every pass, with padding on the left as in prompts of different lengths. For
+models that cannot ignore padding, the other kind left-aligns its rows, and cuts the cache to the shortest
+row; longer rows read their last tokens again.
 """
 
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class RightAlignedSession(VerifyingSession):
         self._cache = model.new_cache(whole=True)
         self._mask = prompt_mask
         zeros = prompt_mask.new_zeros(len(prompt_mask), dtype=torch.long)
-        # At the end of each row: tokens read since the last `keep`, and after them columns of junk.
+        # At the end of each row: the tokens since the last `keep`, followed by columns of junk.
         self._pending, self._junk = zeros, zeros
 
     def prefill(self, tokens: Ids) -> Logits:
@@ -87,7 +88,7 @@ class RightAlignedSession(VerifyingSession):
 
 
 class LeftAlignedSession(VerifyingSession):
-    """A session whose rows begin in the same column: tokens that fast rows are ahead are read again."""
+    """A session whose rows begin in the same column: longer rows read their last tokens again."""
 
     def __init__(self, model: Forward, prompt_mask: Columns, capacity: int, *, cached: bool) -> None:
         self._model = model
@@ -98,7 +99,8 @@ class LeftAlignedSession(VerifyingSession):
         self._mask = mask
         self._wants_mask = model.wants_mask or not bool(prompt_mask.all())
         self._tokens = torch.zeros((batch, capacity), dtype=torch.long, device=device)
-        # Of each row: its length, the tokens that `keep` may discard, and the columns that are in the cache.
+        # For each row: its length, the number of tokens that `keep` may discard, and its columns in the
+        # cache.
         self._lengths, self._pending, self._cached = [length] * batch, [0] * batch, [length] * batch
 
     def prefill(self, tokens: Ids) -> Logits:
@@ -188,8 +190,8 @@ class Verification:
             if self._can_discard(kind):
                 return kind
         raise ModelError(
-            f"HFModel: {self.capabilities.name}'s cache must give back tokens that it has read, and cannot: "
-            "recurrent states, for one, do not. Use HFModel(model, cache='none'), which reads the text again."
+            f"HFModel: {self.capabilities.name}'s cache cannot discard tokens that it has read. "
+            "Use HFModel(model, cache='none'), which reads the text again."
         )
 
     def _can_discard(self, kind: VerifierKind) -> bool:

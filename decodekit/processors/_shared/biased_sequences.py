@@ -31,7 +31,7 @@ class BiasedSequences:
 
     @classmethod
     def of(cls, who: str, pairs: Iterable[tuple[tuple[int, ...], float]]) -> "BiasedSequences":
-        """Build them from pairs; of equal sequences the last one counts.
+        """Build them from pairs; a repeated sequence gets its last bias.
 
         Raises:
             ValueError: If a sequence is empty.
@@ -39,7 +39,7 @@ class BiasedSequences:
         biases = dict(pairs)
         if () in biases:
             raise ValueError(f"{who}: a sequence must hold at least one id, got an empty one.")
-        # The order in which Hugging Face adds up: single ids, then lengths as they come.
+        # The order of Hugging Face's sums: single ids, then other lengths by first occurrence.
         first: dict[int, int] = {}
         for place, ids in enumerate(biases):
             first.setdefault(len(ids), place)
@@ -63,10 +63,10 @@ class BiasedSequences:
         same = (newest[:, None] == prefix) & valid[:, None]
         completed = (same | (prefix < 0)).all(-1)
         added = torch.where(completed, table.biases, 0.0)
-        # Only at the last ids of sequences: [rows vocab] -> [rows ends]
+        # Gather only the last ids of sequences: [rows vocab] -> [rows ends]
         before = scores.index_select(1, table.ends)
         bias = torch.zeros_like(before).index_add_(1, table.end, added)
-        # Infinities of both signs would add up to NaN.
+        # Infinities of opposite signs would sum to NaN.
         banned = (bias == -torch.inf) | (before == -torch.inf)
         return scores.index_copy(1, table.ends, (before + bias).masked_fill(banned, -torch.inf))
 

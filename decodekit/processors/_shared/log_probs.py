@@ -1,4 +1,4 @@
-"""Sums of weighted log-probabilities, and the entropy, where a probability of 0 makes no NaN.
+"""Sums of weighted log-probabilities, and the entropy, without NaN for a probability of 0.
 
 Minus infinity is an ordinary log-probability, but 0 times it, or its difference from itself, is NaN. So a
 factor $p^w$ with $p = 0$ is 0 for $w > 0$ and 1 for $w = 0$. For $w < 0$, where it would be infinite, $p$ is
@@ -38,7 +38,7 @@ def keep_banned(new: Scores, scores: Scores) -> Scores:
 
 
 def normalize(scores: Scores) -> Scores:
-    """Return the scores as log-probabilities; a row in which all is banned stays as it is."""
+    """Return the scores as log-probabilities; a row with every token banned stays as it is."""
     # Only in such a row is the log-softmax NaN.
     all_banned = scores.amax(-1, keepdim=True) == -torch.inf
     return scores.log_softmax(-1).masked_fill_(all_banned, -torch.inf)
@@ -50,6 +50,6 @@ def probs_and_entropy(
     """Return the probabilities and their entropy in nats, rounded as by `torch.distributions.Categorical`."""
     log_probs = scores - scores.logsumexp(-1, keepdim=True)
     probs = log_probs.softmax(-1)
-    # The least finite number stands in for minus infinity, which times a probability of 0 is NaN.
+    # The least finite number replaces minus infinity, which times a probability of 0 is NaN.
     surprisal = log_probs.clamp(min=torch.finfo(scores.dtype).min)
     return probs, -(surprisal * probs).sum(-1, keepdim=True)

@@ -16,7 +16,7 @@ from decodekit.processors.base import LogitsProcessor, Scores
 
 
 class MirostatMemory(NamedTuple):
-    """The bound of every row, and the surprise of every token at the step before, both in bits."""
+    """The bound of every row, and the surprise of every token at the previous step, both in bits."""
 
     mu: Float32[Tensor, "rows 1"]
     surprise: Float32[Tensor, "rows seen"]  # no columns before the first step
@@ -57,7 +57,7 @@ class Mirostat(LogitsProcessor):
     def _learn(self, history: History, memory: MirostatMemory) -> Float32[Tensor, "rows 1"]:
         """Return the bound after the newest token: lower if it surprised more than `tau` bits, else higher.
 
-        A token that was banned before mirostat (padding after the end, a forced token) changes nothing.
+        A token that an earlier processor had banned (padding after the end, a forced token) changes nothing.
         """
         if memory.surprise.shape[1] == 0:
             return memory.mu

@@ -11,9 +11,9 @@ from torch import Tensor
 from decodekit.core.device import is_on_host
 from decodekit.processors.base import Scores
 
-# With fewer tokens torch sorts all rows before the first one is in Python's hands.
+# With fewer tokens, torch sorts all rows faster than Python starts to sort one.
 MIN_VOCAB_BY_VALUE = 2**12
-# Fewer numbers than this are sorted before a thread is started.
+# Sorting fewer numbers takes less time than starting a thread.
 MIN_SIZE_FOR_THREADS = 2**17
 
 Row = NDArray[np.float32]
@@ -21,9 +21,9 @@ Mass = float | Float32[Tensor, "rows 1"]
 
 
 def ban_tail(scores: Scores, mass: Mass, max_banned: int) -> Scores:
-    """Ban the least likely tokens, as many as together have at most a probability of `mass`.
+    """Ban the least likely tokens while their total probability is at most `mass`.
 
-    At most `max_banned` of them, fewer than `vocab`.
+    Bans at most `max_banned` tokens, fewer than `vocab`.
     """
     by_value = scores.shape[-1] >= MIN_VOCAB_BY_VALUE and is_on_host(scores)
     return (ban_by_value if by_value else ban_by_order)(scores, mass, max_banned)
@@ -31,7 +31,7 @@ def ban_tail(scores: Scores, mass: Mass, max_banned: int) -> Scores:
 
 def ban_by_order(scores: Scores, mass: Mass, max_banned: int) -> Scores:
     """Sort the tokens and ban the first ones, as the tail is defined."""
-    # From the least likely up, as Hugging Face sums: the same rounding, the same tokens.
+    # From the least likely up, as in Hugging Face: the same rounding, the same tokens.
     ascending, order = scores.sort(dim=-1)
     tail = ascending.softmax(-1).cumsum(-1) <= mass
     tail[:, max_banned:] = False
@@ -43,8 +43,8 @@ def ban_by_order(scores: Scores, mass: Mass, max_banned: int) -> Scores:
 def ban_by_value(scores: Scores, mass: Mass, max_banned: int) -> Scores:
     """Sort numbers in place of tokens, which is faster, and ban those below a threshold; CPU only.
 
-    Equal to `ban_by_order` bit for bit: the sums run in the same order. Only where tied tokens stand on both
-    sides of the threshold does their order count, and such a row is done by order.
+    Equal to `ban_by_order` bit for bit, because the sums run in the same order. If tied tokens are on both
+    sides of the threshold, their order matters, and `ban_by_order` treats the row.
     """
     masses = mass if isinstance(mass, Tensor) else scores.new_full((len(scores), 1), mass)
     out = torch.empty_like(scores)

@@ -13,7 +13,7 @@ from decodekit.core.history import History
 from decodekit.core.validation import Requirement, plain, set_fields
 from decodekit.errors import DecodekitError
 
-# A parameter as the caller gives it: one number, or as many as there are prompts.
+# A parameter of the caller: one number, or one per prompt.
 PerPrompt = float | Sequence[float] | Num[Tensor, " batch"]
 
 
@@ -54,7 +54,7 @@ def map_per_prompt(function: Callable[[Any], float], value: PerPrompt) -> PerPro
 
 
 def by_prompt(*values: PerPrompt) -> list[tuple[float, ...]]:
-    """Return the numbers of several parameters, prompt by prompt; one number serves all prompts."""
+    """Return the numbers of several parameters, prompt by prompt; a single number is repeated."""
     columns = [value if isinstance(value, PromptValues) else (value,) for value in values]
     return list(islice(zip(*map(cycle, columns), strict=False), max(map(len, columns))))
 
@@ -72,7 +72,7 @@ def for_rows(value: PerPrompt, history: History, like: Tensor) -> float | Shaped
 
 
 def check_per_prompt(processor: object, history: History) -> None:
-    """Raise unless every parameter given per prompt has as many numbers as there are prompts."""
+    """Raise unless every parameter per prompt has one number for each prompt."""
     batch = history.batch
     for name, value in vars(processor).items():
         if isinstance(value, PromptValues) and len(value) != batch:

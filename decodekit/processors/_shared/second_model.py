@@ -1,8 +1,8 @@
 """A second model beside the run's own: its state in guidance, fusion and ensembles of models.
 
-A model's session is mutable. A processor's memory holds it beside a tensor with the session's row that each
-row continues. When beams are reordered, the loop moves that tensor as it moves all memory, and the next step
-hands it to the session: so the second model's cache follows its beams.
+A model's session is mutable. A processor's memory holds the session and a tensor: for each row, the row of
+the session that it continues. When beams are reordered, the loop reorders this tensor with the memory, and
+the next step passes it to the session. So the second model's cache follows its beams.
 """
 
 from abc import abstractmethod
@@ -35,8 +35,8 @@ class CountedSession:
 class SecondModelState(NamedTuple):
     """The position of every row in a second model's session."""
 
-    counted: CountedSession  # shared by all memories of this run of the processor
-    read: int  # tokens that the session had read when this state was made
+    counted: CountedSession  # shared by all memories of the processor in a run
+    read: int  # tokens that the session had read at this state
     rows: Int64[Tensor, " rows"]  # the session's row that each row continues
     logits: Float32[Tensor, "rows vocab"] | None  # after the prompt; None after the first step
 
@@ -57,7 +57,7 @@ class SecondModelState(NamedTuple):
         if len(prompt.tokens) != batch:
             raise DecodekitError(
                 f"{who}: there must be one prompt for the second model for each prompt of the run, got "
-                f"{len(prompt.tokens)} for {history.batch}. Pass as many, or one for all."
+                f"{len(prompt.tokens)} for {history.batch}. Pass one for each, or one for all."
             )
         session, logits = model.start(
             prompt,
@@ -74,7 +74,7 @@ class SecondModelState(NamedTuple):
         counted, logits = self.counted, self.logits
         if self.read != counted.read:
             raise DecodekitError(
-                f"{who}: a memory of a second model must be the newest one, got the one after {self.read} of "
+                f"{who}: the memory of a second model must be the newest one, got one after {self.read} of "
                 f"{counted.read} tokens. Use each memory once, or begin again with init."
             )
         if logits is None:
@@ -102,7 +102,7 @@ class SecondModelState(NamedTuple):
             self.counted.session.keep_prompts(prompts)
         beams = len(self.rows) // batch
         kept = rows_of(prompts, beams)
-        # Every row continues one of its own prompt, whose first row has moved.
+        # Every row continues a row of its own prompt, and the first row of the prompt has moved.
         first = rows_of(torch.arange(len(prompts), device=prompts.device), beams) // beams * beams
         return self._replace(
             rows=first + self.rows.index_select(0, kept) % beams,
@@ -158,13 +158,13 @@ def read_second_prompts(model: Model, prompts: Any) -> Prompt:  # noqa: ANN401 -
 
 
 def read_prompts_or_last(who: str, model: Model, prompts: Any) -> Prompt | None:  # noqa: ANN401
-    """Return the second model's prompts, or None for the last tokens, which no encoder-decoder can read."""
+    """Return the second model's prompts, or None for the last tokens; an encoder-decoder needs prompts."""
     if prompts is not None:
         return read_second_prompts(model, prompts)
     if _vocabulary(model).decoder_start_id is not None:
         raise ValueError(
-            f"{who}: an encoder-decoder must be told what it reads, got no prompts. "
-            "Pass prompts=, one for each prompt or one for all: what its encoder reads instead."
+            f"{who}: an encoder-decoder needs prompts for its encoder, got none. "
+            "Pass prompts=, one for each prompt or one for all."
         )
     return None
 
@@ -179,7 +179,7 @@ def prompts_or_last(prompts: Prompt | None, history: History) -> Prompt:
 
 def _run_prompt(who: str, model: Model, history: History, length: int) -> Prompt:
     """Return the run's own prompts; the source only if the model can read it."""
-    first_rows = slice(None, None, history.rows_per_prompt)  # a prompt's rows are alike before the first step
+    first_rows = slice(None, None, history.rows_per_prompt)  # equal rows at the first step
     vocabulary, source = _vocabulary(model), history.source
     if source is not None:
         source = source.take(history.owners.prompts[first_rows])
@@ -188,8 +188,8 @@ def _run_prompt(who: str, model: Model, history: History, length: int) -> Prompt
         source = None  # a language model reads the decoder's tokens only
     elif is_described and source is None:
         raise DecodekitError(
-            f"{who}: an encoder-decoder as second model must read the source of the run, and there "
-            "is none. Use a decoder-only model."
+            f"{who}: an encoder-decoder as second model reads the source of the run, but the run has "
+            "none. Use a decoder-only model."
         )
     prompt = Prompt(history.tokens[first_rows, :length], history.valid[first_rows, :length], source)
     return Prompt.of(prompt, vocabulary) if is_described else prompt

@@ -15,7 +15,7 @@ from decodekit.errors import DecodekitError
 from decodekit.processors._shared.parameters import check_per_prompt
 from decodekit.processors.base import Column, LogitsProcessor, Scores
 
-# A source as the caller gives it: ids for all prompts, or ids per prompt; None: the run's own.
+# A source of the caller: ids for all prompts, or ids per prompt; None: the source of the run.
 SourceIds = Iterable[int] | Iterable[Iterable[int]] | Tensor | None
 
 

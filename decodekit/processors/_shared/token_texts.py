@@ -9,8 +9,8 @@ from decodekit.errors import DecodekitError
 
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
-# The bytes of the characters of byte-level vocabularies: visible ones of Latin-1 are themselves, and the
-# characters from 256 on stand for the rest.
+# The byte of each character in byte-level vocabularies: a visible Latin-1 character is its own byte, and the
+# characters from 256 on represent the other bytes.
 _VISIBLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
 _HIDDEN = sorted(set(range(256)) - set(_VISIBLE))
 _ALPHABET = {chr(byte): byte for byte in _VISIBLE} | {chr(256 + n): byte for n, byte in enumerate(_HIDDEN)}
@@ -44,12 +44,12 @@ def token_texts(who: str, vocabulary: Vocabulary) -> tuple[bytes, ...]:
             size = max(max(texts, default=0) + 1, vocabulary.size or 0)
             return tuple(b"" if id_ in special else texts.get(id_, b"") for id_ in range(size))
     if vocabulary.size is None:
-        raise DecodekitError(f"{who}: the vocabulary must say how many ids there are. Pass size=...")
+        raise DecodekitError(f"{who}: the vocabulary must have a size. Pass size=...")
     return tuple(_added_by(tokenizer, id_) for id_ in range(vocabulary.size))
 
 
 def _steps(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """List the steps in which a tokenizer makes a text of tokens."""
+    """List the steps in which a tokenizer decodes tokens to text."""
     if decoder is None:
         return []
     if decoder["type"] == "Sequence":

@@ -26,15 +26,16 @@ class TokenTrie:
 
     Nodes are numbered level by level: first the roots, one per set, then the prefixes of one id, in the order
     of their parents and ids, and so on. So edge i leads to node `roots + i`, and a binary search finds a
-    child. Two nodes without edges come last: `dead`, for all that is no prefix, and `ended`, after an end id.
+    child. Two nodes without edges come last: `dead`, for sequences that are not a prefix, and `ended`, after
+    an end id.
 
     Attributes:
         edges: `parent * stride + id` of every edge, ascending, then a sentinel.
-        first: The place of every node's first edge; those of the next node follow.
+        first: The index of every node's first edge; the edges of a node are adjacent.
         complete: True for nodes that are a whole string, and for `ended`.
-        stride: Above every id.
+        stride: A number above every id.
         roots: Number of sets.
-        max_children: At least 1.
+        max_children: Largest number of children of a node, at least 1.
     """
 
     edges: Int64[Tensor, " edges"]
@@ -46,7 +47,7 @@ class TokenTrie:
 
     @property
     def dead(self) -> int:
-        """The node of everything that is no prefix of a string."""
+        """The node of sequences that are not a prefix of any string."""
         return len(self.complete) - 2
 
     @property
@@ -69,7 +70,8 @@ class TokenTrie:
         lengths = np.fromiter(map(len, flat), np.int64, len(flat))
         ids = np.fromiter(chain.from_iterable(flat), np.int64, int(lengths.sum()))
         stride = int(ids.max(initial=0)) + 1
-        # The node of every string so far, the strings with unread ids, and the place of each one's first id.
+        # The current node of every string, the strings with unread ids, and the index of each string's first
+        # id.
         node = np.repeat(np.arange(len(strings)), [len(one) for one in strings])
         begins, unread = lengths.cumsum() - lengths, np.arange(len(flat))
         nodes, levels, whole = len(strings), [np.empty(0, np.int64)], []
@@ -102,15 +104,15 @@ class TokenTrie:
         """Return the node one id further; `dead` where no string continues with it."""
         edge = node * self.stride + tokens
         place = torch.searchsorted(self.edges, edge).clamp(max=len(self.edges) - 1)
-        # An id of the stride or above would be taken for another node's edge.
+        # An id of at least the stride would match another node's edge.
         is_edge = (tokens < self.stride) & (self.edges.index_select(0, place) == edge)
         return torch.where(is_edge, self.roots + place, self.dead)
 
     def next_ids(self, node: Int64[Tensor, " rows"], vocab: int) -> Bool[Tensor, "rows vocab"]:
-        """Mark the ids with which some string continues."""
+        """Mark the next ids of all strings that continue the prefix."""
         first = self.first.index_select(0, node)[:, None]
         last = self.first.index_select(0, node + 1)[:, None]
-        # [rows max_children]: a spare last id takes the places that a node does not have.
+        # [rows max_children]: a spare last id fills the places of missing children.
         places = first + torch.arange(self.max_children, device=node.device)
         edges = self.edges.index_select(0, places.clamp(max=len(self.edges) - 1).flatten())
         ids = torch.where(places < last, edges.view_as(places) % self.stride, vocab)

@@ -21,13 +21,13 @@ def check_decoded(who: str, name: str, out: object) -> None:
 
 
 def read_hypotheses(who: str, out: Decoded, *, ids: bool | None) -> list[list[Any]]:
-    """Return every prompt's valid hypotheses, as texts or as ids; None: as texts if there are any."""
+    """Return every prompt's valid hypotheses, as texts or as ids; `ids=None`: as texts if there are any."""
     if ids or (ids is None and out.texts is None):
         return out.hypotheses()
     if out.texts is None:
         raise DecodekitError(
             f"{who}: texts need a tokenizer, and the model had none. Use HFModel(model, tokenizer), or "
-            "something that reads ids."
+            "ids=True."
         )
     return [list(texts) for texts in out.texts]
 
@@ -38,7 +38,7 @@ def hashable(hypothesis: str | Sequence[int]) -> str | tuple[int, ...]:
 
 
 def valid_values(out: Decoded, values: Sequence[Sequence[Value]]) -> list[list[Value]]:
-    """Return the values of every prompt's valid hypotheses, of one value per hypothesis."""
+    """Return the values of every prompt's valid hypotheses, given a value for each hypothesis."""
     rows = zip(values, out.valid.tolist(), strict=True)
     return [[value for value, is_valid in zip(*row, strict=True) if is_valid] for row in rows]
 
@@ -46,7 +46,7 @@ def valid_values(out: Decoded, values: Sequence[Sequence[Value]]) -> list[list[V
 def rank(out: Decoded, keys: Sequence[Sequence[tuple[float, ...]]]) -> list[list[int]]:
     """Return the order of every prompt's valid hypotheses by their keys, greatest first.
 
-    Ties go to the likelier hypothesis, then to smaller ids, so that the given order has no influence.
+    Ties go to the likelier hypothesis, then to smaller ids, so the order of the input has no influence.
     """
     log_probs, ids = valid_values(out, out.log_prob.tolist()), out.hypotheses()
     order = []
@@ -60,7 +60,7 @@ def rank(out: Decoded, keys: Sequence[Sequence[tuple[float, ...]]]) -> list[list
 def reorder(
     out: Decoded, order: Sequence[Sequence[int]], scores: Sequence[Sequence[float]], report: Report
 ) -> Decoded[Report]:
-    """Return the result with its valid hypotheses in a new order, and their scores, given in the old one."""
+    """Return the result with its valid hypotheses in a new order, and new scores, given in the old order."""
     index = out.valid.cpu().long().argsort(dim=1, descending=True, stable=True)  # invalid ones stand last
     for row, numbers in enumerate(order):
         index[row, : len(numbers)] = index[row, torch.tensor(numbers, dtype=torch.long)]

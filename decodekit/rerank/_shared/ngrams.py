@@ -16,19 +16,19 @@ from decodekit.rerank.utility import AggregableUtility
 class Counts(NamedTuple):
     """Counts of the n-grams of one order in a text, or their mean over several texts."""
 
-    of: Mapping[Any, float]  # by n-gram
-    total: float  # their sum
+    of: Mapping[Any, float]  # number of occurrences of each n-gram
+    total: float  # sum of all counts
 
 
 class NGrams(NamedTuple):
-    """Counts of n-grams by order, and the number of units, of a text or in the mean over several texts."""
+    """Counts of n-grams by order, and the number of units, for a text or as a mean over several texts."""
 
     orders: list[Counts]
     length: float
 
 
 class NGramUtility(AggregableUtility):
-    """A utility that counts every text's n-grams once, however many pairs there are."""
+    """A utility that counts the n-grams of every text once, for any number of pairs."""
 
     @abstractmethod
     def count(self, text: str) -> NGrams:
@@ -75,6 +75,6 @@ def mean_counts(texts: Sequence[NGrams], weights: Sequence[float]) -> NGrams:
 
 
 def matches(hypothesis: Counts, reference: Counts) -> float:
-    """Count the n-grams of the hypothesis that the reference has too, each at most as often as there."""
+    """Count the n-grams that both texts have, each at most as often as it occurs in the reference."""
     theirs = reference.of
     return sum(min(count, theirs[ngram]) for ngram, count in hypothesis.of.items() if ngram in theirs)

@@ -57,7 +57,7 @@ class CoverageScorer(AdjustedScorer):
         attention, sums = extended.attention, memory.sums
         if attention is None or attention.shape != sums.shape:
             raise DecodekitError(
-                f"Coverage: the model must show {len(sums)} hypotheses' attention to each of the "
+                f"Coverage: the model must return {len(sums)} hypotheses' attention to each of the "
                 f"{sums.shape[1]} columns of the source or prompt, got "
                 f"{None if attention is None else tuple(attention.shape)}."
             )

@@ -16,9 +16,9 @@ from decodekit.scorers.base import ExtendedHypotheses, Lengths, Values
 
 
 class ExpectedLengthScorer(AdjustedScorer):
-    """Adjusts another score by a hypothesis's length and the expected one, which is its memory.
+    """Adjusts another score by a hypothesis's length and the expected length, which is the memory.
 
-    The adjustment must not fall with the length.
+    The adjustment must not decrease with the length.
     """
 
     ratio: float | None
@@ -27,7 +27,7 @@ class ExpectedLengthScorer(AdjustedScorer):
     batch_independent = True
 
     def check(self, weight: str) -> None:
-        """Raise unless the fields are valid, and bring `length` into a plain form."""
+        """Raise unless the fields are valid, and convert `length` to Python's numbers."""
         check_adjusted(self, weight)
         name, ratio, length = type(self).__name__, self.ratio, self.length
         if (ratio is None) == (length is None):

@@ -19,7 +19,7 @@ from decodekit.scorers.log_prob import LogProb
 class InformationDensityScorer(AdjustedScorer):
     """Subtracts a penalty on the surprisals of a hypothesis's tokens from another score, at every step.
 
-    With further tokens the penalty must not fall below its value now at the maximum length.
+    The penalty of a continuation must be at least the penalty of the present tokens at the maximum length.
     """
 
     weight: float

@@ -15,9 +15,9 @@ class Proposal(NamedTuple):
     """Proposed next tokens.
 
     Attributes:
-        tokens: The tokens of every row, at most as many as were asked for.
-        probs: The distribution that each token was drawn from, given the tokens before it. None: the draft
-            is deterministic. Samples are only correct if tokens were drawn from exactly these.
+        tokens: The tokens of every row, at most `max_tokens` each.
+        probs: The distribution that each token was drawn from, given the tokens before it. None: the draft is
+            deterministic. Samples are correct only if the tokens were drawn from exactly these distributions.
 
     Example:
         >>> Proposal([[5, 7], []])
@@ -61,7 +61,7 @@ class DraftSession(ABC):
 class Draft(CheckedOptions, ABC):
     """Proposes tokens for speculative decoding. Holds the configuration; a run of it is a `DraftSession`.
 
-    A draft decides how fast decoding is and never its result: the model refuses proposals that it would not
+    A draft affects the speed of decoding, never the result: the model refuses proposals that it would not
     have chosen.
 
     Example:

@@ -61,7 +61,7 @@ class DraftModelSession(DraftSession):
 
     def __init__(self, model: Model, prompt: Prompt, rows_per_prompt: int, capacity: int) -> None:
         if isinstance(model, ModelWithVocabulary):
-            # A language model reads the decoder's tokens; encoder states are those of another encoder.
+            # A language model reads the decoder's tokens. Encoder states belong to another encoder.
             source = prompt.source if model.vocabulary.decoder_start_id is not None else None
             prompt = Prompt.of(Prompt(prompt.tokens, prompt.mask, source), model.vocabulary)
         self._session, self._logits = start_verifying(
@@ -85,7 +85,7 @@ class DraftModelSession(DraftSession):
                     proposed[row].append(chosen[row])
             unread = [[chosen[row]] if number + 1 < maximum else [] for row, maximum in enumerate(max_tokens)]
             if any(unread):
-                logits = extend(self._session, unread, self._logits.device)[:, 0]
+                logits = extend_session(self._session, unread, self._logits.device)[:, 0]
                 self._read = [row + new for row, new in zip(self._read, unread, strict=True)]
         drawn = [distribution for distribution in probs if distribution is not None]
         return Proposal(proposed, torch.stack(drawn, 1) if drawn else None)
@@ -94,12 +94,12 @@ class DraftModelSession(DraftSession):
         """Take back refused tokens, and read emitted ones that were not proposed."""
         if not any(emitted):
             return
-        # The logits after the last emitted token are needed, so it is always read anew.
+        # The logits after the last emitted token are needed, so the draft always reads it again.
         known = [len(common_prefix([read, new[:-1]])) for read, new in zip(self._read, emitted, strict=True)]
         self._keep(known)
         unread = [row[number:] for row, number in zip(emitted, known, strict=True)]
         if any(unread):
-            logits = extend(self._session, unread, self._logits.device)
+            logits = extend_session(self._session, unread, self._logits.device)
             last = torch.tensor([max(len(row) - 1, 0) for row in unread], device=logits.device)
             self._logits = logits[torch.arange(len(last), device=logits.device), last]
         self._keep([len(row) for row in unread])
@@ -109,7 +109,7 @@ class DraftModelSession(DraftSession):
         self._session.keep(torch.tensor(counts, device=self._logits.device))
 
 
-def extend(
+def extend_session(
     session: VerifyingSession, tokens: list[list[int]], device: torch.device
 ) -> Float32[Tensor, "rows columns vocab"]:
     """The logits after some more tokens of every row, padded on the right."""

@@ -24,8 +24,7 @@ class Compiled:
             )
         if unwrapped(model) is not model:
             raise ModelError(
-                "HFModel: with compiled=True the model must not be compiled yet, and it is. "
-                "Use compiled=False."
+                "HFModel: the model is already compiled, so compiled must be False. Use compiled=False."
             )
         self._call: Any = torch.compile(model, backend="inductor" if backend is True else backend)
         self._shapes: set[object] = set()

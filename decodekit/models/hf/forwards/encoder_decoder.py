@@ -32,11 +32,11 @@ _CROSS_STATES = ("key_value_states", "encoder_hidden_states")
 class ConditionedDecoder(Forward, MergeableForward):
     """A model's decoder, conditioned on the source of every prompt.
 
-    The keys and values of the source are computed once per prompt, and neither widened nor reordered: in
-    the cross-attention the rows of a prompt are queries of one batch row.
+    The keys and values of the source are computed once per prompt, and never widened or reordered. In the
+    cross-attention, the rows of a prompt are queries of one batch row.
 
-    The constructor runs the encoder, unless the `states` of the source are known. Without `share`, for a
-    model whose cross-attention cannot share one copy, the source is repeated for every row, once.
+    The constructor runs the encoder, unless the `states` of the source are given. `share=False` is for models
+    whose cross-attention cannot share one copy: the source is then repeated once for every row.
     """
 
     # The decoder needs no mask unless some of its tokens are padding.
@@ -64,9 +64,9 @@ class ConditionedDecoder(Forward, MergeableForward):
         # Encoders count positions from the left, so the padding must be on the right.
         order = (~source.valid).long().argsort(stable=True, dim=1)
         self._valid, tokens = source.valid.gather(1, order), source.tokens.gather(1, order)
-        tokens = tokens.masked_fill(~self._valid, 0)  # never attended to, but must be an id
+        tokens = tokens.masked_fill(~self._valid, 0)  # masked, but must be a valid id
         vocab = model.get_input_embeddings().weight.shape[0]
-        if int(tokens.max()) >= vocab:  # the decoder's ids may be more
+        if int(tokens.max()) >= vocab:  # the decoder may have more ids
             raise PromptError(
                 f"Prompt: the ids that the encoder reads must be below the {vocab} ids that it knows, got "
                 f"{int(tokens.max())}."
@@ -142,7 +142,7 @@ class ConditionedDecoder(Forward, MergeableForward):
         return self._encoded.last_hidden_state, self._valid
 
     def _repeat(self, rows_per_prompt: int, cache: Cache | None) -> None:
-        """Makes one copy of the source per row: from then on every row counts as a prompt."""
+        """Makes one copy of the source per row: afterwards every row counts as a prompt."""
         rows = torch.arange(len(self._valid), device=self._valid.device).repeat_interleave(rows_per_prompt)
         self._take(rows, cache)
 
@@ -199,7 +199,7 @@ def _rows_as_queries(modules: list[nn.Module], rows: int, batch: int) -> Iterato
             return None
         states = args[0] if args else named["hidden_states"]
         states = states.reshape(batch, -1, states.shape[-1])  # [rows new width] -> [batch beams*new width]
-        # [batch 1 1 source] -> [batch 1 beams source], for families that insist
+        # [batch 1 1 source] -> [batch 1 beams source]; some families check the shape
         masks = {
             name: value.expand(-1, -1, states.shape[1], -1)
             for name, value in named.items()

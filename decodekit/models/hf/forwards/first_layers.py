@@ -9,7 +9,7 @@ from decodekit.errors import ModelError
 
 
 def first_layers(model: Any, layers: int) -> Any:
-    """The model without its later layers: last normalisation and head read the output of an early layer.
+    """The model without its later layers: the last normalisation and the head read an early layer's output.
 
     Only the configuration and the modules on the path to the list of layers are copies; layers and weights
     are the model's own, and the model is left unchanged. Raises a `ModelError` if it cannot be cut.
@@ -17,18 +17,18 @@ def first_layers(model: Any, layers: int) -> Any:
     name = type(model).__name__
     if model.config.is_encoder_decoder:
         raise ModelError(
-            f"HFModel: early layers can draft for decoder-only models, and {name} is an encoder-decoder. Use "
-            "a draft model of its own, or PromptLookup."
+            f"HFModel: only decoder-only models can draft with early layers, but {name} is an "
+            "encoder-decoder. Use DraftModel or PromptLookup."
         )
     total = model.config.get_text_config(decoder=True).num_hidden_layers
     if layers >= total:
-        raise ModelError(f"HFModel: {name} must have more layers than are used, got {layers} of {total}.")
+        raise ModelError(f"HFModel: layers must be below the {total} of {name}, got {layers}.")
     lists = ((path, module) for path, module in model.named_modules() if isinstance(module, nn.ModuleList))
     found = [path for path, modules in lists if len(modules) == total]
     if len(found) != 1:
         raise ModelError(
-            f"HFModel: {name} must have one list of its {total} layers to be cut, and has {len(found)}. "
-            "Use a draft model of its own, or PromptLookup."
+            f"HFModel: {name} cannot be cut: it has {len(found)} lists of its {total} layers, not 1. "
+            "Use DraftModel or PromptLookup."
         )
     config = copy.deepcopy(model.config)
     text_config = config.get_text_config(decoder=True)
@@ -44,8 +44,8 @@ def _cut(module: Any, path: list[str], layers: int, config: Any) -> Any:
         return nn.ModuleList(list(module)[:layers])
     if "forward" in vars(module):  # set on the instance: the copy would run the original
         raise ModelError(
-            f"HFModel: {type(module).__name__} must run as its class defines it to be cut, and its forward "
-            "was replaced (by a device map, say). Use a draft model of its own, or PromptLookup."
+            f"HFModel: {type(module).__name__} cannot be cut, because its forward "
+            "was replaced (by a device map, say). Use DraftModel or PromptLookup."
         )
     copied = copy.copy(module)
     copied._modules = dict(module._modules)  # noqa: SLF001 - where torch keeps them

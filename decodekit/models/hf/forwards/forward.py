@@ -26,7 +26,7 @@ _locks: "WeakKeyDictionary[nn.Module, RLock]" = WeakKeyDictionary()
 
 @runtime_checkable
 class Forward(Protocol):
-    """A model's forward pass and its empty cache, as a session drives them."""
+    """A model's forward pass and its empty cache, for use by a session."""
 
     def forward(
         self, tokens: Ids, mask: AnyMask, position_ids: Ids, *, cache: Cache | None, keep: int = 1
@@ -34,7 +34,7 @@ class Forward(Protocol):
         """The model's output, with the logits of the last `keep` columns; appends to the cache."""
 
     def new_cache(self, *, whole: bool = False) -> Cache:
-        """An empty cache of the model's kind; `whole` keeps every column, also outside a sliding window."""
+        """An empty cache of the model's kind; `whole` keeps every column, even outside a sliding window."""
 
     @property
     def wants_mask(self) -> bool:
@@ -43,7 +43,7 @@ class Forward(Protocol):
 
 @runtime_checkable
 class MergeableForward(Protocol):
-    """A forward pass whose prompts come and go, with the state that it holds about them."""
+    """A forward pass with state per prompt, from which prompts are evicted and to which prompts are added."""
 
     can_merge: Callable[[], bool]  # true if merged caches give the right logits: a numerical test
 
@@ -63,7 +63,7 @@ class ForwardAfter(Protocol):
 
 
 def unwrapped(model: Any) -> Any:
-    """The model itself, also if `torch.compile` has wrapped it and hides its arguments."""
+    """The model itself, without a wrapper of `torch.compile`, which hides its arguments."""
     return getattr(model, "_orig_mod", model)
 
 
@@ -100,7 +100,7 @@ def find_packable(model: nn.Module) -> Packable:
 
     modules = list(model.modules())
     linear, gelu = {nn.Linear, Conv1D}, {FastGELUActivation, NewGELUActivation}
-    return Packable(  # no subclasses, which may compute something else
+    return Packable(  # without subclasses, which may compute differently
         [LinearLayer(module, type(module) is Conv1D) for module in modules if type(module) in linear],
         [module for module in modules if type(module) in gelu and "forward" not in vars(module)],
     )
@@ -115,7 +115,7 @@ def running(model: nn.Module, packing: Packing) -> Iterator[None]:
 
 
 def attention_mask(mask: Columns | Mask) -> Tensor | dict[str, Tensor]:
-    """A mask as transformers takes it: a boolean one as integers, any other unchanged."""
+    """A mask in transformers' form: a boolean one as integers, any other unchanged."""
     return mask.long() if isinstance(mask, Tensor) and mask.dtype == torch.bool else mask
 
 
@@ -184,14 +184,14 @@ class DecoderOnly(Forward, MergeableForward):
             call = self._compiled if self._compiled is not None and over_trie else self._model
             output = call(input_ids=tokens, return_dict=True, **arguments)
         if cache is not None and self._cache_name is not None:
-            # A model that keeps its state elsewhere returns no cache; a probe detects that it does.
+            # A model that keeps its state elsewhere returns no cache; a probe detects this.
             cache.content = output.get(self._cache_name, cache.content)
         return output
 
     @property
     @override
     def wants_mask(self) -> bool:
-        # Rows that have ended emit the pad id, for which some models warn if there is no mask.
+        # Finished rows emit the pad id; without a mask, some models warn about it.
         return self._config.pad_token_id is not None
 
     @override
@@ -204,7 +204,7 @@ class DecoderOnly(Forward, MergeableForward):
 
     @override
     def new_cache(self, *, whole: bool = False) -> Cache:
-        if not self._model._supports_default_dynamic_cache():  # noqa: SLF001 - as generate asks it
+        if not self._model._supports_default_dynamic_cache():  # noqa: SLF001 - as in generate
             return Cache(None)  # the model makes its own
         from transformers import DynamicCache  # noqa: PLC0415 - slow to import, needed only here
 

@@ -21,7 +21,7 @@ _DEEP = 40
 
 
 class ForwardWithOutputs(Forward):
-    """A model's forward pass that keeps the requested outputs; raises a `ModelError` if there are none."""
+    """A model's forward pass that keeps the requested outputs; raises a `ModelError` without any."""
 
     def __init__(self, forward: Forward, model: Any, prompt: Prompt, outputs_spec: ModelOutputsSpec) -> None:
         self._forward, self._model, self._prompt, self._outputs_spec = forward, model, prompt, outputs_spec
@@ -69,8 +69,8 @@ class ForwardWithOutputs(Forward):
         states: Any = output.get("decoder_hidden_states") or output.get("hidden_states")
         if not states:
             raise ModelError(
-                f"HFModel: {type(self._model).__name__} must give its hidden states when asked for "
-                "output_hidden_states, and gives none."
+                f"HFModel: {type(self._model).__name__} returns no hidden states with "
+                "output_hidden_states=True. Use a decoder without them."
             )
         return tuple(states)
 
@@ -101,8 +101,8 @@ class ForwardWithOutputs(Forward):
         ]
         if not attentions:
             raise ModelError(
-                f"HFModel: {type(self._model).__name__} must give its attention when asked for "
-                "output_attentions, and gives none. Recurrent models have none."
+                f"HFModel: {type(self._model).__name__} returns no attention with "
+                "output_attentions=True. Recurrent models have none."
             )
         weights = attentions[-1]
         if source is None:
@@ -172,7 +172,7 @@ def layer_numbers(model: Any, outputs_spec: ModelOutputsSpec) -> tuple[int, ...]
 
 @contextmanager
 def _forward_options(model: nn.Module, options: dict[str, bool]) -> Iterator[None]:
-    """Passes further options to the model's forward, if they are True."""
+    """Inside, the model's forward gets these options, if they are True."""
     enabled = {name: True for name, is_enabled in options.items() if is_enabled}
     handle = model.register_forward_pre_hook(
         lambda _, args, named: (args, {**named, **enabled}), with_kwargs=True
@@ -190,7 +190,7 @@ def _eager(model: Any, *, needed: bool) -> Iterator[None]:
     if any(kind != "eager" for _, kind in before) and not model._can_set_attn_implementation():  # noqa: SLF001
         raise ModelError(
             f"HFModel: {type(model).__name__} must be loaded with attn_implementation='eager' to show its "
-            "attention, since it cannot change to it."
+            "attention, since it cannot switch."
         )
     try:
         for config, _ in before:  # set_attn_implementation could not be undone for parts of a model

@@ -27,8 +27,8 @@ Wanted = bool | Literal["auto"]
 class PassRecorder:
     """Records the passes of a model, if a replay computes the same.
 
-    A replay runs none of the model's Python. Hooks and patched methods would be skipped, so a model that has
-    some is not recorded.
+    A replay runs none of the model's Python code. It would skip hooks and patched methods, so a model with
+    any of them is not recorded.
 
     `wanted` and `cache` are the options `recorded` and `cache` of `HFModel`. Only passes over a trie are
     recorded, or compiled.
@@ -41,7 +41,7 @@ class PassRecorder:
             raise ModelError(f"HFModel: recorded must be True, False or 'auto', got {shown(wanted)}.")
         self._model, self._config, self.wanted = model, config, wanted
         self.cache = cache
-        self._failure = ""  # of a recording that was tried
+        self._failure = ""  # the reason why an earlier recording failed
         if wanted is True or compiled:
             self.check_cache()
 
@@ -55,11 +55,11 @@ class PassRecorder:
         if self.wanted == "auto" and self._model.device.type != "cpu":
             return "only on the CPU unless asked for"
         if self.wanted == "auto" and self._model.dtype not in {torch.float32, torch.float64}:
-            return "only in float32 and float64 unless asked for"  # where a trie rounds as rows do, or nearly
+            return "only in float32 and float64 unless asked for"  # where a trie rounds (nearly) as rows do
         return self._failure or self.obstacle(strict=self.wanted == "auto")
 
     def obstacle(self, *, strict: bool = False) -> str:
-        """The part that a replay would skip; empty if none. If strict, also modules of the user's own."""
+        """The part that a replay would skip; empty if none. If strict, includes modules of other packages."""
         if unwrapped(self._model) is not self._model:
             return "it is compiled"
         with forward_lock(self._model):  # another thread's pass may have patched forwards and attention
@@ -85,8 +85,8 @@ class PassRecorder:
                 self._failure = str(error).partition(": ")[2]
                 if must or self.wanted is True:
                     raise ModelError(
-                        f"HFModel: a pass of {type(self._model).__name__} must be such that it can be "
-                        f"recorded: {self._failure} Use it without capture=True and recorded=True."
+                        f"HFModel: a pass of {type(self._model).__name__} cannot be recorded: "
+                        f"{self._failure} Use it without capture=True and recorded=True."
                     ) from error
             return run()
 
@@ -96,8 +96,7 @@ class PassRecorder:
         """Raises a `ModelError` unless the cache option allows a trie."""
         if self.cache not in _TRIE_CACHES:
             raise ModelError(
-                f"HFModel: a recorded or compiled model must run over a trie, got cache={self.cache!r}. "
-                "Use cache='auto'."
+                f"HFModel: recording and compiling need a trie, got cache={self.cache!r}. Use cache='auto'."
             )
 
     def check(self, refusal: str) -> None:

@@ -17,7 +17,7 @@ from decodekit.core.history import Source
 from decodekit.core.prompt import Prompt
 from decodekit.errors import ModelError
 from decodekit.models.hf.forwards.forward import ForwardAfter, count_positions, unwrapped
-from decodekit.models.hf.sessions import WidenableSession, start_session
+from decodekit.models.hf.sessions import WidenableSession, start_hf_session
 from decodekit.models.protocols import Logits, MergeableSession, Session
 
 # Errors of families whose cache or attention is built differently.
@@ -285,7 +285,7 @@ class Capabilities:
     def start(self, prompt: Prompt, capacity: int, *, share: bool) -> tuple[WidenableSession, Logits]:
         """A session with one row per prompt, and the logits after the prompts."""
         prompt = prompt.to(self.model.device)
-        return start_session(self.forward_after(prompt, share=share), prompt, capacity, cached=self.cached)
+        return start_hf_session(self.forward_after(prompt, share=share), prompt, capacity, cached=self.cached)
 
     def _start(self, texts: list[list[int]], capacity: int = PROBE_LENGTH) -> tuple[WidenableSession, Logits]:
         return self.start(self.with_source(texts), capacity, share=self.shares_source)

@@ -32,11 +32,11 @@ _packed: ContextVar[dict[int, Int64[Tensor, "batch slots"] | None]] = ContextVar
 
 @contextmanager
 def grouped_attention(config: Any, mask: Mask) -> Iterator[None]:
-    """Replace PyTorch's attention of a model by one that suits a trie, during a pass.
+    """Inside, the model uses an attention for tries in place of PyTorch's.
 
     transformers repeats the keys and values of grouped queries for every query head if there are a mask and
-    several queries; this attention does not. On a GPU with Triton it calls the kernel, if a trial on such
-    tensors has found that right and faster. The mask must be additive, and hold no other bias.
+    several queries; this attention does not. On a GPU with Triton it calls the kernel, if a trial on tensors
+    of the same shapes found it correct and faster. The mask must be additive, without any other bias.
     """
     heads = getattr(config, "num_attention_heads", 1)
     groups = getattr(config, "num_key_value_heads", None) or heads

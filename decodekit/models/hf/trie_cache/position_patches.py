@@ -16,7 +16,7 @@ from decodekit.models.hf.trie_cache.tree_mask import TreePositions
 
 
 class Patch(NamedTuple):
-    """A method of a module, and the maker of one that takes its place at given positions."""
+    """A method of a module, and a factory for its replacement at given positions."""
 
     module: nn.Module
     name: str
@@ -48,7 +48,7 @@ def patched(patches: list[Patch], positions: TreePositions) -> Iterator[None]:
 
 
 def _set_method(module: nn.Module, name: str, function: Callable[..., Any] | None) -> None:
-    """Set a method on an instance, or remove it; not through nn.Module, which registers attributes."""
+    """Set a method on an instance, or remove it, without `nn.Module`, which registers attributes."""
     if function is None:
         vars(module).pop(name, None)
     else:

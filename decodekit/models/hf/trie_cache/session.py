@@ -16,7 +16,7 @@ from decodekit.models.hf.trie_cache.position_patches import Patch, patched
 from decodekit.models.hf.trie_cache.tree_mask import LayerMasks, TreeMask
 from decodekit.models.protocols import Columns, Logits, PerRow
 
-# Makes a function that stands for a pass.
+# Turns a function that runs a pass into a recording of it.
 Record = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
 
 
@@ -46,9 +46,9 @@ class TrieSession:
 
     The prompt's keys and values are computed and stored once. A step appends one slot per beam. A reorder of
     beams moves a mask, and copies no keys or values. Dead branches are removed now and then. With
-    `may_spread`, a session continues with one entry per row when beams share little of what they read, as
-    samples do that are longer than their prompt. `record` records passes. The cache overstates its length by
-    `pretended` columns, to test if the model reads it.
+    `may_spread`, a session switches to one entry per row when beams share few slots, as samples longer than
+    their prompt do. `record` records passes. The cache overstates its length by `pretended` columns, to test
+    if the model uses the length.
     """
 
     def __init__(  # noqa: PLR0913 - as TrieSupport has them
@@ -73,7 +73,7 @@ class TrieSession:
         self._pass: Callable[[], Tensor] | None = None  # a recording holds the memory of its shapes
 
     def prefill(self, tokens: Int64[Tensor, "batch length"]) -> Logits:
-        """The logits after the prompts, for every row of each."""
+        """The logits after the prompts, repeated for every row."""
         is_full = bool(self._mask.all()) and not self._forward.model.wants_mask
         output = self._forward.model.forward(
             tokens, None if is_full else self._mask, count_positions(self._mask), cache=self._cache
@@ -107,7 +107,7 @@ class TrieSession:
 
     def _new_pass(self) -> Callable[[], Tensor]:
         """The model's pass over the current tree and tokens."""
-        # No reference to the session, whose memory would stay until Python's next collection of cycles.
+        # A reference to the session would be a cycle, and delay freeing its memory.
         forward, tree, tokens, cache = self._forward, self._tree, self._tokens, self._cache
 
         def run() -> Tensor:
@@ -117,7 +117,7 @@ class TrieSession:
 
     @property
     def can_evict(self) -> bool:
-        """Prompts can be evicted."""
+        """True: prompts can always be evicted."""
         return True
 
     def keep_prompts(self, prompts: Int64[Tensor, " kept"]) -> None:
@@ -156,7 +156,7 @@ class TrieSession:
             self._forward.model.merge(model, (self._tree.batch, tree.batch), (self._cache, cache))
         shifts = self._tree.merge(tree)
         self._cache.merge(cache, shifts, self._tree.slots, self._tree.room)
-        # From now on prompts come and go, and each time a recording would have to be made anew.
+        # After the first merge, prompts change often, and each change would need a new recording.
         self._has_joined, self._record = True, None
         self._capacity, self._room = self._tree.columns + remaining, self._tree.room
 

@@ -21,7 +21,7 @@ FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attenti
 
 # The summand of attention scores: 0 where a beam sees a slot, else the dtype's lowest number.
 Bias = Float[Tensor, "batch 1 beams slots"]
-# One for all layers, or one for each kind of layer.
+# One mask for all layers, or one for each kind of layer.
 Mask = Bias | dict[str, Bias]
 
 
@@ -29,17 +29,17 @@ class TreePositions(NamedTuple):
     """Positions of a step's slots and queries in their hypotheses."""
 
     slots: Int64[Tensor, "batch slots"]  # 0 for padding and unused slots
-    queries: Int64[Tensor, "batch beams"]  # of every beam's newest token
-    maxima: tuple[int, ...]  # of the queries: distinct, ascending; may contain some of evicted prompts
+    queries: Int64[Tensor, "batch beams"]  # positions of every beam's newest token
+    maxima: tuple[int, ...]  # distinct positions of queries, ascending; may include evicted prompts
 
 
 class TreeMask:
-    """The mask and the positions of each prompt's slots, while its beams grow, move and die.
+    """The mask and the positions of each prompt's slots, updated as beams grow, move and end.
 
     The prompt's columns are the first slots, which all beams see. Every step adds one slot per beam. A beam
     sees the slots of its ancestors, so a reorder of beams is a reorder of this mask. Slots are allocated for
-    several steps at once: shapes are constant until these are used up, so a step can be recorded.
-    `new` is the expected number of steps, None if unknown; more of them allocate more slots.
+    several steps at once: shapes are constant until these are used up, so a step can be recorded. `new` is
+    the expected number of steps, None if unknown; a larger number allocates more slots at once.
     """
 
     def __init__(self, prompt_mask: Columns, beams: int, dtype: torch.dtype, new: int | None = None) -> None:
@@ -49,9 +49,9 @@ class TreeMask:
         self.room = self.length  # allocated
         self.columns = self.length  # of the longest hypothesis, padding included
         self.max_slots = None if new is None else self.length + new * beams
-        self.is_sparse = False  # as of the last count, beams read many more slots than they see
+        self.is_sparse = False  # at the last count, beams read many more slots than they saw
         self._next_count = self.slots + _STEPS_BETWEEN_COUNTS * beams
-        self._hidden = torch.finfo(dtype).min  # some softmaxes make NaN of minus infinity
+        self._hidden = torch.finfo(dtype).min  # some softmaxes return NaN for minus infinity
         tokens = prompt_mask.long()
         # Tokens of a beam of each prompt: now, and in its prompt. [batch]
         self.lengths, self.prompt_lengths = tokens.sum(-1), tokens.sum(-1)
@@ -154,7 +154,7 @@ class TreeMask:
     def unseen_prefix(self, prompts: Int64[Tensor, " some"] | None = None) -> int:
         """Number of first slots that no beam of some prompts (None: of all) sees. Reads the device."""
         bias = self._bias if prompts is None else self._bias.index_select(0, prompts)
-        seen = (bias[:, 0, : self.length] == 0).any(0)  # all beams see the same of the prompt
+        seen = (bias[:, 0, : self.length] == 0).any(0)  # all beams see the same prompt columns
         return int(seen.int().argmax())
 
     def merge(self, other: "TreeMask") -> tuple[int, int]:
