@@ -28,8 +28,8 @@ MAX_ROWS = 64
 _MIN_ROWS, _MIN_ROWS_ON_ONE_THREAD = 1, 2
 # A call of oneDNN takes about 20 us, more than it saves below 256 x 1024 weights.
 MIN_WEIGHTS = 2**18
-# Rows that the blocks are laid out for: a layout for one row is slow with several rows, this layout is fast
-# with any number.
+# Rows that the blocks are laid out for: a layout for one row is slow with several, this one is fast with any
+# number.
 _TYPICAL_ROWS = 8
 
 Packed = bool | Literal["auto"]
@@ -107,8 +107,8 @@ class Packing:
         """Pack new and changed weights, and drop copies that are no longer needed; call it once before a run.
 
         Reads every weight once, which takes as long as one token does: some optimizers, and writes to
-        `weight.data`, change weights without increasing torch's count of changes. Raises the same errors as
-        the constructor.
+        `weight.data`, change weights without increasing torch's count of changes. Raises like the
+        constructor.
         """
         self._swaps = []  # if this method fails, no stale copy is used afterwards
         layers, gelus = self._packable()

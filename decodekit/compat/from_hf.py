@@ -82,8 +82,8 @@ class HFCriterion(StoppingCriterion):
     """A Hugging Face criterion in decodekit's loop: made by `FromHF`.
 
     Its `input_ids` are all columns of the text, left padding included, and its `scores` raise at every
-    access. Beam search calls it several times per step, each time for as many hypotheses as beams, so it must
-    not count its calls.
+    access. Beam search calls it several times per step, for as many hypotheses as beams, so it must not count
+    calls.
     """
 
     criterion: Any

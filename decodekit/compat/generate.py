@@ -34,19 +34,18 @@ def generate(  # noqa: PLR0913, PLR0917 - the signature of model.generate
     """Return the result of `model.generate(...)` for the same arguments, decoded by decodekit.
 
     Supports greedy search, sampling, beam search and beam sampling, with every option of a `GenerationConfig`
-    for scores and stopping. The prompt is computed once for all beams or samples. For an unsupported option,
-    an error names it.
+    for scores and stopping. The prompt is computed once for all beams or samples. An error names an
+    unsupported option.
 
     Args:
-        model: A transformers model, decoder-only or encoder-decoder. Pass a `dk.HFModel` to probe its cache
-            once instead of in every call.
+        model: A transformers model, decoder-only or encoder-decoder. A `dk.HFModel` is probed once, not in
+            every call.
         inputs: The ids of the prompts, or the source of an encoder-decoder; also as `input_ids=`.
         generation_config: The configuration; None: the model's.
-        logits_processor: Processors of transformers or decodekit. The memory of decodekit's follows the
-            beams.
+        logits_processor: Processors of transformers or decodekit. Memory follows the beams.
         stopping_criteria: Stopping criteria of transformers or decodekit.
-        prefix_allowed_tokens_fn: Function from the number of a prompt and a row's ids, without padding, to
-            the allowed next ids.
+        prefix_allowed_tokens_fn: From the number of a prompt and a row's ids, without padding, to allowed
+            ids.
         synced_gpus: Refused if True.
         assistant_model: Refused.
         streamer: Receives the tokens, under beam search as soon as they are final.

@@ -44,8 +44,7 @@ def keep_prompts(tree: Memory, prompts: Int64[Tensor, " kept"], batch: int) -> M
     """The memory, or the state of a decoder, for some prompts only.
 
     Args:
-        tree: The memory. The first axis of every tensor has equally many entries per prompt, prompt-major;
-            0-d tensors are kept.
+        tree: Its tensors are 0-d, or their first axis has equally many entries per prompt, prompt-major.
         prompts: The prompts to keep, ascending.
         batch: Number of prompts before the selection.
     """

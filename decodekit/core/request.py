@@ -46,8 +46,8 @@ class EachOptions(RunOptions, total=False):
 
     Attributes:
         check_every: Steps between two reads of the completion flags, at least 1. A larger number waits less
-            for the device but may compute surplus steps, which do not change the result. On a GPU the flags
-            may be a few steps old.
+            for the device but may compute surplus steps, without effect on the result. On a GPU the flags may
+            be some steps old.
         capture: True records a step once (decoder, processors, criteria and the pass of the model) and
             replays it: on a GPU as CUDA graphs, elsewhere as a list of operations. The results are the same.
             No prompt is evicted early. Parts that work on the host (grammars, processors with a model of
@@ -81,8 +81,7 @@ class DecodeRequest:
     """The prompts and options of a call, read and checked.
 
     Attributes:
-        watched: True if the caller receives every step. Then no prompt is evicted, and no surplus step is
-            taken.
+        watched: True if the caller receives every step: then no prompt is evicted, no surplus step taken.
         started: Time of the call, by `time.monotonic`, in seconds.
 
     The other attributes are the prompts, the model's vocabulary, and `DecodeOptions`.

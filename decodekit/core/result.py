@@ -43,8 +43,8 @@ class Decoded(Generic[Report]):
         texts: For every prompt its valid hypotheses as text, special tokens and stop strings left out;
             None without a tokenizer.
         trace: The candidates of every step, if requested.
-        report: Further results of the algorithm, of a type that depends on the decoder: a `Certificate` for
-            beam search, None for most.
+        report: Further results, of a type that depends on the decoder: a `Certificate` for beam search, often
+            None.
 
     Example:
         >>> out = dk.decode(dk.load(), "Once upon a time", dk.BeamSearch(3, num_return=2),

@@ -12,8 +12,7 @@ from torch import Tensor
 # Bounds of single precision, the precision of scores: the largest number, and the smallest normal number.
 MOST, LEAST = (2 - 2**-23) * 2.0**127, 2.0**-126
 
-# Names of options in other libraries, mostly transformers, with their names here; the first that exists is
-# suggested.
+# Options of other libraries, mostly transformers, with their names here; the first that exists is suggested.
 FOREIGN = {
     "num_beams": ("beams",),
     "beam_size": ("beams",),

@@ -50,8 +50,7 @@ class ArithmeticSample(Decoder[RowState]):
 
     Once a sequence is less probable than $1 / N$, its interval holds no other code, and the position of the
     code does not affect other samples. From then on, a new random number for the row and the step replaces
-    it. So rounding errors are never amplified by more than $N$; without this, the digits of the code would
-    soon be rounding errors only.
+    it. So rounding errors grow by at most the factor $N$, instead of soon filling all digits of the code.
 
     Args:
         num_samples: Samples of each prompt, at least 1. The prompt is computed once.

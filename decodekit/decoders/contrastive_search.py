@@ -56,8 +56,8 @@ class ContrastiveSearch(Decoder[ContrastiveState]):
     $y_t = \arg\max_{v \in V_k} (1 - \alpha) P(v \mid y_{<t}, x) - \alpha \max_{j < t} \cos(h_v, h_j)$, where
     $V_k$ are the $k$ likeliest tokens, $h_v$ is the state of the last layer after $v$, and $h_j$ are the
     states of the prompt and of all emitted tokens. The processors change $P$; a banned token is never
-    emitted. Every step reads $k$ candidates per prompt, and chooses among the candidates of the step before,
-    so a run takes one extra step.
+    emitted. Every step reads $k$ candidates per prompt, and chooses among the previous ones, so a run takes
+    one extra step.
 
     Args:
         k: Candidates of each step, at least 1; usual values: 4 to 10. 1 is greedy search.

@@ -17,8 +17,8 @@ from decodekit.processors.base import LogitsProcessor, apply_processor, nonfinit
 class IndependentRow(NamedTuple):
     """One hypothesis with the state and the processor memory of its own row.
 
-    The processors see every token once, in order, as in the main loop. No token is ever removed, because a
-    second model cannot go back.
+    The processors see every token once, in order. No token is ever removed, because a second model cannot go
+    back.
     """
 
     prompt: int

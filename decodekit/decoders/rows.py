@@ -156,8 +156,7 @@ class RowState(NamedTuple):
 class RowDecoder(Decoder[RowState, None]):
     """A decoder whose hypotheses are rows: every step emits one token on each.
 
-    Write `choose`; `rows_per_prompt` is 1 unless overridden. The class handles log-probabilities, end ids,
-    stopping criteria and streaming.
+    Write `choose`; `rows_per_prompt` is 1 by default. The class handles end ids, criteria and streaming.
 
     Example:
         A decoder that emits the second-likeliest token at every step:

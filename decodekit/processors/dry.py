@@ -44,8 +44,7 @@ class DRY(NewTokenProcessor):
             one per prompt.
         breakers: Ids that end every repetition and are never penalized: line breaks, quotation marks, the
             marks of a chat template.
-        window: Number of last tokens that count, at least 1; one number, or one per prompt. None: all tokens
-            count.
+        window: Number of last tokens that count, at least 1; one number, or one per prompt. None: all.
         max_match: Counts repetitions up to this many tokens, which bounds the penalty and the memory.
         include_prompt: True to count the prompt's tokens too.
 
@@ -61,8 +60,7 @@ class DRY(NewTokenProcessor):
         p-e-w, 2024, https://github.com/oobabooga/text-generation-webui/pull/5677.
 
     Hugging Face:
-        None. Tokens and numbers are those of text-generation-webui, except that it treats left padding as
-        tokens.
+        None. The result is that of text-generation-webui, which however treats left padding as tokens.
     """
 
     multiplier: PerPrompt

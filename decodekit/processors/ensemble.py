@@ -46,8 +46,7 @@ class Ensemble(SecondModelProcessor):
 
     Raises:
         ValueError: If there are no models, the number of weights is not one more than the number of `models`,
-            a weight is not a finite number of at least 0, all weights of a prompt are 0, or `average` is
-            unknown.
+            a weight is infinite, NaN or below 0, all weights of a prompt are 0, or `average` is unknown.
         TypeError: If one of the `models` is not a `Model`.
         DecodekitError: In a run, if the models have different vocabularies, or a weight has neither one
             number nor one per prompt.

@@ -47,8 +47,7 @@ class ExponentialLengthDecay(NewTokenProcessor):
     Hugging Face:
         `ExponentialDecayLengthPenalty((start, factor), end_ids, prompt_length)`, bit for bit; decodekit reads
         the prompt's length from the run. If the score overflows, Hugging Face returns infinity, and if
-        `factor ** n` overflows, it raises OverflowError. In decodekit the score stays at the largest float32
-        number.
+        `factor ** n` overflows, it raises OverflowError. decodekit returns the largest float32 number.
     """
 
     start: PerPrompt

@@ -32,8 +32,8 @@ class MirostatV1(Mirostat):
     After each token x, $\mu \leftarrow \mu - \eta\,(-\log_2 P(x) - \tau)$, from $\mu = 2\tau$. P is the
     distribution before mirostat bans anything. Every row has its own $\mu$. Does not change the argmax.
 
-    Not capturable: the memory has one number per token of the vocabulary, and the size of the vocabulary is
-    known only at the first step.
+    Not capturable: the memory has one number per token, and the vocabulary size is known only at the first
+    step.
 
     Args:
         tau: The target surprise in bits, above 0; one number, or one per prompt. Usual values: 3-5.
@@ -49,9 +49,8 @@ class MirostatV1(Mirostat):
         tensor([[5]])
 
     Source:
-        Basu et al., 2021, https://arxiv.org/abs/2007.14966, algorithm 1. The rounding and the extra token are
-        those of the authors' program, https://github.com/basusourya/mirostat, which estimates s from 101
-        tokens.
+        Basu et al., 2021, https://arxiv.org/abs/2007.14966, algorithm 1. Rounding and the extra token are
+        from the authors' program, https://github.com/basusourya/mirostat, which estimates s from 101 tokens.
 
     Hugging Face:
         None. llama.cpp rounds k down, and measures the surprise of a token after the truncation.

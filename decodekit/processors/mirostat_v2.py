@@ -23,8 +23,8 @@ class MirostatV2(Mirostat):
     $\mu \leftarrow \mu - \eta\,(-\log_2 P(x) - \tau)$, from $\mu = 2\tau$. P is the distribution before
     mirostat bans anything. Every row has its own $\mu$. Does not change the argmax.
 
-    Not capturable: the memory has one number per token of the vocabulary, and the size of the vocabulary is
-    known only at the first step.
+    Not capturable: the memory has one number per token, and the vocabulary size is known only at the first
+    step.
 
     Args:
         tau: The target surprise in bits, above 0; one number, or one per prompt. Usual values: 3-5.

@@ -26,8 +26,7 @@ class PrefixConstraint(LogitsProcessor):
 
     Keeps $\{v : v \in f(b, y_{<t})\}$ for the prompt with number b. The function is called once per row and
     step, on the host, even for rows that do not affect the result: a finished row with pad ids, a beam
-    without an allowed token. For a fixed set of continuations `TrieConstraint` is equivalent, and runs on the
-    device.
+    without an allowed token. For a fixed set of continuations use `TrieConstraint`, which runs on the device.
 
     Args:
         function: Takes the number of the prompt in its batch and the row's ids, prompt included and padding

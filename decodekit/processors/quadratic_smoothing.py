@@ -31,8 +31,7 @@ class QuadraticSmoothing(StatelessProcessor):
         curve: At least 1; one number, or one per prompt. Usual values: 1-3.
 
     Raises:
-        ValueError: If `factor` is not a finite number above 0, or `curve` is not a finite number of at least
-            1.
+        ValueError: If `factor` is not above 0 and finite, or `curve` is not finite and at least 1.
 
     Example:
         >>> QuadraticSmoothing(0.5)(torch.tensor([[0]]), torch.tensor([[9.0, 8.0, 7.0, 5.0]]))
@@ -49,8 +48,8 @@ class QuadraticSmoothing(StatelessProcessor):
     factor: PerPrompt
     curve: PerPrompt = 1.0
 
-    # False even for curves up to 3: near the top the parabola is so flat that different scores round to one
-    # value.
+    # False even for curves up to 3: the top of the parabola is so flat that different scores can become
+    # equal.
     argmax_invariant = False
     batch_independent = True
 

@@ -36,8 +36,7 @@ class SequenceBias(StatelessProcessor):
 
     Hugging Face:
         `SequenceBiasLogitsProcessor(biases)`, bit for bit without padding, which Hugging Face counts.
-        decodekit also accepts integers. If a sum of infinities makes Hugging Face return NaN, decodekit bans
-        the token.
+        decodekit also accepts integers. Where infinities give NaN in Hugging Face, decodekit bans the token.
     """
 
     biases: Mapping[tuple[int, ...], float] | Iterable[tuple[Iterable[int], float]]

@@ -25,8 +25,8 @@ class TailFree(StatelessProcessor):
     token always survives. Does not change the argmax.
 
     Args:
-        z: Fraction of the curvature to keep, in [0, 1]; one number, or one per prompt. 1 keeps every token.
-            Usual values: 0.9-0.99.
+        z: Fraction of the curvature to keep, in [0, 1]; one number, or one per prompt. 1 keeps all. Usual
+            values: 0.9-0.99.
 
     Raises:
         ValueError: If `z` is outside [0, 1].

@@ -76,8 +76,8 @@ class TokenHealing(LogitsProcessor):
         tokens that begin with the last token's text, 11 to that token itself, and replaces it by the chosen
         one. So it may choose a token that does not begin with the text, never uses several tokens, and runs
         outside the search. It strips whitespace from prompts, and looks up the decoded text. Byte-level
-        vocabularies spell a token with a leading space or non-ASCII characters differently; for these it
-        changes nothing.
+        vocabularies spell a token with a leading space or non-ASCII characters differently: these are not
+        healed.
     """
 
     removed: Sequence[bytes]

@@ -44,8 +44,8 @@ class TrieConstraint(LogitsProcessor):
         TypeError: If a string is not a sequence.
         ValueError: If there are no strings or no end ids, an id is not an integer of at least 0, or a string
             holds an end id.
-        DecodekitError: In a run, if an id is outside the vocabulary, or the number of sets differs from the
-            batch size.
+        DecodekitError: In a run, if an id is outside the vocabulary, or the number of sets is not the batch
+            size.
 
     Example:
         >>> model = dk.load()
@@ -102,8 +102,7 @@ class TrieConstraint(LogitsProcessor):
         check_largest("TrieConstraint", max(*ends, trie.stride - 1), vocab)
         end_ids = device_ids(ends, scores.device)
         newest = history.last()
-        # A finished row keeps its node. No string holds an end id, so other nodes have no edge for it: it
-        # leads to `dead`.
+        # A finished row keeps its node. No string holds an end id, so from other nodes it leads to `dead`.
         ends_here = trie.complete.index_select(0, memory.node) & (newest[:, None] == end_ids).any(-1)
         has_ended = (memory.node == trie.ended) | ends_here
         after = torch.where(has_ended, trie.ended, trie.child(memory.node, newest))

@@ -25,8 +25,8 @@ class Cosine(AggregableUtility):
     $\sum_r w_r \cos(e(h), e(r)) = \hat e(h) \cdot \sum_r w_r \hat e(r)$.
 
     Args:
-        embed: Function from a list of texts to a tensor or an array, `[texts, width]`. One call gets all
-            distinct texts of a prompt.
+        embed: Function from a list of texts to a tensor or an array, `[texts, width]`. A call gets a prompt's
+            distinct texts.
         ids: True: `embed` takes lists of token ids; None: texts if the results have them, else ids.
 
     Raises:

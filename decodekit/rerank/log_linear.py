@@ -24,8 +24,8 @@ class ModelReport:
     Attributes:
         channel: $\log P(x \mid y)$ of each hypothesis in nats, in the new order, minus infinity if not valid;
             None without a reverse model.
-        prior: $\log P(y)$ of each hypothesis in nats, or of the tokens that count, in the new order, minus
-            infinity if not valid; None without a language model.
+        prior: $\log P(y)$ of each hypothesis, or of its tokens that count, in nats; None without a language
+            model.
 
     Example:
         >>> model = dk.testing.MarkovModel([[0.6, 0.4], [0.9, 0.1]])
@@ -163,8 +163,7 @@ def mmi_antilm(
 
     Raises:
         TypeError: If an argument is of another type.
-        ValueError: If `weight` or `length_reward` is not a finite number, or `first` is not an integer of at
-            least 1.
+        ValueError: If `weight` or `length_reward` is not a finite number, or `first` not an integer above 0.
         DecodekitError: If the terms have no sum, and for the reasons of `Prior`.
 
     Example:

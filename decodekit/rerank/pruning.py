@@ -52,8 +52,7 @@ class Pruning(CheckedOptions):
         schedule: Number of references after each round: increasing integers of at least 1. References beyond
             the last are not used. Usual values: 8, 16, 32, ..., 256.
         draws: Bootstrap samples per round, at least 1. Usual value: 500.
-        seeds: Seeds of the bootstrap: one integer per prompt, or one for all. A prompt's samples do not
-            depend on the batch.
+        seeds: Seeds of the bootstrap: one integer per prompt, or one for all; independent of the batch.
 
     Raises:
         ValueError: If an argument is out of range.

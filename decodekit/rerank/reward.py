@@ -23,8 +23,8 @@ def best_of_n(
     Args:
         out: The hypotheses, usually samples.
         reward: Function from a hypothesis, as text if there is any, else as a list of ids, to a number;
-            larger is better. Or a tensor of rewards, `[batch, hyps]`; entries of invalid hypotheses do not
-            count.
+            larger is better. Or a tensor of rewards, `[batch, hyps]`; entries of invalid hypotheses are
+            ignored.
         batched: True: `reward` is called once with the list of all valid hypotheses, prompt by prompt, and
             returns one number for each, as a list, an array or a tensor.
         ids: True: `reward` takes lists of ids; False: texts; None: texts if there are any.

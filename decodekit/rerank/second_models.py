@@ -140,8 +140,7 @@ class Prior(CheckedOptions):
 
     Args:
         model: The language model; it may be the model of the run.
-        prompt: Prompt of the language model: anything that `decode` takes, one for all or one per prompt.
-            None: its BOS.
+        prompt: Its prompt: anything that `decode` takes, one for all or one per prompt. None: its BOS.
         texts: True: the model reads the hypotheses as text, and may have another vocabulary; its end id
             follows a hypothesis that has ended. False: the model reads their ids.
         batch_size: Hypotheses per forward pass; None: all at once.

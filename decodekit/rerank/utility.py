@@ -29,8 +29,7 @@ class Utility(CheckedOptions, ABC):
     def pairwise(self, hypotheses: Sequence[Any], references: Sequence[Any]) -> Float64[Tensor, "hyps refs"]:
         """Return the utility of every hypothesis under every reference.
 
-        The arguments are distinct texts or lists of ids of one prompt. The result is finite numbers in double
-        precision.
+        The arguments are distinct texts or lists of ids of one prompt. The result is finite and float64.
         """
 
 

@@ -110,8 +110,7 @@ class PathScorer(CheckedOptions, ABC):
     def upper_bound(self, log_probs: Values, lengths: Lengths, max_length: int, memory: Memory) -> Values:
         """Bound the scores of hypotheses and of all their continuations from above.
 
-        Each further token adds at most 0 to `log_probs`. Infinity is a valid bound, but then stopping is
-        never proved.
+        Each further token adds at most 0 to `log_probs`. Infinity is a valid bound, which proves nothing.
 
         Args:
             log_probs: Sums so far, at most 0.

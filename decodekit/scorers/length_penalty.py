@@ -51,6 +51,5 @@ class LengthPenalty(Scorer):
 
     @override
     def bound(self, log_probs: AnyValues, lengths: AnyLengths, max_length: int) -> AnyValues:
-        # A negative sum grows with its divisor: the longest length bounds for alpha > 0, else the present
-        # one.
+        # A negative sum grows with its divisor: use the maximum length if alpha > 0, else the present one.
         return self(log_probs, torch.full_like(lengths, max_length) if self.alpha > 0 else lengths)

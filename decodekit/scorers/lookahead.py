@@ -81,8 +81,7 @@ class Lookahead(PathScorer):
         ValueError: If `weight`, `steps` or `penalty` is out of range.
         TypeError: If `model`, `constraints` or `base` is of another type.
         DecodekitError: In a run, if the number of lists of constraints differs from the batch size, an id is
-            outside the vocabulary, the model has another vocabulary, or it needs a source and the run has
-            none.
+            outside the vocabulary, the vocabularies differ, or the model needs a source and the run has none.
 
     Example:
         >>> model = dk.load()

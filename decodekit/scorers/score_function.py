@@ -19,8 +19,7 @@ class ScoreFunction(Scorer):
     """Ranks hypotheses by a function of their log-probability and length.
 
     Args:
-        function: Elementwise function from sums in nats and lengths, tensors of one shape, to scores of that
-            shape.
+        function: Elementwise, from sums in nats and lengths, tensors of one shape, to scores.
         upper: Function from sums, lengths and `max_length` to an upper bound, as in `Scorer.bound`. None: no
             bound, so stopping is never proved.
 

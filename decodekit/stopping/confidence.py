@@ -31,8 +31,7 @@ class Confidence(StoppingCriterion):
         [['confidence']]
 
     Source:
-        The rule that stops drafts in assisted generation:
-        https://github.com/huggingface/transformers/pull/33258.
+        Assisted generation uses it to stop drafts: https://github.com/huggingface/transformers/pull/33258.
 
     Hugging Face:
         `ConfidenceCriteria`, which reads the first row only.

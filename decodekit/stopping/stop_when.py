@@ -22,8 +22,7 @@ class StopWhen(StoppingCriterion):
     are passed too, as long as other rows go on.
 
     Args:
-        function: Pure function from the new text (or the new ids) of one hypothesis to True if it is
-            finished.
+        function: Pure function of the new text (or the new ids) of a hypothesis: True if it is finished.
         ids: True: the function takes a list of ids in place of text.
         reason: The `finish_reason`.
 

@@ -45,8 +45,7 @@ def check_decoder(
         decoder: The decoder; or, for a decoder that depends on the prompts (seeds) or has state (a
             generator), a function from the indices of the prompts in a batch to a new decoder.
         batch_gives_alone: False if all rows share one random stream.
-        captures: False if the step cannot be captured, or draws from a generator, which does not work on
-            tensors without contents.
+        captures: False if the step cannot be captured, or draws from a generator.
         stop: Stopping criteria, as in `decode`.
         model: The class of the toy models, for decoders that need more than logits.
         max_examples: Number of random cases.
@@ -72,8 +71,7 @@ def check_decoder(
             _check_steps(first, toy, batch, new, stop)
         out = decode(toy, batch, make(numbers), max_new_tokens=new, stop=stop)
         rescored = score(toy, batch, out).token_log_probs
-        # Missing hypotheses come last and have no score. Tolerance: float32 logarithms, summed in another
-        # order.
+        # Missing hypotheses come last and have no score. Tolerance: float32 logarithms in another order.
         reported = out.token_log_probs[:, : rescored.shape[1], : rescored.shape[2]]
         law = f"{who}: reported log-probabilities must be the model's own"
         holds = are_close(rescored, reported, atol=1e-5, rtol=1e-5)

@@ -33,8 +33,8 @@ def check_processor(
     no NaN. A declared `argmax_invariant` or `capturable` is true.
 
     Args:
-        processor: The processor; or, for parameters per prompt, a function from the indices of the prompts in
-            a batch to a processor.
+        processor: The processor; or, for parameters per prompt, a function from the indices of the batch's
+            prompts to a processor.
         vocab: Number of tokens, above every id that the processor holds.
         unbans: True for processors that are meant to allow banned tokens.
         max_examples: Number of random cases per law.

@@ -19,8 +19,7 @@ class ExpansionResult(NamedTuple):
 
     Attributes:
         indices: `beam * vocab + token` of each.
-        priority: Order in which continuations that do not end become beams, greatest first; minus infinity
-            excludes one.
+        priority: Ranks continuations that do not end, greatest first; minus infinity excludes one.
     """
 
     indices: Int64[Tensor, "batch candidates"]

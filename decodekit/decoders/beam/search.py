@@ -113,8 +113,7 @@ class BeamSearch(BeamDecoder[BeamState, Certificate]):
 
     Hugging Face:
         `generate(num_beams=beams)`: the same hypotheses for every length penalty and stop rule. If fewer
-        hypotheses exist than beams, Hugging Face repeats one or continues past the end; decodekit returns
-        fewer.
+        hypotheses exist than beams, Hugging Face repeats one or goes past the end; decodekit returns fewer.
     """
 
     beams: int | Sequence[int]

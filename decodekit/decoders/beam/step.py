@@ -197,15 +197,13 @@ def update_pruned_bound(
 ) -> Float32[Tensor, " batch"]:
     """Upper bound on the score of all hypotheses pruned so far, those of this step included.
 
-    `pruned` marks candidates that neither go on nor compete for the finished set. `state` is the state before
-    the step.
+    `pruned` marks candidates that neither go on nor compete for the finished set; `state` precedes the step.
     """
     batch, beams = state.log_probs.shape
     bound = candidates.bounds.masked_fill(~pruned, -torch.inf).amax(-1)
     if candidates.log_probs.shape[1] < beams * scores.shape[-1]:
-        # No continuation beyond the candidates has a greater sum than the last of them. So the bound of the
-        # last candidate holds for them too, if candidates are chosen by their sums and the scorer's bound
-        # depends on sums alone.
+        # No continuation beyond the candidates has a greater sum than the last of them. So its bound holds
+        # for them too, if sums alone decide the choice of candidates and the scorer's bound.
         rest = torch.full_like(bound, torch.inf)
         if isinstance(expansion, BestExpansion):
             rest = rest if scorer.stateful else candidates.bounds[:, -1]

@@ -43,10 +43,9 @@ class BestFirst(CustomLoop[Certificate]):
         scorer: Scores hypotheses. Its `partial_score` is ignored.
         beams: Maximum number of expanded nodes of each length, the best by their sums of log-probabilities.
             Hypotheses that rank lower never finish. This is best-first beam search: the result is that of
-            `BeamSearch(beams, scorer=scorer, stop_rule=Proved())`, with fewer expansions, and is not always
-            proved. None: no limit, exact.
-        num_return: Hypotheses to return, best first; at most `beams`. If fewer exist, `valid` is False for
-            the rest.
+            `BeamSearch(beams, scorer=scorer, stop_rule=Proved())`, with fewer expansions, not always proved.
+            None: no limit, exact.
+        num_return: Hypotheses to return, best first; at most `beams`. `valid` is False for missing ones.
         max_nodes: Maximum number of nodes expanded per prompt, at least 1; None for no limit.
         at_once: Nodes of each prompt that one call of the model expands, at least 1. Larger values make
             larger batches, and expand some nodes unnecessarily. Must be 1 with `beams`.

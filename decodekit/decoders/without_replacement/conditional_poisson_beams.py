@@ -133,8 +133,7 @@ class ConditionalPoissonBeams(Decoder[SampledBeams, Inclusion]):
     Raises:
         ValueError: If `beams` is not an integer of at least 1, if `keep` is not a list of ids for each
             prompt, if both `generator` and `seeds` are given, or if a seed does not fit 64 bits.
-        DecodekitError: In a run, if the number of seeds, or of hypotheses to keep, differs from the batch
-            size.
+        DecodekitError: In a run, if the number of seeds or hypotheses to keep differs from the batch size.
         DecodingError: In a run, if some prompt has dead ends only, or if a hypothesis to keep has no
             probability.
 

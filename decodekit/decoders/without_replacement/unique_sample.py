@@ -45,9 +45,8 @@ class UniqueSample(CustomLoop[SampledMass]):
 
     If fewer than `num_samples` hypotheses exist, all are returned; the rest is not valid, with finish reason
     `"missing"`. A hypothesis with every next token banned is a dead end, and is removed as if it had been
-    drawn. Processors see each hypothesis token by token, as in the main loop. In every round, a processor
-    with a second model reads it again from the prompt on. Memory grows with the visited hypotheses: two
-    numbers per next token.
+    drawn. Processors see each hypothesis token by token, as in the main loop. In every round, a second model
+    reads it again from the prompt on. Memory grows with the visited hypotheses: two numbers per next token.
 
     `Decoded.report` is a `SampledMass`: the unsampled probability at every draw, and estimates.
 

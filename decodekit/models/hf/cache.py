@@ -30,8 +30,7 @@ def cache_name(names: Iterable[str]) -> str | None:
 class Cache:
     """A model's cache, of any kind, with the operations that move its rows.
 
-    The content is transformers' Cache, or the state object of some families; None if the model creates its
-    own.
+    The content is transformers' Cache, or the state object of a family; None if the model creates its own.
     """
 
     def __init__(self, content: Any) -> None:
@@ -42,8 +41,7 @@ class Cache:
         """Make row `i` a copy of prompt `rows[i]` (None: keep the rows), after the prompts were read.
 
         Layers of plain attention get buffers of up to `capacity` columns, of which the first `shared` (None:
-        all) are equal on all rows of a prompt. Layers with windows, convolutions or recurrences are not
-        buffered.
+        all) are equal on all rows of a prompt. Windows, convolutions and recurrences are not buffered.
         """
         for number, layer in enumerate(layers := self._layers):
             if _is_plain(layer) and layer.is_initialized:
@@ -82,8 +80,7 @@ class Cache:
         """Append the rows of another cache.
 
         Shifts each cache to the right, to `columns` columns in total; columns that leave the range are
-        dropped. Then there are `room` slots; in a cache of rows, `room` is the maximum number of columns of
-        the run.
+        dropped. Then there are `room` slots; for rows, `room` is the maximum number of columns.
         """
         for layer, another in zip(self._layers, other._layers, strict=True):  # noqa: SLF001 - of this class
             if layer.is_initialized:

@@ -113,8 +113,7 @@ def _load_pretrained(
 
     place = str(Path(name, options["gguf_file"]) if "gguf_file" in options else name)
     try:
-        # Read the configuration first: some encoder-decoders also load as decoder-only models, without the
-        # encoder.
+        # Read the configuration first: some encoder-decoders also load as decoder-only models.
         config = AutoConfig.from_pretrained(name, **options)
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         if "gguf_file" in options:  # load plain weights, which are fast

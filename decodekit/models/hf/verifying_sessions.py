@@ -2,8 +2,8 @@
 
 The rows of a batch accept different numbers of tokens, but a cache has one length. One kind of session
 right-aligns its rows after every pass, with padding on the left as in prompts of different lengths. For
-models that cannot ignore padding, the other kind left-aligns its rows, and cuts the cache to the shortest
-row; longer rows read their last tokens again.
+models that cannot ignore padding, the other kind left-aligns its rows: the cache has the columns of the
+shortest row, and longer rows read their last tokens again.
 """
 
 from dataclasses import dataclass
@@ -99,8 +99,7 @@ class LeftAlignedSession(VerifyingSession):
         self._mask = mask
         self._wants_mask = model.wants_mask or not bool(prompt_mask.all())
         self._tokens = torch.zeros((batch, capacity), dtype=torch.long, device=device)
-        # For each row: its length, the number of tokens that `keep` may discard, and its columns in the
-        # cache.
+        # Per row: its length, the number of tokens that `keep` may discard, and its columns in the cache.
         self._lengths, self._pending, self._cached = [length] * batch, [0] * batch, [length] * batch
 
     def prefill(self, tokens: Ids) -> Logits:

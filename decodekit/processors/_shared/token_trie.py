@@ -26,8 +26,7 @@ class TokenTrie:
 
     Nodes are numbered level by level: first the roots, one per set, then the prefixes of one id, in the order
     of their parents and ids, and so on. So edge i leads to node `roots + i`, and a binary search finds a
-    child. Two nodes without edges come last: `dead`, for sequences that are not a prefix, and `ended`, after
-    an end id.
+    child. Two nodes without edges come last: `dead`, for any other sequence, and `ended`, after an end id.
 
     Attributes:
         edges: `parent * stride + id` of every edge, ascending, then a sentinel.
@@ -70,8 +69,7 @@ class TokenTrie:
         lengths = np.fromiter(map(len, flat), np.int64, len(flat))
         ids = np.fromiter(chain.from_iterable(flat), np.int64, int(lengths.sum()))
         stride = int(ids.max(initial=0)) + 1
-        # The current node of every string, the strings with unread ids, and the index of each string's first
-        # id.
+        # The current node of every string, strings with unread ids, and the index of each one's first id.
         node = np.repeat(np.arange(len(strings)), [len(one) for one in strings])
         begins, unread = lengths.cumsum() - lengths, np.arange(len(flat))
         nodes, levels, whole = len(strings), [np.empty(0, np.int64)], []

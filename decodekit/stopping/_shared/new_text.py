@@ -28,8 +28,8 @@ class NewText(NamedTuple):
     def tails(self, history: History, characters: int) -> list[tuple[str, str]]:
         """Return the end of every row's new text, without its newest token and with it.
 
-        At least `characters` characters precede that token, if the text has as many. Cheaper than decoding
-        the whole text for every token.
+        At least `characters` characters precede that token, if there are as many. Cheaper than the whole
+        text.
         """
         position = int(history.position)
         new = position - self.start

@@ -27,8 +27,7 @@ Wanted = bool | Literal["auto"]
 class PassRecorder:
     """Records the passes of a model, if a replay computes the same.
 
-    A replay runs none of the model's Python code. It would skip hooks and patched methods, so a model with
-    any of them is not recorded.
+    A replay runs none of the model's Python code, so a model with hooks or patched methods is not recorded.
 
     `wanted` and `cache` are the options `recorded` and `cache` of `HFModel`. Only passes over a trie are
     recorded, or compiled.

@@ -48,7 +48,7 @@ class TrieSession:
     beams moves a mask, and copies no keys or values. Dead branches are removed now and then. With
     `may_spread`, a session switches to one entry per row when beams share few slots, as samples longer than
     their prompt do. `record` records passes. The cache overstates its length by `pretended` columns, to test
-    if the model uses the length.
+    if the model uses it.
     """
 
     def __init__(  # noqa: PLR0913 - as TrieSupport has them
