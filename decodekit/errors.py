@@ -4,7 +4,7 @@ import torch
 
 
 class DecodekitError(ValueError):
-    """Base of all errors of decodekit: the call cannot give a correct result.
+    """Base of the errors of calls that cannot give a correct result.
 
     A message reads `Who: what must hold, what was given. What to do.`
     """

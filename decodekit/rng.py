@@ -36,7 +36,7 @@ def draw(
 def draw_several(
     probs: Float[Tensor, "rows choices"], number: int, generator: torch.Generator | None = None
 ) -> Int64[Tensor, "rows number"]:
-    """Draws several different choices per row, one after the other, by its share of the remaining weight.
+    """Draws several different choices per row, one by one, each by its share of the remaining probability.
 
     The same generator gives the draws of `torch.multinomial(probs, number)`, which takes at most 2**24
     choices. Choices of probability 0 come last.

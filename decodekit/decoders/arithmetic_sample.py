@@ -39,9 +39,8 @@ class ArithmeticSample(Decoder[RowState]):
 
     Every sequence owns an interval of [0, 1) whose length is its probability, and the samples of a prompt are
     the sequences at the codes $c_i = (i / N + u) \bmod 1$, with one $u$ uniform in [0, 1). At every step a
-    row emits the token $v$ with the interval of the cumulative distribution $F$ (in the order of the
-    vocabulary) that contains its code. The new code is the position in this interval: $c \leftarrow (c - F(v
-    - 1)) / P(v)$.
+    row emits the token $v$ whose interval in the cumulative distribution $F$ (in the order of the vocabulary)
+    contains its code, and the position in it is the new code: $c \leftarrow (c - F(v - 1)) / P(v)$.
 
     Each code is uniform, so each sample follows the distribution that the processors leave, and averages over
     samples are unbiased. They vary less than those of `Sample`, since codes are 1 / N apart: of sequences

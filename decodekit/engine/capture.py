@@ -96,7 +96,7 @@ class _Carried:
             self._decoder, self._chain, self.logits, state, memory, nonfinite
         )
         counted = [pair for pair in zip(before, _numbers(self._made_of), strict=False) if pair[0] != pair[1]]
-        if counted and not self._is_first:  # where Python may create a state for later steps
+        if counted and not self._is_first:  # which may create the state
             raise self._changed(*counted[0])
         self._is_first = False
         held = {_memory(leaf) for leaf in tree_leaves(self.parts) if isinstance(leaf, Tensor)}

@@ -42,8 +42,8 @@ class ClassifierFreeGuidance(SecondModelProcessor):
         ValueError: If `scale` is not a finite number, or the second model is an encoder-decoder and there
             are no `prompts`.
         TypeError: If `model` is not a `Model`.
-        DecodekitError: In a run, if the number of `prompts` is not 1 or the batch size, or the vocabularies
-            differ.
+        DecodekitError: In a run, if the number of `prompts` is neither 1 nor the batch size, or the models
+            have different vocabularies.
 
     Example:
         >>> model = dk.load()

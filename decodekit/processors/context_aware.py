@@ -33,8 +33,8 @@ class ContextAware(SecondModelProcessor):
     Raises:
         ValueError: If `alpha` is not a finite number of at least 0.
         TypeError: If `model` is not a `Model`.
-        DecodekitError: In a run, if the number of `prompts` is not 1 or the batch size, or the vocabularies
-            differ.
+        DecodekitError: In a run, if the number of `prompts` is neither 1 nor the batch size, or the models
+            have different vocabularies.
 
     Example:
         >>> model, question = dk.load(), "The princess had a"

@@ -28,8 +28,9 @@ class ContrastiveGuidance(SecondModelProcessor):
         amateur: The weaker model, $P_A$, with the same vocabulary; it reads the same prompts.
         alpha: $\alpha$, the smallest fraction of the largest probability, in [0, 1]; one number, or one per
             prompt. 0 keeps all, 1 is greedy search. Usual value: 0.1.
-        weight: $w$, at least 0; one number, or one per prompt. Li et al.: 1. $\beta / (1 + \beta)$ before a
-            `Temperature` of $1 / (1 + \beta)$ gives O'Brien & Lewis's $(1 + \beta) \log P - \beta \log P_A$.
+        weight: $w$, at least 0; one number, or one per prompt. Li et al. use 1. $\beta / (1 + \beta)$ before
+            a `Temperature` of $1 / (1 + \beta)$ gives O'Brien & Lewis's $(1 + \beta) \log P - \beta \log
+            P_A$.
         temperature: Divides the amateur's logits; above 0; one number, or one per prompt. Usual: 0.5-1.5.
 
     Raises:

@@ -47,8 +47,8 @@ class Grammar(LogitsProcessor):
     where the output so far is in L. If no continuation is in L, only they are allowed. The prompt is not
     matched. An output that reaches `max_new_tokens` may be an incomplete string of L.
 
-    Each row has a matcher on the host, which takes less than a millisecond per step and follows the row in
-    beam search.
+    Each row has a matcher on the host, which takes a fraction of a millisecond per step and follows the row
+    when beams are reordered.
 
     Needs the package llguidance: `pip install decodekit[grammar]`.
 

@@ -43,8 +43,8 @@ class PMI(SecondModelProcessor):
         ValueError: If `weight` or `threshold` is not a finite number of at least 0, or the second model is an
             encoder-decoder and there are no `prompts`.
         TypeError: If `model` is not a `Model`.
-        DecodekitError: In a run, if the number of `prompts` is not 1 or the batch size, or the vocabularies
-            differ.
+        DecodekitError: In a run, if the number of `prompts` is neither 1 nor the batch size, or the models
+            have different vocabularies.
 
     Example:
         >>> model, lm = dk.testing.MarkovModel([[0.6, 0.4]] * 2), dk.testing.MarkovModel([[0.8, 0.2]] * 2)

@@ -35,8 +35,8 @@ class ShallowFusion(SecondModelProcessor):
     Raises:
         ValueError: If `weight` is not a finite number.
         TypeError: If `model` is not a `Model`.
-        DecodekitError: In a run, if the number of `prompts` is not 1 or the batch size, or the vocabularies
-            differ.
+        DecodekitError: In a run, if the number of `prompts` is neither 1 nor the batch size, or the models
+            have different vocabularies.
 
     Example:
         >>> model, lm = dk.testing.MarkovModel([[0.6, 0.4]] * 2), dk.testing.MarkovModel([[0.2, 0.8]] * 2)

@@ -86,7 +86,7 @@ def noisy_channel(
     prior_weight: float | None = None,
     length_reward: float = 0.0,
 ) -> Decoded[ModelReport]:
-    r"""Ranks hypotheses by a channel model, a reverse channel model and a language model.
+    r"""Ranks hypotheses by the likelihoods under the model, a reverse model and a language model.
 
     The score is $\log P(y \mid x) + \lambda_1 \log P(x \mid y) + \lambda_2 \log P(y) + r |y|$.
 

@@ -69,7 +69,7 @@ class PathScorer(CheckedOptions, ABC):
         """True if the search ranks unfinished hypotheses by `partial_score` in place of log-probability.
 
         The expansion ranks continuations by the parent's `partial_score` plus the token's log-probability,
-        and picks as many as before. The search then ranks these by their own `partial_score`.
+        and picks the same number of them. The search then ranks these by their own `partial_score`.
         """
         return False
 
@@ -143,7 +143,7 @@ class Scorer(PathScorer):
 
     @abstractmethod
     def bound(self, log_probs: AnyValues, lengths: AnyLengths, max_length: int) -> AnyValues:
-        """Bound the scores of all continuations from above. A greater sum must not have a lower bound."""
+        """Bound the scores of hypotheses and continuations. A greater sum must not have a lower bound."""
 
     @final
     @override

@@ -63,6 +63,6 @@ class UIDVariance(InformationDensityScorer):
     @override
     def adjustment_bound(self, lengths: Lengths, max_length: int, memory: Moments) -> Values:
         # Let n tokens have surprisals of sum S and sum of squares Q. Further tokens add least to the sum of
-        # squared distances from the mean if their surprisals equal S / n: then it stays at Q - S^2 / n.
+        # squared distances from the mean if their surprisals equal S / n: then the sum stays at Q - S^2 / n.
         spread = (memory.squares - memory.sums**2 / lengths).clamp(min=0)
         return -self.weight * (spread / max_length).float()

@@ -31,7 +31,7 @@ class Confidence(StoppingCriterion):
         [['confidence']]
 
     Source:
-        Assisted generation uses it to stop drafts: https://github.com/huggingface/transformers/pull/33258.
+        Assisted generation stops drafts by this rule: https://github.com/huggingface/transformers/pull/33258.
 
     Hugging Face:
         `ConfidenceCriteria`, which reads the first row only.

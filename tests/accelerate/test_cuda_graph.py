@@ -28,5 +28,5 @@ def test_a_graph_refuses_a_function_that_waits_for_the_device() -> None:
     number = torch.tensor(1, device="cuda")
     graph = CudaGraph(lambda: number * number.item())
     graph()
-    with pytest.raises(CannotRecordError, match="CudaGraph: nothing may read the device"):
+    with pytest.raises(CannotRecordError, match="CudaGraph: the function reads the device"):
         graph()

@@ -417,7 +417,7 @@ def test_a_changed_layer_is_not_packed(change: Any) -> None:  # noqa: ANN401
     ):
         assert packing.bytes == 0
         assert packing._swaps == []
-    with pytest.raises(dk.ModelError, match="packed=True must find linear layers in float32 on the CPU"):
+    with pytest.raises(dk.ModelError, match="packed=True needs linear layers in float32 on the CPU"):
         Packing(change(nn.Linear(3, 2)), True, find_packable)
 
 
@@ -461,9 +461,7 @@ def test_without_the_operators_true_raises_and_auto_packs_nothing(
     monkeypatch.setattr(packed_linear, "packing_works", lambda: False)
     layer = nn.Linear(600, 500)
     assert ready(layer, "auto").bytes == 0
-    with pytest.raises(
-        dk.ModelError, match=r"packed=True must find oneDNN's linear layers.*Use packed='auto'"
-    ):
+    with pytest.raises(dk.ModelError, match=r"packed=True needs oneDNN's linear layers.*Use packed='auto'"):
         Packing(layer, True, find_packable)
 
 

@@ -129,7 +129,7 @@ def test_functions_that_read_tensors_or_have_shapes_of_data_are_refused(
     tape = Tape(function)
     for _ in range(CALLS_BEFORE_TAPE):
         tape()
-    reasons = "nothing may read|shapes must not|memory must not|tensors must be|a random stream must"
+    reasons = "reads a|depends on data|uses the memory|a view of|every call creates"
     with pytest.raises(CannotRecordError, match=f"Tape: ({reasons})"):
         tape()
 
@@ -165,7 +165,7 @@ def test_catching_the_refusal_does_not_avoid_it() -> None:
     tape = Tape(function)
     for _ in range(CALLS_BEFORE_TAPE):
         tape()
-    with pytest.raises(CannotRecordError, match="nothing may read tensors"):
+    with pytest.raises(CannotRecordError, match="reads a tensor"):
         tape()
 
 

@@ -147,10 +147,10 @@ def needs_more(input_ids: Tensor, scores: Tensor, something: int) -> Tensor:  # 
     [
         (3, "FromHF: part must be a processor or a criterion"),
         (transformers.TopKLogitsWarper, "FromHF: part must be a processor or a criterion"),
-        (needs_more, "FromHF: .* must ask for input_ids and scores only, and asks for .*something"),
+        (needs_more, "FromHF: .* must take input_ids and scores only, got the arguments .*something"),
         (
             transformers.generation.ConfidenceCriteria(0.4),
-            "FromHF: ConfidenceCriteria looks at the first row only",
+            "FromHF: ConfidenceCriteria reads the first row only",
         ),
     ],
 )

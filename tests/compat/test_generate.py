@@ -248,9 +248,9 @@ def test_what_is_no_model_is_refused(model: Any, message: str) -> None:  # noqa:
 
 
 def test_inputs_are_given_once_and_leave_room() -> None:
-    with pytest.raises(dk.DecodekitError, match="inputs and input_ids are the same thing"):
+    with pytest.raises(dk.DecodekitError, match="inputs and input_ids mean the same"):
         generate(wrap("gpt2"), torch.tensor([[9]]), input_ids=torch.tensor([[9]]))
-    with pytest.raises(dk.DecodekitError, match="there must be room for a new token"):
+    with pytest.raises(dk.DecodekitError, match="leave no room for a new token"):
         generate(wrap("gpt2"), torch.tensor([[9, 9, 9]]), max_length=3)
 
 
@@ -288,7 +288,7 @@ def test_a_cache_may_be_called_what_it_was_before_transformers_5_24() -> None:
         said.append(generate(wrap("gpt2"), tokens, max_new_tokens=4, **ENDLESS, **{name: past}))
         assert past.get_seq_length() == tokens.shape[1] + 3
     assert torch.equal(*said)
-    with pytest.raises(dk.DecodekitError, match="cache and past_key_values are the same thing, got both"):
+    with pytest.raises(dk.DecodekitError, match="cache and past_key_values mean the same, got both"):
         generate(wrap("gpt2"), tokens, cache=past, past_key_values=past, max_new_tokens=4, **ENDLESS)
 
 
@@ -296,7 +296,7 @@ def test_half_a_prompt_after_a_cache_is_refused_inside_generate() -> None:
     tokens = batch((0,), seed=5).tokens
     past = transformers.DynamicCache()
     build("gpt2")(tokens[:, :1], cache=past, use_cache=True)
-    with pytest.raises(dk.DecodekitError, match="a cache goes with all ids of the prompts, got 8 of 9"):
+    with pytest.raises(dk.DecodekitError, match="with a cache, pass all ids of the prompts, got 8 of 9"):
         build("gpt2").generate(
             tokens[:, 1:],
             cache=past,
@@ -339,7 +339,7 @@ class LooksAtScores(transformers.StoppingCriteria):
 
 
 def test_a_criterion_that_looks_at_scores_is_told_that_they_are_not_kept() -> None:
-    with pytest.raises(dk.DecodekitError, match="is not given the scores of the steps"):
+    with pytest.raises(dk.DecodekitError, match="passes no scores to a criterion"):
         generate(wrap("gpt2"), batch((0,)).tokens, stopping_criteria=[LooksAtScores()], **IDS, **FULL)
 
 

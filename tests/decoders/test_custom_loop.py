@@ -141,7 +141,7 @@ def test_a_decoder_sees_what_it_asks_the_model_to_show() -> None:
 
 
 def test_a_model_that_shows_nothing_is_refused_for_a_decoder_that_looks() -> None:
-    with pytest.raises(dk.DecodekitError, match="Nearest needs a model that shows"):
+    with pytest.raises(dk.DecodekitError, match="Nearest needs a model that returns"):
         dk.decode(dk.testing.MarkovModel([[1.0]]), [[0]], Nearest(), max_new_tokens=1)
 
 
@@ -160,7 +160,7 @@ def test_what_to_reveal_is_checked_and_joined() -> None:
     assert both == dk.ModelOutputsSpec(hidden=True, layers=(1, 2))
     with pytest.raises(ValueError, match=r"layers must be a tuple of integers .* got \(-1,\)"):
         dk.ModelOutputsSpec(layers=(-1,))
-    with pytest.raises(dk.DecodekitError, match="layers must be asked for once"):
+    with pytest.raises(dk.DecodekitError, match="layers must be set only once"):
         _ = dk.ModelOutputsSpec(layers=(1,)) | dk.ModelOutputsSpec(layers=(2,))
 
 

@@ -227,12 +227,12 @@ def test_a_layer_that_allows_what_the_model_rules_out_is_the_furthest() -> None:
 def test_what_the_inner_decoder_looks_at_is_shown_too() -> None:
     inner = dk.BeamSearch(2, scorer=dk.CoveragePenalty(0.5))
     assert dk.DoLa(inner, layers=[2]).outputs_spec == dk.ModelOutputsSpec(layers=(2,), attention=True)
-    with pytest.raises(dk.DecodekitError, match="layers must be asked for once"):
+    with pytest.raises(dk.DecodekitError, match="layers must be set only once"):
         _ = dk.DoLa(dk.DoLa(layers=[1]), layers=[2]).outputs_spec
 
 
 def test_a_model_that_shows_no_layers_or_has_fewer_is_refused() -> None:
-    with pytest.raises(dk.DecodekitError, match="DoLa needs a model that shows"):
+    with pytest.raises(dk.DecodekitError, match="DoLa needs a model that returns"):
         dk.decode(HashModel(6), [[3]], dk.DoLa(), max_new_tokens=3)
     with pytest.raises(dk.ModelError, match="layers must be at most 2, which LlamaForCausalLM has"):
         dk.decode(build("llama"), [[8]], dk.DoLa(layers=[3]), max_new_tokens=3)
@@ -243,7 +243,7 @@ def test_a_model_that_shows_no_layers_or_has_fewer_is_refused() -> None:
 def test_the_inner_decoder_goes_step_by_step() -> None:
     own: Any = dk.Speculative(dk.PromptLookup())
     for inner in (own, dk.Greedy, None):
-        with pytest.raises(TypeError, match="DoLa: inner must be a decoder that goes step by step"):
+        with pytest.raises(TypeError, match="DoLa: inner must be a Decoder"):
             dk.DoLa(inner)
 
 

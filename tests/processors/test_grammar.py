@@ -179,7 +179,7 @@ def test_grammar_keeps_the_contract_of_processors(model: dk.HFModel) -> None:
     ],
 )
 def test_grammar_refuses_what_cannot_be_read(model: dk.HFModel, make: Any) -> None:  # noqa: ANN401
-    with pytest.raises(ValueError, match=r"^Grammar: the grammar must be one that can be read: \S"):
+    with pytest.raises(ValueError, match=r"^Grammar: the grammar cannot be read: \S"):
         make(model.vocabulary)
 
 
@@ -194,7 +194,7 @@ def test_grammar_refuses_end_ids_that_are_none_or_outside_the_vocabulary(model: 
         dk.Grammar.regex("a", model.tokenizer, end_ids=())
     with pytest.raises(ValueError, match=r"^Grammar: token ids must be integers of at least 0, got -1"):
         dk.Grammar.regex("a", model.tokenizer, end_ids=-1)
-    with pytest.raises(ValueError, match=r"^Grammar: tokenizer must be one that llguidance can read: .*4096"):
+    with pytest.raises(ValueError, match=r"^Grammar: llguidance cannot read the tokenizer: .*4096"):
         dk.Grammar.regex("a", model.tokenizer, end_ids=4096)
     late = dk.Grammar.regex("a", model.tokenizer, end_ids=4000)
     with pytest.raises(dk.DecodekitError, match=r"^Grammar: end ids must be below the vocabulary size 300"):

@@ -238,5 +238,5 @@ def test_arguments_that_do_not_fit_the_run_are_refused() -> None:
         run(looking([dk.Phrase(5)]))
     with pytest.raises(dk.DecodekitError, match="same vocabulary, got 7 tokens for 5"):
         run(looking([dk.Phrase(4)], HashModel(7)))
-    with pytest.raises(dk.DecodekitError, match="must read the source of the run, and there is none"):
+    with pytest.raises(dk.DecodekitError, match="reads the source of the run, but the run has none"):
         run(looking([dk.Phrase(4)], wrap("t5")))

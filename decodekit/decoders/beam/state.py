@@ -106,7 +106,7 @@ class Finished(NamedTuple):
 
 
 class BeamState(NamedTuple):
-    """The state of a beam search. `live` and `finished` are disjoint sets of hypotheses.
+    """The state of a beam search.
 
     Flags per candidate: `valid` (allowed, continues a live hypothesis), `ended` (the new token is the last).
     Per beam: `alive` (goes on). Per slot of the finished set: `used`. Per prompt: `active` (the search goes
@@ -166,8 +166,8 @@ class BeamState(NamedTuple):
         finished = _as_lists(self.finished.records.tokens, self.finished.lengths, self.finished.used)
         prefixes = []
         for hypotheses, ended, is_active in zip(live, finished, self.active.tolist(), strict=True):
-            # Until the search ends, only the common prefix is certain: once per finished hypothesis, at least
-            # once.
+            # Until the search ends, only the common prefix is certain. Report it once per finished
+            # hypothesis, and at least once.
             growing = [common_prefix(hypotheses + ended)] * max(1, len(ended))
             prefixes.append((growing if is_active else ended)[:num_return] or [[]])
         return prefixes

@@ -70,8 +70,8 @@ class DiverseBeamSearch(BeamDecoder[DiverseState, None]):
 
     Hugging Face:
         `generate(num_beams=beams, num_beam_groups=groups, diversity_penalty=strength)` of transformers up to
-        4.55: the same hypotheses, but Hugging Face returns one that several groups found several times. It
-        subtracts the penalty before the other processors instead of after them, and counts the padding of
+        4.55: the same hypotheses, but Hugging Face returns a hypothesis once for every group that finds it.
+        It subtracts the penalty before the other processors instead of after them, and counts the padding of
         finished groups as emitted tokens.
     """
 

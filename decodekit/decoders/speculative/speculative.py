@@ -33,11 +33,11 @@ from decodekit.processors.base import LogitsProcessor
 class Speculative(CustomLoop[Acceptance]):
     r"""Decodes several tokens per pass: a cheap draft proposes them, the model verifies them. Lossless.
 
-    Greedy: a proposed token is accepted if it is the argmax; the argmax replaces the first other token. The
-    result is exactly that of `Greedy`. Sampling: a token $x$ drawn from the draft's distribution $q$ is
-    accepted with probability $\min(1, p(x) / q(x))$; else a token is drawn from $\max(0, p - q)$, normalized,
-    in its place. Every token then follows $p$, for any $q$. Each pass emits one more token than it accepts,
-    so between 1 and `tokens` + 1.
+    Greedy: proposed tokens are accepted while they are the argmax; then the argmax is emitted. The result is
+    exactly that of `Greedy`. Sampling: a token $x$ drawn from the draft's distribution $q$ is accepted with
+    probability $\min(1, p(x) / q(x))$; else a token is drawn from $\max(0, p - q)$, normalized, in its place.
+    Every token then follows $p$, for any $q$. Each pass emits one more token than it accepts, so between 1
+    and `tokens` + 1.
 
     $p$ is the distribution after the processors. They see every token once, in order, on rows of different
     lengths. Memories, second models and parameters per prompt belong to the row, and stopping criteria are

@@ -46,7 +46,7 @@ class UniqueSample(CustomLoop[SampledMass]):
     If fewer than `num_samples` hypotheses exist, all are returned; the rest is not valid, with finish reason
     `"missing"`. A hypothesis with every next token banned is a dead end, and is removed as if it had been
     drawn. Processors see each hypothesis token by token, as in the main loop. In every round, a second model
-    reads it again from the prompt on. Memory grows with the visited hypotheses: two numbers per next token.
+    reads each hypothesis again. Memory grows with the visited hypotheses: two numbers per next token.
 
     `Decoded.report` is a `SampledMass`: the unsampled probability at every draw, and estimates.
 
@@ -166,7 +166,7 @@ class TrieNode:
     log_mass: float = 0.0  # log-probability of the hypothesis under the distribution that is sampled from
     finish_code: int = 0  # 0: not finished
     unsampled: float = 1.0  # the fraction of its probability that is not sampled yet
-    next_tokens: NextTokens | None = None  # of the token after it; None until the model computes it
+    next_tokens: NextTokens | None = None  # None until the model computes it
     # The visited children, by their place in `next_tokens`.
     children: dict[int, "TrieNode"] = field(default_factory=dict)
     # The model's logits, for processors that must read the hypothesis again.

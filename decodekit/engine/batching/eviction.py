@@ -67,7 +67,7 @@ class ActivePrompts(Generic[State]):
         self.evicted: list[tuple[list[int], Decoded[Any]]] = []
 
     def ask(self, state: State, nonfinite: Bool[Tensor, " rows"]) -> None:
-        """Start to read the flags: the run is done, each prompt is finished."""
+        """Start to read the completion flags of the run and of every prompt."""
         done = (state.done | nonfinite.any()).view(1)
         finished = self._decoder.finished(state) if self._may_evict else None
         self._flags.ask(done if finished is None else torch.cat([done, finished]))

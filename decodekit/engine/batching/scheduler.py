@@ -64,7 +64,7 @@ class PromptQueue:
 
     def next(self, batch: ContinuousBatch[Any]) -> list[int]:
         """The prompts to admit now: as many as fit, and at least one if no prompt is active."""
-        if self._must_clear and torch.cuda.is_available():  # cycles may hold tensors
+        if self._must_clear and torch.cuda.is_available():  # to free reference cycles
             gc.collect()
             torch.cuda.empty_cache()
         self._must_clear = False

@@ -27,7 +27,7 @@ def read_hypotheses(who: str, out: Decoded, *, ids: bool | None) -> list[list[An
     if out.texts is None:
         raise DecodekitError(
             f"{who}: texts need a tokenizer, and the model had none. Use HFModel(model, tokenizer), or "
-            "ids=True."
+            "read ids: ids=True or texts=False."
         )
     return [list(texts) for texts in out.texts]
 

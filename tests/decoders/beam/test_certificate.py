@@ -130,7 +130,7 @@ def test_nothing_is_proved_under_a_stateful_scorer_with_continuations_beyond_the
 def test_a_nan_score_is_an_error(search: Any) -> None:  # noqa: ANN401
     model = HashModel(3, seed=1, end_ids=(0,))
     nonfinite = dk.ScoreFunction(lambda log_probs, lengths: (log_probs + lengths).sqrt())
-    with pytest.raises(dk.DecodingError, match=r"a scorer must give every hypothesis a number.*gave NaN"):
+    with pytest.raises(dk.DecodingError, match=r"a scorer must return a number.*got NaN"):
         dk.decode(model, [[1]], replace(search, scorer=nonfinite), max_new_tokens=3)
 
 
@@ -141,5 +141,5 @@ def test_a_hypothesis_that_scores_minus_infinity_is_never_returned(search: Any) 
     out = dk.decode(model, [[1]], replace(search, scorer=long), max_new_tokens=4)
     assert int(out.lengths[0, 0]) >= 3
     never = dk.ScoreFunction(lambda sums, lengths: torch.where(lengths < 9, -torch.inf, sums))
-    with pytest.raises(dk.DecodingError, match="a scorer of minus infinity every hypothesis that ends"):
+    with pytest.raises(dk.DecodingError, match="the scorer forbids every hypothesis that ends"):
         dk.decode(model, [[1]], replace(search, scorer=never), max_new_tokens=3)

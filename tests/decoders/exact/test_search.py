@@ -185,7 +185,7 @@ def test_an_error_names_the_prompt_of_which_no_hypothesis_can_end(
     search: Callable[..., dk.CustomLoop],
 ) -> None:
     dead_end = MarkovModel([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
-    with pytest.raises(dk.DecodingError, match=r"for prompt 1 the processors \(or the model\) banned"):
+    with pytest.raises(dk.DecodingError, match=r"every token is banned for prompt 1"):
         dk.decode(dead_end, [[0], [1]], search(), dk.SuppressTokens([2]), max_new_tokens=2)
     # Its only child is a dead end. Expanding two nodes finds this out, expanding one does not.
     banned = dk.SuppressTokens([0, 2])
@@ -430,7 +430,7 @@ def test_a_model_must_return_the_outputs_that_the_scorer_requires(
     search: Callable[..., dk.CustomLoop],
 ) -> None:
     with pytest.raises(
-        dk.DecodekitError, match=r"(Best|Depth)First needs a model that shows ModelOutputsSpec"
+        dk.DecodekitError, match=r"(Best|Depth)First needs a model that returns ModelOutputsSpec"
     ):
         dk.decode(HashModel(4), [[1]], search(scorer=dk.CoveragePenalty(0.1)), max_new_tokens=2)
 

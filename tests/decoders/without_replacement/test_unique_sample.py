@@ -291,7 +291,7 @@ def test_scores_that_are_not_numbers_are_refused() -> None:
         ) -> Float32[Tensor, "rows vocab"]:
             return scores * torch.nan
 
-    with pytest.raises(dk.DecodingError, match="scores must be numbers below infinity, and for prompt 0"):
+    with pytest.raises(dk.DecodingError, match="scores must be numbers below infinity, but for prompt 0"):
         dk.decode(COIN, [[0]], dk.UniqueSample(2), Broken(), max_new_tokens=2)
 
 

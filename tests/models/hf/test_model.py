@@ -180,7 +180,7 @@ def test_a_nan_in_the_logits_is_an_error_that_names_the_prompt() -> None:
     model.transformer.wte.weight.data[9] = torch.nan  # the tied head: every row's logit of token 9
     with pytest.raises(dk.DecodingError, match="for prompt 0 some were NaN"):
         dk.decode(model, [[5], [6]], dk.Greedy(), max_new_tokens=2)
-    with pytest.raises(dk.DecodingError, match="score: log-probabilities must be numbers"):
+    with pytest.raises(dk.DecodingError, match="score: some logits of the model were NaN"):
         dk.score(model, [[5]], [[6, 9]])
 
 

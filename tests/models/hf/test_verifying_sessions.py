@@ -185,7 +185,7 @@ def recurrent() -> list[Any]:
 @pytest.mark.parametrize("model", recurrent(), ids=lambda model: type(model).__name__)
 def test_a_recurrent_state_cannot_discard_tokens(model: Any) -> None:  # noqa: ANN401
     with pytest.raises(
-        dk.ModelError, match=r"cache must give back tokens .* Use HFModel\(model, cache='none'\)"
+        dk.ModelError, match=r"cache cannot discard tokens .* Use HFModel\(model, cache='none'\)"
     ):
         dk.decode(model, [[9, 10]], dk.Speculative(dk.PromptLookup()), max_new_tokens=5)
     again = dk.HFModel(model, cache="none")

@@ -103,7 +103,7 @@ def test_a_language_model_reads_no_source_and_an_encoder_decoder_the_runs() -> N
             tensor.tolist() for tensor in model.started[0].source or ()
         ]
     with pytest.raises(
-        dk.DecodekitError, match=r"^Test: an encoder-decoder as second model must read the source"
+        dk.DecodekitError, match=r"^Test: an encoder-decoder as second model reads the source"
     ):
         SecondModelState.start("Test", translation, HISTORY)
 
@@ -113,7 +113,7 @@ def test_a_language_model_reads_no_source_and_an_encoder_decoder_the_runs() -> N
 )
 def test_an_encoder_decoder_needs_prompts_as_a_source(make: Any) -> None:  # noqa: ANN401
     model = Noted(dk.Vocabulary(size=9, decoder_start_id=1))
-    with pytest.raises(ValueError, match="an encoder-decoder must be told what it reads, got no prompts"):
+    with pytest.raises(ValueError, match="an encoder-decoder needs prompts for its encoder, got none"):
         make(model)
 
 

@@ -56,5 +56,5 @@ def test_an_id_of_any_other_tokenizer_has_the_text_that_it_adds_to_itself() -> N
 def test_a_vocabulary_without_tokenizer_or_size_is_refused() -> None:
     with pytest.raises(dk.DecodekitError, match=r"^X: the vocabulary must have a tokenizer"):
         token_texts("X", dk.Vocabulary(size=4))
-    with pytest.raises(dk.DecodekitError, match=r"^X: the vocabulary must say how many ids there are"):
+    with pytest.raises(dk.DecodekitError, match=r"^X: the vocabulary must have a size"):
         token_texts("X", dk.Vocabulary(tokenizer=Words()))

@@ -23,9 +23,7 @@ class Compiled:
                 f"got {shown(backend)}."
             )
         if unwrapped(model) is not model:
-            raise ModelError(
-                "HFModel: the model is already compiled, so compiled must be False. Use compiled=False."
-            )
+            raise ModelError("HFModel: the model is already compiled. Use compiled=False.")
         self._call: Any = torch.compile(model, backend="inductor" if backend is True else backend)
         self._shapes: set[object] = set()
         self.seconds = 0.0

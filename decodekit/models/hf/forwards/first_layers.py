@@ -22,7 +22,7 @@ def first_layers(model: Any, layers: int) -> Any:
         )
     total = model.config.get_text_config(decoder=True).num_hidden_layers
     if layers >= total:
-        raise ModelError(f"HFModel: layers must be below the {total} of {name}, got {layers}.")
+        raise ModelError(f"HFModel: layers must be below the {total} layers of {name}, got {layers}.")
     lists = ((path, module) for path, module in model.named_modules() if isinstance(module, nn.ModuleList))
     found = [path for path, modules in lists if len(modules) == total]
     if len(found) != 1:

@@ -81,7 +81,7 @@ def test_the_draft_of_an_encoder_decoder_may_be_a_language_model_or_an_encoder_d
     for draft in (wrap("gpt2"), wrap("marian"), model):
         out = dk.decode(model, sources, dk.Speculative(dk.DraftModel(draft)), max_new_tokens=12)
         assert torch.equal(expected.tokens, out.tokens)
-    with pytest.raises(dk.PromptError, match="a source must be given for an encoder-decoder"):
+    with pytest.raises(dk.PromptError, match="an encoder-decoder needs a source"):
         dk.decode(wrap("gpt2"), sources, dk.Speculative(dk.DraftModel(model)), max_new_tokens=3)
 
 

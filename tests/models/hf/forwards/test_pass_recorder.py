@@ -185,8 +185,8 @@ def test_a_model_that_reads_the_device_continues_unrecorded() -> None:
     hf = dk.HFModel(model)
     out = dk.decode(hf, prompts("gpt2"), dk.BeamSearch(3), max_new_tokens=40, end_ids=())
     assert torch.equal(out.tokens, plain.tokens)
-    assert recorded_of(hf) == "no (nothing may read tensors, and aten.is_nonzero.default does.)"
-    with pytest.raises(dk.ModelError, match=r"HFModel: a pass of GPT2LMHeadModel must be such that"):
+    assert recorded_of(hf) == "no (aten.is_nonzero.default reads a tensor.)"
+    with pytest.raises(dk.ModelError, match=r"HFModel: a pass of GPT2LMHeadModel cannot be recorded"):
         dk.decode(dk.HFModel(model, recorded=True), prompts("gpt2"), dk.BeamSearch(3), max_new_tokens=9)
 
 
@@ -194,7 +194,7 @@ def test_a_model_that_reads_the_device_continues_unrecorded() -> None:
 def test_another_cache_is_not_recorded_and_refused_on_demand(cache: Any) -> None:  # noqa: ANN401
     with pytest.raises(
         dk.ModelError,
-        match=f"HFModel: a recorded or compiled model must run over a trie, got cache='{cache}'",
+        match=f"HFModel: recording and compiling need a trie, got cache='{cache}'",
     ):
         dk.HFModel(build("gpt2"), cache=cache, recorded=True)
     hf = dk.HFModel(build("gpt2"), cache=cache)
@@ -226,7 +226,7 @@ def test_low_precision_is_recorded_only_on_demand(dtype: torch.dtype) -> None:
 
 def test_a_model_that_cannot_be_recorded_is_refused_on_demand() -> None:
     hf = dk.HFModel(build("llama"), recorded=True)
-    with pytest.raises(dk.ModelError, match=r"showing hidden states.* cannot be recorded or compiled"):
+    with pytest.raises(dk.ModelError, match=r"returning hidden states.* cannot be recorded or compiled"):
         dk.decode(hf, [[9, 8]], dk.ContrastiveSearch(), max_new_tokens=2)
 
 
