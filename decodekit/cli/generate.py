@@ -144,7 +144,7 @@ def generate(  # noqa: PLR0913 - one parameter per command-line option
       (in tokens), finish_reason ("end", "length", or "string": --stop), log_prob (the model's own, in
       nats), score (which ranks it) and token_log_probs
     - seconds, without loading the model
-    - trace, if asked for, an entry a step and row (beam or sample): step, row, input (text so far), tokens
+    - trace, if requested, an entry per step and row (beam or sample): step, row, input (text so far), tokens
       (new ones so far) and candidates: token, text, log_prob, probability, and score after the
       processors (null if banned)
     """

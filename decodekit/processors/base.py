@@ -217,7 +217,7 @@ class Chain(LogitsProcessor):
 def apply_processor(
     processor: LogitsProcessor, history: History, scores: Scores, memory: Memory
 ) -> tuple[Scores, Memory]:
-    """Return a processor's scores and memory.
+    """Apply a processor, and check the shape of its scores.
 
     Raises:
         DecodekitError: If it does not return scores of the same shape.

@@ -93,7 +93,7 @@ class DiverseBeamSearch(BeamDecoder[DiverseState, None]):
         self._check_parts()
         words = "a Diversity such as Hamming(0.5)"
         check_type("DiverseBeamSearch", "diversity", self.diversity, Diversity, words)
-        self._check_num_return([self._width], self.groups)
+        self._check_num_return([self._group_beams], self.groups)
 
     @property
     @override
@@ -110,8 +110,8 @@ class DiverseBeamSearch(BeamDecoder[DiverseState, None]):
     @override
     def init(self, history: History, limits: Limits) -> DiverseState:
         rows = torch.arange(len(history.tokens), device=history.tokens.device)
-        parts = [history.part(part, self._width) for part in self._split(rows)]
-        groups = tuple(self._start(part, limits, self._width) for part in parts)
+        parts = [history.part(part, self._group_beams) for part in self._split(rows)]
+        groups = tuple(self._start(part, limits, self._group_beams) for part in parts)
         return DiverseState(history, groups, groups[0].done.clone())
 
     @override
@@ -163,10 +163,10 @@ class DiverseBeamSearch(BeamDecoder[DiverseState, None]):
         """
         candidates = extend(scores, group, self.scorer, BestExpansion())
         rank = torch.arange(candidates.log_probs.shape[1], device=scores.device)
-        ended = candidates.ended & candidates.valid & (rank < self._width) & group.active[:, None]
+        ended = candidates.ended & candidates.valid & (rank < self._group_beams) & group.active[:, None]
         finished, _ = retire(candidates, ended, group)
         is_silent = candidates.ended & (candidates.finish_code != LENGTH)
-        priority, chosen = candidates.priority.masked_fill(is_silent, -torch.inf).topk(self._width)
+        priority, chosen = candidates.priority.masked_fill(is_silent, -torch.inf).topk(self._group_beams)
         emits = priority > -torch.inf
         alive = emits & ~candidates.ended.gather(1, chosen)
         after, tokens, source_rows = fill_beams(candidates, chosen, alive, finished, group)
@@ -191,23 +191,23 @@ class DiverseBeamSearch(BeamDecoder[DiverseState, None]):
         return _merge(finished).decoded(state.groups[0].limits, self.num_return)
 
     @property
-    def _width(self) -> int:
+    def _group_beams(self) -> int:
         """Beams of each group."""
         return self.beams // self.groups
 
     def _split(self, values: Shaped[Tensor, "rows *rest"]) -> list[Shaped[Tensor, "part *rest"]]:
         """Values per row, as one part for each group."""
         # [rows ...] -> [batch groups width ...] -> a part for each group
-        by_group = values.view(-1, self.groups, self._width, *values.shape[1:])
+        by_group = values.view(-1, self.groups, self._group_beams, *values.shape[1:])
         return [part.flatten(0, 1) for part in by_group.unbind(1)]
 
     def _join(self, parts: Sequence[Shaped[Tensor, " part"]]) -> Shaped[Tensor, " rows"]:
         """Values per row, from the parts of the groups."""
-        return torch.stack([part.view(-1, self._width) for part in parts], 1).flatten()
+        return torch.stack([part.view(-1, self._group_beams) for part in parts], 1).flatten()
 
     def _rows(self, rows: Int64[Tensor, "*shape"], group: int) -> Int64[Tensor, "*shape"]:
         """Rows of a group's search, as rows of the whole search."""
-        return rows // self._width * self.beams + group * self._width + rows % self._width
+        return rows // self._group_beams * self.beams + group * self._group_beams + rows % self._group_beams
 
 
 def _merge(groups: Sequence[Finished]) -> Finished:

@@ -62,7 +62,7 @@ class Speculative(CustomLoop[Acceptance]):
             False, both `generator` and `seeds` are given, or one of the last three is given with
             `sample=False`.
         DecodekitError: In a run, if the number of seeds differs from the batch size, if the generator is on
-            another device than the model, or if the draft proposes more than it was asked for.
+            another device than the model, or if the draft proposes too many tokens.
 
     Example:
         >>> model, prompts = dk.load(), ["Once upon a time there was", "she was as beautiful as the"]

@@ -1,4 +1,4 @@
-"""A second model beside the run's own: its state in guidance, fusion and ensembles of models.
+"""A second model besides the run's own: its state in guidance, fusion and ensembles of models.
 
 A model's session is mutable. A processor's memory holds the session and a tensor: for each row, the row of
 the session that it continues. When beams are reordered, the loop reorders this tensor with the memory, and
@@ -111,7 +111,7 @@ class SecondModelState(NamedTuple):
 
 
 class SecondModelProcessor(LogitsProcessor):
-    """A processor that also reads the logits of other models, which run beside the run's own."""
+    """A processor that also reads the logits of other models, which run besides the run's own."""
 
     capturable = False  # the host runs the other models' sessions
     batch_independent = True

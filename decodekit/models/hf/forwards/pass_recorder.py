@@ -15,7 +15,7 @@ from decodekit.models.hf.forwards.forward import forward_lock, unwrapped
 
 # A recording costs about as much as it saves in this number of steps.
 MIN_STEPS = 32
-# Packages whose modules have no side effects beside their computation.
+# Packages whose modules have no side effects besides their computation.
 _KNOWN_PACKAGES = ("torch.", "transformers.")
 _KNOWN_ATTENTION = {None, "sdpa", "eager"}
 _TRIE_CACHES = {"auto", "trie"}
