@@ -5,7 +5,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple, final
 
 import torch
-from jaxtyping import Bool, Float, Float32, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 from typing_extensions import override
 
@@ -13,7 +13,7 @@ from decodekit import rng
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.result import Decoded
-from decodekit.core.validation import is_count, set_fields
+from decodekit.core.validation import at_least, check_fields, set_fields
 from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.prompt_seeds import own_seeds, read_seeds
 from decodekit.decoders.rows import RowState
@@ -23,31 +23,18 @@ GRID = 2.0**-52  # no code is closer to 1 than this: the spacing of double preci
 SHIFT = -1  # the stream of the lattice's shift; those of the rows count from 0
 
 
-class ArithmeticState(NamedTuple):
-    """The state of arithmetic sampling."""
+class ArithmeticMemory(NamedTuple):
+    """The memory of arithmetic sampling, in the `memory` of a `RowState`."""
 
-    rows: RowState
     codes: Float64[Tensor, " rows"]  # position of each row's code inside the interval of its hypothesis
     widths: Float64[Tensor, " rows"]  # width of that interval
     seeds: Int64[Tensor, " rows"]  # the seed of each row's prompt
     streams: Int64[Tensor, " rows"]  # the number of each row's stream of draws
-    # The model's scores of the current step; None between steps.
-    model_scores: Float32[Tensor, "rows vocab"] | None = None
-
-    @property
-    def history(self) -> History:
-        """Tokens of every row."""
-        return self.rows.history
-
-    @property
-    def done(self) -> Bool[Tensor, ""]:
-        """True if every row is finished, or one has every token banned."""
-        return self.rows.done
 
 
 @final
 @dataclass(frozen=True)
-class ArithmeticSample(Decoder[ArithmeticState]):
+class ArithmeticSample(Decoder[RowState]):
     r"""Draws samples that are spread evenly over the distribution, each of them unbiased.
 
     Every sequence owns an interval of [0, 1) as long as it is probable, and the samples of a prompt are the
@@ -98,59 +85,53 @@ class ArithmeticSample(Decoder[ArithmeticState]):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        if not is_count(self.num_samples, 1):
-            raise ValueError(
-                f"ArithmeticSample: num_samples must be an integer of at least 1, got {self.num_samples!r}."
-            )
-        seeds = read_seeds("ArithmeticSample", self.generator, self.seeds)
-        set_fields(self, num_samples=int(self.num_samples), seeds=seeds)
+        check_fields(self, num_samples=at_least(1))
+        read_seeds(self)
+        set_fields(self, num_samples=int(self.num_samples))
 
     @property
     @override
     def rows_per_prompt(self) -> int:
         return self.num_samples
 
-    def init(self, history: History, limits: Limits) -> ArithmeticState:
+    def init(self, history: History, limits: Limits) -> RowState:
         """The lattice of codes of every prompt, shifted by a random number."""
         device, batch = history.tokens.device, len(history.tokens) // self.num_samples
-        seeds = own_seeds("ArithmeticSample", self.generator, self.seeds, history)
-        seeds = seeds.repeat_interleave(self.num_samples)
+        seeds = own_seeds(self, history).repeat_interleave(self.num_samples)
         streams = torch.arange(self.num_samples, device=device).repeat(batch)
         shifts = rng.uniform(seeds, torch.full_like(streams, SHIFT), torch.zeros_like(streams[0]))
-        codes = (streams.double() / self.num_samples + shifts).remainder(1)
-        rows, widths = RowState.start(history, limits), torch.ones_like(codes)
-        return ArithmeticState(rows, codes.clamp(max=1 - GRID), widths, seeds, streams)
+        codes = (streams.double() / self.num_samples + shifts).remainder(1).clamp(max=1 - GRID)
+        return RowState.start(
+            history, limits, ArithmeticMemory(codes, torch.ones_like(codes), seeds, streams)
+        )
 
-    def step(self, scores: Scores, state: ArithmeticState) -> tuple[ArithmeticState, Selection]:
+    def step(self, scores: Scores, state: RowState) -> tuple[RowState, Selection]:
         """One digit of the code of every row."""
-        tokens, codes, widths = look_up(scores.double().softmax(-1), state.codes)
-        widths = state.widths * widths
-        fresh = rng.uniform(state.seeds, state.streams, state.rows.step)
-        rows, selection = state.rows._replace(model_scores=state.model_scores).emit(tokens, scores)
+        before: ArithmeticMemory = state.memory
+        tokens, codes, widths = look_up(scores.double().softmax(-1), before.codes)
+        widths = before.widths * widths
+        fresh = rng.uniform(before.seeds, before.streams, state.step)
+        after, selection = state.emit(tokens, scores)
         codes = follow(codes, widths * self.num_samples, fresh)
-        return state._replace(rows=rows, codes=codes, widths=widths), selection
+        return after._replace(memory=before._replace(codes=codes, widths=widths)), selection
 
     @override
-    def stable_prefix(self, state: ArithmeticState) -> list[list[list[int]]]:
-        return state.rows.stable_prefix(hypotheses=self.num_samples)
+    def stable_prefix(self, state: RowState) -> list[list[list[int]]]:
+        return state.stable_prefix(self.num_samples)
 
     @override
-    def finished(self, state: ArithmeticState) -> Bool[Tensor, " batch"]:
-        return state.rows.finished
+    def finished(self, state: RowState) -> Bool[Tensor, " batch"]:
+        return state.finished
 
-    def finalize(self, state: ArithmeticState) -> Decoded:
+    def finalize(self, state: RowState) -> Decoded:
         """`num_samples` hypotheses per prompt, in the order of their codes on the circle."""
-        return state.rows.decoded(hypotheses=self.num_samples)
+        return state.decoded(self.num_samples)
 
 
 def look_up(
     probs: Float64[Tensor, "rows vocab"], codes: Float64[Tensor, " rows"]
 ) -> tuple[Int64[Tensor, " rows"], Float64[Tensor, " rows"], Float64[Tensor, " rows"]]:
-    """The token with the interval that contains each code, the position in it, and its width.
-
-    Args:
-        probs: Probabilities, which sum to 1.
-        codes: Numbers in [0, 1).
+    """The token with the interval that contains each code in [0, 1), the position in it, and its width.
 
     Example:
         >>> probs, codes = torch.tensor([[0.5, 0.0, 0.5]]).double(), torch.tensor([0.75]).double()
@@ -169,14 +150,9 @@ def look_up(
 def follow(
     codes: Float64[Tensor, " rows"], share: Float64[Tensor, " rows"], fresh: Float[Tensor, " rows"]
 ) -> Float64[Tensor, " rows"]:
-    """The codes, or new ones where no other sample can have the same prefix.
+    """The codes, or fresh ones in [0, 1) where no other sample can have the same prefix.
 
-    The condition depends on the sequence alone and not on the other samples: only then is a new code
-    unbiased.
-
-    Args:
-        codes: Position of each code in the interval of its sequence.
-        share: Mean number of codes of the lattice in such an interval.
-        fresh: Uniform in [0, 1).
+    `share` is the mean number of codes of the lattice in the interval of each sequence. The condition depends
+    on the sequence alone and not on the other samples: only then is a new code unbiased.
     """
     return torch.where(share < 1, fresh.double(), codes).clamp(min=0.0, max=1 - GRID)

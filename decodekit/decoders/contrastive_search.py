@@ -1,6 +1,6 @@
 """Contrastive search."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple, final
 
 import torch
@@ -12,7 +12,7 @@ from typing_extensions import override
 from decodekit.core.history import History, write_column
 from decodekit.core.limits import Limits
 from decodekit.core.result import Decoded
-from decodekit.core.validation import is_count, is_number, shown
+from decodekit.core.validation import FRACTION, at_least, check_fields
 from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.rows import RowState
 from decodekit.models.protocols import ModelOutputs, ModelOutputsSpec
@@ -34,7 +34,6 @@ class ContrastiveState(NamedTuple):
 
     text: RowState  # the hypotheses, one row per prompt
     history: History  # the hypotheses with one candidate more, one row per candidate, for the processors
-    parents: Int64[Tensor, "batch new"]  # the row that each new token was chosen on
     candidates: Candidates | None = None  # the candidates; None before the first step
     # The model's scores of the current step; None between steps.
     model_scores: Float32[Tensor, "rows vocab"] | None = None
@@ -89,10 +88,7 @@ class ContrastiveSearch(Decoder[ContrastiveState]):
     delay = 1  # a candidate is read before it is decided on
 
     def __post_init__(self) -> None:
-        if not is_count(self.k, 1):
-            raise ValueError(f"ContrastiveSearch: k must be an integer of at least 1, got {shown(self.k)}.")
-        if not is_number(self.penalty) or not 0 <= self.penalty <= 1:
-            raise ValueError(f"ContrastiveSearch: penalty must be in [0, 1], got {shown(self.penalty)}.")
+        check_fields(self, k=at_least(1), penalty=FRACTION)
 
     @property
     @override
@@ -107,9 +103,7 @@ class ContrastiveSearch(Decoder[ContrastiveState]):
     @override
     def init(self, history: History, limits: Limits) -> ContrastiveState:
         firsts = torch.arange(0, len(history.tokens), self.k, device=history.tokens.device)
-        decided = history.part(firsts)
-        parents = firsts.new_zeros(len(firsts), limits.max_new_tokens)
-        return ContrastiveState(RowState.start(decided, limits), history, parents)
+        return ContrastiveState(RowState.start(history.part(firsts), limits), history)
 
     def on_model_outputs(self, model_outputs: ModelOutputs, state: ContrastiveState) -> ContrastiveState:
         """Keep the states of the prompt, at first, and then the states of the candidates."""
@@ -154,9 +148,7 @@ class ContrastiveSearch(Decoder[ContrastiveState]):
 
     @override
     def finalize(self, state: ContrastiveState) -> Decoded:
-        decoded = state.text.decoded(hypotheses=1)
-        parents = state.parents[:, None, : decoded.tokens.shape[-1]]
-        return replace(decoded, parents=parents.where(decoded.parents >= 0, -1))
+        return state.text.decoded(hypotheses=1)
 
     def _likeliest(
         self, scores: Float32[Tensor, "batch vocab"]
@@ -191,10 +183,10 @@ class ContrastiveSearch(Decoder[ContrastiveState]):
         tokens = state.history.last().index_select(0, rows)
         text, _ = before._replace(model_scores=candidates.log_probs).emit(tokens, candidates.scores)
         emits = text.lengths > before.lengths
-        parents = write_column(state.parents, before.step, candidates.parents, emits)
+        parents = write_column(before.parents, before.step, candidates.parents, emits)
         context = state.context
         if context is not None and state.states is not None:
             newest = (torch.arange(context.shape[1], device=rows.device) == column)[:, None]
             chosen = state.states.flatten(0, 1).index_select(0, rows)
             context = torch.where(newest, chosen[:, None], context)
-        return state._replace(text=text, parents=parents, context=context)
+        return state._replace(text=text._replace(parents=parents), context=context)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any, NamedTuple, TypeVar, final
+from typing import Any, NamedTuple, final
 
 import torch
 from jaxtyping import Bool, Float32
@@ -13,7 +13,7 @@ from typing_extensions import override
 from decodekit.core.history import History, write_column
 from decodekit.core.limits import LENGTH, Limits
 from decodekit.core.result import Decoded
-from decodekit.core.validation import is_count, shown
+from decodekit.core.validation import at_least, check_fields, is_count, shown
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.decoders.base import Decoder, Selection
 from decodekit.decoders.rows import RowState
@@ -21,28 +21,14 @@ from decodekit.errors import DecodekitError
 from decodekit.processors.base import Scores
 
 Span = tuple[int, int]
-Item = TypeVar("Item")
 
 
-class BranchState(NamedTuple):
-    """Rows that begin with different tokens."""
+class Branches(NamedTuple):
+    """The memory of rows that begin with different tokens, in the `memory` of a `RowState`."""
 
-    rows: RowState
     # The probability of the likeliest token less that of the next, at every step.
     margins: Float32[Tensor, "rows new"]
     exists: Bool[Tensor, " rows"]  # False for a row whose first token does not exist, or was banned
-    # The model's scores of the current step; None between steps.
-    model_scores: Float32[Tensor, "rows vocab"] | None = None
-
-    @property
-    def history(self) -> History:
-        """Tokens of every row."""
-        return self.rows.history
-
-    @property
-    def done(self) -> Bool[Tensor, ""]:
-        """True if every row is finished, or one has every token banned."""
-        return self.rows.done
 
 
 class CoTAnswer(NamedTuple):
@@ -69,7 +55,7 @@ class CoTAnswers:
 
 @final
 @dataclass(frozen=True)
-class CoTDecoding(Decoder[BranchState, CoTAnswers]):
+class CoTDecoding(Decoder[RowState, CoTAnswers]):
     r"""Branches on the first token, continues greedily, and ranks by the confidence in the answer.
 
     Hypothesis $k$ of `branches` begins with the $k$-th likeliest token. Its confidence is
@@ -110,10 +96,7 @@ class CoTDecoding(Decoder[BranchState, CoTAnswers]):
     batch_independent = True
 
     def __post_init__(self) -> None:
-        if not is_count(self.branches, 1):
-            raise ValueError(
-                f"CoTDecoding: branches must be an integer of at least 1, got {self.branches!r}."
-            )
+        check_fields(self, branches=at_least(1))
         if self.answer is not None and not callable(self.answer):
             raise TypeError(f"CoTDecoding: answer must be a function, got {shown(self.answer)}.")
         if not isinstance(self.ids, bool) or not isinstance(self.aggregate, bool):
@@ -128,68 +111,65 @@ class CoTDecoding(Decoder[BranchState, CoTAnswers]):
         return self.branches
 
     @override
-    def init(self, history: History, limits: Limits) -> BranchState:
-        rows = RowState.start(history, limits)
-        return BranchState(rows, torch.zeros_like(rows.token_log_probs), torch.ones_like(rows.all_banned))
+    def init(self, history: History, limits: Limits) -> RowState:
+        state = RowState.start(history, limits)
+        memory = Branches(torch.zeros_like(state.token_log_probs), torch.ones_like(state.all_banned))
+        return state._replace(memory=memory)
 
-    def step(self, scores: Scores, state: BranchState) -> tuple[BranchState, Selection]:
+    def step(self, scores: Scores, state: RowState) -> tuple[RowState, Selection]:
         """The token of the branch at first, then the argmax."""
-        rows, is_first = state.rows, state.rows.step == 0
+        before: Branches = state.memory
+        is_first = state.step == 0
         likeliest = scores.topk(min(max(self.branches, 2), scores.shape[-1]))
         branch = torch.arange(len(scores), device=scores.device) % self.branches
         place = torch.where(is_first, branch, 0).clamp(max=likeliest.values.shape[1] - 1)[:, None]
         value = likeliest.values.gather(1, place)[:, 0]
         missing = (branch >= scores.shape[-1]) | ((value == -torch.inf) & (branch > 0))
-        exists = state.exists & ~(is_first & missing)
+        exists = before.exists & ~(is_first & missing)
         # A branch that does not exist is finished before it begins.
-        rows = rows._replace(
-            model_scores=state.model_scores, finish_code=torch.where(exists, rows.finish_code, LENGTH)
-        )
-        emits = rows.finish_code == 0
+        finish_code = torch.where(exists, state.finish_code, LENGTH)
         probs = likeliest.values.sub(scores.logsumexp(-1, keepdim=True)).exp()
         margin = probs[:, 0] - (probs[:, 1] if probs.shape[1] > 1 else 0.0)
-        margins = write_column(state.margins, rows.step, margin, emits)
-        rows, selection = rows.emit(likeliest.indices.gather(1, place)[:, 0], scores)
-        return BranchState(rows, margins, exists), selection
+        margins = write_column(before.margins, state.step, margin, finish_code == 0)
+        state = state._replace(finish_code=finish_code, memory=Branches(margins, exists))
+        return state.emit(likeliest.indices.gather(1, place)[:, 0], scores)
 
     @override
-    def finished(self, state: BranchState) -> Bool[Tensor, " batch"]:
-        return state.rows.finished
+    def finished(self, state: RowState) -> Bool[Tensor, " batch"]:
+        return state.finished
 
-    def finalize(self, state: BranchState) -> Decoded[CoTAnswers]:
+    def finalize(self, state: RowState) -> Decoded[CoTAnswers]:
         """The hypotheses by the confidence of their answers, the highest first."""
-        exists = state.exists.view(-1, self.branches)
-        decoded = replace(state.rows.decoded(hypotheses=self.branches), valid=exists)
-        answers = [self._answers(prompt, decoded, state) for prompt in range(len(exists))]
-        totals = [[_total(answer, several) for answer in several] for several in answers]
-        order = []  # missing hypotheses come last
-        for there, several, total in zip(exists.tolist(), answers, totals, strict=True):
-            keys = [
-                (not is_there, -summed if self.aggregate else 0.0, -answer.confidence)
-                for is_there, answer, summed in zip(there, several, total, strict=True)
+        exists = state.memory.exists.view(-1, self.branches)
+        decoded = replace(state.decoded(self.branches), valid=exists)
+        order, ranked = [], []
+        for prompt, there in enumerate(exists.tolist()):
+            answers = self._answers(prompt, decoded, state)
+            totals = [_total(answer, answers) for answer in answers]
+            keys = [  # missing hypotheses come last
+                (not is_there, -total if self.aggregate else 0.0, -answer.confidence)
+                for is_there, answer, total in zip(there, answers, totals, strict=True)
             ]
             order.append(sorted(range(self.branches), key=keys.__getitem__))
-
-        def arranged(rows: list[list[Item]]) -> list[list[Item]]:
-            return [[row[place] for place in places] for row, places in zip(rows, order, strict=True)]
-
+            ranked.append([(answers[place], totals[place]) for place in order[-1]])
         report = CoTAnswers(
-            answers=arranged([[answer.content for answer in several] for several in answers]),
-            confidence=arranged([[answer.confidence for answer in several] for several in answers]),
-            total=arranged(totals),
+            answers=[[answer.content for answer, _ in hypotheses] for hypotheses in ranked],
+            confidence=[[answer.confidence for answer, _ in hypotheses] for hypotheses in ranked],
+            total=[[total for _, total in hypotheses] for hypotheses in ranked],
         )
         decoded = decoded.in_order(torch.tensor(order, device=exists.device))
         score = torch.tensor(report.total if self.aggregate else report.confidence, device=exists.device)
         return replace(decoded, score=score).with_report(report)
 
-    def _answers(self, prompt: int, decoded: Decoded, state: BranchState) -> list[CoTAnswer]:
+    def _answers(self, prompt: int, decoded: Decoded, state: RowState) -> list[CoTAnswer]:
         """The answers of the hypotheses of a prompt."""
-        limits, first = state.rows.limits, prompt * self.branches
+        limits, first = state.limits, prompt * self.branches
         columns = state.history.valid[first, : limits.prompt_length]
         before = state.history.tokens[first, : limits.prompt_length][columns].tolist()
         lengths, exists = decoded.lengths[prompt].tolist(), decoded.valid[prompt].tolist()
+        margins = state.memory.margins
         return [
-            self._answer(before, tokens[: lengths[b]], state.margins[first + b], limits.context.vocabulary)
+            self._answer(before, tokens[: lengths[b]], margins[first + b], limits.context.vocabulary)
             if exists[b]
             else CoTAnswer(None, -math.inf)
             for b, tokens in enumerate(decoded.tokens[prompt].tolist())

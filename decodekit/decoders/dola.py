@@ -13,7 +13,7 @@ from typing_extensions import override
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.result import Decoded
-from decodekit.core.validation import is_count, is_number, plain, set_fields, shown
+from decodekit.core.validation import FRACTION, check_fields, is_count, plain, set_fields, shown
 from decodekit.decoders.base import AdjustingDecoder, Decoder, Selection
 from decodekit.decoders.greedy import Greedy
 from decodekit.models.protocols import ModelOutputs, ModelOutputsSpec
@@ -101,8 +101,7 @@ class DoLa(AdjustingDecoder[DoLaState, Any]):
                     f"got {shown(self.layers)}."
                 )
             set_fields(self, layers=tuple(int(layer) for layer in numbers))
-        if not is_number(self.relative_top) or not 0 <= self.relative_top <= 1:
-            raise ValueError(f"DoLa: relative_top must be in [0, 1], got {shown(self.relative_top)}.")
+        check_fields(self, relative_top=FRACTION)
         set_fields(self, delay=self.inner.delay)
 
     @property
@@ -122,11 +121,9 @@ class DoLa(AdjustingDecoder[DoLaState, Any]):
 
     @override
     def on_model_outputs(self, model_outputs: ModelOutputs, state: DoLaState) -> DoLaState:
-        inner = (
-            self.inner.on_model_outputs(model_outputs, state.inner)
-            if self.inner.outputs_spec
-            else state.inner
-        )
+        inner = state.inner
+        if self.inner.outputs_spec:
+            inner = self.inner.on_model_outputs(model_outputs, inner)
         return DoLaState(inner, model_outputs.layer_logits)
 
     @override

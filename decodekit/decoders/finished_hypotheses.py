@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from torch.utils._pytree import tree_map
 
 from decodekit.core.limits import Limits
 from decodekit.core.result import Decoded
+from decodekit.decoders.beam.state import Finished
 
 
 class FinishedHypothesis(NamedTuple):
@@ -31,31 +33,17 @@ def decoded(
     `rows_per_prompt` is the number of rows that each prompt was decoded on: 1 or `number`.
     """
     new = max([1, *(len(hypothesis.tokens) for hypotheses in prompts for hypothesis in hypotheses)])
-    shape = (len(prompts), number, new)
-    tokens, parents = torch.full(shape, limits.pad_id), torch.full(shape, -1)
-    token_log_probs = torch.zeros(shape)
-    lengths, finish_code = (torch.zeros(shape[:2], dtype=torch.long) for _ in range(2))
-    score = torch.full(shape[:2], -torch.inf)
+    finished = Finished.empty(len(prompts), number, new, torch.device("cpu"))
+    records = finished.records
     for prompt, hypotheses in enumerate(prompts):
         for rank, hypothesis in enumerate(hypotheses):
             length = len(hypothesis.tokens)
-            tokens[prompt, rank, :length] = torch.tensor(hypothesis.tokens)
-            token_log_probs[prompt, rank, :length] = torch.tensor(hypothesis.log_probs)
-            parents[prompt, rank, :length] = prompt * rows_per_prompt + rank % rows_per_prompt
-            lengths[prompt, rank], finish_code[prompt, rank] = length, hypothesis.finish_code
-            score[prompt, rank] = hypothesis.score
-    valid = lengths > 0
-    return Decoded(
-        tokens=tokens.to(device),
-        lengths=lengths.to(device),
-        finish_reason=[
-            [reason if is_valid else "missing" for reason, is_valid in zip(*row, strict=True)]
-            for row in zip(limits.reasons(finish_code), valid.tolist(), strict=True)
-        ],
-        valid=valid.to(device),
-        token_log_probs=token_log_probs.to(device),
-        score=score.to(device),
-        parents=parents.to(device),
-        pad_id=limits.pad_id,
-        finish_code=finish_code.to(device),
-    )
+            records.tokens[prompt, rank, :length] = torch.tensor(hypothesis.tokens)
+            records.log_probs[prompt, rank, :length] = torch.tensor(hypothesis.log_probs)
+            records.parents[prompt, rank, :length] = prompt * rows_per_prompt + rank % rows_per_prompt
+            finished.lengths[prompt, rank] = length
+            finished.scores[prompt, rank] = hypothesis.score
+            finished.finish_code[prompt, rank] = hypothesis.finish_code
+            finished.used[prompt, rank] = True
+    moved: Finished = tree_map(lambda field: field.to(device), finished)
+    return moved.decoded(limits, number)

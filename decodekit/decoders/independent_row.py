@@ -55,22 +55,14 @@ class IndependentRow(NamedTuple):
     def process(
         self, processor: LogitsProcessor, logits: Float32[Tensor, "1 vocab"]
     ) -> tuple["IndependentRow", Float32[Tensor, "1 vocab"]]:
-        """The processed scores of the next token.
-
-        Raises:
-            DecodingError: If scores are NaN or infinite.
-        """
+        """The processed scores of the next token. Raises if they are NaN or infinite."""
         scores, memory = apply_processor(processor, self.state.history, logits, self.memory)
         if nonfinite_rows(scores).any():
             raise nonfinite_error(self.prompt)
         return self._replace(state=self.state._replace(model_scores=logits), memory=memory), scores
 
     def emit(self, tokens: Int64[Tensor, " 1"], scores: Float32[Tensor, "1 vocab"]) -> "IndependentRow":
-        """The row with one more token.
-
-        Raises:
-            DecodingError: If every token was banned.
-        """
+        """The row with one more token. Raises if every token was banned."""
         state, _ = self.state.emit(tokens, scores)
         if bool(state.all_banned):
             raise_if_all_banned(torch.arange(self.prompt + 1) == self.prompt)

@@ -85,17 +85,8 @@ class RowState(NamedTuple):
         finished = ((self.finish_code > 0) | self.all_banned).view(-1, self.history.rows_per_prompt).all(-1)
         stays = finished.repeat_interleave(self.history.rows_per_prompt)
         rows = torch.where(stays, torch.arange(len(rows), device=rows.device), rows)
-        return self._replace(
-            history=self.history.take(rows),
-            model_scores=None if self.model_scores is None else self.model_scores.index_select(0, rows),
-            token_log_probs=self.token_log_probs.index_select(0, rows),
-            parents=self.parents.index_select(0, rows),
-            lengths=self.lengths.index_select(0, rows),
-            finish_code=self.finish_code.index_select(0, rows),
-            stopping=reorder_memory(self.stopping, rows),
-            all_banned=self.all_banned.index_select(0, rows),
-            memory=reorder_memory(self.memory, rows),
-        )
+        taken: RowState = reorder_memory(self, rows)
+        return taken
 
     def emit(self, tokens: Int64[Tensor, " rows"], scores: Scores) -> tuple["RowState", Selection]:
         """Append a token to every unfinished row, and the pad id to finished rows.

@@ -12,9 +12,8 @@ from typing_extensions import override
 from decodekit import rng
 from decodekit.core.history import History
 from decodekit.core.validation import set_fields
-from decodekit.decoders.prompt_seeds import own_seeds, read_seeds
+from decodekit.decoders.prompt_seeds import check_generator_device, own_seeds, read_seeds
 from decodekit.decoders.rows import RowDecoder, RowState
-from decodekit.errors import DecodekitError
 
 
 @final
@@ -56,9 +55,9 @@ class Sample(RowDecoder):
             raise ValueError(
                 f"Sample: num_samples must be an integer of at least 1, got {self.num_samples!r}."
             )
-        seeds = read_seeds("Sample", self.generator, self.seeds)
+        read_seeds(self)
         # A generator's stream is shared by all rows.
-        set_fields(self, seeds=seeds, batch_independent=seeds is not None)
+        set_fields(self, batch_independent=self.seeds is not None)
 
     @property
     @override
@@ -68,16 +67,10 @@ class Sample(RowDecoder):
     @override
     def start(self, history: History) -> tuple[Int64[Tensor, " rows"], Int64[Tensor, " rows"]] | tuple[()]:
         """The two numbers per row that draws are made from: its prompt's seed and its own stream."""
-        device = history.tokens.device
-        if self.generator is not None and self.generator.device.type != device.type:
-            raise DecodekitError(
-                f"Sample: the generator must be on the model's device, got one on {self.generator.device} "
-                f"for {device}. Make it with torch.Generator({device.type!r})."
-            )
+        check_generator_device(self, history.tokens.device)
         if self.seeds is None:
             return ()
-        seeds = own_seeds("Sample", None, self.seeds, history).repeat_interleave(self.num_samples)
-        return seeds, history.owners.slots
+        return own_seeds(self, history).repeat_interleave(self.num_samples), history.owners.slots
 
     @override
     def choose(self, scores: Float32[Tensor, "rows vocab"], state: RowState) -> Int64[Tensor, " rows"]:

@@ -262,8 +262,8 @@ OF_GENERATE = [
     Row("decoder_input_ids", {"decoder_input_ids": torch.tensor([[9, 10]] * 3)}, family="bart"),
     Row(
         "`cache`",
-        note="a cache of the first columns of the prompts; one sequence per prompt; named `past_key_values` before "
-        "transformers 5.24",
+        note="a cache of the first columns of the prompts; one sequence per prompt; named `past_key_values` "
+        "before transformers 5.24",
         options=lambda: known_past(),  # noqa: PLW0108 - defined below
     ),
     Row("synced_gpus", {"synced_gpus": True}, "refused"),

@@ -10,7 +10,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from decodekit import rng
-from decodekit.core.validation import NON_NEGATIVE, CheckedOptions, at_least, check_fields, shown
+from decodekit.core.validation import NON_NEGATIVE, CheckedOptions, at_least, check_fields
+from decodekit.decoders.prompt_seeds import check_generator
 
 
 class ExpansionResult(NamedTuple):
@@ -100,10 +101,7 @@ class SampledExpansion(Expansion):
     generator: torch.Generator | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.generator, torch.Generator | None):
-            raise ValueError(  # noqa: TRY004 - as every argument out of range
-                f"SampledExpansion: generator must be a torch.Generator, got {shown(self.generator)}."
-            )
+        check_generator("SampledExpansion", self.generator)
 
     @override
     def pick(self, log_probs: Float32[Tensor, "batch beams vocab"], number: int) -> ExpansionResult:

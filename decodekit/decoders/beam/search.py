@@ -11,15 +11,14 @@ from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.limits import Limits
-from decodekit.core.result import Decoded
+from decodekit.core.result import Decoded, Report
 from decodekit.core.validation import check_type, is_count, set_fields, shown
-from decodekit.decoders.base import Decoder, Selection
+from decodekit.decoders.base import Decoder, Selection, State
 from decodekit.decoders.beam.certificate import Certificate
 from decodekit.decoders.beam.expansion import BestExpansion, Expansion
 from decodekit.decoders.beam.state import BeamState
 from decodekit.decoders.beam.step import advance, extend, retire, update_pruned_bound
 from decodekit.decoders.beam.stop_rules import Heuristic, SearchStatus, StopRule
-from decodekit.decoders.rows import raise_if_all_banned
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import ModelOutputs, ModelOutputsSpec
 from decodekit.processors.base import device_ids
@@ -27,9 +26,58 @@ from decodekit.scorers.base import PathScorer, check_scorer
 from decodekit.scorers.length_penalty import LengthPenalty
 
 
+class BeamDecoder(Decoder[State, Report]):
+    """The options and checks that all beam searches share."""
+
+    scorer: PathScorer
+    stop_rule: StopRule
+    num_return: int
+
+    batch_independent = True
+
+    @property
+    @override
+    def outputs_spec(self) -> ModelOutputsSpec:
+        return self.scorer.outputs_spec
+
+    @override
+    def prepare(self, logits: Float32[Tensor, "rows vocab"]) -> Float32[Tensor, "rows vocab"]:
+        # Normalized before the processors, so that sums over different hypotheses can be compared.
+        return logits.log_softmax(-1)
+
+    def _check_parts(self) -> None:
+        """Raise a `TypeError` unless there are a scorer and a stop rule."""
+        who, words = type(self).__name__, "a StopRule such as WhenFull()"
+        check_scorer(who, "scorer", self.scorer)
+        check_type(who, "stop_rule", self.stop_rule, StopRule, words)
+
+    def _check_num_return(self, widths: Sequence[int], groups: int = 1) -> None:
+        """Raise a `ValueError` unless `num_return` hypotheses are sure to find a slot, in groups of beams."""
+        # One step may finish as many hypotheses as it has beams; more are not promised.
+        most = groups * min(widths[-1], self.stop_rule.capacity(max(widths)))
+        if not is_count(self.num_return, 1) or self.num_return > most:
+            beams = f"{widths[-1]} beams" if groups == 1 else f"{groups} groups of {widths[-1]} beams"
+            raise ValueError(
+                f"{type(self).__name__}: num_return must be an integer from 1 to {most}, the hypotheses that "
+                f"{beams} under {self.stop_rule} finish, got {self.num_return!r}."
+            )
+
+    def _start(self, history: History, limits: Limits, beams: int) -> BeamState:
+        """The state of a search with so many beams; raises unless there are as many continuations."""
+        continuations = limits.vocab**limits.max_new_tokens
+        if beams > continuations:
+            raise DecodekitError(
+                f"{type(self).__name__}: there must be at least as many continuations as beams, got {beams} "
+                f"beams for {limits.vocab} tokens ** {limits.max_new_tokens} steps = {continuations}. Use "
+                "fewer beams."
+            )
+        slots = self.stop_rule.capacity(beams)
+        return BeamState.start(history, limits, self.scorer, beams=beams, slots=slots)
+
+
 @final
 @dataclass(frozen=True)
-class BeamSearch(Decoder[BeamState, Certificate]):
+class BeamSearch(BeamDecoder[BeamState, Certificate]):
     """Keeps the `beams` best unfinished hypotheses at every step, and the best finished ones.
 
     A step continues every live hypothesis by every token and ranks the continuations by their summed
@@ -75,8 +123,6 @@ class BeamSearch(Decoder[BeamState, Certificate]):
     expansion: Expansion = BestExpansion()
     num_return: int = 1
 
-    batch_independent = True
-
     def __post_init__(self) -> None:
         widths = (self.beams,) if not isinstance(self.beams, Sequence) else tuple(self.beams)
         if not widths or isinstance(self.beams, str) or not all(is_count(width, 1) for width in widths):
@@ -86,37 +132,24 @@ class BeamSearch(Decoder[BeamState, Certificate]):
             )
         if isinstance(self.beams, Sequence):
             set_fields(self, beams=widths)
-        check_parts("BeamSearch", self.scorer, self.stop_rule)
+        self._check_parts()
         check_type(
             "BeamSearch", "expansion", self.expansion, Expansion, "an Expansion such as BestExpansion()"
         )
-        check_num_return("BeamSearch", self.num_return, self.stop_rule, widths)
+        self._check_num_return(widths)
 
     @property
     @override
     def rows_per_prompt(self) -> int:
         return max(self.beams) if isinstance(self.beams, Sequence) else self.beams
 
-    @property
-    @override
-    def outputs_spec(self) -> ModelOutputsSpec:
-        return self.scorer.outputs_spec
-
     @override
     def on_model_outputs(self, model_outputs: ModelOutputs, state: BeamState) -> BeamState:
         return state._replace(attention=model_outputs.attention)
 
     @override
-    def prepare(self, logits: Float32[Tensor, "rows vocab"]) -> Float32[Tensor, "rows vocab"]:
-        # Normalized before the processors, so that sums over different hypotheses can be compared.
-        return logits.log_softmax(-1)
-
-    @override
     def init(self, history: History, limits: Limits) -> BeamState:
-        beams = self.rows_per_prompt
-        check_continuations("BeamSearch", beams, limits)
-        slots = self.stop_rule.capacity(beams)
-        return BeamState.start(history, limits, self.scorer, beams=beams, slots=slots)
+        return self._start(history, limits, self.rows_per_prompt)
 
     @override
     def step(self, scores: Float32[Tensor, "rows vocab"], state: BeamState) -> tuple[BeamState, Selection]:
@@ -135,8 +168,7 @@ class BeamSearch(Decoder[BeamState, Certificate]):
         beams = state.log_probs.shape[1]
         priority, chosen = candidates.priority.masked_fill(candidates.ended, -torch.inf).topk(beams)
         alive = (rank[:beams] < width) & (priority > -torch.inf)
-        after, tokens, source_rows = advance(candidates, chosen, alive, state)
-        after = after._replace(finished=finished)
+        after, tokens, source_rows = advance(candidates, chosen, alive, finished, state)
 
         # Decide for each prompt whether to stop.
         status = SearchStatus.of(after, self.scorer)
@@ -166,9 +198,7 @@ class BeamSearch(Decoder[BeamState, Certificate]):
 
     @override
     def finalize(self, state: BeamState) -> Decoded[Certificate]:
-        if state.all_banned.any():
-            raise_if_all_banned(state.all_banned, state.history)
-        decoded = state.finished.decoded(state.limits, self.num_return)
+        decoded = state.decoded(self.num_return)
         # A hypothesis that is not returned was pruned, or is finished and ranks next.
         worst, *others = state.finished.scores[:, self.num_return - 1 :].unbind(1)
         bound = torch.stack([state.pruned_bound, *others[:1]]).amax(0)
@@ -180,33 +210,3 @@ class BeamSearch(Decoder[BeamState, Certificate]):
             return self.beams
         widths = device_ids(self.beams, step.device)
         return widths.index_select(0, step.clamp(max=len(widths) - 1).view(1))
-
-
-def check_parts(who: str, scorer: object, stop_rule: object) -> None:
-    """Raise a `TypeError` unless they are a scorer and a stop rule."""
-    check_scorer(who, "scorer", scorer)
-    check_type(who, "stop_rule", stop_rule, StopRule, "a StopRule such as WhenFull()")
-
-
-def check_num_return(
-    who: str, num_return: object, stop_rule: StopRule, widths: Sequence[int], groups: int = 1
-) -> None:
-    """Raise a `ValueError` unless `num_return` hypotheses are sure to find a slot, in groups of beams."""
-    # One step may finish as many hypotheses as it has beams; more are not promised.
-    most = groups * min(widths[-1], stop_rule.capacity(max(widths)))
-    if not is_count(num_return, 1) or num_return > most:
-        beams = f"{widths[-1]} beams" if groups == 1 else f"{groups} groups of {widths[-1]} beams"
-        raise ValueError(
-            f"{who}: num_return must be an integer from 1 to {most}, the hypotheses that {beams} under "
-            f"{stop_rule} finish, got {num_return!r}."
-        )
-
-
-def check_continuations(who: str, beams: int, limits: Limits) -> None:
-    """Raise a `DecodekitError` unless a run has as many continuations as beams."""
-    continuations = limits.vocab**limits.max_new_tokens
-    if beams > continuations:
-        raise DecodekitError(
-            f"{who}: there must be at least as many continuations as beams, got {beams} beams for "
-            f"{limits.vocab} tokens ** {limits.max_new_tokens} steps = {continuations}. Use fewer beams."
-        )

@@ -10,6 +10,7 @@ from decodekit.core.history import History, write_column
 from decodekit.core.limits import Limits, Stopping
 from decodekit.core.pytrees import Memory
 from decodekit.core.result import Decoded
+from decodekit.decoders.rows import raise_if_all_banned
 from decodekit.errors import DecodingError
 from decodekit.scorers.base import PathScorer
 
@@ -74,12 +75,13 @@ class Finished(NamedTuple):
             used=zeros.bool(),
         )
 
-    def decoded(self, limits: Limits, number: int) -> Decoded:
-        """The best `number` hypotheses of each prompt, as a result; reads the device.
+    def take(self, slots: Int64[Tensor, "batch chosen"]) -> "Finished":
+        """The hypotheses of the chosen slots."""
+        records, *others = self
+        return Finished(records.take(slots), *(values.gather(1, slots) for values in others))
 
-        Raises:
-            DecodingError: If a score is NaN.
-        """
+    def decoded(self, limits: Limits, number: int) -> Decoded:
+        """The best `number` hypotheses of each prompt, as a result. Raises if a score is NaN."""
         if self.scores.isnan().any():
             raise nan_score()
         valid, finish_code = self.used[:, :number], self.finish_code[:, :number]
@@ -120,6 +122,7 @@ class BeamState(NamedTuple):
     active: Bool[Tensor, " batch"]  # prompts whose search goes on
     all_banned: Bool[Tensor, " batch"]  # every token of every beam was banned, and no hypothesis had ended
     done: Bool[Tensor, ""]
+    progress: Memory = ()  # with constraints: the states of their automata, for every row
 
     @classmethod
     def start(
@@ -162,6 +165,12 @@ class BeamState(NamedTuple):
             growing = [common_prefix(hypotheses + ended)] * max(1, len(ended))
             prefixes.append((growing if is_active else ended)[:num_return] or [[]])
         return prefixes
+
+    def decoded(self, num_return: int) -> Decoded:
+        """The best `num_return` hypotheses of each prompt. Raises if one has every token banned."""
+        if self.all_banned.any():
+            raise_if_all_banned(self.all_banned, self.history)
+        return self.finished.decoded(self.limits, num_return)
 
 
 def common_prefix(hypotheses: list[list[int]]) -> list[int]:

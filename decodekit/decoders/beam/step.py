@@ -115,6 +115,7 @@ def advance(
     candidates: Candidates,
     chosen: Int64[Tensor, "batch beams"],
     alive: Bool[Tensor, "batch beams"],
+    finished: Finished,
     state: BeamState,
 ) -> tuple[BeamState, Int64[Tensor, " rows"], Int64[Tensor, " rows"]]:
     """Make the chosen candidates the beams of the next step; beams that are not alive are unused.
@@ -135,6 +136,7 @@ def advance(
         live=state.live.take(candidates.source_beams.gather(1, chosen)).write(state.step, entry),
         memory=reorder_memory(candidates.memory, rows),
         stopping=pick_memory(candidates.stopping, chosen),
+        finished=finished,
     )
     return after, tokens, source_rows
 

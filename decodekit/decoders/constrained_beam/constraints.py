@@ -81,11 +81,7 @@ def read_constraints(
     who: str,
     given: Any,  # noqa: ANN401 - an argument of any type
 ) -> tuple[Constraint, ...] | tuple[tuple[Constraint, ...], ...]:
-    """One list of constraints for all prompts, or one per prompt, as tuples.
-
-    Raises:
-        TypeError: If they are not constraints.
-    """
+    """One list of constraints for all prompts, or one per prompt, as tuples. Raises for anything else."""
     if _is_list(given):
         if all(isinstance(constraint, Constraint) for constraint in given):
             return tuple(given)

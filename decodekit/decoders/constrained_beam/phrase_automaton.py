@@ -1,9 +1,10 @@
 """Progress with constraints, as states of automata in tensors."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, TypeVar, final
 
 import torch
 from jaxtyping import Int64
@@ -12,6 +13,7 @@ from torch import Tensor
 from decodekit.core.history import History
 from decodekit.errors import DecodekitError
 
+Place = TypeVar("Place", bound=Hashable)
 # Sets of phrases to match one after the other; any one phrase of a set matches it.
 Goal = Sequence[Sequence[Sequence[int]]]
 MET = 0  # the state of a goal that is met
@@ -69,11 +71,7 @@ class PhraseAutomaton:
         )
 
     def start(self, who: str, history: History) -> Int64[Tensor, "rows goals"]:
-        """The states of rows without new tokens.
-
-        Raises:
-            DecodekitError: If there are constraints for another number of prompts.
-        """
+        """The states of rows without new tokens. Raises if the number of prompts is another."""
         prompts = len(self.starts)
         if prompts not in {1, history.batch}:
             raise DecodekitError(
@@ -205,7 +203,9 @@ def _match_any(
             if suffix[child] in complete:
                 complete.add(child)
             order.append(child)
-    distances = _distances(moves, complete, order)
+    edges = ((node, target) for node, targets in enumerate(moves) for target in targets.values())
+    nearest = _distances(complete, edges)
+    distances = [nearest[node] for node in range(len(moves))]
     next_ids = [
         tuple(
             token
@@ -217,16 +217,18 @@ def _match_any(
     return moves, distances, next_ids
 
 
-def _distances(moves: list[dict[int, int]], complete: set[int], order: list[int]) -> list[int]:
-    """The fewest transitions from every node to a complete one."""
-    distances = [0 if node in complete else len(moves) for node in range(len(moves))]
-    changed = True
-    while changed:
-        before = list(distances)
-        for node in reversed(order):
-            if node not in complete:
-                distances[node] = 1 + min(distances[target] for target in moves[node].values())
-        changed = distances != before
+def _distances(targets: Iterable[Place], edges: Iterable[tuple[Place, Place]]) -> dict[Place, int]:
+    """The fewest edges to a target from every place, given the places that edges join."""
+    sources = defaultdict(list)
+    for source, target in edges:
+        sources[target].append(source)
+    nearest = list(targets)
+    distances = dict.fromkeys(nearest, 0)
+    for place in nearest:
+        for source in sources[place]:
+            if source not in distances:
+                distances[source] = distances[place] + 1
+                nearest.append(source)
     return distances
 
 
@@ -256,21 +258,14 @@ def _known_ids(start: Sequence[int], states: Sequence[_State]) -> list[int]:
 def _joint_distances(start: tuple[int, ...], states: Sequence[_State]) -> dict[tuple[int, ...], int]:
     """The fewest tokens from every reachable joint state until all goals are met; empty if too many."""
     ids = _known_ids(start, states)
-    joint_states, sources = [start], {start: list[tuple[int, ...]]()}
+    joint_states, known, edges = [start], {start}, []
     for joint in joint_states:
         for token in (*ids, None):
             after = tuple(states[number].after(token) for number in joint)
-            if after not in sources:
+            if after not in known:
                 if len(joint_states) == MAX_JOINT_STATES:
                     return {}
                 joint_states.append(after)
-                sources[after] = []
-            sources[after].append(joint)
-    met = (MET,) * len(start)
-    nearest, distances = [met], {met: 0}
-    for joint in nearest:
-        for source in sources[joint]:
-            if source not in distances:
-                distances[source] = distances[joint] + 1
-                nearest.append(source)
-    return distances
+                known.add(after)
+            edges.append((joint, after))
+    return _distances([(MET,) * len(start)], edges)

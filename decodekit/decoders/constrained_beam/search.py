@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import NamedTuple, final
+from typing import final
 
 import torch
 from jaxtyping import Bool, Float32, Int64
@@ -13,43 +13,24 @@ from decodekit.core.history import History
 from decodekit.core.limits import Limits
 from decodekit.core.result import Decoded
 from decodekit.core.validation import at_least, check_fields, check_type, set_fields
-from decodekit.decoders.base import Decoder, Selection
-from decodekit.decoders.beam.search import check_continuations, check_num_return, check_parts
+from decodekit.decoders.base import Selection
+from decodekit.decoders.beam.expansion import BestExpansion, Expansion, ExpansionResult
+from decodekit.decoders.beam.search import BeamDecoder
 from decodekit.decoders.beam.state import BeamState
 from decodekit.decoders.beam.step import advance, extend, retire, rows_of
 from decodekit.decoders.beam.stop_rules import Heuristic, SearchStatus, StopRule
-from decodekit.decoders.constrained_beam.allocation import ConstraintExpansion, allocate
 from decodekit.decoders.constrained_beam.constraints import Constraint, read_constraints
 from decodekit.decoders.constrained_beam.phrase_automaton import PhraseAutomaton, on_device
-from decodekit.decoders.rows import raise_if_all_banned
 from decodekit.errors import DecodekitError
-from decodekit.models.protocols import ModelOutputs, ModelOutputsSpec
+from decodekit.models.protocols import ModelOutputs
 from decodekit.processors.base import Scores
 from decodekit.scorers.base import PathScorer
 from decodekit.scorers.length_penalty import LengthPenalty
 
 
-class ConstrainedState(NamedTuple):
-    """The state of a constrained beam search; `progress` holds states of the phrase automaton."""
-
-    search: BeamState
-    progress: Int64[Tensor, "rows goals"]
-    model_scores: Float32[Tensor, "rows vocab"] | None = None
-
-    @property
-    def history(self) -> History:
-        """Tokens of the live hypotheses, prompt included."""
-        return self.search.history
-
-    @property
-    def done(self) -> Bool[Tensor, ""]:
-        """True if no prompt is active, or every token is banned for one of them."""
-        return self.search.done
-
-
 @final
 @dataclass(frozen=True)
-class ConstrainedBeamSearch(Decoder[ConstrainedState]):
+class ConstrainedBeamSearch(BeamDecoder[BeamState, None]):
     """Finds the best sequences that contain all constraints: beam search with dynamic beam allocation.
 
     The candidates of a step are the best continuations of all hypotheses, the best token of each hypothesis,
@@ -104,14 +85,12 @@ class ConstrainedBeamSearch(Decoder[ConstrainedState]):
     num_return: int = 1
     _automaton: PhraseAutomaton = field(init=False, repr=False, compare=False)
 
-    batch_independent = True
-
     def __post_init__(self) -> None:
         who = "ConstrainedBeamSearch"
         check_fields(self, beams=at_least(1))
-        check_parts(who, self.scorer, self.stop_rule)
+        self._check_parts()
         check_type(who, "ordered", self.ordered, bool, "True or False")
-        check_num_return(who, self.num_return, self.stop_rule, [self.beams])
+        self._check_num_return([self.beams])
         constraints = read_constraints(who, self.constraints)
         per_prompt = constraints if constraints and isinstance(constraints[0], tuple) else (constraints,)
         phrases = [[one.alternatives for one in prompt] for prompt in per_prompt]  # type: ignore[union-attr]
@@ -124,82 +103,114 @@ class ConstrainedBeamSearch(Decoder[ConstrainedState]):
     def rows_per_prompt(self) -> int:
         return self.beams
 
-    @property
     @override
-    def outputs_spec(self) -> ModelOutputsSpec:
-        return self.scorer.outputs_spec
+    def on_model_outputs(self, model_outputs: ModelOutputs, state: BeamState) -> BeamState:
+        return state._replace(attention=model_outputs.attention)
 
     @override
-    def on_model_outputs(self, model_outputs: ModelOutputs, state: ConstrainedState) -> ConstrainedState:
-        return state._replace(search=state.search._replace(attention=model_outputs.attention))
-
-    @override
-    def prepare(self, logits: Scores) -> Scores:
-        # Normalized before the processors, so that sums over different hypotheses can be compared.
-        return logits.log_softmax(-1)
-
-    @override
-    def init(self, history: History, limits: Limits) -> ConstrainedState:
-        who = "ConstrainedBeamSearch"
-        check_continuations(who, self.beams, limits)
+    def init(self, history: History, limits: Limits) -> BeamState:
+        state = self._start(history, limits, self.beams)
         if self._automaton.stride > limits.vocab:
             raise DecodekitError(
-                f"{who}: token ids must be below the vocabulary size {limits.vocab}, got "
+                f"ConstrainedBeamSearch: token ids must be below the vocabulary size {limits.vocab}, got "
                 f"{self._automaton.stride - 1}."
             )
-        slots = self.stop_rule.capacity(self.beams)
-        search = BeamState.start(history, limits, self.scorer, beams=self.beams, slots=slots)
-        progress = on_device(self._automaton, history.tokens.device).start(who, history)
-        return ConstrainedState(search, progress)
+        automaton = on_device(self._automaton, history.tokens.device)
+        return state._replace(progress=automaton.start("ConstrainedBeamSearch", history))
 
     @override
-    def step(self, scores: Scores, state: ConstrainedState) -> tuple[ConstrainedState, Selection]:
-        search = state.search._replace(model_scores=state.model_scores)
+    def step(self, scores: Scores, state: BeamState) -> tuple[BeamState, Selection]:
         automaton = on_device(self._automaton, scores.device)
 
         # Extend the live hypotheses by the best tokens, and by those that advance a constraint.
-        next_ids = automaton.advancing_ids(state.progress).view(*search.log_probs.shape, -1)
-        candidates = extend(scores, search, self.scorer, ConstraintExpansion(next_ids))
+        next_ids = automaton.advancing_ids(state.progress).view(*state.log_probs.shape, -1)
+        candidates = extend(scores, state, self.scorer, ConstraintExpansion(next_ids))
         number = candidates.log_probs.shape[1]
         parents, tokens = candidates.entry.parents.flatten(), candidates.entry.tokens.flatten()
         progress = automaton.advance(state.progress.index_select(0, parents), tokens)
 
         # Rank the candidates that can still meet all constraints: the banks take turns.
-        room = search.limits.max_new_tokens - (search.step + 1)
+        room = state.limits.max_new_tokens - (state.step + 1)
         room = torch.where(candidates.ended, 0, room)
         feasible = candidates.valid & (automaton.min_missing(progress).view(-1, number) <= room)
         rank = allocate(automaton.missing(progress).view(-1, number), feasible)
 
         # Retire hypotheses that have ended, and go on with the first `beams` others.
-        ended = candidates.ended & feasible & (rank < self.beams) & search.active[:, None]
-        finished, _ = retire(candidates, ended, search)
+        ended = candidates.ended & feasible & (rank < self.beams) & state.active[:, None]
+        finished, _ = retire(candidates, ended, state)
         priority = (-rank).float().masked_fill(candidates.ended | ~feasible, -torch.inf)
         priority, chosen = priority.topk(self.beams)
         alive = priority > -torch.inf
-        after, tokens, source_rows = advance(candidates, chosen, alive, search)
-        after = after._replace(finished=finished)
+        after, tokens, source_rows = advance(candidates, chosen, alive, finished, state)
         progress = progress.index_select(0, rows_of(chosen, number).flatten())
 
         # Decide for each prompt whether to stop.
         status = SearchStatus.of(after, self.scorer)
-        active = search.active & alive.any(-1) & self.stop_rule.should_continue(status)
-        is_stuck = search.active & ~candidates.valid.any(-1) & ~finished.used.any(-1)
-        all_banned = search.all_banned | is_stuck
-        after = after._replace(active=active, all_banned=all_banned, done=~active.any() | all_banned.any())
-        return ConstrainedState(after, progress), Selection(tokens, source_rows)
+        active = state.active & alive.any(-1) & self.stop_rule.should_continue(status)
+        is_stuck = state.active & ~candidates.valid.any(-1) & ~finished.used.any(-1)
+        all_banned = state.all_banned | is_stuck
+        done = ~active.any() | all_banned.any()
+        after = after._replace(active=active, all_banned=all_banned, done=done, progress=progress)
+        return after, Selection(tokens, source_rows)
 
     @override
-    def stable_prefix(self, state: ConstrainedState) -> list[list[list[int]]]:
+    def stable_prefix(self, state: BeamState) -> list[list[list[int]]]:
         # Before a hypothesis has finished, it is not known that one can: constraints may not be met.
-        found = state.search.finished.used.any(-1).tolist()
-        prompts = state.search.stable_prefix(self.num_return)
+        found = state.finished.used.any(-1).tolist()
+        prompts = state.stable_prefix(self.num_return)
         return [prompt if is_found else [[]] for prompt, is_found in zip(prompts, found, strict=True)]
 
     @override
-    def finished(self, state: ConstrainedState) -> Bool[Tensor, " batch"]:
-        return ~state.search.active
+    def finished(self, state: BeamState) -> Bool[Tensor, " batch"]:
+        return ~state.active
 
     @override
-    def finalize(self, state: ConstrainedState) -> Decoded:
-        raise_if_all_banned(state.search.all_banned, state.history)
-        return state.search.finished.decoded(state.search.limits, self.num_return)
+    def finalize(self, state: BeamState) -> Decoded:
+        return state.decoded(self.num_return)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class ConstraintExpansion(Expansion):
+    """Picks the best continuations, the best token of every beam, and tokens that advance a constraint."""
+
+    next_ids: Int64[Tensor, "batch beams next"]  # that advance a constraint of the beam, padded with -1
+
+    batch_independent = True
+
+    @override
+    def pick(self, log_probs: Float32[Tensor, "batch beams vocab"], number: int) -> ExpansionResult:
+        _, beams, vocab = log_probs.shape
+        best = BestExpansion().pick(log_probs, number).indices
+        first = vocab * torch.arange(beams, device=log_probs.device)[:, None]
+        is_id = self.next_ids >= 0
+        tokens = torch.cat([log_probs.argmax(-1, keepdim=True), self.next_ids.masked_fill(~is_id, 0)], -1)
+        indices = torch.cat([best, (first + tokens).flatten(1)], 1)
+        is_none = torch.cat([torch.zeros_like(tokens[..., :1], dtype=torch.bool), ~is_id], -1).flatten(1)
+        sums = log_probs.flatten(1).gather(1, indices)
+        # Leave out continuations that an earlier column holds already: [batch candidates candidates]
+        is_same = indices[:, :, None] == indices[:, None, :]
+        left_out = is_same.tril(-1)[:, best.shape[1] :].any(-1) | is_none
+        left_out = torch.cat([torch.zeros_like(best, dtype=torch.bool), left_out], 1)
+        priority, order = sums.masked_fill(left_out, -torch.inf).sort(descending=True, stable=True)
+        return ExpansionResult(indices.gather(1, order), priority)
+
+
+def allocate(
+    missing: Int64[Tensor, "batch candidates"], feasible: Bool[Tensor, "batch candidates"]
+) -> Int64[Tensor, "batch candidates"]:
+    """Rank of each candidate: the best of every bank, then the second of every bank, and so on.
+
+    A bank holds the candidates that miss equally many tokens, best first. Banks that miss fewer come
+    first. So the banks share the beams evenly, beams that one bank does not need go to
+    others, and progress is never lost. Candidates that are not feasible rank last.
+    """
+    number = missing.shape[1]
+    # Better candidates of the same bank: [batch candidates candidates]
+    better = ((missing[:, :, None] == missing[:, None, :]) & feasible[:, None, :]).tril(-1)
+    rank_in_bank = better.sum(-1).masked_fill(~feasible, number)
+    # Order by rank, then by bank: the second sort is stable.
+    by_bank = missing.argsort(dim=-1, stable=True)
+    order = by_bank.gather(1, rank_in_bank.gather(1, by_bank).argsort(dim=-1, stable=True))
+    ranks = torch.arange(number, device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter(1, order, ranks)

@@ -13,15 +13,15 @@ from decodekit.core.history import History
 from decodekit.core.limits import LENGTH, Limits
 from decodekit.core.result import Decoded
 from decodekit.core.validation import at_least, check_fields, check_type, is_count
-from decodekit.decoders.base import Decoder, Selection
+from decodekit.decoders.base import Selection
 from decodekit.decoders.beam.expansion import BestExpansion
-from decodekit.decoders.beam.search import check_continuations, check_num_return, check_parts
+from decodekit.decoders.beam.search import BeamDecoder
 from decodekit.decoders.beam.state import BeamState, Finished
 from decodekit.decoders.beam.step import advance, extend, retire
 from decodekit.decoders.beam.stop_rules import Heuristic, SearchStatus, StopRule
 from decodekit.decoders.diverse_beam.diversity import Diversity, GroupHypotheses, Hamming
 from decodekit.decoders.rows import raise_if_all_banned
-from decodekit.models.protocols import ModelOutputs, ModelOutputsSpec
+from decodekit.models.protocols import ModelOutputs
 from decodekit.processors.base import Scores
 from decodekit.scorers.base import PathScorer
 from decodekit.scorers.length_penalty import LengthPenalty
@@ -38,7 +38,7 @@ class DiverseState(NamedTuple):
 
 @final
 @dataclass(frozen=True)
-class DiverseBeamSearch(Decoder[DiverseState]):
+class DiverseBeamSearch(BeamDecoder[DiverseState, None]):
     """Searches with several groups of beams, and penalizes each group for repeating earlier ones.
 
     In every step the groups take turns. Each is a beam search of `beams / groups` beams with its own finished
@@ -84,29 +84,22 @@ class DiverseBeamSearch(Decoder[DiverseState]):
     stop_rule: StopRule = Heuristic()
     num_return: int = 1
 
-    batch_independent = True
-
     def __post_init__(self) -> None:
-        who = "DiverseBeamSearch"
         check_fields(self, beams=at_least(1))
         if not is_count(self.groups, 1) or self.beams % self.groups:
             raise ValueError(
-                f"{who}: groups must be an integer of at least 1 that divides beams, got {self.groups!r} for "
-                f"{self.beams} beams."
+                "DiverseBeamSearch: groups must be an integer of at least 1 that divides beams, got "
+                f"{self.groups!r} for {self.beams} beams."
             )
-        check_parts(who, self.scorer, self.stop_rule)
-        check_type(who, "diversity", self.diversity, Diversity, "a Diversity such as Hamming(0.5)")
-        check_num_return(who, self.num_return, self.stop_rule, [self._width], self.groups)
+        self._check_parts()
+        words = "a Diversity such as Hamming(0.5)"
+        check_type("DiverseBeamSearch", "diversity", self.diversity, Diversity, words)
+        self._check_num_return([self._width], self.groups)
 
     @property
     @override
     def rows_per_prompt(self) -> int:
         return self.beams
-
-    @property
-    @override
-    def outputs_spec(self) -> ModelOutputsSpec:
-        return self.scorer.outputs_spec
 
     @override
     def on_model_outputs(self, model_outputs: ModelOutputs, state: DiverseState) -> DiverseState:
@@ -116,17 +109,10 @@ class DiverseBeamSearch(Decoder[DiverseState]):
         return state._replace(groups=tuple(group._replace(attention=part) for group, part in parts))
 
     @override
-    def prepare(self, logits: Scores) -> Scores:
-        # Normalized before the processors, so that sums over different hypotheses can be compared.
-        return logits.log_softmax(-1)
-
-    @override
     def init(self, history: History, limits: Limits) -> DiverseState:
-        check_continuations("DiverseBeamSearch", self._width, limits)
         rows = torch.arange(len(history.tokens), device=history.tokens.device)
-        width, slots = self._width, self.stop_rule.capacity(self._width)
-        parts = [history.part(part, width) for part in self._split(rows)]
-        groups = tuple(BeamState.start(part, limits, self.scorer, beams=width, slots=slots) for part in parts)
+        parts = [history.part(part, self._width) for part in self._split(rows)]
+        groups = tuple(self._start(part, limits, self._width) for part in parts)
         return DiverseState(history, groups, groups[0].done.clone())
 
     @override
@@ -184,8 +170,7 @@ class DiverseBeamSearch(Decoder[DiverseState]):
         priority, chosen = candidates.priority.masked_fill(is_silent, -torch.inf).topk(self._width)
         emits = priority > -torch.inf
         alive = emits & ~candidates.ended.gather(1, chosen)
-        after, tokens, source_rows = advance(candidates, chosen, alive, group)
-        after = after._replace(finished=finished)
+        after, tokens, source_rows = advance(candidates, chosen, alive, finished, group)
         status = SearchStatus.of(after, self.scorer)
         status = status._replace(live_log_probs=candidates.log_probs, memory=candidates.memory)
         active = group.active & alive.any(-1) & self.stop_rule.should_continue(status)
@@ -229,18 +214,12 @@ class DiverseBeamSearch(Decoder[DiverseState]):
 def _merge(groups: Sequence[Finished]) -> Finished:
     """The finished hypotheses of all groups, best first, each once."""
     records = groups[0].records.concat(*(group.records for group in groups[1:]))
-    lengths, scores, finish_code, used = (
-        torch.cat(fields, 1) for fields in zip(*(group[1:] for group in groups), strict=True)
-    )
-    scores = scores.masked_fill(_is_duplicate(records.tokens, lengths, scores), -torch.inf)
-    scores, order = scores.sort(descending=True, stable=True)
-    return Finished(
-        records=records.take(order),
-        lengths=lengths.gather(1, order),
-        scores=scores,
-        finish_code=finish_code.gather(1, order),
-        used=used.gather(1, order) & (scores > -torch.inf),
-    )
+    fields = zip(*(group[1:] for group in groups), strict=True)
+    together = Finished(records, *(torch.cat(values, 1) for values in fields))
+    is_duplicate = _is_duplicate(records.tokens, together.lengths, together.scores)
+    scores, order = together.scores.masked_fill(is_duplicate, -torch.inf).sort(descending=True, stable=True)
+    merged = together.take(order)
+    return merged._replace(scores=scores, used=merged.used & (scores > -torch.inf))
 
 
 def _is_duplicate(

@@ -51,9 +51,6 @@ class Expander:
 
         With `num_finished`, that many finished children are kept per node, and open ones are in the order of
         their bounds. With None, all children are open, in the order of their totals.
-
-        Raises:
-            DecodingError: If processed scores are NaN or infinite.
         """
         model_scores = logits.log_softmax(-1)
         scores, processor_memory = self._process(nodes, model_scores)
@@ -81,8 +78,8 @@ class Expander:
         """The code of the reason why a node is finished, stopping criteria included; 0 if it is not."""
         if not self.limits.criteria:
             return node.finish_code
-        levels = list(zip(*[node.path()], strict=True))[:-1]
-        before = self._recall(levels, lambda each: each.stopping_memory, self.limits.start, self._replay_stop)
+        parent = node.path()[-2:-1]
+        before = self._recall(parent, lambda each: each.stopping_memory, self.limits.start, self._replay_stop)
         finish_code, after = self._stop([node], before)
         node.stopping_memory = MemorySnapshot.store(after, finish_code.device)
         return int(finish_code)
@@ -91,9 +88,8 @@ class Expander:
         self, nodes: Sequence[Node], model_scores: Float32[Tensor, "rows vocab"]
     ) -> tuple[Float32[Tensor, "rows vocab"], MemorySnapshot | None]:
         """The processed scores after nodes, and the processors' memory then."""
-        levels = list(zip(*(node.path() for node in nodes), strict=True))
         before = self._recall(
-            levels, lambda node: node.processor_memory, self.processor.init, self._replay_process
+            nodes, lambda node: node.processor_memory, self.processor.init, self._replay_process
         )
         scores, after = apply_processor(self.processor, self._history(nodes), model_scores, before)
         nonfinite = nonfinite_rows(scores)
@@ -114,9 +110,8 @@ class Expander:
         rows, vocab = scores.shape
         for row, node in enumerate(nodes):
             node.attention = None if attention is None else attention[row]
-        levels = list(zip(*(node.path() for node in nodes), strict=True))
         memory = self._recall(
-            levels,
+            nodes,
             lambda node: node.scorer_memory,
             lambda history: self.scorer.init(history, self.limits),
             self._replay_score,
@@ -153,16 +148,16 @@ class Expander:
 
     def _recall(
         self,
-        levels: Sequence[Sequence[Node]],
+        nodes: Sequence[Node],
         stored: Callable[[Node], MemorySnapshot | None],
         init: Callable[[History], Memory],
         replay: Callable[[Sequence[Node], Sequence[Node], Memory], Memory],
     ) -> Memory:
-        """The memory of nodes, replayed from the deepest level at which it is stored.
+        """The memory of nodes of one length, replayed from the deepest level at which it is stored.
 
-        `levels` are the nodes' paths by depth, from the prompts on. `replay` takes a level, the next one, and
-        the memory of the former.
+        `replay` takes a level of their paths, the next one, and the memory of the former.
         """
+        levels = list(zip(*(node.path() for node in nodes), strict=True))
         for depth in reversed(range(len(levels))):
             snapshots = [snapshot for snapshot in map(stored, levels[depth]) if snapshot is not None]
             if len(snapshots) == len(levels[depth]):
@@ -170,8 +165,8 @@ class Expander:
                 break
         else:
             depth, memory = 0, init(self._history(levels[0]))
-        for parents, nodes in pairwise(levels[depth:]):
-            memory = replay(parents, nodes, memory)
+        for parents, children in pairwise(levels[depth:]):
+            memory = replay(parents, children, memory)
         return memory
 
     def _replay_process(self, parents: Sequence[Node], _: Sequence[Node], memory: Memory) -> Memory:

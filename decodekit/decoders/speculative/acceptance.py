@@ -52,37 +52,24 @@ class Acceptance:
         return f"Acceptance(drafted={drafted}, accepted={accepted}, passes={passes})"
 
 
-class AcceptanceCounter:
-    """Counts proposed and accepted tokens during a run."""
+def count_round(
+    proposed: list[list[int]], accepted: list[int], emitted: list[list[int]], passed: list[bool]
+) -> list[list[int]]:
+    """Drafted, accepted and verified tokens of every row in a round, and the passes it took part in."""
+    drafted = [len(tokens) for tokens in proposed]
+    verified = [min(number, len(tokens)) for number, tokens in zip(drafted, emitted, strict=True)]
+    return [drafted, accepted, verified, [int(is_read) for is_read in passed]]
 
-    def __init__(self, max_tokens: int) -> None:
-        self._max_tokens = max_tokens
-        self._rounds: list[list[list[int]]] = []  # of each round the four numbers of every row
 
-    @property
-    def rounds(self) -> int:
-        """Number of rounds counted."""
-        return len(self._rounds)
-
-    def add(
-        self, proposed: list[list[int]], accepted: list[int], emitted: list[list[int]], passed: list[bool]
-    ) -> None:
-        """Count a round; `passed` is True for rows that took part in a pass of the model."""
-        drafted = [len(tokens) for tokens in proposed]
-        verified = [min(number, len(tokens)) for number, tokens in zip(drafted, emitted, strict=True)]
-        self._rounds.append([drafted, accepted, verified, [int(is_read) for is_read in passed]])
-
-    def report(self, hypotheses: int) -> Acceptance:
-        """The statistics, `hypotheses` rows per prompt."""
-        counts = torch.tensor(self._rounds)  # [rounds 4 rows]
-        drafted, accepted, _, passes = counts.sum(0).view(4, -1, hypotheses)
-        is_accepted, is_verified = (
-            counts[:, number, :, None] > torch.arange(self._max_tokens) for number in (1, 2)
-        )
-        return Acceptance(
-            drafted=drafted,
-            accepted=accepted,
-            passes=passes,
-            verified_at=is_verified.sum((0, 1)),
-            accepted_at=(is_accepted & is_verified).sum((0, 1)),
-        )
+def summarize(rounds: list[list[list[int]]], max_tokens: int, hypotheses: int) -> Acceptance:
+    """The statistics of counted rounds, `hypotheses` rows per prompt."""
+    counts = torch.tensor(rounds)  # [rounds 4 rows]
+    drafted, accepted, _, passes = counts.sum(0).view(4, -1, hypotheses)
+    is_accepted, is_verified = (counts[:, number, :, None] > torch.arange(max_tokens) for number in (1, 2))
+    return Acceptance(
+        drafted=drafted,
+        accepted=accepted,
+        passes=passes,
+        verified_at=is_verified.sum((0, 1)),
+        accepted_at=(is_accepted & is_verified).sum((0, 1)),
+    )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from decodekit.core.history import History, RowOwners
 from decodekit.decoders.independent_row import IndependentRow
@@ -37,12 +38,7 @@ class DraftSampler:
     def __call__(
         self, logits: Float32[Tensor, "rows vocab"], proposed: list[list[int]]
     ) -> tuple[Int64[Tensor, " rows"], Float32[Tensor, "rows vocab"] | None]:
-        """The next token of every row, and the distribution that it was drawn from, if it was drawn.
-
-        Raises:
-            DecodekitError: If the draft's vocabulary is not the model's.
-            DecodingError: If the draft's logits are NaN or infinite.
-        """
+        """The next token of every row, and the distribution that it was drawn from, if it was drawn."""
         limits, device = self.rows[0].state.limits, self.rows[0].state.history.tokens.device
         if logits.shape != (len(self.rows), limits.vocab):
             raise DecodekitError(
@@ -75,11 +71,11 @@ class DraftSampler:
             length, history = row.state.limits.prompt_length + row.length, row.state.history
             tokens.append(torch.cat([history.tokens[0, :length], history.tokens.new_tensor(new)]))
             valid.append(torch.cat([history.valid[0, :length], history.valid.new_ones(len(new))]))
-        width, first = max(map(len, tokens)), self.rows[0].state.history
+        first = self.rows[0].state.history
         return History(
-            tokens=torch.stack([_left_padded(one, width) for one in tokens]),
-            valid=torch.stack([_left_padded(one, width) for one in valid]),
-            position=torch.full_like(first.position, width),
+            tokens=pad_sequence(tokens, batch_first=True, padding_side="left"),
+            valid=pad_sequence(valid, batch_first=True, padding_side="left"),
+            position=torch.full_like(first.position, max(map(len, tokens))),
             owners=RowOwners(
                 prompts=torch.tensor([row.prompt for row in self.rows], device=first.tokens.device),
                 slots=torch.zeros(len(self.rows), dtype=torch.long, device=first.tokens.device),
@@ -88,7 +84,3 @@ class DraftSampler:
             ),
             source=first.source,
         )
-
-
-def _left_padded(row: Tensor, width: int) -> Tensor:
-    return torch.cat([row.new_zeros(width - len(row)), row])

@@ -13,15 +13,15 @@ from typing_extensions import override
 from decodekit.core.limits import Limits
 from decodekit.core.request import DecodeRequest
 from decodekit.core.result import Decoded
-from decodekit.core.validation import FLAG, at_least, check_fields, set_fields, shown
+from decodekit.core.validation import FLAG, at_least, check_fields, shown
 from decodekit.decoders.custom_loop import CustomLoop
 from decodekit.decoders.independent_row import IndependentRow, decoded
-from decodekit.decoders.prompt_seeds import prompt_seeds, read_seeds
-from decodekit.decoders.speculative.acceptance import Acceptance, AcceptanceCounter
+from decodekit.decoders.prompt_seeds import check_generator_device, prompt_seeds, read_seeds
+from decodekit.decoders.speculative.acceptance import Acceptance, count_round, summarize
 from decodekit.decoders.speculative.drafts.base import Draft, Proposal
-from decodekit.decoders.speculative.draws import Draws
+from decodekit.decoders.speculative.drafts.draft_model import extend
+from decodekit.decoders.speculative.draws import Draws, Purpose
 from decodekit.decoders.speculative.propose import DraftSampler, stateless_processors
-from decodekit.decoders.speculative.verify import ProposalVerifier
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import Model, VerifyingSession
 from decodekit.models.rereading import start_verifying
@@ -94,13 +94,12 @@ class Speculative(CustomLoop[Acceptance]):
                 "dk.PromptLookup() or dk.EarlyExit(layer)."
             )
         check_fields(self, tokens=at_least(1), num_samples=at_least(1), sample=FLAG)
-        seeds = read_seeds("Speculative", self.generator, self.seeds)
-        if not self.sample and (self.num_samples > 1 or self.generator is not None or seeds is not None):
+        read_seeds(self)
+        if not self.sample and (self.num_samples, self.generator, self.seeds) != (1, None, None):
             raise ValueError(
                 "Speculative: num_samples, generator and seeds must be left out where nothing is drawn. Pass "
                 "sample=True to draw."
             )
-        set_fields(self, seeds=seeds)
 
     @override
     def run(
@@ -114,7 +113,7 @@ class Speculative(CustomLoop[Acceptance]):
         rows = IndependentRow.start(prompt.to(device).history(capacity, num_samples), processor, limits)
         draft = self.draft.start(model, prompt, rows_per_prompt=num_samples, capacity=capacity)
         processors = stateless_processors(processor, greedy=not self.sample)
-        verifier, counter = ProposalVerifier(processor, draws), AcceptanceCounter(self.tokens)
+        verifier, rounds = ProposalVerifier(processor, draws), list[list[list[int]]]()
         emitted: list[list[int]] = [[] for _ in rows]  # by each row since the last proposal
         while True:
             max_tokens = [0 if row.finished else min(self.tokens, row.remaining - 1) for row in rows]
@@ -122,7 +121,7 @@ class Speculative(CustomLoop[Acceptance]):
             proposed, draft_probs = self._checked(proposal, max_tokens, limits.vocab)
             # The model has not read each row's last token, except after the prompt, and its proposal.
             unread = [[*new[-1:], *tokens] for new, tokens in zip(emitted, proposed, strict=True)]
-            targets = target_logits(session, unread, logits, after_prompt=counter.rounds == 0)
+            targets = target_logits(session, unread, logits, after_prompt=not rounds)
             lengths, accepted = [row.length for row in rows], [0] * len(rows)
             for number, row in enumerate(rows):
                 if not row.finished:
@@ -132,11 +131,12 @@ class Speculative(CustomLoop[Acceptance]):
                     )
             kept = [len(new[-1:]) + number for new, number in zip(emitted, accepted, strict=True)]
             emitted = [row.tokens_from(length) for row, length in zip(rows, lengths, strict=True)]
-            counter.add(proposed, accepted, emitted, [bool(tokens) for tokens in unread])
+            rounds.append(count_round(proposed, accepted, emitted, [bool(tokens) for tokens in unread]))
             emitted = [[] if row.finished else new for row, new in zip(rows, emitted, strict=True)]
             yield
             if all(row.finished for row in rows):
-                return decoded(rows, num_samples).with_report(counter.report(num_samples))
+                report = summarize(rounds, self.tokens, num_samples)
+                return decoded(rows, num_samples).with_report(report)
             session.keep(torch.tensor(kept, device=device))
 
     def _checked(
@@ -163,14 +163,10 @@ class Speculative(CustomLoop[Acceptance]):
         """The source of random numbers; None for greedy decoding."""
         if not self.sample:
             return None
-        if self.generator is not None and self.generator.device.type != device.type:
-            raise DecodekitError(
-                "Speculative: the generator must be on the model's device, got one on "
-                f"{self.generator.device} for {device}. Make it with torch.Generator({device.type!r})."
-            )
+        check_generator_device(self, device)
         if self.seeds is None:
             return Draws(self.generator, None, [])
-        seeds = prompt_seeds("Speculative", None, tuple(self.seeds), batch).to(device)
+        seeds = prompt_seeds(self, batch).to(device)
         samples = list(range(self.num_samples)) * batch
         return Draws(None, seeds.repeat_interleave(self.num_samples), samples)
 
@@ -187,10 +183,71 @@ def target_logits(
     In the first round, `after_prompt`, the logits after the prompts come first.
     """
     first = prompt_logits[:, None] if after_prompt else prompt_logits[:, None][:, :0]  # [rows 0 vocab]
-    longest = max(map(len, unread))
-    if longest == 0:
+    if not any(unread):
         return list(first)
-    counts = torch.tensor([len(row) for row in unread], device=first.device)
-    padded = [[*row, *[0] * (longest - len(row))] for row in unread]
-    logits = torch.cat([first, session.extend(torch.tensor(padded, device=first.device), counts)], 1)
+    logits = torch.cat([first, extend(session, unread, first.device)], 1)
     return [row[: first.shape[1] + len(tokens)] for row, tokens in zip(logits, unread, strict=True)]
+
+
+@dataclass(frozen=True)
+class ProposalVerifier:
+    """Emits the accepted tokens of a proposal, and one more from the model."""
+
+    processor: LogitsProcessor
+    draws: Draws | None  # random numbers; None: a token is accepted if it is the argmax
+
+    def verify(
+        self,
+        row: IndependentRow,
+        number: int,
+        logits: Float32[Tensor, "places vocab"],
+        proposed: list[int],
+        draft_probs: Float32[Tensor, "columns vocab"] | None,
+    ) -> tuple[IndependentRow, int]:
+        """The row after the accepted tokens and one more, and how many were accepted.
+
+        Args:
+            number: The index of the row in the batch.
+            logits: The model's logits for each proposed token, and for the one after them.
+            proposed: The proposed tokens.
+            draft_probs: The distributions that they were drawn from; None if they were not drawn.
+        """
+        for place, target in enumerate(logits[:, None]):
+            row, scores = row.process(self.processor, target)
+            guess = proposed[place] if place < len(proposed) else None
+            draft = None if draft_probs is None or guess is None else draft_probs[place : place + 1]
+            token = self._token(scores, guess, draft, number, row.length)
+            row = row.emit(token, scores)
+            accepted = guess is not None and int(token) == guess
+            if row.finished or not accepted:
+                return row, place + accepted
+        return row, len(proposed)
+
+    def _token(
+        self,
+        scores: Float32[Tensor, "1 vocab"],
+        guess: int | None,
+        draft: Float32[Tensor, "1 vocab"] | None,
+        number: int,
+        step: int,
+    ) -> Int64[Tensor, " 1"]:
+        """The next token: the guess if it is accepted."""
+        if self.draws is None:
+            return scores.argmax(-1)
+        probs = scores.softmax(-1).double()
+        if guess is not None:
+            uniform = self.draws.uniform(probs, number, step, Purpose.ACCEPT)
+            guess_prob = torch.ones_like(uniform) if draft is None else draft[:, guess].double()
+            if bool(uniform * guess_prob < probs[:, guess]):  # with probability min(1, p / q)
+                return torch.full_like(scores.argmax(-1), guess)
+            probs = residual_probs(probs, guess, draft)
+        return self.draws.tokens(probs, [number], [step], Purpose.TARGET)
+
+
+def residual_probs(probs: Tensor, guess: int, draft: Float32[Tensor, "1 vocab"] | None) -> Tensor:
+    r"""The distribution after a refusal, $\max(0, p - q)$, not normalized."""
+    if draft is None:  # q is 1 for the guess
+        return probs.index_fill(-1, torch.tensor([guess], device=probs.device), 0.0)
+    residual = (probs - draft.double()).clamp(min=0)
+    # Where p and q differ by rounding only, the residual may be 0: then p itself is as good.
+    return torch.where(residual.sum(-1, keepdim=True) > 0, residual, probs)

@@ -39,11 +39,9 @@ class ForcedHypotheses(NamedTuple):
     beams: Int64[Tensor, " batch"]  # the beam that begins it; `IMPOSSIBLE` if it has no probability
 
     @classmethod
-    def start(
-        cls, who: str, keep: Sequence[Sequence[int]], history: History, limits: Limits
-    ) -> "ForcedHypotheses":
+    def start(cls, keep: Sequence[Sequence[int]], history: History, limits: Limits) -> "ForcedHypotheses":
         """The hypotheses before the first step; `keep` has one for each prompt of the run."""
-        batch, device = history.batch, history.tokens.device
+        who, batch, device = "ConditionalPoissonBeams", history.batch, history.tokens.device
         if len(keep) != batch:
             raise DecodekitError(
                 f"{who}: keep must have one hypothesis per prompt, got {len(keep)} for {batch} prompts."
@@ -77,12 +75,11 @@ class ForcedHypotheses(NamedTuple):
     def rank_first(
         self, values: Float64[Tensor, "batch beams"], sample: SampledBeams
     ) -> Float64[Tensor, "batch beams"]:
-        """The values, with plus infinity for the forced hypotheses, so that they come first.
-
-        Raises:
-            DecodingError: If a hypothesis is not in its sample, not complete, or too long.
-        """
-        is_forced = self._is_forced(sample)
+        """The values, infinite for the forced hypotheses. Raises if one is not in its sample, complete."""
+        columns = torch.arange(self.tokens.shape[1], device=self.tokens.device)
+        ignored = columns >= self.lengths[:, None, None]
+        same = ((sample.records.tokens == self.tokens[:, None]) | ignored).all(-1)
+        is_forced = same & (sample.lengths == self.lengths[:, None]) & sample.valid
         if not bool(is_forced.any(-1).all()):
             missing = sample.history.prompt(int((~is_forced.any(-1)).int().argmax()))
             raise DecodingError(
@@ -90,12 +87,6 @@ class ForcedHypotheses(NamedTuple):
                 f"its end, and that of prompt {missing} is not."
             )
         return values.masked_fill(is_forced, torch.inf)
-
-    def _is_forced(self, sample: SampledBeams) -> Bool[Tensor, "batch beams"]:
-        columns = torch.arange(self.tokens.shape[1], device=self.tokens.device)
-        counts = columns < self.lengths[:, None, None]
-        same = (sample.records.tokens == self.tokens[:, None]) | ~counts
-        return same.all(-1) & (sample.lengths == self.lengths[:, None]) & sample.valid
 
 
 class ConditionalPoissonMemory(NamedTuple):
@@ -170,9 +161,9 @@ class ConditionalPoissonBeams(Decoder[SampledBeams, Inclusion]):
 
     def __post_init__(self) -> None:
         check_fields(self, beams=at_least(1))
-        seeds = read_seeds("ConditionalPoissonBeams", self.generator, self.seeds)
+        read_seeds(self)
         keep = None if self.keep is None else _read_hypotheses("ConditionalPoissonBeams", self.keep)
-        set_fields(self, beams=int(self.beams), seeds=seeds, keep=keep)
+        set_fields(self, beams=int(self.beams), keep=keep)
 
     @property
     @override
@@ -182,10 +173,8 @@ class ConditionalPoissonBeams(Decoder[SampledBeams, Inclusion]):
     @override
     def init(self, history: History, limits: Limits) -> SampledBeams:
         state = SampledBeams.start(history, limits, self.beams)
-        seeds = own_seeds("ConditionalPoissonBeams", self.generator, self.seeds, history)
-        forced = None
-        if self.keep is not None:
-            forced = ForcedHypotheses.start("ConditionalPoissonBeams", self.keep, history, limits)
+        seeds = own_seeds(self, history)
+        forced = None if self.keep is None else ForcedHypotheses.start(self.keep, history, limits)
         memory = ConditionalPoissonMemory(torch.zeros_like(state.log_probs), forced, seeds)
         return state._replace(memory=memory)
 
@@ -231,13 +220,10 @@ class ConditionalPoissonBeams(Decoder[SampledBeams, Inclusion]):
     @override
     def finalize(self, state: SampledBeams) -> Decoded[Inclusion]:
         memory: ConditionalPoissonMemory = state.memory
-        log_probs = state.log_probs.masked_fill(~state.valid, -torch.inf)
-        rank = log_probs if memory.forced is None else memory.forced.rank_first(log_probs, state)
-        order = rank.argsort(dim=-1, descending=True, stable=True)
-        log_probs = log_probs.gather(1, order)
-        included = memory.log_inclusion.gather(1, order).masked_fill(log_probs == -torch.inf, -torch.inf)
-        report = Inclusion(log_probs=log_probs, log_inclusion=included)
-        return state.decoded(state.log_probs, order).with_report(report)
+        rank = state.log_probs
+        if memory.forced is not None:
+            rank = memory.forced.rank_first(rank, state)
+        return state.decoded(state.log_probs, rank, memory.log_inclusion)
 
 
 def _uniform(

@@ -13,6 +13,7 @@ from decodekit.core.result import Decoded
 from decodekit.decoders.base import Selection
 from decodekit.decoders.beam.state import Entry, Finished, Records, common_prefix
 from decodekit.decoders.rows import raise_if_all_banned
+from decodekit.decoders.without_replacement.inclusion import Inclusion
 
 # Beside the codes of `Limits`: every next token is banned, so no hypothesis begins like this.
 DEAD_END = -1
@@ -143,20 +144,22 @@ class SampledBeams(NamedTuple):
         return prompts
 
     def decoded(
-        self, score: Float64[Tensor, "batch beams"], order: Int64[Tensor, "batch beams"]
-    ) -> Decoded[None]:
-        """The result, in an order in which hypotheses that are not valid come last.
-
-        Raises:
-            DecodingError: If some prompt has dead ends only.
-        """
+        self,
+        score: Float64[Tensor, "batch beams"],
+        rank: Float64[Tensor, "batch beams"],
+        log_inclusion: Float64[Tensor, "batch beams"],
+        threshold: Float64[Tensor, " batch"] | None = None,
+    ) -> Decoded[Inclusion]:
+        """The result, the highest `rank` first, dead ends last. Raises if a prompt has dead ends only."""
         raise_if_all_banned(~self.valid.any(-1), self.history)
-        valid = self.valid.gather(1, order)
-        finished = Finished(
-            records=self.records.take(order),
-            lengths=self.lengths.gather(1, order),
-            scores=score.gather(1, order).masked_fill(~valid, -torch.inf).float(),
-            finish_code=self.finish_code.gather(1, order).masked_fill(~valid, 0),
-            used=valid,
+        order = rank.masked_fill(~self.valid, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+        scores, log_probs, included = (
+            values.masked_fill(~self.valid, -torch.inf) for values in (score, self.log_probs, log_inclusion)
         )
-        return finished.decoded(self.limits, valid.shape[1])
+        finish_code = self.finish_code.masked_fill(~self.valid, 0)
+        finished = Finished(self.records, self.lengths, scores.float(), finish_code, self.valid)
+        decoded = finished.take(order).decoded(self.limits, order.shape[1])
+        log_probs, included = log_probs.gather(1, order), included.gather(1, order)
+        return decoded.with_report(
+            Inclusion(log_probs=log_probs, log_inclusion=included, threshold=threshold)
+        )

@@ -90,8 +90,8 @@ class StochasticBeamSearch(Decoder[SampledBeams, Inclusion]):
 
     def __post_init__(self) -> None:
         check_fields(self, beams=at_least(1))
-        seeds = read_seeds("StochasticBeamSearch", self.generator, self.seeds)
-        set_fields(self, beams=int(self.beams), seeds=seeds)
+        read_seeds(self)
+        set_fields(self, beams=int(self.beams))
 
     @property
     @override
@@ -101,7 +101,7 @@ class StochasticBeamSearch(Decoder[SampledBeams, Inclusion]):
     @override
     def init(self, history: History, limits: Limits) -> SampledBeams:
         state = SampledBeams.start(history, limits, self.beams)
-        seeds = own_seeds("StochasticBeamSearch", self.generator, self.seeds, history)
+        seeds = own_seeds(self, history)
         # The root's G is random too, of stream -1: were it fixed, threshold and maximum would be dependent.
         root = rng.gumbel_seeded(seeds, torch.full_like(seeds, -1), state.step, 1)
         threshold = torch.full_like(state.log_probs[:, 0], -torch.inf)
@@ -136,16 +136,8 @@ class StochasticBeamSearch(Decoder[SampledBeams, Inclusion]):
     @override
     def finalize(self, state: SampledBeams) -> Decoded[Inclusion]:
         memory: GumbelMemory = state.memory
-        rank = memory.perturbed.masked_fill(~state.valid, -torch.inf)
-        order = rank.argsort(dim=-1, descending=True, stable=True)
-        log_probs = state.log_probs.masked_fill(~state.valid, -torch.inf).gather(1, order)
-        log_inclusion = log_survival(memory.threshold[:, None] - log_probs)
-        report = Inclusion(
-            log_probs=log_probs,
-            log_inclusion=log_inclusion.masked_fill(log_probs == -torch.inf, -torch.inf),
-            threshold=memory.threshold,
-        )
-        return state.decoded(memory.perturbed, order).with_report(report)
+        included = log_survival(memory.threshold[:, None] - state.log_probs)
+        return state.decoded(memory.perturbed, memory.perturbed, included, memory.threshold)
 
 
 def with_maximum(

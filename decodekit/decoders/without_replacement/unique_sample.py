@@ -1,16 +1,21 @@
 """Sampling without replacement, one sample after the other."""
 
+import math
 from collections.abc import Generator, Sequence
-from dataclasses import KW_ONLY, dataclass, replace
-from typing import final
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import NamedTuple, final
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
-from decodekit.core.limits import Limits
+from decodekit import rng
+from decodekit.core.history import History
+from decodekit.core.limits import Limits, Stopping
 from decodekit.core.prompt import Prompt
+from decodekit.core.pytrees import Memory
 from decodekit.core.request import DecodeRequest
 from decodekit.core.result import Decoded
 from decodekit.core.validation import at_least, check_fields, set_fields
@@ -20,7 +25,6 @@ from decodekit.decoders.independent_row import IndependentRow
 from decodekit.decoders.prompt_seeds import prompt_seeds, read_seeds
 from decodekit.decoders.rows import raise_if_all_banned
 from decodekit.decoders.without_replacement.sampled_mass import SampledMass
-from decodekit.decoders.without_replacement.unique_randomizer import UniqueRandomizer
 from decodekit.models.protocols import Model
 from decodekit.processors.base import LogitsProcessor
 
@@ -81,8 +85,8 @@ class UniqueSample(CustomLoop[SampledMass]):
 
     def __post_init__(self) -> None:
         check_fields(self, num_samples=at_least(1), parallel=at_least(1))
-        seeds = read_seeds("UniqueSample", self.generator, self.seeds)
-        set_fields(self, num_samples=int(self.num_samples), parallel=int(self.parallel), seeds=seeds)
+        read_seeds(self)
+        set_fields(self, num_samples=int(self.num_samples), parallel=int(self.parallel))
 
     @override
     def run(
@@ -90,8 +94,7 @@ class UniqueSample(CustomLoop[SampledMass]):
     ) -> Generator[None, None, Decoded[SampledMass]]:
         prompts = request.prompt
         capacity = prompts.tokens.shape[1] + request.max_new_tokens
-        given = None if self.seeds is None else tuple(self.seeds)
-        seeds = prompt_seeds("UniqueSample", self.generator, given, len(prompts.tokens)).tolist()
+        seeds = prompt_seeds(self, len(prompts.tokens)).tolist()
         session, logits = model.start(prompts, rows_per_prompt=self.parallel, capacity=capacity)
         device, limits = logits.device, Limits.of(request, logits.shape[-1])
         history = prompts.to(device).history(capacity, 1)
@@ -121,6 +124,210 @@ class UniqueSample(CustomLoop[SampledMass]):
                 tokens = [limits.pad_id if draw.finished else draw.tokens[depth] for _, draw in rows]
                 logits = session.advance(torch.tensor(tokens, device=device), None)
                 depth += 1
+
+
+class NextTokens(NamedTuple):
+    """The distribution of the token after a hypothesis, on the host, without banned tokens."""
+
+    ids: Int64[Tensor, " choices"] | None  # the tokens; None: the whole vocabulary
+    scores: Float32[Tensor, " choices"]  # their processed scores
+    log_probs: Float32[Tensor, " choices"]  # the model's own log-probabilities
+
+    @classmethod
+    def from_scores(
+        cls, logits: Float32[Tensor, "1 vocab"], scores: Float32[Tensor, "1 vocab"]
+    ) -> "NextTokens":
+        """The distribution for the model's logits and the processed scores."""
+        same = scores is logits
+        log_probs, scores = logits[0].log_softmax(-1).cpu(), scores[0].cpu()
+        allowed = scores > -torch.inf
+        if allowed.all():
+            return cls(None, log_probs if same else scores, log_probs)  # one copy of equal distributions
+        ids = torch.arange(len(scores), device="cpu")[allowed]
+        return cls(ids, scores[allowed], log_probs[allowed])
+
+    def token(self, place: int) -> int:
+        """The id of the token at a place."""
+        return place if self.ids is None else int(self.ids[place])
+
+    def probs(self) -> Float64[Tensor, " choices"]:
+        """The probabilities."""
+        return self.scores.double().softmax(-1)
+
+
+@dataclass(eq=False)
+class TrieNode:
+    """A hypothesis in the trie."""
+
+    history: History  # of one row
+    stopping: Stopping
+    token: int = -1
+    log_prob: float = 0.0  # the model's own log-probability of that token, in nats
+    log_mass: float = 0.0  # log-probability of the hypothesis under the distribution that is sampled from
+    finish_code: int = 0  # 0: not finished
+    unsampled: float = 1.0  # the fraction of its probability that is not sampled yet
+    next_tokens: NextTokens | None = None  # the distribution of the next token; None until the model is asked
+    # The visited children, by their place in `next_tokens`.
+    children: dict[int, "TrieNode"] = field(default_factory=dict)
+    # The model's logits, for processors that must read the hypothesis again.
+    logits: Float32[Tensor, "1 vocab"] | None = None
+    memory: Memory = None  # memory of the processors after it, where that can be stored
+
+    def unsampled_probs(self, next_tokens: NextTokens) -> Float64[Tensor, " choices"]:
+        """The unsampled probability of each next token, as a fraction of the node's.
+
+        A product, never a difference: small values keep all their digits, and a sampled leaf gets exactly 0.
+        """
+        probs = next_tokens.probs()
+        for place, child in self.children.items():
+            probs[place] *= child.unsampled
+        return probs
+
+
+class DrawnSample(NamedTuple):
+    """A sample: the nodes of its tokens, and the unsampled probability before it was drawn."""
+
+    nodes: list[TrieNode]
+    unsampled: float
+
+
+@dataclass(eq=False)
+class Draw:
+    """A draw that descends the trie."""
+
+    number: int  # the number of draws started before
+    path: list[TrieNode]  # the nodes so far, from the prompt on
+    # Memory of the processors after a node of the path, where it cannot be stored in the trie.
+    memory: tuple[TrieNode | None, Memory] | None = None
+    finished: bool = False  # True if the last node is finished or has no next token
+
+    @property
+    def tokens(self) -> list[int]:
+        """The new tokens so far."""
+        return [node.token for node in self.path[1:]]
+
+
+class UniqueRandomizer:
+    """Samples without replacement from the continuations of one prompt.
+
+    A draw descends from the root by unsampled probability, and waits where the model has not been asked for
+    the next token. The draws of one round are independent. When all of them are finished they are accepted in
+    order, and a repetition is rejected: rejection sampling of the remaining distribution.
+    """
+
+    def __init__(
+        self, row: IndependentRow, processor: LogitsProcessor, seed: int, *, num_samples: int, parallel: int
+    ) -> None:
+        self.samples: list[DrawnSample] = []
+        self.dead_ends: list[float] = []
+        self.draws: list[Draw] = []
+        self._row, self._processor = row, processor
+        self._root = TrieNode(row.state.history, row.state.stopping)
+        self._num_samples, self._parallel, self._num_draws = num_samples, parallel, 0
+        self._seed = torch.tensor([seed], device="cpu")
+        # Tensors are values and can be stored. Anything else may be a session of a second model, which only
+        # moves forward: it has to read the hypothesis again.
+        self._can_store = all(
+            isinstance(leaf, Tensor | int | float | None) for leaf in tree_leaves(row.memory)
+        )
+        self._start_round()
+
+    @property
+    def unsampled(self) -> float:
+        """The probability that is not sampled yet."""
+        return self._root.unsampled
+
+    def advance(self, draw: Draw, logits: Float32[Tensor, "1 vocab"]) -> None:
+        """Continue a draw with the logits that it waits for.
+
+        After the last draw of a round the next round starts, unless all samples are drawn.
+        """
+        node = draw.path[-1]
+        if node.next_tokens is None:  # else another draw has waited at the same node
+            row = self._row._replace(
+                state=self._row.state._replace(history=node.history), memory=self._memory(draw)
+            )
+            row, scores = row.process(self._processor, logits)
+            node.next_tokens = NextTokens.from_scores(logits, scores)
+            if self._can_store:
+                node.memory = row.memory
+            else:
+                draw.memory = (node, row.memory)
+                node.logits = logits.clone()  # the session may reuse its buffer
+        self._descend(draw)
+        while self.draws and all(other.finished for other in self.draws):
+            self._finish_round()
+            self._start_round()
+
+    def _start_round(self) -> None:
+        self.draws = []
+        if len(self.samples) < self._num_samples and self.unsampled > 0:
+            numbers = range(self._num_draws, self._num_draws + self._parallel)
+            self.draws = [Draw(number, [self._root]) for number in numbers]
+            if self._num_draws == 0:  # the prompt's own memory serves one draw
+                self.draws[0].memory = (None, self._row.memory)
+            self._num_draws += self._parallel
+        for draw in self.draws:
+            self._descend(draw)
+
+    def _descend(self, draw: Draw) -> None:
+        """Move a draw down until it is finished or needs the model."""
+        last = draw.path[-1]
+        while not last.finish_code and last.next_tokens is not None and len(last.next_tokens.scores):
+            last = self._sample_child(draw, last, last.next_tokens)
+            draw.path.append(last)
+        draw.finished = last.finish_code > 0 or last.next_tokens is not None
+
+    def _sample_child(self, draw: Draw, node: TrieNode, next_tokens: NextTokens) -> TrieNode:
+        """A child by unsampled probability."""
+        stream = torch.tensor([draw.number], device="cpu")
+        step = torch.tensor(len(draw.path) - 1, device="cpu")
+        place = int(rng.draw_seeded(node.unsampled_probs(next_tokens)[None], self._seed, stream, step))
+        if place not in node.children:
+            node.children[place] = self._child(node, next_tokens, place)
+        return node.children[place]
+
+    def _child(self, node: TrieNode, next_tokens: NextTokens, place: int) -> TrieNode:
+        token, device = next_tokens.token(place), node.history.tokens.device
+        history = node.history.append(torch.tensor([token], device=device))
+        log_prob = next_tokens.log_probs[place : place + 1]
+        finish_code, stopping = self._row.state.limits.finish(history, log_prob.to(device), node.stopping)
+        return TrieNode(
+            history=history,
+            stopping=stopping,
+            token=token,
+            log_prob=float(log_prob),
+            log_mass=node.log_mass + math.log(float(next_tokens.probs()[place])),
+            finish_code=int(finish_code),
+        )
+
+    def _finish_round(self) -> None:
+        """Accept the new samples of a round, in order, and subtract their probability from the trie."""
+        for draw in self.draws:
+            *ancestors, last = draw.path
+            if last.unsampled == 0 or len(self.samples) >= self._num_samples:
+                continue
+            if last.finish_code:
+                self.samples.append(DrawnSample(draw.path[1:], self.unsampled))
+            else:
+                self.dead_ends.append(self.unsampled)
+            last.unsampled = 0.0
+            for node in reversed(ancestors):
+                if node.next_tokens is not None:
+                    node.unsampled = float(node.unsampled_probs(node.next_tokens).sum())
+
+    def _memory(self, draw: Draw) -> Memory:
+        """Memory of the processors before the logits that a draw waits for."""
+        parent = draw.path[-2] if len(draw.path) > 1 else None
+        if self._can_store:
+            return self._row.memory if parent is None else parent.memory
+        if draw.memory is not None and draw.memory[0] is parent:
+            return draw.memory[1]
+        memory = self._processor.init(self._root.history)
+        for node in draw.path[:-1]:
+            if node.logits is not None:
+                _, memory = self._processor.apply(node.history, node.logits, memory)
+        return memory
 
 
 def _extended(prompt: Prompt, numbers: list[int], tokens: list[list[int]]) -> Prompt:

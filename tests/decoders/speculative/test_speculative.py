@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import decodekit as dk
-from decodekit.decoders.speculative import verify
+from decodekit.decoders.speculative import speculative
 from decodekit.decoders.speculative.draws import Draws, Purpose
 from decodekit.testing import HashModel, MarkovModel, check_decoder
 from decodekit.testing.strategies import prompts
@@ -209,7 +209,7 @@ def test_accepting_every_proposal_fails_the_same_test(monkeypatch: pytest.Monkey
 
 @pytest.mark.slow
 def test_drawing_from_p_after_a_refusal_fails_the_same_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "residual_probs", lambda probs, *_: probs)
+    monkeypatch.setattr(speculative, "residual_probs", lambda probs, *_: probs)
     assert chi_square(DRAFT, CHAIN, seeds=[3]) > CHI_SQUARE_26
     assert chi_square(dk.PromptLookup(1), CHAIN, seeds=[3]) > CHI_SQUARE_26
 
@@ -224,9 +224,9 @@ def test_a_draft_equal_to_the_model_is_accepted_when_sampling_too() -> None:
 
 def test_the_residual_is_the_positive_part_of_p_minus_q() -> None:
     p, q = torch.tensor([[0.5, 0.3, 0.2]]), torch.tensor([[0.2, 0.6, 0.2]])
-    torch.testing.assert_close(verify.residual_probs(p, 1, q), torch.tensor([[0.3, 0.0, 0.0]]).double())
-    assert torch.equal(verify.residual_probs(p, 0, None), torch.tensor([[0.0, 0.3, 0.2]]))
-    assert torch.equal(verify.residual_probs(q, 0, q), q)
+    torch.testing.assert_close(speculative.residual_probs(p, 1, q), torch.tensor([[0.3, 0.0, 0.0]]).double())
+    assert torch.equal(speculative.residual_probs(p, 0, None), torch.tensor([[0.0, 0.3, 0.2]]))
+    assert torch.equal(speculative.residual_probs(q, 0, q), q)
 
 
 def test_random_numbers_differ_between_purposes_and_steps() -> None:

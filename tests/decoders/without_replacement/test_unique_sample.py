@@ -14,8 +14,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import decodekit as dk
 from decodekit import rng
-from decodekit.decoders.without_replacement import unique_randomizer
-from decodekit.decoders.without_replacement.unique_randomizer import NextTokens, TrieNode
+from decodekit.decoders.without_replacement import unique_sample
+from decodekit.decoders.without_replacement.unique_sample import NextTokens, TrieNode
 from decodekit.testing import HashModel, MarkovModel, check_decoder
 from decodekit.testing.strategies import prompts
 from tests.decoders.enumerated import every_text
@@ -240,7 +240,7 @@ def test_stored_and_recomputed_memories_give_the_same_samples(
     for _ in range(2):
         sample = dk.UniqueSample(9, parallel=3, seeds=[3, 4])
         outs.append(dk.decode(model, [[1], [3]], sample, chain, max_new_tokens=5))
-        monkeypatch.setattr(unique_randomizer, "tree_leaves", lambda _: [object()])
+        monkeypatch.setattr(unique_sample, "tree_leaves", lambda _: [object()])
     assert outs[0].hypotheses() == outs[1].hypotheses()
     assert torch.equal(outs[0].report.unsampled, outs[1].report.unsampled)
 

@@ -9,8 +9,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.prompt import Prompt
+from decodekit.decoders.beam.state import common_prefix
 from decodekit.decoders.speculative.drafts.base import Draft, DraftSession, Proposal, TokenChooser
-from decodekit.models.protocols import Model, ModelWithVocabulary
+from decodekit.models.protocols import Model, ModelWithVocabulary, VerifyingSession
 from decodekit.models.rereading import start_verifying
 
 
@@ -84,7 +85,7 @@ class DraftModelSession(DraftSession):
                     proposed[row].append(chosen[row])
             unread = [[chosen[row]] if number + 1 < maximum else [] for row, maximum in enumerate(max_tokens)]
             if any(unread):
-                logits = self._extend(unread)[:, 0]
+                logits = extend(self._session, unread, self._logits.device)[:, 0]
                 self._read = [row + new for row, new in zip(self._read, unread, strict=True)]
         drawn = [distribution for distribution in probs if distribution is not None]
         return Proposal(proposed, torch.stack(drawn, 1) if drawn else None)
@@ -93,28 +94,26 @@ class DraftModelSession(DraftSession):
         """Take back refused tokens, and read emitted ones that were not proposed."""
         if not any(emitted):
             return
-        known = [_common_length(*pair) for pair in zip(self._read, emitted, strict=True)]
+        # The logits after the last emitted token are needed, so it is always read anew.
+        known = [len(common_prefix([read, new[:-1]])) for read, new in zip(self._read, emitted, strict=True)]
         self._keep(known)
         unread = [row[number:] for row, number in zip(emitted, known, strict=True)]
         if any(unread):
-            logits = self._extend(unread)
+            logits = extend(self._session, unread, self._logits.device)
             last = torch.tensor([max(len(row) - 1, 0) for row in unread], device=logits.device)
             self._logits = logits[torch.arange(len(last), device=logits.device), last]
         self._keep([len(row) for row in unread])
         self._read = [[] for _ in emitted]
 
-    def _extend(self, tokens: list[list[int]]) -> Float32[Tensor, "rows columns vocab"]:
-        counts = torch.tensor([len(row) for row in tokens], device=self._logits.device)
-        padded = [[*row, *[0] * (int(counts.max()) - len(row))] for row in tokens]
-        return self._session.extend(torch.tensor(padded, device=counts.device), counts)
-
     def _keep(self, counts: list[int]) -> None:
         self._session.keep(torch.tensor(counts, device=self._logits.device))
 
 
-def _common_length(read: list[int], emitted: list[int]) -> int:
-    """The length of the common prefix, without the last emitted token: its logits are needed."""
-    number = 0
-    while number < min(len(read), len(emitted) - 1) and read[number] == emitted[number]:
-        number += 1
-    return number
+def extend(
+    session: VerifyingSession, tokens: list[list[int]], device: torch.device
+) -> Float32[Tensor, "rows columns vocab"]:
+    """The logits after some more tokens of every row, padded on the right."""
+    counts = torch.tensor([len(row) for row in tokens], device=device)
+    longest = max(map(len, tokens))
+    padded = [[*row, *[0] * (longest - len(row))] for row in tokens]
+    return session.extend(torch.tensor(padded, device=device), counts)

@@ -51,7 +51,6 @@ class EarlyExit(Draft):
         if not isinstance(model, EarlyExitModel):
             raise ModelError(
                 f"EarlyExit: the model must be one whose first layers are a model too, and {shown(model)} "
-                "has "
-                "no early_exit(). Use dk.HFModel, write that method, or use another draft."
+                "has no early_exit(). Use dk.HFModel, write that method, or use another draft."
             )
         return DraftModelSession(model.early_exit(self.layer), prompt, rows_per_prompt, capacity)

@@ -1,6 +1,7 @@
 """Drafts copied from the prompt and the continuation."""
 
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import final
 
 from typing_extensions import override
@@ -94,10 +95,7 @@ class NGramIndex:
         place = next((self._next_place[ngram] for ngram in ngrams if ngram in self._next_place), None)
         if place is None:
             return []
-        tokens = list(self._tokens)
-        for column in range(number):
-            tokens.append(tokens[place + column])
-        return tokens[len(self._tokens) :]
+        return list(islice(cycle(self._tokens[place:]), number))
 
     def _last_ngrams(self) -> list[tuple[int, ...]]:
         """The n-grams at the end, longest first."""
