@@ -5,7 +5,7 @@
 Both libraries decode the same prompts with the same random model, alternating in one process. The printed
 table shows the medians, their ratio, and the floor: the bytes that must be read, divided by the bandwidth
 measured in the same run. The JSON file has every measurement, the device and the versions. Peak memory is the
-growth of a fresh process during one run, on Linux or on CUDA.
+growth of a fresh process during one run; it is measured on Linux or on CUDA.
 """
 
 import multiprocessing
@@ -90,7 +90,9 @@ def measure(work: Work, model: Any, device: str, repeats: int) -> dict[str, list
     runs = {name: make_run(name, work, model, device) for name in CONTENDERS}
     first, second = (run() for run in runs.values())
     if not torch.equal(first, second):
-        raise SystemExit(f"{work.name}: the tokens differ, so the times mean nothing.")
+        raise SystemExit(
+            f"{work.name}: the libraries return different tokens, so their times cannot be compared."
+        )
     return in_turns(runs, repeats, device)
 
 

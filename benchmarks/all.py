@@ -50,7 +50,7 @@ SCRIPTS = (
     Script("decoders.py", ("cpu",), needs_pairs=True),
     Script("translation.py", ("cpu",), needs_pairs=True, runs_in_small=False),
 )
-# Scripts of this folder that are no benchmarks, with the reason.
+# Scripts of this folder that are not benchmarks, with the reason.
 NOT_RUN = {
     "call_path.py": "counts files, and measures no time",
     "train_fairytales.py": "trains the bundled language model, from texts that must be downloaded",

@@ -4,10 +4,10 @@
 
 Five ways multiply the same rows with the same float32 weights: `F.linear`; `addmm` with a transposed copy, as
 in GPT-2's Conv1D; `torch.utils.mkldnn`; `torch.compile` with freezing; and the operators of decodekit. The
-ways alternate, and between two uses of a weight enough other weights are read to fill the cache. "First use"
-is the time until the first result of one layer. Then a random GPT-2 of 124M continues one prompt, and five
-prompts, by greedy search, with plain and with packed layers. The packed copy is also timed for one row on one
-thread, where decodekit does not pack.
+ways alternate. Between two uses of a weight, a way reads enough other weights to fill the cache. "First use"
+is the time until the first result of one layer. Then a random GPT-2 of 124M parameters continues one prompt,
+and then five prompts, by greedy search, with plain and with packed layers. The packed copy is also timed for
+one row on one thread, where decodekit does not pack.
 
 If another process uses a core, two threads wait for each other: use `--threads 1` on a busy machine. Times
 are then CPU times of the thread, without the time of other processes. "First use" is always wall-clock time,

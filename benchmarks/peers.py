@@ -92,7 +92,9 @@ def same_texts(bench: Bench, work: Work, said: dict[str, list[list[int]]]) -> di
     if bench.vllm_weights_are_its_own:
         same["vllm"] = None
     if bench.model.dtype == torch.float32 and same["decodekit"] != 1:
-        raise SystemExit(f"{work.name}: the tokens differ, so the times mean nothing.")
+        raise SystemExit(
+            f"{work.name}: the libraries return different tokens, so their times cannot be compared."
+        )
     return same
 
 

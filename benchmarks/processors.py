@@ -82,7 +82,9 @@ def contenders(case: Case, setting: Setting) -> dict[str, Step]:
     if theirs is None:
         return {"decodekit": ours}
     if case.equal and not torch.equal(theirs(None), first):
-        raise SystemExit(f"{case.name}: the scores differ, so the times mean nothing.")
+        raise SystemExit(
+            f"{case.name}: the two processors return different scores, so their times cannot be compared."
+        )
     return {"transformers": theirs, "decodekit": ours}
 
 

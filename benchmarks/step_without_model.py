@@ -205,7 +205,7 @@ def measure(
     first, second = (run() for run in contenders.values())
     is_same = torch.equal(first, second)
     if not is_same and not captured:
-        raise SystemExit(f"{name}: what is chosen differs, so the times mean nothing.")
+        raise SystemExit(f"{name}: the libraries choose different tokens, so their times cannot be compared.")
     times = in_turns(contenders, repeats, device)
     return {who: [1e3 * value / steps for value in values] for who, values in times.items()}, is_same
 

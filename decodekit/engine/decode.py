@@ -121,7 +121,7 @@ def decode(
         steps = _run(model, as_decoder(decoder), processor, request)
     while True:
         try:
-            next(steps)
+            next(steps)  # a generator that pauses after every step, and returns the result
         except StopIteration as finished:
             result: Decoded[Report] = finished.value
             return result

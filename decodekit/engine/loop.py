@@ -108,7 +108,7 @@ def decode_loop(
         if batch.failure is not None and not batch.active:
             raise batch.failure
         with admission.recovery(batch):
-            batch.advance()
+            batch.forward()
 
 
 class ContinuousBatch(Generic[State]):
@@ -172,14 +172,17 @@ class ContinuousBatch(Generic[State]):
         """Take a step of every run, and evict finished prompts; returns the runs as they were."""
         self._merge()
         runs, batch = self._runs, len(self.active)
-        self._runs = [run for run in runs if self._goes_on(run)]
+        self._runs = []
+        for run in runs:
+            if self._take_step(run):
+                self._runs.append(run)
         finished = batch - sum(len(run.active) - run.finished for run in self._runs)
         if len(self._runs) < len(runs) or pays_to_evict(finished, batch):
             self._evict(runs)
         return runs
 
-    def advance(self) -> None:
-        """One pass of the model over the next tokens of all rows."""
+    def forward(self) -> None:
+        """Run one pass of the model over the next tokens of all rows."""
         if self.session is None:
             return
         if len(self._runs) == 1:
@@ -218,8 +221,8 @@ class ContinuousBatch(Generic[State]):
             self.session.merge(self._new)
         self._new = None
 
-    def _goes_on(self, run: "DecodingRun[State]") -> bool:
-        """Take a step of a run; False if it is done, with its results kept, or has failed."""
+    def _take_step(self, run: "DecodingRun[State]") -> bool:
+        """Take a step of a run; returns False if the run is done, with its results kept, or has failed."""
         try:
             run.step()
             if not run.is_done():
@@ -284,7 +287,7 @@ class DecodingRun(Generic[State]):
         self._nonfinite = torch.zeros(logits.shape[0], dtype=torch.bool, device=logits.device)
         self.logits = self.scores = logits
         self.selection = Selection(history.last())  # before the first step
-        self._take = _stepper(decoder, processor, self.limits, request)
+        self._decode_step = _stepper(decoder, processor, self.limits, request)
         parts, memory = (decoder, processor, request.criteria), (self.state, self._memory)
         free = not request.watched and request.trace is None
         # A captured step has a batch of fixed size.
@@ -305,7 +308,7 @@ class DecodingRun(Generic[State]):
         """Take a step from the logits of the model."""
         self.number += 1
         state = on_model_outputs(self._decoder, self.session, self.state)
-        self.state, self.selection, self._memory, self.scores, self._nonfinite = self._take(
+        self.state, self.selection, self._memory, self.scores, self._nonfinite = self._decode_step(
             self.logits, state, self._memory, self._nonfinite
         )
 

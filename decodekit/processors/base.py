@@ -14,11 +14,17 @@ from decodekit.core.history import History, RowOwners
 from decodekit.core.pytrees import Memory
 from decodekit.core.validation import CheckedOptions, set_fields, shown
 from decodekit.errors import DecodekitError, DecodingError
-from decodekit.processors._shared.parameters import PromptValues, check_per_prompt
 
 # The two types that signatures of concrete processors repeat. A column of the history is 0-d.
 Scores = Float32[Tensor, "rows vocab"]
 Column = Int64[Tensor, ""]
+
+
+@final
+class PromptValues(tuple[float, ...]):
+    """One number per prompt of the batch, in the order of the prompts."""
+
+    __slots__ = ()
 
 
 class LogitsProcessor(CheckedOptions, ABC):
@@ -230,6 +236,17 @@ def apply_processor(
             f"{shown(processor, 200)} returned {returned!r}."
         )
     return processed, memory
+
+
+def check_per_prompt(processor: object, history: History) -> None:
+    """Raise unless every parameter per prompt has one number for each prompt."""
+    batch = history.batch
+    for name, value in vars(processor).items():
+        if isinstance(value, PromptValues) and len(value) != batch:
+            raise DecodekitError(
+                f"{type(processor).__name__}: {name} must be one number, or one for each prompt, got "
+                f"{len(value)} for {batch} prompts."
+            )
 
 
 def nonfinite_error(prompt: int) -> DecodingError:

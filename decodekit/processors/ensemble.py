@@ -15,14 +15,13 @@ from decodekit.models.protocols import Model
 from decodekit.processors._shared.log_probs import keep_banned, weigh
 from decodekit.processors._shared.parameters import (
     PerPrompt,
-    PromptValues,
     by_prompt,
     for_rows,
     map_per_prompt,
     per_prompt,
 )
 from decodekit.processors._shared.second_model import SecondModelProcessor, check_model
-from decodekit.processors.base import Scores
+from decodekit.processors.base import PromptValues, Scores
 
 _WEIGHT = NON_NEGATIVE._replace(words="finite numbers of at least 0")
 

@@ -13,8 +13,8 @@ from typing_extensions import override
 
 from decodekit.core.history import History
 from decodekit.core.validation import Requirement, at_least, is_number, read_ids, set_fields
-from decodekit.processors._shared.parameters import PerPrompt, PromptValues, for_rows, set_per_prompt
-from decodekit.processors.base import Column, NewTokenProcessor, Scores, check_ids
+from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
+from decodekit.processors.base import Column, NewTokenProcessor, PromptValues, Scores, check_ids
 
 _MAX = torch.finfo(torch.float32).max
 _FACTOR = Requirement(lambda value: is_number(value) and 0 < value < math.inf, "a finite number above 0")

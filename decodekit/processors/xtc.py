@@ -11,8 +11,8 @@ from typing_extensions import override
 from decodekit import rng
 from decodekit.core.history import History
 from decodekit.core.validation import FRACTION, Requirement
-from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, set_per_prompt
-from decodekit.processors.base import LogitsProcessor, Scores
+from decodekit.processors._shared.parameters import PerPrompt, for_rows, set_per_prompt
+from decodekit.processors.base import LogitsProcessor, Scores, check_per_prompt
 
 # Mixed into the seeds, so that a `Sample` with the same seeds draws other numbers.
 _SALT = int.from_bytes(b"XTC")

@@ -18,10 +18,7 @@ NAMES = {
     "decodekit": "decodekit",
     "floor": "floor",
 }
-NO_GPU = (
-    "No GPU was at hand, so nothing has been measured on one yet. The table lists the targets without "
-    "measurements."
-)
+NO_GPU = "No GPU was available for measurements. The table lists the targets only."
 BARS = ("workload", "decodekit relative to", "quantity", "ratio", "target")
 _BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

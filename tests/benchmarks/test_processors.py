@@ -39,5 +39,5 @@ def test_every_processor_is_measured() -> None:
 def test_a_case_whose_scores_differ_is_refused() -> None:
     case = SCRIPT.Case("TopK(2)", lambda _: dk.TopK(2), lambda _: lambda _, scores: scores)
     setting = SCRIPT.Setting.random(2, 10, 3, 1, 1, device="cpu", seed=0)
-    with pytest.raises(SystemExit, match=r"^TopK\(2\): the scores differ"):
+    with pytest.raises(SystemExit, match=r"^TopK\(2\): the two processors return different scores"):
         SCRIPT.contenders(case, setting)

@@ -90,7 +90,7 @@ def test_a_criterion_of_theirs_finishes_hypotheses_and_gives_its_name() -> None:
         assert reason == ["EveryThird"]
 
 
-def test_under_beams_a_criterion_of_theirs_sees_hypotheses_and_not_candidates() -> None:
+def test_under_beams_a_transformers_criterion_reads_hypotheses_and_not_candidates() -> None:
     criterion = EveryThird()
     dk.decode(HashModel(20), [[1], [2]], dk.BeamSearch(3), stop=FromHF(criterion), max_new_tokens=5)
     assert set(criterion.rows) == {6}

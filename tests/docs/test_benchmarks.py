@@ -45,7 +45,7 @@ def test_without_a_file_the_page_says_so(tmp_path: Path, monkeypatch: pytest.Mon
     shown = {name: show() for name, show in HOOK.SHOWN.items()}
     gpu = shown.pop("peers_cuda")
     assert set(shown.values()) == {HOOK.NOT_YET}
-    assert gpu.startswith("No GPU was at hand")
+    assert gpu.startswith("No GPU was available")
 
 
 @pytest.mark.parametrize(

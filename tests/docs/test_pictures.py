@@ -71,7 +71,7 @@ def test_at_the_start_the_text_is_one_token_long() -> None:
 
 
 def test_the_text_so_far_is_what_the_page_says() -> None:
-    assert "`0 2 5`, and `2 0` was said" in PAGE.replace("\n", " ")
+    assert "`0 2 5`, and the tokens `2 0` have been emitted" in PAGE.replace("\n", " ")
     assert PICTURES.probabilities("dk.NoRepeatNGram(2)").index(-1.0) == 2  # 0 2 5 2 0: after 0 came 2
     assert [token for token, p in enumerate(PICTURES.probabilities("dk.NoRepeatNGram(1)")) if p < 0] == [
         0,

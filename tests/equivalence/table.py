@@ -136,21 +136,30 @@ MODES = [
 
 OF_CONFIG = [
     Row("max_new_tokens", {"max_new_tokens": 5}),
-    Row("max_length", {"max_length": 14, "max_new_tokens": None}, note="counts the prompt and its padding"),
+    Row(
+        "max_length",
+        {"max_length": 14, "max_new_tokens": None},
+        note="the limit includes the prompt and its padding",
+    ),
     Row("min_new_tokens", {"min_new_tokens": 8}),
-    Row("min_length", {"min_length": 17}, padding=(0, 2, 5), note="counts the prompt and its padding"),
-    Row("early_stopping", beams(early_stopping=True), note="`WhenFull`, `Heuristic`, `Proved`"),
+    Row(
+        "min_length",
+        {"min_length": 17},
+        padding=(0, 2, 5),
+        note="the limit includes the prompt and its padding",
+    ),
+    Row("early_stopping", beams(early_stopping=True), note="in decodekit: `WhenFull`, `Heuristic`, `Proved`"),
     Row("max_time", {"max_time": 1e-9}),
     Row(
         "stop_strings",
-        note="`dk.StopStrings` cuts the text as well",
+        note="`dk.StopStrings` also removes the stop string from the text",
         options=lambda: {"stop_strings": ["of"]},
     ),
     Row("do_sample", sampled()),
     Row("num_beams", beams()),
     Row("use_cache", {"use_cache": False}),
     Row("temperature", sampled(temperature=0.6)),
-    Row("top_k", {"do_sample": True, "top_k": 5}, note="50 if not given, as in `generate()`"),
+    Row("top_k", {"do_sample": True, "top_k": 5}, note="default: 50, as in `generate()`"),
     Row("top_p", sampled(top_p=0.7)),
     Row("min_p", sampled(min_p=0.2)),
     Row("top_h", sampled(top_h=0.5)),
@@ -171,22 +180,30 @@ OF_CONFIG = [
     Row("suppress_tokens", {"suppress_tokens": [9, 20, 30]}),
     Row("begin_suppress_tokens", {"begin_suppress_tokens": list(range(8, 30))}),
     Row("sequence_bias", {"sequence_bias": [[[20], 3.0], [[8, 9], -2.0]]}),
-    Row("guidance_scale", {"guidance_scale": 1.8}, note="under beams see below"),
+    Row(
+        "guidance_scale",
+        {"guidance_scale": 1.8},
+        note="under beams, see [Intended differences](#intended-differences)",
+    ),
     Row("watermarking_config", marked(bias=4.0), note="green lists, on the CPU"),
-    Row("watermarking_config (SynthID)", marked(keys=[1, 5, 9], ngram_len=3), note="without beams"),
+    Row("watermarking_config (SynthID)", marked(keys=[1, 5, 9], ngram_len=3), note="not under beams"),
     Row("num_return_sequences", beams(num_return_sequences=3)),
     Row("output_scores", {"return_dict_in_generate": True, "output_scores": True}),
     Row("output_logits", {"return_dict_in_generate": True, "output_logits": True}),
-    Row("return_dict_in_generate", beams(**ALL_OUTPUT), note="field for field"),
+    Row("return_dict_in_generate", beams(**ALL_OUTPUT), note="all fields are equal"),
     Row("pad_token_id", {"pad_token_id": 11}),
     Row("eos_token_id", {"eos_token_id": 20}),
     Row(
         "bos_token_id",
         {"inputs": None, "attention_mask": None, "bos_token_id": 1},
-        note="the prompt, if no prompt is given",
+        note="becomes the prompt if no prompt is given",
     ),
     Row("decoder_start_token_id", {"decoder_start_token_id": 9}, family="bart"),
-    Row("disable_compile", {"disable_compile": True}, note="nothing is compiled"),
+    Row(
+        "disable_compile",
+        {"disable_compile": True},
+        note="decodekit compiles nothing, with or without this option",
+    ),
     *(
         Row(name, {name: value}, "refused")
         for name, value in (
@@ -224,12 +241,15 @@ NO_OPTIONS = {"_from_model_config", "transformers_version", "continuous_batching
 OF_GENERATE = [
     Row("generation_config", lambda: {"generation_config": transformers.GenerationConfig(num_beams=3)}),
     Row(
-        "logits_processor, theirs",
+        "logits_processor, of transformers",
         with_processors(
             partial(transformers.TopKLogitsWarper, 3), partial(transformers.NoRepeatNGramLogitsProcessor, 2)
         ),
     ),
-    Row("logits_processor, ours", with_processors(partial(dk.RepetitionPenalty, 1.4), partial(dk.MinP, 0.1))),
+    Row(
+        "logits_processor, of decodekit",
+        with_processors(partial(dk.RepetitionPenalty, 1.4), partial(dk.MinP, 0.1)),
+    ),
     Row("stopping_criteria", stopped()),
     Row("stopping_criteria under beams", stopped(**beams())),
     Row("prefix_allowed_tokens_fn", {"prefix_allowed_tokens_fn": allowed, **beams()}),
@@ -242,8 +262,8 @@ OF_GENERATE = [
     Row("decoder_input_ids", {"decoder_input_ids": torch.tensor([[9, 10]] * 3)}, family="bart"),
     Row(
         "`cache`",
-        note="a cache of the first columns of the prompts; one sequence per prompt; `past_key_values` before "
-        "transformers 5.24",
+        note="a cache of the first columns of the prompts; one sequence per prompt; named `past_key_values` "
+        "before transformers 5.24",
         options=lambda: known_past(),  # noqa: PLW0108 - defined below
     ),
     Row("synced_gpus", {"synced_gpus": True}, "refused"),
@@ -258,16 +278,17 @@ DIFFERENT = [
         "a pad id of 0 under beams",
         beams(pad_token_id=0, num_return_sequences=4),
         "different",
-        "treats the pad id 0 as not given, and fills finished hypotheses with the end id. decodekit fills "
+        "`generate()` ignores the pad id 0, and fills finished hypotheses with the end id. decodekit fills "
         "them with 0; all other tokens, lengths and scores are the same",
-        "test_pad_id_0_fills_the_tails_of_beams_with_0_where_generate_says_the_end_id_again",
+        "test_pad_id_0_fills_the_tails_of_beams_and_generate_fills_them_with_the_end_id",
     ),
     Row(
         "n-gram blocking in a left-padded batch",
         {"no_repeat_ngram_size": 1},
         "different",
-        "treats padding as text, so the result of a prompt depends on the batch. decodekit ignores padding",
-        "test_padding_is_no_text_to_ngram_blocking",
+        "`generate()` treats padding as text, so the result of a prompt depends on the batch. decodekit "
+        "ignores padding",
+        "test_ngram_blocking_ignores_padding",
         padding=(0, 2, 5),
         pad_id=6,
     ),
@@ -275,9 +296,9 @@ DIFFERENT = [
         "guidance under beams",
         beams(guidance_scale=1.8, num_return_sequences=4),
         "different",
-        "does not reorder the cache of the unconditional model, so most hypotheses are wrong. decodekit "
-        "reorders it with the beams",
-        "test_guided_beams_are_exact_where_most_of_generates_are_wrong",
+        "`generate()` does not reorder the cache of the unconditional model, so most hypotheses are wrong. "
+        "decodekit reorders it with the beams",
+        "test_guided_beams_are_exact_and_most_beams_of_generate_are_wrong",
     ),
     Row(
         "padded negative prompts",
@@ -287,23 +308,25 @@ DIFFERENT = [
             "negative_prompt_attention_mask": torch.tensor([[0, 0, 0, 1], [1, 1, 1, 1], [0, 0, 1, 1]]),
         },
         "different",
-        "counts padding in the positions of the prompt. decodekit returns the result of each prompt alone",
-        "test_padded_negative_prompts_give_what_each_gives_alone_where_generate_counts_the_padding",
+        "`generate()` counts padding in the positions of the prompt. decodekit returns the result of each "
+        "prompt alone",
+        "test_padded_negative_prompts_have_the_results_of_each_prompt_alone",
     ),
     Row(
         "fewer strings than beams",
         beams(num_return_sequences=4, **ALL_OUTPUT, prefix_allowed_tokens_fn=lambda _, ids: one_of_two(ids)),
         "different",
-        "returns one of them twice, or continues past the end, with a score of about -10⁹. decodekit returns "
-        "the strings that exist, and `valid` is False for the rest",
+        "`generate()` returns a string twice, or continues past its end, with a score of about -10⁹. "
+        "decodekit returns the strings that exist, and `valid` is False for the rest",
         "test_fewer_strings_than_beams_are_fewer_hypotheses",
     ),
     Row(
         "a source padded on the left",
         beams(num_return_sequences=4),
         "different",
-        "shifts the positions in the encoder of BART. decodekit reads the source as without padding",
-        "test_a_source_padded_on_the_left_gives_what_it_gives_alone",
+        "`generate()` shifts the positions in the encoder of BART. decodekit gives the result of the "
+        "source without padding",
+        "test_a_source_padded_on_the_left_has_the_result_of_the_source_alone",
         family="bart",
         padding=(0, 2, 5),
     ),
@@ -311,40 +334,41 @@ DIFFERENT = [
         "encoder penalties over padding",
         {"encoder_repetition_penalty": 30.0},
         "different",
-        "treats padding as text. decodekit ignores it",
-        "test_padding_is_no_text_to_the_encoder_repetition_penalty",
+        "`generate()` treats padding as text. decodekit ignores it",
+        "test_the_encoder_repetition_penalty_ignores_padding",
         padding=(0, 2, 5),
     ),
     Row(
         "prefix_allowed_tokens_fn in a left-padded batch",
         {"prefix_allowed_tokens_fn": lambda _, ids: list(range(8 + len(ids) % 3, VOCAB, 3))},
         "different",
-        "passes the padding to the function. decodekit passes only the ids of the prompt, so a batch gives "
-        "the results of each prompt alone",
-        "test_a_prefix_function_is_given_a_rows_own_ids",
+        "`generate()` passes the padding to the function. decodekit passes only the ids of the prompt, so "
+        "a batch gives the results of each prompt alone",
+        "test_a_prefix_function_receives_the_ids_of_its_prompt",
         padding=(0, 2, 5),
     ),
     Row(
         "a criterion that counts its calls, under beams",
         lambda: {"stopping_criteria": transformers.StoppingCriteriaList([AtCall(5)]), **beams()},
         "different",
-        "calls it once per step with all candidates. decodekit calls it several times per step, with as many "
-        "rows as there are beams: a criterion must be a function of the ids",
-        "test_under_beams_a_criterion_of_theirs_sees_hypotheses_and_not_candidates",
+        "`generate()` calls the criterion once per step with all candidates. decodekit calls the criterion "
+        "several times per step, with as many rows as there are beams: a criterion must be a function of "
+        "the ids",
+        "test_under_beams_a_transformers_criterion_reads_hypotheses_and_not_candidates",
     ),
     Row(
         "the tails of beams without an end id",
         stopped(**beams(eos_token_id=None, num_return_sequences=4)),
         "different",
-        "fills them with -1. decodekit fills them with the pad id",
+        "`generate()` fills the tails with -1. decodekit fills them with the pad id",
         "test_the_tails_of_beams_without_an_end_id_are_the_pad_id",
     ),
     Row(
         "a custom criterion and no end id",
         stopped(eos_token_id=None),
         "different",
-        "continues stopped rows until all rows are stopped. decodekit pads them",
-        "test_a_row_that_was_stopped_says_no_more_also_without_end_ids",
+        "`generate()` continues stopped rows until all rows are stopped. decodekit pads them",
+        "test_a_stopped_row_emits_no_further_tokens_without_end_ids",
     ),
 ]
 

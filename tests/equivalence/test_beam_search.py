@@ -129,7 +129,7 @@ def assert_same(family: str, expected: Any, out: dk.Decoded) -> None:  # noqa: A
 
 
 @pytest.mark.parametrize(("family", "setting"), CASES, ids=str)
-def test_every_hypothesis_its_score_and_its_beams_are_generates(family: str, setting: Setting) -> None:
+def test_hypotheses_scores_and_beams_equal_those_of_generate(family: str, setting: Setting) -> None:
     expected = theirs(
         family,
         batch(seed=9),

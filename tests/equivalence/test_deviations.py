@@ -36,7 +36,7 @@ def padded_with(prompts: Batch, pad_id: int) -> Batch:
 
 
 @pytest.mark.parametrize("family", FEW)
-def test_pad_id_0_fills_the_tails_of_beams_with_0_where_generate_says_the_end_id_again(family: str) -> None:
+def test_pad_id_0_fills_the_tails_of_beams_and_generate_fills_them_with_the_end_id(family: str) -> None:
     prompts = batch(pad_id=0)
     expected = theirs(
         family,
@@ -77,7 +77,7 @@ def test_pad_id_0_is_generates_pad_under_greedy_search(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FEW)
-def test_a_prompt_is_computed_once_where_generate_computes_it_once_a_beam(family: str) -> None:
+def test_a_prompt_is_processed_once_and_by_generate_once_per_beam(family: str) -> None:
     shapes: list[tuple[int, ...]] = []
     embeddings = build(family).get_input_embeddings()
     hook = embeddings.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
@@ -185,7 +185,7 @@ def test_generate_can_lose_a_string_to_a_repeated_one() -> None:
 
 
 @pytest.mark.parametrize(("family", "pad_id"), [("opt", 35), ("gpt2", 4), ("llama", 7)])
-def test_padding_is_no_text_to_ngram_blocking(family: str, pad_id: int) -> None:
+def test_ngram_blocking_ignores_padding(family: str, pad_id: int) -> None:
     prompts = padded_with(batch((0, 4), seed=0), pad_id)
     options = {"end_ids": (), "pad_id": pad_id}
     blocked = {"do_sample": False, "no_repeat_ngram_size": 2}

@@ -104,7 +104,7 @@ def test_lists_of_ids_of_any_lengths_are_the_padded_tensor_with_its_mask(family:
 
 @pytest.mark.parametrize("warper", WARPERS)
 @pytest.mark.parametrize("family", ENCODER_DECODERS)
-def test_the_same_global_seed_draws_generates_tokens(family: str, warper: str) -> None:
+def test_the_same_global_seed_draws_the_tokens_of_generate(family: str, warper: str) -> None:
     processors, options = WARPERS[warper]
     torch.manual_seed(11)
     expected = theirs(family, sources(5), do_sample=True, **options)
@@ -124,7 +124,7 @@ def test_several_samples_are_num_return_sequences(family: str, warper: str) -> N
 
 
 @pytest.mark.parametrize(("family", "setting"), CASES, ids=str)
-def test_every_hypothesis_its_score_and_its_beams_are_generates(family: str, setting: Setting) -> None:
+def test_hypotheses_scores_and_beams_equal_those_of_generate(family: str, setting: Setting) -> None:
     expected = theirs(
         family,
         sources(9),

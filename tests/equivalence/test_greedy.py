@@ -28,7 +28,7 @@ PROCESSORS: dict[str, tuple[list[dk.LogitsProcessor], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("ends", END_SETTINGS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_greedy_is_generates_on_a_left_padded_batch(family: str, ends: str) -> None:
+def test_greedy_equals_generate_on_a_left_padded_batch(family: str, ends: str) -> None:
     prompts, end_ids = batch(), END_SETTINGS[ends]
     expected = theirs(family, prompts, end_ids=end_ids, do_sample=False)
     out = ours(family, prompts, dk.Greedy(), end_ids=end_ids)

@@ -79,7 +79,7 @@ def test_negative_prompts_are_generates(family: str) -> None:
     )
 
 
-def test_padded_negative_prompts_give_what_each_gives_alone_where_generate_counts_the_padding() -> None:
+def test_padded_negative_prompts_have_the_results_of_each_prompt_alone() -> None:
     """Theirs passes no positions along, so that absolute ones begin in the padding."""
     prompts, away = batch((0,) * 6, seed=27), batch((0, 1, 2, 3, 4, 6), seed=28)
     together = theirs("gpt2", prompts, do_sample=False, guidance_scale=2.0, end_ids=(), **negative(away))
@@ -116,7 +116,7 @@ def best_of(family: str, prompt: list[int], beams: int) -> list[int]:
 
 @pytest.mark.parametrize("beams", [1, 2, 4])
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_guided_beams_are_exact_where_most_of_generates_are_wrong(family: str, beams: int) -> None:
+def test_guided_beams_are_exact_and_most_beams_of_generate_are_wrong(family: str, beams: int) -> None:
     prompts = batch((0,) * PROMPTS, seed=29)
     expected = [best_of(family, prompt, beams) for prompt in prompts.tokens.tolist()]
     out = ours(family, prompts, dk.BeamSearch(beams), guided(family, SCALE), new=STEPS, end_ids=())

@@ -57,7 +57,7 @@ def test_the_number_that_a_prefix_function_is_given_is_the_prompts() -> None:
 
 
 @pytest.mark.parametrize("family", ["bart", "marian", "mbart"])
-def test_a_source_padded_on_the_left_gives_what_it_gives_alone(family: str) -> None:
+def test_a_source_padded_on_the_left_has_the_result_of_the_source_alone(family: str) -> None:
     prompts = batch((0, 2, 5), seed=41)
     theirs, ours = both(family, prompts)
     alone = [both(family, prompts.alone(row))[0][0] for row in range(3)]
@@ -68,7 +68,7 @@ def test_a_source_padded_on_the_left_gives_what_it_gives_alone(family: str) -> N
     assert theirs[1:] != ours[1:]
 
 
-def test_padding_is_no_text_to_the_encoder_repetition_penalty() -> None:
+def test_the_encoder_repetition_penalty_ignores_padding() -> None:
     # It makes what stands in the prompt likelier, by much.
     prompts = batch((0, 4), seed=42)
     plain = both("gpt2", prompts.alone(1), encoder_repetition_penalty=30.0, eos_token_id=None)[0][0]
@@ -92,7 +92,7 @@ class ImmediateFlags(transformers.StoppingCriteria):
         return torch.arange(len(input_ids)) * 5 < new
 
 
-def test_a_row_that_was_stopped_says_no_more_also_without_end_ids() -> None:
+def test_a_stopped_row_emits_no_further_tokens_without_end_ids() -> None:
     criteria = transformers.StoppingCriteriaList([ImmediateFlags()])
     theirs, ours = both("gpt2", batch((0, 0), seed=43), stopping_criteria=criteria, eos_token_id=None)
     free, _ = both("gpt2", batch((0, 0), seed=43), eos_token_id=None)
@@ -101,7 +101,7 @@ def test_a_row_that_was_stopped_says_no_more_also_without_end_ids() -> None:
     assert theirs[1] == ours[1]
 
 
-def test_a_prefix_function_is_given_a_rows_own_ids() -> None:
+def test_a_prefix_function_receives_the_ids_of_its_prompt() -> None:
     def by_length(_: int, ids: Tensor) -> list[int]:
         return list(range(8 + len(ids) % 3, VOCAB, 3))
 

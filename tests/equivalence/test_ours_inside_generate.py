@@ -49,7 +49,9 @@ WARPERS: dict[str, tuple[list[dk.StatelessProcessor], dict[str, Any]]] = {
 @pytest.mark.parametrize("chosen", FILTERS)
 @pytest.mark.parametrize("search", SEARCHES)
 @pytest.mark.parametrize("family", FEW)
-def test_our_filters_inside_generate_are_its_options(family: str, search: str, chosen: str) -> None:
+def test_decodekit_processors_inside_generate_equal_its_options(
+    family: str, search: str, chosen: str
+) -> None:
     processors, options = FILTERS[chosen]
     prompts = batch((0, 0, 0), seed=20)
     expected = theirs(family, prompts, **SEARCHES[search], **options)

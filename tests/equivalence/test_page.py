@@ -33,7 +33,7 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.option)
-def test_what_comes_of_an_option(row: Row) -> None:
+def test_the_outcome_of_an_option(row: Row) -> None:
     assert row.verdict == outcome(row).verdict
 
 
@@ -42,7 +42,7 @@ def test_every_option_of_a_configuration_is_in_the_table() -> None:
     assert named | OF_ASSISTANTS | NO_OPTIONS == set(vars(transformers.GenerationConfig()))
 
 
-def test_the_page_is_made_of_what_came_of_the_calls(request: pytest.FixtureRequest) -> None:
+def test_the_page_is_generated_from_the_outcomes(request: pytest.FixtureRequest) -> None:
     made = TEMPLATE.read_text()
     for marker, rows in (
         ("modes", MODES),
@@ -58,23 +58,23 @@ def test_the_page_is_made_of_what_came_of_the_calls(request: pytest.FixtureReque
 
 
 def table(rows: Iterable[Row]) -> list[str]:
-    """Options with equal results, and the positions that either library computes."""
-    lines = ["| option | | positions computed | |", "|---|---|---|---|"]
+    """Options with equal results, and the number of positions that the model processes in each library."""
+    lines = ["| option | outcome | positions | remark |", "|---|---|---|---|"]
     for row in rows:
         came = outcome(row)
         if came.verdict == "refused":
             continue
-        faster = came.ours < came.theirs
+        is_less = came.ours < came.theirs
         lines.append(
-            f"| {code(row)} | {'equal, but faster' if faster else 'equal'} "
-            f"| {f'{came.theirs} → {came.ours}' if faster else came.ours} | {row.note} |"
+            f"| {code(row)} | {'equal, less work' if is_less else 'equal'} "
+            f"| {f'{came.theirs} → {came.ours}' if is_less else came.ours} | {row.note} |"
         )
     return lines
 
 
 def differences_table() -> list[str]:
-    """Differences, with the reason and the test of each."""
-    lines = ["| case | `generate()` of transformers 5.24 | test |", "|---|---|---|"]
+    """The intended differences, each with its test."""
+    lines = ["| case | difference | test |", "|---|---|---|"]
     lines += [f"| {row.option} | {row.note} | `{row.test}` |" for row in DIFFERENT]
     return lines
 

@@ -28,7 +28,7 @@ WARPERS: dict[str, tuple[list[dk.LogitsProcessor], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("warper", WARPERS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_same_global_seed_draws_generates_tokens(family: str, warper: str) -> None:
+def test_the_same_global_seed_draws_the_tokens_of_generate(family: str, warper: str) -> None:
     processors, options = WARPERS[warper]
     prompts = batch(seed=5)
     torch.manual_seed(11)

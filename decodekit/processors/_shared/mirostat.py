@@ -11,8 +11,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from decodekit.core.history import History
-from decodekit.processors._shared.parameters import PerPrompt, check_per_prompt, for_rows, map_per_prompt
-from decodekit.processors.base import LogitsProcessor, Scores
+from decodekit.processors._shared.parameters import PerPrompt, for_rows, map_per_prompt
+from decodekit.processors.base import LogitsProcessor, Scores, check_per_prompt
 
 
 class MirostatMemory(NamedTuple):

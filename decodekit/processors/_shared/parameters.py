@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import cycle, islice
-from typing import Any, final
+from typing import Any
 
 import torch
 from jaxtyping import Num, Shaped
@@ -11,17 +11,10 @@ from torch import Tensor
 
 from decodekit.core.history import History
 from decodekit.core.validation import Requirement, plain, set_fields
-from decodekit.errors import DecodekitError
+from decodekit.processors.base import PromptValues
 
 # A parameter of the caller: one number, or one per prompt.
 PerPrompt = float | Sequence[float] | Num[Tensor, " batch"]
-
-
-@final
-class PromptValues(tuple[float, ...]):
-    """One number per prompt of the batch, in the order of the prompts."""
-
-    __slots__ = ()
 
 
 def per_prompt(who: str, name: str, given: Any, requirement: Requirement) -> PerPrompt:  # noqa: ANN401 - checked here
@@ -69,17 +62,6 @@ def for_rows(value: PerPrompt, history: History, like: Tensor) -> float | Shaped
     if not isinstance(value, PromptValues):
         return value  # type: ignore[return-value]
     return history.to_rows(_on_device(value, like.dtype, like.device))[:, None]
-
-
-def check_per_prompt(processor: object, history: History) -> None:
-    """Raise unless every parameter per prompt has one number for each prompt."""
-    batch = history.batch
-    for name, value in vars(processor).items():
-        if isinstance(value, PromptValues) and len(value) != batch:
-            raise DecodekitError(
-                f"{type(processor).__name__}: {name} must be one number, or one for each prompt, got "
-                f"{len(value)} for {batch} prompts."
-            )
 
 
 @lru_cache(maxsize=256)

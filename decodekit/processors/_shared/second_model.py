@@ -20,8 +20,7 @@ from decodekit.core.prompt import Prompt
 from decodekit.core.vocabulary import Vocabulary
 from decodekit.errors import DecodekitError
 from decodekit.models.protocols import Model, ModelWithVocabulary, Session, ShrinkingSession
-from decodekit.processors._shared.parameters import check_per_prompt
-from decodekit.processors.base import LogitsProcessor, Scores
+from decodekit.processors.base import LogitsProcessor, Scores, check_per_prompt
 
 
 @dataclass

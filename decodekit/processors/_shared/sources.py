@@ -12,8 +12,7 @@ from typing_extensions import override
 from decodekit.core.history import History, Source
 from decodekit.core.validation import read_ids, shown
 from decodekit.errors import DecodekitError
-from decodekit.processors._shared.parameters import check_per_prompt
-from decodekit.processors.base import Column, LogitsProcessor, Scores
+from decodekit.processors.base import Column, LogitsProcessor, Scores, check_per_prompt
 
 # A source of the caller: ids for all prompts, or ids per prompt; None: the source of the run.
 SourceIds = Iterable[int] | Iterable[Iterable[int]] | Tensor | None

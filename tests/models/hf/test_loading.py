@@ -67,7 +67,7 @@ def test_a_bundled_model_is_small_enough_for_the_wheel(name: str, most: float) -
 def test_a_card_states_the_loss_that_was_measured(name: str, loss: str) -> None:
     measured = json.loads((dk.bundled_path(name) / "training.json").read_text())
     card = (dk.bundled_path(name) / "README.md").read_text()
-    assert f"{measured[loss]:.2f} nats a token" in card
+    assert f"{measured[loss]:.2f} nats per token" in card
 
 
 @pytest.mark.parametrize("name", BUNDLED)

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache as cached
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -114,7 +114,9 @@ class ConditionedDecoder(Forward, MergeableForward):
 
     @override
     @torch.inference_mode()
-    def merge(self, other: Self, batches: tuple[int, int], caches: tuple[Cache, Cache]) -> None:
+    def merge(
+        self, other: "ConditionedDecoder", batches: tuple[int, int], caches: tuple[Cache, Cache]
+    ) -> None:
         states, valid = other.encoded(batches[1], len(self._valid) // batches[0], caches[1])
         length = max(valid.shape[1], self._valid.shape[1])
 

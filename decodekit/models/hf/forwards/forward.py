@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -18,7 +18,7 @@ from decodekit.models.hf.cache import Cache
 from decodekit.models.hf.trie_cache.tree_mask import Mask
 from decodekit.models.protocols import Columns, Ids, Logits, PerRow
 
-AnyMask = Columns | Mask | None
+AnyMask = Bool[Tensor, "rows length"] | Mask | None
 
 _all_locks = Lock()
 _locks: "WeakKeyDictionary[nn.Module, RLock]" = WeakKeyDictionary()
