@@ -236,7 +236,7 @@ def _read(
     hypotheses, pseudo = (read_hypotheses("mbr", result, ids=ids) for result in (out, references))
     for number, row in enumerate(hypotheses):
         if row and not pseudo[number]:
-            raise DecodekitError(f"mbr: every prompt must have a reference, and prompt {number} has none.")
+            raise DecodekitError(f"mbr: prompt {number} has no reference. Every prompt must have one.")
     if weights == "uniform":
         return hypotheses, list(map(weigh_uniformly, pseudo))
     log_probs = valid_values(references, references.log_prob.tolist())

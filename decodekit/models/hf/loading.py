@@ -141,7 +141,7 @@ def _load_pretrained(
         ) from error
     if report["missing_keys"] and not allow_missing:
         raise ModelError(
-            f"load: the checkpoint must hold all weights, and {shown(place)} lacks "
+            f"load: the checkpoint {shown(place)} lacks the weights "
             f"{shown(sorted(report['missing_keys']), 200)}, which would be random. Load a complete one, or "
             "pass allow_missing=True."
         )

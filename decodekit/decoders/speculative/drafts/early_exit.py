@@ -50,7 +50,7 @@ class EarlyExit(Draft):
     def start(self, model: Model, prompt: Prompt, *, rows_per_prompt: int, capacity: int) -> DraftSession:
         if not isinstance(model, EarlyExitModel):
             raise ModelError(
-                f"EarlyExit: the model must be one whose first layers are a model too, and {shown(model)} "
+                f"EarlyExit: the first layers of {shown(model)} cannot draft, because it "
                 "has no early_exit(). Use dk.HFModel, write that method, or use another draft."
             )
         return DraftModelSession(model.early_exit(self.layer), prompt, rows_per_prompt, capacity)

@@ -160,7 +160,7 @@ def check_encoder_decoder(model: Any) -> None:
     name = type(model).__name__
     if model.main_input_name != "input_ids":
         raise ModelError(
-            f"HFModel: an encoder must read text, and {name}'s reads {model.main_input_name}. "
+            f"HFModel: an encoder must read input_ids, and {name}'s reads {model.main_input_name}. "
             "Write an object with a start() method: see decodekit.Model."
         )
     if type(decoder_start_id(model)) is not int:
