@@ -129,7 +129,7 @@ def test_functions_that_read_tensors_or_have_shapes_of_data_are_refused(
     tape = Tape(function)
     for _ in range(CALLS_BEFORE_TAPE):
         tape()
-    reasons = "reads a|depends on data|uses the memory|a view of|every call creates"
+    reasons = ".*reads a|.*depends on data|.*uses the memory|a view of|every call creates"
     with pytest.raises(CannotRecordError, match=f"Tape: ({reasons})"):
         tape()
 

@@ -86,7 +86,7 @@ def test_what_is_in_the_cache_is_not_computed_again() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_beams": 2}, "a cache goes with a decoder-only model and one sequence a prompt"),
+        ({"num_beams": 2}, "a cache needs a decoder-only model and one sequence per prompt"),
         ({"max_new_tokens": 3}, "a cache must hold less than the whole prompt"),
     ],
 )

@@ -239,7 +239,7 @@ def test_log_probs_are_the_models_not_those_of_the_processed_scores() -> None:
 
 def test_a_prompt_with_every_token_banned_is_named() -> None:
     all_banned = MarkovModel([[1.0, 0.0], [0.0, 1.0]])
-    with pytest.raises(dk.DecodingError, match="for prompt 1 the processors"):
+    with pytest.raises(dk.DecodingError, match="every token is banned for prompt 1"):
         dk.decode(
             all_banned,
             [[0], [1]],

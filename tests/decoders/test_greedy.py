@@ -55,7 +55,7 @@ def test_a_row_with_every_token_banned_is_an_error_that_names_its_prompt() -> No
         def process(self, history: dk.History, scores: Tensor) -> Tensor:
             return scores.masked_fill(history.tokens[:, :1] == 4, -torch.inf)
 
-    with pytest.raises(dk.DecodingError, match="for prompt 1 the processors"):
+    with pytest.raises(dk.DecodingError, match="every token is banned for prompt 1"):
         dk.decode(HashModel(6), [[3], [4]], dk.Greedy(), AfterFour(), max_new_tokens=3)
 
 

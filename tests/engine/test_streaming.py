@@ -333,7 +333,7 @@ def test_an_error_on_the_way_comes_after_the_pieces_before_it() -> None:
     model = Scripted([[0, 1, 2]], 3, Pieces("abc"))
     stream = dk.stream(model, [[0]], dk.Greedy(), Ends(), max_new_tokens=3)
     assert [next(stream).text, next(stream).text] == ["a", "b"]
-    with pytest.raises(dk.DecodingError, match="for prompt 0 the processors"):
+    with pytest.raises(dk.DecodingError, match="every token is banned for prompt 0"):
         next(stream)
     with pytest.raises(dk.DecodekitError, match="Stream: there is no result"):
         _ = stream.result

@@ -174,7 +174,7 @@ def test_a_prompt_on_which_every_token_is_banned_is_an_error_that_names_it() -> 
             first = history.tokens[:, :1] == 0
             return scores.masked_fill(first, -torch.inf)
 
-    with pytest.raises(dk.DecodingError, match="for prompt 1 the processors"):
+    with pytest.raises(dk.DecodingError, match="every token is banned for prompt 1"):
         dk.decode(model, [[1], [0]], dk.BeamSearch(2), Dead(), max_new_tokens=3)
 
 

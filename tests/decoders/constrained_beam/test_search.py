@@ -110,7 +110,7 @@ def test_constraints_and_bad_words_hold_together() -> None:
 
 def test_a_prompt_on_which_every_token_is_banned_is_an_error_that_names_it() -> None:
     model = HashModel(5, end_ids=(0,))
-    with pytest.raises(dk.DecodingError, match="for prompt 0 the processors"):
+    with pytest.raises(dk.DecodingError, match="every token is banned for prompt 0"):
         dk.decode(model, [[1]], Search(2, [dk.Phrase([2])]), dk.SuppressTokens(range(5)), max_new_tokens=3)
 
 

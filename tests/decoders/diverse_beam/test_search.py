@@ -108,7 +108,7 @@ def test_diverse_beam_search_keeps_the_laws_of_decoders(diversity: dk.Diversity)
 
 
 def test_a_prompt_on_which_every_token_is_banned_is_an_error_that_names_it() -> None:
-    with pytest.raises(dk.DecodingError, match="for prompt 0 the processors"):
+    with pytest.raises(dk.DecodingError, match="every token is banned for prompt 0"):
         dk.decode(MODEL, [[0]], dk.DiverseBeamSearch(2, 2), dk.SuppressTokens(range(4)), max_new_tokens=3)
 
 

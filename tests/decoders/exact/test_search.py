@@ -189,7 +189,7 @@ def test_an_error_names_the_prompt_of_which_no_hypothesis_can_end(
         dk.decode(dead_end, [[0], [1]], search(), dk.SuppressTokens([2]), max_new_tokens=2)
     # Its only child is a dead end. Expanding two nodes finds this out, expanding one does not.
     banned = dk.SuppressTokens([0, 2])
-    with pytest.raises(dk.DecodingError, match="for prompt 0 the processors"):
+    with pytest.raises(dk.DecodingError, match="every token is banned for prompt 0"):
         dk.decode(dead_end, [[0]], search(max_nodes=2), banned, max_new_tokens=2)
     assert not dk.decode(dead_end, [[0]], search(max_nodes=1), banned, max_new_tokens=2).valid.any()
     # The search backtracks from a dead end.

@@ -258,7 +258,7 @@ def test_it_keeps_the_laws_of_decoders() -> None:
 def test_errors_name_the_prompt_with_all_tokens_banned_or_with_nan_scores() -> None:
     nothing = dk.PrefixConstraint(lambda prompt, ids: [0, 1] if prompt == 0 or len(ids) < 7 else [0])
     ban = dk.SuppressTokens([0])
-    with pytest.raises(dk.DecodingError, match="for prompt 1 the processors"):
+    with pytest.raises(dk.DecodingError, match="every token is banned for prompt 1"):
         dk.decode(model(), PROMPTS[:2], dk.Speculative(DRAFTS["itself"]), [nothing, ban], max_new_tokens=9)
 
     class Broken(dk.StatelessProcessor):

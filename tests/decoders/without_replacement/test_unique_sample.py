@@ -276,7 +276,7 @@ def test_dead_ends_are_set_aside() -> None:
 
 def test_an_error_names_the_prompt_of_which_no_hypothesis_can_end() -> None:
     all_banned = MarkovModel([[1.0, 0.0], [0.0, 1.0]])
-    with pytest.raises(dk.DecodingError, match="for prompt 1 the processors"):
+    with pytest.raises(dk.DecodingError, match="every token is banned for prompt 1"):
         dk.decode(
             all_banned, [[0], [1]], dk.UniqueSample(2, seeds=[1, 2]), dk.SuppressTokens([1]), max_new_tokens=2
         )

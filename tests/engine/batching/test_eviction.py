@@ -178,7 +178,7 @@ def test_a_stuck_prompt_is_named_by_its_place_in_the_run(cuts: list[int]) -> Non
     # 0 is followed by the end; after 1 and 2 only what was said before could come.
     ban = dk.NoRepeatNGram(1)
     model = MarkovModel([[0, 0, 0, 1.0], [0, 0, 1.0, 0], [0, 1.0, 0, 0], [0, 0, 0, 1.0]], end_ids=(3,))
-    with pytest.raises(dk.DecodingError, match="for prompt 3 the processors"):
+    with pytest.raises(dk.DecodingError, match="every token is banned for prompt 3"):
         dk.decode(model, [[0], [0], [0], [1]], dk.Greedy(), ban, max_new_tokens=9)
     assert cuts == [1]
 

@@ -172,7 +172,7 @@ def test_a_stuck_prompt_is_named_by_its_place_in_the_list() -> None:
     # What prompt 2 could say, it has said: its batch is the first, and holds it alone.
     model = MarkovModel([[0, 0, 0, 1.0], [0, 0, 1.0, 0], [0, 1.0, 0, 0], [0, 0, 0, 1.0]], end_ids=(3,))
     unsaid = dk.NoRepeatNGram(1)
-    with pytest.raises(dk.DecodingError, match="for prompt 2 the processors"):
+    with pytest.raises(dk.DecodingError, match="every token is banned for prompt 2"):
         dk.decode(model, [[0], [0], [0, 1]], dk.Greedy(), unsaid, max_new_tokens=9, batch_tokens=11)
 
 
