@@ -282,7 +282,7 @@ def test_a_prompt_with_every_token_banned_is_an_error_that_names_it() -> None:
 
 
 def test_a_model_that_shows_no_states_is_refused() -> None:
-    with pytest.raises(dk.DecodekitError, match="ContrastiveSearch needs a model that returns"):
+    with pytest.raises(dk.DecodekitError, match="ContrastiveSearch needs a model that"):
         dk.decode(HashModel(6), [[3]], dk.ContrastiveSearch(2), max_new_tokens=3)
 
 

@@ -97,7 +97,7 @@ def test_branches_that_a_processor_bans_are_missing() -> None:
     out = dk.decode(TORN, [[0]], dk.CoTDecoding(4), dk.SuppressTokens([1]), max_new_tokens=1)
     assert out.hypotheses() == [[[2], [3]]]
     assert out.finish_reason == [["length", "end", "missing", "missing"]]
-    with pytest.raises(dk.DecodingError, match="banned every one"):
+    with pytest.raises(dk.DecodingError, match="every token is banned"):
         dk.decode(TORN, [[0]], dk.CoTDecoding(2), dk.SuppressTokens([0, 1, 2, 3]), max_new_tokens=1)
 
 

@@ -232,7 +232,7 @@ def test_what_the_inner_decoder_looks_at_is_shown_too() -> None:
 
 
 def test_a_model_that_shows_no_layers_or_has_fewer_is_refused() -> None:
-    with pytest.raises(dk.DecodekitError, match="DoLa needs a model that returns"):
+    with pytest.raises(dk.DecodekitError, match="DoLa needs a model that"):
         dk.decode(HashModel(6), [[3]], dk.DoLa(), max_new_tokens=3)
     with pytest.raises(dk.ModelError, match="layers must be at most 2, which LlamaForCausalLM has"):
         dk.decode(build("llama"), [[8]], dk.DoLa(layers=[3]), max_new_tokens=3)

@@ -82,9 +82,19 @@ def test_what_cannot_be_captured_is_refused_by_name() -> None:
         (Model(), dk.Greedy(), {}, r"capture=True needs a model with start_captured\(\)"),
         (hf, dk.ContrastiveSearch(), {}, "returns logits only, but ContrastiveSearch needs"),
         (hf, dk.Greedy(), {"stop": "x"}, "cannot record StopStrings, which works on the host"),
-        (hf, dk.Greedy(), {"stop": dk.MaxTime(9) | dk.EndIds(3)}, "and MaxTime does"),
-        (hf, dk.Greedy(), {"processor": [dk.TopK(3), dk.MirostatV2(tau=3.0)]}, "and MirostatV2 does"),
-        (hf, dk.Greedy(), {"processor": dk.PrefixConstraint(lambda *_: [1])}, "and PrefixConstraint does"),
+        (
+            hf,
+            dk.Greedy(),
+            {"stop": dk.MaxTime(9) | dk.EndIds(3)},
+            "cannot record MaxTime, which works on the host",
+        ),
+        (hf, dk.Greedy(), {"processor": [dk.TopK(3), dk.MirostatV2(tau=3.0)]}, "cannot record MirostatV2"),
+        (
+            hf,
+            dk.Greedy(),
+            {"processor": dk.PrefixConstraint(lambda *_: [1])},
+            "cannot record PrefixConstraint",
+        ),
         (hf, dk.BeamSearch(2, scorer=dk.Lookahead(hf, [dk.Phrase(3)], weight=1.0, steps=1)), {}, "Lookahead"),
         (dk.HFModel(hf.model, cache="rows"), dk.Greedy(), {}, "need a trie, got cache='rows'"),
         (dk.HFModel(build("t5")), dk.Greedy(), {}, "T5.* cannot be recorded: it counts positions"),
@@ -93,7 +103,7 @@ def test_what_cannot_be_captured_is_refused_by_name() -> None:
     for model, decoder, options, message in cases:
         with pytest.raises(dk.DecodekitError, match=message):
             dk.decode(model, [[3, 4]], decoder, max_new_tokens=9, capture=True, **options)
-    with pytest.raises(TypeError, match=r"BestFirst has a loop of its own.*no capture"):
+    with pytest.raises(TypeError, match=r"BestFirst runs its own loop.*no capture"):
         dk.decode(hf, [[3]], dk.BestFirst(), max_new_tokens=3, capture=True)
     with pytest.raises(dk.DecodekitError, match=r"decode: capture must be True or False, got 'auto'"):
         dk.decode(hf, [[3]], dk.Greedy(), max_new_tokens=3, capture="auto")  # type: ignore[arg-type]

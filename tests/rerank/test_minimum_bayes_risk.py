@@ -281,7 +281,7 @@ def test_references_must_be_of_as_many_prompts() -> None:
     [
         ({"weights": "model"}, ValueError, "weights must be 'uniform' or 'probability', got 'model'"),
         ({"pruning": 0.9}, TypeError, "pruning must be a Pruning or None, got 0.9"),
-        ({"pruning": dk.Pruning(), "aggregate": True}, ValueError, "pruning saves nothing where"),
+        ({"pruning": dk.Pruning(), "aggregate": True}, ValueError, "pruning saves nothing if"),
         (
             {"pruning": dk.Pruning(), "weights": "probability"},
             ValueError,

@@ -92,8 +92,8 @@ def test_one_call_must_return_one_reward_per_hypothesis(given: Any) -> None:  # 
             dk.DecodekitError,
             r"rewards must be \[batch, hyps\], \(2, 3\), got \(2, 2\)",
         ),
-        (torch.zeros(2, 3), {"batched": True}, ValueError, "a tensor of rewards is not called"),
-        (torch.zeros(2, 3), {"ids": True}, ValueError, "a tensor of rewards is not called"),
+        (torch.zeros(2, 3), {"batched": True}, ValueError, "batched and ids have no effect"),
+        (torch.zeros(2, 3), {"ids": True}, ValueError, "batched and ids have no effect"),
     ],
 )
 def test_wrong_arguments_are_refused(

@@ -176,7 +176,7 @@ def test_lengths_per_prompt_are_the_runs_own_when_it_decodes_in_several_batches(
 
 
 def test_a_model_without_attention_is_refused() -> None:
-    with pytest.raises(dk.DecodekitError, match="BeamSearch needs a model that returns"):
+    with pytest.raises(dk.DecodekitError, match="BeamSearch needs a model that"):
         dk.decode(
             MarkovModel([[1.0]]), [[0]], dk.BeamSearch(1, scorer=dk.CoveragePenalty(0.2)), max_new_tokens=1
         )

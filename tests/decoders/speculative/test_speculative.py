@@ -342,7 +342,7 @@ def test_the_draft_must_be_a_draft_and_there_must_be_a_seed_per_prompt() -> None
 
 
 def test_it_cannot_be_streamed() -> None:
-    with pytest.raises(TypeError, match="loop of its own"):
+    with pytest.raises(TypeError, match="runs its own loop"):
         list(dk.stream(model(), [[1]], dk.Speculative(dk.PromptLookup()), max_new_tokens=2))  # type: ignore[arg-type]
 
 

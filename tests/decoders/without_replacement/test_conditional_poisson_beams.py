@@ -208,7 +208,7 @@ def test_the_rest_of_a_sample_with_a_forced_hypothesis_follows_the_design() -> N
 @pytest.mark.parametrize("text", [[0, 0], [0, 0, 2, 0], [2, 2], [0, 2, 0]])
 def test_a_hypothesis_to_keep_must_be_complete_and_not_too_long(text: list[int]) -> None:
     forced = dk.ConditionalPoissonBeams(2, keep=[text], seeds=[1])
-    with pytest.raises(dk.DecodekitError, match="hypothesis to keep must"):
+    with pytest.raises(dk.DecodekitError, match="hypothesis to keep (must|of prompt)"):
         dk.decode(MARKOV, [[0]], forced, max_new_tokens=3)
 
 
@@ -294,7 +294,7 @@ def test_a_dead_end_is_not_valid_comes_last_and_leaves_estimates_of_the_others_u
     assert set(out.valid.sum(-1).tolist()) == {1, 2, 3}
     assert (out.valid.int().diff(dim=-1) <= 0).all()
     assert standard_errors(out.report.estimate(out.valid.double()), sum(texts.values())) < 4
-    with pytest.raises(dk.DecodingError, match="for prompt 1 "):
+    with pytest.raises(dk.DecodingError, match="for prompt 1,"):
         dk.decode(COIN, [[0], [1]], search(2, number=2), BansAllAfter(1), max_new_tokens=2)
 
 

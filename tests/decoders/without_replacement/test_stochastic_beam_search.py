@@ -291,7 +291,7 @@ def test_a_dead_end_is_not_valid_comes_last_and_leaves_estimates_of_the_others_u
 
 
 def test_an_error_names_the_prompt_with_dead_ends_only() -> None:
-    with pytest.raises(dk.DecodingError, match="for prompt 1 "):
+    with pytest.raises(dk.DecodingError, match="for prompt 1,"):
         dk.decode(COIN, [[0], [1]], search(2, number=2), BansAllAfter(1), max_new_tokens=2)
 
 

@@ -220,7 +220,7 @@ def test_a_trace_is_refused_where_there_are_several_batches() -> None:
 
 
 def test_a_loop_of_its_own_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"UniqueSample has a loop of its own.* no batch_tokens"):
+    with pytest.raises(TypeError, match=r"UniqueSample runs its own loop.* no batch_tokens"):
         dk.decode(TOY, PROMPTS, dk.UniqueSample(2, seeds=range(6)), max_new_tokens=4, batch_tokens=9)
 
 

@@ -72,7 +72,7 @@ def test_a_memory_of_a_second_model_cannot_be_used_twice() -> None:
     _, first = fusion.apply(HISTORY, scores, fusion.init(HISTORY))
     longer = HISTORY.append(torch.tensor([1, 2, 3, 4]))
     fusion.apply(longer, scores, first)
-    with pytest.raises(dk.DecodekitError, match="must be the newest one, got the one after 0 of 1 tokens"):
+    with pytest.raises(dk.DecodekitError, match="must be the newest one, got one after 0 of 1 tokens"):
         fusion.apply(longer, scores, first)
 
 

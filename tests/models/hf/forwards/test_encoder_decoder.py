@@ -305,7 +305,7 @@ def test_an_encoder_that_reads_padding_is_refused_for_padded_sources() -> None:
 
 
 def test_a_prompt_without_a_source_is_refused() -> None:
-    with pytest.raises(dk.PromptError, match="needs one"):
+    with pytest.raises(dk.PromptError, match="needs a source"):
         dk.decode(bart(), dk.Prompt.from_ids([[START]]), dk.Greedy(), max_new_tokens=2)
 
 
