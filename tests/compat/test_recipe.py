@@ -145,7 +145,7 @@ def test_its_arguments_are_decodes() -> None:
     ("options", "message"),
     [
         ({"guidance_scale": 2.0}, "guidance_scale needs the model"),
-        ({"min_new_tokens": 3}, "min_new_tokens is about the end ids"),
+        ({"min_new_tokens": 3}, "min_new_tokens needs end ids"),
         ({"max_length": 9}, "max_length counts the prompt"),
         ({"min_length": 9, "eos_token_id": 2}, "min_length counts the prompt"),
         ({"stop_strings": ["a"]}, "stop_strings need the model's tokenizer"),

@@ -225,8 +225,8 @@ def test_heal_refuses_a_vocabulary_without_tokenizer() -> None:
     ("removed", "texts", "kind", "message"),
     [
         ([], [b"a"], ValueError, "there must be a text for every prompt"),
-        ([b"b"], [b"a"], ValueError, "the tokens must be able to spell a removed text"),
-        ([b"ab"], [b"a", b""], ValueError, "the tokens must be able to spell a removed text"),
+        ([b"b"], [b"a"], ValueError, "the tokens of the vocabulary cannot spell the removed text"),
+        ([b"ab"], [b"a", b""], ValueError, "the tokens of the vocabulary cannot spell the removed text"),
         (["a"], [b"a"], TypeError, "texts must be bytes"),
         ([b"a"], ["a"], TypeError, "texts must be bytes"),
         (b"a", [b"a"], TypeError, "texts must be bytes"),

@@ -208,7 +208,7 @@ def test_the_rest_of_a_sample_with_a_forced_hypothesis_follows_the_design() -> N
 @pytest.mark.parametrize("text", [[0, 0], [0, 0, 2, 0], [2, 2], [0, 2, 0]])
 def test_a_hypothesis_to_keep_must_be_complete_and_not_too_long(text: list[int]) -> None:
     forced = dk.ConditionalPoissonBeams(2, keep=[text], seeds=[1])
-    with pytest.raises(dk.DecodekitError, match="hypothesis to keep (must|of prompt)"):
+    with pytest.raises(dk.DecodekitError, match=r"hypothesis to keep (must|of prompt)"):
         dk.decode(MARKOV, [[0]], forced, max_new_tokens=3)
 
 

@@ -179,7 +179,7 @@ def test_a_stuck_prompt_is_named_by_its_place_in_the_list() -> None:
 @pytest.mark.parametrize(
     ("decoder", "processors", "message"),
     [
-        (dk.Sample(2), (), "Sample may need all of them in one. Pass seeds= instead of a generator"),
+        (dk.Sample(2), (), "Sample may need all prompts in one. Pass seeds= instead of a generator"),
         (dk.StochasticBeamSearch(2), (), "StochasticBeamSearch may need .* Pass seeds="),
         (dk.DoLa(dk.Sample(2)), (), "Sample may need"),
         (

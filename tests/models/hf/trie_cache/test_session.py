@@ -147,8 +147,8 @@ def test_a_cache_of_another_name_is_refused() -> None:
 @pytest.mark.parametrize(
     ("decoder", "message"),
     [
-        (dk.ContrastiveSearch(3, 0.5), "showing hidden states, early layers or attention needs a cache"),
-        (dk.Speculative(dk.PromptLookup(), tokens=3), "verifying several tokens a pass needs a cache"),
+        (dk.ContrastiveSearch(3, 0.5), "returning hidden states, early layers or attention needs a cache"),
+        (dk.Speculative(dk.PromptLookup(), tokens=3), "verifying several tokens per pass needs a cache"),
     ],
 )
 def test_decoders_that_need_rows_refuse_a_trie(decoder: Any, message: str) -> None:  # noqa: ANN401
