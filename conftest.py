@@ -1,5 +1,6 @@
 """What every test, and every example in a docstring, finds in place."""
 
+import gc
 import os
 import re
 
@@ -18,6 +19,7 @@ from hypothesis.internal.conjecture import providers
 import decodekit as dk
 
 torch.set_num_threads(1)  # the tests run side by side
+gc.set_threshold(100_000, 20, 50)  # to look through a million objects of loaded modules takes half a second
 # The same cases in every run, on a machine of any speed.
 settings.register_profile(
     "decodekit",

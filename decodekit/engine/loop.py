@@ -215,11 +215,11 @@ class ContinuousBatch(Generic[State]):
         self.session, self._new, self._runs = None, None, []
 
     def _merge(self) -> None:
+        new, self._new = self._new, None
         if self.session is None:
-            self.session = self._new
-        elif isinstance(self.session, MergeableSession) and isinstance(self._new, MergeableSession):
-            self.session.merge(self._new)
-        self._new = None
+            self.session = new
+        elif isinstance(new, MergeableSession) and isinstance(self.session, MergeableSession):
+            self.session.merge(new)
 
     def _take_step(self, run: "DecodingRun[State]") -> bool:
         """Take a step of a run; returns False if the run is done, with its results kept, or has failed."""
@@ -361,7 +361,7 @@ def start_session(
 
 def on_model_outputs(decoder: Decoder[State, Any], session: Session | None, state: State) -> State:
     """The state of a decoder with the outputs that it asks for."""
-    if isinstance(session, SessionWithOutputs) and decoder.outputs_spec != LOGITS_ONLY:
+    if decoder.outputs_spec != LOGITS_ONLY and isinstance(session, SessionWithOutputs):
         return decoder.on_model_outputs(session.model_outputs, state)
     return state
 
