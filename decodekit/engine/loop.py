@@ -353,7 +353,7 @@ def start_session(
         return model.start(prompt, rows_per_prompt=rows, capacity=capacity)
     if not isinstance(model, ModelWithOutputs):
         raise DecodekitError(
-            f"decode: {type(decoder).__name__} needs a model that shows {spec}, and {shown(model)} has no "
+            f"decode: {type(decoder).__name__} needs a model that returns {spec}, and {shown(model)} has no "
             "start_with_outputs(). Use dk.HFModel, or write that method: see decodekit.ModelWithOutputs."
         )
     return model.start_with_outputs(prompt, rows_per_prompt=rows, capacity=capacity, outputs_spec=spec)
@@ -386,7 +386,7 @@ def check_state(decoder: Decoder[State, Any], state: State, limits: Limits) -> N
     leaves = tree_flatten(state, is_leaf=lambda part: isinstance(part, Stopping))[0]
     if limits.criteria and not any(isinstance(leaf, Stopping) for leaf in leaves):
         raise DecodekitError(
-            f"decode: {name} must apply the stopping criteria, and its state holds no memory of theirs, so "
+            f"decode: {name} must apply the stopping criteria, but its state holds no `Stopping`, so "
             "stop= would be ignored. Keep limits.start(history) in the state and call limits.finish at every "
             "step, or use RowDecoder."
         )
