@@ -115,7 +115,8 @@ class TrieSupport:
         """Raises a `ModelError` if an option demands a trie, for a purpose that needs one entry per row."""
         if self.recorder.cache == "trie":
             raise ModelError(
-                f"HFModel: {purpose} needs a cache with one entry per row, got cache='trie'. Use cache='auto'."
+                f"HFModel: {purpose} needs a cache with one entry per row, got cache='trie'. Use "
+                "cache='auto'."
             )
         if self.recorder.wanted is True or self.compiled is not None:
             raise ModelError(
