@@ -171,7 +171,7 @@ def test_an_option_that_would_be_ignored_is_refused(decoder: str, option: str, h
     [
         ((*BEAM, "--temperature", "2"), "--temperature would be ignored by --decoder beam"),
         ((*BEAM, "--temperature", "2", "--top-k", "9"), "--temperature would be ignored by --decoder beam"),
-        ((*BEAM, "--stop-rule", "heuristic", "--patience", "1"), "--stop-rule and --patience are two rules"),
+        ((*BEAM, "--stop-rule", "heuristic", "--patience", "1"), "--stop-rule and --patience both set the stop rule"),
         (("--max-new-tokens", "3", "--min-new-tokens", "4"), "at most --max-new-tokens, got 4 and 3."),
         (("--max-new-tokens", "0"), "'--max-new-tokens'"),
         (("--min-new-tokens", "-1"), "'--min-new-tokens'"),
@@ -226,7 +226,7 @@ def test_a_mistake_in_the_options_of_generate_exits_2(arguments: tuple[str, ...]
         (("compare", PROMPT, "--top-p", "-1"), "TopP: p must be"),
         (("compare", PROMPT, "--no-repeat-ngram", "0"), "NoRepeatNGram: n must be"),
         (("score", PROMPT), "Missing argument 'CONTINUATION'."),
-        (("score", PROMPT, " one", ""), "one is empty"),
+        (("score", PROMPT, " one", ""), "a CONTINUATION is empty"),
         (("score", PROMPT, " one", "\udcff"), "must be valid UTF-8 text."),
     ],
 )
@@ -253,7 +253,7 @@ def test_a_run_that_cannot_be_right_exits_1(arguments: tuple[str, ...], message:
 
 def test_a_run_in_which_nothing_may_be_said_exits_1(model: dk.HFModel) -> None:
     banned = [f"--suppress={token}" for token in range(model.vocabulary.size or 0)]
-    assert_mistake(run("generate", PROMPT, *banned), 1, "at every step some token must be allowed")
+    assert_mistake(run("generate", PROMPT, *banned), 1, "every token is banned for prompt 0")
 
 
 @pytest.mark.parametrize("command", [("generate",), ("compare",), ("score", " there")])

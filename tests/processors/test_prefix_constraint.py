@@ -83,7 +83,7 @@ def test_prefix_constraint_refuses_a_function_that_allows_nothing(none: Any) -> 
 @pytest.mark.parametrize("bad", [-1, 4, 1.0, True, "a", None])
 def test_prefix_constraint_refuses_what_is_no_id_of_the_vocabulary(bad: Any) -> None:  # noqa: ANN401
     history = dk.Prompt.from_ids([[0]]).history(3, 1)
-    message = r"^PrefixConstraint: the function must return ids of the model's 4 tokens, and"
+    message = r"^PrefixConstraint: the function must return ids of the model's 4 tokens, but"
     with pytest.raises(dk.DecodekitError, match=message):
         apply(lambda _, __: [0, bad], history, torch.zeros(1, 4))
 
