@@ -308,8 +308,8 @@ DIFFERENT = [
             "negative_prompt_attention_mask": torch.tensor([[0, 0, 0, 1], [1, 1, 1, 1], [0, 0, 1, 1]]),
         },
         "different",
-        "`generate()` counts padding in the positions of the prompt. decodekit returns the result of each "
-        "prompt alone",
+        "`generate()` counts padding in the positions of the prompt. decodekit returns the result that "
+        "each prompt gets on its own",
         "test_padded_negative_prompts_have_the_results_of_each_prompt_alone",
     ),
     Row(
@@ -343,7 +343,7 @@ DIFFERENT = [
         {"prefix_allowed_tokens_fn": lambda _, ids: list(range(8 + len(ids) % 3, VOCAB, 3))},
         "different",
         "`generate()` passes the padding to the function. decodekit passes only the ids of the prompt, so "
-        "a batch gives the results of each prompt alone",
+        "each prompt of a batch gets the result that it gets on its own",
         "test_a_prefix_function_receives_the_ids_of_its_prompt",
         padding=(0, 2, 5),
     ),
