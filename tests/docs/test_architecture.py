@@ -68,14 +68,14 @@ def test_the_rules_of_imports_are_those_of_the_test() -> None:
     assert expected == rules
 
 
-def test_the_steps_of_the_call_are_functions_in_the_order_of_their_first_call() -> None:
+def test_the_rows_of_the_call_are_functions_in_the_order_of_a_second_call() -> None:
     steps = STEP.findall(TEXT)
     for path, function in steps:
         module = ".".join(("decodekit", *path.removesuffix(".py").split("/")))
         __import__(module)
         assert callable(attrgetter(function)(sys.modules[module])), (path, function)
     call = script("call_path").CALLS["HFModel"]()
-    call()
+    call()  # the first call also runs the probes
     called: dict[tuple[str, str], None] = {}
 
     def note(frame: FrameType, event: str, _: object) -> None:
