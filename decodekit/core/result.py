@@ -34,8 +34,8 @@ class Decoded(Generic[Report]):
             valid), or the reason of the stopping criterion that finished it.
         valid: False where a prompt has fewer hypotheses than requested.
         token_log_probs: The model's log-probability of each new token, in nats; 0 past the end.
-        score: The value that ranks: the scorer's, in searches that have one; else `log_prob`, if the decoder
-            does not say otherwise. Reranking replaces it.
+        score: The value that ranks the hypotheses: `log_prob`, or the value that the decoder documents (in a
+            search with a scorer, its score). Reranking replaces it.
         parents: The row that each token was chosen on (Hugging Face's `beam_indices`), -1 past the
             end. Row `prompt * rows_per_prompt + beam`.
         pad_id: The id that fills `tokens` past the end.

@@ -74,7 +74,6 @@ class Lookahead(PathScorer):
         weight: $\alpha$, at least 0. 0 disables lookahead. Usual values: 0.05-1.
         steps: $k$, positions to look at, at least 1. Usual values: 3-35.
         penalty: $\lambda$, nats per unmet constraint, at least 0. Usual values: large.
-            If `weight` and `penalty` are 0, the base score is unchanged.
         base: $s$, the scorer to adjust.
 
     Raises:
