@@ -40,6 +40,7 @@ LAWS = re.compile(r"keeps?_the_(contract|laws)")
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     counts: Counter[str] = Counter()
+    slow: Counter[str] = Counter()
     for item in items:
         test = item.nodeid.partition("[")[0]
         marker = item.get_closest_marker("mostly_slow")
@@ -48,6 +49,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if counts[test] % share:
             item.add_marker("slow")
         counts[test] += 1
+        if "slow" in item.keywords:
+            slow[test] += 1
+            if slow[test] % 2 == 0:
+                item.add_marker("exhaustive")
     if not torch.cuda.is_available():
         skip = pytest.mark.skip(reason="needs a CUDA device, and there is none")
         for item in items:
