@@ -55,7 +55,7 @@ class EachOptions(RunOptions, total=False):
         batch_tokens: Budget of a batch for a long list of prompts, in columns of all rows together,
             continuations included; None: one batch of all prompts. `"auto"` takes as many as fit the memory
             (at most 64 rows on a CPU; 2^15 columns for models other than `HFModel`). The longest come first.
-            Once a quarter of the places is free, the next prompts take them, or once all are, if the cache
+            The next prompts take the free places once a quarter is free, or once all are free if the cache
             cannot merge (windows, recurrent layers). Running out of memory halves the budget.
         progress: True shows a bar of finished prompts.
     """

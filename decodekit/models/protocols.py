@@ -21,7 +21,7 @@ Logits = Float32[Tensor, "rows vocab"]
 
 @runtime_checkable
 class Session(Protocol):
-    """One run of a model over one batch, with its cache: the only mutable object that a run's parts share."""
+    """One run of a model over one batch, with its cache. A run's parts receive no other mutable object."""
 
     def advance(self, tokens: PerRow, source_rows: PerRow | None) -> Logits:
         """The logits after one more token on every row.

@@ -116,10 +116,10 @@ class ConditionalPoissonBeams(Decoder[SampledBeams, Inclusion]):
     are returned. A beam with every next token banned keeps its place, and is returned as not valid.
 
     `Decoded.report` is an [`Inclusion`][decodekit.Inclusion]. Its probabilities are products over the steps
-    of the exact inclusion probability *given the beams of the step before*. Estimates from them are unbiased.
-    The Horvitz-Thompson estimator needs the inclusion probability over all samples: their average over the
-    samples that contain the hypothesis. `keep` forces a hypothesis into the sample, so any number of further
-    calls gives an importance sampling estimate of this average (see the second example).
+    of the exact inclusion probability *given the beams of the step before*. Estimates are unbiased.
+    The probabilities vary with the other beams. The Horvitz-Thompson estimator needs their average over
+    samples that contain the hypothesis. `keep` forces the hypothesis into the sample, so further calls give
+    an importance sampling estimate of this average (see the second example).
 
     Args:
         beams: Hypotheses to sample, at least 1. The prompt is computed once.
