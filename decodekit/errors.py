@@ -6,7 +6,7 @@ import torch
 class DecodekitError(ValueError):
     """Base of the errors of calls that cannot give a correct result.
 
-    A message reads `Who: what must hold, what was given. What to do.`
+    Most messages read `Who: what must hold, what was given. What to do.`
     """
 
 

@@ -14,7 +14,7 @@ from decodekit.accelerate.tape import CannotRecordError, Result, Tape
 class CudaGraph(Generic[Result]):
     """A recording of a CUDA device's work: a replay is one launch.
 
-    The first call runs the function, which initialises the device's libraries; the second records it. The
+    The first call runs the function, which initializes the device's libraries; the second records it. The
     result is in the same memory at every call. `generators` are the random streams apart from torch's own.
     """
 

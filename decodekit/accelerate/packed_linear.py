@@ -106,9 +106,8 @@ class Packing:
     def refresh(self) -> None:
         """Pack new and changed weights, and drop copies that are no longer needed; call it once before a run.
 
-        Reads every weight once, which takes as long as one token does: some optimizers, and writes to
-        `weight.data`, change weights without increasing torch's count of changes. Raises like the
-        constructor.
+        Some optimizers, and writes to `weight.data`, change a weight without increasing torch's counter. So
+        every weight is read once, which takes as long as decoding one token. Raises like the constructor.
         """
         self._swaps = []  # if this method fails, no stale copy is used afterwards
         layers, gelus = self._packable()
@@ -230,7 +229,7 @@ def _is_plain(module: Any) -> bool:  # noqa: ANN401 - nn.Linear or Conv1D
         return False
     tensors = [module.weight] if module.bias is None else [module.weight, module.bias]
     return module.weight.ndim == 2 and all(  # noqa: PLR2004 - a matrix
-        type(tensor) is nn.Parameter  # a quantised weight is of another class
+        type(tensor) is nn.Parameter  # a quantized weight is of another class
         and tensor.dtype == torch.float32
         and tensor.device.type == "cpu"
         and tensor.layout == torch.strided
@@ -246,7 +245,7 @@ def _sizes(layers: list[LinearLayer]) -> dict[Key, int]:
 
 
 def _packed(layer: LinearLayer, old: Pack | None) -> Pack:
-    """The packed weight: the old pack, or another model's, if the weight has not changed; else a new one."""
+    """The pack of a weight: its old pack, or another model's pack, if it has not changed; else a new one."""
     stored = layer.module.weight.detach()
     version = -1 if stored.is_inference() else stored._version  # noqa: SLF001 - torch's count of changes
     digest = _digest(stored)

@@ -156,7 +156,7 @@ class _Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def replay(self, result: Result) -> Callable[[], Result]:
         """The written lines as a function, which returns the new value of `result`."""
-        # References to a generator: this list's, its creator's, the loop's and the call's.
+        # References to a generator: by this list, its creator, the loop and the call.
         for generator in self.generators:
             if getrefcount(generator) - self.generators.count(generator) <= 2:  # noqa: PLR2004
                 raise self.refuse("every call creates a random generator. Create it before the first call.")

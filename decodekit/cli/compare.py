@@ -19,13 +19,16 @@ def compare(  # noqa: PLR0913 - one parameter per command-line option
     top_p: Annotated[
         float,
         option(
-            DECODING, "P", "Samples from the fewest likeliest tokens with probability P together, 0 to 1."
+            DECODING,
+            "P",
+            "Samples from the smallest set of most likely tokens with probability P in total, 0 to 1.",
         ),
     ] = 0.9,
     seed: Annotated[int, option(DECODING, "N", "Seed of the sample: any 64-bit integer.")] = 0,
     beams: Annotated[int, option(DECODING, "N", "Beams of the beam searches, at least 1.")] = 5,
     no_repeat_ngram: Annotated[
-        int, option(DECODING, "N", "In the second beam search no N tokens in a row come twice. At least 1.")
+        int,
+        option(DECODING, "N", "The second beam search lets no n-gram of N tokens occur twice. At least 1."),
     ] = 2,
     model: options.Model = None,
     device: options.Device = "cpu",

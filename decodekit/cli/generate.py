@@ -72,8 +72,7 @@ def generate(  # noqa: PLR0913 - one parameter per command-line option
         option(
             BEAM_SEARCH,
             "F",
-            "Instead of a stop rule: stop when F times as many hypotheses as beams have ended. Above 0, "
-            "usually 1 to 2.",
+            "Instead of a stop rule: stop when F x beams hypotheses have finished. Above 0, usually 1 to 2.",
         ),
     ] = None,
     num_return: Annotated[int, option(BEAM_SEARCH, "N", "Hypotheses to print, 1 to the beams.")] = 1,
@@ -87,7 +86,7 @@ def generate(  # noqa: PLR0913 - one parameter per command-line option
     ] = None,
     no_repeat_ngram: Annotated[
         int | None,
-        option(SCORES, "N", "Lets no N tokens in a row come twice. At least 1, usually 2 to 4."),
+        option(SCORES, "N", "Lets no n-gram of N tokens occur twice. At least 1, usually 2 to 4."),
     ] = None,
     min_new_tokens: Annotated[
         int | None,
@@ -101,8 +100,8 @@ def generate(  # noqa: PLR0913 - one parameter per command-line option
         option(
             SCORES,
             "T",
-            "Sharpens the distribution below 1, flattens it above. Above 0, usually 0.3 to 1.5. Not with "
-            "greedy, nor with beam without top-p or min-p.",
+            "Above 0, usually 0.3 to 1.5: below 1 sharpens the distribution, above 1 flattens it. Not with "
+            "greedy. With beam it needs --top-p or --min-p.",
         ),
     ] = None,
     top_k: Annotated[
@@ -114,8 +113,8 @@ def generate(  # noqa: PLR0913 - one parameter per command-line option
         option(
             SCORES,
             "P",
-            "Keeps the fewest likeliest tokens that together have probability P. 0 to 1, usually 0.8 to "
-            "0.95. Not with greedy.",
+            "Keeps the smallest set of most likely tokens whose total probability is at least P. 0 to 1, "
+            "usually 0.8 to 0.95. Not with greedy.",
         ),
     ] = None,
     min_p: Annotated[

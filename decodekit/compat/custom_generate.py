@@ -158,7 +158,7 @@ def _refuse_half_a_prompt(config: Any, length: int) -> None:
 def _processors(given: Any, config: Any, wrapped: HFModel, *, own: bool) -> Iterator[LogitsProcessor]:
     """The processors of generate; decodekit's equivalent in place of one with state per row.
 
-    `own` is True if the decoder is the caller's, with another number of rows.
+    `own` is True if the caller passed the decoder, which has another number of rows.
     """
     for processor in given:
         name = type(processor).__name__

@@ -41,7 +41,7 @@ def generate(  # noqa: PLR0913, PLR0917 - the signature of model.generate
         model: A transformers model, decoder-only or encoder-decoder. A `dk.HFModel` is probed once, not in
             every call.
         inputs: The ids of the prompts, or the source of an encoder-decoder; also as `input_ids=`.
-        generation_config: The configuration; None: the model's.
+        generation_config: The configuration; None: the model's configuration.
         logits_processor: Processors of transformers or decodekit. Memory follows the beams.
         stopping_criteria: Stopping criteria of transformers or decodekit.
         prefix_allowed_tokens_fn: From the number of a prompt and a row's ids, without padding, to allowed

@@ -62,7 +62,7 @@ def model_after(wrapped: HFModel, config: Any, past: Any) -> Model:
 def merge_config(model: Any, config: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The configuration of a call, and the keyword arguments that are not fields of it.
 
-    The call's configuration takes precedence over the model's, and that over the defaults.
+    Values of the call's configuration replace the model's values, which replace the defaults.
     """
     lengths = (
         kwargs.get("max_length"),
@@ -78,7 +78,7 @@ def merge_config(model: Any, config: Any, kwargs: dict[str, Any]) -> tuple[Any, 
 
 
 def plain_config(config: Any) -> Any:
-    """A copy with Python's numbers where it has numpy's or torch's."""
+    """A copy with Python numbers in place of numpy and torch numbers."""
     copied = copy.deepcopy(config)
     for name, value in vars(copied).items():
         if not name.startswith("_"):

@@ -138,7 +138,7 @@ def build(
     processors: Sequence[Any],
     criteria: Sequence[Any],
 ) -> Recipe:
-    """The recipe of a configuration, with the caller's processors and criteria; end ids None: the model's."""
+    """The recipe of a configuration, with the caller's processors and criteria; None: the model's end ids."""
     config = setting.config
     refuse_options(config)
     merged = merge(penalties_and_constraints(setting), processors)

@@ -35,10 +35,10 @@ class Source(NamedTuple):
 class RowOwners(NamedTuple):
     """Prompts that the rows of a history belong to."""
 
-    prompts: Int64[Tensor, " rows"]  # index of each row's prompt, among all prompts of the run
+    prompts: Int64[Tensor, " rows"]  # index of each row's prompt, among all prompts of the call
     slots: Int64[Tensor, " rows"]  # index of each row among the rows of its prompt
     rows_per_prompt: int  # beams or samples
-    num_prompts: int  # of the whole run, of which the rows may cover a part
+    num_prompts: int  # of the whole call; the rows may cover a part of them
 
     @classmethod
     def of(cls, rows: int, rows_per_prompt: int, device: torch.device) -> "RowOwners":
@@ -64,7 +64,7 @@ class History:
     are its tensors with a rows axis and `position`.
 
     Attributes:
-        tokens: Token ids; columns from `position` on hold junk.
+        tokens: Token ids; the column `position` and later columns may hold anything.
         valid: False for left padding and for columns that are not yet written.
         position: The column of the next token.
         owners: The prompt of each row; by default every row is a prompt.
@@ -95,7 +95,7 @@ class History:
 
     @property
     def batch(self) -> int:
-        """Prompts of the whole run."""
+        """Number of prompts of the whole call."""
         return self.owners.num_prompts
 
     def append(self, tokens: Int64[Tensor, " rows"]) -> "History":
@@ -127,15 +127,15 @@ class History:
         return self.take(rows_of(prompts, len(self.tokens) // batch))
 
     def prompt(self, number: int) -> int:
-        """Index in the whole run of the history's `number`-th prompt."""
+        """Index, among all prompts of the call, of the history's `number`-th prompt."""
         return int(self.owners.prompts[number * self.rows_per_prompt])
 
     def to_rows(self, values: Shaped[Tensor, "batch *rest"]) -> Shaped[Tensor, "rows *rest"]:
-        """Values per prompt of the run, as values per row."""
+        """Values per prompt of the call, as values per row."""
         return values.index_select(0, self.owners.prompts)
 
     def to_prompts(self, values: Shaped[Tensor, "batch *rest"]) -> Shaped[Tensor, "active *rest"]:
-        """Values per prompt of the run, as values per prompt that the history covers."""
+        """Values per prompt of the call, as values per prompt that the history covers."""
         return values.index_select(0, self.owners.prompts[:: self.rows_per_prompt])
 
     def last(self) -> Int64[Tensor, " rows"]:

@@ -30,8 +30,8 @@ class Prompt:
         tokens: Token ids; arbitrary where `mask` is False.
         mask: True where there is a token; zeros and ones are accepted too. In every row, any number of False
             values precede at least one True.
-        source: The texts for the encoder of an encoder-decoder; `tokens` then start the decoder's. None for
-            decoder-only models.
+        source: The texts for the encoder of an encoder-decoder; `tokens` are then the decoder's first
+            tokens. None for decoder-only models.
         states: The encoder's states of the source, if they are known already.
 
     Raises:
@@ -166,7 +166,7 @@ class Prompt:
 
 
 class PromptSubset(NamedTuple):
-    """Some prompts of a run, decoded as a batch of their own."""
+    """Some prompts of a call, decoded as a batch of their own."""
 
     numbers: list[int]  # their indices
     whole: Prompt  # all prompts
@@ -182,7 +182,7 @@ class PromptSubset(NamedTuple):
         return replace(some, tokens=some.tokens[:, first:], mask=some.mask[:, first:], source=source)
 
     def of_run(self, history: History) -> History:
-        """Their history, with the owners of its rows counted through the whole run."""
+        """Their history, with the owners of its rows counted through all prompts of the call."""
         source = self.whole.source
         numbers = torch.tensor(self.numbers, device=history.tokens.device)
         owners = history.owners

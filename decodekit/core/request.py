@@ -53,10 +53,10 @@ class EachOptions(RunOptions, total=False):
             No prompt is evicted early. Parts that work on the host (grammars, processors with a model of
             their own) are refused.
         batch_tokens: Budget of a batch for a long list of prompts, in columns of all rows together,
-            continuations included; `"auto"` takes as many as fit the memory. The longest prompts come first.
-            Once a quarter of the places is free, the next prompts take them. Where the cache of the model
-            cannot merge (windows, recurrent layers), they wait until all places are free. Running out of
-            memory halves the budget. None decodes all prompts in one batch.
+            continuations included; None: one batch of all prompts. `"auto"` takes as many as fit the memory
+            (at most 64 rows on a CPU; 2^15 columns for models other than `HFModel`). The longest come first.
+            The next prompts take the free places once a quarter is free, or once all are free if the cache
+            cannot merge (windows, recurrent layers). Running out of memory halves the budget.
         progress: True shows a bar of finished prompts.
     """
 

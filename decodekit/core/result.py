@@ -34,7 +34,8 @@ class Decoded(Generic[Report]):
             valid), or the reason of the stopping criterion that finished it.
         valid: False where a prompt has fewer hypotheses than requested.
         token_log_probs: The model's log-probability of each new token, in nats; 0 past the end.
-        score: The value by which the decoder ranked: under beam search the scorer's, otherwise `log_prob`.
+        score: The value that ranks the hypotheses: `log_prob`, or the value that the decoder documents (in a
+            search with a scorer, its score). Reranking replaces it.
         parents: The row that each token was chosen on (Hugging Face's `beam_indices`), -1 past the
             end. Row `prompt * rows_per_prompt + beam`.
         pad_id: The id that fills `tokens` past the end.
@@ -43,8 +44,7 @@ class Decoded(Generic[Report]):
         texts: For every prompt its valid hypotheses as text, special tokens and stop strings left out;
             None without a tokenizer.
         trace: The candidates of every step, if requested.
-        report: Further results, of a type that depends on the decoder: a `Certificate` for beam search, often
-            None.
+        report: Further results of the decoder, such as a `Certificate` from beam search; often None.
 
     Example:
         >>> out = dk.decode(dk.load(), "Once upon a time", dk.BeamSearch(3, num_return=2),

@@ -49,7 +49,7 @@ class RecordedStep(NamedTuple):
 class Trace:
     """The likeliest tokens of every row at every step, and the row that each row continued.
 
-    Iterate over it for `Choice` objects, or take the notebook's table with `to_frame`.
+    Iterate over it for `Choice` objects. `to_frame()` gives the trace as a table.
 
     Attributes:
         prompt: The prompts.
@@ -104,7 +104,7 @@ class Trace:
             ]
 
     def records(self) -> list[dict[str, Any]]:
-        """The notebook's table: a dictionary per step and row, candidates as `' time (88.73%)'`."""
+        """The rows of the table: a dictionary per step and row, with candidates as `' time (88.73%)'`."""
         prompts = self.prompt.ids()
         return [
             {

@@ -138,7 +138,7 @@ def check_type(who: str, name: str, value: object, kind: type, words: str, advic
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401
-    """The value without torch or numpy: tensors and arrays as lists, their numbers as Python's."""
+    """The value without torch or numpy: tensors and arrays as lists, their numbers as Python numbers."""
     return value.tolist() if isinstance(value, Tensor | np.ndarray | np.generic) else value
 
 

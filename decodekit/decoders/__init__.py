@@ -1,1 +1,1 @@
-"""Algorithms that turn scores into text; one file each."""
+"""Algorithms that turn scores into text; one file or folder each."""

@@ -51,11 +51,11 @@ State = TypeVar("State", bound=DecoderState)
 
 
 class Decoder(CheckedOptions, ABC, Generic[State, Report]):
-    """An algorithm that turns scores into hypotheses. Holds its configuration; its run is in `State`.
+    """An algorithm that turns scores into hypotheses. Holds its configuration; `State` holds a run's data.
 
     Contract: `step` is pure, keeps every shape, and does not read the device; once `done`, further steps do
-    not change what `finalize` returns; rows of one prompt never depend on another prompt. If hypotheses are
-    rows, as in every decoder except searches, derive from `RowDecoder` and write one method.
+    not change the result of `finalize`; if `batch_independent`, no prompt depends on another. If hypotheses
+    are rows and a step chooses a token for each, derive from `RowDecoder` and write one method.
 
     Example:
         A decoder that emits the second-likeliest token, written out; see `RowDecoder` for the short form:
@@ -74,7 +74,7 @@ class Decoder(CheckedOptions, ABC, Generic[State, Report]):
     prompt."""
 
     delay: int = 0
-    """The number of steps by which the decoder decides late on a token; the run gets as many extra steps.
+    """Steps between reading a token's scores and choosing the token. The run gets this many extra steps.
     Contrastive search reads candidates in one step and chooses in the next: its delay is 1."""
 
     @property
@@ -95,7 +95,7 @@ class Decoder(CheckedOptions, ABC, Generic[State, Report]):
         return state
 
     def prepare(self, logits: Float32[Tensor, "rows vocab"]) -> Float32[Tensor, "rows vocab"]:
-        """The scores that the processors see. Beam search normalises here, sampling does not."""
+        """The scores that the processors see. Beam search normalizes here, sampling does not."""
         return logits
 
     @abstractmethod

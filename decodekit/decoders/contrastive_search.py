@@ -37,9 +37,9 @@ class ContrastiveState(NamedTuple):
     candidates: TokenCandidates | None = None  # None before the first step
     # The model's scores of the current step; None between steps.
     model_scores: Float32[Tensor, "rows vocab"] | None = None
-    # Normalised hidden states of all tokens of the hypotheses; None before the first step.
+    # Normalized hidden states of all tokens of the hypotheses; None before the first step.
     context: Float32[Tensor, "batch capacity width"] | None = None
-    # Normalised hidden states of the candidates; None if there are none.
+    # Normalized hidden states of the candidates; None if there are none.
     states: Float32[Tensor, "batch k width"] | None = None
 
     @property

@@ -15,8 +15,8 @@ class CustomLoop(CheckedOptions, ABC, Generic[Report]):
     """An algorithm whose rows gain different numbers of tokens, or that visits hypotheses in any order.
 
     `decode` takes it in place of a `Decoder`. It uses the same parts (sessions, processors, limits) and obeys
-    the same laws: a batch gives the results of each prompt alone, log-probabilities are the model's own, the
-    memory of every processor follows its hypothesis, and stopping criteria apply.
+    the same laws: each prompt gets the result it would get on its own, unless draws share a generator;
+    log-probabilities are the model's own; memory follows its hypothesis; stopping criteria apply.
 
     Example:
         >>> issubclass(CustomLoop, dk.Decoder)

@@ -47,12 +47,12 @@ class DoLa(AdjustingDecoder[DoLaState, Any]):
 
     Scores are $\log P(v) - \log P_j(v)$ for tokens with $P(v) \ge r \cdot \max_u P(u)$, and minus infinity
     for all other tokens, where $P_j$ is the distribution of the head over the states of layer $j$. For every
-    row and step, $j$ is the given layer whose distribution is furthest from the last layer's. The processors
-    run afterwards. The reported log-probabilities are the model's own.
+    row and step, $j$ is the given layer whose distribution is furthest from the last layer's distribution.
+    The processors run afterwards. The reported log-probabilities are the model's own.
 
     Args:
         inner: The decoder that chooses by these scores: `Greedy()`, `Sample(...)` or any other `Decoder`. For
-            a beam search the scores are normalised.
+            a beam search the scores are normalized.
         layers: The early layers: their numbers, 0 for the embeddings; or `"low"` or `"high"`: every second
             layer of the lower or upper half, as in `ModelOutputsSpec`. The authors use high layers for short
             answers, and low ones for long answers.
@@ -166,7 +166,7 @@ class DoLa(AdjustingDecoder[DoLaState, Any]):
 def _distance(
     last: Float32[Tensor, "rows 1 vocab"], early: Float32[Tensor, "rows layers vocab"]
 ) -> Float32[Tensor, "rows layers"]:
-    """The distance of the distribution of each layer from the last one's, given log-probabilities."""
+    """The distance of the distribution of each layer from the last layer's distribution, given log-probs."""
     mean = (last.exp() + early.exp()) / 2
     log_mean = mean.log()
     surprise = mean * (log_mean - last) + mean * (log_mean - early)

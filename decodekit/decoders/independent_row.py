@@ -47,7 +47,7 @@ class IndependentRow(NamedTuple):
         return self.state.limits.max_new_tokens - self.length
 
     def tokens_from(self, start: int) -> list[int]:
-        """The new tokens from number `start` on."""
+        """The new tokens with index `start` or more."""
         first, last = (self.state.limits.prompt_length + number for number in (start, self.length))
         tokens: list[int] = self.state.history.tokens[0, first:last].tolist()
         return tokens

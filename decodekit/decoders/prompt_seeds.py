@@ -14,7 +14,7 @@ from decodekit.errors import DecodekitError
 
 @runtime_checkable
 class Seeded(Protocol):
-    """A decoder that draws from a generator or from one seed per prompt; if both are None, from torch's."""
+    """A decoder that draws from a generator or from one seed per prompt; without both, from torch's."""
 
     @property
     def generator(self) -> torch.Generator | None:
@@ -22,7 +22,7 @@ class Seeded(Protocol):
 
     @property
     def seeds(self) -> Sequence[int] | Tensor | None:
-        """One integer per prompt of the whole run."""
+        """One integer per prompt of the whole call."""
 
 
 def check_generator(who: str, generator: object) -> None:

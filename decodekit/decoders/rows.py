@@ -228,7 +228,7 @@ def raise_if_all_banned(all_banned: Bool[Tensor, " batch"], history: History | N
 
     Args:
         all_banned: True for such prompts.
-        history: Gives the indices of the prompts in the whole run; None: the prompts are the whole run.
+        history: Gives the indices of the prompts in the call; None: these are all prompts of the call.
     """
     if all_banned.any():
         first = int(all_banned.int().argmax())

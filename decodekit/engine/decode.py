@@ -84,7 +84,7 @@ def decode(
     Args:
         model: A `Model`, or a transformers model, which is wrapped in `HFModel`.
         prompts: A string or strings, ids or lists of ids of any lengths, a tensor with its mask: see
-            `Prompt.of`. A batch gives the results of each prompt alone.
+            `Prompt.of`. In a batch, each prompt gets the result it would get on its own.
         decoder: The algorithm.
         processor: The processor of the scores; one, or a sequence to be applied in order.
         **options: See `DecodeOptions`; only `max_new_tokens` is required.

@@ -1,4 +1,4 @@
-"""The one loop: every decoder over every model, with every processor."""
+"""The loop that every `Decoder` shares, over every model, with every processor."""
 
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, nullcontext
@@ -35,7 +35,7 @@ from decodekit.processors.base import LogitsProcessor, nonfinite_error
 
 # Each run costs the work of a decoder and its processors at every step, however few prompts it has left. With
 # the model and the skewed lengths of benchmarks/throughput.py, 256 prompts took 488 passes in batches of 64
-# rows, 338 with 4 runs, 244 with 8, 233 with 16; as many rows were read in each.
+# rows, 338 with 4 runs, 244 with 8, 233 with 16; each read as many rows.
 MOST_RUNS = 8
 
 
@@ -153,7 +153,7 @@ class ContinuousBatch(Generic[State]):
         return isinstance(self.session, MergeableSession) and self.session.can_merge()
 
     def admit(self, prompts: list[int]) -> None:
-        """Start a run of some prompts, if there are any. Where the model fails, nothing has changed."""
+        """Start a run of some prompts, if there are any. If the model fails, only `starting` has changed."""
         if not prompts:
             return
         request, subset = self.request, None
@@ -301,7 +301,7 @@ class DecodingRun(Generic[State]):
 
     @property
     def finished(self) -> int:
-        """Number of active prompts that are known to be finished and can be evicted."""
+        """Number of finished prompts that are still in the batch."""
         return self._prompts.finished
 
     def step(self) -> None:

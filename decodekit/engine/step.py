@@ -24,7 +24,7 @@ def decode_step(
     memory: Memory,
     nonfinite: Bool[Tensor, " rows"],
 ) -> tuple[State, Selection, Memory, Float32[Tensor, "rows vocab"], Bool[Tensor, " rows"]]:
-    """One step of a decoder and its processors; nothing in it reads the device.
+    """One step of a decoder and its processors. Capturable parts do not read the device.
 
     The state holds the model's own scores while the decoder chooses, so that every decoder can report them.
 

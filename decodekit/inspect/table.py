@@ -8,7 +8,7 @@ from rich.text import Text
 
 from decodekit.core.trace import Candidate, Trace
 
-# Widths in cells, as in the notebook's table.
+# Widths of columns, in cells of the terminal.
 _MIN_INPUT = 10
 _MIN_CHOICE, _MAX_CHOICE = 11, 18  # " there 12.3%" must fit, and no more than the second is needed
 

@@ -21,7 +21,7 @@ Logits = Float32[Tensor, "rows vocab"]
 
 @runtime_checkable
 class Session(Protocol):
-    """One run of a model over one batch. Owns the cache: the one mutable thing in the library."""
+    """One run of a model over one batch, with its cache. A run's parts receive no other mutable object."""
 
     def advance(self, tokens: PerRow, source_rows: PerRow | None) -> Logits:
         """The logits after one more token on every row.
@@ -75,11 +75,11 @@ class ScoringModel(Model, Protocol):
 
         Args:
             prompt: One prompt per row.
-            tokens: The continuations, with any ids from `lengths` on.
+            tokens: The continuations; ids past a row's length are ignored.
             lengths: Tokens of each row that count.
 
         Returns:
-            Nats; 0 from `lengths` on.
+            Nats; 0 past the row's length.
         """
 
 
@@ -122,7 +122,7 @@ class ModelOutputsSpec:
     Args:
         hidden: The last layer's states, from which the logits are computed.
         layers: Layers whose states the language-modelling head reads: 0 is the embeddings, `n` the output of
-            the n-th layer; the last layer's, which are normalised, give the logits. `"low"` and `"high"` are
+            the n-th layer; the normalized states of the last layer give the logits. `"low"` and `"high"` are
             every second layer of the lower or upper half (of the first or last 20 in a model of more than
             40), as the model counts them.
         attention: The last layer's attention, as the mean of its heads: to the source in an encoder-decoder
@@ -201,7 +201,7 @@ class ModelWithOutputs(Model, Protocol):
     def start_with_outputs(
         self, prompt: Prompt, *, rows_per_prompt: int, capacity: int, outputs_spec: ModelOutputsSpec
     ) -> tuple[SessionWithOutputs, Logits]:
-        """The same as `start`, with a session that returns the requested outputs from the first logits on.
+        """The same as `start`, with a session that returns the requested outputs, for the first logits too.
 
         Raises:
             ModelError: If the model cannot return them.
@@ -224,17 +224,17 @@ class CapturableModel(Model, Protocol):
 
 @runtime_checkable
 class VerifyingSession(Protocol):
-    """A session whose rows read different numbers of tokens, and can discard the last ones again."""
+    """A session whose rows can read different numbers of tokens in a pass, and discard the last of them."""
 
     def extend(self, tokens: Ids, counts: PerRow) -> Float32[Tensor, "rows columns vocab"]:
         """The logits after each of several more tokens on every row, in one pass.
 
         Args:
-            tokens: The tokens that each row appends, with any ids from `counts` on.
+            tokens: The tokens that each row appends; ids past a row's count are ignored.
             counts: Tokens of each row that count; at least one row has one.
 
         Returns:
-            Column `i` holds the logits of the token after `tokens[:, i]`, and anything from `counts` on.
+            Column `i` holds the logits of the token after `tokens[:, i]`, and anything past the count.
         """
 
     def keep(self, counts: PerRow) -> None:

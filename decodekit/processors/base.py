@@ -30,11 +30,11 @@ class PromptValues(tuple[float, ...]):
 class LogitsProcessor(CheckedOptions, ABC):
     """Changes the scores of the next token, given the history and the processor's own memory.
 
-    A pair of pure functions. The object itself stores nothing, so one processor can serve many runs, and
-    the loop can reorder each row's memory with its beam.
+    A pair of pure functions. The object stores its configuration and no state of a run. So one processor can
+    serve many runs, and the loop can reorder each row's memory with its beam.
 
     Contract: does not write to its arguments; treats every row by itself; ignores columns where
-    `history.valid` is False; never turns minus infinity into something else.
+    `history.valid` is False; allows no banned token, unless that is its purpose, as for `ForcedEOS`.
 
     Example:
         >>> class AtMostOnce(dk.LogitsProcessor):

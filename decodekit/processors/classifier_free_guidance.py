@@ -33,8 +33,8 @@ class ClassifierFreeGuidance(SecondModelProcessor):
 
     Args:
         model: The second model, $P_2$; usually the model of the run.
-        scale: $\gamma$, any finite number; one, or one per prompt. 1 changes nothing and does not run
-            the second model. Usual values: 1.2-3.
+        scale: $\gamma$, any finite number; one number, or one per prompt. 1 changes nothing and does not
+            run the second model. Usual values: 1.2-3.
         prompts: $\bar x$, the second model's prompts: one per prompt or one for all, in any form that
             `decode` takes. None: each prompt's last token.
 

@@ -17,7 +17,7 @@ from decodekit.processors.base import Scores, put
 class EncoderNoRepeatNGram(SourceProcessor):
     """Bans every token that would complete an n-gram of the source.
 
-    So the output copies no n tokens in a row from the source. Padding of the source does not count.
+    So no n-gram of the source occurs in the output. Padding of the source does not count.
 
     Args:
         n: Length of the n-grams in tokens, at least 1; 1 bans every token of the source. Usual values: 2-4.

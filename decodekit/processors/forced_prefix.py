@@ -69,8 +69,8 @@ class ForcedPrefix(LogitsProcessor):
     def init(self, history: History) -> Column:
         if self._per_prompt and len(self._prefixes) != history.batch:
             raise DecodekitError(
-                f"ForcedPrefix: prefixes must be one, or one for each prompt, got {len(self._prefixes)} for "
-                f"{history.batch} prompts."
+                f"ForcedPrefix: there must be one prefix, or one for each prompt, got {len(self._prefixes)} "
+                f"for {history.batch} prompts."
             )
         return history.position.clone()  # the prompt's length in columns
 

@@ -44,8 +44,8 @@ class Grammar(LogitsProcessor):
 
     Keeps $\{v : \exists w : y_{<t} v w \in L\}$ for the language L of a JSON schema, a regular expression or
     a Lark grammar, matched byte by byte, so that tokenization does not matter. End ids are allowed exactly
-    where the output so far is in L. If no continuation is in L, only they are allowed. The prompt is not
-    matched. An output that reaches `max_new_tokens` may be an incomplete string of L.
+    where the output so far is in L. If it is in L and cannot be extended within L, only end ids are allowed.
+    The prompt is not matched. An output that reaches `max_new_tokens` may be an incomplete string of L.
 
     Each row has a matcher on the host, which takes a fraction of a millisecond per step and follows the row
     when beams are reordered.
@@ -57,7 +57,7 @@ class Grammar(LogitsProcessor):
             `Grammar.json_schema` and `Grammar.lark` create it.
         tokenizer: A fast tokenizer of Hugging Face, or a `Vocabulary` that has one, such as
             `model.vocabulary`.
-        end_ids: The ids that end an output; None: the vocabulary's, or the tokenizer's own.
+        end_ids: The ids that end an output; None: the end ids of the vocabulary or tokenizer.
 
     Raises:
         ImportError: If llguidance is not installed.
@@ -114,7 +114,7 @@ class Grammar(LogitsProcessor):
             tokenizer: A fast tokenizer of Hugging Face, or a `Vocabulary` that has one.
             whitespace: True to allow any amount of whitespace between the parts. A weak model may then emit
                 nothing but whitespace, and never end.
-            end_ids: The ids that end an output; None: the vocabulary's, or the tokenizer's own.
+            end_ids: The ids that end an output; None: the end ids of the vocabulary or tokenizer.
         """
         if not isinstance(schema, str | Mapping):
             raise TypeError(f"Grammar: a schema must be a mapping or text, got {shown(schema)}.")

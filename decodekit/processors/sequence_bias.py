@@ -27,7 +27,7 @@ class SequenceBias(StatelessProcessor):
 
     Raises:
         ValueError: If there is no sequence, one is empty or holds anything but integers of at least 0, or a
-            bias is not a number or plus infinity; when applied, if an id is outside the vocabulary.
+            bias is NaN or plus infinity, or not a number; when applied, if an id is outside the vocabulary.
 
     Example:
         >>> biased = SequenceBias({(2,): 1.0, (5, 7, 0): -3.0, (7, 7, 0): 9.0})

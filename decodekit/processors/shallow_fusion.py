@@ -27,9 +27,9 @@ class ShallowFusion(SecondModelProcessor):
     Args:
         model: The language model, with the same vocabulary. With an encoder-decoder, a decoder-only language
             model reads the decoder's tokens; with a decoder-only model, it reads the prompts too.
-        weight: $w$, any finite number; one, or one per prompt. A weight below 0 removes the implicit language
-            model of the first model. Usual values: 0.1-0.5.
-        prompts: The language model's prompts in place of the run's: one per prompt or one for all, in any
+        weight: $w$, any finite number; one number, or one per prompt. A weight below 0 removes the implicit
+            language model of the first model. Usual values: 0.1-0.5.
+        prompts: The language model's prompts in place of the call's: one per prompt or one for all, in any
             form that `decode` takes.
 
     Raises:

@@ -14,7 +14,7 @@ from decodekit.processors.base import Scores, StatelessProcessor
 @final
 @dataclass(frozen=True)
 class Temperature(StatelessProcessor):
-    r"""Sharpens the distribution below 1, flattens it above 1.
+    r"""Divides the scores by T: below 1 sharpens the distribution, above 1 flattens it.
 
     $P'(v) \propto P(v)^{1/T}$: towards 0 the likeliest token takes all, towards infinity all tokens are
     equally likely. Does not change the argmax.
@@ -33,7 +33,7 @@ class Temperature(StatelessProcessor):
         Ackley, Hinton & Sejnowski, 1985, https://doi.org/10.1207/s15516709cog0901_7, eq. 5.
 
     Hugging Face:
-        `TemperatureLogitsWarper(temperature)`, bit for bit; integers, and one per prompt, are allowed here.
+        `TemperatureLogitsWarper(temperature)`, bit for bit. decodekit also takes integers and lists.
     """
 
     temperature: PerPrompt

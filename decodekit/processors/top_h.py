@@ -20,8 +20,8 @@ CANDIDATES = 100  # as in Hugging Face, only the 100 likeliest tokens are candid
 class TopH(StatelessProcessor):
     r"""Bans the tail: keeps the likeliest tokens that hold at most a fraction h of the entropy.
 
-    With the tokens in order of probability, $P$ over the 100 likeliest and $H$ its entropy, keeps the first,
-    and every k-th with
+    With the tokens in order of probability, $P$ over the 100 likeliest and $H$ its entropy, keeps the first
+    token, and the token of rank k if
 
     $$-\sum_{i \le k} P(v_i) \log P(v_i) \le h \cdot H.$$
 

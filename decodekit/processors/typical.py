@@ -57,7 +57,7 @@ class Typical(StatelessProcessor):
         # A banned token has probability 0 and gives NaN, which nansum skips.
         entropy = -(log_probs * log_probs.exp()).nansum(-1, keepdim=True)
         distance, order = (-log_probs - entropy).abs().sort(-1)
-        # Summed from the most typical token on, as in Hugging Face: the same rounding, the same tokens.
+        # Summed in order, most typical first, as in Hugging Face: the same rounding, the same tokens.
         mass = scores.gather(-1, order).softmax(-1).cumsum(-1)
         taken = (mass < for_rows(self.mass, history, scores)).sum(-1, keepdim=True)
         vocab = scores.shape[-1]

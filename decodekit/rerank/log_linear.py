@@ -154,8 +154,8 @@ def mmi_antilm(
         out: The hypotheses, usually many.
         prior: The language model, $P(y)$: a `Prior`, or a model, which starts at its BOS.
         weight: $\lambda$, any finite number. Usual values: 0.3-0.5.
-        first: $\gamma$, number of tokens to penalise, at least 1; None: all. The first tokens determine the
-            later ones; penalising those too makes texts less fluent.
+        first: $\gamma$, number of tokens to penalize, at least 1; None: all. The first tokens determine the
+            later tokens; penalizing the later tokens too makes texts less fluent.
         length_reward: $r$, nats per token, the end id included.
 
     Returns:

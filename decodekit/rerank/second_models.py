@@ -148,8 +148,8 @@ class Prior(CheckedOptions):
     Raises:
         TypeError: If `model` is not a model.
         ValueError: If `batch_size` is not an integer of at least 1.
-        DecodekitError: In a run, if `prompt` holds neither one prompt nor one per prompt of the run, there is
-            no BOS, or texts are required and there are none.
+        DecodekitError: In a run, if `prompt` holds neither one prompt nor one per prompt of the call, there
+            is no BOS, or texts are required and there are none.
 
     Example:
         >>> model = dk.testing.MarkovModel([[0.9, 0.1], [0.4, 0.6]])

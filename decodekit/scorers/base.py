@@ -47,7 +47,7 @@ class ExtendedHypotheses:
 class PathScorer(CheckedOptions, ABC):
     """Scores hypotheses by more than their summed log-probability and length.
 
-    Like a processor's, its memory follows each hypothesis: `init` creates it for every row, `update` adds one
+    As for a processor, its memory follows each hypothesis: `init` creates it for every row, `update` adds one
     token. All methods are pure, and no row depends on another. If the sum and the length are enough, use
     `Scorer`, which is simpler.
 

@@ -23,7 +23,7 @@ class BoundedLengthReward(ExpectedLengthScorer):
     Args:
         reward: $r$, nats per token, at least 0. Usual values: 0.1-1.
         ratio: Expected new tokens per token of the source or prompt, above 0.
-        length: Expected new tokens, above 0: one number, or one per prompt. Replaces `ratio`.
+        length: Expected new tokens, above 0: one number, or one per prompt. Excludes `ratio`.
         base: The scorer to adjust.
 
     Raises:

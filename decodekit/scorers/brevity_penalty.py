@@ -23,7 +23,7 @@ class BrevityPenalty(ExpectedLengthScorer):
     Args:
         weight: $\lambda$, at least 0.
         ratio: Expected new tokens per token of the source or prompt, above 0.
-        length: Expected new tokens, above 0: one number, or one per prompt. Replaces `ratio`.
+        length: Expected new tokens, above 0: one number, or one per prompt. Excludes `ratio`.
         base: The scorer to adjust.
 
     Raises:

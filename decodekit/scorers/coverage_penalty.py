@@ -21,7 +21,7 @@ class CoveragePenalty(CoverageScorer):
     prompt: the mean over the last layer's heads. The model must provide it, as `HFModel` does.
 
     Args:
-        weight: $\beta$, at least 0; 0 is the base alone. Usual values: 0.1-0.5.
+        weight: $\beta$, at least 0; 0 leaves the base score unchanged. Usual values: 0.1-0.5.
         base: The scorer to adjust.
         stepwise: True: the penalty ranks unfinished hypotheses too.
 

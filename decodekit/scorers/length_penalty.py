@@ -1,4 +1,4 @@
-"""Length normalisation."""
+"""Length normalization."""
 
 import math
 from dataclasses import dataclass

@@ -73,8 +73,7 @@ class Lookahead(PathScorer):
         constraints: `Phrase` and `OneOf` to meet; one list for all prompts, or one per prompt.
         weight: $\alpha$, at least 0. 0 disables lookahead. Usual values: 0.05-1.
         steps: $k$, positions to look at, at least 1. Usual values: 3-35.
-        penalty: $\lambda$, nats per unmet constraint, at least 0. If `weight` is 0 too, 0 is the base alone.
-            Usual values: large.
+        penalty: $\lambda$, nats per unmet constraint, at least 0. Usual values: large.
         base: $s$, the scorer to adjust.
 
     Raises:

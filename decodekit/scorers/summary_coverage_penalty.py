@@ -21,7 +21,7 @@ class SummaryCoveragePenalty(CoverageScorer):
     prompt: the mean over the last layer's heads. The model must provide it, as `HFModel` does.
 
     Args:
-        weight: $\beta$, at least 0; 0 is the base alone. Usual values: 1-10.
+        weight: $\beta$, at least 0; 0 leaves the base score unchanged. Usual values: 1-10.
         base: The scorer to adjust.
         stepwise: True: the penalty ranks unfinished hypotheses too.
 

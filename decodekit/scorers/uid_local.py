@@ -21,14 +21,14 @@ class Changes(NamedTuple):
 @final
 @dataclass(frozen=True)
 class UIDLocalVariance(InformationDensityScorer):
-    r"""Subtracts the mean squared change of surprisal from token to token: favours steady texts.
+    r"""Penalizes the mean squared difference between the surprisals of neighbouring tokens.
 
     $s(y) - \lambda \frac{1}{|y|} \sum_t (u_t - u_{t-1})^2$ with the surprisals
     $u_t = -\log P(y_t \mid y_{<t}, x)$ and $u_0 = 0$.
     Log-probabilities are taken after the processors. The penalty ranks unfinished hypotheses too.
 
     Args:
-        weight: $\lambda$, at least 0; 0 is the base alone. Usual values: 0.1-10.
+        weight: $\lambda$, at least 0; 0 leaves the base score unchanged. Usual values: 0.1-10.
         base: The scorer to adjust.
 
     Raises:

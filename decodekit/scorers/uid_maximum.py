@@ -19,7 +19,7 @@ class UIDMaximum(InformationDensityScorer):
     Log-probabilities are taken after the processors. The penalty ranks unfinished hypotheses too.
 
     Args:
-        weight: $\lambda$, at least 0; 0 is the base alone. Usual values: 0.1-10.
+        weight: $\lambda$, at least 0; 0 leaves the base score unchanged. Usual values: 0.1-10.
         base: The scorer to adjust.
 
     Raises:

@@ -18,7 +18,7 @@ class UIDSquared(InformationDensityScorer):
     Log-probabilities are taken after the processors. The penalty ranks unfinished hypotheses too.
 
     Args:
-        weight: $\lambda$, at least 0; 0 is the base alone. Usual values: 0.01-1.
+        weight: $\lambda$, at least 0; 0 leaves the base score unchanged. Usual values: 0.01-1.
         base: The scorer to adjust.
 
     Raises:

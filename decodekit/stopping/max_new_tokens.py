@@ -15,10 +15,10 @@ from decodekit.core.validation import TEXT, at_least, check_fields
 @final
 @dataclass(frozen=True)
 class MaxNewTokens(StoppingCriterion):
-    """Holds from a number of new tokens on.
+    """Holds once a hypothesis has `max_new_tokens` new tokens.
 
     `decode(max_new_tokens=...)` is the limit of the run; this criterion combines with others, as in
-    `MaxNewTokens(20) & StopStrings(".")`: the first full stop from the twentieth token on.
+    `MaxNewTokens(20) & StopStrings(".")`: the first full stop after 19 or more tokens.
 
     Args:
         max_new_tokens: At least 1.

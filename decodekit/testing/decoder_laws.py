@@ -37,8 +37,8 @@ def check_decoder(
     """Check the contract of a decoder, on toy models and random prompts.
 
     A step keeps the shapes of the state and does not write to it. Source rows stay inside their prompt.
-    Steps after `done` change nothing. A batch gives the results of each prompt alone, also if finished
-    prompts are evicted. Reported log-probabilities are the model's own. A step can be captured. A
+    Steps after `done` change nothing. Each prompt of a batch gets the result it would get on its own, also
+    if finished prompts are evicted. Reported log-probabilities are the model's own. A step can be captured. A
     `CustomLoop` has no steps: only its results are checked.
 
     Args:
@@ -87,7 +87,7 @@ def check_decoder(
             _check_same(out, late, law, ("at once", "later"))
         for number, prompt in enumerate(batch if batch_gives_alone else []):
             alone = decode(toy, [prompt], make([number]), max_new_tokens=new, stop=stop)
-            law = f"{who} must give a batch the results of each prompt alone: prompt {number} of {batch}"
+            law = f"{who} must give each prompt the result of a call of its own: prompt {number} of {batch}"
             _check_same(result_of_prompt(out, number), alone, law, ("in the batch", "alone"))
 
     laws()

@@ -28,9 +28,9 @@ def check_processor(
 ) -> None:
     """Check the contract of a processor, on random histories and scores.
 
-    It is pure. It treats every row alone, and its memory follows the row when rows are reordered or prompts
-    are evicted. It ignores padding, unwritten columns and the capacity. It allows no banned token and returns
-    no NaN. A declared `argmax_invariant` or `capturable` is true.
+    It is pure. It treats every row on its own, and its memory follows the row when rows are reordered or
+    prompts are evicted. It ignores padding, unwritten columns and the capacity. It allows no banned token,
+    unless `unbans`, and returns no NaN. A declared `argmax_invariant` or `capturable` is true.
 
     Args:
         processor: The processor; or, for parameters per prompt, a function from the indices of the batch's
@@ -62,7 +62,7 @@ def check_processor(
             single = make([number])
             expected = _run_alone(single, tokens, len(batch[number]), vocab, seed)
             who = f"check_processor: {name_of(single)}"
-            law = f"{who} must give each row its scores alone: memory follows its row"
+            law = f"{who} must give each row the scores it gets alone: memory follows its row"
             check(torch.equal(expected, actual), law, row=tokens, in_the_batch=actual, alone=expected)
 
     one_step()

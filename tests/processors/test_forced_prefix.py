@@ -104,7 +104,7 @@ def test_forced_prefix_refuses_an_id_outside_the_vocabulary_when_applied() -> No
 
 
 def test_forced_prefix_refuses_prefixes_that_are_not_one_per_prompt() -> None:
-    message = r"^ForcedPrefix: prefixes must be one, or one for each prompt, got 2 for 1 prompts"
+    message = r"^ForcedPrefix: there must be one prefix, or one for each prompt, got 2 for 1 prompts"
     with pytest.raises(dk.DecodekitError, match=message):
         dk.ForcedPrefix([[1], [2]]).init(history_of([[1]]))
 

@@ -11,7 +11,9 @@ from decodekit.testing import check_decoder
 
 pytestmark = pytest.mark.usefixtures("first_failure")
 
-ALONE = r"must give a batch the results of each prompt alone: prompt \d of \[\[.* in the batch \[.* alone \["
+ALONE = (
+    r"must give each prompt the result of a call of its own: prompt \d of \[\[.* in the batch \[.* alone \["
+)
 OWN_LOG_PROBS = r"reported log-probabilities must be the model's own: reported \[.* model \[.* prompts \[\["
 
 

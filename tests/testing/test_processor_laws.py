@@ -238,7 +238,7 @@ def test_a_processor_that_writes_to_its_memory_is_caught() -> None:
 
 
 def test_a_processor_that_mixes_rows_is_caught() -> None:
-    with pytest.raises(AssertionError, match=r"MixesRows.* must give each row its scores alone"):
+    with pytest.raises(AssertionError, match=r"MixesRows.* must give each row the scores it gets alone"):
         check_processor(MixesRows())
 
 
@@ -269,7 +269,9 @@ def test_a_processor_that_depends_on_the_capacity_is_caught() -> None:
 
 
 def test_a_processor_that_counts_padding_is_caught() -> None:
-    with pytest.raises(AssertionError, match=r"CountsPadding.* must give each row its scores alone.* row \["):
+    with pytest.raises(
+        AssertionError, match=r"CountsPadding.* must give each row the scores it gets alone.* row \["
+    ):
         check_processor(CountsPadding())
 
 

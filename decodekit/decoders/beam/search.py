@@ -58,8 +58,8 @@ class BeamDecoder(Decoder[State, Report]):
         if not is_count(self.num_return, 1) or self.num_return > most:
             beams = f"{widths[-1]} beams" if groups == 1 else f"{groups} groups of {widths[-1]} beams"
             raise ValueError(
-                f"{type(self).__name__}: num_return must be an integer from 1 to {most}, the hypotheses that "
-                f"{beams} under {self.stop_rule} finish, got {self.num_return!r}."
+                f"{type(self).__name__}: num_return must be an integer from 1 to {most} ({beams} with "
+                f"{self.stop_rule} are sure to finish only {most}), got {self.num_return!r}."
             )
 
     def _start(self, history: History, limits: Limits, beams: int) -> BeamState:

@@ -16,7 +16,7 @@ class GroupHypotheses(NamedTuple):
     """Hypotheses of one or several groups of beams, for each prompt.
 
     Attributes:
-        tokens: New token ids; columns past the length hold junk.
+        tokens: New token ids; columns past the length may hold anything.
         lengths: Number of new tokens of each live or finished hypothesis; 0 for unused beams and slots.
         live: Beams that emitted a token in this step and go on, or end only by the limit of the run.
     """

@@ -43,8 +43,8 @@ class DiverseBeamSearch(BeamDecoder[DiverseState, None]):
 
     In every step the groups take turns. Each is a beam search of `beams / groups` beams with its own finished
     hypotheses, over log-probabilities from which the penalties of `diversity` are subtracted. The best
-    hypotheses of all groups are returned. Scores include the penalties; `token_log_probs` are the model's. If
-    several groups find the same hypothesis, it is returned once; penalties make this rare.
+    hypotheses of all groups are returned. Scores include the penalties; `token_log_probs` do not. If several
+    groups find the same hypothesis, it is returned once; penalties make this rare.
 
     Args:
         beams: Live hypotheses of all groups together, at least 1. Usual values: 4-20.

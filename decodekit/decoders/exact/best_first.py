@@ -36,8 +36,8 @@ class BestFirst(CustomLoop[Certificate]):
     so far, possibly fewer than `num_return`, or none. `Decoded.report` is a `Certificate`: the number of
     expanded nodes, the bound, whether the result is proved, and the gap.
 
-    All prompts are searched together. The model reads every node from its prompt on, and so do processors
-    with a second model.
+    All prompts are searched together. The model reads the whole sequence of every node, prompt included,
+    and so do the second models of processors.
 
     Args:
         scorer: Scores hypotheses. Its `partial_score` is ignored.

@@ -32,7 +32,7 @@ class Expander:
     """Applies processors, scorer and stopping criteria to nodes.
 
     Their memories are stored per node. A memory that cannot be stored (the session of a second model) is
-    computed again: it reads the hypothesis from the prompt on, token by token.
+    computed again: it reads the prompt and the hypothesis, token by token.
     """
 
     processor: LogitsProcessor

@@ -40,7 +40,7 @@ class ForcedHypotheses(NamedTuple):
 
     @classmethod
     def start(cls, keep: Sequence[Sequence[int]], history: History, limits: Limits) -> "ForcedHypotheses":
-        """The hypotheses before the first step; `keep` has one for each prompt of the run."""
+        """The hypotheses before the first step; `keep` has one for each prompt of the call."""
         who, batch, device = "ConditionalPoissonBeams", history.batch, history.tokens.device
         if len(keep) != batch:
             raise DecodekitError(
@@ -116,10 +116,10 @@ class ConditionalPoissonBeams(Decoder[SampledBeams, Inclusion]):
     are returned. A beam with every next token banned keeps its place, and is returned as not valid.
 
     `Decoded.report` is an [`Inclusion`][decodekit.Inclusion]. Its probabilities are products over the steps
-    of the exact inclusion probability *given the beams of the step before*: estimates from them are unbiased,
-    and they vary with the other beams. The inclusion probability over all samples, for the Horvitz-Thompson
-    estimator, is their average over samples that contain the hypothesis, which `keep` forces: an importance
-    sampling estimate from any number of further runs (see the second example).
+    of the exact inclusion probability *given the beams of the step before*. Estimates are unbiased.
+    The probabilities vary with the other beams. The Horvitz-Thompson estimator needs their average over
+    samples that contain the hypothesis. `keep` forces the hypothesis into the sample, so further calls give
+    an importance sampling estimate of this average (see the second example).
 
     Args:
         beams: Hypotheses to sample, at least 1. The prompt is computed once.

@@ -37,7 +37,7 @@ class UniqueSample(CustomLoop[SampledMass]):
     $P(y_k = y \mid y_1, \dots, y_{k-1}) = P(y) / (1 - \sum_{j<k} P(y_j))$ for a hypothesis $y$ that has not
     been drawn, so the first sample is one of `Sample`. Every prompt has a trie of visited hypotheses, with
     the fraction of each node's probability that is not sampled yet. A draw descends the trie by these
-    fractions, and needs the model only from the first new node on. In a round every prompt makes `parallel`
+    fractions, and needs the model only for new nodes. In a round every prompt makes `parallel`
     draws: one pass over prompts and known tokens, then a pass for each further token. The draws of a round
     are independent. A repeated draw is rejected, which does not change the distribution.
 
@@ -174,7 +174,7 @@ class TrieNode:
     memory: Memory = None  # memory of the processors after it, if it can be stored
 
     def unsampled_probs(self, next_tokens: NextTokens) -> Float64[Tensor, " choices"]:
-        """The unsampled probability of each next token, as a fraction of the node's.
+        """The unsampled probability of each next token, as a fraction of the node's probability.
 
         A product, never a difference: small values keep all their digits, and a sampled leaf gets exactly 0.
         """
@@ -196,7 +196,7 @@ class Draw:
     """A draw that descends the trie."""
 
     number: int  # the number of draws started before
-    path: list[TrieNode]  # the nodes so far, from the prompt on
+    path: list[TrieNode]  # the nodes so far; the first is the prompt's
     # Memory of the processors after a node of the path, where it cannot be stored in the trie.
     memory: tuple[TrieNode | None, Memory] | None = None
     finished: bool = False  # True if the last node is finished or has no next token

@@ -82,7 +82,7 @@ class ActivePrompts(Generic[State]):
 
     @property
     def finished(self) -> int:
-        """Number of active prompts that are known to be finished."""
+        """Number of finished prompts that are still in the batch."""
         return len(self._finished)
 
     def evict(self, before: ActiveState[State]) -> tuple[ActiveState[State], Int64[Tensor, " kept"]]:

@@ -52,7 +52,7 @@ def merge_results(parts: Sequence[tuple[Sequence[int], Decoded[Any]]]) -> Decode
 
 
 def with_run_parents(result: Decoded[Any], prompts: Sequence[int], rows_per_prompt: int) -> Decoded[Any]:
-    """The result with its parents counted through the rows of the whole run.
+    """The result with its parents counted through the rows of the whole call.
 
     Args:
         result: The result of some prompts.

@@ -147,7 +147,7 @@ def _check_independence(
         advice = (
             "Pass seeds= instead of a generator"
             if {"generator", "seeds"} <= vars(whole).keys()
-            else "If it treats every prompt alone, set batch_independent = True in its class"
+            else "If it treats every prompt on its own, set batch_independent = True in its class"
         )
         raise DecodekitError(
             f"decode: batch_tokens splits the prompts into several batches, but {type(whole).__name__} "

@@ -17,7 +17,7 @@ from decodekit.models.protocols import PerRow
 
 # Names of the cache in a model's forward: since transformers 5.24, before it, and of some families.
 _NAMES = ("cache", "past_key_values", "cache_params", "state")
-# Columns that are allocated besides the prompt's; a full buffer is doubled.
+# Columns that are allocated after the prompt; a full buffer is doubled.
 _ROOM = 128
 
 

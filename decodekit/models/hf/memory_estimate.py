@@ -8,10 +8,10 @@ from decodekit.accelerate.free_memory import memory_left
 
 # The share of the free memory that a batch may take. Out of memory, a CPU swaps, but a GPU raises.
 SHARE = {"cuda": 0.8, "cpu": 0.4}
-# Numbers that a layer holds per unit of its width while reading a prompt: the input, its normalisation,
+# Numbers that a layer holds per unit of its width while reading a prompt: the input, its normalization,
 # queries, keys and values, and twice the four times wider inner layer.
 _WORKING = 16
-# Copies of a row's logits in a step: the model's, in float32, prepared, processed and so on.
+# Copies of a row's logits in a step: as computed, in float32, prepared, processed and so on.
 _LOGITS = 8
 
 

@@ -77,7 +77,7 @@ class HFModel(
         tokenizer: Its tokenizer; without one, prompts are ids and results have no texts.
         cache: `"trie"` keeps one entry per prompt, in which the rows of the prompt are branches; `"rows"`
             keeps one per row; `"none"` reads the whole sequences again at every step. `"auto"` uses the first
-            of these that the model supports, by a numerical probe. `repr` shows the choice.
+            that a numerical probe allows, and no trie with one row per prompt unless recorded (see `repr`).
         packed: Copies linear layers in the layout in which oneDNN multiplies few rows fastest, for float32 on
             the CPU: the same tokens, up to five times as fast. True copies all layers; `"auto"` the layers
             that gain, if memory allows; False none. Also fuses a GELU of several operations into one
@@ -229,7 +229,7 @@ class HFModel(
         return self._verification.start(prompt, rows_per_prompt, capacity)
 
     def early_exit(self, layers: int) -> "HFModel":
-        """The model made of the first layers, the last normalisation and the head, with shared weights.
+        """The model made of the first layers, the last normalization and the head, with shared weights.
 
         Raises:
             ModelError: If the model is an encoder-decoder or cannot be cut, or has at most `layers` layers.

@@ -43,7 +43,7 @@ class SecondModelState(NamedTuple):
     def start(
         cls, who: str, model: Model, history: History, prompt: Prompt | None = None
     ) -> "SecondModelState":
-        """Start the second model on the run's prompts, or on `prompt`: one per prompt, or one for all."""
+        """Start the second model on the call's prompts, or on `prompt`: one per prompt, or one for all."""
         rows, capacity = history.tokens.shape
         batch, length = rows // history.rows_per_prompt, int(history.position)
         prompt = (
@@ -55,7 +55,7 @@ class SecondModelState(NamedTuple):
             prompt = prompt.take(history.owners.prompts[:: history.rows_per_prompt])
         if len(prompt.tokens) != batch:
             raise DecodekitError(
-                f"{who}: there must be one prompt for the second model for each prompt of the run, got "
+                f"{who}: there must be one prompt for the second model for each prompt of the call, got "
                 f"{len(prompt.tokens)} for {history.batch}. Pass one for each, or one for all."
             )
         session, logits = model.start(
@@ -117,7 +117,7 @@ class SecondModelProcessor(LogitsProcessor):
 
     @abstractmethod
     def second_models(self, history: History) -> Sequence[tuple[Model, Prompt | None]]:
-        """Return the other models, each with its prompts: one per prompt, one for all, or None: the run's."""
+        """Return the other models, each with one prompt per prompt, one for all, or None for the call's."""
 
     @abstractmethod
     def combine(self, history: History, scores: Scores, *logits: Scores) -> Scores:
@@ -152,7 +152,7 @@ def check_model(who: str, name: str, model: object) -> None:
 
 
 def read_second_prompts(model: Model, prompts: Any) -> Prompt:  # noqa: ANN401 - see Prompt.of
-    """Return the prompts that the second model reads in place of the run's."""
+    """Return the prompts that the second model reads in place of the call's prompts."""
     return Prompt.of(prompts, _vocabulary(model))
 
 
@@ -177,7 +177,7 @@ def prompts_or_last(prompts: Prompt | None, history: History) -> Prompt:
 
 
 def _run_prompt(who: str, model: Model, history: History, length: int) -> Prompt:
-    """Return the run's own prompts; the source only if the model can read it."""
+    """Return the call's own prompts; the source only if the model can read it."""
     first_rows = slice(None, None, history.rows_per_prompt)  # equal rows at the first step
     vocabulary, source = _vocabulary(model), history.source
     if source is not None:

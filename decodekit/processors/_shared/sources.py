@@ -35,7 +35,7 @@ def read_source(who: str, given: Any) -> tuple[tuple[int, ...], ...] | None:  # 
 
 
 class SourceProcessor(LogitsProcessor):
-    """A processor that compares the output with a source: the given one, the encoder's, or the prompt."""
+    """A processor that compares the output with a source: given ids, the encoder's input, or the prompt."""
 
     source: SourceIds
 

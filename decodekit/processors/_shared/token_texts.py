@@ -10,7 +10,7 @@ from decodekit.errors import DecodekitError
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 # The byte of each character in byte-level vocabularies: a visible Latin-1 character is its own byte, and the
-# characters from 256 on represent the other bytes.
+# characters of code 256 and above represent the other bytes.
 _VISIBLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
 _HIDDEN = sorted(set(range(256)) - set(_VISIBLE))
 _ALPHABET = {chr(byte): byte for byte in _VISIBLE} | {chr(256 + n): byte for n, byte in enumerate(_HIDDEN)}

@@ -54,7 +54,7 @@ class NGramUtility(AggregableUtility):
 
 
 def count_ngrams(units: Sequence[Any], max_order: int) -> list[Counts]:
-    """Count n-grams of characters (of a string) or words (of a tuple), by order from 1 on."""
+    """Count n-grams of characters (of a string) or words (of a tuple), for each order, 1 first."""
     counts = []
     for order in range(1, max_order + 1):
         starts = range(len(units) - order + 1)

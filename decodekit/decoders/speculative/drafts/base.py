@@ -61,8 +61,8 @@ class DraftSession(ABC):
 class Draft(CheckedOptions, ABC):
     """Proposes tokens for speculative decoding. Holds the configuration; a run of it is a `DraftSession`.
 
-    A draft affects the speed of decoding, never the result: the model refuses proposals that it would not
-    have chosen.
+    A draft affects the speed of decoding, never the distribution of results: see `Speculative`. Without
+    sampling, the tokens are exactly those of `Greedy`.
 
     Example:
         A draft that expects every token to occur twice:

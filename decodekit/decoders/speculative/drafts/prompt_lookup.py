@@ -18,9 +18,9 @@ class PromptLookup(Draft):
     r"""Drafts the tokens that followed an earlier occurrence of the last few tokens.
 
     Searches prompt and continuation for the longest of the last `max_ngram`, ..., 1 tokens that occurred
-    before, and proposes the tokens after its latest occurrence. Where that is near the end, the proposal
-    continues with its own first tokens, so that a repetition goes on. Costs no forward pass. Good where the
-    answer quotes: summaries, questions about a text, code edits. For an encoder-decoder, the source is
+    before, and proposes the tokens after its latest occurrence. If the text ends before the proposal is long
+    enough, the proposal repeats its own tokens from the first. Costs no forward pass. Good if the answer
+    quotes: summaries, questions about a text, code edits. For an encoder-decoder, the source is
     searched too.
 
     Args:

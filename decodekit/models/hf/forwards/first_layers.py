@@ -9,7 +9,7 @@ from decodekit.errors import ModelError
 
 
 def first_layers(model: Any, layers: int) -> Any:
-    """The model without its later layers: the last normalisation and the head read an early layer's output.
+    """The model without its later layers: the last normalization and the head read an early layer's output.
 
     Only the configuration and the modules on the path to the list of layers are copies; layers and weights
     are the model's own, and the model is left unchanged. Raises a `ModelError` if it cannot be cut.

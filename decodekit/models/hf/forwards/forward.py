@@ -133,7 +133,7 @@ def last_logits(output: Any) -> Logits:
 def token_log_probs(
     model: Forward, prompt: Prompt, tokens: Int64[Tensor, "rows new"], lengths: PerRow
 ) -> Float32[Tensor, "rows new"]:
-    """The log-probability of every token by teacher forcing, in one pass; 0 from `lengths` on."""
+    """The log-probability of every token by teacher forcing, in one pass; 0 past a row's length."""
     new = tokens.shape[1]
     valid = torch.arange(new, device=tokens.device) < lengths[:, None]
     # The last token predicts nothing. Junk after a row's end is to the right of all valid tokens.

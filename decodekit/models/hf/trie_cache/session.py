@@ -171,7 +171,7 @@ class TrieSession:
         return self._rows is not None
 
     def as_rows(self) -> RowSession:
-        """The same run with one entry per row, from now on."""
+        """The same run, continued with one entry per row."""
         if self._rows is None:
             tree, rows = self._tree, self._row_cache(None)
             self._cache, self._pass = rows, None  # frees the trie's entries
