@@ -171,7 +171,10 @@ def test_an_option_that_would_be_ignored_is_refused(decoder: str, option: str, h
     [
         ((*BEAM, "--temperature", "2"), "--temperature would be ignored by --decoder beam"),
         ((*BEAM, "--temperature", "2", "--top-k", "9"), "--temperature would be ignored by --decoder beam"),
-        ((*BEAM, "--stop-rule", "heuristic", "--patience", "1"), "--stop-rule and --patience both set the stop rule"),
+        (
+            (*BEAM, "--stop-rule", "heuristic", "--patience", "1"),
+            "--stop-rule and --patience both set the stop rule",
+        ),
         (("--max-new-tokens", "3", "--min-new-tokens", "4"), "at most --max-new-tokens, got 4 and 3."),
         (("--max-new-tokens", "0"), "'--max-new-tokens'"),
         (("--min-new-tokens", "-1"), "'--min-new-tokens'"),
