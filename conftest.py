@@ -53,6 +53,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             slow[test] += 1
             if slow[test] % 2 == 0:
                 item.add_marker("exhaustive")
+        elif (counts[test] - 1) % 4:  # the quick run takes every fourth case of the other tests
+            item.add_marker("slow")
     if not torch.cuda.is_available():
         skip = pytest.mark.skip(reason="needs a CUDA device, and there is none")
         for item in items:

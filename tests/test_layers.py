@@ -92,6 +92,7 @@ def test_a_file_is_one_concept_of_at_most_400_lines(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 400
 
 
+@pytest.mark.slow
 def test_importing_decodekit_imports_few_modules_and_neither_transformers_nor_hypothesis() -> None:
     code = (
         "import sys, torch; before = set(sys.modules); import decodekit; new = set(sys.modules) - before; "

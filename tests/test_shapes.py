@@ -4,7 +4,10 @@ import os
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_shapes_in_signatures_hold_across_arguments_and_a_wrong_one_is_caught() -> None:
     run = subprocess.run(
         [sys.executable, "-m", "tests.shapes"],

@@ -53,6 +53,7 @@ def test_the_bandwidth_is_that_of_the_best_sum(monkeypatch: pytest.MonkeyPatch) 
     assert FLOOR.bandwidth() == 4096 / 0.5
 
 
+@pytest.mark.slow
 def test_multiplications_are_those_of_the_fastest_product() -> None:
     ticks = iter([0.0, 3.0, 3.0, 5.0, 5.0, 6.0, 6.0, 8.0, 8.0, 12.0])
     assert FLOOR.multiplications("cpu", lambda: next(ticks)) == 2048**3

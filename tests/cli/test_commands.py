@@ -616,12 +616,14 @@ def test_json_comes_without_progress_and_colour_on_a_terminal(on_a_terminal: Cal
     assert document("compare", PROMPT, "--max-new-tokens", "2")["prompt"] == PROMPT
 
 
+@pytest.mark.slow
 def test_results_go_to_standard_output_and_nothing_else_does() -> None:
     done = in_process_of_its_own("generate", PROMPT, "--max-new-tokens", "2", "--json")
     assert (done.returncode, done.stderr) == (0, b"")
     assert json.loads(done.stdout)["prompt"] == PROMPT
 
 
+@pytest.mark.slow
 def test_a_mistake_goes_to_standard_error_without_a_traceback() -> None:
     done = in_process_of_its_own("generate", PROMPT, "--beams", "3")
     assert (done.returncode, done.stdout) == (2, b"")
@@ -629,6 +631,7 @@ def test_a_mistake_goes_to_standard_error_without_a_traceback() -> None:
     assert message == done.stderr.decode().strip()
 
 
+@pytest.mark.slow
 def test_a_terminal_without_the_letters_gets_question_marks() -> None:
     done = in_process_of_its_own(
         "compare", "K\u00f6nig \u738b", "--max-new-tokens", "1", PYTHONIOENCODING="ascii"
@@ -637,6 +640,7 @@ def test_a_terminal_without_the_letters_gets_question_marks() -> None:
     assert b"K?nig ?" in done.stdout
 
 
+@pytest.mark.slow
 def test_help_needs_no_transformers() -> None:
     code = "import sys, decodekit.cli; sys.exit('transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=False)  # noqa: S603 - written above

@@ -51,6 +51,7 @@ def test_it_holds_back_what_one_of_them_may_cut() -> None:
     assert stop.trim("1abc", "1", fired=True) == "1"
 
 
+@pytest.mark.slow
 def test_it_keeps_the_laws() -> None:
     stop = dk.Confidence(0.5) & dk.MaxNewTokens(2)
     for decoder in (dk.Greedy(), dk.BeamSearch(3)):

@@ -43,6 +43,7 @@ def test_inside_all_of_its_reason_is_both() -> None:
     assert (A | B).reason == "a or b"
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(st.integers(0, 2**31), st.lists(st.integers(0, 5), min_size=1, max_size=3))
 def test_any_of_several_ids_is_one_of_the_ids(seed: int, ids: list[int]) -> None:
@@ -66,6 +67,7 @@ def test_it_holds_back_what_one_of_them_may_cut() -> None:
     assert stop.trim("1abc2xyz", "1", fired=True) == "1"
 
 
+@pytest.mark.slow
 def test_it_keeps_the_laws() -> None:
     stop = dk.EndIds(3) | dk.RepetitionLoop(2, 2)
     check_decoder(dk.BeamSearch(3), stop=stop, max_examples=10)

@@ -152,6 +152,7 @@ def test_by_default_a_criterion_cuts_nothing_and_holds_nothing_back() -> None:
 # Greedy search and sampling
 
 
+@pytest.mark.slow
 @LAWS
 @given(batch=prompts(vocab=4), seed=st.integers(0, 2**31))
 def test_a_row_ends_with_the_token_that_finished_it(batch: list[list[int]], seed: int) -> None:
@@ -246,6 +247,7 @@ def test_without_either_reorder_of_memory_the_law_above_fails(
     assert sum(ours != theirs for ours, theirs in zip(right, texts(), strict=True)) >= 5
 
 
+@pytest.mark.slow
 @LAWS
 @given(
     batch=prompts(vocab=5),

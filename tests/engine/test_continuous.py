@@ -331,6 +331,7 @@ def test_as_many_rows_are_under_way_as_the_budget_holds() -> None:
     assert max(model.passes) <= budget // (1 + new)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=50)
 @given(st.data())
 def test_those_that_begin_fit_the_budget_with_those_under_way(data: st.DataObject) -> None:

@@ -55,6 +55,7 @@ def beam_texts(processor: dk.LogitsProcessor, batch: list[list[int]], seed: int)
     return dk.decode(HashModel(6, seed), batch, search, processor, max_new_tokens=5).hypotheses()
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(batch=prompts(vocab=6), seed=st.integers(0, 2**31))
 def test_memory_follows_its_beam(batch: list[list[int]], seed: int) -> None:

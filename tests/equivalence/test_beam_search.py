@@ -197,6 +197,7 @@ def test_every_slice_has_every_value_and_together_they_are_the_grid() -> None:
     assert set(GRID) == {setting for family in ON_A_SLICE for setting in slice_of(family)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ON_THE_WHOLE_GRID)
 def test_on_the_grid_any_two_values_of_an_axis_differ_somewhere(family: str) -> None:
     best = {setting: [row[0] for row in search(family, setting).hypotheses()] for setting in GRID}

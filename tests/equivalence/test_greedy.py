@@ -94,6 +94,7 @@ def test_the_prompts_show_what_a_processor_does(processor: str) -> None:
     assert sum(changed) >= 10  # of 21
 
 
+@pytest.mark.slow
 def test_the_prompts_show_what_end_ids_do() -> None:
     shorter = [
         [

@@ -42,6 +42,7 @@ def test_every_option_of_a_configuration_is_in_the_table() -> None:
     assert named | OF_ASSISTANTS | NO_OPTIONS == set(vars(transformers.GenerationConfig()))
 
 
+@pytest.mark.slow
 def test_the_page_is_generated_from_the_outcomes(request: pytest.FixtureRequest) -> None:
     made = TEMPLATE.read_text()
     for marker, rows in (

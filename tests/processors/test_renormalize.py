@@ -33,6 +33,7 @@ def test_renormalize_changes_the_score_of_a_beam_after_a_ban() -> None:
     assert out.score.tolist() == [[pytest.approx(math.log(0.5))]]
 
 
+@pytest.mark.slow
 def test_renormalize_keeps_the_contract_of_processors() -> None:
     check_processor(dk.Renormalize())
 

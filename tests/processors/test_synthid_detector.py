@@ -64,6 +64,7 @@ def test_synthid_detector_finds_only_sequences_generated_with_the_watermark() ->
     assert not other(chain.from_iterable(marked.hypotheses())).found.any()
 
 
+@pytest.mark.slow
 def test_synthid_detector_finds_the_watermark_of_the_bundled_model() -> None:
     model, sample = dk.load(), dk.Sample(2, seeds=[0])
     mark = dk.SynthID(KEYS, 5)

@@ -100,6 +100,7 @@ def runs(draw: st.DrawFn) -> tuple[list[list[list[int]]], list[list[int]], int]:
     return sets, prompts, draw(st.integers(0, 999))
 
 
+@pytest.mark.slow
 @settings(LAWS, max_examples=40)
 @given(runs(), st.integers(1, 4))
 def test_trie_constraint_is_a_prefix_constraint_with_a_function_that_looks_up_the_strings(
@@ -195,6 +196,7 @@ def test_trie_constraint_refuses_more_or_fewer_sets_than_prompts() -> None:
         processor.init(dk.Prompt.from_ids([[1], [1], [1]]).history(3, 2))
 
 
+@pytest.mark.slow
 def test_trie_constraint_keeps_the_contract_of_processors() -> None:
     check_processor(dk.TrieConstraint([[1, 2], [1], [3, 4, 5], []], end_ids=(0, 8)), max_examples=20)
     check_processor(dk.TrieConstraint([[]], end_ids=0), max_examples=5)

@@ -128,6 +128,7 @@ def test_watermark_keeps_the_contract_of_processors(lists: Any, scheme: Any) -> 
     )
 
 
+@pytest.mark.slow
 @LAWS
 @given(calls(), st.sampled_from([0.1, 0.25, 0.5, 0.9]), SCHEMES, st.integers(1, 4), st.integers(0, 2**40))
 def test_watermark_is_hugging_faces(call: Call, ratio: float, scheme: Any, width: int, key: int) -> None:  # noqa: ANN401

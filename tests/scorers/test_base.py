@@ -2,6 +2,7 @@
 
 import itertools
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -45,6 +46,7 @@ def test_scores_are_those_of_the_path(seed: int, beams: int, new: int, scorer: d
             torch.testing.assert_close(out.score[number, rank].item(), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**31), vocab=st.integers(2, 4), new=st.integers(1, 3), guided=st.booleans())
 def test_as_many_beams_as_texts_find_the_optimum(seed: int, vocab: int, new: int, guided: bool) -> None:  # noqa: FBT001

@@ -62,6 +62,7 @@ def test_for_one_row_it_equals_hugging_face() -> None:
     assert set(results) == {True, False}
 
 
+@pytest.mark.slow
 def test_it_keeps_the_laws() -> None:
     for decoder in (dk.Greedy(), dk.BeamSearch(3)):
         check_decoder(decoder, stop=dk.Confidence(0.3), max_examples=10)

@@ -73,6 +73,7 @@ def test_every_hypothesis_of_a_beam_search_is_read_by_itself() -> None:
     assert out.finish_reason == [["loop", "loop"]]
 
 
+@pytest.mark.slow
 def test_it_keeps_the_laws() -> None:
     # Run past the end of the buffer too.
     for decoder in (dk.Greedy(), dk.BeamSearch(3)):

@@ -183,6 +183,7 @@ def first_to_say(prompt: list[int], ids: list[int], strings: list[str]) -> tuple
     return None
 
 
+@pytest.mark.slow
 @LAWS
 @given(data=st.data(), include=st.booleans())
 def test_it_equals_reading_the_whole_text_at_every_step(data: st.DataObject, include: bool) -> None:  # noqa: FBT001

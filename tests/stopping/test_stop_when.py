@@ -38,6 +38,7 @@ def test_it_may_read_ids() -> None:
     assert out.finish_reason == [["counted"], ["length"]]
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True, database=None)
 @given(batch=prompts(vocab=5), seed=st.integers(0, 2**31), beams=st.integers(1, 4))
 def test_under_beam_search_it_reads_hypotheses(batch: list[list[int]], seed: int, beams: int) -> None:

@@ -142,6 +142,7 @@ def test_stop_strings_and_end_ids_end_a_hypothesis_inside_an_accepted_proposal()
     assert out.report.verified_at.tolist() == [1, 1, 0, 0, 0]
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(batch=prompts(VOCAB), seed=st.integers(0, 2**31))
 def test_with_seeds_a_prompts_samples_do_not_depend_on_the_batch(batch: list[list[int]], seed: int) -> None:
@@ -199,6 +200,7 @@ def test_samples_follow_the_distribution_of_the_processed_model(
     assert chi_square(draft, CHAIN, **source) < CHI_SQUARE_26
 
 
+@pytest.mark.slow
 def test_accepting_every_proposal_fails_the_same_test(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         Draws, "uniform", lambda *_: torch.zeros(1, dtype=torch.float64)

@@ -146,6 +146,7 @@ def test_beams_find_likelier_translations(translator: dk.HFModel) -> None:
     assert beam[0] > greedy[0] + 0.1  # "Je vous aime." and "Je t'aime."
 
 
+@pytest.mark.slow
 def test_the_bundled_model_shows_the_effect_of_decoders(model: dk.HFModel) -> None:
     greedy, beam, blocked = (
         dk.decode(model, STORY, decoder, processors, max_new_tokens=128, end_ids=())

@@ -40,6 +40,7 @@ def test_compiled_passes_give_the_tokens_of_the_model(family: str, decoder: dk.D
     assert re.search(r"compiled=\d+\.\d s\)$", repr(hf))
 
 
+@pytest.mark.slow
 def test_only_new_shapes_take_time_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(perf_counter=itertools.count().__next__)  # a second passes from call to call
     monkeypatch.setattr(compiled_passes, "time", clock)
@@ -53,6 +54,7 @@ def test_only_new_shapes_take_time_to_compile(monkeypatch: pytest.MonkeyPatch) -
     assert times == [1, 1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch's own backend needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 def test_the_default_backend_of_torch_compiles() -> None:

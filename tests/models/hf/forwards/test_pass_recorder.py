@@ -237,6 +237,7 @@ def test_a_short_run_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     dk.decode(hf, prompts("gpt2"), dk.BeamSearch(2), max_new_tokens=31, end_ids=())
 
 
+@pytest.mark.slow
 def test_a_compiled_model_is_not_recorded() -> None:
     model = transformers.GPT2LMHeadModel(
         transformers.GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=50, n_positions=64)

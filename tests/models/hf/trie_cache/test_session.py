@@ -305,6 +305,7 @@ def test_threads_may_share_a_model(family: str) -> None:
     assert {name: set(vars(module)) for name, module in hf.model.named_modules()} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "qwen2", "t5"])
 def test_a_compiled_model_is_run_as_the_one_in_it(family: str) -> None:
     prompt = prompts(family)
