@@ -39,27 +39,31 @@ LAWS = re.compile(r"keeps?_the_(contract|laws)")
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    counts: Counter[str] = Counter()
-    slow: Counter[str] = Counter()
-    for item in items:
-        test = item.nodeid.partition("[")[0]
-        marker = item.get_closest_marker("mostly_slow")
-        # Laws run over many random cases: the quick run takes the first configuration of each part.
-        share = marker.args[0] if marker else 8 if LAWS.search(test) else 1
-        if counts[test] % share:
-            item.add_marker("slow")
-        counts[test] += 1
-        if "slow" in item.keywords:
-            slow[test] += 1
-            if slow[test] % 2 == 0:
-                item.add_marker("exhaustive")
-        elif (counts[test] - 1) % 4:  # the quick run takes every fourth case of the other tests
-            item.add_marker("slow")
+    mark_speed(items)
     if not torch.cuda.is_available():
         skip = pytest.mark.skip(reason="needs a CUDA device, and there is none")
         for item in items:
             if "cuda" in item.keywords:
                 item.add_marker(skip)
+
+
+def mark_speed(items: list[pytest.Item]) -> None:
+    """Mark slow tests, and every second slow case of a test as exhaustive."""
+    cases: Counter[str] = Counter()
+    slow_cases: Counter[str] = Counter()
+    for item in items:
+        test = item.nodeid.partition("[")[0]
+        marker = item.get_closest_marker("mostly_slow")
+        # Laws run over many random cases: the quick run takes the first configuration of each part.
+        share = marker.args[0] if marker else 8 if LAWS.search(test) else 1
+        if cases[test] % share or "slow" in item.keywords:
+            item.add_marker("slow")
+            slow_cases[test] += 1
+            if slow_cases[test] % 2 == 0:
+                item.add_marker("exhaustive")
+        elif cases[test] % 4:  # the quick run takes every fourth case of the other tests
+            item.add_marker("slow")
+        cases[test] += 1
 
 
 @pytest.fixture(autouse=True)
