@@ -103,7 +103,8 @@ def refuse_options(
     allowed = set(allowed)
     for name in given:
         if name not in allowed:
-            refuse_option(who, name, sorted(allowed), ELSEWHERE.get(name))
+            meant = closest(name, [*allowed, *ELSEWHERE])
+            refuse_option(who, name, sorted(allowed), ELSEWHERE.get(meant) if meant else None)
     missing = sorted(set(required) - given.keys())
     raise TypeError(
         f"{who}: {', '.join(missing)} must be given. Pass {missing[0]}=, an integer of at least 1."

@@ -59,10 +59,10 @@ def _checked(decoder: Decoder[State, Any], result: object, rows: int) -> tuple[S
             if tokens.shape == (rows,) and tokens.dtype == torch.long:
                 return state._replace(model_scores=None), selection
             found = f"a selection of {tokens.dtype} tokens of shape {tuple(tokens.shape)}"
-        case tuple():
+        case tuple() if not hasattr(result, "_fields"):
             found = f"a tuple of {' and '.join(type(part).__name__ for part in result)}"
         case _:
-            found = shown(result)
+            found = shown(result) if not isinstance(result, tuple) else f"a {type(result).__name__}"
     raise DecodekitError(
         f"decode: {type(decoder).__name__}.step must return its new state and a Selection of one int64 token "
         f"per row ({rows} rows), got {found}. In a RowDecoder only choose() is needed."

@@ -113,6 +113,7 @@ def test_a_function_as_criterion_names_stop_when() -> None:
         ({"max_new_token": 5}, "decode: max_new_token is not an option. Did you mean max_new_tokens=?"),
         ({"do_sample": True}, "decode: do_sample is not an option. Use the decoder Sample()."),
         ({"temperature": 1.0}, "decode: temperature is not an option. Use the processor Temperature."),
+        ({"top_kk": 5}, "decode: top_kk is not an option. Use the processor TopK."),
     ],
 )
 def test_an_unknown_option_names_the_right_one(options: dict[str, Any], message: str) -> None:

@@ -58,6 +58,8 @@ class Returns(dk.Decoder[dk.RowState]):
     [
         (lambda state: None, "got None"),  # noqa: ARG005
         (lambda state: torch.tensor([1]), r"got tensor\(\[1\]\)"),  # noqa: ARG005
+        (lambda state: state, "got a RowState"),
+        (lambda state: dk.Selection(torch.tensor([1])), "got a Selection"),  # noqa: ARG005
         (lambda state: (state, torch.tensor([1])), "got a tuple of RowState and Tensor"),
         (lambda state: (state, dk.Selection(torch.tensor([1.0]))), "float32 tokens of shape"),
         (lambda state: (state, dk.Selection(torch.tensor([1, 2]))), r"int64 tokens of shape \(2,\)"),
