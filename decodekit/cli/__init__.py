@@ -39,6 +39,6 @@ def main(
 
     The default model is a tiny one that comes with the package; --model takes any other.
 
-    Results go to standard output, everything else to standard error. Exit codes: 0 for a result, 1 when
-    a run cannot give a right one, 2 for a mistake on the command line, 130 after Ctrl-C.
+    Results go to standard output, everything else to standard error. Exit codes: 0 for a result, 1 if
+    the command cannot give a correct one, 2 for a mistake on the command line, 130 after Ctrl-C.
     """

@@ -41,7 +41,7 @@ def option(panel: str, metavar: str, text: str, least: int | None = None) -> Any
 
 
 def read_text(value: str) -> str:
-    """The argument as text, even if the locale has another encoding than the shell."""
+    """The argument as text, even if the encoding of the locale differs from that of the shell."""
     try:
         value.encode()
     except UnicodeEncodeError:  # it holds bytes that Python could not read
@@ -90,8 +90,8 @@ Model = Annotated[
         metavar="NAME",
         show_default="fairytales",
         rich_help_panel=OUTPUT,
-        help="fairytales or en-fr, which are bundled; a folder, or a name on the Hugging Face hub: a "
-        "language model in safetensors.",
+        help="fairytales or en-fr, which are bundled; smollm2, if it is installed; or a language "
+        "model in safetensors or GGUF: a folder, a file, or a name on the Hugging Face hub.",
     ),
 ]
 Device = Annotated[str, option(OUTPUT, "NAME", "The device of the model: cpu, cuda, cuda:1, mps.")]

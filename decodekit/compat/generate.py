@@ -44,8 +44,8 @@ def generate(  # noqa: PLR0913, PLR0917 - the signature of model.generate
         generation_config: The configuration; None: the model's configuration.
         logits_processor: Processors of transformers or decodekit. Memory follows the beams.
         stopping_criteria: Stopping criteria of transformers or decodekit.
-        prefix_allowed_tokens_fn: From the number of a prompt and a row's ids, without padding, to allowed
-            ids.
+        prefix_allowed_tokens_fn: Function from the index of a prompt and a row's ids, without padding, to
+            the allowed ids.
         synced_gpus: Refused if True.
         assistant_model: Refused.
         streamer: Receives the tokens, under beam search as soon as they are final.

@@ -93,8 +93,8 @@ def decode(
         The continuations, with their log-probabilities and scores.
 
     Raises:
-        DecodekitError: If the prompts, the limits or the model do not allow a right answer; the message says
-            which. `PromptError`, `ModelError` and `DecodingError` are its kinds.
+        DecodekitError: If the prompts, the limits or the model do not allow a correct result; the message
+            says which. `PromptError`, `ModelError` and `DecodingError` are its subclasses.
         TypeError: If an argument is of another kind, or an option is unknown; the message has the right one.
 
     Example:

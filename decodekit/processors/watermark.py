@@ -43,10 +43,10 @@ class Watermark(StatelessProcessor):
         seeding_scheme: The tokens that decide the list: `"lefthash"` the last one, `"selfhash"` the last
             `context_width` ones, the token itself included.
         context_width: Tokens that selfhash depends on, at least 1. Usual values: 1-4.
-        lists: `"permutation"` draws Hugging Face's lists, each of exactly the ratio's size, one at a time on
-            the host: it cannot be captured, and selfhash tries only the 40 likeliest tokens of a row.
-            `"hash"` makes each token green with the ratio's probability, all rows and tokens at once, and can
-            be captured.
+        lists: `"permutation"` draws Hugging Face's lists, each exactly `greenlist_ratio` of the vocabulary,
+            one at a time on the host: it cannot be captured, and selfhash tries only the 40 likeliest tokens
+            of a row. `"hash"` makes each token green with probability `greenlist_ratio`, all rows and tokens
+            at once, and can be captured.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -126,7 +126,7 @@ class Watermark(StatelessProcessor):
     def _is_green_by_hash(
         self, context: Int64[Tensor, "rows reach"], tokens: Int64[Tensor, "rows tokens"]
     ) -> Bool[Tensor, "rows tokens"]:
-        """Make each token green with the ratio's probability, by a hash of it and its context.
+        """Make each token green with probability `greenlist_ratio`, by a hash of it and its context.
 
         `lefthash` hashes the last token of the context, `selfhash` all of them.
         """
@@ -139,7 +139,7 @@ class Watermark(StatelessProcessor):
             for column in context.T:  # the number of columns is constant
                 least = torch.minimum(least, mix(token_hash + column[:, None]))
             bits = mix(least)
-        # A signed integer of 64 random bits is below this with the ratio's probability.
+        # A signed integer of 64 random bits is below this with probability `greenlist_ratio`.
         return bits < int(self.greenlist_ratio * 2**64) - 2**63
 
     @override

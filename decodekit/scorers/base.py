@@ -143,7 +143,7 @@ class Scorer(PathScorer):
 
     @abstractmethod
     def bound(self, log_probs: AnyValues, lengths: AnyLengths, max_length: int) -> AnyValues:
-        """Bound the scores of hypotheses and continuations. A greater sum must not have a lower bound."""
+        """Bound the scores of hypotheses and continuations. The bound must not fall as the sum rises."""
 
     @final
     @override

@@ -14,7 +14,7 @@ from decodekit.scorers.gnmt import GNMTLengthPenalty
 @final
 @dataclass(frozen=True)
 class CoveragePenalty(CoverageScorer):
-    r"""Subtracts a penalty for source tokens that a hypothesis attends to less than once in sum.
+    r"""Subtracts a penalty for source tokens whose total attention is below 1.
 
     $s(y) + \beta \sum_i \log \min\left(\sum_j p_{ij}, 1\right)$.
     $p_{ij}$ is the attention of new token $j$ to token $i$ of the source of an encoder-decoder, else of the

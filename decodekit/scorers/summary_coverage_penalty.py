@@ -14,7 +14,7 @@ from decodekit.scorers.length_penalty import LengthPenalty
 @final
 @dataclass(frozen=True)
 class SummaryCoveragePenalty(CoverageScorer):
-    r"""Subtracts a penalty for source tokens that a hypothesis attends to more than once in sum.
+    r"""Subtracts a penalty for source tokens whose total attention is above 1.
 
     $s(y) - \beta \sum_i \left(\max\left(\sum_j p_{ij}, 1\right) - 1\right)$.
     $p_{ij}$ is the attention of new token $j$ to token $i$ of the source of an encoder-decoder, else of the

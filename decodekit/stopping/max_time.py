@@ -18,8 +18,8 @@ from decodekit.core.validation import is_number
 class MaxTime(StoppingCriterion):
     """Finishes every hypothesis after a number of seconds, but not before its first token.
 
-    The clock starts when `decode` is called, so the prompt counts. It is read after every token, so the run
-    takes at most one step longer. Runs on the host: a captured step has no clock.
+    The clock starts when `decode` is called, so the time to read the prompt counts. It is read after every
+    token, so the run takes at most one step longer. Runs on the host: a captured step has no clock.
 
     Args:
         seconds: Above 0.

@@ -37,7 +37,7 @@ def check_scorer(scorer: Scorer, *, max_examples: int = 200) -> None:
             law = f"{who} must be elementwise in its bound"
             check(torch.equal(bound, alone), law, together=bound, alone=alone)
             higher = scorer.bound(log_probs / 2, lengths, max_length)
-            law = f"{who} must not have a lower bound for a greater sum"
+            law = f"{who} must have a bound that does not fall as the sum rises"
             rises = (higher >= bound - 1e-5 * bound.abs()) | (higher == bound)
             check(rises.all(), law, bound=bound, bound_of_half_the_sum=higher)
             for continued in (

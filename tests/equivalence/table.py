@@ -270,7 +270,7 @@ OF_GENERATE = [
     Row("inputs_embeds", {"inputs_embeds": torch.zeros(3, 9, 32)}, "refused"),
     Row("position_ids", {"position_ids": torch.arange(9).expand(3, -1)}, "refused"),
     Row("custom_generate", {"custom_generate": "a/repository"}, "refused"),
-    Row("an option that does not exist", {"top_q": 3}, "refused"),
+    Row("options that `generate()` does not know", {"top_q": 3}, "refused"),
 ]
 
 DIFFERENT = [

@@ -55,7 +55,7 @@ class BoundFalls(dk.Scorer):
 
 def test_a_scorer_whose_bound_falls_as_the_sum_rises_is_caught() -> None:
     with pytest.raises(
-        AssertionError, match=r"BoundFalls.* must not have a lower bound for a greater sum: bound \["
+        AssertionError, match=r"BoundFalls.* must have a bound that does not fall as the sum rises: bound \["
     ):
         check_scorer(BoundFalls())
 

@@ -15,7 +15,7 @@ from decodekit.decoders.prompt_seeds import check_generator
 
 
 class ExpansionResult(NamedTuple):
-    """Continuations that become candidates; the first of them may finish.
+    """Continuations that become candidates, best first; only the first `beams` of them may finish.
 
     Attributes:
         indices: `beam * vocab + token` of each.

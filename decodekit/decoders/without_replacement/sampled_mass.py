@@ -26,7 +26,7 @@ class SampledMass:
             missing.
         remaining: The unsampled probability at the end, per prompt.
         dead_ends: For every prompt, the unsampled probability before each dead end: a hypothesis with every
-            next token banned. Dead ends are set aside.
+            next token banned. A dead end is never drawn again.
 
     Example:
         >>> coin = dk.testing.MarkovModel([[0.25, 0.75], [0.25, 0.75]])

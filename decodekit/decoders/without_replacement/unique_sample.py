@@ -52,8 +52,8 @@ class UniqueSample(CustomLoop[SampledMass]):
 
     Args:
         num_samples: Samples per prompt, at least 1.
-        parallel: Draws per prompt and round, at least 1. With `num_samples` a run takes few rounds, of as
-            many rows.
+        parallel: Draws per prompt and round, at least 1. Set it to `num_samples` for few rounds, each
+            with `num_samples` rows per prompt.
         generator: The stream that a seed for each prompt is drawn from; None is torch's global one.
         seeds: One integer per prompt, instead of a generator: then a prompt's result does not depend on the
             batch. The first samples do not depend on `num_samples`.

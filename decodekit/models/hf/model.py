@@ -77,11 +77,11 @@ class HFModel(
         tokenizer: Its tokenizer; without one, prompts are ids and results have no texts.
         cache: `"trie"` keeps one entry per prompt, in which the rows of the prompt are branches; `"rows"`
             keeps one per row; `"none"` reads the whole sequences again at every step. `"auto"` uses the first
-            that a numerical probe allows, and no trie with one row per prompt unless recorded (see `repr`).
+            of these that a numerical probe allows; with one row per prompt, the trie only if recorded.
         packed: Copies linear layers in the layout in which oneDNN multiplies few rows fastest, for float32 on
-            the CPU: the same tokens, up to five times as fast. True copies all layers; `"auto"` the layers
-            that gain, if memory allows; False none. Also fuses a GELU of several operations into one
-            operation. `repr` shows the memory of the copies. The model is left unchanged.
+            the CPU: the same tokens, for GPT-2 with five prompts in 0.7 of the time. True copies all layers;
+            `"auto"` the layers that gain, if memory allows; False none. Also fuses a GELU of several
+            operations into one operation. `repr` shows the memory of the copies. The model is left unchanged.
         recorded: Records a pass over a trie and replays its operations without the model's Python code, which
             is faster. True always; `"auto"` on the CPU, in runs of at least 32 tokens, if all modules are
             transformers' and torch's own and none has a hook; False never. `repr` shows the choice and its
