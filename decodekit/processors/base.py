@@ -145,7 +145,6 @@ class NewTokenProcessor(LogitsProcessor):
     def process(self, history: History, scores: Scores, first_new: Column) -> Scores:
         """Return the new scores; new tokens begin at column `first_new`."""
 
-    @final
     @override
     def init(self, history: History) -> Column:
         check_per_prompt(self, history)

@@ -12,7 +12,7 @@ from typing_extensions import override
 from decodekit.core.history import History, Source
 from decodekit.core.validation import read_ids, shown
 from decodekit.errors import DecodekitError
-from decodekit.processors.base import Column, LogitsProcessor, Scores, check_per_prompt
+from decodekit.processors.base import Column, NewTokenProcessor, Scores
 
 # A source of the caller: ids for all prompts, or ids per prompt; None: the source of the run.
 SourceIds = Iterable[int] | Iterable[Iterable[int]] | Tensor | None
@@ -34,12 +34,10 @@ def read_source(who: str, given: Any) -> tuple[tuple[int, ...], ...] | None:  # 
     return tuple(read_ids(who, ids) for ids in values) if is_nested else (read_ids(who, values),)
 
 
-class SourceProcessor(LogitsProcessor):
+class SourceProcessor(NewTokenProcessor):
     """A processor that compares the output with a source: given ids, the encoder's input, or the prompt."""
 
     source: SourceIds
-
-    batch_independent = True
 
     @abstractmethod
     def compare(self, history: History, scores: Scores, source: Source) -> Scores:
@@ -48,29 +46,27 @@ class SourceProcessor(LogitsProcessor):
     @final
     @override
     def init(self, history: History) -> Column:
-        """Return the prompt's length in columns."""
-        check_per_prompt(self, history)
         source: tuple[tuple[int, ...], ...] | None = self.source  # type: ignore[assignment]
         if source is not None and len(source) not in {1, history.batch}:
             raise DecodekitError(
                 f"{type(self).__name__}: source must be one for all prompts, or one for each, got "
                 f"{len(source)} for {history.batch} prompts."
             )
-        return history.position.clone()
+        return super().init(history)
 
     @final
     @override
-    def apply(self, history: History, scores: Scores, memory: Column) -> tuple[Scores, Column]:
+    def process(self, history: History, scores: Scores, first_new: Column) -> Scores:
         device = history.tokens.device
         given = history.source if self.source is None else _on_device(self.source, device)  # type: ignore[arg-type]
         if given is None:
             columns = torch.arange(history.tokens.shape[1], device=device)
-            source = Source(history.tokens, history.valid & (columns < memory))
+            source = Source(history.tokens, history.valid & (columns < first_new))
         elif len(given.tokens) == 1:
             source = Source(*(tensor.expand(len(scores), -1) for tensor in given))
         else:
             source = Source(*map(history.to_rows, given))
-        return self.compare(history, scores, source), memory
+        return self.compare(history, scores, source)
 
 
 @lru_cache(maxsize=64)
