@@ -36,16 +36,16 @@ CALLS: dict[str, Callable[[], Callable[[], object]]] = {
 }
 
 
-def files_called(call: Callable[[], object]) -> list[str]:
-    """The files of the package whose functions a call runs, relative to the package."""
-    call()  # imports modules that are imported at first use
-    files: dict[str, None] = {}
+def functions_called(call: Callable[[], object]) -> list[tuple[str, str]]:
+    """File and qualified name of the package's functions that a second call runs, in order."""
+    call()  # imports modules that are imported at first use, and runs the probes
+    called: dict[tuple[str, str], None] = {}
 
     def note(frame: FrameType, event: str, _: object) -> None:
-        code = frame.f_code
+        code, path = frame.f_code, Path(frame.f_code.co_filename)
         is_body = code.co_name == "<module>" or "__module__" in code.co_names[:2]  # of a module or class
-        if event == "call" and not is_body:
-            files.setdefault(code.co_filename)
+        if event == "call" and not is_body and path.is_relative_to(PACKAGE):
+            called.setdefault((path.relative_to(PACKAGE).as_posix(), code.co_qualname))
 
     before = sys.getprofile()
     sys.setprofile(note)
@@ -53,8 +53,12 @@ def files_called(call: Callable[[], object]) -> list[str]:
         call()
     finally:
         sys.setprofile(before)
-    called = (Path(name) for name in files)
-    return [path.relative_to(PACKAGE).as_posix() for path in called if path.is_relative_to(PACKAGE)]
+    return list(called)
+
+
+def files_called(call: Callable[[], object]) -> list[str]:
+    """The files of these functions."""
+    return list(dict.fromkeys(file for file, _ in functions_called(call)))
 
 
 def main(

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from decodekit.core.history import Source, rows_of
 from decodekit.core.prompt import Prompt, PromptSubset
-from decodekit.core.vocabulary import Vocabulary
-from decodekit.models.protocols import MergeableSession, Model, ModelWithVocabulary, Session, ShrinkingSession
+from decodekit.engine.decode import vocabulary_of
+from decodekit.models.protocols import MergeableSession, Model, Session, ShrinkingSession
 from decodekit.testing.checking import are_close, check, repeatable
 from decodekit.testing.strategies import prompts
 
@@ -82,7 +82,7 @@ def _start(
     model: Model, batch: list[list[int]], width: int
 ) -> tuple[Session, Float32[Tensor, "rows vocab"], list[Row]]:
     """A session, its first logits, and its rows, `width` per prompt."""
-    prompt = Prompt.of(batch, model.vocabulary if isinstance(model, ModelWithVocabulary) else Vocabulary())
+    prompt = Prompt.of(batch, vocabulary_of(model))
     session, logits = model.start(prompt, rows_per_prompt=width, capacity=prompt.tokens.shape[1] + 4)
     rows = []
     for number, tokens in enumerate(prompt.ids()):

@@ -4,7 +4,6 @@ import re
 import sys
 from operator import attrgetter
 from pathlib import Path
-from types import FrameType
 
 import pytest
 
@@ -74,21 +73,8 @@ def test_the_rows_of_the_call_are_functions_in_the_order_of_a_second_call() -> N
         module = ".".join(("decodekit", *path.removesuffix(".py").split("/")))
         __import__(module)
         assert callable(attrgetter(function)(sys.modules[module])), (path, function)
-    call = script("call_path").CALLS["HFModel"]()
-    call()  # the first call also runs the probes
-    called: dict[tuple[str, str], None] = {}
-
-    def note(frame: FrameType, event: str, _: object) -> None:
-        path = Path(frame.f_code.co_filename)
-        if event == "call" and path.is_relative_to(PACKAGE):
-            called.setdefault((path.relative_to(PACKAGE).as_posix(), frame.f_code.co_qualname))
-
-    before = sys.getprofile()
-    sys.setprofile(note)
-    try:
-        call()
-    finally:
-        sys.setprofile(before)
+    call_path = script("call_path")
+    called = call_path.functions_called(call_path.CALLS["HFModel"]())
     order = [step for step in called if step in steps]
     assert order == steps
 
