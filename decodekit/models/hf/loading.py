@@ -118,11 +118,13 @@ def _load_pretrained(
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         if "gguf_file" in options:  # load plain weights, which are fast
             how: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)}
-            how["dtype"] = torch.float32 if dtype is None else dtype
         else:
             _check_shards(name)
-            how = {"use_safetensors": True, "dtype": "auto" if dtype is None else dtype}
-        model, report = kind.from_pretrained(name, config=config, output_loading_info=True, **how, **options)
+            how = {"use_safetensors": True}
+        precision = "auto" if dtype is None else dtype
+        model, report = kind.from_pretrained(
+            name, config=config, dtype=precision, output_loading_info=True, **how, **options
+        )
     except ModelError:
         raise
     except (*LOAD_ERRORS, SafetensorError) as error:
